@@ -1,0 +1,54 @@
+"""The bar frame: the one table type that travels from the vendor's page to the database.
+
+A bar frame holds the bars of ONE series and has exactly the columns of `COLUMNS`:
+
+| column | dtype | meaning |
+|---|---|---|
+| `ts` | datetime64[us, UTC] | the bar's START; strictly increasing |
+| `open`, `high`, `low`, `close` | float64 | prices, in the instrument's currency, raw unless said otherwise |
+| `volume` | float64 | shares or units traded |
+| `vwap` | float64 | volume-weighted average price, NaN where the vendor sent none |
+| `trades` | float64 | number of trades, NaN where the vendor sent none |
+
+Its index is a RangeIndex. Whoever makes a frame guarantees all of this; whoever receives one relies on it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import numpy as np
+    import pandas as pd
+
+PRICES: Final = ("open", "high", "low", "close")
+VALUES: Final = (*PRICES, "volume", "vwap", "trades")
+COLUMNS: Final = ("ts", *VALUES)
+TS_DTYPE: Final = "datetime64[us, UTC]"
+
+
+def bar_frame(ts_us: np.ndarray, values: Mapping[str, np.ndarray]) -> pd.DataFrame:
+    """Return a bar frame over the given columns.
+
+    Args:
+        ts_us: int64 microseconds since 1970 UTC, strictly increasing.
+        values: one float64 array for each name in `VALUES`, as long as `ts_us`.
+    """
+    import pandas as pd
+
+    ts = pd.Series(ts_us.view("datetime64[us]")).dt.tz_localize("UTC")
+    return pd.DataFrame({"ts": ts, **{name: values[name] for name in VALUES}}, copy=False)
+
+
+def empty() -> pd.DataFrame:
+    """Return a bar frame without rows."""
+    import numpy as np
+
+    return bar_frame(np.empty(0, dtype="int64"), {name: np.empty(0) for name in VALUES})
+
+
+def ts_us(bars: pd.DataFrame) -> np.ndarray:
+    """Return the bars' starts as int64 microseconds since 1970 UTC."""
+    return bars["ts"].to_numpy(dtype="datetime64[us]").view("int64")

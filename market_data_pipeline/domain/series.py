@@ -1,0 +1,127 @@
+"""What a series is: a symbol and a timeframe, and the names both go by.
+
+Add here: timeframes, asset classes, how a ticker is recognised. Keep out: when bars exist (sessions) and
+what is fetched (polygon).
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import timedelta
+from enum import StrEnum
+from typing import Final, NamedTuple, Self
+
+from market_data_pipeline.domain.failures import UsageError
+
+
+class AssetClass(StrEnum):
+    """Which calendar a symbol trades on."""
+
+    US_EQUITY = "us_equity"
+    CRYPTO = "crypto"
+
+
+class Tier(StrEnum):
+    """How fresh a symbol has to be; the objectives behind each are in `domain.objectives`."""
+
+    CRITICAL = "critical"
+    STANDARD = "standard"
+    LOW_PRIORITY = "low_priority"
+
+
+class Timeframe(StrEnum):
+    """A bar's length, in the order of the `timeframe` partitions."""
+
+    M5 = "5m"
+    M15 = "15m"
+    H1 = "1h"
+    H4 = "4h"
+    D1 = "1d"
+
+    @property
+    def span(self) -> timedelta:
+        """Nominal length; a day bar spans one local calendar day, which is 23 or 25 hours twice a year."""
+        return _SPANS[self]
+
+    @property
+    def minutes(self) -> int:
+        """Nominal length in minutes."""
+        return int(self.span.total_seconds()) // 60
+
+    @property
+    def base(self) -> Timeframe:
+        """The fetched timeframe that this one is made of: `5m` for intraday bars, `1d` for itself."""
+        return Timeframe.D1 if self is Timeframe.D1 else Timeframe.M5
+
+    @property
+    def is_base(self) -> bool:
+        """True for the timeframes that are fetched rather than resampled."""
+        return self.base is self
+
+
+_SPANS: Final = {
+    Timeframe.M5: timedelta(minutes=5),
+    Timeframe.M15: timedelta(minutes=15),
+    Timeframe.H1: timedelta(hours=1),
+    Timeframe.H4: timedelta(hours=4),
+    Timeframe.D1: timedelta(days=1),
+}
+
+BASE_TIMEFRAMES: Final = (Timeframe.M5, Timeframe.D1)
+
+# Tickers are case-sensitive (KIMpL is a preferred share of KIM) and may carry a dot (BRK.B). At most 32
+# characters: the vendor's longest spot tickers have fewer, and option tickers are not bars of this service.
+_TICKER = re.compile(r"(?:X:)?[A-Z0-9][A-Za-z0-9.\-/]{0,31}")
+
+
+def parse_symbol(text: str) -> str:
+    """Return `text` if it is a well-formed ticker.
+
+    Raises:
+        UsageError: it is not; the sentence shows the text and two examples.
+    """
+    if not _TICKER.fullmatch(text):
+        raise UsageError(f"{text!r} is not a ticker; write it as the vendor does, for example AAPL, BRK.B or X:BTCUSD.")
+    return text
+
+
+def parse_timeframe(text: str) -> Timeframe:
+    """Return the timeframe called `text`.
+
+    Raises:
+        UsageError: there is none; the sentence lists the known ones.
+    """
+    try:
+        return Timeframe(text)
+    except ValueError:
+        known = ", ".join(Timeframe)
+        raise UsageError(f"Unknown timeframe {text!r}; known are {known}.") from None
+
+
+def asset_class_of(symbol: str) -> AssetClass:
+    """Return the asset class that the ticker's prefix tells: `X:` crypto, else US equity."""
+    return AssetClass.CRYPTO if symbol.startswith("X:") else AssetClass.US_EQUITY
+
+
+class Series(NamedTuple):
+    """One symbol at one timeframe: the unit of storage, freshness and audit."""
+
+    symbol: str
+    timeframe: Timeframe
+
+    @property
+    def partition_key(self) -> str:
+        """Dagster's key of this series, `AAPL|5m`: its dimensions by name in alphabetical order."""
+        return f"{self.symbol}|{self.timeframe}"
+
+    @classmethod
+    def from_partition_key(cls, key: str) -> Self:
+        """Return the series behind a partition key.
+
+        Raises:
+            UsageError: the key is not `SYMBOL|TIMEFRAME`.
+        """
+        symbol, separator, timeframe = key.rpartition("|")
+        if not separator:
+            raise UsageError(f"{key!r} is not a partition key; write SYMBOL|TIMEFRAME, for example AAPL|5m.")
+        return cls(parse_symbol(symbol), parse_timeframe(timeframe))

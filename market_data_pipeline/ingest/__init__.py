@@ -1,0 +1,1 @@
+"""The main job without Dagster: series in, outcomes out."""

@@ -1,0 +1,1 @@
+"""The main job as Dagster sees it: one module per Dagster concept."""
