@@ -44,6 +44,9 @@ create table market_data.series_state (
     feature_count bigint not null default 0,
     feature_version integer not null default 0,
     splits_digest text not null default '',
+    revision bigint not null default 0,
+    base_revision bigint not null default 0,
+    quiet_slots integer not null default 0,
     last_error_class text,
     last_error text,
     consecutive_failures integer not null default 0,
@@ -57,6 +60,9 @@ comment on column market_data.series_state.verified_at is 'When the vendor''s an
 comment on column market_data.series_state.next_due_at is 'When the first bar that is missing falls, or fell, due: staleness is greatest(clock() - next_due_at, 0).';
 comment on column market_data.series_state.feature_version is 'Version of the feature definitions behind the stored rows; a lower one than the code''s is recomputed.';
 comment on column market_data.series_state.splits_digest is 'The splits that the stored features were adjusted with; a different set recomputes them.';
+comment on column market_data.series_state.revision is 'Commits that changed the series'' bars.';
+comment on column market_data.series_state.base_revision is 'For resampled series: the 5m revision they are made of; a lower one than the 5m row''s is caught up.';
+comment on column market_data.series_state.quiet_slots is 'Longest usual run of empty slots within a session; only a longer one at the trailing edge counts as missing.';
 comment on column market_data.series_state.consecutive_failures is 'Failed executions since the last good one.';
 
 create index series_state_next_due_at on market_data.series_state (next_due_at);

@@ -69,9 +69,11 @@ comment on column market_data.splits.first_seen_at is 'When the vendor first lis
 
 create table market_data.reference_checks (
     name text primary key,
+    since date not null,
     verified_at timestamptz not null
 );
 
+comment on column market_data.reference_checks.since is 'The first date the answer covered.';
 comment on table market_data.reference_checks is 'When market-wide reference data (splits) was last read from the vendor.';
 
 create aggregate market_data.product(double precision) (

@@ -41,7 +41,7 @@ create table market_data.ingest_log (
 
 comment on table market_data.ingest_log is 'The audit trail: append-only, one row per series per run, committed together with the data it speaks of.';
 comment on column market_data.ingest_log.run_id is 'Dagster''s run id.';
-comment on column market_data.ingest_log.requests is 'Requests sent for this series; one that serves several timeframes is counted with the fetched one.';
+comment on column market_data.ingest_log.requests is 'Requests sent for this series: one that serves several timeframes is counted with the fetched one, the market''s splits with the first series of the run.';
 comment on column market_data.ingest_log.rate_limited is 'Answers 429 among them.';
 comment on column market_data.ingest_log.fetch_seconds is 'Time waiting for and decoding the vendor''s answers.';
 comment on column market_data.ingest_log.store_seconds is 'Time in PostgreSQL.';
