@@ -1,0 +1,123 @@
+"""From the text of one environment variable to its value.
+
+Every function raises ValueError with words that complete the sentence "VARIABLE …"; they show the text that was
+given unless it may hold a secret. Keep out: names and defaults of variables (settings).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+from pydantic import SecretStr
+
+_SCHEMES = {"postgresql", "postgres", "postgresql+psycopg", "postgresql+psycopg2"}
+
+
+def whole_number(low: int, high: int) -> Callable[[Any], int]:
+    """Return a parser of whole numbers from `low` to `high`, both included."""
+
+    def parse(given: Any) -> int:
+        text = str(given).strip()
+        if not re.fullmatch(r"[+-]?[0-9]{1,18}", text):
+            raise ValueError(f"is {given!r}, which is not a whole number")
+        if not low <= (number := int(text)) <= high:
+            raise ValueError(f"is {number}, which is not between {low} and {high}")
+        return number
+
+    return parse
+
+
+def one_of(what: str, names: Collection[str]) -> Callable[[Any], str]:
+    """Return a parser of one of `names`, in any case."""
+
+    def parse(given: Any) -> str:
+        name = str(given).strip().lower()
+        if name not in names:
+            raise ValueError(f"is {given!r}, which is not a {what}: use one of {', '.join(names)}")
+        return name
+
+    return parse
+
+
+def instant(given: Any) -> datetime | None:
+    """Return an ISO 8601 instant with its offset as aware UTC."""
+    if given is None:
+        return None
+    try:
+        moment = given if isinstance(given, datetime) else datetime.fromisoformat(str(given).strip())
+    except ValueError:
+        raise ValueError(f"is {given!r}, which is not an ISO 8601 instant") from None
+    if moment.tzinfo is None:
+        raise ValueError(f"is {given!r}, which lacks its offset from UTC")
+    return moment.astimezone(UTC)
+
+
+def existing_path(given: Any) -> Path | None:
+    """Return the absolute path of a file or folder that exists."""
+    if given is None:
+        return None
+    path = Path(given).expanduser().absolute()
+    if not path.exists():
+        raise ValueError(f"is {str(given)!r}, and there is no such file or folder")
+    return path
+
+
+def api_key(given: Any) -> SecretStr | None:
+    """Return a key that can travel in a header."""
+    if given is None:
+        return None
+    text = given.get_secret_value() if isinstance(given, SecretStr) else str(given)
+    if not re.fullmatch(r"[!-~]+", text := text.strip()):
+        raise ValueError("holds a blank or a character that no key has (its value is not shown)")
+    return SecretStr(text)
+
+
+def base_url(given: Any) -> str | None:
+    """Return the address of a Polygon-compatible server, without a slash at its end."""
+    if given is None:
+        return None
+    text = str(given).strip()
+    try:
+        parts = urlsplit(text)
+        usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable:
+        raise ValueError("is not an address that starts with https:// or http:// and names a host")
+    if parts.query or parts.fragment or "@" in parts.netloc:
+        raise ValueError("must not hold a key, a login or anything after a ? (its value is not shown)")
+    return text.rstrip("/")
+
+
+def database_url(given: Any) -> str:
+    """Return a libpq URL, `postgresql://…`, of a server and a database; the driver of an SQLAlchemy URL is dropped."""
+    text = str(given).strip()
+    scheme, separator, rest = text.partition("://")
+    if not separator or scheme not in _SCHEMES:
+        raise ValueError("does not start with postgresql:// (its value is not shown)")
+    try:
+        parts = urlsplit(text)
+        port = parts.port
+    except ValueError:
+        port = 0
+    if port == 0 or parts.fragment:
+        raise ValueError("is not a well-formed URL: write @ : / ? # in the password as %40 %3A %2F %3F %23")
+    if not parts.path.strip("/") and "dbname" not in parse_qs(parts.query):
+        raise ValueError("does not name a database (its value is not shown)")
+    return f"postgresql://{rest}"
+
+
+def alert_urls(given: Any) -> list[str]:
+    """Return comma-separated Apprise URLs; a comma inside one, as between two mail recipients, stays."""
+    if isinstance(given, list):
+        return given
+    urls = [url.strip() for url in re.split(r"[,\s]+(?=[A-Za-z][A-Za-z0-9+.-]*://)", str(given).strip(", "))]
+    for number, url in enumerate(urls, start=1):
+        if "://" not in url:
+            raise ValueError(f"has no :// in its address number {number} (its value is not shown)")
+    return urls
