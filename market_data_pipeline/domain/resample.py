@@ -1,0 +1,112 @@
+"""Base bars to coarser bars: 5m to 15m, 1h and 4h.
+
+Add here: how bars are put together. Keep out: which bars are held. Day bars are not made here: the vendor's carry the
+auction prints and leave out some extended-hours ones, so they cannot be derived from minutes and are fetched.
+
+A coarse bar is a BUCKET of the grid that starts at 04:00 New York on every day of the year (00:00 UTC for markets that
+never close) and steps by the timeframe's span. So 4h buckets begin at 04, 08, 12, 16, 20 and 00 New York in summer and
+in winter; the vendor's own 4h bars step by absolute hours and shift with the clocks. On the two days that clocks
+change, the last bucket before 04:00 ends with the grid: no bar of a session is ever in it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from market_data_pipeline.domain import bars as bar
+from market_data_pipeline.domain.series import Timeframe
+from market_data_pipeline.domain.sessions import to_us
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    import pandas as pd
+
+    from market_data_pipeline.domain.sessions import SessionCalendar
+
+
+def bucket_start_us(ts_us: np.ndarray, timeframe: Timeframe, calendar: SessionCalendar) -> np.ndarray:
+    """Return the start of the bucket that each instant lies in.
+
+    Args:
+        ts_us: int64 microseconds since 1970 UTC, in any order.
+        timeframe: an intraday timeframe.
+        calendar: anchors the grid.
+
+    Returns:
+        Int64 microseconds since 1970 UTC, as long as `ts_us`.
+
+    Raises:
+        ValueError: the timeframe is 1d, whose bars are not made of others.
+    """
+    if timeframe is Timeframe.D1:
+        msg = f"{timeframe} bars are fetched, not made of other bars"
+        raise ValueError(msg)
+    if not len(ts_us):
+        return np.empty(0, dtype="int64")
+    anchors = calendar.grid_anchors_us(int(ts_us.min()), int(ts_us.max()))
+    anchor = anchors[np.searchsorted(anchors, ts_us, side="right") - 1]
+    span_us = timeframe.minutes * 60_000_000
+    buckets: np.ndarray = anchor + (ts_us - anchor) // span_us * span_us
+    return buckets
+
+
+def resample(bars: pd.DataFrame, timeframe: Timeframe, calendar: SessionCalendar) -> pd.DataFrame:
+    """Return the coarser bars that `bars` make, one for every bucket that holds at least one.
+
+    Whether a bucket's span is over and all its bars are held is the caller's to know (see `completed`).
+
+    Args:
+        bars: a bar frame of 5m bars.
+        timeframe: what to make: 15m, 1h or 4h.
+        calendar: anchors the grid.
+
+    Returns:
+        A bar frame: the first open, the highest high, the lowest low, the last close; volume and trades are sums and
+        vwap is weighted by volume. `trades` and `vwap` are NaN when any bar lacks it; vwap also when no volume traded.
+    """
+    if bars.empty:
+        return bar.empty()
+    buckets = bucket_start_us(bar.ts_us(bars), timeframe, calendar)
+    first = np.flatnonzero(np.r_[True, buckets[1:] != buckets[:-1]])
+    last = np.r_[first[1:], len(buckets)] - 1
+    column = {name: bars[name].to_numpy() for name in bar.VALUES}
+    volume = np.add.reduceat(column["volume"], first)
+    turnover = np.add.reduceat(column["vwap"] * column["volume"], first)
+    vwap = np.divide(turnover, volume, out=np.full(len(first), np.nan), where=volume > 0)
+    return bar.bar_frame(
+        buckets[first],
+        {
+            "open": column["open"][first],
+            "high": np.maximum.reduceat(column["high"], first),
+            "low": np.minimum.reduceat(column["low"], first),
+            "close": column["close"][last],
+            "volume": volume,
+            "vwap": vwap,
+            "trades": np.add.reduceat(column["trades"], first),
+        },
+    )
+
+
+def completed_until_us(timeframe: Timeframe, calendar: SessionCalendar, until: datetime) -> int:
+    """Return the start of the bucket that `until` lies in: every bucket before it is over at `until`.
+
+    Returns:
+        Microseconds since 1970 UTC. Base bars that start before it belong to buckets whose whole span is over.
+    """
+    return int(bucket_start_us(np.array([to_us(until)], dtype="int64"), timeframe, calendar)[0])
+
+
+def completed(bars: pd.DataFrame, timeframe: Timeframe, calendar: SessionCalendar, until: datetime) -> pd.DataFrame:
+    """Return the bars, from the first on, whose bucket of `timeframe` is wholly over at `until`.
+
+    Args:
+        bars: a bar frame of 5m bars.
+        timeframe: the coarser timeframe.
+        calendar: anchors the grid.
+        until: aware UTC; every bar that ends at or before it is in `bars` if it exists.
+    """
+    count = int(np.searchsorted(bar.ts_us(bars), completed_until_us(timeframe, calendar, until)))
+    return bars.iloc[:count]
