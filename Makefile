@@ -1,0 +1,95 @@
+# The commands of this project; `make help` lists them. Everything is installed into .venv from the lock files.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# More arguments for run, test and bench, for example: make test ARGS="-k splits"
+ARGS ?=
+
+# uv trusts its own list of authorities unless told to use the machine's, as pip does.
+export UV_SYSTEM_CERTS := 1
+export UV_CUSTOM_COMPILE_COMMAND := make lock
+# The caller's environment, if one is active, is not the one that is meant here.
+unexport VIRTUAL_ENV PYTHONPATH PYTHONHOME
+
+.DEFAULT_GOAL := help
+.PHONY: help install run test lint format bench lock down clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+install: $(VENV)/.installed ## install the locked environment into .venv
+
+run: $(VENV)/.installed ## start everything and load the universe; ONCE=1 exits when the backfill is done
+	@$(BIN)/market-data up $(if $(filter-out 0 no false,$(ONCE)),--once) $(ARGS)
+
+down: $(VENV)/.installed ## stop everything that `make run` left running
+	@$(BIN)/market-data down
+
+test: $(VENV)/.installed-dev ## run the whole test suite
+	@$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
+
+lint: $(VENV)/.installed-dev ## check format, lint, types, imports and SQL
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/sqlfluff lint --disable-progress-bar sql
+
+format: $(VENV)/.installed-dev ## format the code and the SQL, and fix what can be fixed safely
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/sqlfluff fix --disable-progress-bar sql
+
+bench: $(VENV)/.installed ## measure the pipeline on this machine
+	@$(BIN)/market-data baseline $(ARGS)
+
+lock: $(VENV)/.installed ## pin the newest versions that the requirements*.in files allow
+	$(COMPILE) requirements-installer.in --output-file requirements-installer.lock
+	$(COMPILE) requirements.in --output-file requirements.lock
+	$(COMPILE) requirements-dev.in --constraints requirements.lock --output-file requirements-dev.lock
+
+clean: ## remove the environment and caches; data in .market-data stay
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	find market_data_pipeline market_data_pipeline_tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+COMPILE := $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
+	--no-annotate --no-emit-index-url --no-emit-find-links
+
+# Shell functions shared by the two installing recipes.
+# - A machine whose pip is told where packages come from (a mirror) is served by pip: uv does not read pip's settings.
+# - Debian's python3 can make environments only without pip unless python3-venv is installed; the system's pip fills them.
+# - compileall names its files itself because PYTHONDONTWRITEBYTECODE, where set, also stops the installers; some
+#   packages carry templates that are not Python, so its exit code says nothing.
+define SETUP
+say() { echo "$$*" >&2; }; \
+pip_install() { $(PYTHON) -m pip --python $(BIN)/python --disable-pip-version-check install --quiet --no-compile \
+	--no-deps --progress-bar off "$$@"; }; \
+has_uv() { test -x $(BIN)/uv; }; \
+install() { \
+	if has_uv; then $(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps "$$@" && return; \
+		say "uv could not install; trying pip."; fi; \
+	pip_install "$$@"; }; \
+compile() { $(BIN)/python -m compileall -qq -j0 -x '/(tests?|testing)/' $(VENV)/lib market_data_pipeline; true; }
+endef
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or newer is needed; name one with: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@$(PYTHON) -c 'import venv' 2>/dev/null || \
+		{ echo "$(PYTHON) has no venv module; install it (Debian, Ubuntu: apt install python3-venv)." >&2; exit 1; }
+	@$(PYTHON) -c 'import pip' 2>/dev/null || \
+		{ echo "$(PYTHON) has no pip; install it (Debian, Ubuntu: apt install python3-pip)." >&2; exit 1; }
+	@$(PYTHON) -m venv --without-pip $(VENV)
+
+$(VENV)/.installed: $(BIN)/python requirements-installer.lock requirements.lock pyproject.toml
+	@$(SETUP); set -e; say "Installing the locked requirements into $(VENV) ..."; \
+	if $(PYTHON) -m pip config list | grep -qE "\.(index-url|no-index)="; then rm -f $(BIN)/uv; \
+	else pip_install --require-hashes -r requirements-installer.lock || say "uv is not to be had; using pip."; fi; \
+	install --require-hashes -r requirements.lock; \
+	install --no-build-isolation --editable .; \
+	compile; touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed requirements-dev.lock
+	@$(SETUP); set -e; say "Installing what tests and lint need ..."; \
+	install --require-hashes -r requirements-dev.lock; \
+	compile; touch $@
