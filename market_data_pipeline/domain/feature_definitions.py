@@ -1,0 +1,108 @@
+"""Which features there are: names, types, units and warm-up, in the order of the table's columns.
+
+The SQL columns, the API's schema and the documentation follow this declaration; tests compare them with it.
+To add a feature: a row here, a column in a new migration, its computation in `domain.features`, its definition
+in the tests' oracle, and a higher `FEATURE_VERSION`. Keep out: computing (features), windows (rolling), and
+heavy imports - everything that only wants the names imports this module.
+"""
+
+from __future__ import annotations
+
+from typing import Final, Literal, NamedTuple
+
+from market_data_pipeline.domain.series import AssetClass, Timeframe
+
+FEATURE_VERSION: Final = 1  # raise it when a definition changes: stored rows of a lower version are recomputed
+
+WARM_UP_BARS: Final = 1_500
+"""Earlier bars that make an incremental computation equal the full one.
+
+Windows need 99 (the median of 50 `volatility_50`), `return_1d` the rest of the session and the last bar before it
+(289 at the most: 5-minute bars round the clock; a session with few bars needs fewer), but an EMA and Wilder's
+average never quite forget their seed. Bar by bar they come nearer to what the full history gives, first in value,
+at last in every bit, and from there on a label cannot fall on the other side of its threshold. Measured on 1,800
+series (random walks, cents, ramps, prices that fall by a factor of 1e6 in one bar), bars until bit-identical:
+EMA 50 at most 1,368, Wilder 14 at most 818. In value, seeds weigh (49/51)^1,450 = 6e-26 and
+(13/14)^1,486 = 2e-48 by then. The one exception is told by `features.warm_up_suffices`.
+"""
+
+TRADING_DAYS: Final = {AssetClass.US_EQUITY: 252, AssetClass.CRYPTO: 365}
+SESSION_MINUTES: Final = {AssetClass.US_EQUITY: 960, AssetClass.CRYPTO: 1440}  # 04:00 to 20:00 New York; UTC days
+
+SQL_TYPES: Final = {"float": "double precision", "bool": "boolean", "text": "text"}
+
+
+class Feature(NamedTuple):
+    """One column of the feature table.
+
+    Attributes:
+        name: the column.
+        dtype: `float`, `bool` or `text`; every one may be NULL.
+        unit: what a value counts; empty for booleans and labels.
+        warm_up: index of the first bar whose value is not NULL, counted from the first bar of the series; None where
+            it depends on the sessions and on gaps.
+        price_scaled: True when a split known later changes the values of earlier bars.
+        description: one line for people.
+        labels: the values of a `text` feature, else empty.
+    """
+
+    name: str
+    dtype: Literal["float", "bool", "text"]
+    unit: str
+    warm_up: int | None
+    price_scaled: bool
+    description: str
+    labels: tuple[str, ...] = ()
+
+    @property
+    def sql_type(self) -> str:
+        """The column's type in PostgreSQL."""
+        return SQL_TYPES[self.dtype]
+
+
+def _float(name: str, unit: str, warm_up: int | None, description: str, *, price_scaled: bool = False) -> Feature:
+    return Feature(name, "float", unit, warm_up, price_scaled, description)
+
+
+def _bool(name: str, description: str) -> Feature:
+    return Feature(name, "bool", "", 5, False, description)
+
+
+def _text(name: str, warm_up: int, labels: tuple[str, ...], description: str) -> Feature:
+    return Feature(name, "text", "", warm_up, False, description, labels)
+
+
+FEATURES: Final[tuple[Feature, ...]] = (
+    _float("log_return", "log ratio", 1, "ln of close over the previous close"),
+    _float("return_1h", "ratio", None, "close over the close one hour earlier in the session, minus 1; not for 4h, 1d"),
+    _float("return_1d", "ratio", None, "close over the last close of the previous session that has bars, minus 1"),
+    _float("volatility_20", "per sqrt(year)", 20, "annualised sample standard deviation of 20 log returns"),
+    _float("volatility_50", "per sqrt(year)", 50, "annualised sample standard deviation of 50 log returns"),
+    _float("atr", "price", 14, "Wilder's average true range over 14 bars", price_scaled=True),
+    _float("rolling_volume_20", "shares", 19, "mean volume of 20 bars", price_scaled=True),
+    _float("volume_ratio", "ratio", 19, "volume over rolling_volume_20; NULL when that is 0"),
+    _bool("hh", "high above the highest of the 5 bars before"),
+    _bool("hl", "low above the lowest of the 5 bars before"),
+    _bool("lh", "high below the highest of the 5 bars before"),
+    _bool("ll", "low below the lowest of the 5 bars before"),
+    _text("trend_direction", 5, ("up", "down", "neutral"), "close against the close 5 bars before, more than 1 %"),
+    _text("structure_label", 5, ("bullish", "bearish", "range"), "hh and hl, lh and ll, or neither"),
+    _text(
+        "volatility_regime", 99, ("low", "medium", "high"), "volatility_50 against its median of 50: 0.7 and 1.3 of it"
+    ),
+    _text("trend_regime", 49, ("uptrend", "downtrend", "ranging"), "EMA 20 against EMA 50, more than 0.1 % of close"),
+    _text("compression_regime", 68, ("compressed", "expanded"), "Bollinger width against 0.7 of its median of 50"),
+)
+
+FEATURE_NAMES: Final = tuple(feature.name for feature in FEATURES)
+
+
+def bars_per_year(timeframe: Timeframe, asset_class: AssetClass) -> float:
+    """Return how many bars make a year, the factor that annualises a variance.
+
+    US equities count 252 days of 960 minutes (the extended session), round-the-clock markets 365 days of 1,440.
+    """
+    days = TRADING_DAYS[asset_class]
+    if timeframe is Timeframe.D1:
+        return float(days)
+    return days * SESSION_MINUTES[asset_class] / timeframe.minutes
