@@ -1,0 +1,239 @@
+"""Store one series: bars, features, coverage, state and audit row, in one transaction.
+
+Add here: what belongs to that one transaction. Keep out: asking the vendor (harvest) and walking over a symbol's
+series (refresh).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from market_data_pipeline.domain.bars import ts_us
+from market_data_pipeline.domain.series import AssetClass, Series, Tier
+from market_data_pipeline.ingest.delta import Delta, compare
+from market_data_pipeline.ingest.due import Due
+from market_data_pipeline.ingest.outcome import SeriesOutcome
+from market_data_pipeline.ingest.recompute import BEGINNING, bars_to_compute, instant, recompute_features
+from market_data_pipeline.ingest.stopwatch import Stopwatch
+from market_data_pipeline.store.bars import append_bars, extent, read_bars, supersede_bars
+from market_data_pipeline.store.ledger import LogRow, SeriesState, append_log, write_coverage, write_state
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from datetime import datetime
+
+    import numpy as np
+    import pandas as pd
+
+    from market_data_pipeline.domain.intervals import Interval
+    from market_data_pipeline.domain.splits import Split
+    from market_data_pipeline.polygon.client import Usage
+    from market_data_pipeline.store.bulk import Bulk
+    from market_data_pipeline.store.ledger import Coverage
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """Everything that one execution of a series brings to its commit.
+
+    Attributes:
+        series: what is stored.
+        tier: its tier.
+        asset_class: its calendar and its bars per year.
+        state: what was held before.
+        answer: the bars that the stored ones have to equal within `spans`.
+        spans: disjoint, ascending stretches of whole bars; none when nothing was asked.
+        coverage: day rows to write with the bars (fetched series only).
+        splits: the symbol's known splits.
+        splits_digest: which of them are in force.
+        due: tells when the next bar falls due.
+        usage: what the answer cost.
+        full: compute and compare everything again.
+    """
+
+    series: Series
+    tier: Tier
+    asset_class: AssetClass
+    state: SeriesState
+    answer: pd.DataFrame
+    spans: tuple[Interval, ...]
+    coverage: tuple[Coverage, ...]
+    splits: tuple[Split, ...]
+    splits_digest: str
+    due: Due
+    usage: Usage
+    base_revision: int = 0
+    full: bool = False
+    watch: Stopwatch = field(default_factory=Stopwatch)
+
+
+def commit(
+    bulk: Bulk, change: Change, *, run_id: str, started_at: datetime, clock: Callable[[], datetime]
+) -> tuple[SeriesOutcome, SeriesState]:
+    """Store a change and return its outcome and the new state; on an error nothing of it is stored.
+
+    Raises:
+        PipelineError: the database refused or was lost, or a formula broke. The transaction is rolled back.
+    """
+    try:
+        return _commit(bulk, change, run_id, started_at, clock)
+    except BaseException:
+        bulk.rollback()
+        raise
+
+
+def _commit(
+    bulk: Bulk, change: Change, run_id: str, started_at: datetime, clock: Callable[[], datetime]
+) -> tuple[SeriesOutcome, SeriesState]:
+    from market_data_pipeline.domain.features import FEATURE_VERSION
+
+    series, state, watch, now = change.series, change.state, change.watch, clock()
+    with watch.storing():
+        stored = _stored(bulk, change)
+    delta = compare(stored, change.answer)
+    with watch.storing():
+        supersede_bars(bulk, series, [instant(us) for us in ts_us(stored)[delta.replaced]], now, run_id)
+        append_bars(bulk, series, change.answer[delta.inserted | delta.updated], now)
+    features_written, recent = _features(bulk, change, delta, now)
+    held = _held(bulk, state, change.answer, delta, series)
+    quiet_slots = change.due.quiet_slots(recent) if len(recent) else state.quiet_slots
+    new_state = replace(
+        held,
+        tier=str(change.tier),
+        feature_count=held.bar_count,
+        feature_version=FEATURE_VERSION,
+        splits_digest=change.splits_digest,
+        revision=state.revision + (delta.first_us is not None),
+        base_revision=change.base_revision,
+        quiet_slots=quiet_slots,
+        verified_at=change.due.now,
+        next_due_at=change.due.next_due(held.last_ts, quiet_slots),
+        features_computed_at=now if features_written else state.features_computed_at,
+    )
+    outcome = SeriesOutcome(
+        series,
+        change.tier,
+        "ok" if delta.first_us is not None or features_written else "unchanged",
+        rows_fetched=len(change.answer),
+        rows_inserted=delta.rows_inserted,
+        rows_updated=delta.rows_updated,
+        features_written=features_written,
+        requests=change.usage.requests,
+        rate_limited=change.usage.rate_limited,
+        bar_count=new_state.bar_count,
+        feature_count=new_state.feature_count,
+        first_ts=new_state.first_ts,
+        last_ts=new_state.last_ts,
+        expected_last_ts=change.due.expected_last_ts(),
+        verified_at=new_state.verified_at,
+        next_due_at=new_state.next_due_at,
+    )
+    with watch.storing():
+        write_coverage(bulk, series, change.coverage, run_id)
+        write_state(bulk, series, new_state)
+    append_log(bulk, series, log_row(outcome, watch, run_id, started_at, clock()))
+    with watch.storing():
+        bulk.commit()
+    return timed(outcome, watch), new_state
+
+
+def _stored(bulk: Bulk, change: Change) -> pd.DataFrame:
+    """Return the stored bars within the spans, as far as any can be there."""
+    from market_data_pipeline.domain import bars as bar_frames
+
+    last_ts = change.state.last_ts
+    if not change.spans or last_ts is None or change.spans[0].start > last_ts:
+        return bar_frames.empty()
+    stored = read_bars(bulk, change.series, change.spans[0].start, change.spans[-1].end)
+    return stored[_within(stored, change.spans)].reset_index(drop=True) if len(change.spans) > 1 else stored
+
+
+def _within(bars: pd.DataFrame, spans: Sequence[Interval]) -> np.ndarray:
+    import numpy as np
+
+    ts = bars["ts"]
+    inside = np.zeros(len(bars), dtype=bool)
+    for span in spans:
+        inside |= ((ts >= span.start) & (ts < span.end)).to_numpy()
+    return inside
+
+
+def _features(bulk: Bulk, change: Change, delta: Delta, now: datetime) -> tuple[int, pd.DataFrame]:
+    """Recompute what the change reaches; return the rows written and the bars that were at hand for it."""
+    from market_data_pipeline.domain import bars as bar_frames
+    from market_data_pipeline.domain.features import FEATURE_VERSION
+
+    state = change.state
+    outdated = state.bar_count > 0 and (
+        state.splits_digest != change.splits_digest or state.feature_version != FEATURE_VERSION or change.full
+    )
+    if delta.first_us is None and not outdated:
+        return 0, bar_frames.empty()
+    first = None if outdated or delta.first_us is None else instant(delta.first_us)
+    with change.watch.storing():
+        bars, start = bars_to_compute(
+            bulk, change.series, change.answer, first=first, held_until=state.last_ts, joined=len(change.spans) == 1
+        )
+    begin = first or BEGINNING
+    written = recompute_features(
+        bulk,
+        change.series,
+        bars,
+        start,
+        asset_class=change.asset_class,
+        splits=change.splits,
+        now=now,
+        compare_from=begin if state.last_ts is not None and begin <= state.last_ts else None,
+        watch=change.watch,
+    )
+    return written, bars
+
+
+def _held(bulk: Bulk, state: SeriesState, answer: pd.DataFrame, delta: Delta, series: Series) -> SeriesState:
+    """Return the state with the extent of the bars as it is now."""
+    if delta.rows_removed:
+        return replace(state, **extent(bulk, series))
+    if not delta.rows_inserted:
+        return state
+    added = ts_us(answer)[delta.inserted]
+    first, last = instant(added[0]), instant(added[-1])
+    return replace(
+        state,
+        first_ts=min(first, state.first_ts or first),
+        last_ts=max(last, state.last_ts or last),
+        bar_count=state.bar_count + delta.rows_inserted,
+    )
+
+
+def log_row(
+    outcome: SeriesOutcome, watch: Stopwatch, run_id: str, started_at: datetime, finished_at: datetime
+) -> LogRow:
+    """Return the audit row of an outcome."""
+    return LogRow(
+        run_id=run_id,
+        started_at=started_at,
+        finished_at=finished_at,
+        status=outcome.status,
+        requests=outcome.requests,
+        rate_limited=outcome.rate_limited,
+        rows_fetched=outcome.rows_fetched,
+        rows_inserted=outcome.rows_inserted,
+        rows_updated=outcome.rows_updated,
+        features_written=outcome.features_written,
+        fetch_seconds=watch.fetch_seconds,
+        store_seconds=watch.store_seconds,
+        compute_seconds=watch.compute_seconds,
+        error_class=outcome.error_class,
+        error=outcome.error,
+    )
+
+
+def timed(outcome: SeriesOutcome, watch: Stopwatch) -> SeriesOutcome:
+    """Return the outcome with the seconds it took."""
+    return replace(
+        outcome,
+        fetch_seconds=watch.fetch_seconds,
+        store_seconds=watch.store_seconds,
+        compute_seconds=watch.compute_seconds,
+    )

@@ -1,0 +1,117 @@
+"""Which session days of a fetched series are to be asked for now.
+
+Pure: coverage and an instant in, days out. Nothing expected, nothing asked: a day that is settled and held is never
+asked for again, a provisional one only when the vendor can have something new.
+
+Add here: when a day is worth a request. Keep out: how many requests that takes (polygon.windows).
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+from market_data_pipeline.domain.objectives import SETTLE_AFTER, SETTLED_AT
+from market_data_pipeline.domain.series import Timeframe
+from market_data_pipeline.store.ledger import Coverage, CoverageStatus
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from datetime import date
+
+    from market_data_pipeline.domain.sessions import Session, SessionCalendar
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """When a session's bars can be had: its calendar, the plan's delay, and the instant it is now (aware UTC).
+
+    `available_at` maps a bar's end to the instant from which the vendor serves it; it never decreases.
+    """
+
+    calendar: SessionCalendar
+    available_at: Callable[[datetime], datetime]
+    now: datetime
+
+    def settled_at(self, session: Session) -> datetime:
+        """Return the instant from which the vendor no longer changes the session: 11:00 local on the next day."""
+        local = datetime.combine(session.date + timedelta(days=1), SETTLED_AT, tzinfo=self.calendar.tz)
+        return local.astimezone(UTC)
+
+    @staticmethod
+    def last_end(session: Session, base: Timeframe) -> datetime:
+        """Return the end of the session's last bar."""
+        return session.day_end if base is Timeframe.D1 else session.end
+
+    def served_until(self, session: Session, base: Timeframe, instant: datetime | None = None) -> datetime | None:
+        """Return the end of the session's newest bar that is served at `instant` (now), or None when none is."""
+        instant = instant or self.now
+        last_end = self.last_end(session, base)
+        if self.available_at(last_end) <= instant:
+            return last_end
+        if base is Timeframe.D1:
+            return None
+        starts = self.calendar.slots_us(base, session)
+
+        def end_of(slot: int) -> datetime:
+            return _EPOCH + timedelta(microseconds=int(starts[slot])) + base.span
+
+        served = bisect_right(range(len(starts)), instant, key=lambda slot: self.available_at(end_of(slot)))
+        return end_of(served - 1) if served else None
+
+
+def wanted(
+    sessions: Sequence[Session],
+    coverage: Mapping[date, Coverage],
+    base: Timeframe,
+    timing: Timing,
+    *,
+    full: bool = False,
+) -> tuple[Session, ...]:
+    """Return the sessions worth a request now, ascending.
+
+    Args:
+        sessions: the days that the series should hold, ascending.
+        coverage: what is known of them.
+        base: the fetched timeframe.
+        timing: when bars can be had.
+        full: ask for every day again that has a bar to give.
+    """
+    return tuple(session for session in sessions if _is_wanted(session, coverage.get(session.date), base, timing, full))
+
+
+def _is_wanted(session: Session, known: Coverage | None, base: Timeframe, timing: Timing, full: bool) -> bool:
+    if known is not None and known.status is CoverageStatus.CLAMPED:
+        return False
+    served = timing.served_until(session, base)
+    if served is None:
+        return False
+    if full or known is None or known.status is CoverageStatus.FAILED:
+        return True
+    if known.status.final:
+        return False
+    asked = known.fetched_at
+    settled = timing.settled_at(session)
+    if asked >= settled:  # it settled without a bar: one more look before it counts as empty
+        return timing.now >= asked + SETTLE_AFTER
+    late_trades = timing.available_at(timing.last_end(session, base)) + SETTLE_AFTER
+    return (
+        timing.served_until(session, base, asked) != served
+        or asked < late_trades <= timing.now
+        or asked < settled <= timing.now
+    )
+
+
+def status_after(session: Session, rows: int, known: Coverage | None, timing: Timing) -> CoverageStatus:
+    """Return how well a session is held after an answer with `rows` bars that was asked for at `timing.now`."""
+    settled = timing.settled_at(session)
+    if timing.now < settled:
+        return CoverageStatus.PROVISIONAL
+    if rows:
+        return CoverageStatus.COMPLETE
+    second_look = known is not None and known.status is CoverageStatus.PROVISIONAL and known.fetched_at >= settled
+    return CoverageStatus.EMPTY_CONFIRMED if second_look else CoverageStatus.PROVISIONAL

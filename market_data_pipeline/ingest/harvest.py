@@ -1,0 +1,161 @@
+"""Fetch what a symbol's base series lacks: plan, ask, and say which days the answer covers.
+
+Add here: the way from coverage to a validated frame. Keep out: storing it (commit).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import timedelta
+from time import perf_counter
+from typing import TYPE_CHECKING
+
+from market_data_pipeline.domain import bars as bar_frames
+from market_data_pipeline.domain.failures import DataError, PipelineError
+from market_data_pipeline.domain.intervals import Interval
+from market_data_pipeline.domain.series import Series, Timeframe
+from market_data_pipeline.ingest.demand import status_after, wanted
+from market_data_pipeline.polygon.client import Usage
+from market_data_pipeline.polygon.windows import windows
+from market_data_pipeline.store.ledger import Coverage, CoverageStatus
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from datetime import date, datetime
+
+    import pandas as pd
+
+    from market_data_pipeline.domain.sessions import Session
+    from market_data_pipeline.ingest.demand import Timing
+    from market_data_pipeline.polygon.client import PolygonClient
+
+
+@dataclass(frozen=True, slots=True)
+class Harvest:
+    """The vendor's answer for one base series.
+
+    Attributes:
+        base: the fetched series.
+        bars: a bar frame, in full for every session of `spans`.
+        spans: the stretches that the answer covers, each of whole sessions up to the newest served bar.
+        coverage: what is known of the covered days now, and of days before the plan's history.
+        usage: requests, refusals and time it took.
+        held: the coverage that was known before.
+    """
+
+    base: Series
+    bars: pd.DataFrame
+    spans: tuple[Interval, ...]
+    coverage: tuple[Coverage, ...]
+    usage: Usage
+    seconds: float
+    sessions: tuple[Session, ...]
+    held: Mapping[date, Coverage] = field(default_factory=dict)
+
+    def days(self) -> dict[date, Coverage]:
+        """Return the coverage as it will be once this harvest is stored."""
+        return {**self.held, **{day.session_date: day for day in self.coverage}}
+
+
+class HarvestError(Exception):
+    """A harvest that failed: what it failed of, what it had cost by then, and the days that were asked for."""
+
+    def __init__(self, cause: PipelineError, usage: Usage, days: tuple[date, ...], seconds: float) -> None:
+        super().__init__(str(cause))
+        self.cause = cause
+        self.usage = usage
+        self.days = days
+        self.seconds = seconds
+
+
+def harvest(
+    base: Series,
+    client: PolygonClient,
+    timing: Timing,
+    held: Mapping[date, Coverage],
+    *,
+    history_days: int,
+    history_limit: timedelta | None,
+    full: bool = False,
+) -> Harvest:
+    """Ask the vendor for what the base series lacks; ask nothing when it can lack nothing.
+
+    Args:
+        base: a fetched series: `5m` or `1d`.
+        client: the vendor.
+        timing: when bars can be had, and now.
+        held: coverage by session date.
+        history_days: calendar days of history that the series should hold.
+        history_limit: how far back the plan reaches, or None for all.
+        full: ask for everything again.
+
+    Raises:
+        HarvestError: a request failed; nothing of the whole answer is to be stored then.
+    """
+    today = timing.calendar.session_date(timing.now)
+    sessions = timing.calendar.sessions(today - timedelta(days=history_days), today + timedelta(days=1))
+    reachable = today - history_limit if history_limit is not None else None
+    clamped = [
+        Coverage(session.date, CoverageStatus.CLAMPED, 0, timing.now)
+        for session in sessions
+        if reachable is not None and session.date < reachable and session.date not in held
+    ]
+    if reachable is not None:
+        sessions = tuple(session for session in sessions if session.date >= reachable)
+    missing = wanted(sessions, held, base.timeframe, timing, full=full)
+    usage, frames, spans, days = Usage(), [], [], clamped
+    started = perf_counter()
+    for window in windows(missing, base.timeframe):
+        covered = tuple(s for s in sessions if window.interval.start <= _start(s, base) < window.interval.end)
+        span = Interval(window.interval.start, min(window.interval.end, _served(covered, base, timing)))
+        try:
+            fetched = client.bars(base.symbol, base.timeframe, span)
+            usage += fetched.usage
+            days += _coverage(covered, fetched.bars, base, held, timing)
+        except PipelineError as error:
+            spent = usage + getattr(error, "usage", Usage())
+            raise HarvestError(error, spent, tuple(s.date for s in missing), perf_counter() - started) from error
+        frames.append(fetched.bars)
+        spans.append(span)
+    return Harvest(
+        base, _joined(frames), tuple(spans), tuple(days), usage, perf_counter() - started, sessions, dict(held)
+    )
+
+
+def _start(session: Session, base: Series) -> datetime:
+    return session.day_start if base.timeframe is Timeframe.D1 else session.start
+
+
+def _served(covered: Sequence[Session], base: Series, timing: Timing) -> datetime:
+    served = timing.served_until(covered[-1], base.timeframe)
+    return served if served is not None else _start(covered[-1], base)
+
+
+def _coverage(
+    covered: Sequence[Session], bars: pd.DataFrame, base: Series, held: Mapping[date, Coverage], timing: Timing
+) -> list[Coverage]:
+    import numpy as np
+
+    ts = bar_frames.ts_us(bars)
+    starts = np.array([int(_start(session, base).timestamp()) * 1_000_000 for session in covered])
+    counts = np.diff(np.append(np.searchsorted(ts, starts), len(ts)))
+    days = []
+    for session, rows in zip(covered, counts.tolist(), strict=True):
+        known = held.get(session.date)
+        if not rows and known is not None and known.rows:
+            raise DataError(
+                f"The vendor gave no {base.timeframe} bar of {base.symbol} for {session.date}, where it gave "
+                f"{known.rows} before; the stored ones are kept and the day is asked for again by the next run."
+            )
+        days.append(Coverage(session.date, status_after(session, rows, known, timing), rows, timing.now))
+    return days
+
+
+def _joined(frames: list[pd.DataFrame]) -> pd.DataFrame:
+    if not frames:
+        return bar_frames.empty()
+    if len(frames) == 1:
+        return frames[0]
+    import pandas as pd
+
+    return pd.concat(frames, ignore_index=True)

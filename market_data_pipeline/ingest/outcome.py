@@ -1,0 +1,64 @@
+"""What goes into a refresh and what comes out of it.
+
+Add here: a fact of an execution that the audit log, the run page or an alert shows. Keep out: how it is come by.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from market_data_pipeline.domain.series import Series, Tier, Timeframe
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from market_data_pipeline.domain.failures import FailureKind
+
+
+@dataclass(frozen=True, slots=True)
+class SymbolRequest:
+    """A symbol to refresh, and which of its timeframes.
+
+    A resampled timeframe brings its base along: asking for `1h` alone also refreshes `5m`.
+    """
+
+    symbol: str
+    tier: Tier
+    timeframes: tuple[Timeframe, ...] = tuple(Timeframe)
+
+
+@dataclass(frozen=True, slots=True)
+class SeriesOutcome:
+    """One execution of one series, as it was committed: `ok` with changes, `unchanged`, or `failed`.
+
+    Instants are aware UTC, times are seconds of wall clock. A failed series keeps what it held before.
+    """
+
+    series: Series
+    tier: Tier
+    status: str
+    rows_fetched: int = 0
+    rows_inserted: int = 0
+    rows_updated: int = 0
+    features_written: int = 0
+    requests: int = 0
+    rate_limited: int = 0
+    bar_count: int = 0
+    feature_count: int = 0
+    first_ts: datetime | None = None
+    last_ts: datetime | None = None
+    expected_last_ts: datetime | None = None
+    verified_at: datetime | None = None
+    next_due_at: datetime | None = None
+    fetch_seconds: float = 0.0
+    store_seconds: float = 0.0
+    compute_seconds: float = 0.0
+    kind: FailureKind | None = None
+    error_class: str | None = None
+    error: str | None = None
+
+    @property
+    def failed(self) -> bool:
+        """True when nothing of this execution was stored but its audit row."""
+        return self.status == "failed"

@@ -1,0 +1,96 @@
+"""What a refresh works with, built once per run: vendor, database, clock and plan.
+
+Add here: a thing that every symbol of a run shares. Keep out: Dagster, which only wraps this in a resource.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from market_data_pipeline.domain.sessions import calendar_for
+from market_data_pipeline.ingest.demand import Timing
+from market_data_pipeline.polygon.plans import available_at, plan_named
+from market_data_pipeline.store.bulk import Bulk
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from datetime import datetime
+    from typing import Self
+
+    from market_data_pipeline.domain.series import AssetClass
+    from market_data_pipeline.polygon.client import PolygonClient
+    from market_data_pipeline.polygon.plans import Plan
+    from market_data_pipeline.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Pipeline:
+    """Vendor, database, clock and plan of one run; a context manager that closes the vendor's connections.
+
+    Attributes:
+        client: the vendor; safe to use from several threads.
+        database_url: where market data lives; each thread opens its own connection.
+        clock: answers now, aware UTC.
+        plan: what the vendor's subscription allows.
+        history_days: calendar days of history that a series should hold.
+        max_concurrent_symbols: symbols in flight at the same time.
+        as_of: the instant of a replay, None for the real clock.
+    """
+
+    client: PolygonClient
+    database_url: str
+    clock: Callable[[], datetime]
+    plan: Plan
+    history_days: int
+    max_concurrent_symbols: int
+    as_of: datetime | None = None
+
+    def timing(self, asset_class: AssetClass) -> Timing:
+        """Return when bars of an asset class can be had, as of now."""
+        calendar = calendar_for(asset_class)
+        return Timing(calendar, lambda end: available_at(self.plan, calendar, end), self.clock())
+
+    def connect(self) -> Bulk:
+        """Return a new connection for one thread.
+
+        Raises:
+            DatabaseUnavailableError: PostgreSQL cannot be reached.
+        """
+        return Bulk(self.database_url, self.as_of)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.client.close()
+
+
+def build_pipeline(settings: Settings, *, history_days: int | None = None) -> Pipeline:
+    """Return the pipeline that the settings describe, with the sandbox started when it is the vendor.
+
+    Raises:
+        ConfigurationError: the settings contradict themselves.
+        PipelineError: the sandbox does not start.
+    """
+    from market_data_pipeline.polygon.client import PolygonClient
+    from market_data_pipeline.polygon.limiter import limiter_for
+
+    plan = plan_named(settings.plan).limited_to(settings.calls_per_minute)
+    if settings.uses_sandbox:
+        from market_data_pipeline.sandbox.process import ensure_sandbox
+        from market_data_pipeline.sandbox.wire import SANDBOX_KEY
+
+        base_url, key = ensure_sandbox(settings), SANDBOX_KEY
+    else:
+        base_url = str(settings.base_url)
+        key = settings.api_key.get_secret_value() if settings.api_key else "sandbox"
+    return Pipeline(
+        client=PolygonClient(base_url, key, limiter=limiter_for(plan, settings.database_url)),
+        database_url=settings.database_url,
+        clock=settings.clock,
+        plan=plan,
+        history_days=history_days or settings.history_days,
+        max_concurrent_symbols=settings.max_concurrent_symbols,
+        as_of=settings.as_of,
+    )

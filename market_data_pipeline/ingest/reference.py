@@ -1,0 +1,52 @@
+"""Market-wide reference data: the splits of every ticker, read once a day.
+
+Add here: what is asked for the whole market at once. Keep out: adjusting bars (domain.splits).
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TYPE_CHECKING, Final
+
+from market_data_pipeline.domain.failures import PipelineError
+from market_data_pipeline.domain.sessions import NEW_YORK
+from market_data_pipeline.polygon.client import Usage
+from market_data_pipeline.store.splits import last_check, write_splits
+
+if TYPE_CHECKING:
+    from market_data_pipeline.ingest.pipeline import Pipeline
+    from market_data_pipeline.store.bulk import Bulk
+
+# Splits are announced days ahead, so a list of yesterday is right today in all but a recorded handful of cases; after a
+# week without an answer nothing that is adjusted with it can be trusted.
+SPLITS_KEEP: Final = timedelta(days=7)
+
+
+def ensure_splits(pipeline: Pipeline, bulk: Bulk) -> tuple[Usage, PipelineError | None]:
+    """Read the market's splits unless that was done today, and return what it cost.
+
+    Several runs at once ask once: the others wait and find it done. A failure is returned, not raised, while the list
+    of an earlier day still serves.
+
+    Raises:
+        PipelineError: there is no list that serves.
+    """
+    now = pipeline.clock()
+    since = now.astimezone(NEW_YORK).date() - timedelta(days=pipeline.history_days)
+    with bulk.symbol_lock("*splits"):
+        known = last_check(bulk)
+        bulk.rollback()
+        if known is not None:
+            reaches = known[0] <= since
+            if reaches and known[1].astimezone(NEW_YORK).date() >= now.astimezone(NEW_YORK).date():
+                return Usage(), None
+            since = min(since, known[0])
+        try:
+            answer = pipeline.client.splits(since)
+        except PipelineError as error:
+            if error.stops_run or known is None or not reaches or now - known[1] > SPLITS_KEEP:
+                raise
+            return getattr(error, "usage", Usage()), error
+        write_splits(bulk, answer.splits, since=since, now=now)
+        bulk.commit()
+        return answer.usage, None

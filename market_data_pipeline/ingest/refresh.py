@@ -1,0 +1,225 @@
+"""One symbol: lock it, find what it lacks, fetch that once, and commit its series one by one.
+
+Add here: the order of a symbol's work. Keep out: many symbols at once (shard) and Dagster.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from market_data_pipeline.domain.failures import DatabaseUnavailableError, PipelineError
+from market_data_pipeline.domain.series import BASE_TIMEFRAMES, Series, Timeframe, asset_class_of
+from market_data_pipeline.ingest.commit import Change, commit, log_row
+from market_data_pipeline.ingest.due import Due
+from market_data_pipeline.ingest.harvest import Harvest, HarvestError, harvest
+from market_data_pipeline.ingest.outcome import SeriesOutcome, SymbolRequest
+from market_data_pipeline.ingest.resampling import coarser
+from market_data_pipeline.ingest.stopwatch import Stopwatch
+from market_data_pipeline.polygon.client import Usage
+from market_data_pipeline.store.ledger import (
+    read_coverage,
+    read_states,
+    states_of,
+    write_failed_days,
+    write_failure,
+)
+from market_data_pipeline.store.splits import read_splits
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from datetime import date, datetime
+
+    from market_data_pipeline.domain.splits import Split
+    from market_data_pipeline.ingest.demand import Timing
+    from market_data_pipeline.ingest.pipeline import Pipeline
+    from market_data_pipeline.store.bulk import Bulk
+    from market_data_pipeline.store.ledger import SeriesState
+
+
+class SymbolRefresh:
+    """The refresh of one symbol on one thread's connection.
+
+    Args:
+        pipeline: vendor, clock and plan.
+        bulk: the thread's connection.
+        request: symbol, tier and timeframes.
+        run_id: the run that the audit rows name.
+        full: ask for and compare everything again.
+        extra: requests made for the whole run, to be counted with the first series of this symbol.
+    """
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        bulk: Bulk,
+        request: SymbolRequest,
+        run_id: str,
+        *,
+        full: bool = False,
+        extra: Usage | None = None,
+    ) -> None:
+        self.pipeline = pipeline
+        self.bulk = bulk
+        self.request = request
+        self.run_id = run_id
+        self.full = full
+        self.extra = extra or Usage()
+        self.asset_class = asset_class_of(request.symbol)
+        self.timing: Timing = pipeline.timing(self.asset_class)
+        self.states: dict[Timeframe, SeriesState] = {}
+        self.splits: tuple[Split, ...] = ()
+        self.digest = ""
+
+    def outcomes(self) -> Iterator[SeriesOutcome]:
+        """Refresh the symbol's series and yield each outcome when it is committed.
+
+        Raises:
+            PipelineError: only one that stops the whole run, after the series' failures were recorded.
+        """
+        from market_data_pipeline.domain.splits import digest
+
+        with self.bulk.symbol_lock(self.request.symbol):
+            # Read under the lock: a run that had to wait finds the other one's work and leaves it be.
+            self.timing = self.pipeline.timing(self.asset_class)
+            self.states = read_states(self.bulk, self.request.symbol)
+            self.splits = read_splits(self.bulk, self.request.symbol)
+            self.digest = digest(self.splits, self.timing.calendar.session_date(self.timing.now))
+            for base in BASE_TIMEFRAMES:
+                family = [timeframe for timeframe in Timeframe if timeframe.base is base]
+                asked = [timeframe for timeframe in family if timeframe in self.request.timeframes]
+                if asked:
+                    yield from self._family(base, [timeframe for timeframe in asked if timeframe is not base])
+
+    def _family(self, base: Timeframe, resampled: list[Timeframe]) -> Iterator[SeriesOutcome]:
+        started_at = self.pipeline.clock()
+        series = Series(self.request.symbol, base)
+        watch = Stopwatch()
+        held = read_coverage(self.bulk, series)
+        self.bulk.commit()  # no transaction stays open while the vendor is asked
+        try:
+            answer = harvest(
+                series,
+                self.pipeline.client,
+                self.timing,
+                held,
+                history_days=self.pipeline.history_days,
+                history_limit=self.pipeline.plan.history,
+                full=self.full,
+            )
+        except HarvestError as error:
+            watch.fetch_seconds = error.seconds
+            usage, self.extra = error.usage + self.extra, Usage()
+            yield self._failed(series, error.cause, started_at, watch, usage, error.days)
+            for timeframe in resampled:
+                yield self._failed(Series(series.symbol, timeframe), error.cause, started_at, Stopwatch(), Usage())
+            if error.cause.stops_run:
+                raise error.cause from None
+            return
+        watch.fetch_seconds = answer.seconds
+        usage, self.extra = answer.usage + self.extra, Usage()
+        revision = states_of(self.states, base, self.request.tier).revision
+        change = self._change(series, answer, watch, usage)
+        try:
+            yield self._commit(change, started_at)
+        except PipelineError as error:
+            yield self._failed(series, error, started_at, watch, usage)
+            for timeframe in resampled:
+                yield self._failed(Series(series.symbol, timeframe), error, started_at, Stopwatch(), Usage())
+            return
+        for timeframe in resampled:
+            yield self._resampled(Series(series.symbol, timeframe), answer, revision)
+
+    def _change(self, series: Series, answer: Harvest, watch: Stopwatch, usage: Usage) -> Change:
+        return Change(
+            series=series,
+            tier=self.request.tier,
+            asset_class=self.asset_class,
+            state=states_of(self.states, series.timeframe, self.request.tier),
+            answer=answer.bars,
+            spans=answer.spans,
+            coverage=answer.coverage,
+            splits=self.splits,
+            splits_digest=self.digest,
+            due=Due(series.timeframe, self.timing, answer.sessions, answer.days()),
+            usage=usage,
+            full=self.full,
+            watch=watch,
+        )
+
+    def _resampled(self, series: Series, answer: Harvest, revision: int) -> SeriesOutcome:
+        """Make a coarser series of its base as it is stored now, and commit it.
+
+        Args:
+            series: a resampled series.
+            answer: what was fetched for its base just now.
+            revision: the base's before that.
+        """
+        started_at, watch = self.pipeline.clock(), Stopwatch()
+        state = states_of(self.states, series.timeframe, self.request.tier)
+        base = states_of(self.states, answer.base.timeframe, self.request.tier)
+        in_step = state.base_revision == revision and not self.full
+        try:
+            bars, spans = coarser(self.bulk, series, state, answer, self.timing, in_step=in_step, watch=watch)
+            change = replace(
+                self._change(series, answer, watch, Usage()),
+                answer=bars,
+                spans=spans,
+                coverage=(),
+                base_revision=base.revision,
+            )
+            return self._commit(change, started_at)
+        except PipelineError as error:
+            self.bulk.rollback()
+            return self._failed(series, error, started_at, watch, Usage())
+
+    def _commit(self, change: Change, started_at: datetime) -> SeriesOutcome:
+        outcome, self.states[change.series.timeframe] = commit(
+            self.bulk, change, run_id=self.run_id, started_at=started_at, clock=self.pipeline.clock
+        )
+        return outcome
+
+    def fail(self, series: Series, error: PipelineError) -> SeriesOutcome:
+        """Record that a series was not even begun, and why."""
+        self.bulk.rollback()
+        usage, self.extra = self.extra, Usage()
+        return self._failed(series, error, self.pipeline.clock(), Stopwatch(), usage)
+
+    def _failed(
+        self,
+        series: Series,
+        error: PipelineError,
+        started_at: datetime,
+        watch: Stopwatch,
+        usage: Usage,
+        days: tuple[date, ...] = (),
+    ) -> SeriesOutcome:
+        """Record that a series failed, keeping all that it held, and return the outcome."""
+        state = states_of(self.states, series.timeframe, self.request.tier)
+        outcome = SeriesOutcome(
+            series,
+            self.request.tier,
+            "failed",
+            requests=usage.requests,
+            rate_limited=usage.rate_limited,
+            bar_count=state.bar_count,
+            feature_count=state.feature_count,
+            first_ts=state.first_ts,
+            last_ts=state.last_ts,
+            verified_at=state.verified_at,
+            next_due_at=state.next_due_at,
+            fetch_seconds=watch.fetch_seconds,
+            store_seconds=watch.store_seconds,
+            compute_seconds=watch.compute_seconds,
+            kind=error.kind,
+            error_class=type(error).__name__,
+            error=str(error),
+        )
+        if isinstance(error, DatabaseUnavailableError):
+            raise error
+        now = self.pipeline.clock()
+        row = log_row(outcome, watch, self.run_id, started_at, now)
+        write_failure(self.bulk, series, self.request.tier, row)
+        write_failed_days(self.bulk, series, days, now, self.run_id)
+        self.bulk.commit()
+        return outcome

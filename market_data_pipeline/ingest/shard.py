@@ -1,0 +1,168 @@
+"""Many symbols side by side; one failing never stops the others, and is never silent.
+
+Add here: how work is spread over threads and how a failure is isolated. Keep out: what is done for one symbol
+(refresh) and what Dagster makes of the outcomes.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from queue import SimpleQueue
+from threading import Event, Thread
+from typing import TYPE_CHECKING, Final
+
+from market_data_pipeline.domain.failures import DatabaseUnavailableError, PipelineError
+from market_data_pipeline.domain.series import Series
+from market_data_pipeline.ingest.outcome import SeriesOutcome, SymbolRequest
+from market_data_pipeline.ingest.reference import ensure_splits
+from market_data_pipeline.ingest.refresh import SymbolRefresh
+from market_data_pipeline.polygon.client import Usage
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from market_data_pipeline.ingest.pipeline import Pipeline
+    from market_data_pipeline.store.bulk import Bulk
+
+log = logging.getLogger(__name__)
+
+# An abandoned run's threads get this long to finish the statement they are in; the database rolls back the rest.
+_LEAVE_SECONDS: Final = 5.0
+
+
+def refresh_shard(
+    requests: Sequence[SymbolRequest], *, pipeline: Pipeline, run_id: str, full: bool = False
+) -> Iterator[SeriesOutcome]:
+    """Refresh the symbols, `max_concurrent_symbols` at a time, and yield each series' outcome as it commits.
+
+    Every requested series has exactly one outcome, and one audit row unless the database itself is lost. A failure that
+    stops the run (a refused key, a lost database) fails the symbols that were not begun without asking for them.
+
+    Args:
+        requests: the symbols, each once; they are begun in this order.
+        pipeline: vendor, database, clock and plan.
+        run_id: what the audit rows name.
+        full: ask for and compare everything again.
+    """
+    shard = _Shard(requests, pipeline, run_id, full=full)
+    threads = [
+        Thread(target=shard.work, name=f"refresh-{number}", daemon=True)
+        for number in range(min(pipeline.max_concurrent_symbols, len(requests)))
+    ]
+    shard.prepare()
+    for thread in threads:
+        thread.start()
+    running = len(threads)
+    try:
+        while running:
+            outcome = shard.outcomes.get()
+            if outcome is None:
+                running -= 1
+            else:
+                yield outcome
+    finally:
+        shard.stop.set()
+        for thread in threads:
+            thread.join(_LEAVE_SECONDS)
+
+
+class _Shard:
+    """The symbols still to do, and where their outcomes go."""
+
+    def __init__(self, requests: Sequence[SymbolRequest], pipeline: Pipeline, run_id: str, *, full: bool) -> None:
+        self.waiting = deque(requests)
+        self.outcomes: SimpleQueue[SeriesOutcome | None] = SimpleQueue()
+        self.stop = Event()
+        self.pipeline = pipeline
+        self.run_id = run_id
+        self.full = full
+        self.stopped_by: PipelineError | None = None
+        self.extra: Usage = Usage()
+
+    def prepare(self) -> None:
+        """Read what the whole market shares; a failure of it is every symbol's failure."""
+        if not self.waiting:
+            return
+        try:
+            with self.pipeline.connect() as bulk:
+                self.extra, late = ensure_splits(self.pipeline, bulk)
+            if late is not None:
+                log.warning("The market's splits could not be read today, the last list is used: %s", late)
+        except PipelineError as error:
+            self.stopped_by = error
+            self.extra = getattr(error, "usage", Usage())
+
+    def work(self) -> None:
+        """Refresh symbols until none waits: the body of one thread."""
+        bulk: Bulk | None = None
+        try:
+            while not self.stop.is_set():
+                try:
+                    request = self.waiting.popleft()
+                except IndexError:
+                    return
+                bulk = self._symbol(request, bulk)
+        finally:
+            if bulk is not None:
+                bulk.close()
+            self.outcomes.put(None)
+
+    def _symbol(self, request: SymbolRequest, bulk: Bulk | None) -> Bulk | None:
+        """Refresh one symbol and return the connection, or None when it is of no more use."""
+        done: set[Series] = set()
+        extra, self.extra = self.extra, Usage()
+        refresh: SymbolRefresh | None = None
+        try:
+            bulk = bulk or self.pipeline.connect()
+            refresh = SymbolRefresh(self.pipeline, bulk, request, self.run_id, full=self.full, extra=extra)
+            if self.stopped_by is not None:
+                raise self.stopped_by
+            for outcome in refresh.outcomes():
+                done.add(outcome.series)
+                self.outcomes.put(outcome)
+        except Exception as error:  # noqa: BLE001  one symbol is isolated from the others here
+            failure = error if isinstance(error, PipelineError) else _unexpected(request, error)
+            if failure.stops_run or self.stopped_by is not None:
+                self.stopped_by = self.stopped_by or failure
+            self._fail_rest(request, refresh, failure, done)
+            if not isinstance(error, PipelineError) or isinstance(error, DatabaseUnavailableError):
+                if bulk is not None:
+                    bulk.close()
+                return None
+        return bulk
+
+    def _fail_rest(
+        self, request: SymbolRequest, refresh: SymbolRefresh | None, failure: PipelineError, done: set[Series]
+    ) -> None:
+        for timeframe in request.timeframes:
+            series = Series(request.symbol, timeframe)
+            if series in done:
+                continue
+            outcome = None
+            if refresh is not None and not isinstance(failure, DatabaseUnavailableError):
+                try:
+                    outcome = refresh.fail(series, failure)
+                except PipelineError as lost:
+                    failure = lost
+            self.outcomes.put(outcome or failed_outcome(series, request, failure))
+
+
+def failed_outcome(series: Series, request: SymbolRequest, failure: PipelineError) -> SeriesOutcome:
+    """Return the outcome of a series whose failure could not even be recorded."""
+    return SeriesOutcome(
+        series,
+        request.tier,
+        "failed",
+        kind=failure.kind,
+        error_class=type(failure).__name__,
+        error=str(failure),
+    )
+
+
+def _unexpected(request: SymbolRequest, error: Exception) -> PipelineError:
+    log.exception("Refreshing %s failed in a way nobody foresaw", request.symbol)
+    return PipelineError(
+        f"Refreshing {request.symbol} failed in a way nobody foresaw ({type(error).__name__}: {error}); "
+        "the run's log has the traceback."
+    )

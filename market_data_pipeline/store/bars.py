@@ -1,0 +1,121 @@
+"""Bars in PostgreSQL: read, append, and correct with the old value kept.
+
+Add here: statements on `bars` and `bar_revisions`. Keep out: deciding what changed (ingest) and features.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from market_data_pipeline.domain.bars import PRICES, TS_DTYPE, VALUES
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    import pandas as pd
+    import pyarrow as pa
+
+    from market_data_pipeline.domain.series import Series, Timeframe
+    from market_data_pipeline.store.bulk import Bulk
+
+
+def partition(relation: str, timeframe: Timeframe) -> str:
+    """Return the name of the timeframe's partition: COPY into it spares the routing of every row."""
+    return f"{relation}_{timeframe}"
+
+
+def read_bars(bulk: Bulk, series: Series, start: datetime, end: datetime) -> pd.DataFrame:
+    """Return the stored raw bars with `ts` in [start, end) as a bar frame."""
+    return _frame(
+        bulk.arrow(
+            """
+            select ts, open, high, low, close, volume, vwap, trades
+            from market_data.bars
+            where symbol = $1 and timeframe = $2 and ts >= $3 and ts < $4
+            order by ts
+            """,
+            *(series.symbol, str(series.timeframe), start, end),
+        )
+    )
+
+
+def read_bars_before(bulk: Bulk, series: Series, before: datetime, count: int) -> pd.DataFrame:
+    """Return the last `count` stored raw bars with `ts` before `before` as a bar frame, ascending."""
+    return _frame(
+        bulk.arrow(
+            """
+            select * from (
+                select ts, open, high, low, close, volume, vwap, trades
+                from market_data.bars
+                where symbol = $1 and timeframe = $2 and ts < $3
+                order by ts desc
+                limit $4
+            ) as newest
+            order by ts
+            """,
+            *(series.symbol, str(series.timeframe), before, count),
+        )
+    )
+
+
+def append_bars(bulk: Bulk, series: Series, bars: pd.DataFrame, now: datetime) -> None:
+    """Store bars that are not held yet."""
+    import numpy as np
+    import pyarrow as pa
+
+    rows = len(bars)
+    if not rows:
+        return
+    instant = pa.timestamp("us", tz="UTC")
+    trades = bars["trades"].to_numpy()
+    absent = np.isnan(trades)
+    columns = {
+        "symbol": pa.repeat(pa.scalar(series.symbol), rows),
+        "timeframe": pa.repeat(pa.scalar(str(series.timeframe)), rows),
+        "ts": pa.array(bars["ts"].to_numpy(dtype="datetime64[us]").view("int64")).cast(instant),
+        **{name: pa.array(bars[name].to_numpy()) for name in (*PRICES, "volume")},
+        "vwap": pa.array(bars["vwap"].to_numpy(), from_pandas=True),
+        "trades": pa.array(np.where(absent, 0, trades).astype("int64"), mask=absent),
+        "ingested_at": pa.repeat(pa.scalar(now, type=instant), rows),
+    }
+    bulk.copy(partition("bars", series.timeframe), pa.table(columns))
+
+
+def supersede_bars(bulk: Bulk, series: Series, ts: list[datetime], now: datetime, run_id: str) -> None:
+    """Move the stored bars at `ts` to `bar_revisions`, with the run that took them out."""
+    if not ts:
+        return
+    bulk.execute(
+        """
+        with old as (
+            delete from market_data.bars
+            where symbol = $1 and timeframe = $2 and ts = any($3)
+            returning *
+        )
+
+        insert into market_data.bar_revisions (
+            symbol, timeframe, ts, open, high, low, close, volume, vwap, trades, ingested_at, superseded_at, run_id
+        )
+        select symbol, timeframe, ts, open, high, low, close, volume, vwap, trades, ingested_at, $4, $5
+        from old
+        """,
+        *(series.symbol, str(series.timeframe), ts, now, run_id),
+    )
+
+
+def extent(bulk: Bulk, series: Series) -> dict[str, Any]:
+    """Return `first_ts`, `last_ts` (None when nothing is held) and `bar_count` of a series."""
+    return bulk.rows(
+        """
+        select min(ts) as first_ts, max(ts) as last_ts, count(*) as bar_count
+        from market_data.bars
+        where symbol = $1 and timeframe = $2
+        """,
+        *(series.symbol, str(series.timeframe)),
+    )[0]
+
+
+def _frame(table: pa.Table) -> pd.DataFrame:
+    frame: pd.DataFrame = table.to_pandas()
+    frame["ts"] = frame["ts"].astype(TS_DTYPE)
+    return frame.astype(dict.fromkeys(VALUES, "float64"), copy=False)

@@ -1,0 +1,232 @@
+"""The ledger in PostgreSQL: coverage per session day, the state of a series, and the audit row of an execution.
+
+Add here: statements on `coverage`, `series_state` and `ingest_log`. Keep out: deciding what is due (domain.due) or
+what to ask for (ingest.demand).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from market_data_pipeline.domain.series import Timeframe
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from datetime import date, datetime
+
+    from market_data_pipeline.domain.series import Series
+    from market_data_pipeline.store.bulk import Bulk
+
+
+class CoverageStatus(StrEnum):
+    """How well a session day is held."""
+
+    COMPLETE = "complete"  # settled and stored
+    PROVISIONAL = "provisional"  # stored as far as known, read again until settled
+    EMPTY_CONFIRMED = "empty_confirmed"  # the vendor gave nothing, twice, after settling
+    CLAMPED = "clamped"  # before the plan's history
+    FAILED = "failed"  # the last attempt failed
+
+    @property
+    def final(self) -> bool:
+        """True when the day is not asked for again by an ordinary refresh."""
+        return self in (CoverageStatus.COMPLETE, CoverageStatus.EMPTY_CONFIRMED, CoverageStatus.CLAMPED)
+
+
+@dataclass(frozen=True, slots=True)
+class Coverage:
+    """What is known of one session day of a fetched series."""
+
+    session_date: date
+    status: CoverageStatus
+    rows: int
+    fetched_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class SeriesState:
+    """A series' row in `series_state`; the instants are aware UTC, None where there is none yet."""
+
+    tier: str
+    first_ts: datetime | None = None
+    last_ts: datetime | None = None
+    bar_count: int = 0
+    feature_count: int = 0
+    feature_version: int = 0
+    splits_digest: str = ""
+    revision: int = 0
+    base_revision: int = 0
+    quiet_slots: int = 0
+    verified_at: datetime | None = None
+    next_due_at: datetime | None = None
+    features_computed_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LogRow:
+    """One execution of one series, as `ingest_log` keeps it; times in seconds."""
+
+    run_id: str
+    started_at: datetime
+    finished_at: datetime
+    status: str
+    requests: int = 0
+    rate_limited: int = 0
+    rows_fetched: int = 0
+    rows_inserted: int = 0
+    rows_updated: int = 0
+    features_written: int = 0
+    fetch_seconds: float = 0.0
+    store_seconds: float = 0.0
+    compute_seconds: float = 0.0
+    error_class: str | None = None
+    error: str | None = None
+
+
+def read_states(bulk: Bulk, symbol: str) -> dict[Timeframe, SeriesState]:
+    """Return the states of a symbol's series."""
+    rows = bulk.rows(
+        """
+        select
+            timeframe, tier, first_ts, last_ts, bar_count, feature_count, feature_version, splits_digest,
+            revision, base_revision, quiet_slots, verified_at, next_due_at, features_computed_at
+        from market_data.series_state
+        where symbol = $1
+        """,
+        symbol,
+    )
+    return {Timeframe(row.pop("timeframe")): SeriesState(**row) for row in rows}
+
+
+def write_state(bulk: Bulk, series: Series, state: SeriesState) -> None:
+    """Store the state of a series after a good execution: its errors are over."""
+    bulk.execute(
+        """
+        insert into market_data.series_state (
+            symbol, timeframe, tier, first_ts, last_ts, bar_count, feature_count, feature_version, splits_digest,
+            revision, base_revision, quiet_slots, verified_at, next_due_at, features_computed_at
+        )
+        values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)
+        on conflict (symbol, timeframe) do update set
+            first_ts = excluded.first_ts,
+            last_ts = excluded.last_ts,
+            bar_count = excluded.bar_count,
+            feature_count = excluded.feature_count,
+            feature_version = excluded.feature_version,
+            splits_digest = excluded.splits_digest,
+            revision = excluded.revision,
+            base_revision = excluded.base_revision,
+            quiet_slots = excluded.quiet_slots,
+            verified_at = excluded.verified_at,
+            next_due_at = excluded.next_due_at,
+            features_computed_at = excluded.features_computed_at,
+            last_error_class = null,
+            last_error = null,
+            consecutive_failures = 0
+        """,
+        *(series.symbol, str(series.timeframe), state.tier, state.first_ts, state.last_ts, state.bar_count),
+        *(state.feature_count, state.feature_version, state.splits_digest, state.revision, state.base_revision),
+        *(state.quiet_slots, state.verified_at, state.next_due_at, state.features_computed_at),
+    )
+
+
+def write_failure(bulk: Bulk, series: Series, tier: str, row: LogRow) -> None:
+    """Store that a series failed: its data and what was known of it stay as they are."""
+    bulk.execute(
+        """
+        insert into market_data.series_state (
+            symbol, timeframe, tier, last_error_class, last_error, consecutive_failures
+        )
+        values ($1, $2, $3, $4, $5, 1)
+        on conflict (symbol, timeframe) do update set
+            last_error_class = excluded.last_error_class,
+            last_error = excluded.last_error,
+            consecutive_failures = series_state.consecutive_failures + 1
+        """,
+        *(series.symbol, str(series.timeframe), tier, row.error_class, row.error),
+    )
+    append_log(bulk, series, row)
+
+
+def append_log(bulk: Bulk, series: Series, row: LogRow) -> None:
+    """Add the audit row of one execution, and tell listeners (the read API's cache) which series it was."""
+    bulk.execute(
+        """
+        insert into market_data.ingest_log (
+            run_id, symbol, timeframe, started_at, finished_at, status, requests, rate_limited, rows_fetched,
+            rows_inserted, rows_updated, features_written, fetch_seconds, store_seconds, compute_seconds,
+            error_class, error
+        )
+        values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)
+        """,
+        *(row.run_id, series.symbol, str(series.timeframe), row.started_at, row.finished_at, row.status),
+        *(row.requests, row.rate_limited, row.rows_fetched, row.rows_inserted, row.rows_updated),
+        *(row.features_written, row.fetch_seconds, row.store_seconds, row.compute_seconds),
+        *(row.error_class, row.error),
+    )
+    bulk.execute("select pg_notify('market_data_series', $1)::text", series.partition_key)
+
+
+def read_coverage(bulk: Bulk, series: Series) -> dict[date, Coverage]:
+    """Return what is known of each session day of a fetched series."""
+    rows = bulk.rows(
+        """
+        select session_date, status, rows, fetched_at
+        from market_data.coverage
+        where symbol = $1 and timeframe = $2
+        """,
+        *(series.symbol, str(series.timeframe)),
+    )
+    return {
+        row["session_date"]: Coverage(
+            row["session_date"], CoverageStatus(row["status"]), row["rows"], row["fetched_at"]
+        )
+        for row in rows
+    }
+
+
+def write_coverage(bulk: Bulk, series: Series, days: Iterable[Coverage], run_id: str) -> None:
+    """Store what is now known of the given session days."""
+    days = list(days)
+    if not days:
+        return
+    bulk.execute(
+        """
+        insert into market_data.coverage (symbol, timeframe, session_date, status, rows, fetched_at, run_id)
+        select $1, $2, day.session_date, day.status, day.rows, $6, $7
+        from unnest($3::date[], $4::text[], $5::bigint[]) as day (session_date, status, rows)
+        on conflict (symbol, timeframe, session_date) do update set
+            status = excluded.status,
+            rows = excluded.rows,
+            fetched_at = excluded.fetched_at,
+            run_id = excluded.run_id
+        """,
+        *(series.symbol, str(series.timeframe)),
+        *([day.session_date for day in days], [str(day.status) for day in days], [day.rows for day in days]),
+        *(days[0].fetched_at, run_id),
+    )
+
+
+def write_failed_days(bulk: Bulk, series: Series, days: Iterable[date], now: datetime, run_id: str) -> None:
+    """Mark days that were asked for in vain as failed, unless something is held of them."""
+    days = list(days)
+    if not days:
+        return
+    bulk.execute(
+        """
+        insert into market_data.coverage (symbol, timeframe, session_date, status, rows, fetched_at, run_id)
+        select $1, $2, day, 'failed', 0, $4, $5
+        from unnest($3::date[]) as day
+        on conflict (symbol, timeframe, session_date) do update set
+            status = 'failed', fetched_at = excluded.fetched_at, run_id = excluded.run_id
+        where coverage.status = 'failed'
+        """,
+        *(series.symbol, str(series.timeframe), days, now, run_id),
+    )
+
+
+def states_of(states: Mapping[Timeframe, SeriesState], timeframe: Timeframe, tier: str) -> SeriesState:
+    """Return the state of a series, or that of one never seen."""
+    return states.get(timeframe) or SeriesState(tier=tier)
