@@ -83,3 +83,7 @@ comment on column market_data.backfill_requests.requested_by is 'Where the wish 
 create unique index backfill_requests_open
 on market_data.backfill_requests (symbol, timeframe)
 where status in ('queued', 'running');
+
+-- migrate:down
+-- Forward only: rolling back would drop bars. A mistake is mended by the next migration.
+do $$ begin raise exception 'migrations run forward only'; end $$;

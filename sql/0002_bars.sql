@@ -108,3 +108,7 @@ cross join lateral (
 ) as f;
 
 comment on view market_data.bars_adjusted is 'Bars with prices and volume adjusted for the splits in force now: price x split_from / split_to for every later split.';
+
+-- migrate:down
+-- Forward only: rolling back would drop bars. A mistake is mended by the next migration.
+do $$ begin raise exception 'migrations run forward only'; end $$;

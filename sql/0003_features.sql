@@ -52,3 +52,7 @@ create table market_data.features_15m partition of market_data.features for valu
 create table market_data.features_1h partition of market_data.features for values in ('1h');
 create table market_data.features_4h partition of market_data.features for values in ('4h');
 create table market_data.features_1d partition of market_data.features for values in ('1d');
+
+-- migrate:down
+-- Forward only: rolling back would drop bars. A mistake is mended by the next migration.
+do $$ begin raise exception 'migrations run forward only'; end $$;

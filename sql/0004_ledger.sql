@@ -68,3 +68,7 @@ for each statement execute function market_data.refuse_change();
 create trigger bar_revisions_append_only
 before update or delete or truncate on market_data.bar_revisions
 for each statement execute function market_data.refuse_change();
+
+-- migrate:down
+-- Forward only: rolling back would drop bars. A mistake is mended by the next migration.
+do $$ begin raise exception 'migrations run forward only'; end $$;

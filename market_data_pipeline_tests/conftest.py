@@ -1,0 +1,114 @@
+"""What tests of several rooms share: a real PostgreSQL, a database of its own for each test, and a bare environment.
+
+The server is the embedded one, started once for the whole test session (for all workers of pytest-xdist together)
+in a folder that is removed at the end. MARKET_DATA_TEST_DATABASE_URL names another server to run the same tests
+against; its role must be allowed to create databases.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
+
+import psycopg
+import pytest
+
+from market_data_pipeline.sandbox.postgres import EmbeddedPostgres
+from market_data_pipeline.store.migrate import migrate_database
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+SQL = REPOSITORY / "sql"
+OWN_SERVER = "MARKET_DATA_TEST_DATABASE_URL"
+# Names the folder of this test session to the workers, which inherit the environment of the process that owns it.
+SESSION = "MARKET_DATA_TEST_SESSION"
+_ours: list[Path] = []
+
+
+def pytest_configure() -> None:
+    if SESSION not in os.environ:
+        folder = Path(tempfile.mkdtemp(prefix="market-data-tests-"))
+        os.environ[SESSION] = str(folder)
+        _ours.append(folder)
+
+
+def pytest_unconfigure() -> None:
+    for folder in _ours:
+        if OWN_SERVER in os.environ:
+            _drop_database(os.environ[OWN_SERVER], _template_name())
+        EmbeddedPostgres(folder / "postgres").stop()
+        shutil.rmtree(folder, ignore_errors=True)
+        os.environ.pop(SESSION, None)
+    _ours.clear()
+
+
+@pytest.fixture(autouse=True)
+def _bare_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Keep the developer's variables, `.env` and database out of every test."""
+    keep = {OWN_SERVER, SESSION}
+    for name in set(os.environ) - keep:
+        if name.startswith(("POLYGON_", "MARKET_DATA_", "DAGSTER_", "DATABASE_URL")):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("MARKET_DATA_PROJECT_ROOT", str(tmp_path))
+
+
+@pytest.fixture(scope="session")
+def postgres_url() -> str:
+    """The URL of a database on the server of this test session, whose role may create databases."""
+    if url := os.environ.get(OWN_SERVER):
+        return url
+    # Nothing here has to survive a power cut, and flushing would cost most of the time of a small commit.
+    return EmbeddedPostgres(Path(os.environ[SESSION]) / "postgres", durable=False).ensure_running()
+
+
+@pytest.fixture(scope="session")
+def migrated_template(postgres_url: str) -> str:
+    """The name of a database with the current schema and nothing in it, made once for all workers."""
+    name = _template_name()
+    with psycopg.connect(postgres_url, autocommit=True) as connection:
+        connection.execute("select pg_advisory_lock(hashtext(%s))", (name,))
+        if not connection.execute("select 1 from pg_database where datname = %s", (name,)).fetchone():
+            connection.execute(f"drop database if exists {name}_draft")
+            connection.execute(f"create database {name}_draft")
+            migrate_database(with_database(postgres_url, f"{name}_draft"), SQL)
+            connection.execute(f"alter database {name}_draft rename to {name}")
+    return name
+
+
+@pytest.fixture
+def empty_database_url(postgres_url: str) -> Iterator[str]:
+    """The URL of a new database without any schema."""
+    yield from _new_database(postgres_url, "template1")
+
+
+@pytest.fixture
+def database_url(postgres_url: str, migrated_template: str) -> Iterator[str]:
+    """The URL of a new database with the current schema and nothing in it."""
+    yield from _new_database(postgres_url, migrated_template)
+
+
+def with_database(url: str, name: str) -> str:
+    """Return `url` with another database name."""
+    return urlunsplit(urlsplit(url)._replace(path=f"/{name}"))
+
+
+def _new_database(postgres_url: str, template: str) -> Iterator[str]:
+    name = f"test_{secrets.token_hex(8)}"
+    with psycopg.connect(postgres_url, autocommit=True) as connection:
+        connection.execute(f"create database {name} template {template}")
+    yield with_database(postgres_url, name)
+    _drop_database(postgres_url, name)
+
+
+def _drop_database(postgres_url: str, name: str) -> None:
+    with psycopg.connect(postgres_url, autocommit=True) as connection:
+        connection.execute(f"drop database if exists {name} with (force)")
+
+
+def _template_name() -> str:
+    return "template_" + hashlib.sha256(os.environ[SESSION].encode()).hexdigest()[:12]
