@@ -1,0 +1,127 @@
+"""The `market-data` command: parse, call, print.
+
+Add here: a command that starts, stops or changes something, as one thin function. Keep out: reports (cli_reports), the
+universe (cli_universe), and the work itself (operations). Whatever is slow to import is imported by the command that
+needs it, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import errno
+import sys
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+from market_data_pipeline import __version__, cli_reports, cli_universe
+from market_data_pipeline.cli_console import complain, console, names, settings
+from market_data_pipeline.domain.failures import ConfigurationError, PipelineError, UsageError
+from market_data_pipeline.domain.series import parse_symbol, parse_timeframe
+
+app = typer.Typer(
+    name="market-data",
+    help="Market data as Dagster assets: bars, freshness and features for every symbol and timeframe.",
+    epilog="Start with: market-data up",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        console().print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of a failure; works anywhere.")] = False,
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show it.")] = False,
+) -> None:
+    """Parse the options that come before a command; `main` has already taken `--debug` out."""
+
+
+@app.command(epilog="Example: market-data up --once")
+def up(
+    once: Annotated[
+        bool, typer.Option("--once", help="Exit when the backfill is done; 0 only if it is whole.")
+    ] = False,
+) -> None:
+    """Start the database, the sandbox if no key is set, Dagster and the read API, and load the universe."""
+    from market_data_pipeline.operations.up import run_up
+
+    raise typer.Exit(run_up(settings(), once))
+
+
+@app.command(epilog="Example: market-data down")
+def down() -> None:
+    """Stop everything that `up` started, the embedded database included."""
+    from market_data_pipeline.operations.up import run_down
+
+    raise typer.Exit(run_down(settings()))
+
+
+@app.command(epilog="Example: market-data migrate")
+def migrate() -> None:
+    """Apply the migrations of sql/ that the database lacks."""
+    from market_data_pipeline.operations.database import migrate_database
+
+    applied = migrate_database(settings())
+    for name in applied:
+        console().print(f"applied {name}")
+    if not applied:
+        console().print("The schema is up to date.")
+
+
+@app.command(epilog="Example: market-data backfill --symbols AAPL,MSFT --timeframes 5m,1d --days 30")
+def backfill(
+    symbols: Annotated[str, typer.Option(help="Comma-separated tracked symbols; all when left out.")] = "",
+    timeframes: Annotated[str, typer.Option(help="Comma-separated: 5m, 15m, 1h, 4h, 1d; all when left out.")] = "",
+    days: Annotated[int | None, typer.Option(min=1, help="Calendar days of history; MARKET_DATA_HISTORY_DAYS.")] = None,
+    full: Annotated[bool, typer.Option("--full", help="Fetch again what is held, and compute it anew.")] = False,
+) -> None:
+    """Fetch what is missing, through Dagster, with progress bars."""
+    wanted_symbols = names(symbols, parse_symbol)
+    wanted_timeframes = names(timeframes, parse_timeframe)
+    from market_data_pipeline.operations.universe import check_followed
+    from market_data_pipeline.operations.up import run_backfill
+
+    config = settings()
+    check_followed(config, wanted_symbols)
+    raise typer.Exit(run_backfill(config, wanted_symbols, wanted_timeframes, days, full))
+
+
+cli_reports.register(app)
+app.add_typer(cli_universe.app, name="universe")
+
+
+def main() -> NoReturn:
+    """Run the command line and exit: 0 done, 1 the work failed, 2 bad usage or settings, 130 interrupted."""
+    debug = "--debug" in sys.argv[1:]
+    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
+    try:
+        app(arguments)
+    except Exception as error:  # the one boundary: a failure leaves as a sentence and an exit code
+        if debug:
+            raise
+        complain(_sentence(error))
+        sys.exit(2 if isinstance(error, (UsageError, ConfigurationError)) else 1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    sys.exit(0)
+
+
+def _sentence(error: Exception) -> str:
+    """Return what to tell the user; only our own failures are known to hold no secret in their text."""
+    if isinstance(error, PipelineError):
+        return str(error)
+    if isinstance(error, OSError) and error.errno is not None:
+        where = error.filename or Path.cwd()
+        if error.errno == errno.ENOSPC:
+            return f"The disk is full ({where}): free some space and run the command again."
+        return f"{where} cannot be used: {error.strerror}."
+    if type(getattr(error, "orig", None)).__name__ in {"UndefinedTable", "UndefinedColumn", "UndefinedFunction"}:
+        return "The database does not have the schema of this version: run `market-data migrate`."
+    return f"Something unexpected went wrong ({type(error).__name__}); run again with --debug to see where."

@@ -1,0 +1,87 @@
+"""What all commands share: the screen, the settings and the reading of lists.
+
+Add here: a way of printing or reading that more than one command needs. Keep out: commands.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from rich.console import Console
+
+    from market_data_pipeline.settings import Settings
+
+T = TypeVar("T")
+
+
+def settings() -> Settings:
+    """Return the settings of this process.
+
+    Raises:
+        ConfigurationError: a value is bad.
+    """
+    from market_data_pipeline.settings import load_settings
+
+    return load_settings()
+
+
+@cache
+def console() -> Console:
+    """Return the console on standard output."""
+    from rich.console import Console
+
+    return Console(highlight=False, soft_wrap=True)
+
+
+def complain(sentence: str) -> None:
+    """Print `sentence` on standard error, in red where there are colours."""
+    from rich.console import Console
+
+    Console(stderr=True, highlight=False, soft_wrap=True).print(sentence, style="red", markup=False)
+
+
+def names(text: str, parse: Callable[[str], T]) -> tuple[T, ...]:
+    """Return the comma-separated parts of `text`, each parsed once, in the order given.
+
+    Raises:
+        UsageError: from `parse`.
+    """
+    return tuple(dict.fromkeys(parse(part.strip()) for part in text.split(",") if part.strip()))
+
+
+def print_json(value: object) -> None:
+    """Write `value` as JSON on standard output, for a program to read."""
+    sys.stdout.write(_json(value))
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write `value` as JSON into a file."""
+    path.write_text(_json(value), encoding="utf-8")
+
+
+def _json(value: object) -> str:
+    import orjson
+
+    return orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE).decode()
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, title: str | None = None) -> None:
+    """Print a table; columns whose name starts with `>` are aligned to the right, None is a dash."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
+    for column in columns:
+        table.add_column(column.removeprefix(">"), justify="right" if column.startswith(">") else "left")
+    for row in rows:
+        table.add_row(
+            *(value if isinstance(value, Text) else Text("-" if value is None else str(value)) for value in row)
+        )
+    console().print(table, soft_wrap=False)
