@@ -100,7 +100,9 @@ def with_database(url: str, name: str) -> str:
 def _new_database(postgres_url: str, template: str) -> Iterator[str]:
     name = f"test_{secrets.token_hex(8)}"
     with psycopg.connect(postgres_url, autocommit=True) as connection:
-        connection.execute(f"create database {name} template {template}")
+        # Copying files takes 0.04 s; the default, copying through the log, 0.2 s. Before 15 there is only the former.
+        strategy = "strategy file_copy" if connection.info.server_version >= 150_000 else ""
+        connection.execute(f"create database {name} template {template} {strategy}")
     yield with_database(postgres_url, name)
     _drop_database(postgres_url, name)
 

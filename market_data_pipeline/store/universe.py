@@ -1,0 +1,226 @@
+"""The universe: the file that lists it, and the tables `symbols` and `series_state` that follow it.
+
+A symbol is never deleted: one that leaves becomes inactive and keeps its bars, state and history; one that moves to
+another tier, or comes back, goes on where it was. Keep out: what a tier promises (domain.objectives).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import sqlalchemy as sa
+
+from market_data_pipeline.domain.failures import ConfigurationError, UsageError
+from market_data_pipeline.domain.series import AssetClass, Tier, Timeframe, asset_class_of, parse_symbol
+
+if TYPE_CHECKING:
+    from yaml import Node
+
+    from market_data_pipeline.settings import Settings
+
+Universe = Mapping[Tier, tuple[str, ...]]
+
+_EXAMPLE: Final = "for example `tiers: {critical: [AAPL, MSFT]}`"
+
+
+class TrackedSymbol(NamedTuple):
+    """A symbol that is followed, or was when `active` is False."""
+
+    symbol: str
+    tier: Tier
+    asset_class: AssetClass
+    active: bool
+
+
+class UniverseChange(NamedTuple):
+    """What a change of the universe did; each is a tuple of symbols in alphabetical order."""
+
+    added: tuple[str, ...]
+    moved: tuple[str, ...]  # to another tier
+    returned: tuple[str, ...]  # were inactive
+    removed: tuple[str, ...]  # are inactive now
+
+    def __bool__(self) -> bool:
+        """Return whether anything changed."""
+        return any(self[:])
+
+
+def load_universe_file(path: Path) -> dict[Tier, tuple[str, ...]]:
+    """Return the tiers of a universe file, in its order.
+
+    Raises:
+        ConfigurationError: it cannot be read or is wrong; the sentence names the file and the line.
+    """
+    import yaml
+
+    try:
+        root = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"The universe {path} cannot be read: {error}.") from None
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise ConfigurationError(f"{path} line {line}: this is not YAML: {error.problem}; {_EXAMPLE}.") from None
+    except yaml.YAMLError as error:
+        raise ConfigurationError(f"{path}: this is not YAML: {error}.") from None
+    if root is None:
+        raise ConfigurationError(f"{path} is empty; list at least one symbol, {_EXAMPLE}.")
+
+    def wrong(node: Node, what: str) -> ConfigurationError:
+        return ConfigurationError(f"{path} line {node.start_mark.line + 1}: {what}.")
+
+    top = _entries(root, "the file", ("tiers",), wrong)
+    if "tiers" not in top:
+        raise wrong(root, f"there is no `tiers`; write {_EXAMPLE}")
+    universe: dict[Tier, tuple[str, ...]] = {}
+    lines: dict[str, int] = {}
+    for name, node in _entries(top["tiers"], "`tiers`", tuple(Tier), wrong).items():
+        universe[Tier(name)] = tuple(_symbols(node, name, lines, wrong))
+    if not lines:
+        raise wrong(root, f"no symbol is listed; list at least one, {_EXAMPLE}")
+    return universe
+
+
+def _entries(
+    node: Node, what: str, known: tuple[str, ...], wrong: Callable[[Node, str], ConfigurationError]
+) -> dict[str, Node]:
+    """Return the entries of a mapping whose keys are all `known` and stand once."""
+    import yaml
+
+    if not isinstance(node, yaml.MappingNode):
+        raise wrong(node, f"{what} must be a mapping, {_EXAMPLE}")
+    found: dict[str, Node] = {}
+    pairs: list[tuple[Node, Node]] = node.value
+    for key, value in pairs:
+        if (name := str(key.value)) not in known:
+            raise wrong(key, f"{name!r} is unknown; known are {', '.join(known)}")
+        if name in found:
+            raise wrong(key, f"{name} stands here a second time")
+        found[name] = value
+    return found
+
+
+def _symbols(
+    node: Node, tier: str, lines: dict[str, int], wrong: Callable[[Node, str], ConfigurationError]
+) -> Iterable[str]:
+    """Yield the tickers of a tier as they are written: YAML would read the ticker ON as true and 1E5 as a number."""
+    import yaml
+
+    if isinstance(node, yaml.ScalarNode) and node.value in {"", "~", "null"}:
+        return
+    if not isinstance(node, yaml.SequenceNode):
+        raise wrong(node, f"{tier} must be a list, {_EXAMPLE}")
+    for item in node.value:
+        if not isinstance(item, yaml.ScalarNode):
+            raise wrong(item, f"{tier} must be a list of tickers, {_EXAMPLE}")
+        try:
+            symbol = parse_symbol(item.value)
+        except UsageError as error:
+            raise wrong(item, str(error).rstrip(".")) from None
+        if symbol in lines:
+            raise wrong(item, f"{symbol} is already listed on line {lines[symbol]}; keep one of the two")
+        lines[symbol] = item.start_mark.line + 1
+        yield symbol
+
+
+def tracked(engine: sa.Engine) -> list[TrackedSymbol]:
+    """Return all symbols, also inactive ones: critical ones first, then alphabetically."""
+    with engine.connect() as connection:
+        rows = connection.execute(sa.text("select symbol, tier, asset_class, active from market_data.symbols")).all()
+    found = [TrackedSymbol(row.symbol, Tier(row.tier), AssetClass(row.asset_class), row.active) for row in rows]
+    return sorted(found, key=lambda entry: (list(Tier).index(entry.tier), entry.symbol))
+
+
+def ensure_universe(settings: Settings, engine: sa.Engine) -> UniverseChange | None:
+    """Load the configured universe file if the database knows no symbol yet; return None if it does.
+
+    Raises:
+        ConfigurationError: the file is wrong.
+    """
+    with engine.connect() as connection:
+        if connection.execute(sa.text("select exists (select from market_data.symbols)")).scalar_one():
+            return None
+    return sync_universe(engine, load_universe_file(settings.universe_file), settings.clock())
+
+
+def sync_universe(engine: sa.Engine, universe: Universe, now: datetime) -> UniverseChange:
+    """Make the database follow exactly `universe`, in one transaction; `now` becomes the `added_at` of new symbols."""
+    return _apply(engine, universe, now, others_leave=True)
+
+
+def add_symbols(engine: sa.Engine, tier: Tier, symbols: Iterable[str], now: datetime) -> UniverseChange:
+    """Follow `symbols` in `tier`; those that are followed in another tier move to it.
+
+    Raises:
+        UsageError: one of them is not a ticker.
+    """
+    return _apply(engine, {tier: tuple(parse_symbol(symbol) for symbol in symbols)}, now, others_leave=False)
+
+
+def remove_symbols(engine: sa.Engine, symbols: Iterable[str]) -> UniverseChange:
+    """Stop following `symbols`; their data stays.
+
+    Raises:
+        UsageError: one of them is not followed, and then none is removed.
+    """
+    wanted = set(symbols)
+    with engine.begin() as connection:
+        connection.execute(_LOCK)
+        active = set(connection.execute(sa.text("select symbol from market_data.symbols where active")).scalars())
+        if unknown := sorted(wanted - active):
+            raise UsageError(f"Not tracked: {', '.join(unknown)}; `market-data universe list` shows what is.")
+        connection.execute(_LEAVE, {"symbols": sorted(wanted)})
+    return UniverseChange((), (), (), tuple(sorted(wanted)))
+
+
+# Two changes of the universe at once follow one another; readers and refreshes are not held up.
+_LOCK: Final = sa.text("lock table market_data.symbols in share row exclusive mode")
+
+_LEAVE: Final = sa.text("update market_data.symbols set active = false where symbol = any(cast(:symbols as text[]))")
+
+_FOLLOW: Final = sa.text("""
+    insert into market_data.symbols (symbol, tier, asset_class, active, added_at)
+    select l.symbol, l.tier, l.asset_class, true, :now
+    from unnest(cast(:symbols as text[]), cast(:tiers as text[]), cast(:classes as text[]))
+        as l (symbol, tier, asset_class)
+    on conflict (symbol) do update set tier = excluded.tier, active = true
+    where (symbols.tier, symbols.active) is distinct from (excluded.tier, true)
+""")
+
+_FOLLOW_SERIES: Final = sa.text("""
+    insert into market_data.series_state (symbol, timeframe, tier)
+    select l.symbol, t.timeframe, l.tier
+    from unnest(cast(:symbols as text[]), cast(:tiers as text[])) as l (symbol, tier)
+    cross join unnest(cast(:timeframes as text[])) as t (timeframe)
+    on conflict (symbol, timeframe) do update set tier = excluded.tier
+    where series_state.tier <> excluded.tier
+""")
+
+
+def _apply(engine: sa.Engine, universe: Universe, now: datetime, *, others_leave: bool) -> UniverseChange:
+    tiers = {symbol: tier for tier, symbols in universe.items() for symbol in symbols}
+    listed = sorted(tiers)
+    with engine.begin() as connection:
+        connection.execute(_LOCK)
+        rows = connection.execute(sa.text("select symbol, tier, active from market_data.symbols")).all()
+        before = {row.symbol: row for row in rows}
+        leaving = sorted(row.symbol for row in rows if row.active and row.symbol not in tiers) if others_leave else []
+        values = {
+            "symbols": listed,
+            "tiers": [tiers[symbol].value for symbol in listed],
+            "classes": [asset_class_of(symbol).value for symbol in listed],
+            "timeframes": [timeframe.value for timeframe in Timeframe],
+            "now": now,
+        }
+        connection.execute(_FOLLOW, values)
+        connection.execute(_FOLLOW_SERIES, values)
+        connection.execute(_LEAVE, {"symbols": leaving})
+    known = [symbol for symbol in listed if symbol in before]
+    return UniverseChange(
+        added=tuple(symbol for symbol in listed if symbol not in before),
+        moved=tuple(symbol for symbol in known if before[symbol].tier != tiers[symbol]),
+        returned=tuple(symbol for symbol in known if not before[symbol].active),
+        removed=tuple(leaving),
+    )
