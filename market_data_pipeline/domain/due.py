@@ -108,7 +108,8 @@ def quiet_slots(calendar: SessionCalendar, timeframe: Timeframe, ts_us: np.ndarr
     Args:
         calendar: of the series' asset class.
         timeframe: of the series; a 1d series has no quiet stretch: 0.
-        ts_us: starts of its recent bars, int64 microseconds since 1970 UTC, ascending; all within sessions or ignored.
+        ts_us: starts of its recent bars, int64 microseconds since 1970 UTC, ascending; a bar outside every session is
+            ignored.
     """
     import numpy as np
 
