@@ -1,0 +1,186 @@
+"""The processes that one command starts, and ends with everything they started in turn.
+
+Add here: starting, watching and ending. Keep out: which processes there are (up).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import time
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+import psutil
+
+from market_data_pipeline.domain.failures import PipelineError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from pathlib import Path
+
+# Dagster's daemon finishes its loops and its code server's threads within about three seconds of a SIGTERM.
+STOP_SECONDS: Final = 15.0
+START_SECONDS: Final = 60.0  # a webserver starts in 3 s here; a cold disk and a busy machine take their time
+
+
+@dataclass
+class Child:
+    """A started process and where its output goes."""
+
+    name: str
+    process: psutil.Popen
+    log: Path
+
+
+@dataclass
+class Processes:
+    """Started processes, recorded in a file so that another command can end them if this one cannot.
+
+    Args:
+        record: the file; it exists as long as something runs.
+        logs: folder of one log file per process.
+    """
+
+    record: Path
+    logs: Path
+    children: list[Child] = field(default_factory=list)
+
+    def start(self, name: str, command: Sequence[str], *, cwd: Path, environment: Mapping[str, str]) -> Child:
+        """Start a process in a session of its own, so that the terminal's Ctrl-C reaches only this command."""
+        self.logs.mkdir(parents=True, exist_ok=True)
+        log = self.logs / f"{name}.log"
+        with log.open("ab") as output:
+            process = psutil.Popen(
+                list(command),
+                cwd=cwd,
+                env={**os.environ, **environment},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        child = Child(name, process, log)
+        self.children.append(child)
+        write_record(self.record, [psutil.Process(), *(other.process for other in self.children)])
+        return child
+
+    def check(self) -> None:
+        """Raise when a process ended by itself.
+
+        Raises:
+            PipelineError: names the process, its exit code, the last line it wrote and the file with the rest.
+        """
+        for child in self.children:
+            code = child.process.poll()
+            if code is not None:
+                raise PipelineError(
+                    f"{child.name} ended with code {code}: {_last_line(child.log)} The rest is in {child.log}."
+                )
+
+    def stop(self) -> None:
+        """End all processes and everything they started."""
+        end_trees(child.process for child in self.children)
+        self.children.clear()
+        self.record.unlink(missing_ok=True)
+
+
+def write_record(record: Path, processes: Iterable[psutil.Process]) -> None:
+    """Write which processes belong together; a start time beside each id tells a reused id apart."""
+    entries = []
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            entries.append({"pid": process.pid, "started": process.create_time()})
+    scratch = record.with_suffix(".new")
+    scratch.write_text(json.dumps(entries))
+    scratch.replace(record)
+
+
+def read_record(record: Path) -> list[psutil.Process]:
+    """Return the recorded processes that still run; the first is the command that started the others."""
+    try:
+        entries = json.loads(record.read_text())
+    except (FileNotFoundError, ValueError):
+        return []
+    alive = []
+    for entry in entries:
+        with suppress(psutil.NoSuchProcess):
+            process = psutil.Process(entry["pid"])
+            if abs(process.create_time() - entry["started"]) < 1.0 and process.status() != psutil.STATUS_ZOMBIE:
+                alive.append(process)
+    return alive
+
+
+def end_trees(roots: Iterable[psutil.Process]) -> None:
+    """End processes and their descendants: asked first, forced after `STOP_SECONDS`."""
+    family: dict[int, psutil.Process] = {}
+    asked = []
+    for root in roots:
+        with suppress(psutil.NoSuchProcess):
+            family |= {process.pid: process for process in root.children(recursive=True)}
+            family[root.pid] = root
+            asked.append(root)
+    for root in asked:
+        with suppress(psutil.NoSuchProcess):
+            root.terminate()
+    _, left = psutil.wait_procs(asked, timeout=STOP_SECONDS)
+    orphans = [process for process in family.values() if process not in asked]
+    for process in [*orphans, *left]:
+        with suppress(psutil.NoSuchProcess):
+            process.terminate()
+    _, left = psutil.wait_procs([*orphans, *left], timeout=STOP_SECONDS)
+    for process in left:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(left, timeout=STOP_SECONDS)
+
+
+def is_alive(process: psutil.Process) -> bool:
+    """Return whether a process still runs; one that has ended and waits to be collected does not."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def wait_for_page(url: str, check: Callable[[], None]) -> None:
+    """Wait until a page of this machine answers; `check` is called between two tries and may raise.
+
+    Raises:
+        PipelineError: it does not answer within `START_SECONDS`.
+    """
+    import requests
+
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        check()
+        with suppress(requests.RequestException):
+            if requests.get(url, timeout=5).ok:
+                return
+        time.sleep(0.2)
+    raise PipelineError(f"{url} did not answer within {START_SECONDS:.0f} s; its log is in .market-data/logs.")
+
+
+def check_port(port: int, what: str, variable: str) -> None:
+    """Raise when something already listens on a port of this machine.
+
+    Raises:
+        UsageError: names the port, what it is wanted for, and the variable that chooses another.
+    """
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            raise UsageError(
+                f"Port {port}, wanted for {what}, is taken by another program; "
+                f"free it, or choose another with {variable}={port + 1}."
+            ) from None
+
+
+def _last_line(log: Path) -> str:
+    lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    return lines[-1].strip()[:300] if lines else "it wrote nothing."

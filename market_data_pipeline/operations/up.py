@@ -1,0 +1,322 @@
+"""Start everything, load the universe through Dagster, and end it again.
+
+`up` brings a machine from nothing to fresh features; `backfill` does only the loading; `down` ends what either left.
+
+Add here: the order in which parts are started. Keep out: how a part works (its own room), and printing (progress).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import sys
+import time
+from collections import Counter
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, NoReturn
+
+from market_data_pipeline.domain.failures import UsageError
+from market_data_pipeline.domain.series import Tier, Timeframe
+from market_data_pipeline.operations.processes import (
+    Processes,
+    check_port,
+    end_trees,
+    is_alive,
+    read_record,
+    wait_for_page,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    import dagster as dg
+    import sqlalchemy as sa
+    from rich.console import Console
+
+    from market_data_pipeline.settings import Settings
+
+_LOOK_SECONDS: Final = 0.5  # between two looks at the children while nothing else is to be done
+
+
+def run_up(settings: Settings, once: bool) -> int:
+    """Start everything, load what is missing, and stay until Ctrl-C; with `once` end when the loading is done.
+
+    Returns:
+        0 when every series is complete, 1 when one failed.
+
+    Raises:
+        UsageError: another `up` runs, or a port is taken.
+        PipelineError: a part does not start; what had been started is ended.
+    """
+    console = _console()
+    with _only_one(settings), _until_terminated(), ExitStack() as stack:
+        if not once:
+            check_port(settings.ui_port, "the Dagster UI", "MARKET_DATA_UI_PORT")
+            check_port(settings.api_port, "the read API", "MARKET_DATA_API_PORT")
+        engine = _prepare(settings, console, stack)
+        processes = _processes(settings)
+        stack.callback(_stop, processes, console)
+        _start_dagster(processes, settings)
+        if not once:
+            _start_servers(processes, settings)
+        code = _load(settings, engine, processes, console)
+        if once:
+            return code
+        _announce(settings, processes, console)
+        while True:
+            processes.check()
+            time.sleep(_LOOK_SECONDS)
+
+
+def run_backfill(
+    settings: Settings,
+    symbols: Sequence[str] = (),
+    timeframes: Sequence[Timeframe] = (),
+    days: int | None = None,
+    full: bool = False,
+) -> int:
+    """Load what is missing through Dagster, with a daemon of its own unless one is running.
+
+    Args:
+        settings: of the project.
+        symbols: tracked symbols, all when empty.
+        timeframes: all when empty; a resampled one brings `5m` along.
+        days: calendar days of history, instead of the settings'.
+        full: fetch again what is held.
+
+    Returns:
+        0 when every series asked for is complete, 1 when one failed.
+    """
+    console = _console()
+    with _until_terminated(), ExitStack() as stack:
+        engine = _prepare(settings, console, stack)
+        processes = _processes(settings, "backfill")
+        if not is_running(settings):
+            stack.callback(_stop, processes, console)
+            _start_dagster(processes, settings)
+        return _load(settings, engine, processes, console, symbols=symbols, timeframes=timeframes, days=days, full=full)
+
+
+def run_down(settings: Settings) -> int:
+    """End a running `up` with all it started, the sandbox, and the embedded PostgreSQL; say what was ended."""
+    console = _console()
+    ended = []
+    for name in ("up", "backfill"):
+        family = read_record(_record(settings, name))
+        if family:
+            # The command itself ends its children in good order; what outlived a killed command is ended here.
+            end_trees(family[:1])
+            end_trees(process for process in family if is_alive(process))
+            _record(settings, name).unlink(missing_ok=True)
+            ended.append(f"market-data {name}")
+    from market_data_pipeline.sandbox.process import stop_sandbox
+
+    if stop_sandbox(settings):
+        ended.append("sandbox")
+    if settings.embedded_database:
+        from market_data_pipeline.sandbox.postgres import EmbeddedPostgres
+
+        server = EmbeddedPostgres.of(settings)
+        if server.is_running():
+            server.stop()
+            ended.append("PostgreSQL")
+    console.print(f"Stopped: {', '.join(ended)}." if ended else "Nothing was running.")
+    return 0
+
+
+def is_running(settings: Settings) -> bool:
+    """Return whether an `up` of this project, and so a Dagster daemon, is running."""
+    return bool(read_record(_record(settings, "up")))
+
+
+def _prepare(settings: Settings, console: Console, stack: ExitStack) -> sa.Engine:
+    """Bring up what the work stands on: `.env`, database, schema, universe, vendor."""
+    from market_data_pipeline.operations.database import migrate_database
+    from market_data_pipeline.operations.init import write_env
+    from market_data_pipeline.store.database import engine
+    from market_data_pipeline.store.universe import ensure_universe
+
+    write_env(settings)
+    applied = migrate_database(settings)
+    made = engine(settings.database_url, as_of=settings.as_of, pool_size=2)
+    stack.callback(made.dispose)
+    ensure_universe(settings, made)
+    where = "embedded PostgreSQL" if settings.embedded_database else "PostgreSQL of DATABASE_URL"
+    console.print(f"Database  {where}" + (f", {len(applied)} migrations applied" if applied else ""))
+    if settings.uses_sandbox:
+        from market_data_pipeline.sandbox.process import ensure_sandbox, running_sandbox, stop_sandbox
+
+        if running_sandbox(settings) is None:
+            stack.callback(stop_sandbox, settings)
+        source = "recorded bars" if settings.sandbox_replay else "made-up bars"
+        console.print(f"Vendor    sandbox with {source} at {ensure_sandbox(settings)} (no POLYGON_API_KEY is set)")
+    else:
+        console.print(f"Vendor    {settings.base_url}, plan {settings.plan}")
+    return made
+
+
+def _processes(settings: Settings, name: str = "up") -> Processes:
+    return Processes(_record(settings, name), settings.state_dir / "logs")
+
+
+def _record(settings: Settings, name: str) -> Path:
+    return settings.state_dir / f"{name}.json"
+
+
+def _environment(settings: Settings) -> dict[str, str]:
+    return {
+        "DAGSTER_HOME": str(settings.dagster_home),
+        "DAGSTER_POSTGRES_URL": settings.dagster_postgres_url,
+        "MARKET_DATA_PROJECT_ROOT": str(settings.project_root),
+    }
+
+
+def _start_dagster(processes: Processes, settings: Settings) -> None:
+    command = [str(Path(sys.executable).with_name("dagster-daemon")), "run"]
+    processes.start("dagster-daemon", command, cwd=settings.project_root, environment=_environment(settings))
+
+
+def _start_servers(processes: Processes, settings: Settings) -> None:
+    ui = [str(Path(sys.executable).with_name("dagster-webserver")), "-h", "127.0.0.1", "-p", str(settings.ui_port)]
+    api = [sys.executable, "-m", "market_data_pipeline.serving"]
+    processes.start("dagster-webserver", ui, cwd=settings.project_root, environment=_environment(settings))
+    processes.start("read-api", api, cwd=settings.project_root, environment=_environment(settings))
+
+
+def _load(
+    settings: Settings,
+    engine: sa.Engine,
+    processes: Processes,
+    console: Console,
+    *,
+    symbols: Sequence[str] = (),
+    timeframes: Sequence[Timeframe] = (),
+    days: int | None = None,
+    full: bool = False,
+) -> int:
+    """Refresh through Dagster, show it, print what came of it, and return the exit code."""
+    from market_data_pipeline.definitions import defs
+    from market_data_pipeline.operations.executions import failed_series, held, tier_totals
+    from market_data_pipeline.operations.progress import BackfillProgress, failures_table, summary_table
+    from market_data_pipeline.orchestration.partitions import sync_partitions
+    from market_data_pipeline.orchestration.runs import submit_refresh, wait_for_runs
+
+    began = time.monotonic()
+    expected = _expected(engine, symbols, timeframes)
+    if not expected:
+        raise UsageError("No symbol is tracked; add one with: market-data universe add AAPL --tier critical")
+    with _instance(settings) as instance:
+        sync_partitions(instance, engine)
+        run_ids = submit_refresh(
+            instance,
+            defs,
+            symbols=symbols,
+            timeframes=timeframes,
+            history_days=days,
+            full=full,
+            trigger="backfill",
+        )
+        console.print(f"Backfill  {sum(expected.values())} series in {len(run_ids)} Dagster runs")
+        with BackfillProgress(console, expected).shown() as progress:
+
+            def look(_: object) -> None:
+                processes.check()
+                progress.update(tier_totals(engine, run_ids))
+
+            statuses = wait_for_runs(instance, run_ids, on_look=look)
+    totals, failures = tier_totals(engine, run_ids), failed_series(engine, run_ids)
+    console.print()
+    console.print(summary_table(expected, totals, held(engine), time.monotonic() - began), soft_wrap=False)
+    if failures:
+        console.print(failures_table(failures), soft_wrap=False)
+    done = sum(known.done for known in totals.values())
+    unexplained = sum(expected.values()) - done - len(failures)
+    if unexplained:
+        ended = Counter(status.value for status in statuses.values())
+        runs = ", ".join(f"{count} {status}" for status, count in ended.items())
+        console.print(f"[red]{unexplained} series were never begun (runs: {runs}); the Dagster UI shows why.[/red]")
+    return 0 if done == sum(expected.values()) else 1
+
+
+def _expected(engine: sa.Engine, symbols: Sequence[str], timeframes: Sequence[Timeframe]) -> dict[Tier, int]:
+    from market_data_pipeline.store.universe import tracked
+
+    spans = set(timeframes or Timeframe)
+    # A resampled series is made of 5m bars, which the run refreshes and counts as well.
+    spans |= {timeframe.base for timeframe in spans}
+    counts = Counter(
+        Tier(entry.tier) for entry in tracked(engine) if entry.active and (not symbols or entry.symbol in symbols)
+    )
+    return {tier: counts[tier] * len(spans) for tier in Tier if counts[tier]}
+
+
+@contextmanager
+def _instance(settings: Settings) -> Iterator[dg.DagsterInstance]:
+    import dagster as dg
+
+    os.environ.update(_environment(settings))  # dagster.yaml names these variables
+    with dg.DagsterInstance.get() as instance:
+        yield instance
+
+
+def _announce(settings: Settings, processes: Processes, console: Console) -> None:
+    ui, api = f"http://127.0.0.1:{settings.ui_port}", f"http://127.0.0.1:{settings.api_port}"
+    wait_for_page(f"{ui}/server_info", processes.check)
+    wait_for_page(f"{api}/docs", processes.check)
+    console.print()
+    console.print(f"Dagster UI  {ui}/asset-groups")
+    console.print(f"Read API    {api}/docs")
+    console.print("Status      market-data staleness")
+    console.print("Ctrl-C stops everything but PostgreSQL; market-data down stops that too.")
+
+
+def _stop(processes: Processes, console: Console) -> None:
+    if processes.children:
+        console.print(f"Stopping {', '.join(child.name for child in processes.children)} ...")
+        processes.stop()
+
+
+@contextmanager
+def _only_one(settings: Settings) -> Iterator[None]:
+    """Hold the project's lock, so that there is one `up` at a time.
+
+    Raises:
+        UsageError: another one holds it.
+    """
+    settings.state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with (settings.state_dir / "up.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            running = read_record(_record(settings, "up"))
+            which = f" (process {running[0].pid})" if running else ""
+            raise UsageError(
+                f"market-data up is already running in this project{which}; the Dagster UI is at "
+                f"http://127.0.0.1:{settings.ui_port}. Stop it with: market-data down"
+            ) from None
+        leftovers = read_record(_record(settings, "up"))
+        if leftovers:
+            end_trees(leftovers)  # of an `up` that was killed
+        yield
+
+
+@contextmanager
+def _until_terminated() -> Iterator[None]:
+    """Let SIGTERM end the block as Ctrl-C does."""
+
+    def interrupt(*_: object) -> NoReturn:
+        raise KeyboardInterrupt
+
+    before: Callable[..., object] | int | None = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    return Console(highlight=False, soft_wrap=True)
