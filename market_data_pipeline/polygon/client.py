@@ -1,0 +1,223 @@
+"""The vendor's API as the pipeline needs it: bars of an interval, splits, and one day of the whole market.
+
+Pages are followed to the last one; a failure on any of them is the failure of the whole, and nothing partial is
+returned. Whatever fails carries `.usage`, the cost until then.
+
+Add here: an endpoint. Keep out: attempts (calls), the next page (paging), the wire (transport), what a page must look
+like (pages, reference, market_day).
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Final
+from urllib.parse import quote, urlsplit
+
+from market_data_pipeline.domain.failures import PipelineError, UsageError
+from market_data_pipeline.domain.series import AssetClass, Tier, Timeframe, asset_class_of
+from market_data_pipeline.domain.sessions import calendar_for, to_us
+from market_data_pipeline.polygon.calls import MAX_ATTEMPTS, Caller, Question
+from market_data_pipeline.polygon.limiter import PRIORITIES
+from market_data_pipeline.polygon.paging import Page, Paging
+from market_data_pipeline.polygon.transport import Limits, Transport
+from market_data_pipeline.polygon.usage import Tally, Usage
+from market_data_pipeline.polygon.windows import PAGE_LIMIT
+
+if TYPE_CHECKING:
+    from datetime import date
+
+    import pandas as pd
+
+    from market_data_pipeline.domain.intervals import Interval
+    from market_data_pipeline.polygon.limiter import Limiter
+    from market_data_pipeline.polygon.pages import Rows
+    from market_data_pipeline.polygon.plans import Plan
+    from market_data_pipeline.polygon.reference import SplitRow
+
+__all__ = ["Fetched", "PolygonClient", "Usage"]
+
+_SPLITS_LIMIT: Final = 1_000  # the vendor's maximum
+_RANGES: Final = {Timeframe.M5: "5/minute", Timeframe.D1: "1/day"}
+_STANDARD: Final = PRIORITIES[Tier.STANDARD]
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """A complete answer: a bar frame, and what it cost."""
+
+    bars: pd.DataFrame
+    usage: Usage
+
+
+class PolygonClient:
+    """A client of any Polygon-compatible server; threads may share it, each gets a connection of its own.
+
+    Args:
+        base_url: the server, such as https://api.polygon.io.
+        api_key: travels in the Authorization header only, and only to `base_url`.
+        limiter: gives turns.
+        plan: tells a 403 for bars older than its history from one for everything; None when unknown.
+        limits: deadlines and sizes of one exchange.
+        max_attempts: attempts per page.
+        sleep: waits between attempts.
+        uniform: a random number between two, for the backoff.
+        clock: now, aware UTC.
+
+    Raises:
+        ConfigurationError: the address or the key cannot be used.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        api_key: str,
+        *,
+        limiter: Limiter,
+        plan: Plan | None = None,
+        limits: Limits | None = None,
+        max_attempts: int = MAX_ATTEMPTS,
+        sleep: Callable[[float], None] = time.sleep,
+        uniform: Callable[[float, float], float] = random.uniform,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._limiter = limiter
+        self._transport = Transport(base_url, api_key, limits)
+        self._caller = Caller(self._transport, limiter, max_attempts=max_attempts, sleep=sleep, uniform=uniform)
+        self._paging = Paging(self._caller, urlsplit(base_url).path.rstrip("/"))
+        self._plan = plan
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._usage = Usage()
+
+    def __repr__(self) -> str:
+        """Show the server, never the key."""
+        return f"PolygonClient({self._transport!r})"
+
+    @property
+    def usage(self) -> Usage:
+        """What all answers of this client have cost so far."""
+        return self._usage
+
+    def close(self) -> None:
+        """Close the connections of all threads, the limiter's too."""
+        self._transport.close()
+        self._limiter.close()
+
+    def bars(self, symbol: str, timeframe: Timeframe, interval: Interval, *, priority: int = _STANDARD) -> Fetched:
+        """Return the raw bars that start in `interval`, after the last page of them has come in.
+
+        A bar in progress is among them when the interval reaches beyond now: the vendor does not mark it, so end the
+        interval at the last bar that is over. An empty interval costs nothing.
+
+        Args:
+            symbol: the vendor's ticker.
+            timeframe: `5m` or `1d`.
+            interval: half-open UTC, both ends on the grid (day bars: at local midnight), because the vendor widens
+                others to the grid.
+            priority: whose turn comes first, see `limiter.PRIORITIES`.
+
+        Raises:
+            TransientError: no answer after the last attempt; RateLimitedError when it was refused for the rate.
+            VendorRequestError: the request is refused (400, 404, older than the plan's history).
+            VendorRefusedError: the key or the plan is refused.
+            DataError: the answer cannot be trusted.
+            UsageError: the timeframe is not fetched, or the interval not on its grid.
+        """
+        from market_data_pipeline.domain import bars as bar_frames
+        from market_data_pipeline.polygon import pages
+
+        with self._counted() as tally:
+            _check_grid(symbol, timeframe, interval)
+            if interval.end <= interval.start:
+                return Fetched(bar_frames.empty(), tally.usage())
+            first, last = to_us(interval.start) // 1000, to_us(interval.end) // 1000 - 1
+            path = f"/v2/aggs/ticker/{quote(symbol, safe=':')}/range/{_RANGES[timeframe]}/"
+            target = f"{path}{first}/{last}?adjusted=false&sort=asc&limit={PAGE_LIMIT}"
+            what = f"{symbol} {timeframe} from {interval.start:%Y-%m-%d %H:%M} to {interval.end:%Y-%m-%d %H:%M} UTC"
+            question = Question(target, what, priority, self._beyond_history(interval.end))
+            after: int | None = None
+
+            def read(body: bytes) -> Page[Rows]:
+                rows = pages.read_bars(body, symbol, timeframe, interval, after)
+                return Page(rows, len(rows.ts_us), rows.next_url)
+
+            held = []
+            for page in self._paging.pages(question, read, path, {"adjusted": "false"}, tally):
+                if page.count:
+                    held.append(page.rows)
+                    after = int(page.rows.ts_us[-1])
+            return Fetched(pages.joined(held), tally.usage())
+
+    def splits(self, since: date, *, priority: int = _STANDARD) -> tuple[SplitRow, ...]:
+        """Return all tickers' splits executed on `since` or later, future ones too, by day and ticker.
+
+        Raises:
+            PipelineError: as `bars`.
+        """
+        from market_data_pipeline.polygon import reference
+
+        path = "/v3/reference/splits"
+        target = f"{path}?execution_date.gte={since}&limit={_SPLITS_LIMIT}&order=asc&sort=execution_date"
+
+        def read(body: bytes) -> Page[tuple[SplitRow, ...]]:
+            rows, next_url = reference.read_splits(body, since)
+            return Page(rows, len(rows), next_url)
+
+        with self._counted() as tally:
+            question = Question(target, f"splits since {since}", priority)
+            every = [split for page in self._paging.pages(question, read, path, {}, tally) for split in page.rows]
+            return reference.without_duplicates(every)
+
+    def grouped_daily(self, day: date, *, priority: int = _STANDARD) -> Fetched:
+        """Return the day bars of all US stocks, in one request: a bar frame with a column `symbol` in front.
+
+        Every `ts` is 00:00 New York of `day`, as `bars` has it, where the vendor stamps the close. A row whose values
+        contradict each other is left out with a warning. No rows on a day without a session.
+
+        Raises:
+            PipelineError: as `bars`.
+        """
+        from market_data_pipeline.polygon.market_day import read_market_day
+
+        target = f"/v2/aggs/grouped/locale/us/market/stocks/{day}?adjusted=false"
+        midnight = calendar_for(AssetClass.US_EQUITY).midnight(day)
+        question = Question(target, f"US stocks on {day}", priority, self._beyond_history(midnight))
+        with self._counted() as tally:
+            frame = self._caller.ask(question, lambda body: read_market_day(body, day), tally)
+            return Fetched(frame, tally.usage())
+
+    def _beyond_history(self, end: datetime) -> bool:
+        return self._plan is not None and self._plan.history is not None and end <= self._clock() - self._plan.history
+
+    @contextmanager
+    def _counted(self) -> Iterator[Tally]:
+        """Count one call's cost, and let a failure carry it; its text passes a last check for the key."""
+        tally = Tally()
+        try:
+            yield tally
+        except PipelineError as error:
+            error.args = (self._transport.redacted(str(error)),)
+            error.usage = tally.usage()  # type: ignore[attr-defined]
+            raise
+        finally:
+            with self._lock:
+                self._usage += tally.usage()
+
+
+def _check_grid(symbol: str, timeframe: Timeframe, interval: Interval) -> None:
+    if timeframe not in _RANGES:
+        raise UsageError(f"{timeframe} bars are not fetched: they are made of {timeframe.base} bars.")
+    calendar = calendar_for(asset_class_of(symbol))
+    for end in interval:
+        if timeframe is Timeframe.D1:
+            on_grid = end == calendar.midnight(calendar.session_date(end))
+        else:
+            on_grid = to_us(end) % (300 * 10**6) == 0
+        if not on_grid:
+            raise UsageError(f"{end.isoformat()} is not on the grid of {timeframe} bars of {symbol}.")

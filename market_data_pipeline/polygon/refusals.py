@@ -1,0 +1,118 @@
+"""What the vendor's refusals mean: which class of failure a status is, and the sentence for it.
+
+| answer | failure |
+|---|---|
+| 408, 5xx, a status nobody knows | TransientError: asked again |
+| 429 | RateLimitedError: everybody pauses, then it is asked again |
+| 400, 404, other 4xx, a redirect | VendorRequestError: this request is wrong, others are not |
+| 401 | VendorRefusedError: the key is refused, the run stops |
+| 403 for bars that the plan's history or delay excludes | VendorRequestError |
+| any other 403 | VendorRefusedError: the plan is refused, the run stops |
+
+A refusal inside HTTP 200 counts as the status it stands for. The vendor uses one status for "this range is not in your
+plan" and "nothing is": they are told apart by the requested interval (wholly older than the configured plan's history)
+and, where the configuration says more than the plan holds, by the vendor's sentence, which then speaks of the
+data's timeframe.
+
+Add here: a refusal that somebody recorded. Keep out: retrying (client).
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from market_data_pipeline.domain.failures import (
+    DataError,
+    PipelineError,
+    RateLimitedError,
+    TransientError,
+    VendorRefusedError,
+    VendorRequestError,
+)
+
+if TYPE_CHECKING:
+    from market_data_pipeline.polygon.transport import Answer
+
+_LONGEST_TEXT: Final = 300
+_OUTSIDE_PLAN: Final = re.compile(r"timeframe|time frame|date range|too old", re.IGNORECASE)
+# The status that a refusal inside HTTP 200 stands for, by its words first.
+_IN_WORDS: Final = (
+    (re.compile(r"maximum requests|rate limit|too many requests", re.IGNORECASE), 429),
+    (re.compile(r"api ?key", re.IGNORECASE), 401),
+)
+_IN_STATUS: Final = {"NOT_AUTHORIZED": 403, "NOT_FOUND": 404, "ERROR": 400}
+
+
+class RefusedInBodyError(Exception):
+    """An answer with HTTP 200 whose `status` is a refusal; the client turns it into what it stands for."""
+
+    def __init__(self, status: str, text: str) -> None:
+        super().__init__(f"{status}: {text}")
+        self.status = status
+        self.text = text
+
+    @property
+    def code(self) -> int:
+        """The HTTP status that the vendor should have sent."""
+        for words, code in _IN_WORDS:
+            if words.search(self.text):
+                return code
+        return _IN_STATUS.get(self.status, 400)
+
+
+class _Refusal(msgspec.Struct):
+    error: str | None = None
+    message: str | None = None
+
+
+_REFUSAL: Final = msgspec.json.Decoder(_Refusal)
+
+
+def text_of(answer: Answer) -> str:
+    """Return the vendor's sentence in a refusal, "" when the body is empty or not the vendor's JSON."""
+    try:
+        refusal = _REFUSAL.decode(answer.body)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return ""
+    return refusal.error or refusal.message or ""
+
+
+def failure(code: int, text: str, what: str, *, beyond_history: bool) -> PipelineError:
+    """Return the failure that HTTP status `code` means.
+
+    Args:
+        code: the status, or the one that a refusal inside HTTP 200 stands for.
+        text: the vendor's sentence, free of secrets; "" when it gave none.
+        what: the request in words.
+        beyond_history: the whole interval asked for is older than the plan's history.
+    """
+    said = f"HTTP {code}: {_one_line(text)}" if text else f"HTTP {code}"
+    if code == 401:
+        return VendorRefusedError(
+            f"The vendor refuses the API key ({said}). Correct POLYGON_API_KEY, or remove it to use the sandbox."
+        )
+    if code == 403:
+        if beyond_history or _OUTSIDE_PLAN.search(text):
+            return VendorRequestError(f"{what}: not in the plan ({said}). Ask for less history, or upgrade the plan.")
+        return VendorRefusedError(
+            f"The plan of this API key does not allow {what} ({said}). Check POLYGON_PLAN and the subscription."
+        )
+    if code == 429:
+        return RateLimitedError(f"{what}: too many requests for the plan ({said}).")
+    if code == 408 or code >= 500:
+        return TransientError(f"{what}: the vendor failed ({said}).")
+    if 300 <= code < 400:
+        return VendorRequestError(
+            f"{what}: the server sends us elsewhere ({said}), where the key must not go. Correct POLYGON_BASE_URL."
+        )
+    if 200 <= code < 300:
+        return DataError(f"{what}: a success without an answer ({said}).")
+    return VendorRequestError(f"{what}: the vendor refuses the request ({said}).")
+
+
+def _one_line(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= _LONGEST_TEXT else line[: _LONGEST_TEXT - 1] + "…"

@@ -1,0 +1,210 @@
+"""One HTTP exchange with the vendor: the key, the deadlines, the size, and nothing of the answer's meaning.
+
+The key travels in the Authorization header to the configured host and nowhere else: redirects are not followed, and no
+exception of `requests` leaves this module, because each drags along the request that holds the key.
+
+Add here: what the wire needs. Keep out: what a status or a body means (refusals, pages).
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import threading
+import weakref
+import zlib
+from contextlib import suppress
+from dataclasses import dataclass
+from http.client import HTTPException
+from typing import TYPE_CHECKING, Final, NamedTuple
+from urllib.parse import urlsplit
+
+import requests
+import urllib3
+from requests.auth import AuthBase
+
+from market_data_pipeline.domain.failures import ConfigurationError, DataError, PipelineError, TransientError
+from market_data_pipeline.polygon.deadline import Deadline, DeadlineAdapter
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+OK: Final = 200
+
+_CHUNK: Final = 1 << 16
+# What requests, the libraries below it and the socket raise when an exchange breaks.
+_BROKEN: Final = (requests.RequestException, urllib3.exceptions.HTTPError, HTTPException, OSError, zlib.error)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one exchange may take.
+
+    Attributes:
+        connect: seconds to a connection.
+        read: seconds without a byte.
+        total: seconds from the first byte sent to the last received; a full page takes 1 to 3.
+        body: bytes of an unpacked body; the largest recorded page has 5 million.
+    """
+
+    connect: float = 10
+    read: float = 30
+    total: float = 120
+    body: int = 64 << 20
+
+
+class Answer(NamedTuple):
+    """A complete answer: its body is unpacked, `size` is what came over the wire."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+    size: int
+
+
+class Transport:
+    """Sends GET requests to one host; threads may share it, each gets a connection of its own."""
+
+    def __init__(self, base_url: str, api_key: str, limits: Limits | None = None) -> None:
+        """Check the address and the key; nothing is sent.
+
+        Raises:
+            ConfigurationError: the address names no host or holds a login, or the key cannot stand in a header.
+        """
+        parts = urlsplit(base_url)
+        if parts.scheme not in {"http", "https"} or not parts.hostname or "@" in parts.netloc:
+            raise ConfigurationError(
+                "POLYGON_BASE_URL must be an address such as https://api.polygon.io, without a login."
+            )
+        if not api_key or not (api_key.isascii() and api_key.isprintable()) or " " in api_key:
+            raise ConfigurationError("POLYGON_API_KEY holds a blank or a character that no key has, or is empty.")
+        self._base = base_url.rstrip("/")
+        self._host = parts.hostname
+        self._auth = _Bearer(api_key)
+        self._limits = limits or Limits()
+        self._local = threading.local()
+        self._sessions: weakref.WeakSet[requests.Session] = weakref.WeakSet()
+        self._lock = threading.Lock()
+
+    def __repr__(self) -> str:
+        return f"Transport({self._base!r})"
+
+    def get(self, target: str, what: str) -> Answer:
+        """Return the complete answer to `GET target`.
+
+        Args:
+            target: path and query, from the slash on.
+            what: the request in words, for the sentence of a failure.
+
+        Raises:
+            TransientError: no connection, a reset, a deadline, or a body that is cut short or cannot be unpacked.
+            DataError: the body is larger than allowed.
+        """
+        failure: PipelineError
+        deadline = Deadline(self._limits.total)
+        try:
+            with deadline:
+                answer = self._exchange(target)
+        except PipelineError as error:
+            failure = type(error)(f"{what}: {error}.")
+        except _BROKEN as error:
+            failure = TransientError(f"{what}: {_reason(error)}.")
+        else:
+            if not deadline.expired:
+                return answer
+        if deadline.expired:
+            failure = TransientError(f"{what}: no complete answer within {self._limits.total:g} s.")
+        # Raised out here, the failure has no __context__: the exceptions above hold the request, and so the key.
+        raise failure
+
+    def redacted(self, text: str) -> str:
+        """Return `text` without the key."""
+        return self._auth.redacted(text)
+
+    def close(self) -> None:
+        """Close the connections of all threads."""
+        with self._lock:
+            for session in list(self._sessions):
+                session.close()
+            self._sessions.clear()
+            self._local = threading.local()
+
+    def _exchange(self, target: str) -> Answer:
+        timeout = (self._limits.connect, self._limits.read)
+        url = self._base + target
+        with self._session().get(url, stream=True, allow_redirects=False, timeout=timeout) as response:
+            try:
+                body, size = _unpacked(response, self._limits.body)
+            except (PipelineError, *_BROKEN):
+                if response.status_code == OK:
+                    raise
+                body, size = b"", 0  # a refusal counts, whatever became of its words
+            return Answer(response.status_code, response.headers, body, size)
+
+    def _session(self) -> requests.Session:
+        session: requests.Session | None = getattr(self._local, "session", None)
+        if session is None:
+            session = requests.Session()
+            session.auth = self._auth  # also keeps requests from sending a ~/.netrc login in its place
+            session.headers.update({"Accept": "application/json", "Accept-Encoding": "gzip"})
+            session.headers["User-Agent"] = "market-data-pipeline"
+            session.trust_env = not _is_loopback(self._host)  # a proxy cannot reach our own sandbox
+            for scheme in ("http://", "https://"):
+                session.mount(scheme, DeadlineAdapter(pool_connections=1, pool_maxsize=1, max_retries=0))
+            self._local.session = session
+            with self._lock:
+                self._sessions.add(session)
+        return session
+
+
+class _Bearer(AuthBase):
+    """Puts the key into the header of each request; shows it nowhere."""
+
+    __slots__ = ("_key",)
+
+    def __init__(self, key: str) -> None:
+        self._key = key
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        request.headers["Authorization"] = f"Bearer {self._key}"
+        return request
+
+    def __repr__(self) -> str:
+        return "_Bearer(***)"
+
+    def redacted(self, text: str) -> str:
+        return text.replace(self._key, "***")
+
+
+def _unpacked(response: requests.Response, limit: int) -> tuple[bytes, int]:
+    """Return the body and its size on the wire; urllib3 would take a gzip stream that is cut short for a whole one."""
+    encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
+    if encoding not in {"identity", "gzip", "x-gzip", ""}:
+        raise TransientError(f"the body is encoded as {encoding[:20]!r}, which was not asked for")
+    unpack = zlib.decompressobj(wbits=31) if "gzip" in encoding else None
+    body, size = bytearray(), 0
+    for chunk in response.raw.stream(_CHUNK, decode_content=False):
+        size += len(chunk)
+        body += chunk if unpack is None else unpack.decompress(chunk, limit + 1 - len(body))
+        if len(body) > limit or size > limit:
+            raise DataError(f"the body is larger than {limit} bytes")
+    if unpack is not None and size and not unpack.eof:
+        raise TransientError("the compressed body is cut short")
+    return bytes(body), size
+
+
+def _is_loopback(host: str) -> bool:
+    with suppress(ValueError):
+        return ipaddress.ip_address(host).is_loopback
+    return host == "localhost"
+
+
+def _reason(error: BaseException) -> str:
+    """Return what went wrong in our words; the exception's own may quote the request."""
+    name = type(error).__name__
+    if isinstance(error, requests.ConnectTimeout):
+        return f"no connection in time ({name})"
+    if isinstance(error, requests.Timeout | urllib3.exceptions.TimeoutError):
+        return f"no byte in time ({name})"
+    if isinstance(error, zlib.error):
+        return "the compressed body is damaged"
+    return f"the connection failed ({name})"
