@@ -1,0 +1,136 @@
+"""The columns that both sources serve, and how finer bars become coarser ones.
+
+Add here: pure arithmetic on columns. Keep out: where bars come from (synthetic, replay), which of them are
+visible (view) and how they are written (encode).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import datetime as dt
+    from collections.abc import Iterable, Sequence
+
+    from numpy.typing import NDArray
+
+    Floats = NDArray[np.float64]
+    Ints = NDArray[np.int64]
+
+MINUTE_MS: Final = 60_000
+
+# Volumes of whole micro-shares add up exactly in float64 (below 2**53) while fractions of a share do not, so sums are
+# made of micro-shares and divided once.
+_MICRO: Final = 1e6
+
+
+class SplitRow(NamedTuple):
+    """One split, in the vendor's words: `split_from` old shares become `split_to` new ones."""
+
+    ticker: str
+    execution_date: dt.date
+    split_from: float
+    split_to: float
+
+
+@dataclass(frozen=True, slots=True)
+class Bars:
+    """Bars of one ticker, ascending; every column is as long as `t`.
+
+    `t` is the start in ms since 1970 UTC; prices in dollars; `v` in shares; `vw` and `n` are NaN where unknown;
+    `base` is how many base bars (minutes, or days for day bars) the bar is made of: what `limit` counts.
+    """
+
+    t: Ints
+    o: Floats
+    h: Floats
+    low: Floats
+    c: Floats
+    v: Floats
+    vw: Floats
+    n: Floats
+    base: Ints
+
+    def __len__(self) -> int:
+        """Return the number of bars."""
+        return len(self.t)
+
+    def columns(self) -> tuple[NDArray[np.generic], ...]:
+        """Return the nine columns in the order of the constructor."""
+        return (self.t, self.o, self.h, self.low, self.c, self.v, self.vw, self.n, self.base)
+
+    def take(self, rows: slice | NDArray[np.generic]) -> Bars:
+        """Return the given rows: a slice, a mask or ascending positions."""
+        return Bars(*(column[rows] for column in self.columns()))  # type: ignore[arg-type]
+
+    def between(self, start_ms: int, end_ms: int) -> Bars:
+        """Return the bars that start in [start_ms, end_ms)."""
+        low, high = (int(i) for i in np.searchsorted(self.t, (start_ms, end_ms)))
+        return self if low == 0 and high == len(self) else self.take(slice(low, high))
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of the columns."""
+        return sum(column.nbytes for column in self.columns())
+
+
+_NOTHING: Final = np.empty(0)
+_NO_NUMBERS: Final = np.empty(0, dtype="int64")
+NO_BARS: Final = Bars(
+    _NO_NUMBERS, _NOTHING, _NOTHING, _NOTHING, _NOTHING, _NOTHING, _NOTHING, _NOTHING, base=_NO_NUMBERS
+)
+
+
+def concat(parts: Iterable[Bars]) -> Bars:
+    """Return the parts, each ascending and after the one before it, as one."""
+    held = [part for part in parts if len(part)]
+    if len(held) <= 1:
+        return held[0] if held else NO_BARS
+    return Bars(*(np.concatenate(columns) for columns in zip(*(p.columns() for p in held), strict=True)))
+
+
+def aggregate(bars: Bars, starts_ms: Ints) -> Bars:
+    """Return one bar for each run of equal values in `starts_ms`, the coarser bar's start of every bar.
+
+    Open is the first bar's, close the last's; volumes and counts add up; VWAP is weighted by volume and rounded to
+    four decimals as the vendor's, NaN when one is unknown.
+    """
+    if not len(bars):
+        return bars
+    first = np.flatnonzero(np.diff(starts_ms, prepend=starts_ms[0] - 1))
+    last = np.append(first[1:], len(bars)) - 1
+    micro = np.rint(bars.v * _MICRO)
+    volume = np.add.reduceat(micro, first)
+    weighted = np.add.reduceat(bars.vw * micro, first)
+    return Bars(
+        t=starts_ms[first],
+        o=bars.o[first],
+        h=np.maximum.reduceat(bars.h, first),
+        low=np.minimum.reduceat(bars.low, first),
+        c=bars.c[last],
+        v=volume / _MICRO,
+        vw=np.rint(weighted / np.maximum(volume, 1.0) * 1e4) / 1e4,
+        n=np.add.reduceat(bars.n, first),
+        base=np.add.reduceat(bars.base, first),
+    )
+
+
+def to_step(minutes: Bars, step_ms: int) -> Bars:
+    """Return minute bars as bars of `step_ms`, on the vendor's grid: multiples of the step since 1970 UTC.
+
+    Multi-hour bars thus step by absolute hours: 4-hour bars start at 04:00 New York in summer, at 03:00 in winter.
+    """
+    if step_ms == MINUTE_MS:
+        return minutes
+    return aggregate(minutes, minutes.t // step_ms * step_ms)
+
+
+def join(parts: Sequence[Bars]) -> Bars:
+    """Return ascending parts of one timeframe as one, merging a bar that was cut between two of them."""
+    joined = concat(parts)
+    if len(joined) > 1 and bool((joined.t[1:] == joined.t[:-1]).any()):
+        return aggregate(joined, joined.t)
+    return joined

@@ -1,0 +1,143 @@
+"""Which invented companies the synthetic market holds, and what they are like.
+
+Add here: a ticker with its price level, turnover and splits. Keep out: how bars follow from these (synthetic).
+
+Known are the 25 names of the packaged universe, more that exercise unusual spellings (a class share, a preferred share,
+round-the-clock crypto), and every `SYN0000` to `SYN9999` for load tests. Any other ticker is unknown, which on the
+vendor's wire looks the same as having no trades.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Final
+
+import numpy as np
+
+from market_data_pipeline.domain.series import AssetClass, asset_class_of
+
+SEED: Final = 20_031_001
+FIRST_YEAR: Final = 2004  # the vendor's minute bars begin in autumn 2003
+ANCHOR_YEAR: Final = 2026  # the year in whose prices the levels below are given
+
+
+@dataclass(frozen=True, slots=True)
+class Instrument:
+    """What an invented market is made from."""
+
+    ticker: str
+    level: float  # typical price in dollars, at the start of `ANCHOR_YEAR`
+    daily_volume: float  # shares or coins
+    trades: float  # a day
+    volatility: float  # standard deviation of a day's log return
+    quiet_trades: float  # least expected trades of an extended-hours minute
+    growth: float = 0.03  # log price a year
+
+    @property
+    def key(self) -> int:
+        """A number that tells this ticker's random streams from all others."""
+        return int.from_bytes(hashlib.blake2b(self.ticker.encode(), digest_size=8).digest(), "big")
+
+    @property
+    def asset_class(self) -> AssetClass:
+        """Which calendar it trades on."""
+        return asset_class_of(self.ticker)
+
+
+@dataclass(frozen=True, slots=True)
+class SplitCycle:
+    """A name that splits every four years; between, its price grows by as much, so raw prices stay in one range."""
+
+    phase: int  # years with year % 4 == phase
+    month: int
+    split_to: int
+
+    def dates(self, through: int) -> tuple[dt.date, ...]:
+        """Return the execution dates up to the end of the year `through`: the month's second Monday."""
+        years = range(FIRST_YEAR, through + 1)
+        return tuple(_second_monday(year, self.month) for year in years if year % 4 == self.phase)
+
+
+def _second_monday(year: int, month: int) -> dt.date:
+    first = dt.date(year, month, 1)
+    return first + dt.timedelta(days=(-first.weekday()) % 7 + 7)
+
+
+# Two splits fall into any twelve months. June and October have no holiday on a second Monday that closes NYSE.
+SPLIT_CYCLES: Final = {
+    "AMZN": SplitCycle(phase=0, month=6, split_to=2),
+    "GOOGL": SplitCycle(phase=0, month=10, split_to=2),
+    "TSLA": SplitCycle(phase=1, month=6, split_to=3),
+    "COST": SplitCycle(phase=1, month=10, split_to=2),
+    "NVDA": SplitCycle(phase=2, month=6, split_to=4),
+    "AMD": SplitCycle(phase=2, month=10, split_to=2),
+    "AAPL": SplitCycle(phase=3, month=6, split_to=4),
+    "NFLX": SplitCycle(phase=3, month=10, split_to=3),
+}
+
+
+def _stock(ticker: str, level: float, millions: float, volatility: float = 0.016) -> Instrument:
+    """Return a liquid name: about 60 shares a trade, and somebody awake in nearly every five minutes from 04:00 on."""
+    shares = millions * 1e6
+    return Instrument(ticker, level, shares, shares / 60, volatility, quiet_trades=1.1)
+
+
+_LIQUID: Final = (
+    _stock("AAPL", 262.0, 48, 0.015), _stock("MSFT", 478.0, 21, 0.014), _stock("NVDA", 186.0, 185, 0.026),
+    _stock("AMZN", 228.0, 41, 0.018), _stock("GOOGL", 291.0, 35, 0.018), _stock("META", 655.0, 14, 0.02),
+    _stock("TSLA", 428.0, 84, 0.034), _stock("SPY", 684.0, 72, 0.008), _stock("QQQ", 618.0, 51, 0.011),
+    _stock("IWM", 246.0, 33, 0.012), _stock("DIA", 478.0, 4, 0.008), _stock("AMD", 221.0, 44, 0.03),
+    _stock("AVGO", 346.0, 23, 0.025), _stock("NFLX", 112.0, 36, 0.02), _stock("JPM", 309.0, 9, 0.012),
+    _stock("BAC", 53.5, 37, 0.013), _stock("WFC", 87.0, 15, 0.014), _stock("GS", 812.0, 2.1, 0.016),
+    _stock("V", 342.0, 6.4, 0.011), _stock("MA", 561.0, 2.8, 0.011), _stock("UNH", 331.0, 8.5, 0.018),
+    _stock("LLY", 1045.0, 3.4, 0.019), _stock("JNJ", 206.0, 7.6, 0.01), _stock("PFE", 25.3, 46, 0.012),
+    _stock("MRK", 101.0, 11, 0.013), _stock("XOM", 119.0, 15, 0.013), _stock("CVX", 151.0, 8, 0.012),
+    _stock("WMT", 112.0, 18, 0.011), _stock("COST", 884.0, 2, 0.012), _stock("HD", 358.0, 3.9, 0.012),
+    _stock("PG", 144.0, 8.3, 0.009), _stock("KO", 70.5, 16, 0.008), _stock("PEP", 146.0, 7, 0.01),
+    _stock("DIS", 113.0, 9, 0.014), _stock("INTC", 39.4, 88, 0.03), _stock("CRM", 262.0, 7, 0.018),
+    _stock("ORCL", 197.0, 22, 0.027), _stock("ADBE", 352.0, 3.6, 0.017), _stock("CSCO", 77.0, 20, 0.012),
+    _stock("PLTR", 181.0, 48, 0.033), _stock("BA", 217.0, 7.4, 0.018), _stock("ABBV", 228.0, 5.5, 0.012),
+    _stock("GOOG", 292.0, 22, 0.018), _stock("GLD", 398.0, 11, 0.01), _stock("TLT", 87.4, 32, 0.007),
+    _stock("C", 118.0, 13, 0.016), _stock("CAT", 583.0, 3, 0.017), _stock("IBM", 297.0, 4.4, 0.015),
+    _stock("MCD", 306.0, 3.2, 0.009), _stock("NKE", 63.8, 14, 0.017), _stock("QCOM", 172.0, 8, 0.018),
+)  # fmt: skip
+
+_UNUSUAL: Final = (
+    _stock("BRK.B", 503.0, 4.5, 0.009),
+    Instrument("KIMpL", 20.6, 21_000, 160, 0.006, quiet_trades=0.0),
+    Instrument("X:BTCUSD", 87_600.0, 9_500, 520_000, 0.024, quiet_trades=40.0),
+    Instrument("X:ETHUSD", 2_970.0, 160_000, 330_000, 0.033, quiet_trades=25.0),
+)
+
+INSTRUMENTS: Final = {
+    made.ticker: Instrument(
+        made.ticker, made.level, made.daily_volume, made.trades, made.volatility, made.quiet_trades,
+        growth=float(np.log(SPLIT_CYCLES[made.ticker].split_to)) / 4 if made.ticker in SPLIT_CYCLES else made.growth,
+    )
+    for made in (*_LIQUID, *_UNUSUAL)
+}  # fmt: skip
+
+_LOAD_TEST: Final = re.compile(r"SYN\d{4}")
+
+
+@lru_cache(maxsize=20_000)
+def instrument(ticker: str) -> Instrument | None:
+    """Return what `ticker` is like, None when the synthetic market does not know it. Case matters."""
+    if known := INSTRUMENTS.get(ticker):
+        return known
+    if not _LOAD_TEST.fullmatch(ticker):
+        return None
+    dice = np.random.default_rng([SEED, int(ticker[3:])])
+    shares = float(10 ** dice.uniform(5.5, 7.3))
+    return Instrument(
+        ticker,
+        level=round(float(10 ** dice.uniform(1.0, 2.6)), 2),
+        daily_volume=shares,
+        trades=shares / 70,
+        volatility=float(dice.uniform(0.01, 0.035)),
+        quiet_trades=float(dice.uniform(0.05, 0.6)),
+    )

@@ -1,0 +1,135 @@
+"""The synthetic market as a source: months are invented when they are asked for and kept for a while.
+
+Add here: what is kept and for how long. Keep out: how bars are invented (synthetic).
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections import OrderedDict
+from functools import lru_cache
+from typing import TYPE_CHECKING, Final
+
+from market_data_pipeline.domain.series import AssetClass, asset_class_of
+from market_data_pipeline.domain.sessions import END_DATE, SessionCalendar, calendar_for
+from market_data_pipeline.sandbox.bars import MINUTE_MS, NO_BARS, Bars, SplitRow, concat, to_step
+from market_data_pipeline.sandbox.catalogue import FIRST_YEAR, INSTRUMENTS, instrument
+from market_data_pipeline.sandbox.synthetic import day_bars, month_minutes, splits
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable, Iterator, Sequence
+
+    from market_data_pipeline.domain.sessions import Session
+
+FIVE_MINUTES_MS: Final = 5 * MINUTE_MS
+_HOUR_MS: Final = 60 * MINUTE_MS
+
+# A year of 25 symbols' 5m bars takes 87 MB, the newest two months of all of them 15 MB; a month's minutes take 1.5 MB.
+_KEPT_BYTES: Final = 96_000_000
+
+
+class SyntheticMarket:
+    """Invented bars from `FIRST_YEAR` on; see `catalogue` for the tickers it knows."""
+
+    def __init__(self, load_test_symbols: int = 0) -> None:
+        """Let whole-market questions include `SYN0000` up to that many load-test symbols (asked by name, all exist)."""
+        self._tickers = tuple(sorted([*INSTRUMENTS, *(f"SYN{i:04d}" for i in range(min(load_test_symbols, 10_000)))]))
+        self._kept = _Kept(_KEPT_BYTES)
+
+    @property
+    def description(self) -> str:
+        """What it is, for people."""
+        return f"synthetic market of {len(self._tickers)} tickers from {FIRST_YEAR} on"
+
+    def tickers(self) -> tuple[str, ...]:
+        """Return the listed tickers in order."""
+        return self._tickers
+
+    def intraday(
+        self, ticker: str, step_ms: int, start_ms: int, end_ms: int, *, descending: bool = False
+    ) -> Iterator[Bars]:
+        """Yield bars of `step_ms` made of the minutes in [start_ms, end_ms), a month at a time."""
+        if instrument(ticker) is None:
+            return
+        found = _months(calendar_for(asset_class_of(ticker)), start_ms, end_ms)
+        for year, month in reversed(found) if descending else found:
+            if _HOUR_MS % step_ms == 0:  # no month begins inside such a bar
+                yield self._month(ticker, year, month, step_ms).between(start_ms, end_ms)
+            else:
+                yield to_step(self._month(ticker, year, month, MINUTE_MS).between(start_ms, end_ms), step_ms)
+
+    def days(self, ticker: str, start_ms: int, end_ms: int) -> Bars:
+        """Return the day bars that start in [start_ms, end_ms)."""
+        if instrument(ticker) is None:
+            return NO_BARS
+        found = _months(calendar_for(asset_class_of(ticker)), start_ms, end_ms)
+        return concat(self._month(ticker, year, month, 0) for year, month in found).between(start_ms, end_ms)
+
+    def splits(self) -> Sequence[SplitRow]:
+        """Return all splits by ascending date."""
+        return [SplitRow(ticker, day, 1.0, float(to)) for ticker, day, to in splits(END_DATE.year - 1)]
+
+    def _month(self, ticker: str, year: int, month: int, step_ms: int) -> Bars:
+        """Return a month's bars of a step that divides the hour, or its day bars for 0.
+
+        Whoever asks for 5m or day bars asks for the other soon: both are made from the minutes while these are hot.
+        """
+        if (found := self._kept.get((ticker, year, month, step_ms))) is not None:
+            return found
+        item = instrument(ticker)
+        assert item is not None  # noqa: S101 - callers have asked before; narrows the type
+        sessions = _sessions(item.asset_class, year, month)
+        if (minutes := self._kept.get((ticker, year, month, MINUTE_MS))) is None:
+            minutes = month_minutes(item, sessions, year, month)
+        made = {
+            0: day_bars(item, minutes, sessions),
+            FIVE_MINUTES_MS: to_step(minutes, FIVE_MINUTES_MS),
+        }
+        if step_ms not in made:
+            made[step_ms] = to_step(minutes, step_ms)
+        for step, bars in made.items():
+            self._kept.put((ticker, year, month, step), bars)
+        return made[step_ms]
+
+
+class _Kept:
+    """Bars by key, the longest unused ones dropped once all together exceed a number of bytes."""
+
+    def __init__(self, most_bytes: int) -> None:
+        self._most = most_bytes
+        self._bytes = 0
+        self._bars: OrderedDict[Hashable, Bars] = OrderedDict()
+
+    def get(self, key: Hashable) -> Bars | None:
+        bars = self._bars.get(key)
+        if bars is not None:
+            self._bars.move_to_end(key)
+        return bars
+
+    def put(self, key: Hashable, bars: Bars) -> None:
+        if key in self._bars:
+            return
+        self._bars[key] = bars
+        self._bytes += bars.nbytes
+        while self._bytes > self._most and len(self._bars) > 1:
+            self._bytes -= self._bars.popitem(last=False)[1].nbytes
+
+
+def _months(calendar: SessionCalendar, start_ms: int, end_ms: int) -> list[tuple[int, int]]:
+    """Return the (year, month) on the exchange's clock that share an instant with [start_ms, end_ms)."""
+    if end_ms <= start_ms:
+        return []
+    earliest = dt.date(FIRST_YEAR, 1, 1)
+    first = max(earliest, calendar.session_date(dt.datetime.fromtimestamp(start_ms / 1000, dt.UTC)))
+    last = min(
+        END_DATE - dt.timedelta(days=1), calendar.session_date(dt.datetime.fromtimestamp((end_ms - 1) / 1000, dt.UTC))
+    )
+    numbers = range(first.year * 12 + first.month - 1, last.year * 12 + last.month)
+    return [(number // 12, number % 12 + 1) for number in numbers]
+
+
+@lru_cache(maxsize=512)
+def _sessions(asset_class: AssetClass, year: int, month: int) -> tuple[Session, ...]:
+    start = dt.date(year, month, 1)
+    end = dt.date(year + month // 12, month % 12 + 1, 1)
+    return calendar_for(asset_class).sessions(start, end)

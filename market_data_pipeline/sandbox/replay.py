@@ -1,0 +1,127 @@
+"""Recorded bars as a source: the vendor's flat files, served as they are.
+
+A folder holds `day/*.csv.gz` and `minute/*.csv.gz` with the columns `ticker,volume,open,close,high,low,window_start,
+transactions` (`window_start` in ns since 1970 UTC, a bar's start; day bars at local midnight) and, if there were any,
+`splits.csv` with `ticker,execution_date,split_from,split_to`. Minutes are aggregated to any intraday bar; day bars come
+from the day files alone: a ticker with only one kind has no bars of the other.
+
+Add here: reading recorded files. Keep out: what may be seen at an instant (view).
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from market_data_pipeline.domain.failures import ConfigurationError
+from market_data_pipeline.sandbox.bars import NO_BARS, Bars, SplitRow, to_step
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+_KINDS: Final = ("day", "minute")
+_NUMBERS: Final = ("volume", "open", "close", "high", "low", "transactions")
+_SPLIT_COLUMNS: Final = ("ticker", "execution_date", "split_from", "split_to")
+
+
+class Replay:
+    """The recorded bars of one folder, held in memory (72 bytes a bar)."""
+
+    def __init__(self, folder: Path) -> None:
+        """Read the folder.
+
+        Raises:
+            ConfigurationError: it is not such a folder, or a file in it cannot be read; the sentence names it.
+        """
+        if not any((folder / kind).is_dir() for kind in _KINDS):
+            raise ConfigurationError(
+                f"{folder} holds no recorded bars: it needs a folder day/ or minute/ with *.csv.gz files "
+                "in the vendor's flat-file columns."
+            )
+        self._folder = folder
+        self._days = _read_bars(folder / "day")
+        self._minutes = _read_bars(folder / "minute")
+        if not self._days and not self._minutes:
+            raise ConfigurationError(f"{folder} holds no recorded bars: there is no *.csv.gz file in day/ or minute/.")
+        self._splits = _read_splits(folder / "splits.csv")
+
+    @property
+    def description(self) -> str:
+        """What it is, for people."""
+        return f"recorded bars of {len(self.tickers())} tickers in {self._folder}"
+
+    def tickers(self) -> tuple[str, ...]:
+        """Return the recorded tickers in order."""
+        return tuple(sorted({*self._days, *self._minutes}))
+
+    def intraday(
+        self, ticker: str, step_ms: int, start_ms: int, end_ms: int, *, descending: bool = False
+    ) -> Iterator[Bars]:
+        """Yield the bars of `step_ms` made of the recorded minutes in [start_ms, end_ms), all in one piece."""
+        del descending
+        yield to_step(self._minutes.get(ticker, NO_BARS).between(start_ms, end_ms), step_ms)
+
+    def days(self, ticker: str, start_ms: int, end_ms: int) -> Bars:
+        """Return the recorded day bars that start in [start_ms, end_ms)."""
+        return self._days.get(ticker, NO_BARS).between(start_ms, end_ms)
+
+    def splits(self) -> Sequence[SplitRow]:
+        """Return all recorded splits by ascending date."""
+        return self._splits
+
+
+def _read_bars(folder: Path) -> dict[str, Bars]:
+    """Return the bars of all files of a folder by ticker, ascending."""
+    import pyarrow as pa
+    from pyarrow import csv
+
+    types = {"ticker": pa.string(), "window_start": pa.int64()} | dict.fromkeys(_NUMBERS, pa.float64())
+    options = csv.ConvertOptions(column_types=types, include_columns=list(types), null_values=[""])
+    found: dict[str, list[tuple[np.ndarray[Any, Any], ...]]] = {}
+    for file in sorted(folder.glob("*.csv.gz")):
+        try:
+            table = csv.read_csv(file, convert_options=options)
+        except (pa.ArrowException, OSError, KeyError) as error:
+            raise ConfigurationError(
+                f"{file} is not a flat file of bars ({error}); its columns should be {','.join(types)}."
+            ) from None
+        tickers = table.column("ticker").to_numpy(zero_copy_only=False)
+        columns = [table.column(name).to_numpy(zero_copy_only=False) for name in ("window_start", *_NUMBERS)]
+        for ticker in dict.fromkeys(tickers):
+            rows = tickers == ticker
+            found.setdefault(ticker, []).append(tuple(column[rows] for column in columns))
+    return {ticker: _bars(ticker, parts, folder) for ticker, parts in found.items()}
+
+
+def _bars(ticker: str, parts: list[tuple[np.ndarray[Any, Any], ...]], folder: Path) -> Bars:
+    start_ns, volume, opened, close, high, low, trades = (np.concatenate(c) for c in zip(*parts, strict=True))
+    order = np.argsort(start_ns, kind="stable")
+    t = (start_ns // 1_000_000)[order]
+    if twice := t[1:][t[1:] == t[:-1]].tolist():
+        when = dt.datetime.fromtimestamp(twice[0] / 1000, dt.UTC)
+        raise ConfigurationError(
+            f"The files in {folder} hold two bars of {ticker} that start at {when:%Y-%m-%d %H:%M}Z."
+        )
+    o, h, lo, c, v, n = (column[order] for column in (opened, high, low, close, volume, trades))
+    return Bars(t, o, h, lo, c, v, np.full(len(t), np.nan), n, np.ones(len(t), dtype="int64"))
+
+
+def _read_splits(file: Path) -> list[SplitRow]:
+    import csv
+
+    if not file.exists():
+        return []
+    try:
+        with file.open(encoding="utf-8", newline="") as stream:
+            rows = [tuple(row[name] for name in _SPLIT_COLUMNS) for row in csv.DictReader(stream)]
+            splits = [
+                SplitRow(ticker, dt.date.fromisoformat(day), float(old), float(new)) for ticker, day, old, new in rows
+            ]
+    except (OSError, KeyError, ValueError, TypeError) as error:
+        raise ConfigurationError(
+            f"{file} is not a list of splits ({error}); its columns should be {','.join(_SPLIT_COLUMNS)}."
+        ) from None
+    return sorted(splits, key=lambda split: (split.execution_date, split.ticker))

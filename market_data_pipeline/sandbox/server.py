@@ -1,0 +1,222 @@
+"""The sandbox server: HTTP around `wire`, with keys, the plan's rate and a status page for people.
+
+`python -m market_data_pipeline.sandbox.server --help` runs one. It listens on the loopback interface, keeps
+connections alive, and answers from one thread: a page costs about 20 ms of CPU. Its clock is the real one or stands
+still (`--as-of`).
+
+Add here: what happens to a request before and after `wire`. Keep out: starting one on demand (process).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import signal
+import threading
+import time
+import zlib
+from collections import Counter, deque
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import parse_qsl
+
+import uvicorn
+
+from market_data_pipeline.polygon.plans import Plan, plan_named
+from market_data_pipeline.sandbox.listening import HOST, PORT, SANDBOX_KEY, STATUS_PATH, bind
+from market_data_pipeline.sandbox.query import refused
+from market_data_pipeline.sandbox.view import View
+from market_data_pipeline.sandbox.wire import Answer, answer
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable, Iterator
+
+    from market_data_pipeline.sandbox.source import Source
+
+_MINUTE: Final = 60.0  # seconds
+_TOO_MANY: Final = (
+    "You've exceeded the maximum requests per minute, please wait or upgrade your subscription to continue. "
+    "https://polygon.io/pricing"
+)
+
+
+@dataclass
+class Sandbox:
+    """One server's behaviour and what it has seen.
+
+    `latency` seconds are waited before every answer, without holding up others. `gzip` compresses for clients that
+    accept it: off, because on one machine it costs more than it saves.
+    """
+
+    source: Source
+    clock: Callable[[], datetime]
+    plan: Plan = field(default_factory=lambda: plan_named("advanced"))
+    key: str = SANDBOX_KEY
+    latency: float = 0.0
+    gzip: bool = False
+    parameters: dict[str, Any] = field(default_factory=dict)
+    answered: Counter[int] = field(default_factory=Counter)
+    sent_bytes: int = 0
+    last_request: float = field(default_factory=time.monotonic)
+    _recent: deque[float] = field(default_factory=deque)
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Answer one HTTP request (ASGI)."""
+        del receive
+        headers = dict(scope["headers"])
+        query = dict(parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True))
+        extra: list[tuple[bytes, bytes]] = []
+        self.last_request = time.monotonic()
+        if scope["path"] == STATUS_PATH:
+            reply = Answer(200, json.dumps(self.status()).encode())
+        else:
+            if self.latency:
+                await asyncio.sleep(self.latency)
+            root = f"{scope['scheme']}://{headers.get(b'host', b'').decode('latin-1')}"
+            reply, extra = self._reply(scope["method"], scope["path"], query, headers, root)
+            self.answered[reply.status] += 1
+        body = reply.body
+        if self.gzip and len(body) > 1024 and b"gzip" in headers.get(b"accept-encoding", b""):
+            packer = zlib.compressobj(1, wbits=31)
+            body = packer.compress(body) + packer.flush()
+            extra = [*extra, (b"content-encoding", b"gzip"), (b"vary", b"Accept-Encoding")]
+        self.sent_bytes += len(body)
+        length = str(len(body)).encode()
+        start = [(b"content-type", b"application/json"), (b"content-length", length), *extra]
+        await send({"type": "http.response.start", "status": reply.status, "headers": start})
+        await send({"type": "http.response.body", "body": body})
+
+    def status(self) -> dict[str, Any]:
+        """Return what the status page shows."""
+        return {
+            "sandbox": self.source.description,
+            "clock": self.clock().isoformat(),
+            "plan": self.plan.name,
+            "calls_per_minute": self.plan.calls_per_minute,
+            "requests": self.answered.total(),
+            "answered": {str(status): count for status, count in sorted(self.answered.items())},
+            "sent_bytes": self.sent_bytes,
+            "parameters": self.parameters,
+        }
+
+    def _reply(
+        self, method: str, path: str, query: dict[str, str], headers: dict[bytes, bytes], root: str
+    ) -> tuple[Answer, list[tuple[bytes, bytes]]]:
+        scheme, _, bearer = headers.get(b"authorization", b"").decode("latin-1").partition(" ")
+        key = query.pop("apiKey", None) or (bearer.strip() if scheme.lower() == "bearer" else "")
+        if key != self.key:
+            return Answer(401, refused(401, "Unknown API Key" if key else "API Key was not provided")), []
+        if (wait := self._wait()) > 0:
+            return Answer(429, refused(429, _TOO_MANY)), [(b"retry-after", str(int(wait) + 1).encode())]
+        if method != "GET":
+            return Answer(404, refused(404, f"There is no endpoint {method} {path}.")), []
+        return answer(View(self.source, self.plan, self.clock()), path, query, root), []
+
+    def _wait(self) -> float:
+        """Count a call; return the seconds until the plan allows one, 0 when it allows this one."""
+        most, now = self.plan.calls_per_minute, time.monotonic()
+        if most is None:
+            return 0.0
+        while self._recent and self._recent[0] <= now - _MINUTE:
+            self._recent.popleft()
+        if len(self._recent) >= most:
+            return self._recent[0] + _MINUTE - now
+        self._recent.append(now)
+        return 0.0
+
+
+def run_server(
+    source: Source,
+    *,
+    host: str = HOST,
+    port: int = PORT,
+    clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    plan: Plan | None = None,
+    key: str = SANDBOX_KEY,
+    latency: timedelta = timedelta(0),
+    gzip: bool = False,
+    access_log: bool = False,
+    idle: timedelta | None = None,
+    listening: socket.socket | None = None,
+    parameters: dict[str, Any] | None = None,
+) -> None:
+    """Serve until SIGTERM, SIGINT or, if given, until no request came for `idle`.
+
+    Args:
+        source: where bars come from.
+        host: address to listen on.
+        port: port to listen on.
+        clock: the server's now, aware UTC.
+        plan: which plan is simulated; `advanced` by default.
+        key: the one API key that is known.
+        latency: waited before every answer.
+        gzip: whether answers are compressed for clients that accept it.
+        access_log: whether each request is logged.
+        idle: how long to live without a request.
+        listening: a socket to use instead of `host` and `port`.
+        parameters: what the server was started with, repeated on its status page.
+
+    Raises:
+        ConfigurationError: the port is taken.
+    """
+    sandbox = Sandbox(
+        source, clock, plan or plan_named("advanced"), key, latency.total_seconds(), gzip, parameters or {}
+    )
+    server = _server(sandbox, access_log=access_log)
+    # uvicorn raises the signal that stopped it once more: let the process end with code 0.
+    signal.signal(signal.SIGTERM, lambda *_: None)
+    with contextlib.suppress(KeyboardInterrupt), listening or bind(host, port) as chosen:
+        asyncio.run(_serve(server, sandbox, chosen, idle))
+
+
+@contextlib.contextmanager
+def running_server(
+    source: Source, clock: Callable[[], datetime], *, plan: str = "advanced", **options: Any
+) -> Iterator[str]:
+    """Serve from a thread on a free port while the block runs; gives the base URL. For tests."""
+    with bind(HOST, 0) as listening:
+        server = _server(Sandbox(source, clock, plan_named(plan), **options), access_log=False)
+        thread = threading.Thread(target=server.run, args=([listening],), daemon=True)
+        thread.start()
+        try:
+            yield f"http://{HOST}:{listening.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+def _server(sandbox: Sandbox, *, access_log: bool) -> uvicorn.Server:
+    return uvicorn.Server(
+        uvicorn.Config(
+            sandbox,
+            lifespan="off",
+            ws="none",
+            access_log=access_log,
+            log_level="info" if access_log else "warning",
+            server_header=False,
+            timeout_keep_alive=120,
+            timeout_graceful_shutdown=2,
+        )
+    )
+
+
+async def _serve(server: uvicorn.Server, sandbox: Sandbox, listening: socket.socket, idle: timedelta | None) -> None:
+    watch = asyncio.create_task(_stop_when_idle(server, sandbox, idle)) if idle else None
+    await server.serve([listening])
+    if watch:
+        watch.cancel()
+
+
+async def _stop_when_idle(server: uvicorn.Server, sandbox: Sandbox, idle: timedelta) -> None:
+    while (left := sandbox.last_request + idle.total_seconds() - time.monotonic()) > 0:
+        await asyncio.sleep(left)
+    server.should_exit = True
+
+
+if __name__ == "__main__":
+    from market_data_pipeline.sandbox.main import main
+
+    main()

@@ -1,0 +1,160 @@
+"""What may be seen of a source at one instant on one plan.
+
+Add here: delay, history, bars in progress. Keep out: requests and answers (wire).
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from market_data_pipeline.domain.series import AssetClass, asset_class_of
+from market_data_pipeline.domain.sessions import END_DATE, FIRST_DATE, calendar_for
+from market_data_pipeline.sandbox.bars import MINUTE_MS, NO_BARS, Bars, concat, join, to_step
+from market_data_pipeline.sandbox.days import days_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from market_data_pipeline.domain.sessions import SessionCalendar
+    from market_data_pipeline.polygon.plans import Plan
+    from market_data_pipeline.sandbox.bars import Floats, SplitRow
+    from market_data_pipeline.sandbox.source import Source
+
+SPLITS_AHEAD: Final = dt.timedelta(days=14)  # a split is announced about two weeks before its day
+
+
+@dataclass(frozen=True)
+class View:
+    """A source at `now` (aware UTC) through the eyes of `plan`."""
+
+    source: Source
+    plan: Plan
+    now: dt.datetime
+
+    @property
+    def status(self) -> str:
+        """The word for success in every answer."""
+        return "DELAYED" if self.plan.delay or self.plan.end_of_day else "OK"
+
+    def visible_until(self, calendar: SessionCalendar) -> int:
+        """Return the instant, in ms, before which trades are shown: now less the delay, or the day's beginning."""
+        if self.plan.end_of_day:
+            return to_ms(calendar.midnight(calendar.session_date(self.now)))
+        return to_ms(self.now - self.plan.delay)
+
+    @cached_property
+    def history_start(self) -> int:
+        """First instant of the plan's history in ms: New York midnight, or the calendars' beginning."""
+        calendar = calendar_for(AssetClass.US_EQUITY)
+        if self.plan.history is None:
+            return to_ms(calendar.midnight(FIRST_DATE))
+        return to_ms(calendar.midnight(calendar.session_date(self.now - self.plan.history)))
+
+    def intraday(
+        self, ticker: str, step_ms: int, start_ms: int, end_ms: int, *, descending: bool = False
+    ) -> Iterator[Bars]:
+        """Yield the visible bars that start in [start_ms, end_ms), the one in progress included, in pieces.
+
+        Both bounds are multiples of `step_ms`.
+        """
+        start = max(start_ms, self.history_start // step_ms * step_ms)
+        until = self.visible_until(calendar_for(asset_class_of(ticker)))
+        over = until // step_ms * step_ms
+        progress = self._so_far(ticker, max(over, start), until) if over < end_ms else NO_BARS
+        if descending:
+            yield to_step(progress, step_ms)
+        if start < min(end_ms, over):
+            yield from self.source.intraday(ticker, step_ms, start, min(end_ms, over), descending=descending)
+        if not descending:
+            yield to_step(progress, step_ms)
+
+    def days(self, ticker: str, start_ms: int, end_ms: int) -> Bars:
+        """Return the visible day bars that start in [start_ms, end_ms), the one in progress included."""
+        calendar = calendar_for(asset_class_of(ticker))
+        start, until = max(start_ms, self.history_start), self.visible_until(calendar)
+        today = calendar.session_date(from_ms(until))
+        session = calendar.session_on(today)
+        midnight = to_ms(calendar.midnight(today))
+        if session is None or until >= to_ms(session.end):
+            tomorrow = to_ms(calendar.midnight(today + dt.timedelta(days=1)))
+            return self.source.days(ticker, start, min(end_ms, tomorrow))
+        parts = [self.source.days(ticker, start, min(end_ms, midnight))] if start < midnight else []
+        if start <= midnight < end_ms and len(self.source.days(ticker, midnight, midnight + 1)):
+            minutes = self._so_far(ticker, to_ms(session.start), until)
+            parts.append(days_of(minutes, [session], round_the_clock=calendar.asset_class is AssetClass.CRYPTO)[0])
+        return concat(parts)
+
+    def splits(self) -> list[SplitRow]:
+        """Return the splits announced by now, by ascending date."""
+        last = self._today + SPLITS_AHEAD
+        return [split for split in self.source.splits() if split.execution_date <= last]
+
+    def adjusted(self, ticker: str, bars: Bars) -> Bars:
+        """Return the bars rewritten by all splits executed by now, as the vendor's `adjusted=true`."""
+        calendar = calendar_for(asset_class_of(ticker))
+        factor = np.ones(len(bars))
+        for split in self.source.splits():
+            if split.ticker == ticker and split.execution_date <= self._today:
+                factor[bars.t < to_ms(calendar.midnight(split.execution_date))] *= split.split_from / split.split_to
+        if (factor == 1.0).all():
+            return bars
+        return replace(
+            bars,
+            o=_rounded(bars.o * factor),
+            h=_rounded(bars.h * factor),
+            low=_rounded(bars.low * factor),
+            c=_rounded(bars.c * factor),
+            v=np.rint(bars.v / factor * 1e6) / 1e6,
+            vw=_rounded(bars.vw * factor),
+        )
+
+    @property
+    def _today(self) -> dt.date:
+        return calendar_for(AssetClass.US_EQUITY).session_date(self.now)
+
+    def _so_far(self, ticker: str, start_ms: int, until_ms: int) -> Bars:
+        """Return the minutes from `start_ms` on; the one in progress at `until_ms` has had its first trades only."""
+        end = -(-until_ms // MINUTE_MS) * MINUTE_MS
+        if end <= start_ms:
+            return NO_BARS
+        minutes = join(list(self.source.intraday(ticker, MINUTE_MS, start_ms, end)))
+        if not len(minutes) or minutes.t[-1] + MINUTE_MS <= until_ms:
+            return minutes
+        last, part = minutes.take(slice(-1, None)), (until_ms - int(minutes.t[-1])) / MINUTE_MS
+        some = replace(
+            last,
+            h=last.o,
+            low=last.o,
+            c=last.o,
+            v=np.maximum(np.floor(last.v * part * 1e6) / 1e6, 1e-6),
+            vw=np.where(np.isnan(last.vw), np.nan, last.o),
+            n=np.maximum(np.floor(last.n * part), 1.0),
+        )
+        return concat((minutes.take(slice(0, -1)), some))
+
+
+def _rounded(prices: Floats) -> Floats:
+    """Return prices with the vendor's four decimals."""
+    rounded: Floats = np.rint(prices * 1e4) / 1e4
+    return rounded
+
+
+def to_ms(instant: dt.datetime) -> int:
+    """Return an aware instant as whole ms since 1970 UTC."""
+    return (instant - _EPOCH) // _MS
+
+
+def from_ms(ms: int) -> dt.datetime:
+    """Return ms since 1970 UTC as an aware UTC instant, moved into the calendars' range."""
+    low, high = (to_ms(dt.datetime.combine(day, dt.time(), dt.UTC)) for day in (FIRST_DATE, END_DATE))
+    return _EPOCH + min(max(ms, low + _DAY_MS), high - 2 * _DAY_MS) * _MS
+
+
+_EPOCH: Final = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+_MS: Final = dt.timedelta(milliseconds=1)
+_DAY_MS: Final = 86_400_000

@@ -1,0 +1,197 @@
+"""The vendor's wire: a request's path and query in, an answer's status and body out.
+
+Add here: endpoints and the shape of their answers. Keep out: sockets, keys and rates (server), and what may be
+seen (view).
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from urllib.parse import quote
+
+import numpy as np
+
+from market_data_pipeline.domain.series import AssetClass
+from market_data_pipeline.domain.sessions import calendar_for
+from market_data_pipeline.sandbox.encode import encode_bars, number
+from market_data_pipeline.sandbox.pages import page_of, reverse
+from market_data_pipeline.sandbox.query import (
+    Refusal,
+    adjusted,
+    cursor,
+    parse_day,
+    parse_range,
+    refused,
+    request_id,
+    whole,
+    with_cursor,
+)
+from market_data_pipeline.sandbox.view import from_ms, to_ms
+
+if TYPE_CHECKING:
+    from market_data_pipeline.sandbox.bars import Bars, SplitRow
+    from market_data_pipeline.sandbox.view import View
+
+_OUTSIDE_PLAN: Final = (
+    "Your plan doesn't include this data timeframe. Please upgrade your plan at https://polygon.io/pricing"
+)
+_DEFAULT_SPLITS: Final = 10
+_MOST_SPLITS: Final = 1_000
+
+Query = Mapping[str, str]
+Comparison = Callable[[dt.date, dt.date], bool]
+
+
+class Answer(NamedTuple):
+    """An HTTP answer; the body is JSON."""
+
+    status: int
+    body: bytes
+
+
+def answer(view: View, path: str, query: Query, root: str) -> Answer:
+    """Return the answer to `GET path?query`.
+
+    Args:
+        view: what may be seen now.
+        path: decoded, without the query.
+        query: decoded; the key has been taken care of.
+        root: scheme, host and port as the client wrote them, for `next_url`.
+    """
+    try:
+        for pattern, endpoint in _ROUTES:
+            if match := pattern.fullmatch(path):
+                return Answer(200, endpoint(view, with_cursor(query), root, *match.groups()))
+    except Refusal as refusal:
+        return Answer(refusal.status, refused(refusal.status, refusal.text))
+    return Answer(404, refused(404, f"There is no endpoint {path}."))
+
+
+def _aggregates(
+    view: View, query: Query, root: str, ticker: str, multiplier: str, timespan: str, start: str, end: str
+) -> bytes:
+    asked = parse_range(ticker, multiplier, timespan, start, end, query)
+    if asked.end_ms <= view.history_start:
+        raise Refusal(403, _OUTSIDE_PLAN)
+    page = page_of(view, asked)
+    rewritten = adjusted(query)
+    bars = view.adjusted(ticker, page.bars) if rewritten else page.bars
+    next_url = None
+    if page.resume is not None:
+        first, last = (start, str(page.resume)) if asked.descending else (str(page.resume), end)
+        path = f"/v2/aggs/ticker/{quote(ticker, safe=':')}/range/{multiplier}/{timespan}/{first}/{last}"
+        # The vendor's cursor carries no `adjusted` either: a client that does not repeat it gets the default.
+        next_url = f"{root}{path}?cursor={cursor(limit=asked.limit, sort='desc' if asked.descending else 'asc')}"
+    head = _counts(bars, rewritten, base=int(bars.base.sum()), ticker=ticker)
+    return _envelope(view, head, encode_bars(reverse(bars) if asked.descending else bars), next_url)
+
+
+def _previous(view: View, query: Query, root: str, ticker: str) -> bytes:
+    del root
+    calendar = calendar_for(AssetClass.US_EQUITY)
+    today = calendar.session_date(view.now)
+    week = to_ms(calendar.midnight(today - dt.timedelta(days=8)))
+    bars = view.days(ticker, week, to_ms(calendar.midnight(today))).take(slice(-1, None))
+    rewritten = adjusted(query)
+    head = _counts(bars, rewritten, base=len(bars), ticker=ticker)
+    return _envelope(view, head, _named_row(view, ticker, bars, rewritten))
+
+
+def _grouped(view: View, query: Query, root: str, date: str) -> bytes:
+    del root
+    calendar = calendar_for(AssetClass.US_EQUITY)
+    day = parse_day(date, "date")
+    start, end = (to_ms(calendar.midnight(day + dt.timedelta(days=i))) for i in (0, 1))
+    if end <= view.history_start:
+        raise Refusal(403, _OUTSIDE_PLAN)
+    rewritten = adjusted(query)
+    stocks = [ticker for ticker in view.source.tickers() if not ticker.startswith("X:")]
+    rows = [row for t in stocks if (row := _named_row(view, t, view.days(t, start, end), rewritten))]
+    head = {"queryCount": len(rows), "resultsCount": len(rows), "adjusted": rewritten}
+    return _envelope(view, head, b",".join(rows))
+
+
+def _splits(view: View, query: Query, root: str) -> bytes:
+    limit = min(whole(query.get("limit", str(_DEFAULT_SPLITS)), "limit", 1, 10**9), _MOST_SPLITS)
+    skip = whole(query.get("skip", "0"), "cursor", 0, 10**9)
+    found = [split for split in view.splits() if _wanted(split, query)]
+    if query.get("order", "desc") == "desc":
+        found.reverse()
+    rows = [_split_text(split) for split in found[skip : skip + limit]]
+    body: dict[str, Any] = {"status": view.status, "request_id": request_id()}
+    if skip + limit < len(found):
+        carried = {name: text for name, text in query.items() if name not in {"cursor", "skip"}}
+        body["next_url"] = f"{root}/v3/reference/splits?cursor={cursor(**carried, skip=skip + limit)}"
+    return b'{"results":[' + ",".join(rows).encode() + b"]," + _text(body)[1:]
+
+
+def _split_text(split: SplitRow) -> str:
+    return (
+        f'{{"execution_date":"{split.execution_date}","id":"E{_digest(split)}","split_from":{number(split.split_from)},'
+        f'"split_to":{number(split.split_to)},"ticker":{json.dumps(split.ticker)}}}'
+    )
+
+
+def _digest(split: SplitRow) -> str:
+    return hashlib.blake2b(f"{split.ticker} {split.execution_date}".encode(), digest_size=16).hexdigest()
+
+
+_COMPARISONS: Final[Mapping[str, Comparison]] = {
+    "execution_date": lambda day, bound: day == bound,
+    "execution_date.gte": lambda day, bound: day >= bound,
+    "execution_date.gt": lambda day, bound: day > bound,
+    "execution_date.lte": lambda day, bound: day <= bound,
+    "execution_date.lt": lambda day, bound: day < bound,
+}
+
+
+def _wanted(split: SplitRow, query: Query) -> bool:
+    return query.get("ticker", split.ticker) == split.ticker and all(
+        holds(split.execution_date, parse_day(query[name], name))
+        for name, holds in _COMPARISONS.items()
+        if name in query
+    )
+
+
+def _named_row(view: View, ticker: str, bars: Bars, rewritten: bool) -> bytes:
+    """Return a day bar as whole-market answers write it: with its ticker, and at 16:00 New York rather than 00:00."""
+    if not len(bars):
+        return b""
+    shown = view.adjusted(ticker, bars) if rewritten else bars
+    calendar = calendar_for(AssetClass.US_EQUITY)
+    close = dt.datetime.combine(calendar.session_date(from_ms(int(bars.t[0]))), dt.time(16), calendar.tz)
+    row = encode_bars(replace(shown, t=np.array([to_ms(close)], dtype="int64")))
+    return b'{"T":' + json.dumps(ticker).encode() + b"," + row[1:]
+
+
+def _counts(bars: Bars, rewritten: bool, *, base: int, ticker: str) -> dict[str, Any]:
+    return {"ticker": ticker, "queryCount": base, "resultsCount": len(bars), "adjusted": rewritten}
+
+
+def _envelope(view: View, head: dict[str, Any], rows: bytes, next_url: str | None = None) -> bytes:
+    """Return a page in the vendor's order of keys; an empty one has neither `results` nor `count`."""
+    tail: dict[str, Any] = {"status": view.status, "request_id": request_id()}
+    if rows:
+        tail["count"] = head["resultsCount"]
+    if next_url is not None:
+        tail["next_url"] = next_url
+    results = b',"results":[' + rows + b"]" if rows else b""
+    return _text(head)[:-1] + results + b"," + _text(tail)[1:]
+
+
+def _text(values: Mapping[str, Any]) -> bytes:
+    return json.dumps(values, separators=(",", ":")).encode()
+
+
+_ROUTES: Final[tuple[tuple[re.Pattern[str], Callable[..., bytes]], ...]] = (
+    (re.compile(r"/v2/aggs/ticker/([^/]+)/range/([^/]+)/([^/]+)/([^/]+)/([^/]+)"), _aggregates),
+    (re.compile(r"/v2/aggs/ticker/([^/]+)/prev"), _previous),
+    (re.compile(r"/v2/aggs/grouped/locale/us/market/stocks/([^/]+)", re.IGNORECASE), _grouped),
+    (re.compile(r"/v3/reference/splits"), _splits),
+)
