@@ -1,0 +1,199 @@
+"""The two laws of the features: incremental equals full, and nothing looks ahead."""
+
+from __future__ import annotations
+
+from datetime import date
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from market_data_pipeline.domain.features import (
+    FEATURES,
+    WARM_UP_BARS,
+    compute_features,
+    features_from,
+    warm_up_suffices,
+)
+from market_data_pipeline.domain.series import AssetClass, Timeframe
+from market_data_pipeline_tests.domain.feature_series import (
+    REAL,
+    SAMPLE,
+    Case,
+    assert_same,
+    cases,
+    frame,
+    random_bars,
+    real_series,
+    take,
+)
+
+EQUITY = AssetClass.US_EQUITY
+MOVING = ("walk", "cents", "halts", "ramp", "steps", "huge", "tiny", "mixed")
+REMEMBERING = ("atr", "trend_regime")  # all others see a window, the session and the one before
+
+
+class Store:
+    """The feature rows of one series, kept as the pipeline keeps them: only from the first changed bar on."""
+
+    def __init__(self, case: Case, start: int) -> None:
+        self.timeframe, self.asset_class = case.timeframe, case.asset_class
+        self.bars = take(case.bars, 0, start)
+        self.rows = compute_features(self.bars, self.timeframe, self.asset_class)
+
+    def change(self, bars: pd.DataFrame, first_changed: int) -> None:
+        """Take in bars that differ from the held ones from `first_changed` on; read only the warm-up before it."""
+        begin = max(0, first_changed - WARM_UP_BARS)
+        read = take(bars, begin, len(bars))
+        new = features_from(read, first_changed - begin, self.timeframe, self.asset_class)
+        self.bars, self.rows = bars, pd.concat((self.rows.iloc[:first_changed], new), ignore_index=True)
+
+    def append(self, source: pd.DataFrame, count: int) -> None:
+        self.change(take(source, 0, len(self.bars) + count), len(self.bars))
+
+    def correct(self, at: int, factor: float) -> pd.DataFrame:
+        """Scale the bar at `at`, as a vendor's correction does; return all bars."""
+        bars = self.bars.copy()
+        bars.loc[at, ["high", "low", "close"]] *= factor
+        self.change(bars, at)
+        return bars
+
+
+@settings(max_examples=40, deadline=None)
+@given(cases(WARM_UP_BARS + 1, WARM_UP_BARS + 900, MOVING), st.data())
+def test_appending_in_any_steps_leaves_what_one_computation_gives(case: Case, data: st.DataObject) -> None:
+    first, *stops = sorted(data.draw(st.sets(st.integers(0, len(case.bars)), min_size=1, max_size=8), label="held"))
+    store = Store(case, first)
+    for stop in (*stops, len(case.bars)):
+        store.append(case.bars, stop - len(store.bars))
+    assert_same(store.rows, compute_features(*case))
+
+
+@settings(max_examples=30, deadline=None)
+@given(cases(WARM_UP_BARS + 1, WARM_UP_BARS + 700, MOVING), st.data())
+def test_corrections_leave_what_one_computation_gives(case: Case, data: st.DataObject) -> None:
+    store = Store(case, len(case.bars))
+    for _ in range(3):
+        at = data.draw(st.integers(0, len(case.bars) - 1), label="corrected")
+        store.correct(at, data.draw(st.sampled_from([0.9, 0.99, 1.0001, 1.5]), label="by"))
+    assert_same(store.rows, compute_features(store.bars, case.timeframe, case.asset_class))
+
+
+@settings(max_examples=20, deadline=None)
+@given(cases(WARM_UP_BARS + 1, WARM_UP_BARS + 700, MOVING), st.data())
+def test_a_hole_filled_late_leaves_what_one_computation_gives(case: Case, data: st.DataObject) -> None:
+    hole = data.draw(st.integers(0, len(case.bars) - 1), label="hole")
+    holed = case.bars.drop(index=hole).reset_index(drop=True)
+    store = Store(case._replace(bars=holed), len(holed))
+    store.change(case.bars, hole)
+    assert_same(store.rows, compute_features(*case))
+
+
+@settings(max_examples=40, deadline=None)
+@given(cases(1, 900), st.data())
+def test_windows_are_the_same_to_the_last_bit_wherever_the_bars_start(case: Case, data: st.DataObject) -> None:
+    start = data.draw(st.integers(0, len(case.bars) - 1), label="start")
+    first = start + 310  # past every window, and past a session and the bar before it
+    full = compute_features(*case).iloc[first:].reset_index(drop=True)
+    part = features_from(take(case.bars, start, len(case.bars)), 310, case.timeframe, case.asset_class)
+    for feature in FEATURES:
+        if feature.name not in REMEMBERING:
+            pd.testing.assert_series_equal(part[feature.name], full[feature.name], check_exact=True)
+
+
+@settings(max_examples=60, deadline=None)
+@given(cases(1, 900), st.data())
+def test_later_bars_do_not_change_earlier_features(case: Case, data: st.DataObject) -> None:
+    stop = data.draw(st.integers(0, len(case.bars)), label="bars known")
+    known = compute_features(take(case.bars, 0, stop), case.timeframe, case.asset_class)
+    pd.testing.assert_frame_equal(known, compute_features(*case).iloc[:stop], check_exact=True)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 2**32), st.sampled_from(["walk", "cents", "steps", "mixed"]), st.sampled_from([EQUITY, "crypto"]))
+def test_after_the_warm_up_even_the_averages_are_the_same_to_the_last_bit(seed: int, kind: str, asset: str) -> None:
+    # Whoever starts later ends up with the same bits, so a label at its threshold cannot fall to the other side.
+    case = Case(
+        random_bars(seed, kind, Timeframe.M15, AssetClass(asset), 3_000, first=date(2024, 1, 2), presence=1.0),
+        Timeframe.M15,
+        AssetClass(asset),
+    )
+    full = compute_features(*case).iloc[1_000 + WARM_UP_BARS :].reset_index(drop=True)
+    part = features_from(take(case.bars, 1_000, len(case.bars)), WARM_UP_BARS, case.timeframe, case.asset_class)
+    pd.testing.assert_frame_equal(part, full, check_exact=True)
+
+
+@pytest.mark.parametrize("asset_class", AssetClass)
+def test_a_ramp_that_sits_on_the_ranging_threshold_gets_the_same_labels(asset_class: AssetClass) -> None:
+    # On a ramp of 1 a bar, EMA 20 is 15 above EMA 50 for good: at 15,000 that is 0.001 of the price but for rounding.
+    ts = np.arange(16_000) * 900_000_000
+    close = np.arange(1.0, 16_001.0)
+    bars = frame(ts, close, close, close, close)
+    full = compute_features(bars, Timeframe.M15, asset_class)["trend_regime"]
+    for start in (1, 7, 1_000, 13_000, 13_490):
+        part = compute_features(take(bars, start, 16_000), Timeframe.M15, asset_class)["trend_regime"]
+        assert part.iloc[WARM_UP_BARS:].tolist() == full.iloc[start + WARM_UP_BARS :].tolist()
+
+
+@pytest.mark.parametrize("timeframe", [Timeframe.M5, Timeframe.M15, Timeframe.H1])
+@pytest.mark.parametrize("asset_class", AssetClass)
+def test_the_warm_up_holds_the_session_before(timeframe: Timeframe, asset_class: AssetClass) -> None:
+    longest = (24 if asset_class is AssetClass.CRYPTO else 16) * 60 // timeframe.minutes
+    assert longest + 1 <= WARM_UP_BARS
+
+
+def test_a_split_scales_two_columns_and_leaves_the_others() -> None:
+    case = real_series(SAMPLE, "day", "AAPL")
+    later = case.bars.assign(
+        **{name: case.bars[name] / 4 for name in ("high", "low", "close")}, volume=case.bars["volume"] * 4
+    )
+    before, after = compute_features(*case), compute_features(*case._replace(bars=later))
+    after["atr"] *= 4
+    after["rolling_volume_20"] /= 4
+    assert_same(after, before)
+
+
+@pytest.mark.parametrize("ratio", [7, 3, 1.0027, 1 / 30])
+def test_a_split_of_any_ratio_leaves_the_scale_free_columns(ratio: float) -> None:
+    case = real_series(SAMPLE, "minute", "AAPL")
+    factor = 1 / ratio
+    later = case.bars.assign(
+        **{name: case.bars[name] * factor for name in ("high", "low", "close")}, volume=case.bars["volume"] / factor
+    )
+    before, after = compute_features(*case), compute_features(*case._replace(bars=later))
+    after["atr"] /= factor
+    after["rolling_volume_20"] *= factor
+    for feature in FEATURES:  # a return of 1e-6 is the difference of two prices rounded to 1e-16 of themselves
+        if feature.dtype == "float":
+            np.testing.assert_allclose(after[feature.name], before[feature.name], rtol=1e-9, atol=1e-15)
+        else:
+            assert after[feature.name].equals(before[feature.name]), feature.name
+
+
+@pytest.mark.skipif(
+    not REAL.is_dir(), reason="the full real data lies beside the repository only where it is developed"
+)
+@pytest.mark.parametrize(("folder", "symbol"), [("day", "AAPL"), ("day", "SPY"), ("day", "QQQ"), ("minute", "SPY")])
+def test_real_bars_in_steps_leave_what_one_computation_gives(folder: str, symbol: str) -> None:
+    case = real_series(REAL, folder, symbol)
+    store = Store(case, 100)
+    steps = np.random.default_rng(2).integers(1, 400, len(case.bars))
+    while (held := len(store.bars)) < len(case.bars):
+        store.append(case.bars, min(int(steps[held]), len(case.bars) - held))
+    assert_same(store.rows, compute_features(*case))
+
+
+def test_a_ticker_that_stopped_moving_needs_its_whole_history() -> None:
+    moving = random_bars(1, "walk", Timeframe.M15, EQUITY, 2_000, first=date(2024, 1, 2), presence=1.0)
+    assert warm_up_suffices(moving, 1_900)
+    assert not warm_up_suffices(moving, WARM_UP_BARS - 1)
+    n = 4_000
+    close = np.r_[moving["close"], np.full(n - 2_000, moving["close"].iloc[-1])]
+    bars = frame(np.arange(n) * 900_000_000, close, close, close, np.ones(n))
+    assert warm_up_suffices(take(bars, 500, 2_200), 1_600)
+    assert not warm_up_suffices(take(bars, 2_300, n), 1_600)
+    forgotten = compute_features(take(bars, 2_300, n), Timeframe.M15, EQUITY)["atr"]
+    assert forgotten.iloc[-1] == 0.0
+    assert compute_features(bars, Timeframe.M15, EQUITY)["atr"].iloc[-1] > 0.0
