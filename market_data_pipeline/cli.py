@@ -63,6 +63,35 @@ def down() -> None:
     raise typer.Exit(run_down(settings()))
 
 
+@app.command(epilog="Example: market-data sandbox --port 8900 --plan basic")
+def sandbox(
+    port: Annotated[int | None, typer.Option(min=1, max=65_535, help="Port to listen on.")] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on; the loopback when left out.")] = None,
+    replay: Annotated[Path | None, typer.Option(help="Serve the recorded bars in this folder.")] = None,
+    plan: Annotated[str | None, typer.Option(help="The plan to simulate: basic, starter, developer, advanced.")] = None,
+    calls_per_minute: Annotated[int | None, typer.Option(min=0, help="Instead of the plan's; 0 lifts it.")] = None,
+    as_of: Annotated[str | None, typer.Option(help="ISO 8601 instant at which the clock stands still.")] = None,
+    symbols: Annotated[int | None, typer.Option(min=0, help="Load-test tickers in whole-market answers.")] = None,
+    latency_ms: Annotated[float | None, typer.Option(min=0, help="Wait before every answer.")] = None,
+    access_log: Annotated[bool, typer.Option("--access-log", help="Log every request.")] = False,
+) -> None:
+    """Run the Polygon-compatible server for people without a key, until Ctrl-C."""
+    from market_data_pipeline.sandbox.main import main as serve
+
+    options = {
+        "--port": port,
+        "--host": host,
+        "--replay": replay,
+        "--plan": plan,
+        "--calls-per-minute": calls_per_minute,
+        "--as-of": as_of,
+        "--symbols": symbols,
+        "--latency-ms": latency_ms,
+    }
+    given = [text for name, value in options.items() if value is not None for text in (name, str(value))]
+    serve([*given, *(["--access-log"] if access_log else [])])
+
+
 @app.command(epilog="Example: market-data migrate")
 def migrate() -> None:
     """Apply the migrations of sql/ that the database lacks."""
@@ -122,6 +151,8 @@ def _sentence(error: Exception) -> str:
         if error.errno == errno.ENOSPC:
             return f"The disk is full ({where}): free some space and run the command again."
         return f"{where} cannot be used: {error.strerror}."
+    if type(getattr(error, "orig", None)).__name__ == "DiskFull":
+        return "The database's disk is full: free some space and run the command again."
     if type(getattr(error, "orig", None)).__name__ in {"UndefinedTable", "UndefinedColumn", "UndefinedFunction"}:
         return "The database does not have the schema of this version: run `market-data migrate`."
     return f"Something unexpected went wrong ({type(error).__name__}); run again with --debug to see where."

@@ -5,18 +5,189 @@ Add here: a report. Keep out: how its values come about (operations.reports, ope
 
 from __future__ import annotations
 
-from datetime import timedelta
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from market_data_pipeline.cli_console import console, print_json, print_table, write_json
+from market_data_pipeline.cli_console import console, names, print_json, print_table, settings, write_json
+from market_data_pipeline.domain.series import parse_symbol, parse_timeframe
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import sqlalchemy as sa
+
+    from market_data_pipeline.operations.dagster_state import DagsterState
+
+_AsJson = Annotated[bool, typer.Option("--json", help="Print what the endpoint of the read API answers.")]
 
 
 def register(app: typer.Typer) -> None:
     """Add the reports to the command line `app`."""
+    app.command(epilog="Example: market-data plan --symbols AAPL --days 30")(plan)
+    app.command(epilog="Example: market-data staleness --json")(staleness)
+    app.command(epilog="Example: market-data health --json")(health)
+    app.command(epilog="Example: market-data history --limit 5")(history)
     app.command(epilog="Example: market-data objectives --json objectives.json")(objectives)
+
+
+def plan(
+    symbols: Annotated[str, typer.Option(help="Comma-separated followed symbols; all when left out.")] = "",
+    timeframes: Annotated[str, typer.Option(help="Comma-separated: 5m, 15m, 1h, 4h, 1d; all when left out.")] = "",
+    days: Annotated[int | None, typer.Option(min=1, help="Calendar days of history; MARKET_DATA_HISTORY_DAYS.")] = None,
+    full: Annotated[bool, typer.Option("--full", help="As if nothing were held.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show what a backfill would ask the vendor for, and how long that takes; nothing is sent."""
+    wanted_symbols = names(symbols, parse_symbol)
+    wanted_timeframes = names(timeframes, parse_timeframe)
+    from market_data_pipeline.operations.plan import plan_backfill
+
+    made = plan_backfill(settings(), wanted_symbols, wanted_timeframes, days, full=full)
+    if as_json:
+        print_json(made.document())
+        return
+    print_table(
+        ("symbol", "timeframe", ">sessions", ">calls", ">kB"),
+        [
+            (one.series.symbol, one.series.timeframe, one.sessions, one.estimate.calls, one.estimate.bytes // 1000)
+            for one in made.series
+        ],
+    )
+    limit = made.plan.calls_per_minute
+    console().print(
+        f"{made.total.calls} calls, {made.total.pages} pages, {made.total.bytes / 1e6:.1f} MB, "
+        f"{_span(made.total.seconds)} or more on the {made.plan.name} plan "
+        f"({f'{limit} calls a minute' if limit else 'no limit of calls'})."
+    )
+
+
+def staleness(
+    limit: Annotated[int, typer.Option(min=1, help="At most so many series of each state.")] = 50,
+    as_json: _AsJson = False,
+) -> None:
+    """Show how far each series is behind, worst first."""
+    from market_data_pipeline.operations.database import reading_engine
+    from market_data_pipeline.operations.reports import staleness_report
+
+    report = staleness_report(reading_engine(settings()), limit)
+    if as_json:
+        print_json(report)
+        return
+    states = report["by_status"]
+    worst_first = [*states["missing"], *states["stale"], *states["aging"], *states["fresh"]]
+    print_table(
+        ("symbol", "timeframe", "tier", "state", ">behind", "within RPO", "last bar", "last error"),
+        [
+            (
+                one["symbol"],
+                one["timeframe"],
+                one["tier"],
+                one["status"],
+                None if one["staleness_seconds"] is None else _span(one["staleness_seconds"]),
+                "yes" if one["within_rpo"] else "NO",
+                _instant(one["last_ts"]),
+                one["last_error"],
+            )
+            for one in worst_first
+        ],
+    )
+    counts = {name: count for name, count in report["summary"].items() if name.endswith("_count")}
+    said = ", ".join(f"{count} {name.removesuffix('_count')}" for name, count in counts.items())
+    console().print(f"{said} at {_instant(report['timestamp'])}")
+
+
+def health(as_json: _AsJson = False) -> None:
+    """Show whether daemons, schedules and the newest refresh are as they should be; starts nothing."""
+    from market_data_pipeline.operations.reports import scheduler_health
+
+    with _sources(start=False) as (engine, dagster):
+        report = scheduler_health(engine, dagster)
+    if as_json:
+        print_json(report)
+        return
+    console().print(f"{report['status']} at {_instant(report['timestamp'])}")
+    for reason in report["reasons"]:
+        console().print(f"  {reason}", markup=False)
+    print_table(
+        ("daemon", "alive", "last heartbeat"),
+        [(one["name"], "yes" if one["alive"] else "NO", _instant(one["last_heartbeat"])) for one in report["daemons"]],
+    )
+    print_table(
+        ("schedule", "cron", "running", "last tick", "outcome"),
+        [
+            (
+                one["name"],
+                f"{one['cron']} {one['timezone']}",
+                "yes" if one["running"] else "NO",
+                _instant(one["last_tick_at"]),
+                one["last_tick_status"],
+            )
+            for one in report["schedules"]
+        ],
+    )
+    if report["recent_failures"]:
+        print_table(
+            ("failed at", "symbol", "timeframe", "error"),
+            [
+                (_instant(one["failed_at"]), one["symbol"], one["timeframe"], one["error"])
+                for one in report["recent_failures"]
+            ],
+        )
+    rate = report["rate_limit"]
+    console().print(
+        f"{rate['total_requests']} requests in {rate['window_hours']} h, {rate['rate_limited']} refused for the rate; "
+        f"{report['total_symbols_monitored']} symbols, {report['stale_features_count']} stale series."
+    )
+
+
+def history(
+    limit: Annotated[int, typer.Option(min=1, help="At most so many runs.")] = 20,
+    as_json: _AsJson = False,
+) -> None:
+    """Show the newest runs and what came of them, newest first."""
+    from market_data_pipeline.operations.reports import execution_history
+
+    with _sources(start=True) as (engine, dagster):
+        report = execution_history(engine, dagster, limit)
+    if as_json:
+        print_json(report)
+        return
+    print_table(
+        ("run", "job", "trigger", "started", ">took", "status", ">symbols", ">failed", ">records", "error"),
+        [
+            (
+                one["execution_id"][:8],
+                one["job"],
+                one["trigger"],
+                _instant(one["started_at"]),
+                None if one["duration_seconds"] is None else _span(one["duration_seconds"]),
+                one["status"],
+                one["total_symbols"],
+                one["failed_symbols"],
+                one["total_records_processed"],
+                one["error_message"],
+            )
+            for one in report["executions"]
+        ],
+    )
+
+
+@contextmanager
+def _sources(*, start: bool) -> Iterator[tuple[sa.Engine, DagsterState]]:
+    """Yield what reports are made of: our database and Dagster's storage."""
+    from market_data_pipeline.operations.dagster_state import DagsterState
+    from market_data_pipeline.operations.database import reading_engine
+
+    config = settings()
+    dagster = DagsterState(config.dagster_home, config.dagster_postgres_url)
+    try:
+        yield reading_engine(config, start=start), dagster
+    finally:
+        dagster.close()
 
 
 def objectives(
@@ -61,4 +232,9 @@ def _span(seconds: float) -> str:
     whole = int(timedelta(seconds=seconds).total_seconds())
     parts = [(whole // 86_400, "d"), (whole // 3_600 % 24, "h"), (whole // 60 % 60, "min"), (whole % 60, "s")]
     spoken = [f"{count} {unit}" for count, unit in parts if count]
-    return " ".join(spoken[:2]) or "0 s"
+    return " ".join(spoken[:2]) or ("0 s" if seconds == 0 else "under 1 s")
+
+
+def _instant(value: datetime | None) -> str | None:
+    """Return an instant to the second, in UTC."""
+    return None if value is None else f"{value.astimezone(UTC):%Y-%m-%d %H:%M:%SZ}"

@@ -1,6 +1,6 @@
 """`market-data universe`: which symbols are followed.
 
-Add here: a command about the universe. Keep out: what it does (operations.universe).
+Add here: a command about the universe. Keep out: what it does (store.universe).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from market_data_pipeline.cli_console import console, print_json, print_table, s
 from market_data_pipeline.domain.series import Tier, parse_symbol
 
 if TYPE_CHECKING:
-    from market_data_pipeline.operations.universe import Change
+    from market_data_pipeline.store.universe import UniverseChange
 
 app = typer.Typer(help="List and change the symbols that are followed.", no_args_is_help=True)
 _Symbols = Annotated[list[str], typer.Argument(metavar="SYMBOL...", help="Tickers as the vendor writes them.")]
@@ -39,32 +39,38 @@ def add(
 ) -> None:
     """Follow symbols; one that is followed in another tier moves."""
     tickers = [parse_symbol(symbol) for symbol in symbols]
-    from market_data_pipeline.operations import universe
+    from market_data_pipeline.operations.universe import open_universe
+    from market_data_pipeline.store.universe import add_symbols
 
-    _print_change(universe.add(settings(), tickers, tier))
+    config = settings()
+    _print_change(add_symbols(open_universe(config), tier, tickers, config.clock()))
 
 
 @app.command(epilog="Example: market-data universe remove NFLX")
 def remove(symbols: _Symbols) -> None:
     """Stop following symbols; their bars and their history stay."""
     tickers = [parse_symbol(symbol) for symbol in symbols]
-    from market_data_pipeline.operations import universe
+    from market_data_pipeline.operations.universe import open_universe
+    from market_data_pipeline.store.universe import remove_symbols
 
-    _print_change(universe.remove(settings(), tickers))
+    _print_change(remove_symbols(open_universe(settings()), tickers))
 
 
 @app.command("import", epilog="Example: market-data universe import universe.yaml")
 def import_file(
     file: Annotated[Path, typer.Argument(help="YAML: tiers: {critical: [AAPL], standard: [], low_priority: []}.")],
 ) -> None:
-    """Follow exactly the symbols of a file."""
-    from market_data_pipeline.operations import universe
+    """Follow exactly the symbols of a file; the others leave and keep their data."""
+    from market_data_pipeline.operations.universe import open_universe
+    from market_data_pipeline.store.universe import load_universe_file, sync_universe
 
-    _print_change(universe.import_file(settings(), file))
+    universe = load_universe_file(file)
+    config = settings()
+    _print_change(sync_universe(open_universe(config), universe, config.clock()))
 
 
-def _print_change(change: Change) -> None:
-    if not any(change):
+def _print_change(change: UniverseChange) -> None:
+    if not change:
         console().print("Nothing changed.")
     for word, symbols in zip(change._fields, change, strict=True):
         if symbols:

@@ -29,16 +29,18 @@ def migrate_database(settings: Settings) -> list[str]:
     return migrate(settings)
 
 
-def ready_database(settings: Settings) -> sa.Engine:
-    """Return an engine on the database, with the embedded server started and migrated.
+def reading_engine(settings: Settings, *, start: bool = True) -> sa.Engine:
+    """Return an engine for a report: it changes no schema of a server that is the user's own.
 
-    A server of the user's own is left as it is: `market-data migrate` and `up` change its schema, a report does not.
+    Args:
+        settings: of the project.
+        start: start and migrate the embedded server if that is the database and it does not run.
 
     Raises:
         ConfigurationError, DatabaseUnavailableError: as `migrate_database`.
     """
     from market_data_pipeline.store.database import engine
 
-    if settings.embedded_database:
+    if start and settings.embedded_database:
         migrate_database(settings)
     return engine(settings.database_url, as_of=settings.as_of, pool_size=1)
