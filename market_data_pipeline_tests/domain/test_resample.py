@@ -154,6 +154,13 @@ def test_vwap_and_trades_are_unknown_when_any_bar_lacks_them_and_vwap_when_nothi
     assert idle["vwap"].isna().all()
 
 
+def test_fractions_of_a_coin_have_a_vwap() -> None:
+    values = {name: np.full(3, 0.25) for name in VALUES} | {"vwap": np.array([100.0, 200.0, 300.0])}
+    start = to_us(datetime(2025, 7, 15, tzinfo=UTC))
+    made = resample(bar_frame(start + np.arange(3) * 300_000_000, values), Timeframe.M15, CRYPTO)
+    assert (made["volume"].item(), made["vwap"].item()) == (0.75, 200.0)
+
+
 def test_no_bars_make_no_bars() -> None:
     pd.testing.assert_frame_equal(resample(empty(), Timeframe.H1, STOCKS), empty())
     assert len(completed(empty(), Timeframe.H1, STOCKS, new_york("2025-07-15 09:30"))) == 0

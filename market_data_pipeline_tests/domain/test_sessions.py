@@ -159,6 +159,13 @@ def test_overlapping_sessions_share_an_instant_with_the_interval(
     assert calendar.sessions_overlapping(interval) == expected
 
 
+def test_an_interval_that_only_touches_a_session_does_not_overlap_it() -> None:
+    four, eight = new_york("2025-11-19 04:00"), new_york("2025-11-19 20:00")
+    assert STOCKS.sessions_overlapping(Interval(four - DAY / 6, four)) == ()
+    assert STOCKS.sessions_overlapping(Interval(eight, eight + DAY / 6)) == ()
+    assert [s.date for s in STOCKS.sessions_overlapping(Interval(four, eight))] == [date(2025, 11, 19)]
+
+
 @pytest.mark.parametrize("calendar", [STOCKS, CRYPTO])
 def test_a_date_outside_the_calendar_is_refused_with_its_range(calendar: SessionCalendar) -> None:
     for ask in (
