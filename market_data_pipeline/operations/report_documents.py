@@ -1,0 +1,165 @@
+"""The shapes of the reports: what the endpoints answer and the report commands print with `--json`.
+
+Instants are aware UTC datetimes, which become ISO 8601 with Z in JSON; rates lie between 0 and 1.
+Add here: a member of a report. Keep out: how it comes about (reports).
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, Literal, NotRequired
+
+from typing_extensions import TypedDict  # pydantic makes the OpenAPI schema of it; typing's own it takes from 3.12 on
+
+
+class SeriesFreshness(TypedDict):
+    """One series in the staleness report."""
+
+    symbol: str
+    timeframe: str
+    tier: str
+    status: Literal["FRESH", "AGING", "STALE", "MISSING"]
+    staleness_seconds: float | None
+    age_seconds: float | None
+    within_rpo: bool
+    verified_at: datetime | None
+    next_due_at: datetime | None
+    features_computed_at: datetime | None
+    last_ts: datetime | None
+    consecutive_failures: int
+    last_error_class: str | None
+    last_error: str | None
+
+
+class StalenessSummary(TypedDict):
+    """How many series are in which state."""
+
+    fresh_count: int
+    aging_count: int
+    stale_count: int
+    missing_count: int
+    total_monitored: int
+
+
+class SeriesByStatus(TypedDict):
+    """Series by state, worst first, each list capped by `limit`."""
+
+    fresh: list[SeriesFreshness]
+    aging: list[SeriesFreshness]
+    stale: list[SeriesFreshness]
+    missing: list[SeriesFreshness]
+
+
+class StalenessReport(TypedDict):
+    """The staleness of every series."""
+
+    timestamp: datetime
+    summary: StalenessSummary
+    by_status: SeriesByStatus
+
+
+class Execution(TypedDict):
+    """One run of Dagster with what `ingest_log` knows of it."""
+
+    execution_id: str
+    job: str
+    trigger: str
+    started_at: datetime | None
+    completed_at: datetime | None
+    duration_seconds: float | None
+    total_symbols: int
+    successful_symbols: int
+    failed_symbols: int
+    total_records_processed: int
+    status: str
+    error_message: str | None
+    success_rate: float | None
+
+
+class ExecutionHistory(TypedDict):
+    """The newest runs, newest first."""
+
+    timestamp: datetime
+    executions: list[Execution]
+
+
+class LastExecution(TypedDict):
+    """The newest refresh."""
+
+    execution_id: str
+    started_at: datetime | None
+    completed_at: datetime | None
+    status: str
+    successful_symbols: int
+    failed_symbols: int
+
+
+class RecentFailure(TypedDict):
+    """One failed execution of one series."""
+
+    execution_id: str
+    symbol: str
+    timeframe: str
+    failed_at: datetime
+    error_class: str | None
+    error: str | None
+
+
+class RateLimit(TypedDict):
+    """How often the vendor refused for the plan's rate during the last `window_hours`."""
+
+    window_hours: int
+    total_requests: int
+    rate_limited: int
+    rate: float
+
+
+class DaemonReport(TypedDict):
+    """One of Dagster's daemons."""
+
+    name: str
+    alive: bool
+    last_heartbeat: datetime | None
+
+
+class ScheduleReport(TypedDict):
+    """One tier's schedule."""
+
+    name: str
+    cron: str
+    timezone: str
+    running: bool
+    last_tick_at: datetime | None
+    last_tick_status: str | None
+
+
+class SchedulerHealth(TypedDict):
+    """Whether the pipeline does its work, and why not."""
+
+    status: Literal["healthy", "degraded"]
+    reasons: list[str]
+    timestamp: datetime
+    daemons: list[DaemonReport]
+    schedules: list[ScheduleReport]
+    last_execution: LastExecution | None
+    stale_features_count: int
+    recent_failures: list[RecentFailure]
+    rate_limit: RateLimit
+    total_symbols_monitored: int
+
+
+class Dependency(TypedDict):
+    """Whether something that the pipeline needs answers."""
+
+    reachable: bool
+    detail: str
+    members: NotRequired[list[Any]]
+
+
+class HealthReport(TypedDict):
+    """Whether the dependencies answer."""
+
+    status: Literal["healthy", "unhealthy"]
+    timestamp: datetime
+    database: Dependency
+    dagster_daemon: Dependency

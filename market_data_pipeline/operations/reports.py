@@ -1,0 +1,232 @@
+"""What an operator asks of the whole pipeline: staleness, executions, the scheduler's health, reachability.
+
+Plain functions, an engine in and a dict out, which the API's admin endpoints and the report commands both print. The
+pipeline's now is the database's `market_data.clock()`, so a replay's reports speak of the replay's time.
+Keep out: wording for a screen, HTTP, and what Dagster's storage looks like (dagster_state).
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, Final
+
+import sqlalchemy as sa
+
+from market_data_pipeline.domain.due import freshness
+from market_data_pipeline.domain.failures import DatabaseUnavailableError
+from market_data_pipeline.domain.objectives import TIER_OBJECTIVES, Freshness
+from market_data_pipeline.domain.series import Tier, Timeframe
+from market_data_pipeline.operations.run_joins import join_runs, last_execution
+from market_data_pipeline.operations.snapshot import snapshot
+
+if TYPE_CHECKING:
+    from market_data_pipeline.operations.dagster_state import DagsterState, Run
+    from market_data_pipeline.operations.report_documents import (
+        Dependency,
+        ExecutionHistory,
+        HealthReport,
+        RecentFailure,
+        SchedulerHealth,
+        SeriesFreshness,
+        StalenessReport,
+    )
+
+RECENT: Final = timedelta(hours=24)  # failures and refusals older than a day's schedules are history
+RECENT_FAILURES: Final = 20
+REFRESH_JOBS: Final = tuple(f"{tier}_refresh" for tier in Tier)
+
+_NOW: Final = sa.text("select market_data.clock()")
+
+_SERIES: Final = sa.text("""
+    select
+        s.symbol, frames.timeframe, s.tier, t.verified_at, t.next_due_at, t.features_computed_at, t.last_ts,
+        coalesce(t.consecutive_failures, 0) as consecutive_failures, t.last_error_class, t.last_error,
+        case when t.features_computed_at is not null then
+            extract(epoch from greatest(market_data.clock() - coalesce(t.next_due_at, t.features_computed_at),
+                interval '0'))::double precision
+        end as staleness_seconds,
+        extract(epoch from greatest(market_data.clock() - t.features_computed_at, interval '0'))::double precision
+            as age_seconds
+    from market_data.symbols as s
+    cross join unnest(cast(:timeframes as text [])) with ordinality as frames (timeframe, place)
+    left join market_data.series_state as t on t.symbol = s.symbol and t.timeframe = frames.timeframe
+    where s.active
+    order by staleness_seconds desc nulls first, s.symbol, frames.place
+""")
+
+_FAILURES: Final = sa.text("""
+    select run_id as execution_id, symbol, timeframe, finished_at as failed_at, error_class, error
+    from market_data.ingest_log
+    where status = 'failed' and finished_at > market_data.clock() - cast(:recent as interval)
+    order by finished_at desc, id desc
+    limit :limit
+""")
+
+_REQUESTS: Final = sa.text("""
+    select coalesce(sum(requests), 0)::bigint as requests, coalesce(sum(rate_limited), 0)::bigint as rate_limited
+    from market_data.ingest_log
+    where finished_at > market_data.clock() - cast(:recent as interval)
+""")
+
+
+def series_freshness(connection: sa.Connection) -> list[SeriesFreshness]:
+    """Return every series of the active universe, never computed ones first, then by falling staleness."""
+    rows = connection.execute(_SERIES, {"timeframes": [str(t) for t in Timeframe]})
+    return [_series(row) for row in rows]
+
+
+def staleness_report(source: sa.Engine, limit: int | None = 50) -> StalenessReport:
+    """Return how many series are fresh, aging, stale and missing, and the worst `limit` of each (None: all).
+
+    Raises:
+        DatabaseUnavailableError: the database cannot be used.
+    """
+    with snapshot(source) as connection:
+        now = _now(connection)
+        series = series_freshness(connection)
+    found: dict[str, list[SeriesFreshness]] = {state.name: [] for state in Freshness}
+    for one in series:
+        found[one["status"]].append(one)
+    return {
+        "timestamp": now,
+        "summary": {
+            "fresh_count": len(found["FRESH"]),
+            "aging_count": len(found["AGING"]),
+            "stale_count": len(found["STALE"]),
+            "missing_count": len(found["MISSING"]),
+            "total_monitored": len(series),
+        },
+        "by_status": {
+            "fresh": found["FRESH"][:limit],
+            "aging": found["AGING"][:limit],
+            "stale": found["STALE"][:limit],
+            "missing": found["MISSING"][:limit],
+        },
+    }
+
+
+def execution_history(source: sa.Engine, dagster: DagsterState, limit: int = 20) -> ExecutionHistory:
+    """Return the newest `limit` runs of Dagster, joined with what `ingest_log` says of them.
+
+    Raises:
+        DatabaseUnavailableError: the database or Dagster's storage cannot be used.
+    """
+    runs = dagster.runs(limit)
+    with snapshot(source) as connection:
+        now = _now(connection)
+        executions = join_runs(connection, runs)
+    return {"timestamp": now, "executions": executions}
+
+
+def scheduler_health(source: sa.Engine, dagster: DagsterState) -> SchedulerHealth:
+    """Return whether daemons, schedules, the newest refresh and the series are as they should be.
+
+    An unreadable Dagster storage makes the answer `degraded` rather than none.
+
+    Raises:
+        DatabaseUnavailableError: the database cannot be used.
+    """
+    runs: tuple[Run, ...] = ()
+    daemons = schedules = None
+    with suppress(DatabaseUnavailableError):
+        runs = dagster.runs(1, REFRESH_JOBS)
+        daemons, schedules = dagster.daemons(), dagster.schedules()
+    with snapshot(source) as connection:
+        now = _now(connection)
+        series = series_freshness(connection)
+        last = next((last_execution(execution) for execution in join_runs(connection, runs)), None)
+        failures = connection.execute(_FAILURES, {"recent": RECENT, "limit": RECENT_FAILURES}).mappings()
+        recent: list[RecentFailure] = [dict(row) for row in failures]  # type: ignore[misc]  # its columns are the keys
+        requests = connection.execute(_REQUESTS, {"recent": RECENT}).one()
+    stale = sum(one["status"] == "STALE" for one in series)
+    missing = sum(one["status"] == "MISSING" for one in series)
+    reasons = [
+        *(["Dagster's storage cannot be read."] if daemons is None else []),
+        *(f"The {daemon.name} daemon is not running." for daemon in daemons or () if not daemon.alive),
+        *(f"{schedule.name} is stopped." for schedule in schedules or () if not schedule.running),
+        *(
+            [f"The last refresh ended as {last['status']}."]
+            if last and last["status"] in {"FAILURE", "CANCELED"}
+            else []
+        ),
+        *([f"{stale} of {len(series)} series are stale."] if stale else []),
+        *([f"{missing} of {len(series)} series were never computed."] if missing else []),
+    ]
+    return {
+        "status": "degraded" if reasons else "healthy",
+        "reasons": reasons,
+        "timestamp": now,
+        "daemons": [{"name": d.name, "alive": d.alive, "last_heartbeat": d.last_heartbeat} for d in daemons or ()],
+        "schedules": [
+            {
+                "name": s.name,
+                "cron": s.cron,
+                "timezone": s.timezone,
+                "running": s.running,
+                "last_tick_at": s.last_tick_at,
+                "last_tick_status": s.last_tick_status,
+            }
+            for s in schedules or ()
+        ],
+        "last_execution": last,
+        "stale_features_count": stale,
+        "recent_failures": recent,
+        "rate_limit": {
+            "window_hours": int(RECENT.total_seconds()) // 3600,
+            "total_requests": requests.requests,
+            "rate_limited": requests.rate_limited,
+            "rate": requests.rate_limited / requests.requests if requests.requests else 0.0,
+        },
+        "total_symbols_monitored": len({one["symbol"] for one in series}),
+    }
+
+
+def health_report(source: sa.Engine, dagster: DagsterState) -> HealthReport:
+    """Return whether the database and Dagster's daemon can be reached; never raises for one that cannot."""
+    now, database = datetime.now(UTC), _dependency(reachable=False, detail="PostgreSQL cannot be reached.")
+    with suppress(DatabaseUnavailableError), snapshot(source) as connection:
+        now, database = _now(connection), _dependency(reachable=True, detail="PostgreSQL answers.")
+    daemon = _dependency(reachable=False, detail="Dagster's storage cannot be read.")
+    with suppress(DatabaseUnavailableError):
+        down = [d.name for d in dagster.daemons() if not d.alive]
+        daemon = _dependency(
+            reachable=not down,
+            detail=f"No heartbeat from: {', '.join(down)}." if down else "Every daemon sends heartbeats.",
+        )
+    healthy = database["reachable"] and daemon["reachable"]
+    return {
+        "status": "healthy" if healthy else "unhealthy",
+        "timestamp": now,
+        "database": database,
+        "dagster_daemon": daemon,
+    }
+
+
+def _dependency(*, reachable: bool, detail: str) -> Dependency:
+    return {"reachable": reachable, "detail": detail}
+
+
+def _now(connection: sa.Connection) -> datetime:
+    now: datetime = connection.execute(_NOW).scalar_one()
+    return now.astimezone(UTC)
+
+
+def _series(row: sa.Row[Any]) -> SeriesFreshness:
+    staleness = row.staleness_seconds
+    return {
+        "symbol": row.symbol,
+        "timeframe": row.timeframe,
+        "tier": row.tier,
+        "status": freshness(staleness).name,  # type: ignore[typeddict-item]  # the enum's names are these four
+        "staleness_seconds": staleness,
+        "age_seconds": row.age_seconds,
+        "within_rpo": staleness is not None and staleness <= TIER_OBJECTIVES[Tier(row.tier)].rpo.total_seconds(),
+        "verified_at": row.verified_at,
+        "next_due_at": row.next_due_at,
+        "features_computed_at": row.features_computed_at,
+        "last_ts": row.last_ts,
+        "consecutive_failures": row.consecutive_failures,
+        "last_error_class": row.last_error_class,
+        "last_error": row.last_error,
+    }

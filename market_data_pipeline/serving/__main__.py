@@ -1,0 +1,24 @@
+"""`python -m market_data_pipeline.serving`: serve until told to stop."""
+
+from __future__ import annotations
+
+import sys
+
+from market_data_pipeline.domain.failures import ConfigurationError
+from market_data_pipeline.serving.app import run
+from market_data_pipeline.settings import load_settings
+
+
+def main() -> int:
+    """Start the API with the project's settings; return the exit code."""
+    try:
+        settings = load_settings()
+    except ConfigurationError as error:
+        print(error, file=sys.stderr)
+        return 2
+    run(settings, port=settings.api_port)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,166 @@
+"""An answer about a series, kept as bytes and true at any time it is given.
+
+The records are encoded and compressed once. What depends on the time (freshness, timestamp) is a small head that is
+written for each request and put before them. CSV and Arrow have no place for a head: it goes into headers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import orjson
+from starlette.responses import Response
+
+from market_data_pipeline.serving.encoding import JSON_OPTIONS, deflate, gzip_member, instant
+from market_data_pipeline.serving.negotiation import Media
+from market_data_pipeline.serving.standing import freshness_at
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from starlette.types import Receive, Scope, Send
+
+    from market_data_pipeline.domain.series import Series
+    from market_data_pipeline.serving.standing import FreshnessBlock, Standing
+
+Headers = list[tuple[bytes, bytes]]
+
+CONTENT_TYPES: Final = {
+    Media.JSON: b"application/json",
+    Media.CSV: b"text/csv; charset=utf-8; header=present",
+    Media.ARROW: b"application/vnd.apache.arrow.stream",
+}
+# The client keeps the answer and asks each time whether it still holds: corrections come at any time.
+_ALWAYS: Final = ((b"cache-control", b"no-cache"), (b"vary", b"Accept, Accept-Encoding"))
+# Below this a compressed body saves less than a network packet, in bytes.
+_WORTH_COMPRESSING: Final = 1_000
+
+
+class Rendered(NamedTuple):
+    """A response, ready for the wire."""
+
+    status: int
+    headers: Headers
+    body: bytes
+
+
+@dataclass(slots=True)
+class Answer:
+    """The records of one request in one representation.
+
+    Attributes:
+        series: what a commit has to change to make this answer untrue.
+        media: the representation of `content`.
+        opening: for JSON the head's constant part, from `{` on without its closing brace; else empty.
+        records_key: for JSON the name of the array of records.
+        content: the encoded records.
+        standing: what the freshness follows from.
+        valid_until: aware UTC; when a known split changes the prices without a commit; None for never.
+        route: the template of the endpoint's path, for the metrics.
+    """
+
+    series: Series
+    media: Media
+    opening: bytes
+    records_key: str
+    content: bytes
+    standing: Standing
+    valid_until: datetime | None
+    route: str
+    _digest: str = field(init=False)
+    _deflated: bytes | None = field(init=False, default=None)
+
+    def __post_init__(self) -> None:
+        digest = blake2b(self.opening, digest_size=12)
+        digest.update(self.media.encode())
+        digest.update(self.content)
+        self._digest = digest.hexdigest()
+        if self.media is Media.JSON:
+            self.content += b"}"
+
+    @property
+    def size(self) -> int:
+        """Bytes that the answer occupies."""
+        return len(self.content) + len(self._deflated or b"") + len(self.opening)
+
+    def render(self, now: datetime, *, gzip: bool, if_none_match: str) -> Rendered:
+        """Return the response to a request at `now` (aware UTC).
+
+        The ETag is weak: two answers with the same one have the same records and freshness status, while their
+        timestamps differ.
+        """
+        fresh = freshness_at(self.standing, now)
+        etag = f'W/"{self._digest}-{fresh["status"].lower()}"'
+        headers: Headers = [(b"etag", etag.encode()), *_ALWAYS, *_freshness_headers(fresh)]
+        if if_none_match and _matches(if_none_match, etag):
+            return Rendered(304, headers, b"")
+        head = self._head(fresh, now)
+        headers.append((b"content-type", CONTENT_TYPES[self.media]))
+        if gzip and len(self.content) >= _WORTH_COMPRESSING:
+            if self._deflated is None:
+                self._deflated = deflate(self.content)
+            headers.append((b"content-encoding", b"gzip"))
+            body = gzip_member(head, self.content, self._deflated)
+        else:
+            body = head + self.content
+        headers.append((b"content-length", str(len(body)).encode()))
+        return Rendered(200, headers, body)
+
+    def _head(self, fresh: FreshnessBlock, now: datetime) -> bytes:
+        if self.media is not Media.JSON:
+            return b""
+        varying = orjson.dumps({"freshness": fresh, "timestamp": now}, option=JSON_OPTIONS)
+        return b'%b,%b,"%b":' % (self.opening, varying[1:-1], self.records_key.encode())
+
+
+class RenderedResponse(Response):
+    """A rendered answer where a framework wants a response object."""
+
+    def __init__(self, rendered: Rendered) -> None:
+        self.rendered = rendered
+        self.background = None
+        self.status_code = rendered.status
+        self.raw_headers = rendered.headers
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it."""
+        await send_rendered(self.rendered, send)
+
+
+async def send_rendered(rendered: Rendered, send: Send) -> None:
+    """Send `rendered` as ASGI messages."""
+    await send({"type": "http.response.start", "status": rendered.status, "headers": rendered.headers})
+    await send({"type": "http.response.body", "body": rendered.body})
+
+
+def opening(members: dict[str, object]) -> bytes:
+    """Return the constant part of a JSON answer's head, open for more members."""
+    return orjson.dumps(members, option=JSON_OPTIONS)[:-1]
+
+
+def _freshness_headers(fresh: FreshnessBlock) -> Headers:
+    headers: Headers = [(b"x-freshness", fresh["status"].encode())]
+    for name, value in (
+        (b"x-staleness-seconds", fresh["staleness_seconds"]),
+        (b"x-age-seconds", fresh["age_seconds"]),
+        (b"x-verified-at", fresh["verified_at"]),
+        (b"x-freshness-warning", fresh.get("warning")),
+        (b"x-cache-lifespan", fresh.get("cache_lifespan")),
+    ):
+        if value is not None:
+            headers.append((name, str(value).encode()))
+    return headers
+
+
+def _matches(if_none_match: str, etag: str) -> bool:
+    """Compare weakly, as If-None-Match asks for (RFC 9110, section 13.1.2)."""
+    opaque = etag.removeprefix("W/")
+    candidates = (candidate.strip().removeprefix("W/") for candidate in if_none_match.split(","))
+    return any(candidate in ("*", opaque) for candidate in candidates)
+
+
+def date_range(first: datetime | None, last: datetime | None) -> dict[str, str] | None:
+    """Return the starts of the first and the last record, None when there are none."""
+    return None if first is None or last is None else {"start": instant(first), "end": instant(last)}

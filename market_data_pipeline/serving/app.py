@@ -1,0 +1,98 @@
+"""The app: its parts put together, and the server that runs it."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager, suppress
+from typing import TYPE_CHECKING, Final
+
+from fastapi import FastAPI
+
+from market_data_pipeline import __version__
+from market_data_pipeline.operations.dagster_state import DagsterState
+from market_data_pipeline.serving import admin_routes, documents, problems, series_routes, system_routes
+from market_data_pipeline.serving.access import AdminAccess
+from market_data_pipeline.serving.changes import follow_changes
+from market_data_pipeline.serving.database import Database
+from market_data_pipeline.serving.head_requests import HeadMiddleware
+from market_data_pipeline.serving.metrics import Metrics, MetricsMiddleware
+from market_data_pipeline.serving.series_routes import SeriesAnswers
+from market_data_pipeline.serving.shelf import ReportGzip, Shelf, ShelfMiddleware
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from market_data_pipeline.settings import Settings
+
+LOOPBACK: Final = "127.0.0.1"
+PORT: Final = 8000
+
+_DESCRIPTION: Final = """Bars and features of every tracked series, with their freshness.
+
+Bars are labelled by their START; every interval is half-open and every instant UTC (ISO 8601 with Z). Records come as
+JSON, CSV or an Arrow stream, as `Accept` asks. Errors are RFC 9457 problem documents. Answers carry an ETag: send it
+back in `If-None-Match`, and unchanged records cost nothing."""
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """Return the read API for `settings`.
+
+    Nothing is connected before the app starts, and it starts without a database, too: it answers 503 until
+    there is one.
+    """
+    database = Database(settings.database_url, settings.as_of)
+    dagster = DagsterState(settings.dagster_home, settings.dagster_postgres_url)
+    access = AdminAccess(settings.api_token)
+    shelf = Shelf(settings.clock)
+    metrics = Metrics(shelf)
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        following = asyncio.create_task(follow_changes(database.conninfo, shelf))
+        try:
+            yield
+        finally:
+            following.cancel()
+            with suppress(asyncio.CancelledError):
+                await following
+            database.close()
+            dagster.close()
+
+    app = FastAPI(
+        title="Market data",
+        version=__version__,
+        description=_DESCRIPTION,
+        lifespan=lifespan,
+        redoc_url=None,
+        responses={422: {"description": "A parameter is wrong"}},
+    )
+    problems.install(app)
+    app.include_router(series_routes.router(SeriesAnswers(database, shelf, settings.clock)))
+    app.include_router(admin_routes.router(database, dagster, access))
+    app.include_router(system_routes.router(database, dagster, access, metrics, settings.clock))
+    documents.complete_schema(app)
+    # The last one added is the first to see a request.
+    app.add_middleware(ReportGzip, minimum_size=1_000, compresslevel=6)
+    app.add_middleware(ShelfMiddleware, shelf=shelf, clock=settings.clock, hit=metrics.hits.inc)
+    app.add_middleware(HeadMiddleware)
+    app.add_middleware(MetricsMiddleware, metrics=metrics)
+    return app
+
+
+def run(settings: Settings, host: str = LOOPBACK, port: int = PORT) -> None:
+    """Serve until SIGINT or SIGTERM."""
+    import uvicorn
+
+    uvicorn.run(
+        create_app(settings),
+        host=host,
+        port=port,
+        loop="uvloop",
+        http="httptools",
+        ws="none",
+        access_log=False,  # /metrics counts; a line per request would cost more than the answer
+        log_level="warning",
+        proxy_headers=False,  # the admin endpoints go by the connection's address, which no header may replace
+        server_header=False,
+        timeout_graceful_shutdown=5,
+    )

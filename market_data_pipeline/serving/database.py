@@ -1,0 +1,104 @@
+"""The API's own way to PostgreSQL: few connections, short statements, threads that the event loop never waits for.
+
+Add here: what every reading of the API needs. Keep out: statements, and transactions (operations.snapshot).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import anyio
+import anyio.to_thread
+import sqlalchemy as sa
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from market_data_pipeline.domain.failures import DatabaseUnavailableError
+from market_data_pipeline.store.database import engine, libpq_url
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from datetime import datetime
+
+T = TypeVar("T")
+
+# Two lanes share the pool, so that a slow report never keeps a series from being read.
+SERIES_LANE: Final = (
+    4  # answers of 10,000 records keep Python busy, not PostgreSQL: more would not be faster on 2 cores
+)
+REPORT_LANE: Final = 2
+CONNECT_TIMEOUT_SECONDS: Final = 2
+LANE_TIMEOUT_SECONDS: Final = 5.0  # a client is told to come back rather than left in a growing queue
+STATEMENT_TIMEOUT_MS: Final = 5_000  # the largest answer takes 70 ms; whatever takes this long is stuck
+
+
+class Database:
+    """Reads from PostgreSQL in threads, so that the event loop never waits for it."""
+
+    def __init__(self, url: str, as_of: datetime | None) -> None:
+        self.conninfo = _bounded(url)
+        self.engine = engine(
+            self.conninfo,
+            as_of=as_of,
+            application_name="market-data-api",
+            pool_size=SERIES_LANE + REPORT_LANE,
+            max_overflow=0,
+        )
+        sa.event.listen(self.engine, "connect", _bound_statements)
+        self._series_lane = anyio.CapacityLimiter(SERIES_LANE)
+        self._report_lane = anyio.CapacityLimiter(REPORT_LANE)
+
+    async def series(self, work: Callable[[sa.Engine], T]) -> T:
+        """Return `work(engine)`, run in a thread of the lane for series.
+
+        Raises:
+            DatabaseUnavailableError: no connection, a statement that took too long, or too many waiting.
+        """
+        return await _in_lane(self._series_lane, self.engine, work)
+
+    async def report(self, work: Callable[[sa.Engine], T]) -> T:
+        """Return `work(engine)`, run in a thread of the lane for reports; raises as `series` does."""
+        return await _in_lane(self._report_lane, self.engine, work)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self.engine.dispose()
+
+
+async def _in_lane(lane: anyio.CapacityLimiter, source: sa.Engine, work: Callable[[sa.Engine], T]) -> T:
+    try:
+        with anyio.fail_after(LANE_TIMEOUT_SECONDS):
+            await lane.acquire_on_behalf_of(borrower := object())
+    except TimeoutError:
+        raise DatabaseUnavailableError("Too many requests are waiting for the database.") from None
+    try:
+        # The lane is the bound; anyio's own limit of 40 threads is never reached by two lanes.
+        return await anyio.to_thread.run_sync(work, source)
+    finally:
+        lane.release_on_behalf_of(borrower)
+
+
+def _bounded(url: str) -> str:
+    """Return `url` with a timeout for connecting and keepalives that notice a vanished server within seconds."""
+    plain = libpq_url(url)
+    bounds = {
+        "connect_timeout": CONNECT_TIMEOUT_SECONDS,
+        "keepalives_idle": 5,
+        "keepalives_interval": 2,
+        "keepalives_count": 3,
+        "tcp_user_timeout": 10_000,  # ms
+    }
+    given = conninfo_to_dict(plain)
+    return make_conninfo(plain, **{name: value for name, value in bounds.items() if name not in given})
+
+
+def _bound_statements(connection: Any, _record: object) -> None:
+    connection.autocommit = True
+    cursor = connection.cursor()
+    cursor.execute(
+        "select set_config('statement_timeout', %s, false), set_config('lock_timeout', %s, false),"
+        " set_config('idle_in_transaction_session_timeout', %s, false),"
+        " set_config('jit', 'off', false)",  # compiling costs more than any of these statements
+        (str(STATEMENT_TIMEOUT_MS), str(STATEMENT_TIMEOUT_MS), str(2 * STATEMENT_TIMEOUT_MS)),
+    )
+    cursor.close()
+    connection.autocommit = False

@@ -1,0 +1,98 @@
+"""Rows into bytes, once per cached answer: a JSON array, CSV or an Arrow IPC stream.
+
+Rows are tuples in the order of their columns, as psycopg gives them; instants are aware UTC and missing values None.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import zlib
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Final
+
+import orjson
+
+from market_data_pipeline.serving.negotiation import Media
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from market_data_pipeline.serving.columns import Column
+
+    Rows = Sequence[Sequence[Any]]
+
+JSON_OPTIONS: Final = orjson.OPT_UTC_Z
+
+# A gzip member's ten-byte header: deflate, no name, no time, unknown system (RFC 1952).
+_GZIP_HEADER: Final = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\xff"
+# Level 6 takes 8 ms for 500 kB of bars and saves a further tenth over level 1; it is paid once per cached answer.
+_LEVEL: Final = 6
+_LONGEST_STORED_BLOCK: Final = 65_535  # bytes (RFC 1951, section 3.2.4)
+
+
+def encode(media: Media, columns: Sequence[Column], rows: Rows) -> bytes:
+    """Return `rows` as `media`: for JSON the array alone, which the answer's head is put before."""
+    if media is Media.CSV:
+        return _csv(columns, rows)
+    if media is Media.ARROW:
+        return _arrow(columns, rows)
+    names = [column.name for column in columns]
+    return orjson.dumps([dict(zip(names, row, strict=True)) for row in rows], option=JSON_OPTIONS)
+
+
+def instant(value: datetime) -> str:
+    """Return an aware UTC instant as ISO 8601 with Z, at the precision it has."""
+    return value.isoformat().replace("+00:00", "Z")
+
+
+def _csv(columns: Sequence[Column], rows: Rows) -> bytes:
+    buffer = io.StringIO()
+    writer = csv.writer(buffer)
+    writer.writerow([column.name for column in columns])
+    writer.writerows([_cell(value) for value in row] for row in rows)
+    return buffer.getvalue().encode()
+
+
+def _cell(value: Any) -> Any:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return instant(value) if isinstance(value, datetime) else value
+
+
+def _arrow(columns: Sequence[Column], rows: Rows) -> bytes:
+    import pyarrow as pa
+
+    types = {
+        "instant": pa.timestamp("us", "UTC"),
+        "float": pa.float64(),
+        "integer": pa.int64(),
+        "boolean": pa.bool_(),
+        "text": pa.string(),
+    }
+    schema = pa.schema([pa.field(c.name, types[c.kind], nullable=c.nullable) for c in columns])
+    values = zip(*rows, strict=True) if rows else ([] for _ in columns)
+    arrays = [pa.array(column, type=field.type) for column, field in zip(values, schema, strict=True)]
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, schema) as writer:
+        writer.write_table(pa.Table.from_arrays(arrays, schema=schema))
+    return bytes(sink.getvalue())
+
+
+def deflate(content: bytes) -> bytes:
+    """Return `content` as the last part of a deflate stream, for `gzip_member`."""
+    compressor = zlib.compressobj(_LEVEL, zlib.DEFLATED, -zlib.MAX_WBITS)
+    return compressor.compress(content) + compressor.flush()
+
+
+def gzip_member(head: bytes, content: bytes, deflated: bytes) -> bytes:
+    """Return the gzip form of `head + content` without compressing anything.
+
+    The head, which changes with every answer, goes in as one stored block (RFC 1951) before the content that
+    `deflate` compressed once: a single member, which every client decodes. `head` has at most 65,535 bytes.
+    """
+    length = len(head).to_bytes(2, "little")
+    complement = (len(head) ^ _LONGEST_STORED_BLOCK).to_bytes(2, "little")
+    checksum = zlib.crc32(content, zlib.crc32(head)).to_bytes(4, "little")
+    size = ((len(head) + len(content)) & 0xFFFFFFFF).to_bytes(4, "little")
+    return b"".join((_GZIP_HEADER, b"\x00", length, complement, head, deflated, checksum, size))

@@ -1,0 +1,145 @@
+"""Every failure as an RFC 9457 problem document, in words for the client.
+
+Add here: an exception that somebody outside may cause or meet. Keep out: the words of the database, paths and
+secrets; what an operator needs goes to the log.
+"""
+
+from __future__ import annotations
+
+import logging
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any, Final
+
+import orjson
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from market_data_pipeline.domain.failures import DatabaseUnavailableError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from fastapi import FastAPI
+    from starlette.requests import Request
+
+PROBLEM: Final = "application/problem+json"
+
+# A restarted PostgreSQL takes connections again within about this time, in seconds.
+RETRY_DATABASE_AFTER: Final = 2
+
+_LONGEST_ECHO: Final = 80  # characters of a bad value that are shown back
+
+log = logging.getLogger(__name__)
+
+
+class Problem(Exception):
+    """An answer other than success, raised anywhere while one is made.
+
+    Args:
+        status: the HTTP status.
+        detail: a sentence about this very request.
+        headers: further response headers.
+        members: further members of the document.
+    """
+
+    def __init__(
+        self, status: HTTPStatus, detail: str, *, headers: Mapping[str, str] | None = None, **members: Any
+    ) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.detail = detail
+        self.headers = dict(headers or {})
+        self.members = members
+
+
+def problem_response(request: Request, problem: Problem) -> Response:
+    """Return `problem` as a response to `request`."""
+    document = {
+        "type": "about:blank",
+        "title": problem.status.phrase,
+        "status": problem.status.value,
+        "detail": problem.detail,
+        "instance": request.url.path,
+        **problem.members,
+    }
+    headers = {"cache-control": "no-store", **problem.headers}
+    return Response(orjson.dumps(document, option=orjson.OPT_UTC_Z), problem.status, headers, PROBLEM)
+
+
+def install(app: FastAPI) -> None:
+    """Make every failure of `app` a problem document."""
+    app.add_exception_handler(Problem, _on_problem)
+    app.add_exception_handler(RequestValidationError, _on_validation)
+    app.add_exception_handler(HTTPException, _on_http)
+    app.add_exception_handler(DatabaseUnavailableError, _on_database)
+    app.add_exception_handler(Exception, _on_anything)
+
+
+async def _on_problem(request: Request, error: Exception) -> Response:
+    assert isinstance(error, Problem)  # noqa: S101 - narrows the type; Starlette calls it with nothing else
+    return problem_response(request, error)
+
+
+async def _on_validation(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)  # noqa: S101 - as above
+    errors = [_parameter_error(e) for e in error.errors()]
+    detail = " ".join(f"{e['parameter']}: {e['detail']}" for e in errors)
+    return problem_response(request, Problem(HTTPStatus.UNPROCESSABLE_ENTITY, detail, errors=errors))
+
+
+def _parameter_error(error: Mapping[str, Any]) -> dict[str, str]:
+    location: Sequence[Any] = error["loc"]
+    parameter = str(location[-1]) if len(location) > 1 else "query"
+    context = error.get("ctx", {})
+    kind = error["type"]
+    if kind == "value_error":
+        text = str(context["error"])
+    elif kind == "extra_forbidden":
+        parameter = parameter[:_LONGEST_ECHO]
+        text = "there is no such parameter here."
+    elif kind == "enum":
+        text = f"must be {context['expected']}; {_shown(error['input'])} is not."
+    elif kind in {"greater_than_equal", "less_than_equal"}:
+        bound = "at least" if kind == "greater_than_equal" else "at most"
+        text = f"must be {bound} {context.get('ge', context.get('le'))}; {_shown(error['input'])} is not."
+    else:
+        text = f"{error['msg'][0].lower()}{error['msg'][1:]}; {_shown(error['input'])} is not."
+    return {"parameter": parameter, "detail": text}
+
+
+def _shown(value: Any) -> str:
+    text = str(value)
+    return repr(text if len(text) <= _LONGEST_ECHO else text[:_LONGEST_ECHO] + "…")
+
+
+async def _on_http(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)  # noqa: S101 - as above
+    status = HTTPStatus(error.status_code)
+    headers = dict(error.headers or {})
+    detail = str(error.detail)
+    if status is HTTPStatus.NOT_FOUND:
+        detail = "There is nothing at this address; /docs lists what there is."
+    elif status is HTTPStatus.METHOD_NOT_ALLOWED:
+        headers["allow"] = "GET, HEAD"
+        detail = f"{request.method} is not offered here: this API only reads, with GET and HEAD."
+    return problem_response(request, Problem(status, detail, headers=headers))
+
+
+async def _on_database(request: Request, error: Exception) -> Response:
+    log.warning("database unavailable: %s", error)
+    return problem_response(
+        request,
+        Problem(
+            HTTPStatus.SERVICE_UNAVAILABLE,
+            "The database cannot be used at the moment; the API reconnects by itself.",
+            headers={"retry-after": str(RETRY_DATABASE_AFTER)},
+        ),
+    )
+
+
+async def _on_anything(request: Request, error: Exception) -> Response:
+    # The server logs the traceback: this handler answers and Starlette raises the error again.
+    return problem_response(
+        request, Problem(HTTPStatus.INTERNAL_SERVER_ERROR, "Something went wrong here; the server's log says what.")
+    )
