@@ -167,7 +167,7 @@ def test_several_bad_values_are_told_at_once_a_line_each(monkeypatch: pytest.Mon
 def test_a_bad_value_in_the_file_is_told_like_one_of_the_environment(tmp_path: Path) -> None:
     (tmp_path / ".env").write_text("POLYGON_PLAN=gold\n")
 
-    with pytest.raises(ConfigurationError, match="^POLYGON_PLAN is 'gold'"):
+    with pytest.raises(ConfigurationError, match=r"^POLYGON_PLAN is 'gold'"):
         load_settings()
 
 
