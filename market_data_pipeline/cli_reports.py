@@ -223,7 +223,7 @@ def objectives(
     print_table(
         ("failure", "over within", "symptom"),
         [(name, _span(one["rto_seconds"]), one["symptom"]) for name, one in document["recovery"].items()],
-        title="Recovery per failure (RTO); the procedures are in the JSON document and docs/operations.md",
+        title="Recovery per failure (RTO); the procedures are in the JSON document",
     )
 
 
