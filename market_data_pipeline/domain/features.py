@@ -169,10 +169,8 @@ def _returns(
 def _volatility(close: Floats, per_year: float) -> dict[str, Floats | Codes]:
     log_return = np.log(rolling.change(close, 1))
     log_return[~np.isfinite(log_return)] = np.nan
-    (_, squares_20), (_, squares_50) = rolling.trailing_moments(log_return, (20, 50))
-    volatility_20, volatility_50 = (
-        np.sqrt(squares / (size - 1)) * np.sqrt(per_year) for squares, size in ((squares_20, 20), (squares_50, 50))
-    )
+    windows = rolling.trailing_moments(log_return, (20, 50))
+    volatility_20, volatility_50 = (np.sqrt(w.squares / (w.size - 1)) * np.sqrt(per_year) for w in windows)
     median = rolling.trailing_median(volatility_50, REGIME_BARS)
     regime = np.full(len(close), 1, dtype="int8")
     regime[volatility_50 < LOW_VOLATILITY * median] = 0
@@ -227,8 +225,11 @@ def _trend_regime(close: Floats) -> Codes:
 
 
 def _compression_regime(close: Floats) -> Codes:
-    ((mean, squares),) = rolling.trailing_moments(close, (20,), relative=True)
-    width = 4 * np.sqrt(squares / 20) / (1 + mean)
+    # The width has no scale: a power of two, which changes no digit, keeps squares of extreme prices in range.
+    _, exponent = np.frexp(np.median(close)) if len(close) else (0.0, 0)
+    scaled = np.ldexp(close, -exponent)
+    (window,) = rolling.trailing_moments(scaled, (20,))
+    width = 4 * np.sqrt(window.squares / 20) / (scaled + window.offset)
     width[~np.isfinite(width)] = np.nan
     median = rolling.trailing_median(width, REGIME_BARS)
     regime = np.where(width < COMPRESSED * median, 0, 1).astype("int8")
