@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-from market_data_pipeline.domain.objectives import SETTLE_AFTER, SETTLED_AT
+from market_data_pipeline.domain.due import settled_at
+from market_data_pipeline.domain.objectives import SETTLE_AFTER
 from market_data_pipeline.domain.series import Timeframe
 from market_data_pipeline.store.ledger import Coverage, CoverageStatus
 
@@ -36,11 +37,6 @@ class Timing:
     calendar: SessionCalendar
     available_at: Callable[[datetime], datetime]
     now: datetime
-
-    def settled_at(self, session: Session) -> datetime:
-        """Return the instant from which the vendor no longer changes the session: 11:00 local on the next day."""
-        local = datetime.combine(session.date + timedelta(days=1), SETTLED_AT, tzinfo=self.calendar.tz)
-        return local.astimezone(UTC)
 
     @staticmethod
     def last_end(session: Session, base: Timeframe) -> datetime:
@@ -75,7 +71,7 @@ def wanted(
     """Return the sessions worth a request now, ascending.
 
     Args:
-        sessions: the days that the series should hold, ascending.
+        sessions: the days that the series should hold and the plan reaches, ascending.
         coverage: what is known of them.
         base: the fetched timeframe.
         timing: when bars can be had.
@@ -85,17 +81,16 @@ def wanted(
 
 
 def _is_wanted(session: Session, known: Coverage | None, base: Timeframe, timing: Timing, full: bool) -> bool:
-    if known is not None and known.status is CoverageStatus.CLAMPED:
-        return False
     served = timing.served_until(session, base)
     if served is None:
         return False
-    if full or known is None or known.status is CoverageStatus.FAILED:
+    # A day once before the plan's history is asked for when a better plan reaches it.
+    if full or known is None or known.status in (CoverageStatus.FAILED, CoverageStatus.CLAMPED):
         return True
     if known.status.final:
         return False
     asked = known.fetched_at
-    settled = timing.settled_at(session)
+    settled = settled_at(session)
     if asked >= settled:  # it settled without a bar: one more look before it counts as empty
         return timing.now >= asked + SETTLE_AFTER
     late_trades = timing.available_at(timing.last_end(session, base)) + SETTLE_AFTER
@@ -108,7 +103,7 @@ def _is_wanted(session: Session, known: Coverage | None, base: Timeframe, timing
 
 def status_after(session: Session, rows: int, known: Coverage | None, timing: Timing) -> CoverageStatus:
     """Return how well a session is held after an answer with `rows` bars that was asked for at `timing.now`."""
-    settled = timing.settled_at(session)
+    settled = settled_at(session)
     if timing.now < settled:
         return CoverageStatus.PROVISIONAL
     if rows:

@@ -15,7 +15,7 @@ from market_data_pipeline.domain.failures import DataError, PipelineError
 from market_data_pipeline.domain.intervals import Interval
 from market_data_pipeline.domain.series import Series, Timeframe
 from market_data_pipeline.ingest.demand import status_after, wanted
-from market_data_pipeline.polygon.client import Usage
+from market_data_pipeline.polygon.usage import Usage
 from market_data_pipeline.polygon.windows import windows
 from market_data_pipeline.store.ledger import Coverage, CoverageStatus
 
@@ -76,6 +76,7 @@ def harvest(
     *,
     history_days: int,
     history_limit: timedelta | None,
+    priority: int,
     full: bool = False,
 ) -> Harvest:
     """Ask the vendor for what the base series lacks; ask nothing when it can lack nothing.
@@ -87,6 +88,7 @@ def harvest(
         held: coverage by session date.
         history_days: calendar days of history that the series should hold.
         history_limit: how far back the plan reaches, or None for all.
+        priority: whose requests go first when runs compete.
         full: ask for everything again.
 
     Raises:
@@ -109,7 +111,7 @@ def harvest(
         covered = tuple(s for s in sessions if window.interval.start <= _start(s, base) < window.interval.end)
         span = Interval(window.interval.start, min(window.interval.end, _served(covered, base, timing)))
         try:
-            fetched = client.bars(base.symbol, base.timeframe, span)
+            fetched = client.bars(base.symbol, base.timeframe, span, priority=priority)
             usage += fetched.usage
             days += _coverage(covered, fetched.bars, base, held, timing)
         except PipelineError as error:

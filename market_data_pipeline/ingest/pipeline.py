@@ -74,19 +74,25 @@ def build_pipeline(settings: Settings, *, history_days: int | None = None) -> Pi
         PipelineError: the sandbox does not start.
     """
     from market_data_pipeline.polygon.client import PolygonClient
-    from market_data_pipeline.polygon.limiter import limiter_for
+    from market_data_pipeline.polygon.limiter import SharedLimiter
 
     plan = plan_named(settings.plan).limited_to(settings.calls_per_minute)
     if settings.uses_sandbox:
         from market_data_pipeline.sandbox.process import ensure_sandbox
-        from market_data_pipeline.sandbox.wire import SANDBOX_KEY
+        from market_data_pipeline.sandbox.server import SANDBOX_KEY
 
         base_url, key = ensure_sandbox(settings), SANDBOX_KEY
     else:
         base_url = str(settings.base_url)
         key = settings.api_key.get_secret_value() if settings.api_key else "sandbox"
     return Pipeline(
-        client=PolygonClient(base_url, key, limiter=limiter_for(plan, settings.database_url)),
+        client=PolygonClient(
+            base_url,
+            key,
+            limiter=SharedLimiter(settings.database_url, plan.calls_per_minute),
+            plan=plan,
+            clock=settings.clock,
+        ),
         database_url=settings.database_url,
         clock=settings.clock,
         plan=plan,

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Final
 
 from market_data_pipeline.domain.failures import PipelineError
 from market_data_pipeline.domain.sessions import NEW_YORK
-from market_data_pipeline.polygon.client import Usage
+from market_data_pipeline.domain.series import Tier
+from market_data_pipeline.polygon.limiter import PRIORITIES
+from market_data_pipeline.polygon.usage import Usage
 from market_data_pipeline.store.splits import last_check, write_splits
 
 if TYPE_CHECKING:
@@ -41,12 +43,13 @@ def ensure_splits(pipeline: Pipeline, bulk: Bulk) -> tuple[Usage, PipelineError 
             if reaches and known[1].astimezone(NEW_YORK).date() >= now.astimezone(NEW_YORK).date():
                 return Usage(), None
             since = min(since, known[0])
+        before = pipeline.client.usage
         try:
-            answer = pipeline.client.splits(since)
+            splits = pipeline.client.splits(since, priority=PRIORITIES[Tier.CRITICAL])
         except PipelineError as error:
             if error.stops_run or known is None or not reaches or now - known[1] > SPLITS_KEEP:
                 raise
-            return getattr(error, "usage", Usage()), error
-        write_splits(bulk, answer.splits, since=since, now=now)
+            return pipeline.client.usage - before, error
+        write_splits(bulk, splits, since=since, now=now)
         bulk.commit()
-        return answer.usage, None
+        return pipeline.client.usage - before, None

@@ -16,7 +16,8 @@ from market_data_pipeline.ingest.harvest import Harvest, HarvestError, harvest
 from market_data_pipeline.ingest.outcome import SeriesOutcome, SymbolRequest
 from market_data_pipeline.ingest.resampling import coarser
 from market_data_pipeline.ingest.stopwatch import Stopwatch
-from market_data_pipeline.polygon.client import Usage
+from market_data_pipeline.polygon.limiter import PRIORITIES
+from market_data_pipeline.polygon.usage import Usage
 from market_data_pipeline.store.ledger import (
     read_coverage,
     read_states,
@@ -105,6 +106,7 @@ class SymbolRefresh:
                 held,
                 history_days=self.pipeline.history_days,
                 history_limit=self.pipeline.plan.history,
+                priority=PRIORITIES[self.request.tier],
                 full=self.full,
             )
         except HarvestError as error:

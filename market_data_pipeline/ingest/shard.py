@@ -17,7 +17,7 @@ from market_data_pipeline.domain.series import Series
 from market_data_pipeline.ingest.outcome import SeriesOutcome, SymbolRequest
 from market_data_pipeline.ingest.reference import ensure_splits
 from market_data_pipeline.ingest.refresh import SymbolRefresh
-from market_data_pipeline.polygon.client import Usage
+from market_data_pipeline.polygon.usage import Usage
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

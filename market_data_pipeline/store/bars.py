@@ -118,4 +118,4 @@ def extent(bulk: Bulk, series: Series) -> dict[str, Any]:
 def _frame(table: pa.Table) -> pd.DataFrame:
     frame: pd.DataFrame = table.to_pandas()
     frame["ts"] = frame["ts"].astype(TS_DTYPE)
-    return frame.astype(dict.fromkeys(VALUES, "float64"), copy=False)
+    return frame.astype(dict.fromkeys(VALUES, "float64"))

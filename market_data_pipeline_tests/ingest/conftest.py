@@ -1,0 +1,103 @@
+"""A whole ingestion in small: the sandbox server over HTTP, a database of its own, and a clock that tests move."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+import psycopg
+import pytest
+from psycopg.rows import dict_row
+
+from market_data_pipeline.domain.series import Tier, Timeframe, asset_class_of
+from market_data_pipeline.ingest.outcome import SeriesOutcome, SymbolRequest
+from market_data_pipeline.ingest.pipeline import Pipeline
+from market_data_pipeline.ingest.shard import refresh_shard
+from market_data_pipeline.polygon.client import PolygonClient
+from market_data_pipeline.polygon.limiter import UnlimitedLimiter
+from market_data_pipeline.polygon.plans import plan_named
+from market_data_pipeline.sandbox.main import open_source
+from market_data_pipeline.sandbox.server import SANDBOX_KEY, running_server
+
+REAL_SAMPLE = Path(__file__).parent.parent / "data" / "real_sample"
+
+
+@dataclass
+class World:
+    """One vendor, one database and one clock; `refresh` is a run."""
+
+    base_url: str
+    database_url: str
+    now: datetime
+    plan: str = "advanced"
+    key: str = SANDBOX_KEY
+    threads: int = 3
+    runs: int = field(default=0, init=False)
+
+    def clock(self) -> datetime:
+        return self.now
+
+    def pipeline(self, history_days: int) -> Pipeline:
+        client = PolygonClient(
+            self.base_url,
+            self.key,
+            limiter=UnlimitedLimiter(),
+            plan=plan_named(self.plan),
+            sleep=lambda _: None,
+            clock=self.clock,
+        )
+        return Pipeline(
+            client, self.database_url, self.clock, plan_named(self.plan), history_days, self.threads, self.now
+        )
+
+    def refresh(
+        self,
+        *symbols: str,
+        timeframes: tuple[Timeframe, ...] = tuple(Timeframe),
+        history_days: int = 10,
+        full: bool = False,
+    ) -> dict[str, SeriesOutcome]:
+        """Run a refresh and return its outcomes by partition key."""
+        self.runs += 1
+        self.track(*symbols)
+        requests = [SymbolRequest(symbol, Tier.CRITICAL, timeframes) for symbol in symbols]
+        with self.pipeline(history_days) as pipeline:
+            outcomes = list(refresh_shard(requests, pipeline=pipeline, run_id=f"run-{self.runs}", full=full))
+        by_key = {outcome.series.partition_key: outcome for outcome in outcomes}
+        assert len(by_key) == len(outcomes)
+        return by_key
+
+    def track(self, *symbols: str) -> None:
+        with self.connect() as connection:
+            for symbol in symbols:
+                connection.execute(
+                    "insert into market_data.symbols values (%s, 'critical', %s, true, %s) on conflict do nothing",
+                    (symbol, asset_class_of(symbol), self.now),
+                )
+
+    def connect(self) -> psycopg.Connection[dict[str, object]]:
+        return psycopg.connect(self.database_url, autocommit=True, row_factory=dict_row)
+
+    def query(self, statement: str, *parameters: object) -> list[dict[str, object]]:
+        with self.connect() as connection:
+            connection.execute("select set_config('TimeZone', 'UTC', false)")
+            return connection.execute(statement, parameters).fetchall()
+
+
+MakeWorld = Callable[..., World]
+
+
+@pytest.fixture
+def make_world(database_url: str) -> Iterator[MakeWorld]:
+    """Return a function that starts a vendor and gives the world around it."""
+    with ExitStack() as stack:
+
+        def make(now: datetime, *, replay: Path | None = None, plan: str = "advanced") -> World:
+            world = World("", database_url, now.astimezone(UTC), plan)
+            world.base_url = stack.enter_context(running_server(open_source(replay), world.clock, plan=plan))
+            return world
+
+        yield make

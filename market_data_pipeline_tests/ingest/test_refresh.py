@@ -1,0 +1,235 @@
+"""What a refresh leaves behind: bars, features, coverage, state and audit rows that agree with each other."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pandas as pd
+import pytest
+
+from market_data_pipeline.domain.feature_definitions import FEATURE_NAMES
+from market_data_pipeline.domain.series import Timeframe
+from market_data_pipeline.domain.sessions import NEW_YORK
+from market_data_pipeline_tests.ingest.conftest import MakeWorld, World
+
+# A Friday in New York's winter time, in the middle of the session.
+NOON = datetime(2026, 11, 20, 12, 0, 30, tzinfo=NEW_YORK)
+
+
+def stored(world: World) -> list[list[dict[str, object]]]:
+    """Return everything that a series consists of, without when it was stored."""
+    return [
+        world.query(
+            "select symbol, timeframe, ts, open, high, low, close, volume, vwap, trades from market_data.bars"
+            " order by symbol, timeframe, ts"
+        ),
+        world.query(
+            f"select symbol, timeframe, ts, {', '.join(FEATURE_NAMES)} from market_data.features"
+            " order by symbol, timeframe, ts"
+        ),
+        world.query(
+            "select symbol, timeframe, session_date, status, rows from market_data.coverage"
+            " order by symbol, timeframe, session_date"
+        ),
+        world.query(
+            "select symbol, timeframe, first_ts, last_ts, bar_count, feature_count, quiet_slots, next_due_at"
+            " from market_data.series_state order by symbol, timeframe"
+        ),
+    ]
+
+
+@pytest.fixture
+def world(make_world: MakeWorld) -> World:
+    return make_world(NOON)
+
+
+def test_a_first_refresh_fills_all_five_timeframes(world: World) -> None:
+    outcomes = world.refresh("AAPL")
+    assert {key: outcome.status for key, outcome in outcomes.items()} == {
+        f"AAPL|{timeframe}": "ok" for timeframe in Timeframe
+    }
+    counts = world.query(
+        """
+        select s.timeframe, s.bar_count, s.feature_count, count(b.*) as bars, count(f.*) as features
+        from market_data.series_state as s
+        left join market_data.bars as b using (symbol, timeframe)
+        left join market_data.features as f using (symbol, timeframe, ts)
+        group by s.timeframe, s.bar_count, s.feature_count
+        """
+    )
+    assert len(counts) == 5
+    for row in counts:
+        assert row["bar_count"] == row["bars"] == row["feature_count"] == row["features"] > 0
+
+
+def test_nothing_that_is_still_in_progress_is_stored(world: World) -> None:
+    world.refresh("AAPL")
+    last = {
+        row["timeframe"]: row["last_ts"].astimezone(NEW_YORK).strftime("%a %H:%M")  # type: ignore[attr-defined]
+        for row in world.query("select timeframe, max(ts) as last_ts from market_data.bars group by timeframe")
+    }
+    assert last == {"5m": "Fri 11:55", "15m": "Fri 11:45", "1h": "Fri 11:00", "4h": "Fri 08:00", "1d": "Thu 00:00"}
+
+
+def test_resampled_bars_equal_sql_over_the_5m_bars(world: World) -> None:
+    world.refresh("AAPL")
+    differences = world.query(
+        """
+        with made as (
+            select
+                date_bin('15 minutes', ts, '2000-01-01') as ts,
+                (array_agg(open order by ts))[1] as open,
+                max(high) as high,
+                min(low) as low,
+                (array_agg(close order by ts desc))[1] as close,
+                sum(volume) as volume,
+                sum(trades)::bigint as trades
+            from market_data.bars where timeframe = '5m' group by 1
+        )
+
+        select *
+        from market_data.bars as b
+        full join made as m using (ts)
+        where b.timeframe = '15m' and (
+            (b.open, b.high, b.low, b.close, b.trades) is distinct from (m.open, m.high, m.low, m.close, m.trades)
+            or abs(b.volume - m.volume) > 1e-6 * m.volume
+        )
+        """
+    )
+    assert differences == []
+
+
+def test_a_second_refresh_asks_nothing_and_still_records_that_it_looked(world: World) -> None:
+    world.refresh("AAPL", "MSFT")
+    before = stored(world)
+    outcomes = world.refresh("AAPL", "MSFT")
+    assert {outcome.status for outcome in outcomes.values()} == {"unchanged"}
+    assert sum(outcome.requests for outcome in outcomes.values()) == 0
+    assert stored(world) == before
+    assert len(world.query("select * from market_data.ingest_log where run_id = 'run-2'")) == 10
+
+
+def test_a_tick_costs_one_request_per_symbol(world: World) -> None:
+    world.refresh("AAPL")
+    world.now += timedelta(minutes=15)
+    outcomes = world.refresh("AAPL")
+    assert sum(outcome.requests for outcome in outcomes.values()) == 1
+    assert outcomes["AAPL|5m"].rows_inserted == 3
+    assert outcomes["AAPL|15m"].rows_inserted == 1
+    assert outcomes["AAPL|1d"].status == "unchanged"
+
+
+@pytest.mark.parametrize("minutes", [5, 65, 8 * 60, 3 * 24 * 60])
+def test_appending_leaves_what_one_backfill_leaves(world: World, minutes: int) -> None:
+    """The first law of features, end to end: however the bars came in, the rows are the same."""
+    first_day = datetime(2026, 11, 9, tzinfo=NEW_YORK)
+    end = world.now
+
+    def refresh() -> None:
+        world.refresh("AAPL", history_days=(world.now.astimezone(NEW_YORK).date() - first_day.date()).days)
+
+    for steps in (3, 2, 1, 0):
+        world.now = end - timedelta(minutes=steps * minutes)
+        refresh()
+    appended = stored(world)
+    with world.connect() as connection:
+        connection.execute("truncate market_data.bars, market_data.features, market_data.coverage")
+        connection.execute("delete from market_data.series_state")
+    refresh()
+    at_once = stored(world)
+    assert appended[0] == at_once[0]
+    pd.testing.assert_frame_equal(pd.DataFrame(appended[1]), pd.DataFrame(at_once[1]), rtol=1e-9, atol=0)
+    assert appended[3] == at_once[3]
+
+
+def test_a_resampled_series_alone_brings_its_base_and_is_found_by_its_siblings(world: World) -> None:
+    alone = world.refresh("AAPL", timeframes=(Timeframe.H1,))
+    assert {key: outcome.status for key, outcome in alone.items()} == {"AAPL|5m": "ok", "AAPL|1h": "ok"}
+    rest = world.refresh("AAPL", timeframes=(Timeframe.M15, Timeframe.H4))
+    assert sum(outcome.requests for outcome in rest.values()) == 0
+    at_once = world.query("select timeframe, bar_count from market_data.series_state order by 1")
+    assert [row["timeframe"] for row in at_once] == ["15m", "1h", "4h", "5m"]
+    assert rest["AAPL|15m"].rows_inserted > rest["AAPL|4h"].rows_inserted > 0
+
+
+def test_an_interrupted_resample_is_caught_up(world: World) -> None:
+    world.refresh("AAPL", timeframes=(Timeframe.M5, Timeframe.M15, Timeframe.H1, Timeframe.H4))
+    expected = stored(world)
+    with world.connect() as connection:
+        connection.execute("delete from market_data.bars where timeframe in ('1h', '4h') and ts > '2026-11-16'")
+        connection.execute("delete from market_data.features where timeframe in ('1h', '4h') and ts > '2026-11-16'")
+        for timeframe in ("1h", "4h"):
+            connection.execute(
+                """
+                update market_data.series_state as s
+                set
+                    base_revision = 0,
+                    (last_ts, bar_count) = (
+                        select max(b.ts), count(*) from market_data.bars as b
+                        where b.symbol = s.symbol and b.timeframe = s.timeframe
+                    )
+                where timeframe = %s
+                """,
+                (timeframe,),
+            )
+    outcomes = world.refresh("AAPL")
+    assert outcomes["AAPL|1h"].status == outcomes["AAPL|4h"].status == "ok"
+    restored = [[row for row in rows if row["timeframe"] != "1d"] for rows in stored(world)]
+    assert restored == expected
+
+
+def test_a_correction_is_taken_in_and_the_old_value_kept(world: World) -> None:
+    world.refresh("AAPL")
+    truth = stored(world)
+    with world.connect() as connection:
+        # What the vendor served before it corrected itself: one wrong close, and one bar that it withdrew.
+        connection.execute(
+            "update market_data.bars set close = close * 0.999 where timeframe = '5m' and ts = '2026-11-20 14:30Z'"
+        )
+        connection.execute("delete from market_data.bars where timeframe = '5m' and ts = '2026-11-20 15:00Z'")
+        connection.execute("delete from market_data.features where timeframe = '5m' and ts = '2026-11-20 15:00Z'")
+        connection.execute("update market_data.series_state set bar_count = bar_count - 1 where timeframe = '5m'")
+    outcomes = world.refresh("AAPL", full=True)
+    assert (outcomes["AAPL|5m"].rows_inserted, outcomes["AAPL|5m"].rows_updated) == (1, 1)
+    after = stored(world)
+    assert after[0] == truth[0]
+    pd.testing.assert_frame_equal(pd.DataFrame(after[1]), pd.DataFrame(truth[1]), rtol=1e-9)
+    revisions = world.query("select ts, close, run_id from market_data.bar_revisions where timeframe = '5m'")
+    assert [(row["ts"].isoformat(), row["run_id"]) for row in revisions] == [  # type: ignore[attr-defined]
+        ("2026-11-20T14:30:00+00:00", "run-2")
+    ]
+
+
+def test_state_says_when_the_next_bar_falls_due(world: World) -> None:
+    outcomes = world.refresh("AAPL")
+    due = {key.split("|")[1]: outcome.next_due_at.astimezone(NEW_YORK) for key, outcome in outcomes.items()}  # type: ignore[union-attr]
+    assert due["5m"] == datetime(2026, 11, 20, 12, 7, tzinfo=NEW_YORK)
+    assert due["1h"] == datetime(2026, 11, 20, 13, 2, tzinfo=NEW_YORK)
+    assert due["1d"] == datetime(2026, 11, 21, 0, 2, tzinfo=NEW_YORK)
+
+
+def test_audit_rows_add_up_to_what_the_vendor_counted(world: World) -> None:
+    import requests
+
+    world.refresh("AAPL", "MSFT", "SPY")
+    status = requests.get(f"{world.base_url}/_sandbox/status", timeout=10).json()
+    logged = world.query("select sum(requests)::int as requests from market_data.ingest_log")
+    assert logged[0]["requests"] == status["requests"]
+
+
+def test_a_day_before_the_plans_history_is_not_asked_for(make_world: MakeWorld) -> None:
+    world = make_world(NOON, plan="basic")
+    world.refresh("AAPL", timeframes=(Timeframe.D1,), history_days=740)
+    coverage = world.query("select status, count(*) as days from market_data.coverage group by status order by status")
+    assert {row["status"] for row in coverage} == {"clamped", "complete"}
+    assert next(row["days"] for row in coverage if row["status"] == "clamped") == 7
+
+
+def test_crypto_follows_utc_days_and_never_closes(world: World) -> None:
+    world.now = datetime(2026, 11, 22, 10, 0, 30, tzinfo=UTC)  # a Sunday
+    outcomes = world.refresh("X:BTCUSD", history_days=3)
+    assert {outcome.status for outcome in outcomes.values()} == {"ok"}
+    last = outcomes["X:BTCUSD|5m"].last_ts
+    assert last is not None
+    assert world.now - last < timedelta(minutes=20)
+    assert outcomes["X:BTCUSD|1d"].last_ts == datetime(2026, 11, 21, tzinfo=UTC)
