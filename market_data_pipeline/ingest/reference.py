@@ -9,8 +9,8 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
 from market_data_pipeline.domain.failures import PipelineError
-from market_data_pipeline.domain.sessions import NEW_YORK
 from market_data_pipeline.domain.series import Tier
+from market_data_pipeline.domain.sessions import NEW_YORK
 from market_data_pipeline.polygon.limiter import PRIORITIES
 from market_data_pipeline.polygon.usage import Usage
 from market_data_pipeline.store.splits import last_check, write_splits
