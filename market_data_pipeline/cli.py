@@ -63,6 +63,17 @@ def down() -> None:
     raise typer.Exit(run_down(settings()))
 
 
+@app.command(epilog="Example: market-data init")
+def init() -> None:
+    """Write the .env that plain `dagster` commands need, readable by you alone; your own lines in it stay."""
+    from market_data_pipeline.operations.init import write_env
+
+    file = write_env()
+    console().print(f"{'Wrote' if file.changed else 'Nothing to change in'} {file.path} ({', '.join(file.written)})")
+    if file.kept:
+        console().print(f"Left as you set them: {', '.join(file.kept)}")
+
+
 @app.command(epilog="Example: market-data sandbox --port 8900 --plan basic")
 def sandbox(
     port: Annotated[int | None, typer.Option(min=1, max=65_535, help="Port to listen on.")] = None,

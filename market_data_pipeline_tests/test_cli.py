@@ -1,0 +1,328 @@
+"""What a user of the `market-data` command relies on: exit codes, sentences, JSON, and a quick `--help`."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from market_data_pipeline import cli
+from market_data_pipeline.domain.failures import (
+    ConfigurationError,
+    DatabaseUnavailableError,
+    DataError,
+    UsageError,
+    VendorRefusedError,
+)
+from market_data_pipeline.domain.objectives import RECOVERY_OBJECTIVES, TIER_OBJECTIVES
+
+SECRET = "pk-very-secret"
+
+
+class Result:
+    def __init__(self, code: int, out: str, err: str) -> None:
+        self.code, self.out, self.err = code, out, err
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    """Run the command with arguments and return its exit code and what it printed."""
+
+    def run(*arguments: str) -> Result:
+        monkeypatch.setattr(sys, "argv", ["market-data", *arguments])
+        monkeypatch.setenv("COLUMNS", "200")
+        cli.console.cache_clear()
+        with pytest.raises(SystemExit) as exit_info:
+            cli.main()
+        printed = capsys.readouterr()
+        return Result(int(exit_info.value.code or 0), printed.out, printed.err)
+
+    return run
+
+
+@pytest.fixture
+def project(database_url: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A project on a migrated database of its own, at an instant after a session."""
+    monkeypatch.setenv("DATABASE_URL", database_url)
+    monkeypatch.setenv("MARKET_DATA_AS_OF", "2025-03-15T12:00:00Z")
+    return database_url
+
+
+COMMANDS = [
+    "up", "down", "init", "sandbox", "migrate", "backfill", "plan", "staleness", "health", "history", "objectives",
+    "universe list", "universe add", "universe remove", "universe import",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself_with_an_example(run, command: str) -> None:
+    result = run(*command.split(), "--help")
+    assert result.code == 0
+    assert f"market-data {command}" in result.out
+    assert "Example: market-data" in result.out
+
+
+def test_the_help_lists_every_command(run) -> None:
+    out = run("--help").out
+    assert all(f" {command.split()[0]} " in out for command in COMMANDS)
+
+
+def test_help_loads_nothing_heavy() -> None:
+    heavy = (
+        "dagster",
+        "fastapi",
+        "great_expectations",
+        "numpy",
+        "pandas",
+        "psycopg",
+        "pyarrow",
+        "pydantic",
+        "sqlalchemy",
+    )
+    code = (
+        "import sys; sys.argv = ['market-data', '--help']\n"
+        "from market_data_pipeline.cli import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        f"print(sorted(set(sys.modules) & set({heavy!r})), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["backfill", "--timeframes", "7m"], "Unknown timeframe '7m'; known are 5m, 15m, 1h, 4h, 1d."),
+        (["backfill", "--symbols", "A B"], "'A B' is not a ticker"),
+        (["backfill", "--days", "0"], "--days"),
+        (["frobnicate"], "No such command 'frobnicate'."),
+        (["universe", "add"], "Missing argument"),
+        (["universe", "add", "AAPL", "--tier", "gold"], "low_priority"),
+    ],
+)
+def test_bad_usage_is_a_sentence_and_exit_code_2(run, arguments: list[str], sentence: str) -> None:
+    result = run(*arguments)
+    assert result.code == 2
+    assert sentence in result.err
+    assert "Traceback" not in result.err
+
+
+def test_a_bad_setting_names_the_variable_and_an_example(run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("POLYGON_PLAN", "gold")
+    result = run("plan")
+    assert result.code == 2
+    assert "POLYGON_PLAN" in result.err
+    assert "POLYGON_PLAN=starter" in result.err
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "sentence"),
+    [
+        (UsageError("No such thing."), 2, "No such thing."),
+        (ConfigurationError("The file is wrong."), 2, "The file is wrong."),
+        (DatabaseUnavailableError("PostgreSQL is down."), 1, "PostgreSQL is down."),
+        (VendorRefusedError("The key is refused."), 1, "The key is refused."),
+        (DataError("[red]not markup[/red]"), 1, "[red]not markup[/red]"),
+        (OSError(28, "No space left on device", "/var/x"), 1, "The disk is full (/var/x)"),
+        (PermissionError(13, "Permission denied", "/var/x"), 1, "/var/x cannot be used: Permission denied."),
+        (RuntimeError(f"with {SECRET}"), 1, "Something unexpected went wrong (RuntimeError); run again with --debug"),
+        (KeyboardInterrupt(), 130, ""),
+    ],
+)
+def test_a_failure_leaves_as_a_sentence_and_an_exit_code(
+    run, monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int, sentence: str
+) -> None:
+    def fail() -> None:
+        raise error
+
+    monkeypatch.setattr(cli_module("operations.objectives"), "objectives_document", fail)
+    result = run("objectives")
+    assert result.code == code
+    assert sentence in result.err
+    assert "Traceback" not in result.err
+    assert SECRET not in result.err
+
+
+def test_debug_shows_the_traceback_wherever_it_stands(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        raise UsageError("No such thing.")
+
+    monkeypatch.setattr(cli_module("operations.objectives"), "objectives_document", fail)
+    for arguments in (["--debug", "objectives"], ["objectives", "--debug"]):
+        monkeypatch.setattr(sys, "argv", ["market-data", *arguments])
+        with pytest.raises(UsageError):
+            cli.main()
+
+
+def cli_module(name: str):
+    return __import__(f"market_data_pipeline.{name}", fromlist=["*"])
+
+
+def test_the_objectives_document_states_every_tier_and_failure(run, tmp_path: Path) -> None:
+    file = tmp_path / "objectives.json"
+    assert run("objectives", "--json", str(file)).code == 0
+    document = json.loads(file.read_text())
+    assert document == json.loads(run("objectives", "--json", "-").out)
+    assert {name: tier["rpo_seconds"] for name, tier in document["tiers"].items()} == {
+        "critical": 3600,
+        "standard": 4 * 3600,
+        "low_priority": 24 * 3600,
+    }
+    assert document["tiers"].keys() == set(TIER_OBJECTIVES)
+    assert document["recovery"].keys() == set(RECOVERY_OBJECTIVES)
+    assert document["recovery"]["SCHEDULER_CRASH"]["rto_seconds"] == 300
+    assert document["freshness"]["aging"]["up_to_seconds"] == 6 * 3600
+
+
+def test_objectives_are_readable_without_a_database_or_settings(run) -> None:
+    out = run("objectives").out
+    assert "critical" in out
+    assert "DATABASE_CONNECTION_LOSS" in out
+
+
+def test_migrate_says_what_it_applied_and_then_that_nothing_is_left(
+    run, empty_database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", empty_database_url)
+    assert "applied 0001_" in run("migrate").out
+    assert run("migrate").out.strip() == "The schema is up to date."
+
+
+def test_the_packaged_universe_is_loaded_on_first_use(run, project: str) -> None:
+    symbols = json.loads(run("universe", "list", "--json").out)
+    assert len(symbols) == 25
+    assert {"symbol": "AAPL", "tier": "critical", "asset_class": "us_equity"} in symbols
+
+
+def test_the_universe_changes_by_add_remove_and_import(run, project: str, tmp_path: Path) -> None:
+    assert run("universe", "add", "X:BTCUSD", "BRK.B").out == "added BRK.B, X:BTCUSD\n"
+    assert run("universe", "add", "X:BTCUSD", "--tier", "critical").out == "moved X:BTCUSD\n"
+    assert run("universe", "remove", "BRK.B").out == "removed BRK.B\n"
+    file = tmp_path / "universe.yaml"
+    file.write_text("tiers: {critical: [AAPL], standard: [KIMpL]}\n")
+    assert run("universe", "import", str(file)).out.startswith("added KIMpL\nremoved AMD, AMZN, ")
+    assert [one["symbol"] for one in json.loads(run("universe", "list", "--json").out)] == ["AAPL", "KIMpL"]
+    assert run("universe", "import", str(file)).out == "Nothing changed.\n"
+
+
+def test_a_symbol_that_is_not_followed_is_refused_with_the_ones_that_are(run, project: str) -> None:
+    for command in ("backfill", "plan"):
+        result = run(command, "--symbols", "AAPL,ZZZZ")
+        assert result.code == 2
+        assert "Not followed: ZZZZ." in result.err
+        assert "AAPL, " in result.err
+    assert run("universe", "remove", "ZZZZ").code == 2
+
+
+def test_a_wrong_universe_file_is_refused_with_its_line(run, project: str, tmp_path: Path) -> None:
+    file = tmp_path / "universe.yaml"
+    file.write_text("tiers:\n  gold: [AAPL]\n")
+    result = run("universe", "import", str(file))
+    assert result.code == 2
+    assert "line 2" in result.err
+
+
+def test_a_plan_counts_the_calls_and_the_time_they_take(run, project: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("POLYGON_API_KEY", SECRET)
+    monkeypatch.setenv("POLYGON_BASE_URL", "http://127.0.0.1:9")  # nothing answers there: nothing may be sent
+    plan = json.loads(run("plan", "--symbols", "AAPL,MSFT", "--days", "5", "--json").out)
+    # 2025-03-10 to 14 are five sessions; a page each for 5m and 1d of two symbols, and one for the splits.
+    assert [(one["symbol"], one["timeframe"], one["sessions"], one["calls"]) for one in plan["series"]] == [
+        ("AAPL", "5m", 5, 1),
+        ("AAPL", "1d", 5, 1),
+        ("MSFT", "5m", 5, 1),
+        ("MSFT", "1d", 5, 1),
+    ]
+    assert plan["calls"] == 5
+    assert plan["calls_per_minute"] == 5
+    assert plan["seconds"] == pytest.approx(48, rel=0.1)
+    said = run("plan", "--symbols", "AAPL,MSFT", "--days", "5").out
+    assert "5 calls" in said
+    assert "basic plan" in said
+
+
+def test_a_plan_of_a_resampled_timeframe_asks_for_its_base(run, project: str) -> None:
+    plan = json.loads(run("plan", "--symbols", "AAPL", "--timeframes", "4h", "--days", "5", "--json").out)
+    assert [one["timeframe"] for one in plan["series"]] == ["5m"]
+
+
+def test_staleness_lists_what_was_never_computed(run, project: str) -> None:
+    run("universe", "list")
+    report = json.loads(run("staleness", "--json").out)
+    assert report["summary"] == {
+        "fresh_count": 0,
+        "aging_count": 0,
+        "stale_count": 0,
+        "missing_count": 125,
+        "total_monitored": 125,
+    }
+    assert len(report["by_status"]["missing"]) == 50
+    assert report["timestamp"] == "2025-03-15T12:00:00Z"
+    said = run("staleness", "--limit", "3").out
+    assert said.count("MISSING") == 3
+    assert "125 missing" in said
+
+
+@pytest.mark.parametrize("command", ["staleness", "history", "health", "plan", "migrate"])
+def test_an_unreachable_database_is_one_sentence(run, command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATABASE_URL", f"postgresql://someone:{SECRET}@127.0.0.1:9/nowhere")
+    result = run(command)
+    assert result.code == 1
+    assert len(result.err.strip().splitlines()) == 1
+    assert SECRET not in result.err
+
+
+def test_a_report_leaves_a_database_without_our_schema_alone(
+    run, empty_database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", empty_database_url)
+    result = run("staleness")
+    assert result.code == 1
+    assert "market-data migrate" in result.err
+
+
+def test_init_writes_a_private_file_once(run, project: str, tmp_path: Path) -> None:
+    assert "Wrote" in run("init").out
+    assert (tmp_path / ".env").stat().st_mode & 0o777 == 0o600
+    assert "Nothing to change" in run("init").out
+
+
+def test_the_sandbox_answers_with_its_key_until_it_is_interrupted() -> None:
+    import signal
+    import socket
+
+    import requests
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    code = "from market_data_pipeline.cli import main; main()"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, "sandbox", "--port", str(port), "--as-of", "2025-03-15T12:00Z"]
+    )
+    try:
+        patience = time.monotonic() + 60
+        while True:
+            try:
+                answer = requests.get(
+                    f"http://127.0.0.1:{port}/v2/aggs/ticker/AAPL/range/1/day/2025-03-10/2025-03-14",
+                    params={"adjusted": "false"},
+                    headers={"Authorization": "Bearer sandbox"},
+                    timeout=30,
+                )
+                break
+            except requests.ConnectionError:
+                assert process.poll() is None, "the sandbox ended by itself"
+                assert time.monotonic() < patience, "the sandbox does not answer"
+                time.sleep(0.05)
+        assert answer.status_code == 200
+        assert answer.json()["resultsCount"] == 5
+    finally:
+        process.send_signal(signal.SIGINT)
+        code = process.wait(30)
+    assert code in (0, 130)

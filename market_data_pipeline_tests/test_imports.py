@@ -1,0 +1,145 @@
+"""The rules of the house that a machine can hold: who imports whom, what loads when, and the names that stay."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from market_data_pipeline.domain.series import Tier, Timeframe
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def test_imports_run_one_way() -> None:
+    done = subprocess.run(
+        [Path(sys.executable).with_name("lint-imports"), "--no-cache"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout
+
+
+def test_every_module_says_what_it_is_for() -> None:
+    silent = [
+        str(file.relative_to(ROOT))
+        for file in (ROOT / "market_data_pipeline").rglob("*.py")
+        if not file.read_text(encoding="utf-8").lstrip().startswith(('"""', 'r"""'))
+    ]
+    assert silent == []
+
+
+def test_the_locks_pin_every_requirement_by_hash_and_name_no_host() -> None:
+    for lock in ROOT.glob("requirements*.lock"):
+        text = lock.read_text(encoding="utf-8")
+        assert "://" not in text, lock.name
+        pins = re.findall(
+            r"^([a-z0-9.\-]+)==\S+(?: ;.*)? \\\n((?: {4}--hash=sha256:[0-9a-f]{64}.*\n?)+)", text, re.MULTILINE
+        )
+        named = re.findall(r"^[a-z0-9.\-]+==", text, re.MULTILINE)
+        assert len(pins) == len(named) > 0, lock.name
+
+
+def test_the_locks_hold_what_the_requirements_ask_for() -> None:
+    for asked in ROOT.glob("requirements*.in"):
+        locked = asked.with_suffix(".lock").read_text(encoding="utf-8").lower()
+        for line in asked.read_text(encoding="utf-8").splitlines():
+            if line and not line.startswith(("#", "-")):
+                name = re.sub(r"\[.*", "", line).lower()
+                assert re.search(rf"^{re.escape(name)}==", locked, re.MULTILINE), (asked.name, name)
+
+
+def test_development_runs_on_the_pins_of_production() -> None:
+    def pins(name: str) -> set[str]:
+        text = (ROOT / name).read_text(encoding="utf-8")
+        return set(re.findall(r"^[a-z0-9.\-]+==[^ ]+", text, re.MULTILINE))
+
+    assert pins("requirements.lock") <= pins("requirements-dev.lock")
+
+
+def test_the_command_and_the_location_have_their_names() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    assert project["project"]["scripts"] == {"market-data": "market_data_pipeline.cli:main"}
+    assert project["tool"]["dagster"]["module_name"] == "market_data_pipeline.definitions"
+
+
+def test_partition_names_stay() -> None:
+    assert list(Tier) == ["critical", "standard", "low_priority"]
+    assert list(Timeframe) == ["5m", "15m", "1h", "4h", "1d"]
+
+
+def test_no_file_of_the_package_names_a_machine() -> None:
+    # Paths and hosts of the machine on which something was written help nobody and leak something.
+    suspicious = re.compile(r"/root/|/home/\w+/|pythonhosted|://pypi")
+    found = [
+        f"{file.relative_to(ROOT)}: {match[0]}"
+        for folder in ("market_data_pipeline", "sql", "docs")
+        for file in (ROOT / folder).rglob("*")
+        if file.suffix in {".py", ".sql", ".md", ".yaml"}
+        for match in suspicious.finditer(file.read_text(encoding="utf-8"))
+    ]
+    assert found == []
+
+
+def test_the_documents_link_to_files_that_exist() -> None:
+    broken = [
+        f"{document.relative_to(ROOT)}: {target}"
+        for document in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
+        for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", document.read_text(encoding="utf-8"))
+        if not (document.parent / target).exists() and not target.endswith(".png")
+    ]
+    assert broken == []
+
+
+def test_the_names_that_dashboards_and_scripts_hold_on_to_stay() -> None:
+    from market_data_pipeline.definitions import defs
+
+    location = defs.get_repository_def()
+    assert {key.to_user_string() for key in location.assets_defs_by_key} == {
+        f"{tier}/{asset}" for tier in ("critical", "standard", "low_priority") for asset in ("bars", "features")
+    }
+    refreshes = {"critical_refresh", "standard_refresh", "low_priority_refresh"}
+    assert {job.name for job in location.get_all_jobs()} - {"__ASSET_JOB"} == {
+        *refreshes,
+        "quality",
+        "reconcile",
+        "prune",
+    }
+    crons = {schedule.name: schedule.cron_schedule for schedule in location.schedule_defs}
+    assert crons["critical_schedule"] == "*/15 * * * *"
+    assert crons["standard_schedule"] == "0 * * * *"
+    assert "low_priority_schedule" in crons
+    assert {sensor.name for sensor in location.sensor_defs} == {
+        "staleness_sensor",
+        "backfill_request_sensor",
+        "universe_sensor",
+        "run_failure_alert_sensor",
+    }
+    for assets in location.assets_defs_by_key.values():
+        assert assets.partitions_def.partition_dimension_names == ["symbol", "timeframe"]
+
+
+def test_the_addresses_of_the_read_api_stay(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from market_data_pipeline.serving.app import create_app
+    from market_data_pipeline.settings import load_settings
+
+    monkeypatch.setenv("DATABASE_URL", database_url)
+    assert create_app(load_settings()).openapi()["paths"].keys() >= {
+        "/health",
+        "/api/v1/features/quant/{symbol}",
+        "/api/v1/bars/{symbol}",
+        "/api/v1/admin/scheduler-health",
+        "/api/v1/admin/features/staleness",
+        "/api/v1/admin/scheduler/execution-history",
+        "/metrics",
+    }
+
+
+def test_the_code_location_loads_no_heavy_library() -> None:
+    # Every run is a process that begins with this import; Great Expectations alone would add seconds to it.
+    heavy = ("exchange_calendars", "fastapi", "great_expectations", "numpy", "pandas", "pyarrow", "talib")
+    code = f"import market_data_pipeline.definitions, sys; print(sorted(set(sys.modules) & set({heavy!r})))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
