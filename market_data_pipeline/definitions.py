@@ -1,0 +1,57 @@
+"""The front door for Dagster: everything it is to know, put together.
+
+A test or another deployment swaps a part through `build_defs(resource_overrides=…)`. Nothing here, and nothing imported
+from here, reads the environment or loads a heavy library: a run process starts with this import.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import dagster as dg
+
+from market_data_pipeline.domain.series import Tier
+from market_data_pipeline.orchestration.alerts import run_failure_alert_sensor
+from market_data_pipeline.orchestration.assets import all_assets
+from market_data_pipeline.orchestration.checks import freshness_check
+from market_data_pipeline.orchestration.jobs import refresh_job
+from market_data_pipeline.orchestration.prune import prune_job
+from market_data_pipeline.orchestration.quality import quality_checks, quality_job
+from market_data_pipeline.orchestration.reconcile import reconcile_job
+from market_data_pipeline.orchestration.resources import PipelineResource
+from market_data_pipeline.orchestration.schedules import nightly_schedule, tier_schedule
+from market_data_pipeline.orchestration.sensors import backfill_request_sensor, staleness_sensor, universe_sensor
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+def build_defs(*, resource_overrides: Mapping[str, object] | None = None) -> dg.Definitions:
+    """Return the definitions of the code location.
+
+    Args:
+        resource_overrides: resources by name (`pipeline`) that take the place of the usual ones.
+    """
+    refreshes = {tier: refresh_job(tier) for tier in Tier}
+    nightly = (quality_job(), reconcile_job, prune_job)
+    return dg.Definitions(
+        assets=all_assets(),
+        asset_checks=[*(freshness_check(tier) for tier in Tier), quality_checks()],
+        jobs=[*refreshes.values(), *nightly],
+        schedules=[
+            *(tier_schedule(tier, job) for tier, job in refreshes.items()),
+            *(nightly_schedule(job) for job in nightly),
+        ],
+        sensors=[
+            universe_sensor,
+            staleness_sensor([*refreshes.values()]),
+            backfill_request_sensor([*refreshes.values()]),
+            run_failure_alert_sensor,
+        ],
+        resources={"pipeline": PipelineResource(), **(resource_overrides or {})},
+        # A run is a shard whose symbols run in threads: a process for each step would only cost a second more.
+        executor=dg.in_process_executor,
+    )
+
+
+defs = build_defs()

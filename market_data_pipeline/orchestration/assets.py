@@ -1,0 +1,155 @@
+"""The assets: for each tier its bars and its features, one partition per series, made together by one step.
+
+Add here: what describes an asset. Keep out: the work (ingest), which series a run is for (selection), and what it says
+about them (results).
+
+A failing series never stops the others: each commits and materializes by itself, and at the end the step fails with one
+`dg.Failure` that names the failed ones, so that exactly their partitions show as failed. For that the assets are
+`skippable` (the step returns no output; it logs events) and one step makes both (they commit together).
+"""
+
+# No `from __future__ import annotations`: Dagster needs the classes of a step's parameters, not their names.
+
+import time
+import warnings
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Final
+
+import dagster as dg
+
+from market_data_pipeline.domain.failures import PipelineError
+from market_data_pipeline.domain.objectives import TIER_OBJECTIVES
+from market_data_pipeline.domain.series import Tier
+from market_data_pipeline.orchestration.checks import evaluation, read_freshness
+from market_data_pipeline.orchestration.columns import BAR_COLUMNS, FEATURE_COLUMNS
+from market_data_pipeline.orchestration.events import log_materializations, log_planned
+from market_data_pipeline.orchestration.freshness import freshness_policy
+from market_data_pipeline.orchestration.jobs import op_name
+from market_data_pipeline.orchestration.partitions import series_partitions
+from market_data_pipeline.orchestration.resources import PipelineResource
+from market_data_pipeline.orchestration.results import (
+    bars_key,
+    failure,
+    features_key,
+    materializations,
+    stopped,
+    summary,
+)
+from market_data_pipeline.orchestration.selection import RefreshConfig, selected
+
+if TYPE_CHECKING:
+    from market_data_pipeline.ingest.outcome import SeriesOutcome
+
+POOL: Final = "polygon"  # its limit is in dagster.yaml
+
+# A batch of events costs 20 ms however small it is, and someone who watches a run looks about once a second.
+_FLUSH_SECONDS: Final = 1.0
+
+
+def all_assets() -> list[dg.AssetsDefinition]:
+    """Return the assets of all tiers, with links to this file in the UI."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", dg.BetaWarning)  # code references and backfill policies, in 1.13
+        assets = dg.with_source_code_references([tier_assets(tier) for tier in Tier])
+        return [asset for asset in assets if isinstance(asset, dg.AssetsDefinition)]
+
+
+def tier_assets(tier: Tier) -> dg.AssetsDefinition:
+    """Return the pair `<tier>/bars` and `<tier>/features`."""
+    objective = TIER_OBJECTIVES[tier]
+    common: dict[str, Any] = {
+        "skippable": True,
+        "partitions_def": series_partitions(tier),
+        "group_name": tier.value,
+        "owners": ["team:market-data"],
+        "freshness_policy": freshness_policy(tier),
+        "tags": {"tier": tier.value},
+    }
+    bars = dg.AssetSpec(
+        bars_key(tier),
+        description=f"Raw OHLCV bars in `market_data.bars`, one partition per series. {objective.description}",
+        kinds={"python", "postgres"},
+        metadata={"dagster/column_schema": BAR_COLUMNS, "dagster/table_name": "market_data.bars"},
+        **common,
+    )
+    features = dg.AssetSpec(
+        features_key(tier),
+        deps=[bars.key],
+        description=f"The 17 features of every bar in `market_data.features`. {objective.description}",
+        kinds={"python", "postgres", "pandas"},
+        metadata={"dagster/column_schema": FEATURE_COLUMNS, "dagster/table_name": "market_data.features"},
+        **common,
+    )
+
+    @dg.multi_asset(
+        specs=[bars, features],
+        name=op_name(tier),
+        pool=POOL,
+        # Beta in 1.13. Without it a backfill from the UI starts one run per series, 2 s each.
+        backfill_policy=dg.BackfillPolicy.single_run(),
+    )
+    def series(
+        context: dg.AssetExecutionContext, config: RefreshConfig, pipeline: PipelineResource
+    ) -> Iterator[dg.MaterializeResult]:  # type: ignore[type-arg]
+        yield from ()  # everything is logged per partition; an output would materialize all partitions alike
+        refresh_tier(context, tier, config, pipeline)
+
+    return series
+
+
+def refresh_tier(
+    context: dg.AssetExecutionContext, tier: Tier, config: RefreshConfig, pipeline: PipelineResource
+) -> None:
+    """Refresh what the run is for and log it while it is being committed.
+
+    Raises:
+        dg.Failure: at least one series failed, or the run could not be done at all.
+    """
+    partitioned = context.has_partition_key or context.has_partition_key_range
+    outcomes: list[SeriesOutcome] = []
+    stop: PipelineError | None = None
+    try:
+        requests = selected(
+            tier, config, context.partition_keys if partitioned else None, lambda: pipeline.symbols(tier)
+        )
+        series = sum(len(request.timeframes) for request in requests)
+        context.log.info(f"Refreshing {series} series of {len(requests)} symbols.")
+        running = pipeline.refresh(
+            requests, run_id=context.run.run_id, history_days=config.history_days, full=config.full_refresh
+        )
+        for batch in _batches(running):
+            log_materializations(context, [event for outcome in batch for event in _events(outcome)])
+            outcomes += batch
+    except PipelineError as error:
+        stop = error
+    if not partitioned:
+        for outcome in outcomes:
+            if outcome.failed:
+                log_planned(context, (bars_key(tier), features_key(tier)), outcome.series.partition_key)
+    if outcomes:
+        context.log_event(summary(tier, outcomes))
+    if stop is not None:
+        raise stopped(stop) from stop
+    context.log_event(evaluation(tier, read_freshness(pipeline)[tier]))
+    if failed := failure(outcomes):
+        raise failed
+
+
+def _events(outcome: "SeriesOutcome") -> tuple[dg.AssetMaterialization, ...]:
+    return () if outcome.failed else materializations(outcome)
+
+
+def _batches(outcomes: Iterator["SeriesOutcome"]) -> Iterator[list["SeriesOutcome"]]:
+    """Yield what came in within the last second, as soon as it is over, and the rest at the end."""
+    batch: list[SeriesOutcome] = []
+    began = time.monotonic()
+    try:
+        for outcome in outcomes:
+            batch.append(outcome)
+            if time.monotonic() - began >= _FLUSH_SECONDS:
+                yield batch
+                batch, began = [], time.monotonic()
+    except PipelineError:
+        yield batch
+        raise
+    yield batch

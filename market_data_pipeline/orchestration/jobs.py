@@ -1,0 +1,52 @@
+"""The jobs: one refresh per tier, and the nightly ones.
+
+Add here: a job, and the tags of its runs. Keep out: when it runs (schedules).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+import dagster as dg
+
+from market_data_pipeline.domain.objectives import TIER_OBJECTIVES
+from market_data_pipeline.domain.series import Tier
+from market_data_pipeline.orchestration.results import bars_key, features_key
+
+if TYPE_CHECKING:
+    # What `define_asset_job` returns; Dagster exports no public name for it.
+    from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
+
+    AssetJob: TypeAlias = UnresolvedAssetJobDefinition
+
+TIER_TAG: Final = "market_data/tier"
+PRIORITY_TAG: Final = "dagster/priority"  # the queue starts higher ones first
+
+
+def job_name(tier: Tier) -> str:
+    """Return the name of a tier's refresh job."""
+    return f"{tier.value}_refresh"
+
+
+def op_name(tier: Tier) -> str:
+    """Return the name of the step that refreshes a tier: where its run config belongs."""
+    return f"{tier.value}_series"
+
+
+def run_tags(tier: Tier) -> dict[str, str]:
+    """Return the tags of every refresh of a tier."""
+    return {TIER_TAG: tier.value, PRIORITY_TAG: str(TIER_OBJECTIVES[tier].run_priority)}
+
+
+def refresh_job(tier: Tier) -> AssetJob:
+    """Return the job that refreshes a tier: all of it, or what a run's partition tags and run config narrow it to.
+
+    The tier's checks are not part of it: the step writes the verdict of the standing check itself.
+    """
+    return dg.define_asset_job(
+        job_name(tier),
+        selection=dg.AssetSelection.assets(bars_key(tier), features_key(tier)).without_checks(),
+        description=f"Bars and features of the {tier.value} tier. {TIER_OBJECTIVES[tier].description}",
+        tags=run_tags(tier),
+        executor_def=dg.in_process_executor,
+    )

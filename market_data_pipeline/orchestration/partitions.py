@@ -1,0 +1,94 @@
+"""The partitions: one per series, in two dimensions.
+
+Add here: how a set of symbols and timeframes is named to Dagster. Keep out: which of them a run is for (selection)
+and when runs start (schedules).
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import dagster as dg
+
+from market_data_pipeline.domain.series import Series, Tier, Timeframe
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from sqlalchemy import Engine
+
+    from market_data_pipeline.store.universe import TrackedSymbol
+
+TIMEFRAMES: Final = tuple(timeframe.value for timeframe in Timeframe)
+
+# Dagster's names for "from this partition to that one"; of a two-dimensional key each dimension has its own range.
+RANGE_START: Final = "dagster/asset_partition_range_start"
+RANGE_END: Final = "dagster/asset_partition_range_end"
+
+
+@cache
+def symbol_partitions(tier: Tier) -> dg.DynamicPartitionsDefinition:
+    """Return the dimension of a tier's symbols; Dagster's storage holds which there are."""
+    return dg.DynamicPartitionsDefinition(name=f"{tier}_symbols")
+
+
+@cache
+def series_partitions(tier: Tier) -> dg.MultiPartitionsDefinition:
+    """Return a tier's partitions: its symbols by all timeframes, with keys like `AAPL|5m`."""
+    timeframes = dg.StaticPartitionsDefinition(list(TIMEFRAMES))
+    return dg.MultiPartitionsDefinition({"symbol": symbol_partitions(tier), "timeframe": timeframes})
+
+
+def partition_key(series: Series) -> dg.MultiPartitionKey:
+    """Return Dagster's key of a series, equal to the text `AAPL|5m`."""
+    return dg.MultiPartitionKey({"symbol": series.symbol, "timeframe": series.timeframe.value})
+
+
+def symbols_of(instance: dg.DagsterInstance, tier: Tier) -> Sequence[str]:
+    """Return a tier's symbols as Dagster knows them, in the order in which a range runs over them."""
+    return instance.get_dynamic_partitions(f"{tier}_symbols")
+
+
+def range_tags(symbols: Sequence[str]) -> dict[str, str]:
+    """Return the run tags that select all timeframes of `symbols`, which must be contiguous in `symbols_of`."""
+    return {RANGE_START: f"{symbols[0]}|{TIMEFRAMES[0]}", RANGE_END: f"{symbols[-1]}|{TIMEFRAMES[-1]}"}
+
+
+class PartitionChange(NamedTuple):
+    """What makes a tier's partitions equal to the universe."""
+
+    tier: Tier
+    added: list[str]
+    removed: list[str]
+
+
+def partition_changes(instance: dg.DagsterInstance, tracked: Iterable[TrackedSymbol]) -> list[PartitionChange]:
+    """Return what has to change for Dagster to know exactly the active symbols; empty when it does."""
+    wanted: dict[Tier, list[str]] = {tier: [] for tier in Tier}
+    for entry in tracked:
+        if entry.active:
+            wanted[Tier(entry.tier)].append(entry.symbol)
+    changes = []
+    for tier, symbols in wanted.items():
+        known = symbols_of(instance, tier)
+        added = [symbol for symbol in symbols if symbol not in set(known)]
+        removed = [symbol for symbol in known if symbol not in set(symbols)]
+        if added or removed:
+            changes.append(PartitionChange(tier, added, removed))
+    return changes
+
+
+def sync_partitions(instance: dg.DagsterInstance, engine: Engine) -> list[PartitionChange]:
+    """Make the partitions of all tiers equal to the `symbols` table, and return what changed.
+
+    A partition that goes keeps its history and shows it again when the symbol comes back.
+    """
+    from market_data_pipeline.store.universe import tracked
+
+    changes = partition_changes(instance, tracked(engine))
+    for tier, added, removed in changes:
+        instance.add_dynamic_partitions(f"{tier}_symbols", added)
+        for symbol in removed:
+            instance.delete_dynamic_partition(f"{tier}_symbols", symbol)
+    return changes

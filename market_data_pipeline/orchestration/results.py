@@ -1,0 +1,187 @@
+"""What a run says about itself: metadata per series, one table per run, and one failure that names what failed.
+
+Add here: a fact that a person wants to see on a partition's or a run's page. Keep out: how it is come by (ingest).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import dagster as dg
+
+from market_data_pipeline.orchestration.partitions import partition_key
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from datetime import datetime
+
+    from market_data_pipeline.domain.failures import PipelineError
+    from market_data_pipeline.domain.series import Tier
+    from market_data_pipeline.ingest.outcome import SeriesOutcome
+
+WORST_SHOWN: Final = 20  # failures in a sentence or table: what a person reads; the counts beside it are exact
+ROWS_SHOWN: Final = 500  # symbols in a run's table: about 100 kB of event
+
+
+def bars_key(tier: Tier) -> dg.AssetKey:
+    """Return the key of a tier's bars."""
+    return dg.AssetKey([tier.value, "bars"])
+
+
+def features_key(tier: Tier) -> dg.AssetKey:
+    """Return the key of a tier's features."""
+    return dg.AssetKey([tier.value, "features"])
+
+
+def materializations(outcome: SeriesOutcome) -> tuple[dg.AssetMaterialization, dg.AssetMaterialization]:
+    """Return what a committed series shows on its partition of `<tier>/bars` and of `<tier>/features`."""
+    partition = partition_key(outcome.series)
+    both = _given(
+        status=outcome.status,
+        first_bar=_timestamp(outcome.first_ts),
+        last_bar=_timestamp(outcome.last_ts),
+        verified_at=_timestamp(outcome.verified_at),
+        next_bar_due_at=_timestamp(outcome.next_due_at),
+    )
+    bars = _given(
+        rows_fetched=outcome.rows_fetched,
+        rows_inserted=outcome.rows_inserted,
+        rows_updated=outcome.rows_updated,
+        expected_last_bar=_timestamp(outcome.expected_last_ts),
+        requests=outcome.requests,
+        rate_limited=outcome.rate_limited,
+        fetch_seconds=round(outcome.fetch_seconds, 3),
+        store_seconds=round(outcome.store_seconds, 3),
+    )
+    features = {"features_written": outcome.features_written, "compute_seconds": round(outcome.compute_seconds, 3)}
+    return (
+        dg.AssetMaterialization(
+            bars_key(outcome.tier),
+            partition=partition,
+            metadata={"dagster/partition_row_count": outcome.bar_count, **bars, **both},
+        ),
+        dg.AssetMaterialization(
+            features_key(outcome.tier),
+            partition=partition,
+            metadata={"dagster/partition_row_count": outcome.feature_count, **features, **both},
+        ),
+    )
+
+
+def summary(tier: Tier, outcomes: Sequence[SeriesOutcome]) -> dg.AssetObservation:
+    """Return the run's result: totals, and a table with one row per symbol, failed ones first."""
+    rows = sorted(_rows_by_symbol(outcomes), key=lambda row: (-row["failed"], row["symbol"]))
+    return dg.AssetObservation(
+        bars_key(tier),
+        description=f"Result of a refresh of the {tier} tier",
+        metadata={
+            "series": len(outcomes),
+            "failed": sum(outcome.failed for outcome in outcomes),
+            "unchanged": sum(outcome.status == "unchanged" for outcome in outcomes),
+            "requests": sum(outcome.requests for outcome in outcomes),
+            "rate_limited": sum(outcome.rate_limited for outcome in outcomes),
+            "symbols": dg.TableMetadataValue([dg.TableRecord(row) for row in rows[:ROWS_SHOWN]], _SUMMARY),
+        },
+    )
+
+
+def failure(outcomes: Sequence[SeriesOutcome]) -> dg.Failure | None:
+    """Return the failure that names the series that failed and why; None when none did."""
+    failed = [outcome for outcome in outcomes if outcome.failed]
+    if not failed:
+        return None
+    by_reason: dict[str, list[str]] = {}
+    for outcome in failed:
+        reason = f"{outcome.error_class}: {outcome.error}"
+        by_reason.setdefault(reason, []).append(outcome.series.partition_key)
+    lines = [f"{', '.join(keys[:WORST_SHOWN])}{_more(keys)}: {reason}" for reason, keys in by_reason.items()]
+    records = [
+        dg.TableRecord(
+            {
+                "series": outcome.series.partition_key,
+                "kind": str(outcome.kind or ""),
+                "error_class": outcome.error_class or "",
+                "error": outcome.error or "",
+            }
+        )
+        for outcome in failed[:WORST_SHOWN]
+    ]
+    return dg.Failure(
+        "\n".join(
+            [
+                f"{len(failed)} of {len(outcomes)} series failed; the others are stored.",
+                *lines[:WORST_SHOWN],
+                *([f"… and {len(lines) - WORST_SHOWN} more reasons"] if len(lines) > WORST_SHOWN else []),
+            ]
+        ),
+        metadata={
+            "failed": len(failed),
+            "committed": len(outcomes) - len(failed),
+            "failures": dg.TableMetadataValue(records, _FAILURES),
+        },
+        allow_retries=False,
+    )
+
+
+def _more(keys: Sequence[str]) -> str:
+    return f" and {len(keys) - WORST_SHOWN} more" if len(keys) > WORST_SHOWN else ""
+
+
+def stopped(error: PipelineError) -> dg.Failure:
+    """Return the failure of a run that had to stop: going on would have failed every symbol in the same way."""
+    return dg.Failure(
+        f"{type(error).__name__}: {error}",
+        metadata={"error_class": type(error).__name__, "kind": str(error.kind)},
+        allow_retries=False,
+    )
+
+
+def _rows_by_symbol(outcomes: Sequence[SeriesOutcome]) -> list[dict[str, Any]]:
+    grouped: dict[str, list[SeriesOutcome]] = {}
+    for outcome in outcomes:
+        grouped.setdefault(outcome.series.symbol, []).append(outcome)
+    return [
+        {
+            "symbol": symbol,
+            "failed": sum(outcome.failed for outcome in group),
+            "series": len(group),
+            "rows_fetched": sum(outcome.rows_fetched for outcome in group),
+            "rows_inserted": sum(outcome.rows_inserted for outcome in group),
+            "rows_updated": sum(outcome.rows_updated for outcome in group),
+            "features_written": sum(outcome.features_written for outcome in group),
+            "requests": sum(outcome.requests for outcome in group),
+            "rate_limited": sum(outcome.rate_limited for outcome in group),
+            "seconds": round(sum(o.fetch_seconds + o.store_seconds + o.compute_seconds for o in group), 2),
+            "error": next((outcome.error for outcome in group if outcome.error), ""),
+        }
+        for symbol, group in grouped.items()
+    ]
+
+
+def table_schema(columns: Mapping[str, str]) -> dg.TableSchema:
+    """Return the schema of a table in metadata from its columns' names and types."""
+    return dg.TableSchema([dg.TableColumn(name, kind) for name, kind in columns.items()])
+
+
+def _timestamp(instant: datetime | None) -> dg.TimestampMetadataValue | None:
+    return dg.MetadataValue.timestamp(instant) if instant else None
+
+
+def _given(**values: Any) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}
+
+
+_COUNTS: Final = (
+    "failed",
+    "series",
+    "rows_fetched",
+    "rows_inserted",
+    "rows_updated",
+    "features_written",
+    "requests",
+    "rate_limited",
+)
+_SUMMARY: Final = table_schema(
+    {"symbol": "string", **dict.fromkeys(_COUNTS, "int"), "seconds": "float", "error": "string"}
+)
+_FAILURES: Final = table_schema(dict.fromkeys(("series", "kind", "error_class", "error"), "string"))

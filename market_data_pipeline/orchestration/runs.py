@@ -1,0 +1,204 @@
+"""Starting refreshes: which runs a tier takes, and launching them from outside Dagster's daemon.
+
+Add here: how work is cut into runs. Keep out: when (schedules, sensors).
+
+`submit_refresh` writes runs straight into Dagster's queue. Measured for a tier of 25 symbols: here 0.8 s; through
+`dagster job launch` 5 s, as that first starts a code server of its own; GraphQL needs a running webserver. The cost is
+one private name: `RegisteredCodeLocationOrigin`, which says "the location that the workspace calls so", all that the
+daemon reads of an origin. Where runs are launched by Kubernetes or Celery, launch through the webserver instead.
+"""
+
+from __future__ import annotations
+
+import time
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, Final
+
+import dagster as dg
+
+from market_data_pipeline.domain.failures import UsageError
+from market_data_pipeline.domain.objectives import TIER_OBJECTIVES
+from market_data_pipeline.domain.series import Tier, Timeframe
+from market_data_pipeline.orchestration.jobs import job_name, op_name, run_tags
+from market_data_pipeline.orchestration.partitions import range_tags, symbols_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from datetime import timedelta
+
+LOCATION: Final = "market_data_pipeline.definitions"  # as workspace.yaml calls it
+TRIGGER_TAG: Final = "market_data/trigger"  # who asked: schedule, staleness, request or cli
+NARROW_TAG: Final = "market_data/narrow"  # on runs for some series only; they do not keep a tier's schedule waiting
+
+UNFINISHED: Final = (
+    dg.DagsterRunStatus.QUEUED,
+    dg.DagsterRunStatus.NOT_STARTED,
+    dg.DagsterRunStatus.STARTING,
+    dg.DagsterRunStatus.STARTED,
+    dg.DagsterRunStatus.CANCELING,
+)
+
+_POLL_SECONDS: Final = 0.5  # a look costs 10 ms of the database and the shortest run takes 2 s
+
+
+def shards(symbols: Sequence[str], max_symbols: int) -> list[Sequence[str]]:
+    """Return `symbols` cut into contiguous pieces of nearly equal size, none larger than `max_symbols`."""
+    count = -(-len(symbols) // max_symbols)
+    edges = [len(symbols) * piece // count for piece in range(count + 1)] if count else []
+    return [symbols[start:end] for start, end in pairwise(edges)]
+
+
+def tier_run_requests(
+    symbols: Sequence[str],
+    tier: Tier,
+    max_symbols: int | None = None,
+    *,
+    trigger: str = "schedule",
+    run_config: Mapping[str, Any] | None = None,
+) -> list[dg.RunRequest]:
+    """Return the runs that refresh a tier, one per shard of its symbols.
+
+    Args:
+        symbols: all symbols of the tier in the order of `symbols_of`: a shard is a range of partitions.
+        tier: the tier.
+        max_symbols: symbols of one run at most; by default the tier's objective.
+        trigger: who asks for the runs.
+        run_config: goes to every run.
+    """
+    return [
+        dg.RunRequest(
+            run_key=f"{shard[0]}..{shard[-1]}",
+            job_name=job_name(tier),
+            run_config=run_config or {},
+            tags={**run_tags(tier), **range_tags(shard), TRIGGER_TAG: trigger},
+        )
+        for shard in shards(symbols, max_symbols or TIER_OBJECTIVES[tier].max_shard_symbols)
+    ]
+
+
+def narrowed(
+    tier: Tier,
+    *,
+    symbols: Iterable[str] = (),
+    timeframes: Iterable[Timeframe] = (),
+    history_days: int | None = None,
+    full: bool = False,
+) -> dict[str, Any]:
+    """Return the run config of a refresh; empty when nothing is narrowed."""
+    config: dict[str, Any] = {}
+    if chosen := list(symbols):
+        config["symbols"] = chosen
+    if spans := [timeframe.value for timeframe in timeframes]:
+        config["timeframes"] = spans
+    if history_days is not None:
+        config["history_days"] = history_days
+    if full:
+        config["full_refresh"] = True
+    return {"ops": {op_name(tier): {"config": config}}} if config else {}
+
+
+def unfinished_tier_run(instance: dg.DagsterInstance, tier: Tier) -> str | None:
+    """Return the id of an unfinished run for the whole tier or a shard of it; None when there is none."""
+    records = instance.get_run_records(dg.RunsFilter(job_name=job_name(tier), statuses=list(UNFINISHED)), limit=100)
+    return next((run.run_id for run in (r.dagster_run for r in records) if NARROW_TAG not in run.tags), None)
+
+
+def submit_refresh(
+    instance: dg.DagsterInstance,
+    definitions: dg.Definitions,
+    *,
+    symbols: Iterable[str] = (),
+    timeframes: Iterable[Timeframe] = (),
+    history_days: int | None = None,
+    full: bool = False,
+    trigger: str = "cli",
+) -> list[str]:
+    """Put refreshes into the queue and return their run ids, the most urgent tier first; the daemon starts them.
+
+    The partitions must have been registered (`partitions.sync_partitions`).
+
+    Args:
+        instance: Dagster's storage.
+        definitions: what `build_defs()` returns.
+        symbols: only these; by default all symbols of all tiers.
+        timeframes: only these; by default all.
+        history_days: calendar days of history to hold, instead of the configured ones.
+        full: ask the vendor for everything again.
+        trigger: who asks, for the run's tags.
+
+    Raises:
+        UsageError: a symbol is in no tier.
+    """
+    instance.optimize_for_webserver(statement_timeout=60_000, pool_recycle=3600, max_overflow=5)
+    chosen = list(symbols)
+    members = {tier: symbols_of(instance, tier) for tier in Tier}
+    if strangers := [symbol for symbol in chosen if not any(symbol in of_tier for of_tier in members.values())]:
+        raise UsageError(f"{', '.join(strangers)}: not tracked; `market-data universe add` makes it so.")
+    run_ids = []
+    for tier, of_tier in members.items():
+        wanted = [symbol for symbol in of_tier if symbol in set(chosen)] if chosen else of_tier
+        config = narrowed(
+            tier,
+            symbols=wanted if chosen else (),
+            timeframes=timeframes,
+            history_days=history_days,
+            full=full,
+        )
+        if chosen and wanted:
+            requests = [
+                dg.RunRequest(
+                    job_name=job_name(tier),
+                    run_config=config,
+                    tags={**run_tags(tier), TRIGGER_TAG: trigger, NARROW_TAG: "symbols"},
+                )
+            ]
+        else:
+            requests = tier_run_requests(wanted, tier, trigger=trigger, run_config=config)
+        run_ids += [_enqueue(instance, definitions, request) for request in requests]
+    return run_ids
+
+
+def _enqueue(instance: dg.DagsterInstance, definitions: dg.Definitions, request: dg.RunRequest) -> str:
+    from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteRepositoryOrigin
+
+    repository = definitions.get_repository_def()
+    job = str(request.job_name)
+    origin = RemoteRepositoryOrigin(RegisteredCodeLocationOrigin(LOCATION), repository.name)
+    with dg.partition_loading_context(dynamic_partitions_store=instance):
+        run = instance.create_run_for_job(
+            repository.get_job(job),
+            run_config=request.run_config,
+            tags=request.tags,
+            remote_job_origin=origin.get_job_origin(job),
+        )
+    # The queue does not look at the workspace; the daemon has its own.
+    instance.submit_run(run.run_id, workspace=None)  # type: ignore[arg-type]
+    return run.run_id
+
+
+def wait_for_runs(
+    instance: dg.DagsterInstance,
+    run_ids: Sequence[str],
+    *,
+    timeout: timedelta | None = None,
+    on_look: Callable[[Mapping[str, dg.DagsterRunStatus]], None] | None = None,
+) -> dict[str, dg.DagsterRunStatus]:
+    """Wait until all runs are finished and return how each ended.
+
+    Args:
+        instance: Dagster's storage.
+        run_ids: the runs.
+        timeout: give up then and return the statuses as they are.
+        on_look: called with all statuses about twice a second, for a display; what it raises ends the waiting.
+    """
+    deadline = time.monotonic() + timeout.total_seconds() if timeout else None
+    while True:
+        records = instance.get_run_records(dg.RunsFilter(run_ids=list(run_ids))) if run_ids else []
+        statuses = {record.dagster_run.run_id: record.dagster_run.status for record in records}
+        if on_look:
+            on_look(statuses)
+        if not any(status in UNFINISHED for status in statuses.values()):
+            return statuses
+        if deadline is not None and time.monotonic() > deadline:
+            return statuses
+        time.sleep(_POLL_SECONDS)

@@ -1,0 +1,148 @@
+"""A refresh as Dagster shows it: what is materialized, what failed, and why."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import dagster as dg
+import pytest
+import sqlalchemy as sa
+
+from market_data_pipeline.definitions import build_defs
+from market_data_pipeline.domain.series import Tier
+from market_data_pipeline.orchestration.partitions import range_tags, series_partitions
+from market_data_pipeline.orchestration.results import bars_key, features_key
+from market_data_pipeline_tests.orchestration.conftest import NOW, StandIn
+
+BARS, FEATURES = bars_key(Tier.CRITICAL), features_key(Tier.CRITICAL)
+TIMEFRAMES = ("5m", "15m", "1h", "4h", "1d")
+
+
+def run(
+    instance: dg.DagsterInstance,
+    url: str,
+    *,
+    failing: list[str] | None = None,
+    tags: dict[str, str] | None = None,
+    config: dict[str, Any] | None = None,
+) -> dg.ExecuteInProcessResult:
+    definitions = build_defs(resource_overrides={"pipeline": StandIn(url=url, failing=failing or [])})
+    return definitions.resolve_job_def("critical_refresh").execute_in_process(
+        instance=instance,
+        tags=tags,
+        run_config={"ops": {"critical_series": {"config": config}}} if config else None,
+        raise_on_error=False,
+    )
+
+
+def keys(*symbols: str, timeframes: tuple[str, ...] = TIMEFRAMES) -> set[str]:
+    return {f"{symbol}|{timeframe}" for symbol in symbols for timeframe in timeframes}
+
+
+def failed_partitions(instance: dg.DagsterInstance, key: dg.AssetKey) -> set[str]:
+    with dg.partition_loading_context(dynamic_partitions_store=instance):
+        partitions = series_partitions(Tier.CRITICAL)
+        status = instance.get_status_by_partition(key, partitions.get_partition_keys(), partitions)
+    return {partition for partition, state in (status or {}).items() if state and state.value == "FAILED"}
+
+
+@pytest.fixture
+def url(database: sa.Engine, database_url: str) -> str:
+    return database_url
+
+
+@pytest.mark.parametrize("tags", [range_tags(["AAPL", "MSFT", "NVDA"]), None], ids=["a shard", "the whole tier"])
+def test_a_failing_symbol_leaves_the_others_materialized(
+    registered: dg.DagsterInstance, url: str, tags: dict[str, str] | None
+) -> None:
+    result = run(registered, url, failing=["MSFT"], tags=tags)
+
+    assert not result.success
+    for key in (BARS, FEATURES):
+        assert registered.get_materialized_partitions(key) == keys("AAPL", "NVDA")
+        assert failed_partitions(registered, key) == keys("MSFT")
+
+
+def test_the_failure_names_the_failed_series_and_their_reasons(registered: dg.DagsterInstance, url: str) -> None:
+    result = run(registered, url, failing=["MSFT"])
+
+    failure = result.failure_data_for_node("critical_series")
+    assert failure is not None
+    assert failure.user_failure_data is not None
+    said = failure.user_failure_data.description
+    assert said.startswith("5 of 15 series failed; the others are stored.")
+    assert "MSFT|5m, MSFT|15m, MSFT|1h, MSFT|4h, MSFT|1d: RateLimitedError: The vendor refused five times." in said
+    assert "AAPL" not in said
+    metadata = failure.user_failure_data.metadata
+    assert (metadata["failed"].value, metadata["committed"].value) == (5, 10)
+    assert {record.data["kind"] for record in metadata["failures"].records} == {"transient"}
+
+
+def test_a_run_without_partition_tags_covers_the_whole_tier(registered: dg.DagsterInstance, url: str) -> None:
+    assert run(registered, url).success
+    assert registered.get_materialized_partitions(BARS) == keys("AAPL", "MSFT", "NVDA")
+    assert failed_partitions(registered, BARS) == set()
+
+
+def test_a_run_for_one_partition_refreshes_that_series_only(registered: dg.DagsterInstance, url: str) -> None:
+    assert run(registered, url, tags={"dagster/partition": "AAPL|5m"}).success
+    assert registered.get_materialized_partitions(FEATURES) == {"AAPL|5m"}
+
+
+def test_run_config_narrows_a_run(registered: dg.DagsterInstance, url: str) -> None:
+    config = {"symbols": ["NVDA", "AAPL"], "timeframes": ["1d", "5m"], "history_days": 30, "full_refresh": True}
+    assert run(registered, url, config=config).success
+    assert registered.get_materialized_partitions(BARS) == keys("AAPL", "NVDA", timeframes=("5m", "1d"))
+    event = registered.get_latest_materialization_event(BARS)
+    assert event is not None
+    assert event.asset_materialization is not None
+    assert event.asset_materialization.metadata["dagster/partition_row_count"].value == 31
+
+
+def test_run_config_with_a_symbol_of_another_tier_says_so(registered: dg.DagsterInstance, url: str) -> None:
+    result = run(registered, url, config={"symbols": ["AMD"]})
+    failure = result.failure_data_for_node("critical_series")
+    assert failure is not None
+    assert failure.user_failure_data is not None
+    assert failure.user_failure_data.description.startswith("UsageError: AMD: not among the 3 symbols")
+
+
+def test_a_materialization_shows_what_was_fetched_and_how_far_the_series_reaches(
+    registered: dg.DagsterInstance, url: str
+) -> None:
+    run(registered, url, tags={"dagster/partition": "AAPL|5m"})
+    event = registered.get_latest_materialization_event(BARS)
+    assert event is not None
+    assert event.asset_materialization is not None
+    metadata = event.asset_materialization.metadata
+    assert metadata["rows_inserted"].value == 11
+    assert metadata["requests"].value == 2
+    assert metadata["verified_at"].value == NOW.timestamp()
+    assert "expected_last_bar" not in metadata
+
+
+def test_a_run_leaves_one_table_with_a_row_per_symbol_failed_ones_first(
+    registered: dg.DagsterInstance, url: str
+) -> None:
+    run(registered, url, failing=["NVDA"])
+    records = registered.fetch_observations(BARS, limit=10).records
+    assert len(records) == 1
+    observation = records[0].asset_observation
+    assert observation is not None
+    rows = [record.data for record in observation.metadata["symbols"].records]
+    assert [(row["symbol"], row["failed"], row["rows_fetched"]) for row in rows] == [
+        ("NVDA", 5, 0),
+        ("AAPL", 0, 60),
+        ("MSFT", 0, 60),
+    ]
+
+
+def test_a_refresh_writes_the_verdict_of_the_standing_check(registered: dg.DagsterInstance, url: str) -> None:
+    run(registered, url)
+    key = dg.AssetCheckKey(FEATURES, "series_freshness")
+    record = registered.event_log_storage.get_latest_asset_check_execution_by_key([key])[key]
+    assert record.event is not None
+    evaluation = record.event.dagster_event.event_specific_data
+    assert not evaluation.passed  # the stand-in stores nothing, so every series is missing
+    assert (evaluation.metadata["late"].value, evaluation.metadata["missing"].value) == (15, 15)
+    assert len(evaluation.metadata["worst"].records) == 15
