@@ -83,7 +83,7 @@ SPLIT_CYCLES: Final = {
 def _stock(ticker: str, level: float, millions: float, volatility: float = 0.016) -> Instrument:
     """Return a liquid name: about 60 shares a trade, and somebody awake in nearly every five minutes from 04:00 on."""
     shares = millions * 1e6
-    return Instrument(ticker, level, shares, shares / 60, volatility, quiet_trades=1.1)
+    return Instrument(ticker, level, shares, shares / 60, volatility, quiet_trades=0.6)
 
 
 _LIQUID: Final = (

@@ -81,6 +81,12 @@ def ensure_sandbox(settings: SandboxSettings) -> str:
         return _start(settings.state_dir, wanted)
 
 
+def running_sandbox(settings: SandboxSettings) -> str | None:
+    """Return the base URL of the sandbox that `ensure_sandbox` would use without starting one, None without any."""
+    wanted = parameters(settings.as_of, settings.plan, settings.calls_per_minute, settings.sandbox_replay)
+    return _running(settings.state_dir, wanted)
+
+
 def stop_sandbox(settings: SandboxSettings) -> bool:
     """Stop the sandbox that `ensure_sandbox` started; return False when there was none."""
     if not settings.state_dir.is_dir():

@@ -148,6 +148,8 @@ def with_cursor(query: Query) -> Query:
     if (text := query.get("cursor")) is None:
         return query
     try:
+        if not re.fullmatch(r"[\w-]+", text):
+            raise ValueError(text)
         carried = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)).decode("ascii")
         return {**dict(parse_qsl(carried, strict_parsing=True)), **query}
     except (ValueError, binascii.Error):

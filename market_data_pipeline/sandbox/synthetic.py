@@ -201,10 +201,10 @@ def _profiles(crypto: bool) -> _Profiles:
     share, live = np.zeros((2, 960)), np.zeros((2, 960))
     for row, (close, end) in enumerate(((CLOSE, 960), (EARLY_CLOSE, 780))):
         live[row, :end] = 1.0
-        share[row, :180] = 0.01  # from 04:00
-        share[row, 180:OPEN] = 0.06  # from 07:00
+        share[row, :180] = 0.002  # from 04:00
+        share[row, 180:OPEN] = 0.03  # from 07:00
         place = np.linspace(-1.0, 1.0, close - OPEN)
         share[row, OPEN:close] = 0.75 + 1.1 * place**4 + 0.35 * np.exp(-(place + 1.0) * 12.0)  # the smile
         share[row, close] = 14.0  # the closing auction's print
-        share[row, close + 1 : end] = 0.02
+        share[row, close + 1 : end] = 0.006
     return _Profiles(share, live)
