@@ -72,7 +72,12 @@ def _json(value: object) -> str:
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, title: str | None = None) -> None:
-    """Print a table; columns whose name starts with `>` are aligned to the right, None is a dash."""
+    """Print a table; columns whose name starts with `>` are aligned to the right, None is a dash.
+
+    Nothing is printed without rows.
+    """
+    if not rows:
+        return
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
     from rich.text import Text

@@ -129,14 +129,13 @@ def health(as_json: _AsJson = False) -> None:
             for one in report["schedules"]
         ],
     )
-    if report["recent_failures"]:
-        print_table(
-            ("failed at", "symbol", "timeframe", "error"),
-            [
-                (_instant(one["failed_at"]), one["symbol"], one["timeframe"], one["error"])
-                for one in report["recent_failures"]
-            ],
-        )
+    print_table(
+        ("failed at", "symbol", "timeframe", "error"),
+        [
+            (_instant(one["failed_at"]), one["symbol"], one["timeframe"], one["error"])
+            for one in report["recent_failures"]
+        ],
+    )
     rate = report["rate_limit"]
     console().print(
         f"{rate['total_requests']} requests in {rate['window_hours']} h, {rate['rate_limited']} refused for the rate; "
