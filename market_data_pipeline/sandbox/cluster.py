@@ -140,7 +140,7 @@ def open_binaries(as_user: Owner) -> None:
         path.chmod(stat.S_IMODE(mode) | (0o055 if path.is_dir() or mode & stat.S_IXUSR else 0o044))
 
 
-def create(data: Path, as_user: Owner, password: str) -> str | None:
+def create(data: Path, as_user: Owner, password: str, *, durable: bool) -> str | None:
     """Create the data folder with the role and both databases; return None, or what went wrong.
 
     It is made under another name and renamed at the end: an interrupted creation is never taken for a database.
@@ -159,7 +159,9 @@ def create(data: Path, as_user: Owner, password: str) -> str | None:
         f"create database {project.DATABASE} owner {project.ROLE}\n"
         f"create database {project.DAGSTER_DATABASE} owner {project.ROLE}\n"
     )
-    failure = single_user(draft, as_user, sql) or run("initdb", "--sync-only", "-D", draft, as_user=as_user)
+    failure = single_user(draft, as_user, sql)
+    if failure is None and durable:
+        failure = run("initdb", "--sync-only", "-D", draft, as_user=as_user)
     if failure is None:
         draft.rename(data)
     return failure

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -110,7 +111,8 @@ class EmbeddedPostgres:
                 raise ConfigurationError(
                     f"{self.data_dir} holds files and is not a database: move it away; bars are then fetched again."
                 ) from None
-            if failure := cluster.create(self.data_dir, as_user, project.password(self.state_dir)):
+            password = project.password(self.state_dir)
+            if failure := cluster.create(self.data_dir, as_user, password, durable=self.durable):
                 raise ConfigurationError(self._why("created", failure)) from None
             return
         except PermissionError:
@@ -199,13 +201,12 @@ class EmbeddedPostgres:
         if "No space left on device" in said:
             return f"The embedded PostgreSQL could not be {not_done}: the disk of {self.state_dir} is full."
         lines = [line.strip() for line in said.splitlines() if line.strip()]
-        telling = [line for line in lines if "FATAL" in line or "error:" in line or "PANIC" in line] or lines[-1:]
-        hint = (
-            "run as the user who owns it"
-            if "ermission" in said or "not permitted" in said
-            else f"see {self.data_dir}/log"
-        )
-        return f"The embedded PostgreSQL in {self.data_dir} could not be {not_done}: {' '.join(telling[:2])}; {hint}."
+        # "FATAL: configuration file … contains errors" only says that a LOG line before it says what is wrong.
+        telling = [line for line in lines if re.search(r"FATAL|PANIC|error:|LOG: +(invalid|unrecognized|syntax)", line)]
+        words = "; ".join(re.sub(r"^.*?\b(FATAL|PANIC|LOG|error): +", "", line) for line in (telling or lines[-1:])[:3])
+        forbidden = "ermission denied" in said or "not permitted" in said
+        hint = "run as the user who owns it" if forbidden else f"see {self.data_dir / 'log'}"
+        return f"The embedded PostgreSQL in {self.data_dir} could not be {not_done}: {words} ({hint})."
 
     @contextmanager
     def _lock(self) -> Iterator[None]:

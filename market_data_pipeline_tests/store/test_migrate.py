@@ -108,13 +108,14 @@ def test_the_environment_and_dotenv_of_the_caller_do_not_lead_dbmate_astray(
     empty_database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / ".env").write_text("DATABASE_URL=postgres://nobody@nowhere.invalid/none\nDBMATE_MIGRATIONS_DIR=/none\n")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("DBMATE_MIGRATIONS_TABLE", "elsewhere")
-    monkeypatch.setenv("DATABASE_URL", "postgres://nobody@nowhere.invalid/none")
-    monkeypatch.setenv("PGSSLMODE", "require")
-    monkeypatch.setenv("PGAPPNAME", "somebody")
+    with monkeypatch.context() as caller:
+        caller.chdir(tmp_path)
+        caller.setenv("DBMATE_MIGRATIONS_TABLE", "elsewhere")
+        caller.setenv("DATABASE_URL", "postgres://nobody@nowhere.invalid/none")
+        caller.setenv("PGSSLMODE", "require")
+        caller.setenv("PGAPPNAME", "somebody")
+        assert migrate_database(empty_database_url + _joint(empty_database_url) + "sslmode=prefer", SQL)
 
-    assert migrate_database(empty_database_url + _joint(empty_database_url) + "sslmode=prefer", SQL)
     assert _exists(empty_database_url, "market_data.schema_migrations")
 
 
