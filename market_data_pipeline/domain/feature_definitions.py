@@ -20,10 +20,11 @@ WARM_UP_BARS: Final = 1_500
 Windows need 99 (the median of 50 `volatility_50`), `return_1d` the rest of the session and the last bar before it
 (289 at the most: 5-minute bars round the clock; a session with few bars needs fewer), but an EMA and Wilder's
 average never quite forget their seed. Bar by bar they come nearer to what the full history gives, first in value,
-at last in every bit, and from there on a label cannot fall on the other side of its threshold. Measured on 1,800
-series (random walks, cents, ramps, prices that fall by a factor of 1e6 in one bar), bars until bit-identical:
+at last in every bit, and from there on a label cannot fall on the other side of its threshold. Measured on 1,500
+moving series (random walks, cents, ramps, a fall by a factor of 1e6 in one bar), bars until bit-identical:
 EMA 50 at most 1,368, Wilder 14 at most 818. In value, seeds weigh (49/51)^1,450 = 6e-26 and
-(13/14)^1,486 = 2e-48 by then. The one exception is told by `features.warm_up_suffices`.
+(13/14)^1,486 = 2e-48 by then. On a price that stands still two EMAs may stay a few last bits apart, far from any
+threshold; what that does to the average true range, `features.warm_up_suffices` tells.
 """
 
 TRADING_DAYS: Final = {AssetClass.US_EQUITY: 252, AssetClass.CRYPTO: 365}

@@ -248,6 +248,42 @@ def test_sessions_end_at_midnight_in_new_york_and_in_utc_for_crypto() -> None:
     assert crypto["return_1h"].fillna(0).tolist() == [0, 110 / 100 - 1, 0, 0]
 
 
+def test_averages_within_a_thousandth_of_the_price_are_ranging() -> None:
+    # On a ramp of 1 a bar, EMA 20 stays 15 above EMA 50.
+    features = compute_features(
+        flat_frame(every(5, 16_000), [float(i) for i in range(1, 16_001)]), Timeframe.M5, CRYPTO
+    )
+    labels = dict(zip(range(1, 16_001), features["trend_regime"], strict=True))
+    assert [labels[price] for price in (14_990, 14_999, 15_001, 15_010)] == ["uptrend"] * 2 + ["ranging"] * 2
+
+
+@pytest.mark.parametrize(
+    ("last", "label"), [(101.001, "up"), (100.999, "neutral"), (99.001, "neutral"), (98.999, "down")]
+)
+def test_five_bars_make_a_trend_beyond_one_percent(last: float, label: str) -> None:
+    features = compute_features(flat_frame(every(5, 6), [100.0] * 5 + [last]), Timeframe.M5, EQUITY)
+    assert features["trend_direction"].iloc[5] == label
+
+
+def test_regimes_begin_exactly_at_their_thresholds() -> None:
+    # Enough bars that some lie within a thousandth of each threshold.
+    rng = np.random.default_rng(6)
+    close = 100 * np.exp(np.cumsum(rng.normal(0, 1e-3, 20_000) * np.repeat(rng.uniform(0.3, 3, 500), 40)))
+    features = compute_features(flat_frame(every(5, 20_000), close.tolist()), Timeframe.M5, CRYPTO)
+    windows = np.lib.stride_tricks.sliding_window_view
+    width = 4 * windows(close, 20).std(axis=1) / windows(close, 20).mean(axis=1)
+    for name, values, thresholds in (
+        ("volatility_regime", features["volatility_50"].to_numpy()[50:], {0.7: "low", 1.3: "high"}),
+        ("compression_regime", width, {0.7: "compressed"}),
+    ):
+        relative = values[49:] / np.median(windows(values, 50), axis=1)
+        labels = features[name].iloc[-len(relative) :].to_numpy()
+        for threshold, label in thresholds.items():
+            assert (np.abs(relative / threshold - 1) < 1e-3).sum() > 3
+            beyond = relative < threshold if threshold < 1 else relative > threshold
+            np.testing.assert_array_equal(labels == label, beyond)
+
+
 def test_changed_settings_of_ta_lib_are_refused() -> None:
     talib.set_unstable_period("EMA", 10)
     try:

@@ -7,6 +7,7 @@ from datetime import date
 import numpy as np
 import pandas as pd
 import pytest
+import talib
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -25,6 +26,7 @@ from market_data_pipeline_tests.domain.feature_series import (
     assert_same,
     cases,
     frame,
+    prices,
     random_bars,
     real_series,
     take,
@@ -123,6 +125,14 @@ def test_after_the_warm_up_even_the_averages_are_the_same_to_the_last_bit(seed: 
     full = compute_features(*case).iloc[1_000 + WARM_UP_BARS :].reset_index(drop=True)
     part = features_from(take(case.bars, 1_000, len(case.bars)), WARM_UP_BARS, case.timeframe, case.asset_class)
     pd.testing.assert_frame_equal(part, full, check_exact=True)
+
+
+@pytest.mark.parametrize("kind", ["walk", "cents", "mixed"])
+def test_the_warm_up_is_long_enough_for_the_slowest_average_to_the_last_bit(kind: str) -> None:
+    for seed in range(20):
+        _, _, close = prices(np.random.default_rng(seed), kind, 3_000)
+        full, part = talib.EMA(close, 50)[1_000:], talib.EMA(close[1_000:], 50)
+        assert part[WARM_UP_BARS:].tolist() == full[WARM_UP_BARS:].tolist()
 
 
 @pytest.mark.parametrize("asset_class", AssetClass)
