@@ -61,7 +61,7 @@ def _layout() -> tuple[np.dtype[Any], bytes]:
 _RECORD, _BLANK = _layout()
 
 
-def encode_bars(bars: Bars) -> bytes:
+def encode_bars(bars: Bars) -> bytes | bytearray:
     """Return the bars as JSON objects with commas between them: `{"v":…,"vw":…,"o":…,"c":…,"h":…,"l":…,"t":…,"n":…}`.
 
     An unknown `vw` or `n` is left out.
@@ -89,7 +89,8 @@ def encode_bars(bars: Bars) -> bytes:
         if not known.all():
             _blank(record, name, ~known)
     del record
-    return bytes(buffer.translate(None, b"\0")[:-1])
+    buffer[-1] = 0  # no comma after the last
+    return buffer.translate(None, b"\0")
 
 
 def _fixed(values: Floats, scale: float, most: float) -> Ints | None:

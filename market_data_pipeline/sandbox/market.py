@@ -34,6 +34,7 @@ class SyntheticMarket:
     def __init__(self, load_test_symbols: int = 0) -> None:
         """Let whole-market questions include `SYN0000` up to that many load-test symbols (asked by name, all exist)."""
         self._tickers = tuple(sorted([*INSTRUMENTS, *(f"SYN{i:04d}" for i in range(min(load_test_symbols, 10_000)))]))
+        self._splits = [SplitRow(ticker, day, 1.0, float(to)) for ticker, day, to in splits(END_DATE.year - 1)]
         self._kept = _Kept(_KEPT_BYTES)
 
     @property
@@ -67,12 +68,12 @@ class SyntheticMarket:
 
     def splits(self) -> Sequence[SplitRow]:
         """Return all splits by ascending date."""
-        return [SplitRow(ticker, day, 1.0, float(to)) for ticker, day, to in splits(END_DATE.year - 1)]
+        return self._splits
 
     def _month(self, ticker: str, year: int, month: int, step_ms: int) -> Bars:
         """Return a month's bars of a step that divides the hour, or its day bars for 0.
 
-        Whoever asks for 5m or day bars asks for the other soon: both are made from the minutes while these are hot.
+        Whoever asks for 5m or day bars asks for the other soon: both are made at once.
         """
         if (found := self._kept.get((ticker, year, month, step_ms))) is not None:
             return found
@@ -81,10 +82,8 @@ class SyntheticMarket:
         sessions = _sessions(item.asset_class, year, month)
         if (minutes := self._kept.get((ticker, year, month, MINUTE_MS))) is None:
             minutes = month_minutes(item, sessions, year, month)
-        made = {
-            0: day_bars(item, minutes, sessions),
-            FIVE_MINUTES_MS: to_step(minutes, FIVE_MINUTES_MS),
-        }
+        five = to_step(minutes, FIVE_MINUTES_MS)
+        made = {0: day_bars(item, five, sessions), FIVE_MINUTES_MS: five}
         if step_ms not in made:
             made[step_ms] = to_step(minutes, step_ms)
         for step, bars in made.items():

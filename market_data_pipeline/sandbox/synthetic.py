@@ -98,14 +98,14 @@ def month_minutes(item: Instrument, sessions: Sequence[Session], year: int, mont
     return Bars(t, o / 1e4, h / 1e4, lo / 1e4, c / 1e4, micro / 1e6, vw / 1e4, count, np.ones(len(held), dtype="int64"))
 
 
-def day_bars(item: Instrument, minutes: Bars, sessions: Sequence[Session]) -> Bars:
-    """Return the day bars of whole sessions, from all their minutes.
+def day_bars(item: Instrument, bars: Bars, sessions: Sequence[Session]) -> Bars:
+    """Return the day bars of whole sessions, from all their bars of any length that divides half an hour.
 
     The close is the auction's, up to three cents off the last regular minute's; and trades that belong to no minute
     make the volume a little more than the minutes' sum. Round-the-clock markets have neither.
     """
     crypto = item.asset_class is AssetClass.CRYPTO
-    days, regular = days_of(minutes, sessions, round_the_clock=crypto)
+    days, regular = days_of(bars, sessions, round_the_clock=crypto)
     if crypto or not len(days):
         return days
     # The auction's price is decided by the day's own digits: no random stream of its own.

@@ -174,15 +174,15 @@ def _counts(bars: Bars, rewritten: bool, *, base: int, ticker: str) -> dict[str,
     return {"ticker": ticker, "queryCount": base, "resultsCount": len(bars), "adjusted": rewritten}
 
 
-def _envelope(view: View, head: dict[str, Any], rows: bytes, next_url: str | None = None) -> bytes:
+def _envelope(view: View, head: dict[str, Any], rows: bytes | bytearray, next_url: str | None = None) -> bytes:
     """Return a page in the vendor's order of keys; an empty one has neither `results` nor `count`."""
     tail: dict[str, Any] = {"status": view.status, "request_id": request_id()}
     if rows:
         tail["count"] = head["resultsCount"]
     if next_url is not None:
         tail["next_url"] = next_url
-    results = b',"results":[' + rows + b"]" if rows else b""
-    return _text(head)[:-1] + results + b"," + _text(tail)[1:]
+    results = (b',"results":[', rows, b"]") if rows else ()
+    return b"".join((_text(head)[:-1], *results, b",", _text(tail)[1:]))
 
 
 def _text(values: Mapping[str, Any]) -> bytes:
