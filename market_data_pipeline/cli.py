@@ -50,8 +50,10 @@ def up(
     ] = False,
 ) -> None:
     """Start the database, the sandbox if no key is set, Dagster and the read API, and load the universe."""
+    from market_data_pipeline.operations.init import write_env
     from market_data_pipeline.operations.up import run_up
 
+    write_env()  # before the settings are read: it mends the paths in it after the project was moved
     raise typer.Exit(run_up(settings(), once))
 
 
@@ -126,8 +128,10 @@ def backfill(
     wanted_symbols = names(symbols, parse_symbol)
     wanted_timeframes = names(timeframes, parse_timeframe)
     from market_data_pipeline.operations.universe import check_followed
+    from market_data_pipeline.operations.init import write_env
     from market_data_pipeline.operations.up import run_backfill
 
+    write_env()
     config = settings()
     check_followed(config, wanted_symbols)
     raise typer.Exit(run_backfill(config, wanted_symbols, wanted_timeframes, days, full))

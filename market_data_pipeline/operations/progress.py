@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import TYPE_CHECKING, Final
 
+from rich.box import SIMPLE_HEAVY
 from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
@@ -98,24 +99,24 @@ def summary_table(
     expected: Mapping[Tier, int], totals: Mapping[str, TierTotals], held: Mapping[str, Held], seconds: float
 ) -> Table:
     """Return what a backfill did and what is held now, a row per tier and one for all."""
-    table = Table(title="Backfill", title_justify="left", caption_justify="left", show_footer=True)
-    table.caption = "Fetch, store and compute are seconds summed over symbols that ran side by side."
+    table = Table(title_justify="left", caption_justify="left", show_footer=True, box=SIMPLE_HEAVY, pad_edge=False)
+    table.caption = "Fetch, store and compute: seconds, summed over symbols that ran side by side."
     rows = [(tier, totals.get(tier, TierTotals(tier)), held.get(tier)) for tier in expected]
     columns = {
         "Tier": ([tier.value for tier, _, _ in rows], "all"),
-        "Series complete": _share([known.done for _, known, _ in rows], list(expected.values())),
+        "Series": _share([known.done for _, known, _ in rows], list(expected.values())),
         "Failed": _sums([known.failed for _, known, _ in rows]),
         "Bars held": _sums([kept.bars if kept else 0 for _, _, kept in rows]),
-        "Bars written": _sums([known.bars_written for _, known, _ in rows]),
-        "Features written": _sums([known.features_written for _, known, _ in rows]),
+        "New bars": _sums([known.bars_written for _, known, _ in rows]),
+        "New features": _sums([known.features_written for _, known, _ in rows]),
         "Requests": _sums([known.requests for _, known, _ in rows]),
         "429s": _sums([known.rate_limited for _, known, _ in rows]),
-        "Fetch s": _seconds([known.fetch_seconds for _, known, _ in rows]),
-        "Store s": _seconds([known.store_seconds for _, known, _ in rows]),
-        "Compute s": _seconds([known.compute_seconds for _, known, _ in rows]),
+        "Fetch": _seconds([known.fetch_seconds for _, known, _ in rows]),
+        "Store": _seconds([known.store_seconds for _, known, _ in rows]),
+        "Compute": _seconds([known.compute_seconds for _, known, _ in rows]),
     }
     for name, (_, footer) in columns.items():
-        table.add_column(name, footer=footer, justify="left" if name == "Tier" else "right")
+        table.add_column(name, footer=footer, justify="left" if name == "Tier" else "right", no_wrap=True)
     for cells in zip(*(cells for cells, _ in columns.values()), strict=True):
         table.add_row(*cells)
     written = sum(known.bars_written for _, known, _ in rows)
@@ -128,7 +129,7 @@ def summary_table(
 
 def failures_table(failures: Sequence[FailedSeries], most: int = 10) -> Table:
     """Return the failed series with their reasons, at most `most` of them."""
-    table = Table(title=f"Failed: {len(failures)}", title_justify="left", title_style="red")
+    table = Table(title=f"Failed: {len(failures)}", title_justify="left", title_style="red", box=SIMPLE_HEAVY)
     for name in ("Series", "Failure", "Reason"):
         table.add_column(name)
     for failed in failures[:most]:

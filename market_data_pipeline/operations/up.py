@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
     from market_data_pipeline.settings import Settings
 
+_LOG_WIDTH: Final = 120  # columns of a table where nobody says how wide the output is
 _LOOK_SECONDS: Final = 0.5  # between two looks at the children while nothing else is to be done
 
 
@@ -132,13 +133,11 @@ def is_running(settings: Settings) -> bool:
 
 
 def _prepare(settings: Settings, console: Console, stack: ExitStack) -> sa.Engine:
-    """Bring up what the work stands on: `.env`, database, schema, universe, vendor."""
+    """Bring up what the work stands on: database, schema, universe, vendor."""
     from market_data_pipeline.operations.database import migrate_database
-    from market_data_pipeline.operations.init import write_env
     from market_data_pipeline.store.database import engine
     from market_data_pipeline.store.universe import ensure_universe
 
-    write_env(settings)
     applied = migrate_database(settings)
     made = engine(settings.database_url, as_of=settings.as_of, pool_size=2)
     stack.callback(made.dispose)
@@ -319,4 +318,7 @@ def _until_terminated() -> Iterator[None]:
 def _console() -> Console:
     from rich.console import Console
 
-    return Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, soft_wrap=True)
+    if not console.is_terminal:
+        console.width = max(console.width, _LOG_WIDTH)
+    return console
