@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Final, Protocol
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 from market_data_pipeline.domain.failures import DatabaseUnavailableError
 from market_data_pipeline.domain.series import Tier
@@ -141,10 +141,12 @@ class SharedLimiter:
         try:
             while (wait := self._turns.take(waiter, priority)) > 0:
                 self._sleep(min(wait, _LONGEST_SLEEP_SECONDS))
-        finally:
-            # Who cannot say goodbye is forgotten when its lease ends.
-            with suppress(DatabaseUnavailableError):
-                self._turns.leave(waiter)
+        except DatabaseUnavailableError:
+            raise  # nobody is there to say goodbye to; the lease ends by itself
+        except BaseException:
+            self._leave(waiter)
+            raise
+        self._leave(waiter)
 
     def pause(self, seconds: float) -> None:
         """Let nobody who shares the bucket send for `seconds`; see `Limiter`."""
@@ -155,6 +157,10 @@ class SharedLimiter:
     def close(self) -> None:
         """Close the database connections; see `Limiter`."""
         self._turns.close()
+
+    def _leave(self, waiter: UUID) -> None:
+        with suppress(DatabaseUnavailableError):
+            self._turns.leave(waiter)
 
     def _adopt_pause(self) -> None:
         """Take over a pause that another process called for."""

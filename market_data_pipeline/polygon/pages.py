@@ -131,13 +131,13 @@ def frame(ts_us: np.ndarray, values: np.ndarray) -> pd.DataFrame:
     return bar_frame(ts_us, dict(zip(VALUES, values, strict=True)))
 
 
-def decode(decoder: msgspec.json.Decoder[_P], body: bytes, where: str) -> _P:
-    """Return the typed page; the errors are those of `read_bars`."""
+def decode(decoder: msgspec.json.Decoder[_P], body: bytes, where: str, row: str = "bar") -> _P:
+    """Return the typed page, whose rows a complaint calls `row`; the errors are those of `read_bars`."""
     failure: PipelineError
     try:
         page = decoder.decode(body)
     except msgspec.ValidationError as error:
-        failure = DataError(f"{where}{_in_words(str(error))}.")
+        failure = DataError(f"{where}{_in_words(str(error), row)}.")
     except (msgspec.DecodeError, UnicodeDecodeError):
         failure = TransientError(f"{where}: the answer of {len(body)} bytes is not readable JSON.")
     else:
@@ -147,15 +147,15 @@ def decode(decoder: msgspec.json.Decoder[_P], body: bytes, where: str) -> _P:
     raise failure
 
 
-def _in_words(complaint: str) -> str:
+def _in_words(complaint: str, row: str) -> str:
     """Return msgspec's complaint about a value with the row and the field in front."""
     place = _PLACE.search(complaint)
     what = complaint[: place.start()] if place else complaint
     missing = re.search(r"missing required field `(\w+)`", what)
-    row = f", bar {place['row']}" if place and place["row"] else ""
+    at = f", {row} {place['row']}" if place and place["row"] else ""
     name = missing[1] if missing else place["field"] if place else None
     text = "is missing" if missing else what.replace("`", "")
-    return f"{row}, field {name}: {text}" if name else f"{row}: {text}"
+    return f"{at}, field {name}: {text}" if name else f"{at}: {text}"
 
 
 def check_envelope(adjusted: bool | None, results_count: int | None, rows: int, where: str) -> None:
@@ -170,7 +170,11 @@ def matrix(rows: Sequence[Bar], where: str) -> tuple[np.ndarray, np.ndarray]:
     """Return the starts in microseconds, and the values with the names of `VALUES` as rows."""
     n, width = len(rows), 1 + len(_FIELDS)
     # Stamps travel as floats, which hold milliseconds exactly up to 2**53; what is larger is refused by its size.
-    flat = np.fromiter(chain.from_iterable(map(attrgetter("t", *_FIELDS), rows)), dtype="float64", count=n * width)
+    numbers = chain.from_iterable(map(attrgetter("t", *_FIELDS), rows))
+    try:
+        flat = np.fromiter(numbers, dtype="float64", count=n * width)
+    except OverflowError:
+        raise DataError(f"{where}, field t: a stamp has hundreds of digits.") from None
     table = flat.reshape(n, width)
     ms = table[:, 0]
     if (odd := (ms > _LATEST_MS) | (ms < 0)).any():

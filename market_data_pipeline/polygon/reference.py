@@ -52,7 +52,7 @@ def read_splits(body: bytes, since: date) -> tuple[tuple[SplitRow, ...], str | N
         DataError: a row is malformed, its ratio is none, or it was executed before `since`.
         RefusedInBodyError: its status is not a success.
     """
-    page = decode(_PAGE, body, "splits")
+    page = decode(_PAGE, body, "splits", "row")
     for i, row in enumerate(page.results or ()):
         if not row.ticker:
             raise DataError(f"splits, row {i}, field ticker: it is empty.")

@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 import requests
 import urllib3
 from requests.auth import AuthBase
+from requests.structures import CaseInsensitiveDict
 
 from market_data_pipeline.domain.failures import ConfigurationError, DataError, PipelineError, TransientError
 from market_data_pipeline.polygon.deadline import Deadline, DeadlineAdapter
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 OK: Final = 200
 
 _CHUNK: Final = 1 << 16
+_SHORTEST_SECRET: Final = 8  # the vendor's keys have 32 characters
+_GZIP: Final = zlib.MAX_WBITS | 16
 # What requests, the libraries below it and the socket raise when an exchange breaks.
 _BROKEN: Final = (requests.RequestException, urllib3.exceptions.HTTPError, HTTPException, OSError, zlib.error)
 
@@ -53,7 +56,7 @@ class Limits:
 
 
 class Answer(NamedTuple):
-    """A complete answer: its body is unpacked, `size` is what came over the wire."""
+    """A complete answer without the key: its body is unpacked, `size` is what came over the wire."""
 
     status: int
     headers: Mapping[str, str]
@@ -138,7 +141,8 @@ class Transport:
                 if response.status_code == OK:
                     raise
                 body, size = b"", 0  # a refusal counts, whatever became of its words
-            return Answer(response.status_code, response.headers, body, size)
+            headers = {name: self.redacted(value) for name, value in response.headers.items()}
+            return Answer(response.status_code, CaseInsensitiveDict(headers), self._auth.redacted_body(body), size)
 
     def _session(self) -> requests.Session:
         session: requests.Session | None = getattr(self._local, "session", None)
@@ -172,7 +176,15 @@ class _Bearer(AuthBase):
         return "_Bearer(***)"
 
     def redacted(self, text: str) -> str:
-        return text.replace(self._key, "***")
+        return text.replace(self._key, "***") if self._is_secret else text
+
+    def redacted_body(self, body: bytes) -> bytes:
+        return body.replace(self._key.encode(), b"***") if self._is_secret else body
+
+    @property
+    def _is_secret(self) -> bool:
+        """A short key is a word, such as the sandbox's; blanking it would garble what has nothing to do with it."""
+        return len(self._key) >= _SHORTEST_SECRET
 
 
 def _unpacked(response: requests.Response, limit: int) -> tuple[bytes, int]:
@@ -180,14 +192,21 @@ def _unpacked(response: requests.Response, limit: int) -> tuple[bytes, int]:
     encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
     if encoding not in {"identity", "gzip", "x-gzip", ""}:
         raise TransientError(f"the body is encoded as {encoding[:20]!r}, which was not asked for")
-    unpack = zlib.decompressobj(wbits=31) if "gzip" in encoding else None
+    gzipped = "gzip" in encoding
+    unpack = zlib.decompressobj(wbits=_GZIP)
     body, size = bytearray(), 0
     for chunk in response.raw.stream(_CHUNK, decode_content=False):
         size += len(chunk)
-        body += chunk if unpack is None else unpack.decompress(chunk, limit + 1 - len(body))
+        if not gzipped:
+            body += chunk
+        while gzipped and chunk and len(body) <= limit:
+            if unpack.eof:  # a gzip file may have several members
+                unpack = zlib.decompressobj(wbits=_GZIP)
+            body += unpack.decompress(chunk, limit + 1 - len(body))
+            chunk = unpack.unused_data
         if len(body) > limit or size > limit:
             raise DataError(f"the body is larger than {limit} bytes")
-    if unpack is not None and size and not unpack.eof:
+    if gzipped and size and not unpack.eof:
         raise TransientError("the compressed body is cut short")
     return bytes(body), size
 

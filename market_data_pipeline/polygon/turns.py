@@ -29,6 +29,12 @@ _POOL_TIMEOUT_SECONDS: Final = 10.0  # a server that is up answers in millisecon
 _LOCKED_WAIT_SECONDS: Final = 0.02  # the bucket's table is locked for milliseconds: by another put, or by vacuum
 _LEAK_EVERY: Final = 50  # grants between two removals of old calls from the bucket
 
+_CONNECTION: Final[dict[str, Any]] = {
+    "application_name": "market-data rate limit",
+    "connect_timeout": int(_POOL_TIMEOUT_SECONDS),
+    "prepare_threshold": None,  # connection poolers hand statements to other servers' sessions
+}
+
 _LOOK: Final = """
 with me as (
     insert into market_data.rate_limit_queue as q (id, bucket, priority, expires_at)
@@ -141,10 +147,13 @@ class Turns:
             return cursor.fetchone() if cursor.description else None
 
     def _pool(self) -> ConnectionPool[psycopg.Connection[Any]]:
+        import psycopg
         from psycopg_pool import ConnectionPool
 
         with self._lock:
             if self._pool_made is None:
+                # A pool keeps the reason of a failed connection to itself, and tries until its timeout.
+                psycopg.connect(self._url, **_CONNECTION).close()
                 self._pool_made = ConnectionPool(
                     self._url,
                     min_size=0,
@@ -153,7 +162,7 @@ class Turns:
                     reconnect_timeout=_POOL_TIMEOUT_SECONDS,
                     check=ConnectionPool.check_connection,
                     configure=_configure,
-                    kwargs={"application_name": "market-data rate limit", "prepare_threshold": None},
+                    kwargs=_CONNECTION,
                     open=True,
                     name="rate-limit",
                 )

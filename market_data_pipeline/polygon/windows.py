@@ -7,16 +7,16 @@ Add here: how the vendor counts (base bars, page limit). Keep out: sending anyth
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import date, timedelta
+from datetime import timedelta
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from market_data_pipeline.domain.intervals import Interval
-from market_data_pipeline.domain.series import Timeframe
+from market_data_pipeline.domain.series import AssetClass, Timeframe
+from market_data_pipeline.domain.sessions import calendar_for
 from market_data_pipeline.polygon.limiter import UNLIMITED_CALLS_PER_SECOND, spacing_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
-    from datetime import datetime
 
     from market_data_pipeline.domain.sessions import Session
     from market_data_pipeline.polygon.plans import Plan
@@ -30,7 +30,6 @@ BYTES_PER_BAR: Final = 30
 
 _DAY: Final = timedelta(days=1)
 _MINUTE: Final = timedelta(minutes=1)
-_SATURDAY: Final = 5
 
 
 class Window(NamedTuple):
@@ -67,55 +66,47 @@ class Estimate:
 
 
 class _Run(NamedTuple):
-    """Missing sessions with no trading day between them."""
+    """Missing sessions without a trading day between them, and the base bars of what lies before the run."""
 
-    start: datetime
-    end: datetime
-    first: date
-    last: date
+    interval: Interval
     base_bars: int
-    day_bars: int  # base bars of one full session, for guessing what a gap holds
-    every_day: bool  # a market that trades on weekends
+    gap: int  # base bars of the sessions between the run before and this one
 
 
 def windows(missing: Sequence[Session], timeframe: Timeframe, page_limit: int = PAGE_LIMIT) -> tuple[Window, ...]:
     """Return the fewest requests that cover `missing`, ascending and disjoint.
 
     Sessions apart are asked for in one window when what lies between costs no more pages than asking twice; the answer
-    then holds sessions that were not missing. A holiday between two sessions is taken for a session: that may cost a
-    request, never a bar.
+    then holds sessions that were not missing.
 
     Args:
-        missing: sessions to cover, ascending, each once.
+        missing: sessions of one calendar to cover, ascending, each once.
         timeframe: `5m` (a window runs from a session's start to a session's end) or `1d` (from midnight to midnight).
         page_limit: base bars per page.
     """
     runs = _runs(missing, timeframe)
-    # best[i] is the cheapest way to cover runs[i:]: (pages, base bars, end of its first window).
+    # best[i]: calls for runs[i:], the number of windows, and where the second of them begins.
     best: list[tuple[int, int, int]] = [(0, 0, 0)] * (len(runs) + 1)
     for i in reversed(range(len(runs))):
         options = []
+        together = -runs[i].gap
         apart = 0
-        span = runs[i]
-        for j in range(i, len(runs)):
-            span = runs[j] if j == i else _joined(span, runs[j])
-            apart += _pages(runs[j].base_bars, page_limit)
-            pages = _pages(span.base_bars, page_limit)
-            if pages > apart:
-                break  # and so is every longer one no cheaper than its parts
-            # Of equally cheap ways, the one with the fewest windows: a request has a latency of its own.
-            options.append((pages + best[j + 1][0], len(runs) - j, j + 1))
-        cheapest = min(options)
-        best[i] = cheapest
+        for j, run in enumerate(runs[i:], start=i + 1):
+            together += run.gap + run.base_bars
+            apart += _pages(run.base_bars, page_limit)
+            calls = _pages(together, page_limit)
+            if calls > apart:
+                break  # a longer window would not be cheaper than its parts either
+            # Of equally few calls, the fewest windows: they share their last pages.
+            options.append((calls + best[j][0], 1 + best[j][1], j))
+        best[i] = min(options)
     made = []
     i = 0
     while i < len(runs):
         j = best[i][2]
-        span = runs[i]
-        for run in runs[i + 1 : j]:
-            span = _joined(span, run)
-        calls = _pages(span.base_bars, page_limit)
-        made.append(Window(Interval(span.start, span.end), timeframe, calls, span.base_bars))
+        base_bars = sum(run.gap + run.base_bars for run in runs[i:j]) - runs[i].gap
+        interval = Interval(runs[i].interval.start, runs[j - 1].interval.end)
+        made.append(Window(interval, timeframe, _pages(base_bars, page_limit), base_bars))
         i = j
     return tuple(made)
 
@@ -137,35 +128,26 @@ def _pages(base_bars: int, page_limit: int) -> int:
 
 
 def _runs(missing: Sequence[Session], timeframe: Timeframe) -> list[_Run]:
+    if not missing:
+        return []
+    round_the_clock = missing[0].end - missing[0].start >= _DAY
+    calendar = calendar_for(AssetClass.CRYPTO if round_the_clock else AssetClass.US_EQUITY)
     runs: list[_Run] = []
+    before: Session | None = None
     for session in missing:
-        run = _run(session, timeframe)
-        if runs and not _trading_days_between(runs[-1], run):
-            runs[-1] = _joined(runs[-1], run)
+        interval = Interval(session.start, session.end)
+        if timeframe is Timeframe.D1:
+            interval = Interval(session.day_start, session.day_end)
+        bars = _base_bars(session, timeframe)
+        between = calendar.sessions(before.date + _DAY, session.date) if before else ()
+        if before and not between:
+            held = runs.pop()
+            runs.append(_Run(Interval(held.interval.start, interval.end), held.base_bars + bars, held.gap))
         else:
-            runs.append(run)
+            runs.append(_Run(interval, bars, sum(_base_bars(each, timeframe) for each in between)))
+        before = session
     return runs
 
 
-def _run(session: Session, timeframe: Timeframe) -> _Run:
-    length = session.end - session.start
-    every_day = length >= _DAY
-    if timeframe is Timeframe.D1:
-        return _Run(session.day_start, session.day_end, session.date, session.date, 1, 1, every_day)
-    full = 1440 if every_day else 960
-    return _Run(session.start, session.end, session.date, session.date, length // _MINUTE, full, every_day)
-
-
-def _joined(first: _Run, second: _Run) -> _Run:
-    """Return both runs and what lies between them."""
-    between = _trading_days_between(first, second) * first.day_bars
-    base_bars = first.base_bars + between + second.base_bars
-    return first._replace(end=second.end, last=second.last, base_bars=base_bars)
-
-
-def _trading_days_between(first: _Run, second: _Run) -> int:
-    """Return how many dates between the runs may be trading days: holidays count, weekends only where they trade."""
-    days = (second.first - first.last).days - 1
-    if first.every_day:
-        return days
-    return sum((first.last + i * _DAY).weekday() < _SATURDAY for i in range(1, days + 1))
+def _base_bars(session: Session, timeframe: Timeframe) -> int:
+    return 1 if timeframe is Timeframe.D1 else (session.end - session.start) // _MINUTE

@@ -1,0 +1,171 @@
+"""Splits of the whole market, and its day bars in one request."""
+
+from __future__ import annotations
+
+import datetime as dt
+import logging
+from typing import Any
+
+import pytest
+
+from market_data_pipeline.domain import bars as bar_frames
+from market_data_pipeline.domain.failures import DataError, TransientError
+from market_data_pipeline_tests.polygon.faulty_server import FaultyServer, send, send_json
+from market_data_pipeline_tests.polygon.vendor import KEY, Asker, bar, cost
+
+SINCE = dt.date(2020, 8, 1)
+NEXT = "https://api.polygon.io/v3/reference/splits?cursor=YXA9Mg&apiKey=x"
+
+
+def split(ticker: str, day: str, old: float, new: float, **changed: Any) -> dict[str, Any]:
+    fields = {"id": "P1", "ticker": ticker, "execution_date": day, "split_from": old, "split_to": new, **changed}
+    return {name: value for name, value in fields.items() if value is not ...}
+
+
+def listing(*splits: Any, **changed: Any) -> dict[str, Any]:
+    return {"results": list(splits), "status": "OK", "request_id": "x", **changed}
+
+
+APPLE = split("AAPL", "2020-08-31", 1, 4)
+TESLA = split("TSLA", "2020-08-31", 1, 5)
+ODD = split("ODD", "2031-01-02", 1.5, 1)
+
+
+def test_splits_of_all_pages_come_by_day_and_ticker_future_ones_too() -> None:
+    with FaultyServer(send_json(listing(TESLA, APPLE, next_url=NEXT)), send_json(listing(ODD))) as server:
+        asker = Asker(server.url)
+        splits = asker.client.splits(SINCE)
+    assert [tuple(row) for row in splits] == [
+        ("AAPL", dt.date(2020, 8, 31), 1, 4),
+        ("TSLA", dt.date(2020, 8, 31), 1, 5),
+        ("ODD", dt.date(2031, 1, 2), 1.5, 1),
+    ]
+    first = "/v3/reference/splits?execution_date.gte=2020-08-01&limit=1000&order=asc&sort=execution_date"
+    assert [seen.target for seen in server.seen] == [first, "/v3/reference/splits?cursor=YXA9Mg"]
+    assert server.seen[1].headers["Authorization"] == f"Bearer {KEY}"
+    assert asker.client.usage.requests == 2
+
+
+@pytest.mark.parametrize("nothing", [listing(), {"status": "OK"}])
+def test_no_splits_are_no_rows(nothing: dict[str, Any]) -> None:
+    with FaultyServer(send_json(nothing)) as server:
+        assert Asker(server.url).client.splits(SINCE) == ()
+
+
+def test_a_split_listed_twice_counts_once(caplog: pytest.LogCaptureFixture) -> None:
+    again = split("AAPL", "2020-08-31", 2, 8, id="P2")
+    with FaultyServer(send_json(listing(APPLE, TESLA, next_url=NEXT)), send_json(listing(again))) as server:
+        splits = Asker(server.url).client.splits(SINCE)
+    assert [(row.symbol, row.split_to / row.split_from) for row in splits] == [("AAPL", 4), ("TSLA", 5)]
+    assert caplog.text == ""
+
+
+def test_of_two_splits_that_disagree_the_later_listed_stands_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    other = split("AAPL", "2020-08-31", 1, 7)
+    with FaultyServer(send_json(listing(APPLE, other, TESLA))) as server, caplog.at_level(logging.WARNING):
+        splits = Asker(server.url).client.splits(SINCE)
+    assert [(row.symbol, row.split_to) for row in splits] == [("AAPL", 7), ("TSLA", 5)]
+    assert "AAPL has two splits on 2020-08-31" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("row", "named"),
+    [
+        (split("AAPL", "2020-08-31", 0, 4), "row 1 .*split_from"),
+        (split("AAPL", "2020-08-31", 1, -4), "row 1 .*split_to"),
+        (split("AAPL", "2020-08-31", 1, None), "split_to: Expected float, got null"),  # type: ignore[arg-type]
+        (split("AAPL", "2020-08-31", 1, 4, split_from=...), "split_from: is missing"),
+        (split("AAPL", "31.08.2020", 1, 4), "execution_date: "),
+        (split("AAPL", "2020-02-31", 1, 4), "execution_date: "),
+        (split("AAPL", "2019-01-02", 1, 4), "2019-01-02 is before 2020-08-01"),
+        (split("", "2020-08-31", 1, 4), "ticker: it is empty"),
+        (None, "row 1: Expected object, got null"),
+    ],
+)
+def test_a_malformed_split_is_a_data_error(row: Any, named: str) -> None:
+    with FaultyServer(send_json(listing(TESLA, row))) as server, pytest.raises(DataError, match=named):
+        Asker(server.url).client.splits(SINCE)
+
+
+def test_splits_are_nothing_partial_when_a_later_page_fails() -> None:
+    script = [send_json(listing(APPLE, next_url=NEXT)), send(503)]
+    with FaultyServer(*script) as server, pytest.raises(TransientError) as caught:
+        Asker(server.url, max_attempts=2).client.splits(SINCE)
+    assert cost(caught.value).requests == 3
+
+
+DAY = dt.date(2024, 1, 2)
+CLOSE_MS = int(dt.datetime(2024, 1, 2, 21, tzinfo=dt.UTC).timestamp()) * 1000
+
+
+def market(*bars: dict[str, Any], **changed: Any) -> dict[str, Any]:
+    return {
+        "queryCount": len(bars),
+        "resultsCount": len(bars),
+        "adjusted": False,
+        "results": list(bars),
+        "status": "OK",
+        **changed,
+    }
+
+
+def market_bar(ticker: str, index: int, **changed: Any) -> dict[str, Any]:
+    return bar(index, **{"T": ticker, "t": CLOSE_MS, **changed})
+
+
+def test_a_market_day_is_a_frame_of_symbols_that_starts_at_midnight_in_new_york() -> None:
+    with FaultyServer(send_json(market(market_bar("AAPL", 0), market_bar("MSFT", 1, n=..., vw=...)))) as server:
+        fetched = Asker(server.url).client.grouped_daily(DAY)
+    bars = fetched.bars
+    assert server.seen[0].target == "/v2/aggs/grouped/locale/us/market/stocks/2024-01-02?adjusted=false"
+    assert tuple(bars.columns) == ("symbol", *bar_frames.COLUMNS)
+    assert bars["symbol"].tolist() == ["AAPL", "MSFT"]
+    assert bars["close"].tolist() == [101.5, 102.5]
+    assert set(bars["ts"]) == {dt.datetime(2024, 1, 2, 5, tzinfo=dt.UTC)}
+    assert fetched.usage.requests == 1
+
+
+def test_a_market_day_that_closes_early_is_stamped_at_16_hours_all_the_same() -> None:
+    close_ms = int(dt.datetime(2024, 7, 3, 20, tzinfo=dt.UTC).timestamp()) * 1000
+    with FaultyServer(send_json(market(market_bar("AAPL", 0, t=close_ms)))) as server:
+        bars = Asker(server.url).client.grouped_daily(dt.date(2024, 7, 3)).bars
+    assert bars["ts"].tolist() == [dt.datetime(2024, 7, 3, 4, tzinfo=dt.UTC)]
+
+
+def test_a_holiday_has_no_market_day() -> None:
+    nothing = {"queryCount": 0, "resultsCount": 0, "adjusted": False, "status": "OK"}
+    with FaultyServer(send_json(nothing)) as server:
+        bars = Asker(server.url).client.grouped_daily(dt.date(2024, 1, 1)).bars
+    assert len(bars) == 0
+    assert tuple(bars.columns) == ("symbol", *bar_frames.COLUMNS)
+
+
+def test_one_tickers_bad_row_leaves_the_others_of_a_market_day(caplog: pytest.LogCaptureFixture) -> None:
+    rows = [market_bar("AAPL", 0), market_bar("BAD", 1, h=1.0), market_bar("MSFT", 2)]
+    with FaultyServer(send_json(market(*rows))) as server, caplog.at_level(logging.WARNING):
+        bars = Asker(server.url).client.grouped_daily(DAY).bars
+    assert bars["symbol"].tolist() == ["AAPL", "MSFT"]
+    assert bars["open"].tolist() == [101, 103]
+    assert "left out 1 rows that contradict themselves, such as BAD" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("answer", "named"),
+    [
+        (market(market_bar("AAPL", 0), adjusted=True), "adjusted = True"),
+        (market(market_bar("AAPL", 0), resultsCount=2), "resultsCount is 2"),
+        (market(market_bar("AAPL", 0), market_bar("AAPL", 1)), "'AAPL' comes twice"),
+        (market(market_bar("AAPL", 0, t=CLOSE_MS - 16 * 3_600_000)), "AAPL is stamped 2024-01-02T05:00"),
+        (market(market_bar("AAPL", 0, t=CLOSE_MS + 86_400_000)), "AAPL is stamped 2024-01-03"),
+        (market(bar(0, t=CLOSE_MS)), "bar 0, field T: is missing"),
+        (market(market_bar("AAPL", 0, c=None)), "bar 0, field c: Expected float, got null"),
+    ],
+)
+def test_a_market_day_that_contradicts_the_request_is_a_data_error(answer: dict[str, Any], named: str) -> None:
+    with FaultyServer(send_json(answer)) as server, pytest.raises(DataError, match=named):
+        Asker(server.url).client.grouped_daily(DAY)
+
+
+def test_a_market_day_on_a_sunday_is_a_data_error() -> None:
+    with FaultyServer(send_json(market(market_bar("AAPL", 0)))) as server, pytest.raises(DataError, match="no session"):
+        Asker(server.url).client.grouped_daily(dt.date(2024, 1, 7))
