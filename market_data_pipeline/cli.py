@@ -127,8 +127,8 @@ def backfill(
     """Fetch what is missing, through Dagster, with progress bars."""
     wanted_symbols = names(symbols, parse_symbol)
     wanted_timeframes = names(timeframes, parse_timeframe)
-    from market_data_pipeline.operations.universe import check_followed
     from market_data_pipeline.operations.init import write_env
+    from market_data_pipeline.operations.universe import check_followed
     from market_data_pipeline.operations.up import run_backfill
 
     write_env()

@@ -78,8 +78,8 @@ def build_pipeline(settings: Settings, *, history_days: int | None = None) -> Pi
 
     plan = plan_named(settings.plan).limited_to(settings.calls_per_minute)
     if settings.uses_sandbox:
+        from market_data_pipeline.sandbox.listening import SANDBOX_KEY
         from market_data_pipeline.sandbox.process import ensure_sandbox
-        from market_data_pipeline.sandbox.server import SANDBOX_KEY
 
         base_url, key = ensure_sandbox(settings), SANDBOX_KEY
     else:
