@@ -126,7 +126,7 @@ _BAR: Final = {
 }
 _FEATURES: Final = {
     "log_return": 0.00119,
-    "return_1h": None,
+    "return_1h": 0.0021,
     "return_1d": 0.0042,
     "volatility_20": 0.214,
     "volatility_50": 0.231,
@@ -159,7 +159,7 @@ _HEAD: Final = {
     "timestamp": "2026-01-05T14:37:43.200000Z",
 }
 FEATURES_EXAMPLE: Final = {**_HEAD, "features": [_BAR | _FEATURES]}
-BARS_EXAMPLE: Final = {**_HEAD, "adjusted": True, "as_of": None, "bars": [_BAR]}
+BARS_EXAMPLE: Final = {**_HEAD, "adjusted": True, "as_of": "2026-01-31T21:00:00Z", "bars": [_BAR]}
 
 
 def series_responses(example: dict[str, Any], model: type[BaseModel]) -> dict[int | str, dict[str, Any]]:

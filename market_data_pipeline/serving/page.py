@@ -95,7 +95,7 @@ def late(seconds: float | None) -> str:
     """Return how far behind a series is, short enough for a cell."""
     if seconds is None:
         return "never"
-    return span(seconds) if seconds >= 1 else "on time"
+    return f"{span(seconds)} late" if seconds >= 1 else "on time"
 
 
 def clock_time(value: datetime | None) -> str:

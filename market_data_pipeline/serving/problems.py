@@ -116,7 +116,7 @@ def _shown(value: Any) -> str:
 async def _on_http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101 - as above
     status = HTTPStatus(error.status_code)
-    headers = dict(error.headers or {})
+    headers = {name.lower(): value for name, value in (error.headers or {}).items()}
     detail = str(error.detail)
     if status is HTTPStatus.NOT_FOUND:
         detail = "There is nothing at this address; /docs lists what there is."

@@ -73,12 +73,10 @@ class SeriesAnswers:
         if media is None:
             raise Problem(HTTPStatus.NOT_ACCEPTABLE, f"Offered are {ACCEPTED}.")
         answer = await self._answer(request.scope.get(SCOPE_KEY), wish, media)
-        rendered = answer.render(
-            self.clock(),
-            gzip=takes_gzip(",".join(headers.getlist("accept-encoding"))),
-            if_none_match=",".join(headers.getlist("if-none-match")),
-        )
-        return RenderedResponse(rendered)
+        if gzip := takes_gzip(",".join(headers.getlist("accept-encoding"))):
+            await answer.compress()
+        if_none_match = ",".join(headers.getlist("if-none-match"))
+        return RenderedResponse(answer.render(self.clock(), gzip=gzip, if_none_match=if_none_match))
 
     async def _answer(self, key: RequestKey | None, wish: Wish, media: Media) -> Answer:
         ticket = self.shelf.ticket(wish.series)

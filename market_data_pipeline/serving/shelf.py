@@ -160,7 +160,7 @@ class ShelfMiddleware:
             return
         self._hit()
         scope["route_template"] = answer.route
-        rendered = answer.render(
-            self._clock(), gzip=takes_gzip(wanted[b"accept-encoding"]), if_none_match=wanted[b"if-none-match"]
-        )
+        if gzip := takes_gzip(wanted[b"accept-encoding"]):
+            await answer.compress()
+        rendered = answer.render(self._clock(), gzip=gzip, if_none_match=wanted[b"if-none-match"])
         await send_rendered(rendered, send)

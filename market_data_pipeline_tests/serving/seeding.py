@@ -1,0 +1,104 @@
+"""Rows as the pipeline would have committed them, written with SQL."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import psycopg
+
+NOW = datetime(2026, 3, 11, 15, 0, tzinfo=UTC)
+DAY = datetime(2026, 3, 11, 4, 0, tzinfo=UTC)  # New York's midnight, summer time since the 8th
+STEP = {"5m": timedelta(minutes=5), "1h": timedelta(hours=1), "1d": timedelta(days=1)}
+
+
+class Seed:
+    """Writes rows to one database; every method is one transaction of its own."""
+
+    def __init__(self, url: str) -> None:
+        self.connection = psycopg.connect(url, autocommit=True)
+
+    def run(self, statement: str, *values: Any) -> list[tuple[Any, ...]]:
+        cursor = self.connection.execute(statement, values)
+        return cursor.fetchall() if cursor.description else []
+
+    def symbol(self, symbol: str, tier: str = "critical", *, active: bool = True) -> None:
+        asset_class = "crypto" if symbol.startswith("X:") else "us_equity"
+        self.run("insert into market_data.symbols values (%s, %s, %s, %s, %s)", symbol, tier, asset_class, active, NOW)
+
+    def series(
+        self,
+        symbol: str,
+        timeframe: str = "5m",
+        *,
+        count: int = 12,
+        late: timedelta = timedelta(minutes=-3),
+        first: datetime | None = None,
+        close: float = 100.0,
+        tier: str = "critical",
+        **state: Any,
+    ) -> None:
+        """Hold `count` bars with features; the next bar is due `late` before NOW (negative: after it)."""
+        if not self.run("select 1 from market_data.symbols where symbol = %s", symbol):
+            self.symbol(symbol, tier)
+        first = first or datetime(2026, 3, 11, 13, 30, tzinfo=UTC)
+        stored = NOW - timedelta(minutes=2)
+        with self.connection.transaction():
+            for i in range(count):
+                ts = first + i * STEP[timeframe]
+                self.bar(symbol, timeframe, ts, close + i, stored)
+                self.run(
+                    "insert into market_data.features (symbol, timeframe, ts, log_return, hh, trend_direction,"
+                    " features_computed_at) values (%s, %s, %s, %s, %s, %s, %s)",
+                    symbol, timeframe, ts, 0.01 * i if i else None, i % 2 == 0 if i > 4 else None,
+                    "up" if i > 4 else None, stored,
+                )  # fmt: skip
+            columns = {
+                "first_ts": first, "last_ts": first + (count - 1) * STEP[timeframe], "bar_count": count,
+                "verified_at": stored, "next_due_at": NOW - late, "features_computed_at": stored,
+                "feature_count": count, **state,
+            }  # fmt: skip
+            names = ", ".join(columns)
+            marks = ", ".join(["%s"] * len(columns))
+            self.run(
+                f"insert into market_data.series_state (symbol, timeframe, tier, {names}) values (%s, %s, %s, {marks})",
+                symbol, timeframe, tier, *columns.values(),
+            )  # fmt: skip
+            self.notify(symbol, timeframe)
+
+    def bar(self, symbol: str, timeframe: str, ts: datetime, close: float, ingested_at: datetime) -> None:
+        self.run(
+            "insert into market_data.bars values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
+            symbol, timeframe, ts, close, close + 1, close - 1, close, 1000.0, None, 10, ingested_at,
+        )  # fmt: skip
+
+    def correct(self, symbol: str, timeframe: str, ts: datetime, close: float, at: datetime) -> None:
+        """Replace a bar's values as a refresh does: the old ones are kept, the change is announced."""
+        named = {"s": symbol, "t": timeframe, "ts": ts, "close": close, "at": at}
+        with self.connection.transaction():
+            self.connection.execute(
+                "insert into market_data.bar_revisions select *, %(at)s, 'run' from market_data.bars"
+                " where symbol = %(s)s and timeframe = %(t)s and ts = %(ts)s",
+                named,
+            )
+            self.connection.execute(
+                "update market_data.bars set close = %(close)s, ingested_at = %(at)s"
+                " where symbol = %(s)s and timeframe = %(t)s and ts = %(ts)s",
+                named,
+            )
+            self.notify(symbol, timeframe)
+
+    def notify(self, symbol: str, timeframe: str) -> None:
+        self.run("select pg_notify('market_data_series', %s)", f"{symbol}|{timeframe}")
+
+    def split(self, symbol: str, day: str, old: float, new: float, seen: datetime = NOW - timedelta(days=30)) -> None:
+        self.run("insert into market_data.splits values (%s, %s, %s, %s, %s)", symbol, day, old, new, seen)
+
+    def log(self, run_id: str, symbol: str, timeframe: str, status: str, **more: Any) -> None:
+        at = more.pop("at", NOW - timedelta(hours=1))
+        columns = {
+            "run_id": run_id, "symbol": symbol, "timeframe": timeframe, "started_at": at,
+            "finished_at": at + timedelta(seconds=2), "status": status, **more,
+        }  # fmt: skip
+        marks = ", ".join(["%s"] * len(columns))
+        self.run(f"insert into market_data.ingest_log ({', '.join(columns)}) values ({marks})", *columns.values())

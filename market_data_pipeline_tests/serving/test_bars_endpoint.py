@@ -1,0 +1,94 @@
+"""Bars as they are, as they were traded, and as they were known at an instant."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+import pytest
+
+from market_data_pipeline_tests.serving.conftest import BARS, Api
+from market_data_pipeline_tests.serving.seeding import NOW, Seed
+
+TS = datetime.fromisoformat("2026-03-10T14:00:00Z")
+
+
+def closes(api: Api, **params: object) -> list[float]:
+    response = api.get(f"{BARS}/AAPL", timeframe="5m", **params)
+    assert response.status_code == 200, response.text
+    return [bar["close"] for bar in response.json()["bars"]]
+
+
+def test_bars_are_adjusted_unless_raw_ones_are_asked_for(api: Api, seed: Seed) -> None:
+    seed.series("AAPL", count=1, first=TS, close=400.0)
+    seed.split("AAPL", "2026-03-11", 1, 4)
+    adjusted = api.get(f"{BARS}/AAPL", timeframe="5m").json()
+    raw = api.get(f"{BARS}/AAPL", timeframe="5m", adjusted="false").json()
+    assert (adjusted["adjusted"], raw["adjusted"]) == (True, False)
+    assert [(b["close"], b["volume"]) for b in (*adjusted["bars"], *raw["bars"])] == [(100.0, 4000.0), (400.0, 1000.0)]
+    assert list(raw["bars"][0]) == ["ts", "open", "high", "low", "close", "volume", "vwap", "trades"]
+
+
+def test_as_of_answers_with_the_values_known_at_that_instant(api: Api, seed: Seed) -> None:
+    seed.series("AAPL", count=0)
+    first, second, third = (NOW - timedelta(hours=h) for h in (9, 6, 3))
+    seed.bar("AAPL", "5m", TS, 1.0, first)
+    seed.correct("AAPL", "5m", TS, 2.0, second)
+    seed.correct("AAPL", "5m", TS, 3.0, third)
+    seed.bar("AAPL", "5m", TS + timedelta(minutes=5), 9.0, third)
+    instant = timedelta(microseconds=1)
+    known = {
+        first - instant: [],
+        first: [1.0],
+        second - instant: [1.0],
+        second: [2.0],
+        third - instant: [2.0],
+        third: [3.0, 9.0],
+        NOW: [3.0, 9.0],
+    }
+    assert {at: closes(api, as_of=at.isoformat()) for at in known} == known
+    assert closes(api) == [3.0, 9.0]
+
+
+def test_as_of_takes_the_newest_of_what_was_known_then(api: Api, seed: Seed) -> None:
+    seed.series("AAPL", count=0)
+    for i in range(4):
+        seed.bar("AAPL", "5m", TS + i * timedelta(minutes=5), float(i), NOW - timedelta(hours=8 - i))
+    assert closes(api, as_of=(NOW - timedelta(hours=6)).isoformat(), limit=2) == [1.0, 2.0]
+
+
+def test_as_of_adjusts_by_the_splits_known_then(api: Api, seed: Seed) -> None:
+    seed.series("AAPL", count=0)
+    seed.bar("AAPL", "5m", TS - timedelta(days=30), 400.0, NOW - timedelta(days=30))
+    seed.split("AAPL", "2026-03-02", 1, 4, seen=datetime.fromisoformat("2026-03-05T12:00:00Z"))
+    assert closes(api, as_of="2026-03-05T11:59:59Z") == [400.0]
+    assert closes(api, as_of="2026-03-05T12:00:00Z") == [100.0]
+    assert closes(api, as_of="2026-03-05T12:00:00Z", adjusted="false") == [400.0]
+
+
+def test_a_listed_split_adjusts_from_the_day_it_comes_into_force(api: Api, seed: Seed) -> None:
+    seed.series("AAPL", count=0)
+    seed.bar("AAPL", "5m", TS - timedelta(days=30), 400.0, NOW - timedelta(days=30))
+    seed.split("AAPL", "2026-03-02", 1, 4, seen=datetime.fromisoformat("2026-02-20T12:00:00Z"))
+    assert closes(api, as_of="2026-03-02T04:59:59Z") == [400.0]  # 23:59:59 in New York
+    assert closes(api, as_of="2026-03-02T05:00:00Z") == [100.0]
+
+
+def test_what_will_be_known_is_not_answered(api: Api, seed: Seed) -> None:
+    seed.series("AAPL")
+    response = api.get(f"{BARS}/AAPL", timeframe="5m", as_of=(NOW + timedelta(seconds=1)).isoformat())
+    assert response.status_code == 422
+    assert response.json()["errors"][0]["parameter"] == "as_of"
+
+
+def test_bars_without_features_are_served_and_a_series_without_bars_is_queued(api: Api, seed: Seed) -> None:
+    seed.series("AAPL", features_computed_at=None)
+    seed.symbol("MSFT")
+    assert api.get(f"{BARS}/AAPL", timeframe="5m").json()["freshness"]["status"] == "FRESH"
+    missing = api.get(f"{BARS}/MSFT", timeframe="5m")
+    assert (missing.status_code, missing.json()["backfill_request"]["status"]) == (404, "queued")
+
+
+@pytest.mark.parametrize("symbol", ["X:BTCUSD", "BRK.B"])
+def test_a_ticker_may_hold_punctuation(api: Api, seed: Seed, symbol: str) -> None:
+    seed.series(symbol)
+    assert api.get(f"{BARS}/{symbol}", timeframe="5m").json()["symbol"] == symbol

@@ -1,0 +1,164 @@
+"""Answers kept in memory stay true: commits, lost connections, splits and time are all noticed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime, timedelta
+
+import psycopg
+
+from market_data_pipeline.domain.series import Series, Timeframe
+from market_data_pipeline.serving.answers import Answer
+from market_data_pipeline.serving.negotiation import Media
+from market_data_pipeline.serving.shelf import RequestKey, Shelf
+from market_data_pipeline.serving.standing import Standing
+from market_data_pipeline_tests.serving.conftest import BARS, FEATURES, Api
+from market_data_pipeline_tests.serving.seeding import NOW, Seed
+from market_data_pipeline_tests.serving.waiting import wait_until
+
+AAPL, MSFT = Series("AAPL", Timeframe.M5), Series("MSFT", Timeframe.M5)
+
+
+def test_a_repeated_request_is_answered_from_memory(api: Api, seed: Seed) -> None:
+    seed.series("AAPL")
+    api.wait_for_cache()
+    first = api.get(f"{FEATURES}/AAPL", timeframe="5m")
+    second = api.get(f"{FEATURES}/AAPL", timeframe="5m")
+    assert api.hits() == 1
+    assert second.json() == first.json()
+    unlike = {"date"}
+    assert {k: v for k, v in second.headers.items() if k.lower() not in unlike} == {
+        k: v for k, v in first.headers.items() if k.lower() not in unlike
+    }
+
+
+def test_a_commit_is_seen_by_the_next_reader(api: Api, seed: Seed) -> None:
+    first = datetime.fromisoformat("2026-03-11T13:30:00Z")
+    seed.series("AAPL", first=first, count=1)
+    api.wait_for_cache()
+    before = api.get(f"{BARS}/AAPL", timeframe="5m")
+
+    seed.correct("AAPL", "5m", first, 55.5, NOW)
+
+    wait_until(lambda: api.get(f"{BARS}/AAPL", timeframe="5m").json()["bars"][0]["close"] == 55.5)
+    after = api.get(f"{BARS}/AAPL", timeframe="5m", headers={"If-None-Match": before.headers["ETag"]})
+    assert after.status_code == 200
+
+
+def test_a_commit_leaves_other_series_in_memory(api: Api, seed: Seed) -> None:
+    seed.series("AAPL")
+    seed.series("MSFT")
+    api.wait_for_cache()
+    for symbol in ("AAPL", "MSFT"):
+        api.get(f"{FEATURES}/{symbol}", timeframe="5m")
+
+    seed.correct("AAPL", "5m", datetime.fromisoformat("2026-03-11T13:30:00Z"), 1.0, NOW)
+    wait_until(lambda: api.get(f"{FEATURES}/AAPL", timeframe="5m").json()["features"][0]["close"] == 1.0)
+
+    hits = api.hits()
+    api.get(f"{FEATURES}/MSFT", timeframe="5m")
+    assert api.hits() == hits + 1
+
+
+def test_freshness_and_timestamp_of_a_kept_answer_go_with_the_time(
+    api: Api, seed: Seed, move_clock: Callable[[datetime], None]
+) -> None:
+    seed.series("AAPL")
+    api.wait_for_cache()
+    api.get(f"{FEATURES}/AAPL", timeframe="5m")
+    move_clock(NOW + timedelta(hours=8))
+    later = api.get(f"{FEATURES}/AAPL", timeframe="5m").json()
+    assert api.hits() == 1
+    assert (later["freshness"]["status"], later["timestamp"]) == ("STALE", "2026-03-11T23:00:00Z")
+    assert later["freshness"]["staleness_seconds"] == timedelta(hours=8, minutes=-3).total_seconds()
+
+
+def test_a_lost_listening_connection_empties_the_cache(api: Api, seed: Seed) -> None:
+    first = datetime.fromisoformat("2026-03-11T13:30:00Z")
+    seed.series("AAPL", first=first, count=1)
+    api.wait_for_cache()
+    api.get(f"{BARS}/AAPL", timeframe="5m")
+
+    seed.run(
+        "select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'market-data-api changes'"
+    )
+    wait_until(lambda: "market_data_cache_open 0.0" in api.get("/metrics").text)
+    seed.run("update market_data.bars set close = 77")  # nobody is told
+
+    assert api.get(f"{BARS}/AAPL", timeframe="5m").json()["bars"][0]["close"] == 77
+    api.wait_for_cache()
+
+
+def test_a_change_without_a_series_empties_the_cache(api: Api, seed: Seed) -> None:
+    seed.series("AAPL", count=1)
+    api.wait_for_cache()
+    api.get(f"{BARS}/AAPL", timeframe="5m")
+    seed.run("update market_data.bars set close = 77")
+    seed.run("notify market_data_series, 'everything'")
+    wait_until(lambda: api.get(f"{BARS}/AAPL", timeframe="5m").json()["bars"][0]["close"] == 77)
+
+
+def answer(series: Series = AAPL, size: int = 100, valid_until: datetime | None = None) -> Answer:
+    return Answer(series, Media.CSV, b"", "bars", b"x" * size, Standing(NOW, NOW, NOW), valid_until, "/bars")
+
+
+def key(name: str) -> RequestKey:
+    return RequestKey(name, b"", "")
+
+
+def test_an_answer_read_before_a_commit_is_not_kept() -> None:
+    shelf = Shelf(lambda: NOW)
+    shelf.open()
+    before, other = shelf.ticket(AAPL), shelf.ticket(MSFT)
+    shelf.drop(AAPL)
+    shelf.put(key("a"), answer(AAPL), before)
+    shelf.put(key("m"), answer(MSFT), other)
+    assert shelf.get(key("a")) is None
+    assert shelf.get(key("m")) is not None
+
+
+def test_an_answer_read_before_the_connection_was_lost_is_not_kept() -> None:
+    shelf = Shelf(lambda: NOW)
+    shelf.open()
+    before = shelf.ticket(AAPL)
+    shelf.close()
+    shelf.put(key("a"), answer(), before)
+    shelf.open()
+    shelf.put(key("a"), answer(), before)
+    assert len(shelf) == 0
+
+
+def test_the_least_recently_used_answers_make_room() -> None:
+    shelf = Shelf(lambda: NOW, capacity_bytes=1_000)
+    shelf.open()
+    for name in "abcd":
+        shelf.put(key(name), answer(size=200), shelf.ticket(AAPL))
+        shelf.get(key("a"))
+    shelf.put(key("huge"), answer(size=2_000), shelf.ticket(AAPL))
+    assert [name for name in "abcd" if shelf.get(key(name))] == ["a", "d"]
+    assert shelf.size <= 1_000
+    shelf.drop(AAPL)
+    assert (len(shelf), shelf.size) == (0, 0)
+
+
+def test_adjusted_prices_are_kept_until_the_next_split_comes_into_force() -> None:
+    now = [NOW]
+    shelf = Shelf(lambda: now[0])
+    shelf.open()
+    shelf.put(key("a"), answer(valid_until=NOW + timedelta(hours=1)), shelf.ticket(AAPL))
+    assert shelf.get(key("a")) is not None
+    now[0] += timedelta(hours=1)
+    assert shelf.get(key("a")) is None
+
+
+def test_a_restarted_server_is_listened_to_again(api: Api, seed: Seed, database_url: str) -> None:
+    api.wait_for_cache()
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        connection.execute(
+            "select pg_terminate_backend(pid) from pg_stat_activity"
+            " where datname = current_database() and application_name like 'market-data-api%%'", ()
+        )  # fmt: skip
+    wait_until(lambda: "market_data_cache_open 0.0" in api.get("/metrics").text)
+    api.wait_for_cache()
+    seed.series("AAPL")
+    assert api.get(f"{FEATURES}/AAPL", timeframe="5m").status_code == 200

@@ -1,0 +1,230 @@
+"""What an operator is told: staleness, executions, the scheduler's health, reachability, metrics, the page."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from market_data_pipeline.domain.failures import DatabaseUnavailableError
+from market_data_pipeline.operations import reports
+from market_data_pipeline.operations.dagster_state import HEARTBEAT_TOLERANCE_SECONDS, DagsterState
+from market_data_pipeline.store.database import engine
+from market_data_pipeline_tests.serving.conftest import Api, beat
+from market_data_pipeline_tests.serving.seeding import NOW, Seed
+
+STALENESS = "/api/v1/admin/features/staleness"
+HISTORY = "/api/v1/admin/scheduler/execution-history"
+HEALTH = "/api/v1/admin/scheduler-health"
+
+
+@dg.op
+def nothing() -> None:
+    pass
+
+
+@dg.op
+def refuse() -> None:
+    raise dg.Failure("The vendor refuses the key.\nMore of it.")
+
+
+@dg.job
+def critical_refresh() -> None:
+    nothing()
+
+
+@dg.job(name="standard_refresh")
+def failing_refresh() -> None:
+    refuse()
+
+
+def seed_universe(seed: Seed) -> None:
+    seed.series("AAPL")
+    seed.series("MSFT", late=timedelta(hours=2))
+    seed.series("NVDA", late=timedelta(hours=9), last_error="no answer", last_error_class="TransientError",
+                consecutive_failures=3)  # fmt: skip
+    seed.series("TSLA", late=timedelta(hours=30), tier="low_priority")
+    seed.symbol("GONE", active=False)
+
+
+def test_staleness_counts_every_series_and_lists_the_worst_first(api: Api, seed: Seed) -> None:
+    seed_universe(seed)
+
+    report = api.get(STALENESS).json()
+
+    assert report["timestamp"] == "2026-03-11T15:00:00Z"
+    assert report["summary"] == {
+        "fresh_count": 1, "aging_count": 1, "stale_count": 2, "missing_count": 16, "total_monitored": 20
+    }  # fmt: skip
+    stale = report["by_status"]["stale"]
+    assert [(one["symbol"], one["staleness_seconds"], one["within_rpo"]) for one in stale] == [
+        ("TSLA", 30 * 3600, False), ("NVDA", 9 * 3600, False)
+    ]  # fmt: skip
+    assert (stale[1]["consecutive_failures"], stale[1]["last_error"]) == (3, "no answer")
+    assert report["by_status"]["fresh"][0]["age_seconds"] == 120
+    assert {one["staleness_seconds"] for one in report["by_status"]["missing"]} == {None}
+
+
+def test_staleness_caps_the_lists_and_not_the_counts(api: Api, seed: Seed) -> None:
+    seed_universe(seed)
+    report = api.get(STALENESS, limit=1).json()
+    assert [len(report["by_status"][status]) for status in ("fresh", "aging", "stale", "missing")] == [1, 1, 1, 1]
+    assert report["by_status"]["stale"][0]["symbol"] == "TSLA"
+    assert report["summary"]["missing_count"] == 16
+
+
+def test_staleness_of_thousands_of_series_is_one_quick_statement(seed: Seed, database_url: str) -> None:
+    seed.run("insert into market_data.symbols select 'S' || i, 'standard', 'us_equity', true, now()"
+             " from generate_series(1, 1000) i")  # fmt: skip
+    seed.run(
+        "insert into market_data.series_state (symbol, timeframe, tier, next_due_at, features_computed_at)"
+        " select symbol, unnest(array['5m', '15m', '1h', '4h', '1d']), tier, now(), now() from market_data.symbols"
+    )
+    source = engine(database_url)
+    assert reports.staleness_report(source)["summary"]["total_monitored"] == 5000
+    source.dispose()
+
+
+def test_executions_join_dagsters_runs_with_the_audit_trail(
+    api: Api, seed: Seed, dagster_instance: dg.DagsterInstance
+) -> None:
+    seed_universe(seed)
+    good = critical_refresh.execute_in_process(
+        instance=dagster_instance, tags={"dagster/schedule_name": "critical_schedule"}
+    ).run_id
+    bad = failing_refresh.execute_in_process(instance=dagster_instance, raise_on_error=False).run_id
+    seed.log(good, "AAPL", "5m", "ok", rows_inserted=10, rows_updated=2)
+    seed.log(good, "AAPL", "1d", "unchanged")
+    seed.log(good, "MSFT", "5m", "failed", error_class="DataError", error="prices below zero")
+
+    report = api.get(HISTORY).json()
+
+    newest, older = report["executions"]
+    assert (newest["execution_id"], newest["job"], newest["status"]) == (bad, "standard_refresh", "FAILURE")
+    assert (newest["error_message"], newest["success_rate"], newest["trigger"]) == (
+        "The vendor refuses the key.", None, "manual"
+    )  # fmt: skip
+    assert older["execution_id"] == good
+    assert older["trigger"] == "schedule:critical_schedule"
+    assert (older["total_symbols"], older["successful_symbols"], older["failed_symbols"]) == (2, 1, 1)
+    assert (older["total_records_processed"], older["success_rate"]) == (12, 0.5)
+    assert older["error_message"] == "MSFT 5m: prices below zero"
+    assert older["duration_seconds"] >= 0
+    assert older["started_at"].endswith("Z")
+    assert len(api.get(HISTORY, limit=1).json()["executions"]) == 1
+
+
+def test_scheduler_health_says_what_is_wrong(api: Api, seed: Seed, dagster_instance: dg.DagsterInstance) -> None:
+    seed_universe(seed)
+    beat(dagster_instance, "SCHEDULER", time.time() - HEARTBEAT_TOLERANCE_SECONDS - 1)
+    run = critical_refresh.execute_in_process(instance=dagster_instance).run_id
+    seed.log(run, "AAPL", "5m", "ok", requests=30, rate_limited=3)
+    seed.log(run, "NVDA", "5m", "failed", requests=10, error_class="TransientError", error="no answer")
+    seed.log("long-ago", "NVDA", "5m", "failed", at=NOW - timedelta(days=3), requests=500)
+
+    report = api.get(HEALTH).json()
+
+    assert report["status"] == "degraded"
+    assert "The scheduler daemon is not running." in report["reasons"]
+    assert "2 of 20 series are stale." in report["reasons"]
+    assert {d["name"]: d["alive"] for d in report["daemons"]}["scheduler"] is False
+    assert [s["name"] for s in report["schedules"]] == [
+        "critical_schedule", "standard_schedule", "low_priority_schedule"
+    ]  # fmt: skip
+    last = report["last_execution"]
+    assert (last["execution_id"], last["status"]) == (run, "SUCCESS")
+    assert (last["successful_symbols"], last["failed_symbols"]) == (1, 1)
+    assert report["stale_features_count"] == 2
+    assert [f["error"] for f in report["recent_failures"]] == ["no answer"]
+    assert report["rate_limit"] == {
+        "window_hours": 24, "total_requests": 40, "rate_limited": 3, "rate": 0.075
+    }  # fmt: skip
+    assert report["total_symbols_monitored"] == 4
+
+
+def test_scheduler_health_is_told_without_dagster(api: Api, seed: Seed) -> None:
+    seed.series("AAPL")
+    report = api.get(HEALTH).json()
+    assert (report["status"], report["daemons"], report["last_execution"]) == ("degraded", [], None)
+    assert "Dagster's storage cannot be read." in report["reasons"]
+
+
+def test_health_is_200_while_everything_answers(api: Api, dagster_instance: dg.DagsterInstance) -> None:
+    response = api.get("/health")
+    assert (response.status_code, response.json()["status"]) == (200, "healthy")
+    assert response.json()["database"]["reachable"] is True
+    assert response.json()["dagster_daemon"]["reachable"] is True
+
+
+def test_health_is_503_when_a_daemon_is_silent(api: Api, dagster_instance: dg.DagsterInstance) -> None:
+    beat(dagster_instance, "SENSOR", time.time() - HEARTBEAT_TOLERANCE_SECONDS - 1)
+    response = api.get("/health")
+    assert (response.status_code, response.json()["status"]) == (503, 503)
+    assert response.json()["database"]["reachable"] is True
+    assert response.json()["dagster_daemon"] == {"reachable": False, "detail": "No heartbeat from: sensor."}
+
+
+def test_a_folder_without_an_instance_is_left_alone(tmp_path: Path) -> None:
+    with pytest.raises(DatabaseUnavailableError):
+        DagsterState(tmp_path, "postgresql+psycopg2://nobody@nowhere/nothing").runs(1)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_metrics_count_requests_under_their_route_and_series_by_tier(api: Api, seed: Seed) -> None:
+    seed_universe(seed)
+    api.wait_for_cache()
+    for _ in range(2):
+        api.get("/api/v1/features/quant/AAPL", timeframe="5m")
+    api.get("/api/v1/features/quant/NOPE")
+    api.get("/surprise")
+
+    lines = api.get("/metrics").text.splitlines()
+
+    assert (
+        'market_data_http_requests_total{method="GET",route="/api/v1/features/quant/{symbol}",status="200"} 2.0'
+        in lines
+    )
+    assert (
+        'market_data_http_requests_total{method="GET",route="/api/v1/features/quant/{symbol}",status="404"} 1.0'
+        in lines
+    )
+    assert 'market_data_http_requests_total{method="GET",route="none",status="404"} 1.0' in lines
+    assert 'market_data_series{status="stale",tier="low_priority"} 1.0' in lines
+    assert 'market_data_staleness_seconds_max{tier="critical"} 32400.0' in lines
+    assert not any("surprise" in line or "NOPE" in line for line in lines)
+
+
+def test_the_page_shows_every_series_readable_without_colour(
+    api: Api, seed: Seed, dagster_instance: dg.DagsterInstance
+) -> None:
+    seed_universe(seed)
+    run = critical_refresh.execute_in_process(instance=dagster_instance).run_id
+    seed.log(run, "NVDA", "5m", "failed", error_class="DataError", error="<b>prices</b> below zero")
+
+    response = api.get("/")
+
+    assert response.headers["Content-Type"] == "text/html; charset=utf-8"
+    page = response.text
+    for text in ("✓ on time", "◔ 2 h late", "! 9 h late", "? never", "3 failed", "low priority", "critical_refresh"):
+        assert text in page
+    assert "&lt;b&gt;prices&lt;/b&gt; below zero" in page
+    for outside in ("http://", "https://", "<script", "<link", "<img"):
+        assert outside not in page
+    assert "prefers-color-scheme: dark" in page
+
+
+def test_an_empty_universe_has_a_page_that_says_what_to_do(api: Api, seed: Seed) -> None:
+    assert "market-data universe import" in api.get("/").text
+
+
+def test_reports_speak_of_the_replays_time(seed: Seed, database_url: str) -> None:
+    seed.series("AAPL", late=timedelta(hours=2))
+    replay, real = engine(database_url, as_of=NOW), engine(database_url)
+    assert reports.staleness_report(replay)["timestamp"] == NOW
+    assert reports.staleness_report(replay)["summary"]["aging_count"] == 1
+    assert reports.staleness_report(real)["timestamp"] > datetime(2026, 3, 11, 16, tzinfo=UTC)
+    replay.dispose()
+    real.dispose()
