@@ -151,19 +151,21 @@ def create(data: Path, as_user: Owner, password: str, *, durable: bool) -> str |
     private_folder(draft, as_user)
     # The builtin C.UTF-8 collation sorts alike on every machine, and needs no locale of the system's.
     locale = ("--encoding=UTF8", "--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8")
-    if failure := run("initdb", "-D", draft, "-U", "postgres", "--auth=peer", "--no-sync", *locale, as_user=as_user):
-        return failure
-    configure(draft, as_user, draft, durable=False)  # flushed as a whole below
-    sql = (
-        f"create role {project.ROLE} login createdb password '{password}'\n"
-        f"create database {project.DATABASE} owner {project.ROLE}\n"
-        f"create database {project.DAGSTER_DATABASE} owner {project.ROLE}\n"
-    )
-    failure = single_user(draft, as_user, sql)
+    failure = run("initdb", "-D", draft, "-U", "postgres", "--auth=peer", "--no-sync", *locale, as_user=as_user)
+    if failure is None:
+        configure(draft, as_user, draft, durable=False)  # flushed as a whole below
+        sql = (
+            f"create role {project.ROLE} login createdb password '{password}'\n"
+            f"create database {project.DATABASE} owner {project.ROLE}\n"
+            f"create database {project.DAGSTER_DATABASE} owner {project.ROLE}\n"
+        )
+        failure = single_user(draft, as_user, sql)
     if failure is None and durable:
         failure = run("initdb", "--sync-only", "-D", draft, as_user=as_user)
     if failure is None:
         draft.rename(data)
+    else:
+        shutil.rmtree(draft, ignore_errors=True)
     return failure
 
 

@@ -98,8 +98,11 @@ class EmbeddedPostgres:
             self.state_dir.chmod(0o711)  # the server's user passes; password and settings stay unreadable to it
         cluster.open_the_way(self.data_dir, as_user)
         cluster.private_folder(sockets, as_user)
-        self._create_or_check(as_user)
-        cluster.configure(self.data_dir, as_user, sockets, durable=self.durable)
+        try:
+            self._create_or_check(as_user)
+            cluster.configure(self.data_dir, as_user, sockets, durable=self.durable)
+        except OSError as error:
+            raise ConfigurationError(self._why("prepared", str(error))) from None
         self._launch(as_user, sockets)
         self._await_answer(as_user)
 
@@ -116,16 +119,14 @@ class EmbeddedPostgres:
                 raise ConfigurationError(self._why("created", failure)) from None
             return
         except PermissionError:
-            raise ConfigurationError(
-                f"{self.data_dir} belongs to another user: run as that user, or {cluster.OWN_SERVER_HINT}."
-            ) from None
+            raise ConfigurationError(_of_another_user(self.data_dir)) from None
         if found != str(cluster.MAJOR_VERSION):
             raise ConfigurationError(
                 f"{self.data_dir} was made by PostgreSQL {found} and this is {cluster.MAJOR_VERSION}: move it away "
                 f"(bars are then fetched again), or {cluster.OWN_SERVER_HINT}."
             )
         if os.geteuid() != 0 and self.data_dir.stat().st_uid != as_user.uid:
-            raise ConfigurationError(f"{self.data_dir} belongs to another user: run as that user.")
+            raise ConfigurationError(_of_another_user(self.data_dir))
 
     def _launch(self, as_user: cluster.Owner, sockets: Path) -> None:
         # No server runs here, so whatever these files say is left over from a crash. PostgreSQL would find out
@@ -173,8 +174,11 @@ class EmbeddedPostgres:
 
     def _refusal(self) -> str | None:
         """Return None when the server answers, else why not."""
-        if not (project.socket_dir(self.state_dir) / f".s.PGSQL.{project.PORT}").exists():
-            return "there is no socket"
+        try:
+            if not (project.socket_dir(self.state_dir) / f".s.PGSQL.{project.PORT}").exists():
+                return "there is no socket"
+        except PermissionError:
+            raise ConfigurationError(_of_another_user(self.state_dir)) from None
         try:
             psycopg.connect(self.url, connect_timeout=10).close()
         except psycopg.OperationalError as error:
@@ -198,7 +202,7 @@ class EmbeddedPostgres:
 
     def _why(self, not_done: str, said: str) -> str:
         """Return a sentence from what a program or the log said."""
-        if "No space left on device" in said:
+        if "No space left on device" in said or "free disk space" in said:
             return f"The embedded PostgreSQL could not be {not_done}: the disk of {self.state_dir} is full."
         lines = [line.strip() for line in said.splitlines() if line.strip()]
         # "FATAL: configuration file … contains errors" only says that a LOG line before it says what is wrong.
@@ -224,3 +228,7 @@ class EmbeddedPostgres:
             yield
         finally:
             os.close(descriptor)
+
+
+def _of_another_user(folder: Path) -> str:
+    return f"{folder} belongs to another user: run as that user, or {cluster.OWN_SERVER_HINT}."

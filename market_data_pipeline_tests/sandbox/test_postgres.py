@@ -271,6 +271,31 @@ def test_a_folder_of_another_user_is_refused(folder: Path) -> None:
         cluster.private_folder(folder / "theirs", cluster.Owner(os.geteuid(), os.getegid()))
 
 
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may enter every folder")
+def test_a_server_of_another_user_is_named(server: EmbeddedPostgres) -> None:
+    (server.state_dir / "run").mkdir(exist_ok=True)
+    (server.state_dir / "run").chmod(0o000)
+
+    with pytest.raises(ConfigurationError, match="belongs to another user: run as that user"):
+        server.ensure_running()
+
+    (server.state_dir / "run").chmod(0o700)
+
+
+@needs_root
+def test_a_full_disk_is_named_and_nothing_half_made_stays_on_it(folder: Path) -> None:
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=20m", "tmpfs", folder], check=False)
+    if mounted.returncode:
+        pytest.skip("this root may not mount")
+    server = EmbeddedPostgres(folder / ".market-data" / "postgres", durable=False)
+    try:
+        with pytest.raises(ConfigurationError, match=r"the disk of .* is full"):
+            server.ensure_running()
+        assert not server.data_dir.with_name("postgres.new").exists()
+    finally:
+        subprocess.run(["umount", folder], check=True)
+
+
 def test_data_of_another_major_version_is_left_alone_and_named(fresh: EmbeddedPostgres) -> None:
     fresh.data_dir.mkdir(parents=True)
     (fresh.data_dir / "PG_VERSION").write_text("16\n")
