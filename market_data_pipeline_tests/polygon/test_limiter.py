@@ -132,7 +132,7 @@ def queued(url: str) -> int:
 
 def test_critical_goes_before_standard_before_low_priority(database_url: str, limiters: list[SharedLimiter]) -> None:
     order: list[int] = []
-    limiters[0].pause(1.5)  # so that all of them compete for the first turn
+    limiters[0].pause(3)  # so that all of them compete for the first turn
 
     def turn(limiter: SharedLimiter, priority: int) -> None:
         limiter.acquire(priority)
