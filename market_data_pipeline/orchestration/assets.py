@@ -25,6 +25,7 @@ from market_data_pipeline.orchestration.columns import BAR_COLUMNS, FEATURE_COLU
 from market_data_pipeline.orchestration.events import log_materializations, log_planned
 from market_data_pipeline.orchestration.freshness import freshness_policy
 from market_data_pipeline.orchestration.jobs import op_name
+from market_data_pipeline.orchestration.liveness import alive
 from market_data_pipeline.orchestration.partitions import series_partitions
 from market_data_pipeline.orchestration.resources import PipelineResource
 from market_data_pipeline.orchestration.results import (
@@ -114,12 +115,13 @@ def refresh_tier(
         )
         series = sum(len(request.timeframes) for request in requests)
         context.log.info(f"Refreshing {series} series of {len(requests)} symbols.")
-        running = pipeline.refresh(
-            requests, run_id=context.run.run_id, history_days=config.history_days, full=config.full_refresh
-        )
-        for batch in _batches(running):
-            log_materializations(context, [event for outcome in batch for event in _events(outcome)])
-            outcomes += batch
+        with pipeline.database() as engine, alive(context.instance, engine, context.run.run_id):
+            running = pipeline.refresh(
+                requests, run_id=context.run.run_id, history_days=config.history_days, full=config.full_refresh
+            )
+            for batch in _batches(running):
+                log_materializations(context, [event for outcome in batch for event in _events(outcome)])
+                outcomes += batch
     except PipelineError as error:
         stop = error
     if not partitioned:

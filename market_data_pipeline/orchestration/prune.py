@@ -43,8 +43,10 @@ MECHANICS: Final = (
 
 # Each SELECT yields ids of noise, at most a batch; the columns are named as Dagster names them.
 NOISE: Final["Mapping[str, str]"] = {
-    "mechanics": "select id from event_logs where dagster_event_type = any(:names) and timestamp < :before limit :batch",
-    "log lines": "select id from event_logs where dagster_event_type is null and timestamp < :before limit :batch",
+    "mechanics": """
+        select id from event_logs where dagster_event_type = any(:sorts) and timestamp < :before limit :batch""",
+    "log lines": """
+        select id from event_logs where dagster_event_type is null and timestamp < :before limit :batch""",
     # The UI shows a partition as failed when its newest plan has no materialization after it: only older plans may go.
     "fulfilled plans": """
         select id from event_logs as p
@@ -75,7 +77,7 @@ def prune_events(engine: "Engine", *, kept_days: int = KEPT_DAYS) -> dict[str, i
 
     # Dagster writes UTC into columns without a time zone.
     before = (datetime.now(UTC) - timedelta(days=kept_days)).replace(tzinfo=None)
-    values = {"before": before, "batch": BATCH, "names": list(MECHANICS)}
+    values = {"before": before, "batch": BATCH, "sorts": list(MECHANICS)}
     deleted = dict.fromkeys(NOISE, 0)
     for sort, select in NOISE.items():
         while True:

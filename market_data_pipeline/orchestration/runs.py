@@ -1,11 +1,6 @@
 """Starting refreshes: which runs a tier takes, and launching them from outside Dagster's daemon.
 
-Add here: how work is cut into runs. Keep out: when (schedules, sensors).
-
-`submit_refresh` writes runs straight into Dagster's queue. Measured for a tier of 25 symbols: here 0.8 s; through
-`dagster job launch` 5 s, as that first starts a code server of its own; GraphQL needs a running webserver. The cost is
-one private name: `RegisteredCodeLocationOrigin`, which says "the location that the workspace calls so", all that the
-daemon reads of an origin. Where runs are launched by Kubernetes or Celery, launch through the webserver instead.
+Add here: how work is cut into runs. Keep out: when (schedules, sensors) and how a run gets into the queue (queue).
 """
 
 from __future__ import annotations
@@ -21,12 +16,12 @@ from market_data_pipeline.domain.objectives import TIER_OBJECTIVES
 from market_data_pipeline.domain.series import Tier, Timeframe
 from market_data_pipeline.orchestration.jobs import job_name, op_name, run_tags
 from market_data_pipeline.orchestration.partitions import range_tags, symbols_of
+from market_data_pipeline.orchestration.queue import enqueue, keep_connections
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
     from datetime import timedelta
 
-LOCATION: Final = "market_data_pipeline.definitions"  # as workspace.yaml calls it
 TRIGGER_TAG: Final = "market_data/trigger"  # who asked: schedule, staleness, request or cli
 NARROW_TAG: Final = "market_data/narrow"  # on runs for some series only; they do not keep a tier's schedule waiting
 
@@ -129,7 +124,7 @@ def submit_refresh(
     Raises:
         UsageError: a symbol is in no tier.
     """
-    instance.optimize_for_webserver(statement_timeout=60_000, pool_recycle=3600, max_overflow=5)
+    keep_connections(instance)
     chosen = list(symbols)
     members = {tier: symbols_of(instance, tier) for tier in Tier}
     if strangers := [symbol for symbol in chosen if not any(symbol in of_tier for of_tier in members.values())]:
@@ -154,26 +149,8 @@ def submit_refresh(
             ]
         else:
             requests = tier_run_requests(wanted, tier, trigger=trigger, run_config=config)
-        run_ids += [_enqueue(instance, definitions, request) for request in requests]
+        run_ids += [enqueue(instance, definitions, request) for request in requests]
     return run_ids
-
-
-def _enqueue(instance: dg.DagsterInstance, definitions: dg.Definitions, request: dg.RunRequest) -> str:
-    from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteRepositoryOrigin
-
-    repository = definitions.get_repository_def()
-    job = str(request.job_name)
-    origin = RemoteRepositoryOrigin(RegisteredCodeLocationOrigin(LOCATION), repository.name)
-    with dg.partition_loading_context(dynamic_partitions_store=instance):
-        run = instance.create_run_for_job(
-            repository.get_job(job),
-            run_config=request.run_config,
-            tags=request.tags,
-            remote_job_origin=origin.get_job_origin(job),
-        )
-    # The queue does not look at the workspace; the daemon has its own.
-    instance.submit_run(run.run_id, workspace=None)  # type: ignore[arg-type]
-    return run.run_id
 
 
 def wait_for_runs(

@@ -1,7 +1,7 @@
 """What Dagster keeps an eye on: the universe, late series, and series that somebody asked for.
 
-Each tick is one or two small queries. Add here: a sensor. Keep out: SQL (queries, backfill_requests), deciding (healing)
-and alerts.
+Each tick is one or two small queries. Add here: a sensor. Keep out: SQL (queries, backfill_requests), deciding
+(healing) and alerts.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from market_data_pipeline.domain.series import Tier
 from market_data_pipeline.orchestration.checks import evaluation, read_freshness
 from market_data_pipeline.orchestration.healing import Memory
 from market_data_pipeline.orchestration.jobs import job_name, run_tags
+from market_data_pipeline.orchestration.liveness import fail_lost_runs
 from market_data_pipeline.orchestration.partitions import partition_changes, symbol_partitions
 from market_data_pipeline.orchestration.resources import PipelineResource
 from market_data_pipeline.orchestration.runs import NARROW_TAG, TRIGGER_TAG, UNFINISHED, narrowed, unfinished_tier_run
@@ -67,6 +68,9 @@ def staleness_sensor(jobs: Sequence[AssetJob]) -> dg.SensorDefinition:
     )
     def sensor(context: dg.SensorEvaluationContext, pipeline: PipelineResource) -> dg.SensorResult:
         now = datetime.now(UTC)  # waits are real time, also in a replay, where the database's clock stands still
+        with pipeline.database() as engine:
+            for run_id in fail_lost_runs(context.instance, engine):
+                context.log.warning(f"Run {run_id} was lost.")
         standing = read_freshness(pipeline)
         memory = Memory.from_cursor(context.cursor)
         memory.forget_healed(late.series for of_tier in standing.values() for late in of_tier.worst)

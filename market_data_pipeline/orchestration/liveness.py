@@ -1,0 +1,86 @@
+"""Noticing runs whose process is gone.
+
+Dagster's code server reports a run process that dies, unless it dies too: after a power cut, or when the whole service is
+killed, such a run stays `STARTED` for ever, and its tier's schedule would wait for it for ever. `run_monitoring` cannot
+help, because Dagster's default launcher has no way of asking for a run's health. So a refresh holds an advisory lock of
+PostgreSQL while it works, which no crash can leave behind; a started refresh without its lock is a lost one, and is
+marked as failed. Run retries then start it again. Keep out: judging how a living run is doing.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Final
+
+import dagster as dg
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from sqlalchemy import Engine
+
+_LOCK_TAG: Final = "market_data/lock"  # "held" from when the run takes its lock until just before it gives it back
+
+# Between a run's making and its queueing lie milliseconds; minutes mean that whoever made it died in between.
+_QUEUED_WITHIN: Final = timedelta(minutes=5)
+
+_LOCK: Final = "select pg_advisory_lock(hashtext('market_data.run'), hashtext(:run_id))"
+# Shared, so that two observers at the same time do not take each other for the run.
+_FREE: Final = "select pg_try_advisory_xact_lock_shared(hashtext('market_data.run'), hashtext(:run_id))"
+
+
+@contextmanager
+def alive(instance: dg.DagsterInstance, engine: Engine, run_id: str) -> Iterator[None]:
+    """Hold the run's lock for the time of the block.
+
+    Raises:
+        DatabaseUnavailableError: PostgreSQL cannot be reached.
+    """
+    import sqlalchemy as sa
+
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(sa.text(_LOCK), {"run_id": run_id})
+        instance.add_run_tags(run_id, {_LOCK_TAG: "held"})
+        try:
+            yield
+        finally:
+            instance.add_run_tags(run_id, {_LOCK_TAG: "given back"})
+            connection.invalidate()  # the lock goes with its connection, also if the server is gone
+
+
+def fail_lost_runs(instance: dg.DagsterInstance, engine: Engine) -> list[str]:
+    """Mark runs as failed whose process is gone or that never reached the queue, and return their ids.
+
+    Raises:
+        DatabaseUnavailableError: PostgreSQL cannot be reached, so nothing is known about any run.
+    """
+    import sqlalchemy as sa
+
+    lost = [
+        (run, "It was made but never reached the queue: the process that made it is gone.")
+        for run in _runs(instance, dg.DagsterRunStatus.NOT_STARTED, datetime.now(UTC) - _QUEUED_WITHIN)
+    ]
+    started = [run for run in _runs(instance, dg.DagsterRunStatus.STARTED) if run.tags.get(_LOCK_TAG) == "held"]
+    if started:
+        with engine.connect() as connection:
+            lost += [
+                (run, "Its process is gone: it no longer holds its lock in the database.")
+                for run in started
+                if connection.execute(sa.text(_FREE), {"run_id": run.run_id}).scalar_one()
+            ]
+            connection.rollback()
+    failed = []
+    for run, message in lost:  # unless it moved on while we looked
+        now = instance.get_run_by_id(run.run_id)
+        if now is not None and (now.status, now.tags.get(_LOCK_TAG)) == (run.status, run.tags.get(_LOCK_TAG)):
+            instance.report_run_failed(now, message)
+            failed.append(run.run_id)
+    return failed
+
+
+def _runs(
+    instance: dg.DagsterInstance, status: dg.DagsterRunStatus, made_before: datetime | None = None
+) -> list[dg.DagsterRun]:
+    filters = dg.RunsFilter(statuses=[status], created_before=made_before)
+    return [record.dagster_run for record in instance.get_run_records(filters, limit=100)]
