@@ -16,8 +16,15 @@ from urllib.parse import parse_qs, quote, urlsplit
 from market_data_pipeline.domain.failures import ConfigurationError
 
 ROLE: Final = "market_data"
-DATABASE: Final = "market_data"
-DAGSTER_DATABASE: Final = "dagster"
+# One database per kind of bars, so that made-up or recorded ones can never stand among a vendor's: our relations in the
+# first of each pair, Dagster's history of them in the second.
+DATABASES: Final = {
+    "vendor": ("market_data", "dagster"),
+    "sandbox": ("sandbox", "sandbox_dagster"),
+    "replay": ("replay", "replay_dagster"),
+}
+DATABASE, DAGSTER_DATABASE = DATABASES["vendor"]
+DAGSTER_DATABASES: Final = {market_data: dagster for market_data, dagster in DATABASES.values()}
 PORT: Final = 5432  # names the socket file only; written into URLs so that a PGPORT in the environment cannot change it
 
 _LONGEST_SOCKET_PATH: Final = 107  # bytes, Linux: sizeof(sockaddr_un.sun_path) - 1

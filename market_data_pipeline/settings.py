@@ -11,6 +11,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, cast
+from urllib.parse import urlsplit
 
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_validator
 from pydantic_core import PydanticUseDefault
@@ -42,7 +43,9 @@ def _default_plan(values: dict[str, Any]) -> str:
 
 
 def _default_database_url(values: dict[str, Any]) -> str:
-    return project.local_url(project.state_dir(values["project_root"]))
+    """Return a database for the kind of bars that the settings ask for, on the project's server."""
+    kind = "vendor" if values.get("base_url") else "replay" if values.get("sandbox_replay") else "sandbox"
+    return project.local_url(project.state_dir(values["project_root"]), project.DATABASES[kind][0])
 
 
 def _default_dagster_url(values: dict[str, Any]) -> str:
@@ -50,7 +53,8 @@ def _default_dagster_url(values: dict[str, Any]) -> str:
     url: str = values.get("database_url", "")
     state = project.state_dir(values["project_root"])
     if url and project.is_local(url, state):
-        url = project.local_url(state, project.DAGSTER_DATABASE)
+        market_data = urlsplit(url).path.strip("/")
+        url = project.local_url(state, project.DAGSTER_DATABASES.get(market_data, project.DAGSTER_DATABASE))
     return _psycopg2(url)
 
 

@@ -25,11 +25,26 @@ def test_without_any_variable_the_sandbox_and_the_embedded_database_are_used(tmp
     assert settings.project_root == settings.dagster_home == tmp_path
     assert settings.database_url.startswith("postgresql://market_data:")
     assert settings.dagster_postgres_url.startswith("postgresql+psycopg2://market_data:")
-    assert "/dagster?host=%2F" in settings.dagster_postgres_url
+    assert "/sandbox?host=%2F" in settings.database_url
+    assert "/sandbox_dagster?host=%2F" in settings.dagster_postgres_url
     assert (settings.history_days, settings.max_concurrent_symbols) == (365, 3)
     assert (settings.api_port, settings.ui_port) == (8000, 3000)
     assert settings.alert_urls == []
     assert settings.universe_file.is_file()
+
+
+def test_made_up_recorded_and_vendor_bars_never_share_a_database(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made_up = load_settings()
+    monkeypatch.setenv("MARKET_DATA_SANDBOX_REPLAY", str(tmp_path))
+    recorded = load_settings()
+    monkeypatch.setenv("POLYGON_API_KEY", "a-real-key-of-somebody")
+    real = load_settings()
+
+    everyone = (made_up, recorded, real)
+    assert len({settings.database_url for settings in everyone}) == 3
+    assert len({settings.dagster_postgres_url for settings in everyone}) == 3
 
 
 def test_the_embedded_database_has_the_same_url_every_time() -> None:

@@ -92,7 +92,11 @@ def _stated_before(ours: Mapping[str, str]) -> str:
     """Return the DAGSTER_POSTGRES_URL that was once taken over from the environment, or nothing if it was derived."""
     url, database = ours.get("DAGSTER_POSTGRES_URL", ""), ours.get("DATABASE_URL", "")
     parts = urlsplit(url)
-    embedded = not parts.hostname and parts.username == project.ROLE and parts.path == f"/{project.DAGSTER_DATABASE}"
+    embedded = (
+        not parts.hostname
+        and parts.username == project.ROLE
+        and parts.path.strip("/") in project.DAGSTER_DATABASES.values()
+    )
     derived = embedded or url.partition("://")[2] == database.partition("://")[2]
     return "" if derived else url
 

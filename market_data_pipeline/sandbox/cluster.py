@@ -13,6 +13,7 @@ import shutil
 import stat
 import subprocess
 import tempfile
+from itertools import chain
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -154,11 +155,9 @@ def create(data: Path, as_user: Owner, password: str, *, durable: bool) -> str |
     failure = run("initdb", "-D", draft, "-U", "postgres", "--auth=peer", "--no-sync", *locale, as_user=as_user)
     if failure is None:
         configure(draft, as_user, draft, durable=False)  # flushed as a whole below
-        sql = (
-            f"create role {project.ROLE} login createdb password '{password}'\n"
-            f"create database {project.DATABASE} owner {project.ROLE}\n"
-            f"create database {project.DAGSTER_DATABASE} owner {project.ROLE}\n"
-        )
+        sql = f"create role {project.ROLE} login createdb password '{password}'\n"
+        for name in chain.from_iterable(project.DATABASES.values()):
+            sql += f"create database {name} owner {project.ROLE}\n"
         failure = single_user(draft, as_user, sql)
     if failure is None and durable:
         failure = run("initdb", "--sync-only", "-D", draft, as_user=as_user)
