@@ -81,6 +81,10 @@ class DagsterState:
         self._instance: dg.DagsterInstance | None = None
         self._lock = threading.Lock()
 
+    def open(self) -> None:
+        """Open the instance now, which takes a second, rather than at the first question; raises as `runs` does."""
+        self._read(lambda _instance: None)
+
     def runs(self, limit: int, jobs: tuple[str, ...] = ()) -> tuple[Run, ...]:
         """Return the newest `limit` runs, of `jobs` only if any are named; newest first.
 

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
-import orjson
 from fastapi import APIRouter, Depends, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
 from market_data_pipeline.operations import report_documents, reports
 from market_data_pipeline.serving import documents
-from market_data_pipeline.serving.encoding import JSON_OPTIONS
 
 if TYPE_CHECKING:
     from market_data_pipeline.operations.dagster_state import DagsterState
@@ -40,10 +38,10 @@ class HistoryQuery(NoQuery):
     limit: int = Field(20, ge=1, le=MOST_EXECUTIONS, description="At most this many executions, the newest.")
 
 
-def report_response(report: Any, status: int = 200) -> Response:
+def report_response(report: Any) -> Response:
     """Return a report as JSON, never to be cached."""
     headers = {"cache-control": "no-store"}
-    return Response(orjson.dumps(report, option=JSON_OPTIONS), status, headers, "application/json")
+    return Response(report_documents.to_json(report), 200, headers, "application/json")
 
 
 def router(database: Database, dagster: DagsterState, access: AdminAccess) -> APIRouter:

@@ -6,9 +6,11 @@ import asyncio
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
+import anyio.to_thread
 from fastapi import FastAPI
 
 from market_data_pipeline import __version__
+from market_data_pipeline.domain.failures import DatabaseUnavailableError
 from market_data_pipeline.operations.dagster_state import DagsterState
 from market_data_pipeline.serving import admin_routes, documents, problems, series_routes, system_routes
 from market_data_pipeline.serving.access import AdminAccess
@@ -48,13 +50,16 @@ def create_app(settings: Settings) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        following = asyncio.create_task(follow_changes(database.conninfo, shelf))
+        tasks = (
+            asyncio.create_task(follow_changes(database.conninfo, shelf)),
+            asyncio.create_task(_open_quietly(dagster)),
+        )
         try:
             yield
         finally:
-            following.cancel()
-            with suppress(asyncio.CancelledError):
-                await following
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
             database.close()
             dagster.close()
 
@@ -77,6 +82,12 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(HeadMiddleware)
     app.add_middleware(MetricsMiddleware, metrics=metrics)
     return app
+
+
+async def _open_quietly(dagster: DagsterState) -> None:
+    """Open Dagster's storage while nobody waits for it; if it cannot be, those who ask will hear of it."""
+    with suppress(DatabaseUnavailableError):
+        await anyio.to_thread.run_sync(dagster.open)
 
 
 def run(settings: Settings, host: str = LOOPBACK, port: int = PORT) -> None:

@@ -69,9 +69,11 @@ def serve(settings: Settings) -> Iterator[Api]:
     thread.start()
     wait_until(lambda: server.started)
     port = server.servers[0].sockets[0].getsockname()[1]
+    client = Api(f"http://127.0.0.1:{port}")
     try:
-        yield Api(f"http://127.0.0.1:{port}")
+        yield client
     finally:
+        client.session.close()
         server.should_exit = True
         thread.join(10)
 
