@@ -24,7 +24,7 @@ DATABASES: Final = {
     "replay": ("replay", "replay_dagster"),
 }
 DATABASE, DAGSTER_DATABASE = DATABASES["vendor"]
-DAGSTER_DATABASES: Final = {market_data: dagster for market_data, dagster in DATABASES.values()}
+DAGSTER_DATABASES: Final = dict(DATABASES.values())
 PORT: Final = 5432  # names the socket file only; written into URLs so that a PGPORT in the environment cannot change it
 
 _LONGEST_SOCKET_PATH: Final = 107  # bytes, Linux: sizeof(sockaddr_un.sun_path) - 1

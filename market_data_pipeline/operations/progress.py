@@ -96,12 +96,20 @@ class BackfillProgress:
 
 
 def summary_table(
-    expected: Mapping[Tier, int], totals: Mapping[str, TierTotals], held: Mapping[str, Held], seconds: float
+    expected: Mapping[Tier, int], totals: Mapping[str, TierTotals], held: Mapping[str, Held], seconds: float | None
 ) -> Table:
-    """Return what a backfill did and what is held now, a row per tier and one for all."""
+    """Return what a backfill did and what is held now, a row per tier and one for all.
+
+    Args:
+        expected: series by tier.
+        totals: what was done, by tier.
+        held: what is held now, by tier.
+        seconds: how long it took; None when there was nothing to do, and every series counts as complete.
+    """
     table = Table(title_justify="left", caption_justify="left", show_footer=True, box=SIMPLE_HEAVY, pad_edge=False)
     table.caption = "Fetch, store and compute: seconds, summed over symbols that ran side by side."
-    rows = [(tier, totals.get(tier, TierTotals(tier)), held.get(tier)) for tier in expected]
+    done = {tier: TierTotals(tier, done=0 if seconds else count) for tier, count in expected.items()}
+    rows = [(tier, totals.get(tier, done[tier]), held.get(tier)) for tier in expected]
     columns = {
         "Tier": ([tier.value for tier, _, _ in rows], "all"),
         "Series": _share([known.done for _, known, _ in rows], list(expected.values())),
@@ -120,7 +128,9 @@ def summary_table(
     for cells in zip(*(cells for cells, _ in columns.values()), strict=True):
         table.add_row(*cells)
     written = sum(known.bars_written for _, known, _ in rows)
-    if written:
+    if not seconds:
+        table.title = "Nothing is missing"
+    elif written:
         table.title = f"Backfill: {seconds:.1f} s, {written / seconds:,.0f} bars with features per second"
     else:
         table.title = f"Backfill: {seconds:.1f} s, nothing was missing"

@@ -2,23 +2,29 @@
 
 `up` brings a machine from nothing to fresh features; `backfill` does only the loading; `down` ends what either left.
 
-Add here: the order in which parts are started. Keep out: how a part works (its own room), and printing (progress).
+Add here: the order in which parts are started. Keep out: how a part works (its own room), and the runs (loading).
 """
 
 from __future__ import annotations
 
 import fcntl
-import os
 import signal
 import sys
 import time
-from collections import Counter
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from market_data_pipeline.domain.failures import UsageError
-from market_data_pipeline.domain.series import Tier, Timeframe
+from market_data_pipeline.operations.loading import (
+    Load,
+    dagster_instance,
+    environment,
+    expected_series,
+    load,
+    nothing_is_missing,
+    summarise,
+)
 from market_data_pipeline.operations.processes import (
     Processes,
     check_port,
@@ -31,10 +37,10 @@ from market_data_pipeline.operations.processes import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    import dagster as dg
     import sqlalchemy as sa
     from rich.console import Console
 
+    from market_data_pipeline.domain.series import Timeframe
     from market_data_pipeline.settings import Settings
 
 _LOG_WIDTH: Final = 120  # columns of a table where nobody says how wide the output is
@@ -57,12 +63,18 @@ def run_up(settings: Settings, once: bool) -> int:
             check_port(settings.ui_port, "the Dagster UI", "MARKET_DATA_UI_PORT")
             check_port(settings.api_port, "the read API", "MARKET_DATA_API_PORT")
         engine = _prepare(settings, console, stack)
+        instance = stack.enter_context(dagster_instance(settings, engine))
         processes = _processes(settings)
         stack.callback(_stop, processes, console)
-        _start_dagster(processes, settings)
+        code = 0
+        if whole := nothing_is_missing(settings, engine, instance):
+            summarise(engine, console, expected_series(engine, Load()), (), 0.0)
+        if not (whole and once):
+            _start_dagster(processes, settings)
         if not once:
             _start_servers(processes, settings)
-        code = _load(settings, engine, processes, console)
+        if not whole:
+            code = load(engine, instance, console, Load(), processes.check)
         if once:
             return code
         _announce(settings, processes, console)
@@ -93,11 +105,12 @@ def run_backfill(
     console = _console()
     with _until_terminated(), ExitStack() as stack:
         engine = _prepare(settings, console, stack)
+        instance = stack.enter_context(dagster_instance(settings, engine))
         processes = _processes(settings, "backfill")
         if not is_running(settings):
             stack.callback(_stop, processes, console)
             _start_dagster(processes, settings)
-        return _load(settings, engine, processes, console, symbols=symbols, timeframes=timeframes, days=days, full=full)
+        return load(engine, instance, console, Load(symbols, timeframes, days, full), processes.check)
 
 
 def run_down(settings: Settings) -> int:
@@ -164,100 +177,16 @@ def _record(settings: Settings, name: str) -> Path:
     return settings.state_dir / f"{name}.json"
 
 
-def _environment(settings: Settings) -> dict[str, str]:
-    return {
-        "DAGSTER_HOME": str(settings.dagster_home),
-        "DAGSTER_POSTGRES_URL": settings.dagster_postgres_url,
-        "MARKET_DATA_PROJECT_ROOT": str(settings.project_root),
-    }
-
-
 def _start_dagster(processes: Processes, settings: Settings) -> None:
     command = [str(Path(sys.executable).with_name("dagster-daemon")), "run"]
-    processes.start("dagster-daemon", command, cwd=settings.project_root, environment=_environment(settings))
+    processes.start("dagster-daemon", command, cwd=settings.project_root, environment=environment(settings))
 
 
 def _start_servers(processes: Processes, settings: Settings) -> None:
     ui = [str(Path(sys.executable).with_name("dagster-webserver")), "-h", "127.0.0.1", "-p", str(settings.ui_port)]
     api = [sys.executable, "-m", "market_data_pipeline.serving"]
-    processes.start("dagster-webserver", ui, cwd=settings.project_root, environment=_environment(settings))
-    processes.start("read-api", api, cwd=settings.project_root, environment=_environment(settings))
-
-
-def _load(
-    settings: Settings,
-    engine: sa.Engine,
-    processes: Processes,
-    console: Console,
-    *,
-    symbols: Sequence[str] = (),
-    timeframes: Sequence[Timeframe] = (),
-    days: int | None = None,
-    full: bool = False,
-) -> int:
-    """Refresh through Dagster, show it, print what came of it, and return the exit code."""
-    from market_data_pipeline.definitions import defs
-    from market_data_pipeline.operations.executions import failed_series, held, tier_totals
-    from market_data_pipeline.operations.progress import BackfillProgress, failures_table, summary_table
-    from market_data_pipeline.orchestration.partitions import sync_partitions
-    from market_data_pipeline.orchestration.runs import submit_refresh, wait_for_runs
-
-    began = time.monotonic()
-    expected = _expected(engine, symbols, timeframes)
-    if not expected:
-        raise UsageError("No symbol is tracked; add one with: market-data universe add AAPL --tier critical")
-    with _instance(settings) as instance:
-        sync_partitions(instance, engine)
-        run_ids = submit_refresh(
-            instance,
-            defs,
-            symbols=symbols,
-            timeframes=timeframes,
-            history_days=days,
-            full=full,
-            trigger="backfill",
-        )
-        console.print(f"Backfill  {sum(expected.values())} series in {len(run_ids)} Dagster runs")
-        with BackfillProgress(console, expected).shown() as progress:
-
-            def look(_: object) -> None:
-                processes.check()
-                progress.update(tier_totals(engine, run_ids))
-
-            statuses = wait_for_runs(instance, run_ids, on_look=look)
-    totals, failures = tier_totals(engine, run_ids), failed_series(engine, run_ids)
-    console.print()
-    console.print(summary_table(expected, totals, held(engine), time.monotonic() - began), soft_wrap=False)
-    if failures:
-        console.print(failures_table(failures), soft_wrap=False)
-    done = sum(known.done for known in totals.values())
-    unexplained = sum(expected.values()) - done - len(failures)
-    if unexplained:
-        ended = Counter(status.value for status in statuses.values())
-        runs = ", ".join(f"{count} {status}" for status, count in ended.items())
-        console.print(f"[red]{unexplained} series were never begun (runs: {runs}); the Dagster UI shows why.[/red]")
-    return 0 if done == sum(expected.values()) else 1
-
-
-def _expected(engine: sa.Engine, symbols: Sequence[str], timeframes: Sequence[Timeframe]) -> dict[Tier, int]:
-    from market_data_pipeline.store.universe import tracked
-
-    spans = set(timeframes or Timeframe)
-    # A resampled series is made of 5m bars, which the run refreshes and counts as well.
-    spans |= {timeframe.base for timeframe in spans}
-    counts = Counter(
-        Tier(entry.tier) for entry in tracked(engine) if entry.active and (not symbols or entry.symbol in symbols)
-    )
-    return {tier: counts[tier] * len(spans) for tier in Tier if counts[tier]}
-
-
-@contextmanager
-def _instance(settings: Settings) -> Iterator[dg.DagsterInstance]:
-    import dagster as dg
-
-    os.environ.update(_environment(settings))  # dagster.yaml names these variables
-    with dg.DagsterInstance.get() as instance:
-        yield instance
+    processes.start("dagster-webserver", ui, cwd=settings.project_root, environment=environment(settings))
+    processes.start("read-api", api, cwd=settings.project_root, environment=environment(settings))
 
 
 def _announce(settings: Settings, processes: Processes, console: Console) -> None:
