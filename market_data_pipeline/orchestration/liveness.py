@@ -1,10 +1,10 @@
 """Noticing runs whose process is gone.
 
-Dagster's code server reports a run process that dies, unless it dies too: after a power cut, or when the whole service is
-killed, such a run stays `STARTED` for ever, and its tier's schedule would wait for it for ever. `run_monitoring` cannot
-help, because Dagster's default launcher has no way of asking for a run's health. So a refresh holds an advisory lock of
-PostgreSQL while it works, which no crash can leave behind; a started refresh without its lock is a lost one, and is
-marked as failed. Run retries then start it again. Keep out: judging how a living run is doing.
+Dagster's code server reports a run process that dies, unless it dies too: after a power cut, or when the whole service
+is killed, such a run stays `STARTED` for ever, and its tier's schedule would wait for it for ever. `run_monitoring`
+cannot help, because Dagster's default launcher has no way of asking for a run's health. So a refresh holds an advisory
+lock of PostgreSQL while it works, which no crash leaves behind; a started refresh without its lock is a lost one, and
+is marked as failed. Run retries then start it again. Keep out: judging how a living run is doing.
 """
 
 from __future__ import annotations

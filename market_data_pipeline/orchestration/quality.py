@@ -15,7 +15,7 @@ import dagster as dg
 
 from market_data_pipeline.domain.series import Tier
 from market_data_pipeline.orchestration.resources import PipelineResource
-from market_data_pipeline.orchestration.results import bars_key, features_key
+from market_data_pipeline.orchestration.results import WORST_SHOWN, bars_key, features_key
 
 if TYPE_CHECKING:
     from great_expectations.datasource.fluent.sql_datasource import SQLDatasource
@@ -107,11 +107,14 @@ def _source(pipeline: PipelineResource) -> "SQLDatasource":
     import great_expectations as gx
     from great_expectations.data_context.types.base import ProgressBarsConfig
 
+    from market_data_pipeline.store.database import libpq_url
+
     settings = pipeline.settings()
     context = gx.get_context(mode="ephemeral")
     context.variables.progress_bars = ProgressBarsConfig(globally=False)
-    url = settings.database_url.replace("postgresql://", "postgresql+psycopg://", 1)
-    return context.data_sources.add_sql("market_data", connection_string=url)
+    url = libpq_url(settings.database_url, as_of=settings.as_of).replace("postgresql://", "postgresql+psycopg://", 1)
+    # It would read a dollar sign as the beginning of a variable.
+    return context.data_sources.add_sql("market_data", connection_string=url.replace("$", r"\$"))
 
 
 def _expect(source: Any, tier: Tier, expected: Expected) -> tuple[bool, dict[str, Any]]:
@@ -119,11 +122,13 @@ def _expect(source: Any, tier: Tier, expected: Expected) -> tuple[bool, dict[str
 
     asset = source.add_query_asset(f"{tier}_{expected.name}", query=expected.rows.format(tier=tier.value))
     batch = asset.add_batch_definition_whole_table("all").get_batch()
-    query = "select * from {batch} as b" + (f" where {expected.bad_rows}" if expected.bad_rows else "")  # noqa: S608
-    result = batch.validate(UnexpectedRowsExpectation(unexpected_rows_query=query))
-    details = result.result or {}
-    sample = (details.get("details") or {}).get("unexpected_rows") or []
+    query = "select * from {batch}" + (f" where {expected.bad_rows}" if expected.bad_rows else "")  # noqa: S608
+    result = batch.validate(UnexpectedRowsExpectation(unexpected_rows_query=query), result_format="COMPLETE")
+    found = result.result
+    if "observed_value" not in found:  # a query that fails is no verdict on the values
+        raise dg.Failure(f"{expected.name} of the {tier} tier could not be checked: {result.exception_info}")
+    rows = found.get("details", {}).get("unexpected_rows", [])[:WORST_SHOWN]
     return bool(result.success), {
-        "bad_rows": details.get("observed_value") or 0,
-        "sample": dg.MetadataValue.md("\n".join(f"- {row}" for row in sample[:20]) or "none"),
+        "bad_rows": found["observed_value"],
+        "sample": dg.MetadataValue.md("\n".join(f"- {row}" for row in rows) or "none"),
     }

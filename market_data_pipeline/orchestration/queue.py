@@ -1,8 +1,8 @@
 """Putting a run into Dagster's queue from any process; the daemon starts it.
 
-Measured for a tier of 25 symbols: 0.8 s here. `dagster job launch` takes 5 s, because it first starts a code server of its
-own; GraphQL needs a running webserver. The cost is a handful of private names of Dagster 1.13, which all stand in this
-module: they say where a run's code is to be found, which is wherever the workspace says.
+Measured for a tier of 25 symbols: 0.8 s here. `dagster job launch` takes 5 s, because it first starts a code server of
+its own; GraphQL needs a running webserver. The cost is a handful of private names of Dagster 1.13, which all stand in
+this module: they say where a run's code is to be found, which is wherever the workspace says.
 """
 
 from __future__ import annotations

@@ -146,3 +146,20 @@ def test_a_refresh_writes_the_verdict_of_the_standing_check(registered: dg.Dagst
     assert not evaluation.passed  # the stand-in stores nothing, so every series is missing
     assert (evaluation.metadata["late"].value, evaluation.metadata["missing"].value) == (15, 15)
     assert len(evaluation.metadata["worst"].records) == 15
+
+
+def test_materializing_both_assets_by_hand_needs_nothing_but_the_partition(
+    registered: dg.DagsterInstance, url: str
+) -> None:
+    # What `dagster asset materialize --select … --partition 'AAPL|5m'` and the UI's button run: checks included.
+    definitions = build_defs(resource_overrides={"pipeline": StandIn(url=url)})
+    result = definitions.resolve_implicit_global_asset_job_def().execute_in_process(
+        instance=registered, asset_selection=[BARS, FEATURES], partition_key="AAPL|5m", raise_on_error=False
+    )
+    assert result.success
+    assert registered.get_materialized_partitions(FEATURES) == {"AAPL|5m"}
+    check = dg.AssetCheckKey(FEATURES, "series_freshness")
+    record = registered.event_log_storage.get_latest_asset_check_execution_by_key([check])[check]
+    assert record.run_id == result.run_id
+    assert record.event is not None
+    assert "quality_checks" in {event.step_key for event in result.all_node_events if event.is_step_skipped}

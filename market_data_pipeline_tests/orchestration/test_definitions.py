@@ -1,0 +1,143 @@
+"""The names and times that users, dashboards and scripts hold on to, and what it costs to load them."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import yaml
+from syrupy.assertion import SnapshotAssertion
+
+from market_data_pipeline.definitions import build_defs
+from market_data_pipeline.domain.bars import COLUMNS
+from market_data_pipeline.domain.feature_definitions import FEATURE_NAMES
+from market_data_pipeline.domain.series import Tier
+from market_data_pipeline.orchestration.results import bars_key, features_key
+from market_data_pipeline_tests.orchestration.conftest import REPOSITORY
+
+PACKAGE = REPOSITORY / "market_data_pipeline"
+HEAVY = ("pandas", "numpy", "exchange_calendars", "great_expectations", "apprise", "sqlalchemy", "requests", "pyarrow")
+
+
+def python(code: str, tmp_path: Path) -> str:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("DAGSTER_", "PYTHON"))}
+    environment["PYTHONPATH"] = str(REPOSITORY)
+    environment["PYTHONPYCACHEPREFIX"] = str(tmp_path / "pycache")
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, cwd=tmp_path, check=True, capture_output=True, text=True
+    )
+    assert done.stderr == ""
+    return done.stdout
+
+
+def test_the_published_names_and_times_stay(snapshot: SnapshotAssertion) -> None:
+    definitions = build_defs()
+    graph = definitions.resolve_asset_graph()
+    repository = definitions.get_repository_def()
+    assert {
+        "assets": {
+            key.to_user_string(): {
+                "partitions": describe(graph.get(key).partitions_def),
+                "freshness": str(graph.get(key).freshness_policy),
+                "pools": sorted(graph.get(key).pools or ()),
+                "group": graph.get(key).group_name,
+                "owners": list(graph.get(key).owners),
+                "kinds": sorted(graph.get(key).kinds),
+                "tags": dict(graph.get(key).tags),
+            }
+            for key in sorted(graph.get_all_asset_keys())
+        },
+        "checks": sorted(f"{key.asset_key.to_user_string()}: {key.name}" for key in graph.asset_check_keys),
+        "jobs": {
+            job.name: dict(job.tags)
+            for job in sorted(repository.get_all_jobs(), key=lambda job: job.name)
+            if not job.name.startswith("__")
+        },
+        "schedules": {
+            schedule.name: (schedule.cron_schedule, schedule.execution_timezone, schedule.default_status.value)
+            for schedule in sorted(repository.schedule_defs, key=lambda schedule: schedule.name)
+        },
+        "sensors": {
+            sensor.name: (sensor.minimum_interval_seconds, sensor.default_status.value)
+            for sensor in sorted(repository.sensor_defs, key=lambda sensor: sensor.name)
+        },
+    } == snapshot
+
+
+def describe(partitions: Any) -> dict[str, Any]:
+    return {
+        dimension.name: getattr(dimension.partitions_def, "name", None) or dimension.partitions_def.get_partition_keys()
+        for dimension in partitions.partitions_defs
+    }
+
+
+def test_a_refresh_is_one_step_without_checks_of_its_own() -> None:
+    for tier in Tier:
+        job = build_defs().resolve_job_def(f"{tier}_refresh")
+        assert [node.name for node in job.nodes] == [f"{tier}_series"]
+
+
+def test_the_catalog_shows_the_columns_of_the_tables() -> None:
+    graph = build_defs().resolve_asset_graph()
+
+    def columns(key: dg.AssetKey) -> list[str]:
+        return [column.name for column in graph.get(key).metadata["dagster/column_schema"].columns]
+
+    assert columns(bars_key(Tier.CRITICAL)) == ["symbol", "timeframe", *COLUMNS, "ingested_at"]
+    assert columns(features_key(Tier.CRITICAL)) == [
+        "symbol",
+        "timeframe",
+        "ts",
+        *FEATURE_NAMES,
+        "features_computed_at",
+    ]
+
+
+def test_the_instance_limits_the_pool_as_promised(instance: dg.DagsterInstance) -> None:
+    pool = instance.get_concurrency_config().pool_config
+    assert pool.default_pool_limit == 3
+    assert pool.pool_granularity is not None
+    assert pool.pool_granularity.value == "op"
+    assert instance.run_retries_retry_on_asset_or_op_failure is False
+    assert instance.freshness_enabled
+
+
+def test_the_workspace_names_the_module_that_runs_and_schedules_are_recorded_under() -> None:
+    from market_data_pipeline.orchestration.queue import LOCATION
+
+    (location,) = yaml.safe_load((REPOSITORY / "workspace.yaml").read_text())["load_from"]
+    assert location["python_module"] == {"module_name": LOCATION, "location_name": LOCATION}
+
+
+def test_the_location_loads_in_a_fresh_process_without_environment_or_heavy_libraries(tmp_path: Path) -> None:
+    code = f"""
+import sys
+import market_data_pipeline.definitions as location
+location.defs.get_repository_def()
+print(*(name for name in {HEAVY!r} if name in sys.modules))
+"""
+    assert python(code, tmp_path).split() == []
+
+
+def test_loading_the_location_costs_at_most_twice_what_importing_dagster_does(tmp_path: Path) -> None:
+    timed = "import time; start = time.perf_counter(); import {}; print(time.perf_counter() - start)"
+    both = [timed.format("dagster"), timed.format("market_data_pipeline.definitions")]
+    for code in both:
+        python(code, tmp_path)  # compiles
+    # In turns, so that whatever else the machine does falls on both.
+    seconds = [[float(python(code, tmp_path)) for code in both] for _ in range(3)]
+    dagster, location = (statistics.median(column) for column in zip(*seconds, strict=True))
+    assert location / dagster <= 2.0
+
+
+def test_the_front_door_and_the_rooms_behind_it_stay_small() -> None:
+    def lines(file: Path) -> int:
+        return len(file.read_text().splitlines())
+
+    assert lines(PACKAGE / "definitions.py") < 80
+    assert max(map(lines, (PACKAGE / "orchestration").glob("*.py"))) < 250

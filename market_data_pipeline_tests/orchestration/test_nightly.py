@@ -1,0 +1,188 @@
+"""The nightly jobs: what prune keeps, what quality finds, what reconcile opens again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, date, datetime, timedelta
+
+import dagster as dg
+import pytest
+import sqlalchemy as sa
+
+from market_data_pipeline.definitions import build_defs
+from market_data_pipeline.domain.series import Tier
+from market_data_pipeline.orchestration.prune import prune_events
+from market_data_pipeline.orchestration.reconcile import Difference, differences
+from market_data_pipeline.orchestration.results import bars_key, features_key
+from market_data_pipeline_tests.orchestration.conftest import NOW, StandIn
+
+BARS = bars_key(Tier.CRITICAL)
+
+
+@pytest.fixture
+def dagster_storage(dagster_url: str) -> Iterator[sa.Engine]:
+    engine = sa.create_engine(dagster_url)
+    yield engine
+    engine.dispose()
+
+
+def refresh(instance: dg.DagsterInstance, url: str, *, failing: list[str] | None = None) -> dg.ExecuteInProcessResult:
+    definitions = build_defs(resource_overrides={"pipeline": StandIn(url=url, failing=failing or [])})
+    return definitions.resolve_job_def("critical_refresh").execute_in_process(
+        instance=instance,
+        tags={
+            "dagster/asset_partition_range_start": "AAPL|5m",
+            "dagster/asset_partition_range_end": "NVDA|1d",
+        },
+        raise_on_error=False,
+    )
+
+
+def events(storage: sa.Engine) -> dict[str, int]:
+    with storage.connect() as connection:
+        rows = connection.execute(sa.text("select dagster_event_type, count(*) from event_logs group by 1"))
+        return {row[0] or "log line": row[1] for row in rows}
+
+
+def age(storage: sa.Engine, by: timedelta) -> None:
+    with storage.begin() as connection:
+        connection.execute(sa.text("update event_logs set timestamp = timestamp - :by"), {"by": by})
+        connection.execute(
+            sa.text("update asset_check_executions set evaluation_event_timestamp = evaluation_event_timestamp - :by"),
+            {"by": by},
+        )
+
+
+def test_pruning_keeps_runs_materializations_and_failures(
+    registered: dg.DagsterInstance, dagster_storage: sa.Engine, database: sa.Engine, database_url: str
+) -> None:
+    refresh(registered, database_url)
+    failed_run = refresh(registered, database_url, failing=["MSFT"])
+    before = events(dagster_storage)
+    age(dagster_storage, timedelta(days=20))
+
+    deleted = prune_events(dagster_storage, kept_days=14)
+
+    after = events(dagster_storage)
+    assert after.keys() >= {"PIPELINE_START", "PIPELINE_SUCCESS", "PIPELINE_FAILURE", "STEP_FAILURE"}
+    assert after["ASSET_MATERIALIZATION"] == before["ASSET_MATERIALIZATION"] == 50
+    assert after["ASSET_OBSERVATION"] == before["ASSET_OBSERVATION"] == 2
+    assert not after.keys() & {"log line", "ENGINE_EVENT", "RESOURCE_INIT_SUCCESS"}
+    # Two assets by 15 series were planned twice; the last plans for MSFT's 5 series were never fulfilled.
+    assert after["ASSET_MATERIALIZATION_PLANNED"] == 10
+    assert sum(before.values()) - sum(after.values()) == sum(deleted.values())
+    assert {run.run_id for run in registered.get_runs()} >= {failed_run.run_id}
+
+
+def test_pruning_leaves_recent_events_and_the_newest_verdict(
+    registered: dg.DagsterInstance, dagster_storage: sa.Engine, database: sa.Engine, database_url: str
+) -> None:
+    refresh(registered, database_url)
+    assert sum(prune_events(dagster_storage, kept_days=14).values()) == 0
+
+    for _ in range(3):
+        registered.report_runless_asset_event(
+            dg.AssetCheckEvaluation(asset_key=features_key(Tier.STANDARD), check_name="series_freshness", passed=True)
+        )
+    age(dagster_storage, timedelta(days=20))
+    assert prune_events(dagster_storage, kept_days=14)["repeated verdicts"] == 2
+    key = dg.AssetCheckKey(features_key(Tier.STANDARD), "series_freshness")
+    assert key in registered.event_log_storage.get_latest_asset_check_execution_by_key([key])
+
+
+def test_the_prune_job_cleans_the_storage_it_runs_on(
+    registered: dg.DagsterInstance, dagster_storage: sa.Engine, database: sa.Engine, database_url: str
+) -> None:
+    refresh(registered, database_url)
+    age(dagster_storage, timedelta(days=20))
+    assert build_defs().resolve_job_def("prune").execute_in_process(instance=registered).success
+    assert events(dagster_storage)["ENGINE_EVENT"] < 5  # those of the prune run itself
+
+
+def test_the_quality_job_finds_bad_values_and_says_which(
+    registered: dg.DagsterInstance, database: sa.Engine, database_url: str
+) -> None:
+    with database.begin() as connection:
+        connection.execute(
+            sa.text("""
+                insert into market_data.bars
+                (symbol, timeframe, ts, open, high, low, close, volume, ingested_at) values
+                ('AAPL', '5m', :ts, 10, 11, 9, 10, 100, :ts),
+                ('AAPL', '15m', :ts, 10, 9, 9, 10, 100, :ts),
+                ('AMD', '1h', :ts, 10, 11, 9, 10, 100, :ts)
+            """),
+            {"ts": NOW - timedelta(hours=3)},
+        )
+        connection.execute(
+            sa.text("""
+                insert into market_data.features (symbol, timeframe, ts, features_computed_at)
+                select symbol, timeframe, ts, ingested_at from market_data.bars where symbol = 'AAPL'
+            """)
+        )
+    definitions = build_defs(resource_overrides={"pipeline": StandIn(url=database_url)})
+    result = definitions.resolve_job_def("quality").execute_in_process(instance=registered)
+    assert result.success
+    evaluations = {
+        (evaluation.asset_key.to_user_string(), evaluation.check_name): evaluation
+        for evaluation in result.get_asset_check_evaluations()
+    }
+    failed = {key for key, evaluation in evaluations.items() if not evaluation.passed}
+    assert failed == {("critical/bars", "prices_are_consistent"), ("standard/features", "every_bar_has_features")}
+    bad = evaluations["critical/bars", "prices_are_consistent"].metadata
+    assert bad["bad_rows"].value == 1
+    assert "15m" in str(bad["sample"].value)
+    assert len(evaluations) == 12
+
+
+DAY = date(2026, 3, 6)
+BAR = {"open": 10.0, "high": 12.0, "low": 9.5, "close": 11.0, "volume": 1e6}
+
+
+def test_equal_day_bars_do_not_differ_though_rounded_differently() -> None:
+    assert differences(DAY, {"AAPL": BAR}, {"AAPL": {**BAR, "volume": 1e6 + 1e-4}}) == []
+
+
+def test_a_corrected_day_bar_differs_in_its_first_column() -> None:
+    found = differences(DAY, {"AAPL": BAR, "MSFT": BAR}, {"AAPL": {**BAR, "close": 11.5, "volume": 2e6}, "MSFT": BAR})
+    assert found == [Difference(DAY, "AAPL", "close", 11.0, 11.5)]
+
+
+def test_a_day_that_was_empty_and_is_not_any_more_differs() -> None:
+    assert differences(DAY, {"AAPL": None, "KO": None}, {"AAPL": BAR}) == [Difference(DAY, "AAPL", "", None, 11.0)]
+
+
+def test_the_market_holding_other_symbols_is_no_difference() -> None:
+    assert differences(DAY, {"AAPL": BAR}, {"AAPL": BAR, "ZZZ": BAR}) == []
+
+
+def test_alerts_name_each_failed_series_and_its_reason(
+    registered: dg.DagsterInstance, database: sa.Engine, database_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    definitions = build_defs(resource_overrides={"pipeline": StandIn(url=database_url)})
+    result = refresh(registered, database_url, failing=["MSFT"])
+    with database.begin() as connection:
+        connection.execute(
+            sa.text("""
+                insert into market_data.ingest_log
+                (run_id, symbol, timeframe, started_at, finished_at, status, error_class, error)
+                select :run_id, 'MSFT', t, :now, :now, 'failed', 'RateLimitedError', 'The vendor refused five times.'
+                from unnest(array['5m', '1d']) as t
+            """),
+            {"run_id": result.run_id, "now": datetime.now(UTC)},
+        )
+    sensor = definitions.get_repository_def().get_sensor_def("run_failure_alert_sensor")
+    context = dg.build_run_status_sensor_context(
+        sensor_name="run_failure_alert_sensor",
+        dagster_instance=registered,
+        dagster_run=result.dagster_run,
+        dagster_event=result.get_run_failure_event(),
+        resources={"pipeline": StandIn(url=database_url)},
+    ).for_run_failure()
+    sensor(context)
+    (record,) = [record for record in caplog.records if record.name.endswith("orchestration.alerts")]
+    assert record.getMessage().splitlines() == [
+        "critical_refresh failed (critical tier)",
+        "MSFT|1d: RateLimitedError: The vendor refused five times.",
+        "MSFT|5m: RateLimitedError: The vendor refused five times.",
+        f"Run {result.run_id}",
+    ]

@@ -1,0 +1,221 @@
+"""What the sensors and schedules ask for, on a real instance and a real database."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
+
+import dagster as dg
+import pytest
+import sqlalchemy as sa
+
+from market_data_pipeline.definitions import build_defs
+from market_data_pipeline.domain.series import Tier
+from market_data_pipeline.orchestration.partitions import symbols_of
+from market_data_pipeline.orchestration.runs import submit_refresh
+from market_data_pipeline_tests.orchestration.conftest import NOW, StandIn
+
+
+class Ticks:
+    """Ticks of the sensors and schedules, as the daemon would make them."""
+
+    def __init__(self, instance: dg.DagsterInstance, url: str) -> None:
+        self.instance = instance
+        self.pipeline = StandIn(url=url)
+        self.definitions = build_defs(resource_overrides={"pipeline": self.pipeline})
+        self.repository = self.definitions.get_repository_def()
+
+    def sensor(self, name: str, cursor: str | None = None) -> dg.SensorResult | dg.SkipReason:
+        context = dg.build_sensor_context(
+            self.instance, cursor=cursor, definitions=self.definitions, resources={"pipeline": self.pipeline}
+        )
+        result: Any = self.repository.get_sensor_def(name)(context)
+        return result
+
+    def schedule(self, name: str) -> list[dg.RunRequest] | dg.SkipReason:
+        context = dg.build_schedule_context(self.instance, scheduled_execution_time=NOW)
+        result: Any = self.repository.get_schedule_def(name)(context)
+        return result
+
+
+@pytest.fixture
+def ticks(registered: dg.DagsterInstance, database_url: str) -> Ticks:
+    return Ticks(registered, database_url)
+
+
+@pytest.fixture
+def market(database: sa.Engine) -> Iterator[sa.Connection]:
+    """A connection that commits by itself; every series has its next bar due in five minutes."""
+    with database.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(
+            sa.text("update market_data.series_state set verified_at = :now, next_due_at = :due"),
+            {"now": NOW, "due": NOW + timedelta(minutes=5)},
+        )
+        yield connection
+
+
+def make_late(market: sa.Connection, symbol: str, timeframe: str, by: timedelta) -> None:
+    market.execute(
+        sa.text("update market_data.series_state set next_due_at = :due where (symbol, timeframe) = (:s, :t)"),
+        {"due": NOW - by, "s": symbol, "t": timeframe},
+    )
+
+
+def events_by_tier(result: dg.SensorResult | dg.SkipReason) -> dict[str, dg.AssetCheckEvaluation]:
+    assert isinstance(result, dg.SensorResult)
+    return {
+        event.asset_key.path[0]: event for event in result.asset_events if isinstance(event, dg.AssetCheckEvaluation)
+    }
+
+
+def test_a_fresh_tier_passes_and_starts_nothing(ticks: Ticks, market: sa.Connection) -> None:
+    result = ticks.sensor("staleness_sensor")
+    assert isinstance(result, dg.SensorResult)
+    assert not result.run_requests
+    assert {tier: event.passed for tier, event in events_by_tier(result).items()} == dict.fromkeys(Tier, True)
+
+
+def test_a_series_beyond_its_tiers_rpo_fails_the_check_and_is_healed(ticks: Ticks, market: sa.Connection) -> None:
+    make_late(market, "AAPL", "1h", timedelta(hours=2))  # the critical RPO is 1 hour
+    make_late(market, "AMD", "1h", timedelta(hours=2))  # the standard one is 4
+    result = ticks.sensor("staleness_sensor")
+
+    verdicts = events_by_tier(result)
+    assert {tier: event.passed for tier, event in verdicts.items()} == {
+        "critical": False,
+        "standard": True,
+        "low_priority": True,
+    }
+    worst = verdicts["critical"].metadata["worst"]
+    assert isinstance(worst, dg.TableMetadataValue)
+    assert [(row.data["series"], row.data["staleness_hours"]) for row in worst.records] == [("AAPL|1h", 2.0)]
+    assert isinstance(result, dg.SensorResult)
+    assert result.run_requests is not None
+    (request,) = result.run_requests
+    assert request.job_name == "critical_refresh"
+    assert request.run_config == {"ops": {"critical_series": {"config": {"symbols": ["AAPL"], "timeframes": ["1h"]}}}}
+
+
+def test_a_series_that_was_just_tried_waits_and_its_verdict_is_not_repeated(
+    ticks: Ticks, market: sa.Connection
+) -> None:
+    make_late(market, "AAPL", "1h", timedelta(hours=2))
+    first = ticks.sensor("staleness_sensor")
+    assert isinstance(first, dg.SensorResult)
+    second = ticks.sensor("staleness_sensor", cursor=first.cursor)
+    assert isinstance(second, dg.SensorResult)
+    assert not second.run_requests
+    assert not second.asset_events
+
+
+def test_nothing_is_healed_while_the_tier_is_being_refreshed(ticks: Ticks, market: sa.Connection) -> None:
+    make_late(market, "AAPL", "1h", timedelta(hours=2))
+    submit_refresh(ticks.instance, build_defs())
+    result = ticks.sensor("staleness_sensor")
+    assert isinstance(result, dg.SensorResult)
+    assert not result.run_requests
+    assert events_by_tier(result)["critical"].passed is False
+
+
+def test_a_series_that_was_never_computed_counts_as_late_and_missing(ticks: Ticks, market: sa.Connection) -> None:
+    market.execute(sa.text("delete from market_data.series_state where symbol = 'NVDA'"))
+    metadata = events_by_tier(ticks.sensor("staleness_sensor"))["critical"].metadata
+    assert (metadata["series"].value, metadata["late"].value, metadata["missing"].value) == (15, 5, 5)
+
+
+def ask(market: sa.Connection, symbol: str, timeframe: str) -> int:
+    return int(
+        market.execute(
+            sa.text("""
+                insert into market_data.backfill_requests (symbol, timeframe, requested_at, requested_by)
+                values (:s, :t, :now, 'test') returning id
+            """),
+            {"s": symbol, "t": timeframe, "now": NOW},
+        ).scalar_one()
+    )
+
+
+def statuses(market: sa.Connection) -> dict[str, str]:
+    rows = market.execute(sa.text("select symbol, timeframe, status from market_data.backfill_requests"))
+    return {f"{row.symbol}|{row.timeframe}": row.status for row in rows}
+
+
+def test_requests_for_a_symbol_become_one_run_with_the_same_key_until_it_exists(
+    ticks: Ticks, market: sa.Connection
+) -> None:
+    first = ask(market, "AAPL", "5m")
+    ask(market, "AAPL", "1h")
+    for _ in range(2):
+        result = ticks.sensor("backfill_request_sensor")
+        assert isinstance(result, dg.SensorResult)
+        assert result.run_requests is not None
+        (request,) = result.run_requests
+        assert request.run_key == f"backfill-request:{first}"
+        assert request.run_config == {
+            "ops": {"critical_series": {"config": {"symbols": ["AAPL"], "timeframes": ["5m", "1h"]}}}
+        }
+    assert statuses(market) == {"AAPL|5m": "queued", "AAPL|1h": "queued"}
+
+
+def test_a_request_follows_its_run_to_the_end(ticks: Ticks, market: sa.Connection) -> None:
+    ask(market, "AAPL", "5m")
+    result = ticks.sensor("backfill_request_sensor")
+    assert isinstance(result, dg.SensorResult)
+    assert result.run_requests is not None
+    (request,) = result.run_requests
+    job = ticks.definitions.resolve_job_def("critical_refresh")
+    run = job.execute_in_process(
+        instance=ticks.instance, run_config=request.run_config, tags=dict(request.tags), raise_on_error=False
+    )
+    ask(market, "AAPL", "1h")
+
+    seen = []
+    for _ in range(3):
+        ticks.sensor("backfill_request_sensor")
+        seen.append(statuses(market)["AAPL|5m"])
+    assert seen == ["running", "done", "done"]
+    row = market.execute(sa.text("select run_id from market_data.backfill_requests where timeframe = '5m'"))
+    assert row.scalar_one() == run.run_id
+    assert statuses(market)["AAPL|1h"] == "queued"
+
+
+def test_a_request_for_a_symbol_that_nobody_tracks_is_rejected(ticks: Ticks, market: sa.Connection) -> None:
+    ask(market, "GME", "5m")
+    assert isinstance(ticks.sensor("backfill_request_sensor"), dg.SkipReason)
+    assert statuses(market) == {"GME|5m": "rejected"}
+
+
+def test_the_universe_sensor_registers_and_drops_symbols(ticks: Ticks, market: sa.Connection) -> None:
+    assert isinstance(ticks.sensor("universe_sensor"), dg.SkipReason)
+    market.execute(sa.text("update market_data.symbols set tier = 'standard' where symbol = 'AAPL'"))
+    result = ticks.sensor("universe_sensor")
+    assert isinstance(result, dg.SensorResult)
+    changed = {
+        (type(request).__name__, request.partitions_def_name, *request.partition_keys)
+        for request in result.dynamic_partitions_requests or ()
+    }
+    assert changed == {
+        ("DeleteDynamicPartitionsRequest", "critical_symbols", "AAPL"),
+        ("AddDynamicPartitionsRequest", "standard_symbols", "AAPL"),
+    }
+
+
+def test_a_schedule_starts_every_shard_of_its_tier(ticks: Ticks) -> None:
+    requests = ticks.schedule("critical_schedule")
+    assert isinstance(requests, list)
+    assert [request.tags["dagster/asset_partition_range_end"] for request in requests] == ["NVDA|1d"]
+    assert list(symbols_of(ticks.instance, Tier.CRITICAL))[-1] == "NVDA"
+
+
+def test_a_schedule_waits_for_the_tiers_last_refresh(ticks: Ticks) -> None:
+    (run_id, *_) = submit_refresh(ticks.instance, build_defs())
+    skipped = ticks.schedule("critical_schedule")
+    assert isinstance(skipped, dg.SkipReason)
+    assert run_id in (skipped.skip_message or "")
+
+
+def test_a_schedule_without_symbols_says_how_to_get_some(instance: dg.DagsterInstance, database_url: str) -> None:
+    skipped = Ticks(instance, database_url).schedule("standard_schedule")
+    assert isinstance(skipped, dg.SkipReason)
+    assert "market-data universe add" in (skipped.skip_message or "")
