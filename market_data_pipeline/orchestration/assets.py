@@ -26,16 +26,9 @@ from market_data_pipeline.orchestration.events import log_materializations, log_
 from market_data_pipeline.orchestration.freshness import freshness_policy
 from market_data_pipeline.orchestration.jobs import op_name
 from market_data_pipeline.orchestration.liveness import alive
-from market_data_pipeline.orchestration.partitions import series_partitions
+from market_data_pipeline.orchestration.partitions import bars_key, features_key, series_partitions
 from market_data_pipeline.orchestration.resources import PipelineResource
-from market_data_pipeline.orchestration.results import (
-    bars_key,
-    failure,
-    features_key,
-    materializations,
-    stopped,
-    summary,
-)
+from market_data_pipeline.orchestration.results import failure, materializations, stopped, summary
 from market_data_pipeline.orchestration.selection import RefreshConfig, selected
 
 if TYPE_CHECKING:

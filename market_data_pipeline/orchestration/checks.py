@@ -14,8 +14,9 @@ import dagster as dg
 
 from market_data_pipeline.domain.objectives import TIER_OBJECTIVES
 from market_data_pipeline.domain.series import Tier
+from market_data_pipeline.orchestration.partitions import features_key
 from market_data_pipeline.orchestration.resources import PipelineResource
-from market_data_pipeline.orchestration.results import WORST_SHOWN, features_key, table_schema
+from market_data_pipeline.orchestration.results import WORST_SHOWN, table_schema
 
 if TYPE_CHECKING:
     from market_data_pipeline.orchestration.queries import LateSeries, TierFreshness

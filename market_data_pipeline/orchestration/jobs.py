@@ -11,7 +11,7 @@ import dagster as dg
 
 from market_data_pipeline.domain.objectives import TIER_OBJECTIVES
 from market_data_pipeline.domain.series import Tier
-from market_data_pipeline.orchestration.results import bars_key, features_key
+from market_data_pipeline.orchestration.partitions import bars_key, features_key
 
 if TYPE_CHECKING:
     # What `define_asset_job` returns; Dagster exports no public name for it.

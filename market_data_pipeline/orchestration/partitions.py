@@ -1,4 +1,4 @@
-"""The partitions: one per series, in two dimensions.
+"""The assets' keys and their partitions: one per series, in two dimensions.
 
 Add here: how a set of symbols and timeframes is named to Dagster. Keep out: which of them a run is for (selection)
 and when runs start (schedules).
@@ -27,6 +27,16 @@ RANGE_START: Final = "dagster/asset_partition_range_start"
 RANGE_END: Final = "dagster/asset_partition_range_end"
 
 
+def bars_key(tier: Tier) -> dg.AssetKey:
+    """Return the key of a tier's bars."""
+    return dg.AssetKey([tier.value, "bars"])
+
+
+def features_key(tier: Tier) -> dg.AssetKey:
+    """Return the key of a tier's features."""
+    return dg.AssetKey([tier.value, "features"])
+
+
 @cache
 def symbol_partitions(tier: Tier) -> dg.DynamicPartitionsDefinition:
     """Return the dimension of a tier's symbols; Dagster's storage holds which there are."""
@@ -53,6 +63,15 @@ def symbols_of(instance: dg.DagsterInstance, tier: Tier) -> Sequence[str]:
 def range_tags(symbols: Sequence[str]) -> dict[str, str]:
     """Return the run tags that select all timeframes of `symbols`, which must be contiguous in `symbols_of`."""
     return {RANGE_START: f"{symbols[0]}|{TIMEFRAMES[0]}", RANGE_END: f"{symbols[-1]}|{TIMEFRAMES[-1]}"}
+
+
+def all_materialized(instance: dg.DagsterInstance) -> bool:
+    """Return whether every partition of every asset has been materialized at least once."""
+    for tier in Tier:
+        wanted = {f"{symbol}|{timeframe}" for symbol in symbols_of(instance, tier) for timeframe in TIMEFRAMES}
+        if any(wanted - instance.get_materialized_partitions(key(tier)) for key in (bars_key, features_key)):
+            return False
+    return True
 
 
 class PartitionChange(NamedTuple):
@@ -96,7 +115,7 @@ def sync_partitions(instance: dg.DagsterInstance, engine: Engine) -> list[Partit
 
 def all_materialized(instance: dg.DagsterInstance) -> bool:
     """Return whether every partition of every tier has been materialized, its bars and its features."""
-    from market_data_pipeline.orchestration.results import bars_key, features_key
+    from market_data_pipeline.orchestration.partitions import bars_key, features_key
 
     for tier in Tier:
         wanted = {f"{symbol}|{timeframe}" for symbol in symbols_of(instance, tier) for timeframe in TIMEFRAMES}

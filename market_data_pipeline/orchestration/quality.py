@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import dagster as dg
 
 from market_data_pipeline.domain.series import Tier
+from market_data_pipeline.orchestration.partitions import bars_key, features_key
 from market_data_pipeline.orchestration.resources import PipelineResource
-from market_data_pipeline.orchestration.results import WORST_SHOWN, bars_key, features_key
+from market_data_pipeline.orchestration.results import WORST_SHOWN
 
 if TYPE_CHECKING:
     from great_expectations.datasource.fluent.sql_datasource import SQLDatasource

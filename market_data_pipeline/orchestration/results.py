@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import dagster as dg
 
-from market_data_pipeline.orchestration.partitions import partition_key
+from market_data_pipeline.orchestration.partitions import bars_key, features_key, partition_key
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -21,16 +21,6 @@ if TYPE_CHECKING:
 
 WORST_SHOWN: Final = 20  # failures in a sentence or table: what a person reads; the counts beside it are exact
 ROWS_SHOWN: Final = 500  # symbols in a run's table: about 100 kB of event
-
-
-def bars_key(tier: Tier) -> dg.AssetKey:
-    """Return the key of a tier's bars."""
-    return dg.AssetKey([tier.value, "bars"])
-
-
-def features_key(tier: Tier) -> dg.AssetKey:
-    """Return the key of a tier's features."""
-    return dg.AssetKey([tier.value, "features"])
 
 
 def materializations(outcome: SeriesOutcome) -> tuple[dg.AssetMaterialization, dg.AssetMaterialization]:

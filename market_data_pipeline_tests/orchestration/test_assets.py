@@ -10,8 +10,13 @@ import sqlalchemy as sa
 
 from market_data_pipeline.definitions import build_defs
 from market_data_pipeline.domain.series import Tier
-from market_data_pipeline.orchestration.partitions import range_tags, series_partitions
-from market_data_pipeline.orchestration.results import bars_key, features_key
+from market_data_pipeline.orchestration.partitions import (
+    all_materialized,
+    bars_key,
+    features_key,
+    range_tags,
+    series_partitions,
+)
 from market_data_pipeline_tests.orchestration.conftest import NOW, StandIn
 
 BARS, FEATURES = bars_key(Tier.CRITICAL), features_key(Tier.CRITICAL)
@@ -163,3 +168,11 @@ def test_materializing_both_assets_by_hand_needs_nothing_but_the_partition(
     assert record.run_id == result.run_id
     assert record.event is not None
     assert "quality_checks" in {event.step_key for event in result.all_node_events if event.is_step_skipped}
+
+
+def test_all_is_materialized_only_when_every_series_of_every_tier_is(registered: dg.DagsterInstance, url: str) -> None:
+    definitions = build_defs(resource_overrides={"pipeline": StandIn(url=url)})
+    for tier in Tier:
+        assert not all_materialized(registered)
+        definitions.resolve_job_def(f"{tier}_refresh").execute_in_process(instance=registered)
+    assert all_materialized(registered)

@@ -17,7 +17,7 @@ from market_data_pipeline.definitions import build_defs
 from market_data_pipeline.domain.bars import COLUMNS
 from market_data_pipeline.domain.feature_definitions import FEATURE_NAMES
 from market_data_pipeline.domain.series import Tier
-from market_data_pipeline.orchestration.results import bars_key, features_key
+from market_data_pipeline.orchestration.partitions import bars_key, features_key
 from market_data_pipeline_tests.orchestration.conftest import REPOSITORY
 
 PACKAGE = REPOSITORY / "market_data_pipeline"
