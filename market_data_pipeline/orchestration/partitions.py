@@ -111,15 +111,3 @@ def sync_partitions(instance: dg.DagsterInstance, engine: Engine) -> list[Partit
         for symbol in removed:
             instance.delete_dynamic_partition(f"{tier}_symbols", symbol)
     return changes
-
-
-def all_materialized(instance: dg.DagsterInstance) -> bool:
-    """Return whether every partition of every tier has been materialized, its bars and its features."""
-    from market_data_pipeline.orchestration.partitions import bars_key, features_key
-
-    for tier in Tier:
-        wanted = {f"{symbol}|{timeframe}" for symbol in symbols_of(instance, tier) for timeframe in TIMEFRAMES}
-        for key in (bars_key(tier), features_key(tier)):
-            if wanted - instance.get_materialized_partitions(key):
-                return False
-    return True

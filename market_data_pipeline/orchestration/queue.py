@@ -7,6 +7,7 @@ this module: they say where a run's code is to be found, which is wherever the w
 
 from __future__ import annotations
 
+import importlib
 import sys
 from typing import TYPE_CHECKING, Final
 
@@ -28,9 +29,14 @@ def keep_connections(instance: dg.DagsterInstance) -> None:
     instance.optimize_for_webserver(statement_timeout=60_000, pool_recycle=3600, max_overflow=5)
 
 
-def enqueue(instance: dg.DagsterInstance, definitions: dg.Definitions, request: dg.RunRequest) -> str:
+def load_location() -> dg.Definitions:
+    """Return the definitions under the name by which every Dagster process loads them."""
+    definitions: dg.Definitions = getattr(importlib.import_module(LOCATION), _ATTRIBUTE)
+    return definitions
+
+
+def enqueue(instance: dg.DagsterInstance, repository: dg.RepositoryDefinition, request: dg.RunRequest) -> str:
     """Put a run into the queue and return its id."""
-    repository = definitions.get_repository_def()
     job = str(request.job_name)
     with dg.partition_loading_context(dynamic_partitions_store=instance):
         run = instance.create_run_for_job(

@@ -16,7 +16,7 @@ from market_data_pipeline.domain.objectives import TIER_OBJECTIVES
 from market_data_pipeline.domain.series import Tier, Timeframe
 from market_data_pipeline.orchestration.jobs import job_name, op_name, run_tags
 from market_data_pipeline.orchestration.partitions import range_tags, symbols_of
-from market_data_pipeline.orchestration.queue import enqueue, keep_connections
+from market_data_pipeline.orchestration.queue import enqueue, keep_connections, load_location
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -100,7 +100,7 @@ def unfinished_tier_run(instance: dg.DagsterInstance, tier: Tier) -> str | None:
 
 def submit_refresh(
     instance: dg.DagsterInstance,
-    definitions: dg.Definitions,
+    definitions: dg.Definitions | None = None,
     *,
     symbols: Iterable[str] = (),
     timeframes: Iterable[Timeframe] = (),
@@ -114,7 +114,7 @@ def submit_refresh(
 
     Args:
         instance: Dagster's storage.
-        definitions: what `build_defs()` returns.
+        definitions: what `build_defs()` returned; by default the location is loaded by its name, as the daemon does.
         symbols: only these; by default all symbols of all tiers.
         timeframes: only these; by default all.
         history_days: calendar days of history to hold, instead of the configured ones.
@@ -125,6 +125,7 @@ def submit_refresh(
         UsageError: a symbol is in no tier.
     """
     keep_connections(instance)
+    repository = (definitions or load_location()).get_repository_def()
     chosen = list(symbols)
     members = {tier: symbols_of(instance, tier) for tier in Tier}
     if strangers := [symbol for symbol in chosen if not any(symbol in of_tier for of_tier in members.values())]:
@@ -149,7 +150,7 @@ def submit_refresh(
             ]
         else:
             requests = tier_run_requests(wanted, tier, trigger=trigger, run_config=config)
-        run_ids += [enqueue(instance, definitions, request) for request in requests]
+        run_ids += [enqueue(instance, repository, request) for request in requests]
     return run_ids
 
 

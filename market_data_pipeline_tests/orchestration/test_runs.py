@@ -57,7 +57,7 @@ def test_critical_runs_leave_the_queue_first(registered: dg.DagsterInstance) -> 
 
 
 def test_a_submitted_refresh_waits_in_the_queue_for_the_daemon(registered: dg.DagsterInstance) -> None:
-    run_ids = submit_refresh(registered, build_defs(), history_days=30)
+    run_ids = submit_refresh(registered, history_days=30)
 
     runs = [registered.get_run_by_id(run_id) for run_id in run_ids]
     assert [run.job_name for run in runs if run] == ["critical_refresh", "standard_refresh", "low_priority_refresh"]
