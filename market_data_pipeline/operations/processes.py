@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import subprocess
+import tempfile
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import psutil
@@ -20,7 +23,6 @@ from market_data_pipeline.domain.failures import PipelineError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
-    from pathlib import Path
 
 # Dagster's daemon finishes its loops and its code server's threads within about three seconds of a SIGTERM.
 STOP_SECONDS: Final = 15.0
@@ -48,6 +50,7 @@ class Processes:
     record: Path
     logs: Path
     children: list[Child] = field(default_factory=list)
+    _folder: Path | None = None
 
     def start(self, name: str, command: Sequence[str], *, cwd: Path, environment: Mapping[str, str]) -> Child:
         """Start a process in a session of its own, so that the terminal's Ctrl-C reaches only this command."""
@@ -68,6 +71,28 @@ class Processes:
         write_record(self.record, [psutil.Process(), *(other.process for other in self.children)])
         return child
 
+    def private_folder(self) -> Path:
+        """Return a folder that only this user may enter, for sockets: its path is short enough for the kernel.
+
+        It goes with the processes.
+        """
+        if self._folder is None:
+            self._folder = Path(tempfile.mkdtemp(prefix="market-data-"))
+        return self._folder
+
+    def wait_for(self, path: Path) -> None:
+        """Wait until a process has made `path`.
+
+        Raises:
+            PipelineError: a process ended first, or it takes longer than `START_SECONDS`.
+        """
+        deadline = time.monotonic() + START_SECONDS
+        while not path.exists():
+            self.check()
+            if time.monotonic() > deadline:
+                raise PipelineError(f"{self.children[-1].name} was not ready within {START_SECONDS:.0f} s.")
+            time.sleep(0.05)
+
     def check(self) -> None:
         """Raise when a process ended by itself.
 
@@ -85,6 +110,8 @@ class Processes:
         """End all processes and everything they started."""
         end_trees(child.process for child in self.children)
         self.children.clear()
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
         self.record.unlink(missing_ok=True)
 
 

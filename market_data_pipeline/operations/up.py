@@ -8,6 +8,7 @@ Add here: the order in which parts are started. Keep out: how a part works (its 
 from __future__ import annotations
 
 import fcntl
+import json
 import signal
 import sys
 import time
@@ -35,7 +36,7 @@ from market_data_pipeline.operations.processes import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     import sqlalchemy as sa
     from rich.console import Console
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from market_data_pipeline.domain.series import Timeframe
     from market_data_pipeline.settings import Settings
 
+LOCATION: Final = "market_data_pipeline.definitions"
 _LOG_WIDTH: Final = 120  # columns of a table where nobody says how wide the output is
 _LOOK_SECONDS: Final = 0.5  # between two looks at the children while nothing else is to be done
 
@@ -178,15 +180,34 @@ def _record(settings: Settings, name: str) -> Path:
 
 
 def _start_dagster(processes: Processes, settings: Settings) -> None:
-    command = [str(Path(sys.executable).with_name("dagster-daemon")), "run"]
-    processes.start("dagster-daemon", command, cwd=settings.project_root, environment=environment(settings))
+    """Start the code server, which loads the definitions once for all, and the daemon, which starts runs."""
+    socket = processes.private_folder() / "code.sock"
+    server = [_program("dagster"), "code-server", "start", "--socket", str(socket)]
+    server += ["--module-name", LOCATION, "--location-name", LOCATION, "--use-python-environment-entry-point"]
+    workspace = _workspace(settings)
+    entry = {"location_name": LOCATION, "socket": str(socket), "host": "localhost"}
+    workspace.write_text(json.dumps({"load_from": [{"grpc_server": entry}]}))  # JSON is YAML, too
+    daemon = [_program("dagster-daemon"), "run", "--workspace", str(workspace)]
+    processes.start("dagster-code-server", server, cwd=settings.project_root, environment=environment(settings))
+    processes.wait_for(socket)
+    processes.start("dagster-daemon", daemon, cwd=settings.project_root, environment=environment(settings))
 
 
 def _start_servers(processes: Processes, settings: Settings) -> None:
-    ui = [str(Path(sys.executable).with_name("dagster-webserver")), "-h", "127.0.0.1", "-p", str(settings.ui_port)]
+    ui = [_program("dagster-webserver"), "--host", "127.0.0.1", "--port", str(settings.ui_port)]
+    ui += ["--workspace", str(_workspace(settings))]
     api = [sys.executable, "-m", "market_data_pipeline.serving"]
     processes.start("dagster-webserver", ui, cwd=settings.project_root, environment=environment(settings))
     processes.start("read-api", api, cwd=settings.project_root, environment=environment(settings))
+
+
+def _workspace(settings: Settings) -> Path:
+    """Return where this start's workspace is written: the project's own, served by one code server for all."""
+    return settings.state_dir / "workspace.yaml"
+
+
+def _program(name: str) -> str:
+    return str(Path(sys.executable).with_name(name))
 
 
 def _announce(settings: Settings, processes: Processes, console: Console) -> None:
@@ -232,16 +253,20 @@ def _only_one(settings: Settings) -> Iterator[None]:
 
 @contextmanager
 def _until_terminated() -> Iterator[None]:
-    """Let SIGTERM end the block as Ctrl-C does."""
+    """Let SIGTERM and a closed terminal end the block as Ctrl-C does.
+
+    Ctrl-C itself is set as well: a shell starts what runs in its background with SIGINT ignored.
+    """
 
     def interrupt(*_: object) -> NoReturn:
         raise KeyboardInterrupt
 
-    before: Callable[..., object] | int | None = signal.signal(signal.SIGTERM, interrupt)
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _console() -> Console:
