@@ -34,6 +34,7 @@ from market_data_pipeline.operations.processes import (
     read_record,
     wait_for_page,
 )
+from market_data_pipeline.project import LOCATION
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -44,7 +45,6 @@ if TYPE_CHECKING:
     from market_data_pipeline.domain.series import Timeframe
     from market_data_pipeline.settings import Settings
 
-LOCATION: Final = "market_data_pipeline.definitions"
 _LOG_WIDTH: Final = 120  # columns of a table where nobody says how wide the output is
 _LOOK_SECONDS: Final = 0.5  # between two looks at the children while nothing else is to be done
 

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Final
 
 import dagster as dg
 
+from market_data_pipeline.project import LOCATION
+
 if TYPE_CHECKING:
     from dagster._core.origin import JobPythonOrigin
     from dagster._core.remote_origin import RemoteJobOrigin
 
-LOCATION: Final = "market_data_pipeline.definitions"  # the module, and the location as workspace.yaml calls it
 _ATTRIBUTE: Final = "defs"
 
 
