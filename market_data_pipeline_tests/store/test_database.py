@@ -107,6 +107,13 @@ def test_a_wrong_password_is_told_without_showing_it(database_url: str) -> None:
     parts = urlsplit(database_url)
     wrong = parts._replace(netloc=f"{parts.username}:hunter2@{parts.netloc.rpartition('@')[2]}").geturl()
 
+    try:
+        psycopg.connect(wrong).close()
+    except psycopg.OperationalError:
+        pass
+    else:
+        pytest.skip("this server lets everybody in without a password")
+
     with pytest.raises(DatabaseUnavailableError) as failure:
         engine(wrong).connect()
 
