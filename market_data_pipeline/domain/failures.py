@@ -70,3 +70,13 @@ class DatabaseUnavailableError(TransientError):
     """PostgreSQL cannot be reached."""
 
     stops_run = True
+
+
+class DatabaseFullError(TransientError):
+    """PostgreSQL has no disk left: whatever else is fetched could not be stored either."""
+
+    stops_run = True
+
+
+class TransactionConflictError(TransientError):
+    """PostgreSQL rolled a transaction back for another one's sake; the same one may succeed at once."""

@@ -7,9 +7,10 @@ series (refresh).
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from market_data_pipeline.domain.bars import ts_us
+from market_data_pipeline.domain.failures import TransactionConflictError
 from market_data_pipeline.domain.series import AssetClass, Series, Tier
 from market_data_pipeline.ingest.delta import Delta, compare
 from market_data_pipeline.ingest.due import Due
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from market_data_pipeline.polygon.client import Usage
     from market_data_pipeline.store.bulk import Bulk
     from market_data_pipeline.store.ledger import Coverage
+
+_ATTEMPTS: Final = 3  # at one transaction; a conflict with another of our own is over in milliseconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,14 +76,22 @@ def commit(
 ) -> tuple[SeriesOutcome, SeriesState]:
     """Store a change and return its outcome and the new state; on an error nothing of it is stored.
 
+    A transaction that PostgreSQL rolls back for another one's sake is done again, up to twice: the bars are at hand.
+
     Raises:
         PipelineError: the database refused or was lost, or a formula broke. The transaction is rolled back.
     """
-    try:
-        return _commit(bulk, change, run_id, started_at, clock)
-    except BaseException:
-        bulk.rollback()
-        raise
+    for attempt in range(1, _ATTEMPTS + 1):
+        try:
+            return _commit(bulk, change, run_id, started_at, clock)
+        except TransactionConflictError:
+            bulk.rollback()
+            if attempt == _ATTEMPTS:
+                raise
+        except BaseException:
+            bulk.rollback()
+            raise
+    raise AssertionError("the last attempt returns or raises")  # pragma: no cover
 
 
 def _commit(

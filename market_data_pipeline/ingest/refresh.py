@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from market_data_pipeline.domain.failures import DatabaseUnavailableError, PipelineError
+from market_data_pipeline.domain.failures import PipelineError
 from market_data_pipeline.domain.series import BASE_TIMEFRAMES, Series, Timeframe, asset_class_of
 from market_data_pipeline.ingest.commit import Change, commit, log_row
 from market_data_pipeline.ingest.due import Due
@@ -128,6 +128,8 @@ class SymbolRefresh:
             yield self._failed(series, error, started_at, watch, usage)
             for timeframe in resampled:
                 yield self._failed(Series(series.symbol, timeframe), error, started_at, Stopwatch(), Usage())
+            if error.stops_run:
+                raise
             return
         for timeframe in resampled:
             yield self._resampled(Series(series.symbol, timeframe), answer, revision)
@@ -173,6 +175,8 @@ class SymbolRefresh:
             return self._commit(change, started_at)
         except PipelineError as error:
             self.bulk.rollback()
+            if error.stops_run:
+                raise
             return self._failed(series, error, started_at, watch, Usage())
 
     def _commit(self, change: Change, started_at: datetime) -> SeriesOutcome:
@@ -217,8 +221,8 @@ class SymbolRefresh:
             error_class=type(error).__name__,
             error=str(error),
         )
-        if isinstance(error, DatabaseUnavailableError):
-            raise error
+        if self.bulk.closed:
+            raise error  # there is nothing to record it with
         now = self.pipeline.clock()
         row = log_row(outcome, watch, self.run_id, started_at, now)
         write_failure(self.bulk, series, self.request.tier, row)

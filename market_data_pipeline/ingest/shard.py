@@ -78,6 +78,7 @@ class _Shard:
         self.run_id = run_id
         self.full = full
         self.stopped_by: PipelineError | None = None
+        self.unreachable: DatabaseUnavailableError | None = None
         self.extra: Usage = Usage()
 
     def prepare(self) -> None:
@@ -104,9 +105,11 @@ class _Shard:
                     return
                 bulk = self._symbol(request, bulk)
         finally:
-            if bulk is not None:
-                bulk.close()
-            self.outcomes.put(None)
+            try:
+                if bulk is not None:
+                    bulk.close()
+            finally:
+                self.outcomes.put(None)  # whatever happens: somebody waits for it
 
     def _symbol(self, request: SymbolRequest, bulk: Bulk | None) -> Bulk | None:
         """Refresh one symbol and return the connection, or None when it is of no more use."""
@@ -114,7 +117,7 @@ class _Shard:
         extra, self.extra = self.extra, Usage()
         refresh: SymbolRefresh | None = None
         try:
-            bulk = bulk or self.pipeline.connect()
+            bulk = self._connected(bulk)
             refresh = SymbolRefresh(self.pipeline, bulk, request, self.run_id, full=self.full, extra=extra)
             if self.stopped_by is not None:
                 raise self.stopped_by
@@ -132,6 +135,18 @@ class _Shard:
                 return None
         return bulk
 
+    def _connected(self, bulk: Bulk | None) -> Bulk:
+        """Return the thread's connection, or a new one; once none could be had, nobody waits for one again."""
+        if bulk is not None and not bulk.closed:
+            return bulk
+        if self.unreachable is not None:
+            raise self.unreachable
+        try:
+            return self.pipeline.connect()
+        except DatabaseUnavailableError as error:
+            self.unreachable = error
+            raise
+
     def _fail_rest(
         self, request: SymbolRequest, refresh: SymbolRefresh | None, failure: PipelineError, done: set[Series]
     ) -> None:
@@ -140,7 +155,7 @@ class _Shard:
             if series in done:
                 continue
             outcome = None
-            if refresh is not None and not isinstance(failure, DatabaseUnavailableError):
+            if refresh is not None and not refresh.bulk.closed:
                 try:
                     outcome = refresh.fail(series, failure)
                 except PipelineError as lost:

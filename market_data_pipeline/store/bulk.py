@@ -9,11 +9,12 @@ module per family of relations).
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final, LiteralString
 
 from market_data_pipeline.domain.failures import DatabaseUnavailableError, PipelineError, TransientError
-from market_data_pipeline.store.database import libpq_url
+from market_data_pipeline.store.database import CONNECT_TIMEOUT_SECONDS, describe, libpq_url
+from market_data_pipeline.store.errors import failure, sentence
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,10 +25,31 @@ if TYPE_CHECKING:
 
 SCHEMA: Final = "market_data"
 
-# SQLSTATE classes after which the same statement may succeed: connection lost (08), transaction rolled back by the
-# server (40), out of connections, memory or disk (53), stopped by an operator or a restart (57), I/O (58).
-_TRANSIENT_CLASSES: Final = ("08", "40", "53", "57", "58")
 _LOCK_SPACE: Final = 0x4D44  # "MD": our symbols' advisory locks, apart from anybody else's in the same database
+# A statement waits so long for a table that somebody else has locked. Our own transactions hold a row for
+# milliseconds; whoever waits a minute meets an ALTER TABLE or a VACUUM FULL, and the next run is as good.
+_LOCK_TIMEOUT: Final = "60s"
+# A symbol's first year at 5 calls a minute takes 13 minutes beside eight others, half an hour with the longest pauses
+# for 429: who holds a symbol for longer than this hangs.
+_SYMBOL_LOCK_TIMEOUT: Final = "60min"
+# So that neither side keeps a connection, and with it a symbol's lock, to a machine that is gone: a minute and a half.
+# Without it the server would find out after two hours.
+_LIBPQ: Final[dict[str, str | int]] = {
+    "connect_timeout": CONNECT_TIMEOUT_SECONDS,
+    "application_name": "market-data refresh",
+    "keepalives_idle": 30,
+    "keepalives_interval": 10,
+    "keepalives_count": 6,
+    "tcp_user_timeout": 90_000,
+}
+_SESSION: Final = {
+    "timezone": "UTC",
+    "lock_timeout": _LOCK_TIMEOUT,
+    "tcp_keepalives_idle": "30",
+    "tcp_keepalives_interval": "10",
+    "tcp_keepalives_count": "6",
+    "client_connection_check_interval": "10s",  # also while a statement runs or waits; PostgreSQL 14 and later
+}
 
 
 class Bulk:
@@ -42,25 +64,34 @@ class Bulk:
     """
 
     def __init__(self, url: str, as_of: datetime | None = None) -> None:
+        import adbc_driver_manager
         import adbc_driver_postgresql.dbapi as adbc
 
-        with _translated():
-            self._connection = adbc.connect(libpq_url(url))
-            self.execute("select set_config('timezone', 'UTC', false)")
-            if as_of is not None:
-                self.execute("select set_config('market_data.as_of', $1, false)", as_of.isoformat())
+        try:
+            self._connection = adbc.connect(_conninfo(url))
+        except adbc_driver_manager.Error as error:
+            hint = "" if "FATAL" in str(error) else " Is it running?"
+            raise DatabaseUnavailableError(f"{describe(url)} cannot be used: {sentence(str(error))}.{hint}") from None
+        self.closed = False
+        settings = {**_SESSION, **({"market_data.as_of": as_of.isoformat()} if as_of is not None else {})}
+        try:
+            for name, value in settings.items():
+                self.execute(_SET if "." in name else _SET_IF_KNOWN, name, value)
             self.commit()
+        except BaseException:
+            self.close()
+            raise
 
     def execute(self, statement: LiteralString, *parameters: object) -> None:
         """Run a statement whose rows, if any, nobody wants. Parameters are `$1`, `$2`, …; lists are arrays."""
-        with _translated(), self._connection.cursor() as cursor:
+        with self._translated(), self._connection.cursor() as cursor:
             cursor.execute(statement, parameters or None)
             # A statement that returns rows is only sent when they are fetched.
             cursor.fetchall()
 
     def arrow(self, statement: LiteralString, *parameters: object) -> pa.Table:
         """Return a query's rows as an Arrow table; instants are timestamp[us, UTC]."""
-        with _translated(), self._connection.cursor() as cursor:
+        with self._translated(), self._connection.cursor() as cursor:
             cursor.execute(statement, parameters or None)
             return cursor.fetch_arrow_table()
 
@@ -71,36 +102,45 @@ class Bulk:
 
     def copy(self, relation: str, table: pa.Table) -> None:
         """Append an Arrow table to `market_data.<relation>` by binary COPY; its columns go by name."""
-        with _translated(), self._connection.cursor() as cursor:
+        with self._translated(), self._connection.cursor() as cursor:
             cursor.adbc_ingest(relation, table, mode="append", db_schema_name=SCHEMA)
 
     def commit(self) -> None:
         """Make everything since the last commit durable and visible."""
-        with _translated():
+        with self._translated():
             self._connection.commit()
 
     def rollback(self) -> None:
-        """Forget everything since the last commit."""
-        with _translated():
-            self._connection.rollback()
+        """Forget everything since the last commit; a connection that is lost has forgotten it."""
+        if not self.closed:
+            with suppress(DatabaseUnavailableError), self._translated():
+                self._connection.rollback()
 
     @contextmanager
     def symbol_lock(self, symbol: str) -> Iterator[None]:
         """Hold the symbol for this connection alone, waiting while another run has it.
 
-        The server frees the lock when the connection ends, however it ends.
+        The server frees the lock when the connection ends, however it ends. When the block raises, what it did not
+        commit is rolled back.
+
+        Raises:
+            TransientError: another run has held the symbol for an hour; the sentence says which process.
         """
-        self.execute("select pg_advisory_lock($1::int, hashtext($2))", _LOCK_SPACE, symbol)
-        self.commit()
+        self._lock_symbol(symbol)
         try:
             yield
-        finally:
-            self.execute("select pg_advisory_unlock($1::int, hashtext($2))", _LOCK_SPACE, symbol)
-            self.commit()
+        except BaseException:
+            self._unlock_symbol(symbol, failed=True)
+            raise
+        self._unlock_symbol(symbol, failed=False)
 
     def close(self) -> None:
-        """End the connection; an open transaction is rolled back."""
-        self._connection.close()
+        """End the connection; an open transaction is rolled back. A second time it does nothing."""
+        import adbc_driver_manager
+
+        self.closed = True
+        with suppress(adbc_driver_manager.Error):  # the server ends the session by itself
+            self._connection.close()
 
     def __enter__(self) -> Self:
         return self
@@ -108,28 +148,73 @@ class Bulk:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def _lock_symbol(self, symbol: str) -> None:
+        try:
+            self.execute("select set_config('lock_timeout', $1, true)", _SYMBOL_LOCK_TIMEOUT)
+            self.execute("select pg_advisory_lock($1::int, hashtext($2))", _LOCK_SPACE, symbol)
+            self.commit()
+        except DatabaseUnavailableError:
+            raise
+        except TransientError as error:
+            self.rollback()
+            holders = self.rows(_HOLDERS, _LOCK_SPACE, symbol)
+            self.rollback()
+            who = holders[0]["who"] if holders else "a process that has ended since"
+            raise TransientError(f"{symbol} is being refreshed by another run, {who}: {error}") from None
 
-@contextmanager
-def _translated() -> Iterator[None]:
-    """Turn the driver's errors into ours, by their SQLSTATE."""
-    import adbc_driver_manager
+    def _unlock_symbol(self, symbol: str, *, failed: bool) -> None:
+        if self.closed:
+            return
+        try:
+            if failed:
+                self.rollback()
+            self.execute("select pg_advisory_unlock($1::int, hashtext($2))", _LOCK_SPACE, symbol)
+            self.commit()
+        except PipelineError:
+            self.close()  # the server frees the lock with the session
+            if not failed:
+                raise
 
-    try:
-        yield
-    except adbc_driver_manager.Error as error:
-        raise _failure(error.sqlstate, str(error)) from None
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        """Turn the driver's errors into ours; a connection that is lost is closed."""
+        import adbc_driver_manager
+
+        if self.closed:
+            raise DatabaseUnavailableError("The connection to PostgreSQL was lost before.")
+        try:
+            yield
+        except adbc_driver_manager.Error as error:
+            lost = self._status() == "unknown"
+            if lost:
+                self.close()
+            raise failure(error.sqlstate, str(error), lost=lost) from None
+
+    def _status(self) -> str:
+        """Return libpq's word for the transaction; "unknown" when the connection is gone."""
+        return str(self._connection.adbc_connection.get_option("adbc.postgresql.transaction_status"))
 
 
-def _failure(sqlstate: str | None, text: str) -> PipelineError:
-    # The driver appends the statement to its message; what the server said comes first.
-    sentence = " ".join(text.split("Query was:")[0].split("\n\n")[0].split())
-    if sqlstate == "53100":
-        return TransientError(f"The database's disk is full, nothing was stored: {sentence}")
-    if sqlstate is None and "existing connection" not in sentence and "connect" in sentence.lower():
-        return DatabaseUnavailableError(f"PostgreSQL cannot be reached; is it running? {sentence}")
-    if sqlstate is None and ("server closed" in sentence or "no connection" in sentence):
-        return DatabaseUnavailableError("PostgreSQL ended the connection; the series is tried again by the next run.")
-    if sqlstate is not None and sqlstate[:2] in _TRANSIENT_CLASSES:
-        kind = DatabaseUnavailableError if sqlstate[:2] in ("08", "57") else TransientError
-        return kind(f"PostgreSQL could not finish (SQLSTATE {sqlstate}): {sentence}")
-    return PipelineError(f"PostgreSQL refused a statement (SQLSTATE {sqlstate}): {sentence}")
+_SET: Final = "select set_config($1, $2, false)"
+_SET_IF_KNOWN: Final = "select set_config(name, $2, false) from pg_settings where name = lower($1)"
+_HOLDERS: Final = """
+select format('process %s of %s since %s', a.pid, a.application_name, date_trunc('second', a.backend_start)) as who
+from pg_locks as l
+inner join pg_stat_activity as a using (pid)
+where
+    l.locktype = 'advisory'
+    and l.granted
+    and l.database = (select oid from pg_database where datname = current_database())
+    and l.classid::bigint = $1
+    and l.objid::bigint = hashtext($2)::bigint & 4294967295
+"""
+
+
+def _conninfo(url: str) -> str:
+    """Return what libpq connects with: the URL, and whatever of `_LIBPQ` it does not say itself."""
+    from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+    plain = libpq_url(url)
+    describe(plain)  # names a URL that cannot be read without showing it
+    given = conninfo_to_dict(plain)
+    return make_conninfo(plain, **{name: value for name, value in _LIBPQ.items() if name not in given})
