@@ -16,10 +16,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class TierTotals:
-    """One tier's part of some runs: series, rows, requests, and seconds summed over symbols side by side."""
+    """One tier's part of some runs: series, rows, requests, and seconds summed over symbols side by side.
+
+    Attributes:
+        done: series whose execution went well and left nothing missing that was due.
+        lacking: series whose execution went well, but the vendor did not give bars that were due.
+        failed: series whose execution failed.
+    """
 
     tier: str
     done: int = 0
+    lacking: int = 0
     failed: int = 0
     changed: int = 0
     bars_written: int = 0
@@ -48,6 +55,7 @@ _TOTALS: Final = sa.text("""
         select
             l.*,
             s.tier,
+            coalesce(s.next_due_at <= s.verified_at, true) as lacks,
             row_number() over (partition by l.symbol, l.timeframe order by l.id desc) as newest,
             row_number() over (partition by s.tier order by l.id desc) as age
         from market_data.ingest_log as l
@@ -56,7 +64,8 @@ _TOTALS: Final = sa.text("""
     )
     select
         tier,
-        count(*) filter (where newest = 1 and status <> 'failed') as done,
+        count(*) filter (where newest = 1 and status <> 'failed' and not lacks) as done,
+        count(*) filter (where newest = 1 and status <> 'failed' and lacks) as lacking,
         count(*) filter (where newest = 1 and status = 'failed') as failed,
         count(*) filter (where newest = 1 and status = 'ok') as changed,
         sum(rows_inserted + rows_updated)::bigint as bars_written,
@@ -82,6 +91,14 @@ _FAILED: Final = sa.text("""
     order by symbol, timeframe
 """)
 
+_LACKING: Final = sa.text("""
+    select distinct symbol
+    from market_data.ingest_log as l
+    join market_data.series_state as s using (symbol, timeframe)
+    where l.run_id = any(:run_ids) and s.last_error is null and coalesce(s.next_due_at <= s.verified_at, true)
+    order by symbol
+""")
+
 _HELD: Final = sa.text("""
     select s.tier, count(*) as series, sum(s.bar_count)::bigint as bars, sum(s.feature_count)::bigint as features
     from market_data.series_state as s
@@ -103,6 +120,12 @@ def failed_series(engine: sa.Engine, run_ids: Sequence[str]) -> list[FailedSerie
     with engine.connect() as connection:
         rows = connection.execute(_FAILED, {"run_ids": list(run_ids)}).mappings()
         return [FailedSeries(**row) for row in rows]
+
+
+def lacking_symbols(engine: sa.Engine, run_ids: Sequence[str]) -> list[str]:
+    """Return the symbols of which the vendor did not give bars that were due."""
+    with engine.connect() as connection:
+        return list(connection.execute(_LACKING, {"run_ids": list(run_ids)}).scalars())
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from market_data_pipeline.domain.failures import UsageError
 from market_data_pipeline.domain.feature_definitions import FEATURE_VERSION
 from market_data_pipeline.domain.series import Tier, Timeframe
-from market_data_pipeline.operations.executions import failed_series, held, tier_totals
+from market_data_pipeline.operations.executions import failed_series, held, lacking_symbols, tier_totals
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from market_data_pipeline.settings import Settings
+
+_MOST_NAMES: Final = 5  # what a person reads of a list in a sentence
 
 # A series is whole when its last execution went well, nothing it should hold is due, and what is made of other rows is
 # made of the ones that are there.
@@ -143,7 +145,15 @@ def load(
     summarise(engine, console, expected, run_ids, time.monotonic() - began)
     totals, failures = tier_totals(engine, run_ids), failed_series(engine, run_ids)
     done = sum(known.done for known in totals.values())
-    if never_begun := sum(expected.values()) - done - len(failures):
+    lacking = sum(known.lacking for known in totals.values())
+    if lacking:
+        symbols = lacking_symbols(engine, run_ids)
+        names = ", ".join(symbols[:_MOST_NAMES]) + (", ..." if len(symbols) > _MOST_NAMES else "")
+        console.print(
+            f"[yellow]{lacking} series lack bars that were due, the vendor gave none ({names}); "
+            f"market-data gaps {symbols[0]} explains.[/yellow]"
+        )
+    if never_begun := sum(expected.values()) - done - lacking - len(failures):
         ended = Counter(status.value for status in statuses.values())
         runs = ", ".join(f"{count} {status}" for status, count in ended.items())
         console.print(f"[red]{never_begun} series were never begun (runs: {runs}); the Dagster UI shows why.[/red]")

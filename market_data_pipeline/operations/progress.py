@@ -79,14 +79,14 @@ class BackfillProgress:
             if known is not None:
                 self._progress.update(
                     task,
-                    completed=known.done + known.failed,
+                    completed=known.done + known.lacking + known.failed,
                     pace=f"{known.bars_written / elapsed:,.0f} bars/s",
                     failures=f"{known.failed} failed" if known.failed else "",
                     symbols=known.latest_symbols,
                 )
         if not self.console.is_terminal and monotonic() - self._said >= _LINES_EVERY:
             self._said = monotonic()
-            done = sum(known.done for known in totals.values())
+            done = sum(known.done + known.lacking for known in totals.values())
             failed = sum(known.failed for known in totals.values())
             bars = sum(known.bars_written for known in totals.values())
             self.console.print(
@@ -112,7 +112,7 @@ def summary_table(
     rows = [(tier, totals.get(tier, done[tier]), held.get(tier)) for tier in expected]
     columns = {
         "Tier": ([tier.value for tier, _, _ in rows], "all"),
-        "Series": _share([known.done for _, known, _ in rows], list(expected.values())),
+        "Complete": _share([known.done for _, known, _ in rows], list(expected.values())),
         "Failed": _sums([known.failed for _, known, _ in rows]),
         "Bars held": _sums([kept.bars if kept else 0 for _, _, kept in rows]),
         "New bars": _sums([known.bars_written for _, known, _ in rows]),
