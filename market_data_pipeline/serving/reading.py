@@ -89,20 +89,15 @@ _BARS: Final = {
     for adjusted in (True, False)
 }
 
-# What was known at an instant: the bar stored last by then, be it the present one or one superseded since; adjusted, if
-# wanted, by the splits that had been listed by then and were in force on that New York day.
+# What was known at an instant: the bars as they were stored then; adjusted, if wanted, by the splits that had been
+# listed by then and were in force on that New York day.
 _BARS_AS_OF: Final = sa.text(f"""
-    with versions as (
-        select b.* from market_data.bars as b
-        where {_IN_RANGE.format("b")} and b.ingested_at <= :as_of
-        union all
-        select {", ".join(f"r.{n}" for n in ("symbol", "timeframe", *(c.name for c in BAR_COLUMNS), "ingested_at"))}
-        from market_data.bar_revisions as r
-        where {_IN_RANGE.format("r")} and r.ingested_at <= :as_of and r.superseded_at > :as_of
-    ),
-
-    known as (
-        select distinct on (ts) versions.* from versions order by ts desc, ingested_at desc limit :limit
+    with known as (
+        select b.*
+        from market_data.bars_as_of(:symbol, :timeframe, :as_of) as b
+        where {_IN_RANGE.format("b")}
+        order by b.ts desc
+        limit :limit
     )
 
     select

@@ -37,12 +37,21 @@ class CoverageStatus(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Coverage:
-    """What is known of one session day of a fetched series."""
+    """What is known of one session day of a fetched series.
+
+    Attributes:
+        session_date: the exchange-local date.
+        status: how well it is held.
+        rows: bars stored for it.
+        fetched_at: when the vendor gave the answer that this speaks of, aware UTC.
+        rechecked_at: when it was last asked for again after it had settled, whatever came of it.
+    """
 
     session_date: date
     status: CoverageStatus
     rows: int
     fetched_at: datetime
+    rechecked_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +71,7 @@ class SeriesState:
     verified_at: datetime | None = None
     next_due_at: datetime | None = None
     features_computed_at: datetime | None = None
+    audited_splits: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +84,7 @@ class LogRow:
     status: str
     requests: int = 0
     rate_limited: int = 0
+    bytes: int = 0
     rows_fetched: int = 0
     rows_inserted: int = 0
     rows_updated: int = 0
@@ -91,7 +102,7 @@ def read_states(bulk: Bulk, symbol: str) -> dict[Timeframe, SeriesState]:
         """
         select
             timeframe, tier, first_ts, last_ts, bar_count, feature_count, feature_version, splits_digest,
-            revision, base_revision, quiet_slots, verified_at, next_due_at, features_computed_at
+            revision, base_revision, quiet_slots, verified_at, next_due_at, features_computed_at, audited_splits
         from market_data.series_state
         where symbol = $1
         """,
@@ -106,9 +117,9 @@ def write_state(bulk: Bulk, series: Series, state: SeriesState) -> None:
         """
         insert into market_data.series_state (
             symbol, timeframe, tier, first_ts, last_ts, bar_count, feature_count, feature_version, splits_digest,
-            revision, base_revision, quiet_slots, verified_at, next_due_at, features_computed_at
+            revision, base_revision, quiet_slots, verified_at, next_due_at, features_computed_at, audited_splits
         )
-        values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)
+        values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)
         on conflict (symbol, timeframe) do update set
             first_ts = excluded.first_ts,
             last_ts = excluded.last_ts,
@@ -122,6 +133,7 @@ def write_state(bulk: Bulk, series: Series, state: SeriesState) -> None:
             verified_at = excluded.verified_at,
             next_due_at = excluded.next_due_at,
             features_computed_at = excluded.features_computed_at,
+            audited_splits = excluded.audited_splits,
             last_error_class = null,
             last_error = null,
             consecutive_failures = 0
@@ -129,6 +141,7 @@ def write_state(bulk: Bulk, series: Series, state: SeriesState) -> None:
         *(series.symbol, str(series.timeframe), state.tier, state.first_ts, state.last_ts, state.bar_count),
         *(state.feature_count, state.feature_version, state.splits_digest, state.revision, state.base_revision),
         *(state.quiet_slots, state.verified_at, state.next_due_at, state.features_computed_at),
+        state.audited_splits,
     )
 
 
@@ -155,14 +168,14 @@ def append_log(bulk: Bulk, series: Series, row: LogRow) -> None:
     bulk.execute(
         """
         insert into market_data.ingest_log (
-            run_id, symbol, timeframe, started_at, finished_at, status, requests, rate_limited, rows_fetched,
-            rows_inserted, rows_updated, features_written, fetch_seconds, store_seconds, compute_seconds,
+            run_id, symbol, timeframe, started_at, finished_at, status, requests, rate_limited, bytes,
+            rows_fetched, rows_inserted, rows_updated, features_written, fetch_seconds, store_seconds, compute_seconds,
             error_class, error
         )
-        values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)
+        values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)
         """,
         *(row.run_id, series.symbol, str(series.timeframe), row.started_at, row.finished_at, row.status),
-        *(row.requests, row.rate_limited, row.rows_fetched, row.rows_inserted, row.rows_updated),
+        *(row.requests, row.rate_limited, row.bytes, row.rows_fetched, row.rows_inserted, row.rows_updated),
         *(row.features_written, row.fetch_seconds, row.store_seconds, row.compute_seconds),
         *(row.error_class, row.error),
     )
@@ -173,7 +186,7 @@ def read_coverage(bulk: Bulk, series: Series) -> dict[date, Coverage]:
     """Return what is known of each session day of a fetched series."""
     rows = bulk.rows(
         """
-        select session_date, status, rows, fetched_at
+        select session_date, status, rows, fetched_at, rechecked_at
         from market_data.coverage
         where symbol = $1 and timeframe = $2
         """,
@@ -181,7 +194,7 @@ def read_coverage(bulk: Bulk, series: Series) -> dict[date, Coverage]:
     )
     return {
         row["session_date"]: Coverage(
-            row["session_date"], CoverageStatus(row["status"]), row["rows"], row["fetched_at"]
+            row["session_date"], CoverageStatus(row["status"]), row["rows"], row["fetched_at"], row["rechecked_at"]
         )
         for row in rows
     }
@@ -195,8 +208,9 @@ def write_coverage(bulk: Bulk, series: Series, days: Iterable[Coverage], run_id:
     bulk.execute(
         """
         insert into market_data.coverage (symbol, timeframe, session_date, status, rows, fetched_at, run_id)
-        select $1, $2, day.session_date, day.status, day.rows, $6, $7
-        from unnest($3::date[], $4::text[], $5::bigint[]) as day (session_date, status, rows)
+        select $1, $2, day.session_date, day.status, day.rows, day.fetched_at, $7
+        from unnest($3::date[], $4::text[], $5::bigint[], $6::timestamptz[])
+            as day (session_date, status, rows, fetched_at)
         on conflict (symbol, timeframe, session_date) do update set
             status = excluded.status,
             rows = excluded.rows,
@@ -205,7 +219,18 @@ def write_coverage(bulk: Bulk, series: Series, days: Iterable[Coverage], run_id:
         """,
         *(series.symbol, str(series.timeframe)),
         *([day.session_date for day in days], [str(day.status) for day in days], [day.rows for day in days]),
-        *(days[0].fetched_at, run_id),
+        *([day.fetched_at for day in days], run_id),
+    )
+
+
+def write_rechecked(bulk: Bulk, series: Series, days: Iterable[date], now: datetime) -> None:
+    """Store that settled days are being asked for again now, so that the next such choice falls on others."""
+    bulk.execute(
+        """
+        update market_data.coverage set rechecked_at = $4
+        where symbol = $1 and timeframe = $2 and session_date = any($3)
+        """,
+        *(series.symbol, str(series.timeframe), list(days), now),
     )
 
 
