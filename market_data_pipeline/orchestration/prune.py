@@ -1,9 +1,10 @@
 """Keeping Dagster's event log small, by what is noise and never by what is history.
 
 Kept for ever: runs with their start, end and failures, every materialization, observation and check verdict of a run.
-Deleted once old: the events with which Dagster notes each step's mechanics, a step's log lines, the plan to materialize
-a partition once the partition has been materialized since, and repeated verdicts of the staleness sensor. A tier of 25
-symbols refreshed every 15 minutes writes 48,000 events a day; half are plans, and the log would grow without bound.
+Deleted once old: the events with which Dagster notes each step's mechanics, a step's log lines and the files of its
+output, the plan to materialize a partition once it has been materialized since, and repeated verdicts of the staleness
+sensor. A tier of 25 symbols refreshed every 15 minutes writes 50,000 events a day; half are plans, and the log would
+grow without bound.
 
 Dagster has `delete_run`, which also erases that the run's partitions were ever materialized, and nothing finer, so this
 deletes rows itself. It knows the columns of `event_logs` and `asset_check_executions` of Dagster 1.13, and no other
@@ -71,13 +72,25 @@ _DELETE_EVENTS: Final = "delete from event_logs where id = any(:ids)"
 _DELETE_VERDICTS: Final = "delete from asset_check_executions where evaluation_event_storage_id = any(:ids)"
 
 
+def old_log_files(engine: "Engine", kept_days: int = KEPT_DAYS) -> list[str]:
+    """Return the runs whose captured output (stdout and stderr, in files) is old."""
+    import sqlalchemy as sa
+
+    select = "select distinct run_id from event_logs where dagster_event_type = 'LOGS_CAPTURED' and timestamp < :before"
+    with engine.connect() as connection:
+        return list(connection.execute(sa.text(select), {"before": _before(kept_days)}).scalars())
+
+
+def _before(kept_days: int) -> datetime:
+    """Return the instant before which noise goes, as Dagster writes it: UTC, without a time zone."""
+    return (datetime.now(UTC) - timedelta(days=kept_days)).replace(tzinfo=None)
+
+
 def prune_events(engine: "Engine", *, kept_days: int = KEPT_DAYS) -> dict[str, int]:
     """Delete old noise from Dagster's event log, in batches, and return how many events of each sort went."""
     import sqlalchemy as sa
 
-    # Dagster writes UTC into columns without a time zone.
-    before = (datetime.now(UTC) - timedelta(days=kept_days)).replace(tzinfo=None)
-    values = {"before": before, "batch": BATCH, "sorts": list(MECHANICS)}
+    values = {"before": _before(kept_days), "batch": BATCH, "sorts": list(MECHANICS)}
     deleted = dict.fromkeys(NOISE, 0)
     for sort, select in NOISE.items():
         while True:
@@ -109,10 +122,13 @@ def prune_event_log(context: dg.OpExecutionContext, config: PruneConfig) -> None
         return
     engine = sa.create_engine(url)
     try:
+        runs = old_log_files(engine, config.kept_days)
+        for run_id in runs:
+            context.instance.compute_log_manager.delete_logs(prefix=[run_id])
         deleted = prune_events(engine, kept_days=config.kept_days)
     finally:
         engine.dispose()
-    context.add_output_metadata(deleted)
+    context.add_output_metadata({**deleted, "runs whose output files were deleted": len(runs)})
 
 
 @dg.job(name="prune", executor_def=dg.in_process_executor, description="Keeps Dagster's event log small.")

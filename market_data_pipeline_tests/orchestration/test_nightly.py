@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
 
 import dagster as dg
 import pytest
@@ -93,10 +94,13 @@ def test_pruning_leaves_recent_events_and_the_newest_verdict(
 def test_the_prune_job_cleans_the_storage_it_runs_on(
     registered: dg.DagsterInstance, dagster_storage: sa.Engine, database: sa.Engine, database_url: str
 ) -> None:
-    refresh(registered, database_url)
+    old = refresh(registered, database_url)
+    files = Path(".market-data/compute-logs") / old.run_id
+    assert files.exists()
     age(dagster_storage, timedelta(days=20))
     assert build_defs().resolve_job_def("prune").execute_in_process(instance=registered).success
     assert events(dagster_storage)["ENGINE_EVENT"] < 5  # those of the prune run itself
+    assert not files.exists()
 
 
 def test_the_quality_job_finds_bad_values_and_says_which(
