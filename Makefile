@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 # More arguments for run, test and bench, for example: make test ARGS="-k splits"
 ARGS ?=
 
+STARTED := $(shell date +%s)
+
 # uv trusts its own list of authorities unless told to use the machine's, as pip does.
 export UV_SYSTEM_CERTS := 1
 export UV_CUSTOM_COMPILE_COMMAND := make lock
@@ -20,7 +22,12 @@ help: ## list the targets
 install: $(VENV)/.installed ## install the locked environment into .venv
 
 run: $(VENV)/.installed ## start everything and load the universe; ONCE=1 exits when the backfill is done
-	@$(BIN)/market-data up $(if $(filter-out 0 no false,$(ONCE)),--once) $(ARGS)
+ifeq ($(filter-out 0 no false,$(ONCE)),)
+	@$(BIN)/market-data up $(ARGS)
+else
+	@$(BIN)/market-data up --once $(ARGS); code=$$?; \
+	echo "In all, installation included: $$(($$(date +%s) - $(STARTED))) s."; exit $$code
+endif
 
 down: $(VENV)/.installed ## stop everything that `make run` left running
 	@$(BIN)/market-data down

@@ -83,7 +83,9 @@ def sandbox(
     replay: Annotated[Path | None, typer.Option(help="Serve the recorded bars in this folder.")] = None,
     plan: Annotated[str | None, typer.Option(help="The plan to simulate: basic, starter, developer, advanced.")] = None,
     calls_per_minute: Annotated[int | None, typer.Option(min=0, help="Instead of the plan's; 0 lifts it.")] = None,
-    as_of: Annotated[str | None, typer.Option(help="ISO 8601 instant at which the clock stands still.")] = None,
+    as_of: Annotated[
+        str | None, typer.Option(help="ISO 8601 instant at which the clock stands still; else MARKET_DATA_AS_OF.")
+    ] = None,
     symbols: Annotated[int | None, typer.Option(min=0, help="Load-test tickers in whole-market answers.")] = None,
     latency_ms: Annotated[float | None, typer.Option(min=0, help="Wait before every answer.")] = None,
     access_log: Annotated[bool, typer.Option("--access-log", help="Log every request.")] = False,
@@ -97,7 +99,7 @@ def sandbox(
         "--replay": replay,
         "--plan": plan,
         "--calls-per-minute": calls_per_minute,
-        "--as-of": as_of,
+        "--as-of": as_of or (clock.isoformat() if (clock := settings().as_of) else None),
         "--symbols": symbols,
         "--latency-ms": latency_ms,
     }

@@ -59,6 +59,7 @@ def run_up(settings: Settings, once: bool) -> int:
         UsageError: another `up` runs, or a port is taken.
         PipelineError: a part does not start; what had been started is ended.
     """
+    began = time.monotonic()
     console = _console()
     with _only_one(settings), _until_terminated(), ExitStack() as stack:
         if not once:
@@ -78,8 +79,12 @@ def run_up(settings: Settings, once: bool) -> int:
         if not whole:
             code = load(engine, instance, console, Load(), processes.check)
         if once:
+            console.print(f"Done after {time.monotonic() - began:.1f} s.")
+            console.print(
+                "Next: make run opens the Dagster UI and the read API; market-data staleness shows every series."
+            )
             return code
-        _announce(settings, processes, console)
+        _announce(settings, processes, console, time.monotonic() - began)
         while True:
             processes.check()
             time.sleep(_LOOK_SECONDS)
@@ -210,11 +215,12 @@ def _program(name: str) -> str:
     return str(Path(sys.executable).with_name(name))
 
 
-def _announce(settings: Settings, processes: Processes, console: Console) -> None:
+def _announce(settings: Settings, processes: Processes, console: Console, seconds: float) -> None:
     ui, api = f"http://127.0.0.1:{settings.ui_port}", f"http://127.0.0.1:{settings.api_port}"
     wait_for_page(f"{ui}/server_info", processes.check)
     wait_for_page(f"{api}/docs", processes.check)
     console.print()
+    console.print(f"Ready after {seconds:.1f} s.")
     console.print(f"Dagster UI  {ui}/asset-groups")
     console.print(f"Read API    {api}/docs")
     console.print("Status      market-data staleness")
