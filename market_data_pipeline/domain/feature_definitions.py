@@ -27,6 +27,9 @@ EMA 50 at most 1,368, Wilder 14 at most 818. In value, seeds weigh (49/51)^1,450
 threshold; what that does to the average true range, `features.warm_up_suffices` tells.
 """
 
+WINDOW_BARS: Final = 310
+"""Earlier bars that every feature but the two averages depends on: 99 for windows, 289 for `return_1d`; see above."""
+
 TRADING_DAYS: Final = {AssetClass.US_EQUITY: 252, AssetClass.CRYPTO: 365}
 SESSION_MINUTES: Final = {AssetClass.US_EQUITY: 960, AssetClass.CRYPTO: 1440}  # 04:00 to 20:00 New York; UTC days
 

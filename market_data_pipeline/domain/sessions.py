@@ -205,6 +205,15 @@ class SessionCalendar:
 
         return np.datetime64(FIRST_DATE, "D") + (np.searchsorted(self._axis.midnights, ts_us, side="right") - 1)
 
+    def first_of_days(self, ts_us: np.ndarray) -> np.ndarray:
+        """Return the index of the first of the ascending instants on each exchange-local date that has any."""
+        import numpy as np
+
+        midnights = self._axis.midnights
+        low, high = np.searchsorted(midnights, (ts_us[0], ts_us[-1]), side="right") if len(ts_us) else (0, 0)
+        firsts = np.searchsorted(ts_us, midnights[low:high])
+        return np.unique(np.r_[np.zeros(min(len(ts_us), 1), dtype=firsts.dtype), firsts])
+
     # Everything below is derived once from two facts: which dates have sessions, and when each local day begins.
 
     @cached_property

@@ -105,6 +105,16 @@ def test_windows_are_the_same_to_the_last_bit_wherever_the_bars_start(case: Case
             pd.testing.assert_series_equal(part[feature.name], full[feature.name], check_exact=True)
 
 
+@settings(max_examples=40, deadline=None)
+@given(cases(1, 900), st.data())
+def test_asking_for_the_newest_rows_only_leaves_out_the_others_and_changes_none(
+    case: Case, data: st.DataObject
+) -> None:
+    first = data.draw(st.integers(0, len(case.bars)), label="first wanted")
+    wanted = features_from(case.bars, first, case.timeframe, case.asset_class)
+    pd.testing.assert_frame_equal(wanted, compute_features(*case).iloc[first:].reset_index(drop=True), check_exact=True)
+
+
 @settings(max_examples=60, deadline=None)
 @given(cases(1, 900), st.data())
 def test_later_bars_do_not_change_earlier_features(case: Case, data: st.DataObject) -> None:

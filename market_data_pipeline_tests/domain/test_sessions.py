@@ -183,6 +183,17 @@ def test_a_date_outside_the_calendar_is_refused_with_its_range(calendar: Session
     assert calendar.sessions(END_DATE - timedelta(days=7), END_DATE)[-1].date.year == 2039
 
 
+@laws
+@given(calendars, st.lists(instants, max_size=40, unique=True))
+def test_the_first_instants_of_days_are_those_whose_date_differs_from_the_one_before(
+    calendar: SessionCalendar, some: list[datetime]
+) -> None:
+    dates = [calendar.session_date(ts) for ts in sorted(some)]
+    expected = [i for i, day in enumerate(dates) if i == 0 or day != dates[i - 1]]
+    found = calendar.first_of_days(np.array([to_us(ts) for ts in sorted(some)], dtype="int64"))
+    assert found.tolist() == expected
+
+
 def test_asking_for_a_calendar_loads_no_heavy_library() -> None:
     """Dagster's code location imports these modules on every start of a process."""
     code = """
