@@ -11,7 +11,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from market_data_pipeline.domain.due import settled_at
 from market_data_pipeline.domain.objectives import SETTLE_AFTER
@@ -58,6 +58,28 @@ class Timing:
 
         served = bisect_right(range(len(starts)), instant, key=lambda slot: self.available_at(end_of(slot)))
         return end_of(served - 1) if served else None
+
+
+class Reach(NamedTuple):
+    """The session days that a series should hold, ascending: those that the plan reaches, and those before them."""
+
+    sessions: tuple[Session, ...]
+    beyond: tuple[Session, ...]
+
+
+def reach(timing: Timing, history_days: int, history_limit: timedelta | None) -> Reach:
+    """Return the sessions of the last `history_days` calendar days, today's included, on the calendar of `timing`.
+
+    Args:
+        timing: the calendar, and the instant it is now.
+        history_days: calendar days of history that the series should hold.
+        history_limit: how far back the plan reaches, None for all.
+    """
+    today = timing.calendar.session_date(timing.now)
+    sessions = timing.calendar.sessions(today - timedelta(days=history_days), today + timedelta(days=1))
+    first = today - history_limit if history_limit is not None else None
+    beyond = tuple(session for session in sessions if first is not None and session.date < first)
+    return Reach(sessions[len(beyond) :], beyond)
 
 
 def wanted(

@@ -6,7 +6,6 @@ Add here: the way from coverage to a validated frame. Keep out: storing it (comm
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from datetime import timedelta
 from time import perf_counter
 from typing import TYPE_CHECKING
 
@@ -14,19 +13,21 @@ from market_data_pipeline.domain import bars as bar_frames
 from market_data_pipeline.domain.failures import DataError, PipelineError
 from market_data_pipeline.domain.intervals import Interval
 from market_data_pipeline.domain.series import Series, Timeframe
-from market_data_pipeline.ingest.demand import status_after, wanted
+from market_data_pipeline.ingest.demand import reach, status_after, wanted
+from market_data_pipeline.ingest.market_days import from_market_days
 from market_data_pipeline.polygon.usage import Usage
 from market_data_pipeline.polygon.windows import windows
 from market_data_pipeline.store.ledger import Coverage, CoverageStatus
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from datetime import date, datetime
+    from datetime import date, datetime, timedelta
 
     import pandas as pd
 
     from market_data_pipeline.domain.sessions import Session
     from market_data_pipeline.ingest.demand import Timing
+    from market_data_pipeline.ingest.market_days import MarketDay
     from market_data_pipeline.polygon.client import PolygonClient
 
 
@@ -77,6 +78,7 @@ def harvest(
     history_days: int,
     history_limit: timedelta | None,
     priority: int,
+    market_days: Mapping[date, MarketDay] | None = None,
     full: bool = False,
 ) -> Harvest:
     """Ask the vendor for what the base series lacks; ask nothing when it can lack nothing.
@@ -89,22 +91,21 @@ def harvest(
         history_days: calendar days of history that the series should hold.
         history_limit: how far back the plan reaches, or None for all.
         priority: whose requests go first when runs compete.
+        market_days: whole-market answers at hand; when they tell all that is wanted, nothing is asked.
         full: ask for everything again.
 
     Raises:
         HarvestError: a request failed; nothing of the whole answer is to be stored then.
     """
-    today = timing.calendar.session_date(timing.now)
-    sessions = timing.calendar.sessions(today - timedelta(days=history_days), today + timedelta(days=1))
-    reachable = today - history_limit if history_limit is not None else None
+    sessions, beyond = reach(timing, history_days, history_limit)
     clamped = [
-        Coverage(session.date, CoverageStatus.CLAMPED, 0, timing.now)
-        for session in sessions
-        if reachable is not None and session.date < reachable and session.date not in held
+        Coverage(session.date, CoverageStatus.CLAMPED, 0, timing.now) for session in beyond if session.date not in held
     ]
-    if reachable is not None:
-        sessions = tuple(session for session in sessions if session.date >= reachable)
     missing = wanted(sessions, held, base.timeframe, timing, full=full)
+    told = from_market_days(base, missing, held, market_days, timing) if market_days and not full else None
+    if told is not None:
+        whole_days = tuple(Interval(session.day_start, session.day_end) for session in missing)
+        return Harvest(base, told.bars, whole_days, (*clamped, *told.coverage), Usage(), 0.0, sessions, dict(held))
     usage, frames, spans, days = Usage(), [], [], clamped
     started = perf_counter()
     for window in windows(missing, base.timeframe):

@@ -44,6 +44,7 @@ class SeriesOutcome:
     features_written: int = 0
     requests: int = 0
     rate_limited: int = 0
+    bytes: int = 0
     bar_count: int = 0
     feature_count: int = 0
     first_ts: datetime | None = None

@@ -28,11 +28,12 @@ from market_data_pipeline.store.ledger import (
 from market_data_pipeline.store.splits import read_splits
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from datetime import date, datetime
 
     from market_data_pipeline.domain.splits import Split
     from market_data_pipeline.ingest.demand import Timing
+    from market_data_pipeline.ingest.market_days import MarketDay
     from market_data_pipeline.ingest.pipeline import Pipeline
     from market_data_pipeline.store.bulk import Bulk
     from market_data_pipeline.store.ledger import SeriesState
@@ -48,6 +49,7 @@ class SymbolRefresh:
         run_id: the run that the audit rows name.
         full: ask for and compare everything again.
         extra: requests made for the whole run, to be counted with the first series of this symbol.
+        market_days: whole-market answers at hand.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class SymbolRefresh:
         *,
         full: bool = False,
         extra: Usage | None = None,
+        market_days: Mapping[date, MarketDay] | None = None,
     ) -> None:
         self.pipeline = pipeline
         self.bulk = bulk
@@ -66,6 +69,7 @@ class SymbolRefresh:
         self.run_id = run_id
         self.full = full
         self.extra = extra or Usage()
+        self.market_days = market_days
         self.asset_class = asset_class_of(request.symbol)
         self.timing: Timing = pipeline.timing(self.asset_class)
         self.states: dict[Timeframe, SeriesState] = {}
@@ -107,6 +111,7 @@ class SymbolRefresh:
                 history_days=self.pipeline.history_days,
                 history_limit=self.pipeline.plan.history,
                 priority=PRIORITIES[self.request.tier],
+                market_days=self.market_days,
                 full=self.full,
             )
         except HarvestError as error:
@@ -208,6 +213,7 @@ class SymbolRefresh:
             "failed",
             requests=usage.requests,
             rate_limited=usage.rate_limited,
+            bytes=usage.bytes,
             bar_count=state.bar_count,
             feature_count=state.feature_count,
             first_ts=state.first_ts,

@@ -9,19 +9,23 @@ from __future__ import annotations
 import logging
 from collections import deque
 from queue import SimpleQueue
-from threading import Event, Thread
+from threading import Event, Lock, Thread
 from typing import TYPE_CHECKING, Final
 
 from market_data_pipeline.domain.failures import DatabaseUnavailableError, PipelineError
-from market_data_pipeline.domain.series import Series
+from market_data_pipeline.domain.series import Series, Timeframe
+from market_data_pipeline.ingest.market_days import read_market
 from market_data_pipeline.ingest.outcome import SeriesOutcome, SymbolRequest
 from market_data_pipeline.ingest.reference import ensure_splits
 from market_data_pipeline.ingest.refresh import SymbolRefresh
+from market_data_pipeline.polygon.limiter import PRIORITIES
 from market_data_pipeline.polygon.usage import Usage
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
+    from datetime import date
 
+    from market_data_pipeline.ingest.market_days import MarketDay
     from market_data_pipeline.ingest.pipeline import Pipeline
     from market_data_pipeline.store.bulk import Bulk
 
@@ -79,20 +83,47 @@ class _Shard:
         self.full = full
         self.stopped_by: PipelineError | None = None
         self.unreachable: DatabaseUnavailableError | None = None
-        self.extra: Usage = Usage()
+        self.market_days: Mapping[date, MarketDay] = {}
+        self._lock = Lock()
+        self._market_wide = Usage()
 
     def prepare(self) -> None:
-        """Read what the whole market shares; a failure of it is every symbol's failure."""
+        """Read what the whole market shares; a failure of the splits is every symbol's failure."""
         if not self.waiting:
             return
         try:
             with self.pipeline.connect() as bulk:
-                self.extra, late = ensure_splits(self.pipeline, bulk)
-            if late is not None:
-                log.warning("The market's splits could not be read today, the last list is used: %s", late)
+                self._market_wide, late = ensure_splits(self.pipeline, bulk)
+                if late is not None:
+                    log.warning("The market's splits could not be read today, the last list is used: %s", late)
+                if not self.full:
+                    self._read_market(bulk)
         except PipelineError as error:
             self.stopped_by = error
-            self.extra = getattr(error, "usage", Usage())
+            self._market_wide += getattr(error, "usage", Usage())
+
+    def _read_market(self, bulk: Bulk) -> None:
+        daily = [request for request in self.waiting if Timeframe.D1 in request.timeframes]
+        if not daily:
+            return
+        try:
+            self.market_days, usage = read_market(
+                self.pipeline,
+                bulk,
+                [request.symbol for request in daily],
+                priority=min(PRIORITIES[request.tier] for request in daily),
+            )
+            self._market_wide += usage
+        except PipelineError as error:
+            if error.stops_run:
+                raise
+            log.warning("Day bars are asked for symbol by symbol, the market's cannot be had: %s", error)
+
+    def take_market_wide(self) -> Usage:
+        """Return, once, what the requests for the whole market cost: the first series of the run counts them."""
+        with self._lock:
+            usage, self._market_wide = self._market_wide, Usage()
+        return usage
 
     def work(self) -> None:
         """Refresh symbols until none waits: the body of one thread."""
@@ -114,11 +145,18 @@ class _Shard:
     def _symbol(self, request: SymbolRequest, bulk: Bulk | None) -> Bulk | None:
         """Refresh one symbol and return the connection, or None when it is of no more use."""
         done: set[Series] = set()
-        extra, self.extra = self.extra, Usage()
         refresh: SymbolRefresh | None = None
         try:
             bulk = self._connected(bulk)
-            refresh = SymbolRefresh(self.pipeline, bulk, request, self.run_id, full=self.full, extra=extra)
+            refresh = SymbolRefresh(
+                self.pipeline,
+                bulk,
+                request,
+                self.run_id,
+                full=self.full,
+                extra=self.take_market_wide(),
+                market_days=self.market_days,
+            )
             if self.stopped_by is not None:
                 raise self.stopped_by
             for outcome in refresh.outcomes():

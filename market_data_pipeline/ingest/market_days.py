@@ -1,0 +1,262 @@
+"""One request for the day bars of a whole universe, where that is cheaper than one for each symbol.
+
+Right after a day is over every US equity lacks the same day bar, and a grouped-daily answer has them all. The rows of
+the followed symbols are kept (store.market_days), so that the next tier finds them and asks nothing. A series that
+takes its bar from there is held exactly as if it had asked for it alone at that instant: provisional before the day
+settled, complete after. A symbol that the answer does not name is asked for by itself, because absence proves nothing.
+
+Add here: when a whole-market answer serves. Keep out: round-the-clock markets, which have none.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from market_data_pipeline.domain import bars as bar_frames
+from market_data_pipeline.domain.due import settled_at
+from market_data_pipeline.domain.failures import PipelineError
+from market_data_pipeline.domain.series import AssetClass, Series, Timeframe, asset_class_of
+from market_data_pipeline.domain.sessions import to_us
+from market_data_pipeline.ingest.demand import reach, status_after, wanted
+from market_data_pipeline.polygon.usage import Usage
+from market_data_pipeline.store.ledger import Coverage, CoverageStatus
+from market_data_pipeline.store.market_days import read_market_days, unsettled_days, write_market_day
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping, Sequence
+    from datetime import date, datetime
+
+    import pandas as pd
+
+    from market_data_pipeline.domain.sessions import Session
+    from market_data_pipeline.ingest.demand import Timing
+    from market_data_pipeline.ingest.pipeline import Pipeline
+    from market_data_pipeline.polygon.plans import Plan
+    from market_data_pipeline.store.bulk import Bulk
+    from market_data_pipeline.store.market_days import Unsettled, Values
+
+log = logging.getLogger(__name__)
+
+# A grouped answer is one request, as a symbol's whole history is one, but weighs 12,000 bars: after more than a week
+# away the symbols are asked one by one.
+MOST_DAYS: Final = 5
+
+# Days of a symbol that are looked at, beyond `MOST_DAYS`: some of its unsettled days need no request now.
+_LOOKED_AT: Final = 2 * MOST_DAYS
+
+
+@dataclass(frozen=True, slots=True)
+class MarketDay:
+    """What the vendor said of one session's day bars.
+
+    Attributes:
+        session: the day.
+        fetched_at: when it was asked, aware UTC.
+        values: of each followed US equity; None for one that the answer does not name.
+        fresh: this run asked.
+    """
+
+    session: Session
+    fetched_at: datetime
+    values: Mapping[str, Values | None]
+    fresh: bool = False
+
+    def serves(self, known: Coverage | None, timing: Timing) -> bool:
+        """Return whether a series that holds `known` of the day and wants it has nothing to gain from asking now.
+
+        What this run asked for itself is as good as asking again. An older answer is when a series that had asked
+        then would not ask again now; it does not serve a day that was opened again after it had settled, because the
+        answer is older than the doubt.
+        """
+        if self.fetched_at > timing.now:  # a replay of an earlier instant
+            return False
+        if self.fresh:
+            return known is None or self.fetched_at >= known.fetched_at
+        if known is not None and known.fetched_at >= min(self.fetched_at, settled_at(self.session)):
+            return False
+        return not wanted([self.session], {self.session.date: self.held(known, timing)}, Timeframe.D1, timing)
+
+    def held(self, known: Coverage | None, timing: Timing) -> Coverage:
+        """Return what a series that takes its bar from here holds of the day."""
+        status = status_after(self.session, 1, known, replace(timing, now=self.fetched_at))
+        return Coverage(self.session.date, status, 1, self.fetched_at)
+
+
+class Told(NamedTuple):
+    """What market days tell a series: a bar frame, and the coverage of its days."""
+
+    bars: pd.DataFrame
+    coverage: tuple[Coverage, ...]
+
+
+def from_market_days(
+    series: Series,
+    missing: Sequence[Session],
+    held: Mapping[date, Coverage],
+    market_days: Mapping[date, MarketDay],
+    timing: Timing,
+) -> Told | None:
+    """Return a 1d series' bars of all `missing` sessions; None when a request is needed, which then brings them all."""
+    import numpy as np
+
+    us_equity = asset_class_of(series.symbol) is AssetClass.US_EQUITY
+    if not missing or not us_equity or series.timeframe is not Timeframe.D1:
+        return None
+    rows, coverage = [], []
+    for session in missing:
+        day, known = market_days.get(session.date), held.get(session.date)
+        values = day.values.get(series.symbol) if day is not None and day.serves(known, timing) else None
+        if day is None or values is None:
+            return None
+        rows.append(values)
+        coverage.append(day.held(known, timing))
+    columns = np.ascontiguousarray(np.array(rows, dtype="float64").T)
+    starts = np.array([to_us(session.day_start) for session in missing], dtype="int64")
+    frame = bar_frames.bar_frame(starts, dict(zip(bar_frames.VALUES, columns, strict=True)))
+    return Told(frame, tuple(coverage))
+
+
+@dataclass(frozen=True, slots=True)
+class MarketPlan:
+    """Which market days are at hand and which are worth a request.
+
+    Attributes:
+        days: those at hand.
+        asked: sessions to ask for, ascending.
+        served: symbols that lack day bars and need no request of their own for them after that.
+    """
+
+    days: Mapping[date, MarketDay] = field(default_factory=dict)
+    asked: tuple[Session, ...] = ()
+    served: frozenset[str] = frozenset()
+
+
+def plan_market_days(bulk: Bulk, symbols: Collection[str], timing: Timing, history_days: int, plan: Plan) -> MarketPlan:
+    """Return which market days serve the 1d series of `symbols` at the fewest requests for all that are followed.
+
+    Args:
+        bulk: a connection.
+        symbols: whose day bars are wanted now; those of round-the-clock markets are passed over.
+        timing: of US equities.
+        history_days: calendar days of history that a series should hold.
+        plan: tells how far back the vendor answers.
+    """
+    ours = {symbol for symbol in symbols if asset_class_of(symbol) is AssetClass.US_EQUITY}
+    sessions = {session.date: session for session in reach(timing, history_days, plan.history).sessions}
+    unsettled = unsettled_days(bulk, list(sessions), ours, most=_LOOKED_AT) if ours else {}
+    if not any(_wanted(unsettled.get(symbol, ()), sessions, timing) for symbol in ours):
+        return MarketPlan()
+    dates = {day.session_date for days in unsettled.values() for day in days}
+    days = {
+        date: MarketDay(sessions[date], stored.fetched_at, stored.values)
+        for date, stored in read_market_days(bulk, dates).items()
+    }
+    lacking = {symbol: _lacking(symbol, known, sessions, days, timing) for symbol, known in unsettled.items()}
+    asked = cheapest_days([each for each in lacking.values() if each])
+    served = {symbol for symbol in ours if (days_lacked := lacking.get(symbol)) is not None and days_lacked <= asked}
+    needed = {date for symbol in served for date in lacking[symbol] or ()}
+    return MarketPlan(days, tuple(sessions[date] for date in sorted(needed)), frozenset(served))
+
+
+def cheapest_days(lacking: Collection[Collection[date]]) -> frozenset[date]:
+    """Return the days to ask for so that whole-market requests and one for each symbol left are the fewest together.
+
+    Of equally few requests those for symbols are preferred: their answers are smaller. So a day has to be lacked by at
+    least two symbols.
+
+    Args:
+        lacking: of each symbol that lacks any, the days it lacks.
+    """
+    lacked_by = Counter(day for days in lacking for day in days)
+    order = sorted(lacked_by, key=lambda day: (lacked_by[day], day), reverse=True)[:MOST_DAYS]
+    options = [frozenset(order[:count]) for count in range(len(order) + 1)]
+    return min(options, key=lambda days: len(days) + sum(not days.issuperset(each) for each in lacking))
+
+
+def read_market(
+    pipeline: Pipeline, bulk: Bulk, symbols: Collection[str], priority: int
+) -> tuple[Mapping[date, MarketDay], Usage]:
+    """Return the market days that serve the 1d series of `symbols`, asking for those that are worth a request.
+
+    Several runs at once ask once: the others wait and find the answer. When a day cannot be had, its symbols are left
+    to ask for themselves.
+
+    Args:
+        pipeline: vendor, clock and plan.
+        bulk: a connection without an open transaction.
+        symbols: whose day bars are wanted.
+        priority: whose requests go first when runs compete.
+
+    Raises:
+        PipelineError: one that every symbol would fail with; it carries `usage`.
+    """
+
+    def planned() -> MarketPlan:
+        timing = pipeline.timing(AssetClass.US_EQUITY)
+        found = plan_market_days(bulk, symbols, timing, pipeline.history_days, pipeline.plan)
+        bulk.commit()  # no transaction stays open while the vendor is asked
+        return found
+
+    if not (plan := planned()).asked:
+        return plan.days, Usage()
+    with bulk.symbol_lock("*market days"):
+        plan = planned()
+        days, usage = dict(plan.days), Usage()
+        for session in plan.asked:
+            now = pipeline.clock()
+            try:
+                answer = pipeline.client.grouped_daily(session.date, priority=priority)
+            except PipelineError as error:
+                usage += getattr(error, "usage", Usage())
+                if error.stops_run:
+                    error.usage = usage  # type: ignore[attr-defined]
+                    raise
+                log.warning("%s Its day bars are asked for symbol by symbol.", error)
+                break
+            usage += answer.usage
+            stored = write_market_day(bulk, session.date, answer.bars, now)
+            bulk.commit()
+            days[session.date] = MarketDay(session, now, stored.values, fresh=True)
+    return days, usage
+
+
+def _lacking(
+    symbol: str,
+    unsettled: Sequence[Unsettled],
+    sessions: Mapping[date, Session],
+    days: Mapping[date, MarketDay],
+    timing: Timing,
+) -> frozenset[date] | None:
+    """Return the days for which no market day at hand serves; None when none ever will, so that a request must."""
+    known = _coverage(unsettled)
+    lacking = set()
+    for session in _wanted(unsettled, sessions, timing):
+        held, day = known.get(session.date), days.get(session.date)
+        if day is not None and day.serves(held, timing):
+            if day.values.get(symbol) is None:
+                return None
+        elif held is not None and _looks_empty(held, session):
+            return None
+        else:
+            lacking.add(session.date)
+    return frozenset(lacking)
+
+
+def _looks_empty(held: Coverage, session: Session) -> bool:
+    """Return whether only an empty answer of its own can confirm the day."""
+    return held.status is CoverageStatus.PROVISIONAL and not held.rows and held.fetched_at >= settled_at(session)
+
+
+def _wanted(unsettled: Sequence[Unsettled], sessions: Mapping[date, Session], timing: Timing) -> tuple[Session, ...]:
+    return wanted([sessions[day.session_date] for day in unsettled], _coverage(unsettled), Timeframe.D1, timing)
+
+
+def _coverage(unsettled: Sequence[Unsettled]) -> dict[date, Coverage]:
+    return {
+        day.session_date: Coverage(day.session_date, CoverageStatus(day.status), day.rows or 0, day.fetched_at)
+        for day in unsettled
+        if day.status is not None and day.fetched_at is not None
+    }

@@ -1,0 +1,149 @@
+"""Whole-market answers of the last days in PostgreSQL, for the symbols that are followed.
+
+Add here: statements on `market_days`. Keep out: when to ask for a day and what an answer is good for
+(ingest.market_days).
+"""
+
+from __future__ import annotations
+
+from math import nan
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from market_data_pipeline.domain.bars import VALUES
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+    from datetime import date, datetime
+
+    import pandas as pd
+
+    from market_data_pipeline.store.bulk import Bulk
+
+Values = tuple[float, ...]  # in the order of `domain.bars.VALUES`, NaN for what the vendor did not send
+
+_KEEP_DAYS: Final = 14  # longer than any day is provisional
+_NOTHING: Final[Values] = (nan,) * len(VALUES)
+
+
+class Unsettled(NamedTuple):
+    """A session day whose day bar a symbol does not hold for good."""
+
+    symbol: str
+    session_date: date
+    status: str | None  # None, as the others, when nothing is known of the day
+    rows: int | None
+    fetched_at: datetime | None
+
+
+class StoredDay(NamedTuple):
+    """What one whole-market answer said: when it was asked for, and each followed symbol's values, None for no row."""
+
+    fetched_at: datetime
+    values: dict[str, Values | None]
+
+
+def unsettled_days(
+    bulk: Bulk, dates: Collection[date], symbols: Collection[str], *, most: int
+) -> dict[str, list[Unsettled]]:
+    """Return the days among `dates` that US equities do not hold for good, by symbol.
+
+    Args:
+        bulk: a connection.
+        dates: session dates that a 1d series should hold.
+        symbols: whose; every followed US equity is looked at besides.
+        most: leave out symbols with more such days.
+    """
+    rows = bulk.rows(
+        """
+        with asked as (
+            select symbol from market_data.symbols where active and asset_class = 'us_equity'
+            union
+            select symbol from unnest($2::text[]) as symbol
+        ),
+
+        lacking as (
+            select
+                asked.symbol, days.session_date, known.status, known.rows, known.fetched_at,
+                count(*) over (partition by asked.symbol) as days
+            from asked
+            cross join unnest($1::date[]) as days (session_date)
+            left join market_data.coverage as known
+                on known.symbol = asked.symbol and known.timeframe = '1d' and known.session_date = days.session_date
+            where known.status is null or known.status not in ('complete', 'empty_confirmed')
+        )
+
+        select symbol, session_date, status, rows, fetched_at
+        from lacking
+        where days <= $3
+        order by symbol, session_date
+        """,
+        *(list(dates), list(symbols), most),
+    )
+    found: dict[str, list[Unsettled]] = {}
+    for row in rows:
+        found.setdefault(row["symbol"], []).append(Unsettled(**row))
+    return found
+
+
+def read_market_days(bulk: Bulk, dates: Collection[date]) -> dict[date, StoredDay]:
+    """Return the stored answer of each of `dates` that has one."""
+    rows = bulk.rows(
+        """
+        select session_date, symbol, fetched_at, open, high, low, close, volume, vwap, trades::float8 as trades
+        from market_data.market_days
+        where session_date = any($1::date[])
+        """,
+        list(dates),
+    )
+    found: dict[date, StoredDay] = {}
+    for row in rows:
+        stored = found.setdefault(row["session_date"], StoredDay(row["fetched_at"], {}))
+        absent = row["close"] is None
+        values = None if absent else tuple(nan if row[name] is None else row[name] for name in VALUES)
+        stored.values[row["symbol"]] = values
+    return found
+
+
+def write_market_day(bulk: Bulk, day: date, market: pd.DataFrame, now: datetime) -> StoredDay:
+    """Store the answer for `day` that was asked for at `now`, and return what was stored.
+
+    It takes the place of an earlier one. Only the followed US equities are kept; days of more than two weeks before are
+    forgotten.
+
+    Args:
+        bulk: a transaction; the caller commits.
+        day: the session's date.
+        market: a bar frame with a column `symbol`, at most one row each.
+        now: when the vendor was asked, aware UTC.
+    """
+    followed = bulk.rows(
+        "select symbol from market_data.symbols where active and asset_class = 'us_equity' order by symbol"
+    )
+    symbols: list[str] = [row["symbol"] for row in followed]
+    ours = market[market["symbol"].isin(symbols)]
+    rows = zip(ours["symbol"], *(ours[name].tolist() for name in VALUES), strict=True)
+    published: dict[str, Values] = {symbol: tuple(values) for symbol, *values in rows}
+    told = StoredDay(now, {symbol: published.get(symbol) for symbol in symbols})
+    if not symbols:
+        return told
+    columns = zip(*(values or _NOTHING for values in told.values.values()), strict=True)
+    bulk.execute(
+        "delete from market_data.market_days where session_date = $1::date or session_date < $1::date - $2::int",
+        *(day, _KEEP_DAYS),
+    )
+    bulk.execute(
+        """
+        insert into market_data.market_days (
+            session_date, symbol, fetched_at, open, high, low, close, volume, vwap, trades
+        )
+        select
+            $1, told.symbol, $2, nullif(told.open, 'NaN'), nullif(told.high, 'NaN'), nullif(told.low, 'NaN'),
+            nullif(told.close, 'NaN'), nullif(told.volume, 'NaN'), nullif(told.vwap, 'NaN'), nullif(told.trades, 'NaN')
+        from unnest(
+            $3::text[], $4::float8[], $5::float8[], $6::float8[], $7::float8[], $8::float8[], $9::float8[],
+            $10::float8[]
+        ) as told (symbol, open, high, low, close, volume, vwap, trades)
+        """,
+        *(day, now, symbols, *(list(column) for column in columns)),
+    )
+    return told
