@@ -80,7 +80,7 @@ def test_the_first_page_of_equally_old_ones_is_the_most_suspicious() -> None:
 
 
 def test_a_recent_hole_of_a_name_that_trades_in_every_slot_is_looked_at_every_night() -> None:
-    recent, old = YEAR[-3].date, YEAR[100].date
+    recent, old = YEAR[-3].date, YEAR[200].date
     coverage = held(YEAR, rows=lambda s: slot_count(Timeframe.M5, s) - (s.date in (recent, old)), looked=NOON - DAY)
     coverage |= held(YEAR[:52], looked=NOON - 6 * DAY)
     assert recheck(coverage) == [*(session.date for session in YEAR[:52]), recent]
