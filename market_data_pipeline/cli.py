@@ -84,7 +84,7 @@ def sandbox(
     plan: Annotated[str | None, typer.Option(help="The plan to simulate: basic, starter, developer, advanced.")] = None,
     calls_per_minute: Annotated[int | None, typer.Option(min=0, help="Instead of the plan's; 0 lifts it.")] = None,
     as_of: Annotated[
-        str | None, typer.Option(help="ISO 8601 instant at which the clock stands still; else MARKET_DATA_AS_OF.")
+        str | None, typer.Option(help="Instant at which the clock stands still; MARKET_DATA_AS_OF.")
     ] = None,
     symbols: Annotated[int | None, typer.Option(min=0, help="Load-test tickers in whole-market answers.")] = None,
     latency_ms: Annotated[float | None, typer.Option(min=0, help="Wait before every answer.")] = None,

@@ -80,9 +80,7 @@ def run_up(settings: Settings, once: bool) -> int:
             code = load(engine, instance, console, Load(), processes.check)
         if once:
             console.print(f"Done after {time.monotonic() - began:.1f} s.")
-            console.print(
-                "Next: make run opens the Dagster UI and the read API; market-data staleness shows every series."
-            )
+            console.print("Next: make run opens the UI and the read API; market-data staleness shows every series.")
             return code
         _announce(settings, processes, console, time.monotonic() - began)
         while True:
