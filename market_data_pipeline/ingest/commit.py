@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 from market_data_pipeline.domain.bars import ts_us
 from market_data_pipeline.domain.failures import TransactionConflictError
 from market_data_pipeline.domain.series import AssetClass, Series, Tier
+from market_data_pipeline.ingest.changes import changes_of
 from market_data_pipeline.ingest.delta import Delta, compare
 from market_data_pipeline.ingest.due import Due
 from market_data_pipeline.ingest.outcome import SeriesOutcome
@@ -103,6 +104,7 @@ def _commit(
     with watch.storing():
         stored = _stored(bulk, change)
     delta = compare(stored, change.answer)
+    changed = changes_of(stored, change.answer, delta, state.last_ts)
     with watch.storing():
         supersede_bars(bulk, series, [instant(us) for us in ts_us(stored)[delta.replaced]], now, run_id)
         append_bars(bulk, series, change.answer[delta.inserted | delta.updated], now)
@@ -129,6 +131,8 @@ def _commit(
         rows_fetched=len(change.answer),
         rows_inserted=delta.rows_inserted,
         rows_updated=delta.rows_updated,
+        rows_filled=changed.rows_filled,
+        changes=changed.sample,
         features_written=features_written,
         requests=change.usage.requests,
         rate_limited=change.usage.rate_limited,

@@ -14,25 +14,29 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from market_data_pipeline.domain.failures import FailureKind
+    from market_data_pipeline.ingest.changes import BarChange
 
 
 @dataclass(frozen=True, slots=True)
 class SymbolRequest:
     """A symbol to refresh, and which of its timeframes.
 
-    A resampled timeframe brings its base along: asking for `1h` alone also refreshes `5m`.
+    A resampled timeframe brings its base along: asking for `1h` alone also refreshes `5m`. An audit also asks again for
+    settled days that an ordinary refresh leaves be (ingest.recheck).
     """
 
     symbol: str
     tier: Tier
     timeframes: tuple[Timeframe, ...] = tuple(Timeframe)
+    audit: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class SeriesOutcome:
     """One execution of one series, as it was committed: `ok` with changes, `unchanged`, or `failed`.
 
-    Instants are aware UTC, times are seconds of wall clock. A failed series keeps what it held before.
+    Instants are aware UTC, times are seconds of wall clock. A failed series keeps what it held before. `rows_filled`
+    are those inserted before the last bar that was held; `changes` is a sample of them and of the updated ones.
     """
 
     series: Series
@@ -41,6 +45,7 @@ class SeriesOutcome:
     rows_fetched: int = 0
     rows_inserted: int = 0
     rows_updated: int = 0
+    rows_filled: int = 0
     features_written: int = 0
     requests: int = 0
     rate_limited: int = 0
@@ -58,6 +63,7 @@ class SeriesOutcome:
     kind: FailureKind | None = None
     error_class: str | None = None
     error: str | None = None
+    changes: tuple[BarChange, ...] = ()
 
     @property
     def failed(self) -> bool:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from market_data_pipeline.domain.failures import PipelineError
 from market_data_pipeline.domain.series import BASE_TIMEFRAMES, Series, Timeframe, asset_class_of
+from market_data_pipeline.ingest.audit import opened_for_audit
 from market_data_pipeline.ingest.commit import Change, commit, log_row
 from market_data_pipeline.ingest.due import Due
 from market_data_pipeline.ingest.harvest import Harvest, HarvestError, harvest
@@ -101,6 +102,9 @@ class SymbolRefresh:
         series = Series(self.request.symbol, base)
         watch = Stopwatch()
         held = read_coverage(self.bulk, series)
+        if self.request.audit:
+            state = states_of(self.states, base, self.request.tier)
+            held = opened_for_audit(self.bulk, series, held, state, self.digest, self.timing, self.pipeline)
         self.bulk.commit()  # no transaction stays open while the vendor is asked
         try:
             answer = harvest(
@@ -140,11 +144,12 @@ class SymbolRefresh:
             yield self._resampled(Series(series.symbol, timeframe), answer, revision)
 
     def _change(self, series: Series, answer: Harvest, watch: Stopwatch, usage: Usage) -> Change:
+        state = states_of(self.states, series.timeframe, self.request.tier)
         return Change(
             series=series,
             tier=self.request.tier,
             asset_class=self.asset_class,
-            state=states_of(self.states, series.timeframe, self.request.tier),
+            state=replace(state, audited_splits=self.digest) if self.request.audit or self.full else state,
             answer=answer.bars,
             spans=answer.spans,
             coverage=answer.coverage,
