@@ -36,7 +36,12 @@ _LEAVE_SECONDS: Final = 5.0
 
 
 def refresh_shard(
-    requests: Sequence[SymbolRequest], *, pipeline: Pipeline, run_id: str, full: bool = False
+    requests: Sequence[SymbolRequest],
+    *,
+    pipeline: Pipeline,
+    run_id: str,
+    full: bool = False,
+    spent: Usage | None = None,
 ) -> Iterator[SeriesOutcome]:
     """Refresh the symbols, `max_concurrent_symbols` at a time, and yield each series' outcome as it commits.
 
@@ -48,8 +53,9 @@ def refresh_shard(
         pipeline: vendor, database, clock and plan.
         run_id: what the audit rows name.
         full: ask for and compare everything again.
+        spent: what the run has asked of the vendor before, to be counted with its first series.
     """
-    shard = _Shard(requests, pipeline, run_id, full=full)
+    shard = _Shard(requests, pipeline, run_id, full=full, spent=spent or Usage())
     threads = [
         Thread(target=shard.work, name=f"refresh-{number}", daemon=True)
         for number in range(min(pipeline.max_concurrent_symbols, len(requests)))
@@ -74,7 +80,9 @@ def refresh_shard(
 class _Shard:
     """The symbols still to do, and where their outcomes go."""
 
-    def __init__(self, requests: Sequence[SymbolRequest], pipeline: Pipeline, run_id: str, *, full: bool) -> None:
+    def __init__(
+        self, requests: Sequence[SymbolRequest], pipeline: Pipeline, run_id: str, *, full: bool, spent: Usage
+    ) -> None:
         self.waiting = deque(requests)
         self.outcomes: SimpleQueue[SeriesOutcome | None] = SimpleQueue()
         self.stop = Event()
@@ -85,7 +93,7 @@ class _Shard:
         self.unreachable: DatabaseUnavailableError | None = None
         self.market_days: Mapping[date, MarketDay] = {}
         self._lock = Lock()
-        self._market_wide = Usage()
+        self._market_wide = spent
 
     def prepare(self) -> None:
         """Read what the whole market shares; a failure of the splits is every symbol's failure."""
@@ -93,7 +101,8 @@ class _Shard:
             return
         try:
             with self.pipeline.connect() as bulk:
-                self._market_wide, late = ensure_splits(self.pipeline, bulk)
+                usage, late = ensure_splits(self.pipeline, bulk)
+                self._market_wide += usage
                 if late is not None:
                     log.warning("The market's splits could not be read today, the last list is used: %s", late)
                 if not self.full:
