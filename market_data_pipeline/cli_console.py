@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from functools import cache
 from typing import TYPE_CHECKING, TypeVar
+
+from market_data_pipeline.operations.screen import complain, console
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from rich.console import Console
-
     from market_data_pipeline.settings import Settings
+
+__all__ = ["complain", "console", "names", "print_json", "print_table", "settings", "write_json"]
 
 T = TypeVar("T")
 
@@ -29,21 +30,6 @@ def settings() -> Settings:
     from market_data_pipeline.settings import load_settings
 
     return load_settings()
-
-
-@cache
-def console() -> Console:
-    """Return the console on standard output."""
-    from rich.console import Console
-
-    return Console(highlight=False, soft_wrap=True)
-
-
-def complain(sentence: str) -> None:
-    """Print `sentence` on standard error, in red where there are colours."""
-    from rich.console import Console
-
-    Console(stderr=True, highlight=False, soft_wrap=True).print(sentence, style="red", markup=False)
 
 
 def names(text: str, parse: Callable[[str], T]) -> tuple[T, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -266,6 +267,16 @@ def test_staleness_lists_what_was_never_computed(run, project: str) -> None:
     said = run("staleness", "--limit", "3").out
     assert said.count("MISSING") == 3
     assert "125 missing" in said
+
+
+def test_a_table_in_a_file_is_not_cut_to_the_width_of_a_terminal(project: str) -> None:
+    code = "from market_data_pipeline.cli import main; main()"
+    environment = {name: value for name, value in os.environ.items() if name != "COLUMNS"}
+    done = subprocess.run(
+        [sys.executable, "-c", code, "objectives"], capture_output=True, text=True, check=True, env=environment
+    )
+    assert "…" not in done.stdout
+    assert 80 < max(len(line.rstrip()) for line in done.stdout.splitlines()) <= 160
 
 
 @pytest.mark.parametrize("command", ["staleness", "history", "health", "plan", "migrate"])

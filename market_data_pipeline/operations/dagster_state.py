@@ -40,7 +40,7 @@ class Run:
 
     run_id: str
     job: str
-    trigger: str  # schedule:NAME, sensor:NAME, backfill:ID, retry:RUN or manual
+    trigger: str  # schedule:NAME, sensor:NAME, backfill:ID or retry:RUN by Dagster, backfill or cli by us, or manual
     status: str  # Dagster's name for it: QUEUED, STARTED, SUCCESS, FAILURE, CANCELED, …
     created_at: datetime
     started_at: datetime | None
@@ -160,6 +160,8 @@ def _run(instance: dg.DagsterInstance, record: dg.RunRecord) -> Run:
 
 
 def _trigger(tags: Mapping[str, str]) -> str:
+    from market_data_pipeline.orchestration.runs import TRIGGER_TAG
+
     for tag, name in (
         ("dagster/parent_run_id", "retry"),
         ("dagster/schedule_name", "schedule"),
@@ -168,7 +170,7 @@ def _trigger(tags: Mapping[str, str]) -> str:
     ):
         if tag in tags:
             return f"{name}:{tags[tag]}"
-    return "manual"
+    return tags.get(TRIGGER_TAG, "manual")
 
 
 def _failure(instance: dg.DagsterInstance, run_id: str) -> str | None:

@@ -34,6 +34,7 @@ from market_data_pipeline.operations.processes import (
     read_record,
     wait_for_page,
 )
+from market_data_pipeline.operations.screen import console as screen
 from market_data_pipeline.project import LOCATION
 
 if TYPE_CHECKING:
@@ -45,7 +46,6 @@ if TYPE_CHECKING:
     from market_data_pipeline.domain.series import Timeframe
     from market_data_pipeline.settings import Settings
 
-_LOG_WIDTH: Final = 120  # columns of a table where nobody says how wide the output is
 _LOOK_SECONDS: Final = 0.5  # between two looks at the children while nothing else is to be done
 
 
@@ -60,7 +60,7 @@ def run_up(settings: Settings, once: bool) -> int:
         PipelineError: a part does not start; what had been started is ended.
     """
     began = time.monotonic()
-    console = _console()
+    console = screen()
     with _only_one(settings), _until_terminated(), ExitStack() as stack:
         if not once:
             check_port(settings.ui_port, "the Dagster UI", "MARKET_DATA_UI_PORT")
@@ -107,7 +107,7 @@ def run_backfill(
     Returns:
         0 when every series asked for is complete, 1 when one failed.
     """
-    console = _console()
+    console = screen()
     with _until_terminated(), ExitStack() as stack:
         engine = _prepare(settings, console, stack)
         instance = stack.enter_context(dagster_instance(settings, engine))
@@ -120,7 +120,7 @@ def run_backfill(
 
 def run_down(settings: Settings) -> int:
     """End a running `up` with all it started, the sandbox, and the embedded PostgreSQL; say what was ended."""
-    console = _console()
+    console = screen()
     ended = []
     for name in ("up", "backfill"):
         family = read_record(_record(settings, name))
@@ -271,12 +271,3 @@ def _until_terminated() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _console() -> Console:
-    from rich.console import Console
-
-    console = Console(highlight=False, soft_wrap=True)
-    if not console.is_terminal:
-        console.width = max(console.width, _LOG_WIDTH)
-    return console

@@ -38,11 +38,13 @@ limit :limit
     default_status=dg.DefaultSensorStatus.RUNNING,
     description="Sends one alert per failed run, with the reason of each failed series.",
 )
-def run_failure_alert_sensor(context: dg.RunFailureSensorContext, pipeline: PipelineResource) -> dg.SkipReason | None:
+def run_failure_alert_sensor(context: dg.RunFailureSensorContext, pipeline: PipelineResource) -> None:
     """Alert about a failed run, unless Dagster is about to try it again."""
     run = context.dagster_run
     if run.tags.get("dagster/will_retry") == "true":
-        return dg.SkipReason(f"Run {run.run_id} is tried again.")
+        # Not by a SkipReason: in 1.13 one beside another run's alert fails the tick, and with it every later alert.
+        context.log.info(f"Run {run.run_id} is tried again.")
+        return
     with pipeline.database() as engine:
         reasons = failed_series(engine, run.run_id)
     tier = run.tags.get(TIER_TAG)
@@ -52,7 +54,6 @@ def run_failure_alert_sensor(context: dg.RunFailureSensorContext, pipeline: Pipe
         title,
         "\n".join([*(reasons or [context.failure_event.message or "No reason given."]), f"Run {run.run_id}"]),
     )
-    return None
 
 
 def failed_series(engine: Engine, run_id: str) -> list[str]:

@@ -228,3 +228,11 @@ def test_reports_speak_of_the_replays_time(seed: Seed, database_url: str) -> Non
     assert reports.staleness_report(real)["timestamp"] > datetime(2026, 3, 11, 16, tzinfo=UTC)
     replay.dispose()
     real.dispose()
+
+
+def test_an_execution_says_which_command_asked_for_it(
+    api: Api, seed: Seed, dagster_instance: dg.DagsterInstance
+) -> None:
+    seed_universe(seed)
+    critical_refresh.execute_in_process(instance=dagster_instance, tags={"market_data/trigger": "backfill"})
+    assert [one["trigger"] for one in api.get(HISTORY).json()["executions"]] == ["backfill"]
