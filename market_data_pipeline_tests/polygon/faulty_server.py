@@ -70,6 +70,7 @@ class Handler(BaseHTTPRequestHandler):
 
     server: _Server
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # or every answer waits 40 ms for the acknowledgement of its header
 
     def do_GET(self) -> None:
         self.server.owner.next_answer(Seen(self.path, dict(self.headers)))(self)

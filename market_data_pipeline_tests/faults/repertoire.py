@@ -1,0 +1,270 @@
+"""The ways in which the vendor misbehaves, each made of the true answer.
+
+`SURVIVED` are met with another attempt or are none of our business: what is stored is the truth. `REFUSED` cannot be
+survived: nothing of the window is stored, and the audit row says the class and a sentence that holds the given words.
+"""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Callable
+from typing import Any, Final, NamedTuple
+
+from market_data_pipeline_tests.faults.vendor import (
+    ALWAYS,
+    Asked,
+    Make,
+    Page,
+    anything,
+    bars,
+    first_page,
+    later_page,
+    recounted,
+)
+from market_data_pipeline_tests.polygon.faulty_server import (
+    Answer,
+    reset,
+    send,
+    send_chunked,
+    send_gzip,
+    send_json,
+    send_short,
+    stall,
+)
+
+TOO_MANY: Final = {"status": "ERROR", "request_id": "f00", "error": "You've exceeded the maximum requests per minute."}
+HTML: Final = b"<html><head><title>502 Bad Gateway</title></head><body>nginx</body></html>"
+HEAD: Final = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 999999\r\n\r\n"
+
+
+class Fault(NamedTuple):
+    """A fault, which requests it strikes, and how often."""
+
+    make: Make
+    applies: Callable[[Asked], bool] = bars
+    times: int = 4  # of five attempts
+    read_seconds: float = 30.0  # how long the client waits for a byte
+
+
+class Refused(NamedTuple):
+    """A fault that ends the window, the class of failure it is recorded with, and words of the sentence."""
+
+    fault: Fault
+    error_class: str
+    words: str
+    stops_run: bool = False
+
+
+def always(made: Answer) -> Make:
+    """Answer in the same way whatever was asked."""
+    return lambda asked: made
+
+
+def of_page(change: Callable[[Page], Page | None]) -> Make:
+    """Answer with the true page after `change`, which changes it in place or returns another."""
+
+    def make(asked: Asked) -> Answer:
+        page = asked.page
+        return send_json(change(page) or page)
+
+    return make
+
+
+def of_rows(change: Callable[[list[dict[str, Any]]], list[dict[str, Any]]]) -> Make:
+    """Answer with the true page whose rows are changed and counted anew."""
+    return of_page(lambda page: recounted({**page, "results": change(page["results"])}))
+
+
+def row(at: int, **fields: Any) -> Make:
+    """Answer with the true page with some fields of one row replaced."""
+
+    def change(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        return [*rows[:at], {**rows[at], **fields}, *rows[at + 1 :]]
+
+    return of_rows(change)
+
+
+def next_url(change: Callable[[Asked, str], str]) -> Make:
+    """Answer with the true page and another address of the next one."""
+
+    def make(asked: Asked) -> Answer:
+        page = asked.page
+        page["next_url"] = change(asked, page.get("next_url", ""))
+        return send_json(page)
+
+    return make
+
+
+def cut_json(asked: Asked) -> Answer:
+    return send(200, asked.body[: len(asked.body) // 2], {"Content-Type": "application/json"})
+
+
+def cut_gzip(asked: Asked) -> Answer:
+    return send_gzip(asked.body, keep=len(gzip.compress(asked.body)) // 2)
+
+
+def too_long(asked: Asked) -> Answer:
+    return send_short(asked.body, missing=100)
+
+
+def too_short(asked: Asked) -> Answer:
+    return send(200, asked.body, {"Content-Length": str(len(asked.body) - 100)})
+
+
+def unended(asked: Asked) -> Answer:
+    return send_chunked(asked.body[:-100], ended=False)
+
+
+def empty_then_next(asked: Asked) -> Answer:
+    """No bars, and a next page that is this one under another address."""
+    page = {k: v for k, v in asked.page.items() if k not in ("results", "count")}
+    address = f"{asked.root}{asked.target}&again=1"
+    return send_json({**page, "resultsCount": 0, "queryCount": 0, "next_url": address})
+
+
+def no_end(asked: Asked) -> Answer:
+    """No bars, and always one more page."""
+    page = {k: v for k, v in asked.page.items() if k not in ("results", "count")}
+    return send_json({**page, "resultsCount": 0, "next_url": f"{asked.root}{asked.target}&again=1"})
+
+
+def ping_pong(asked: Asked) -> Answer:
+    """No bars, and the address of this very page."""
+    page = {k: v for k, v in asked.page.items() if k not in ("results", "count")}
+    return send_json({**page, "resultsCount": 0, "next_url": f"{asked.root}{asked.target}"})
+
+
+def repeated(asked: Asked) -> Answer:
+    """The next page begins with a bar that the page before had."""
+    page = asked.page
+    resumed = int(asked.target.split("/")[8])  # a cursor's lower bound: one bar after the last of the page before
+    again = {**page["results"][0], "t": resumed - 300_000}
+    return send_json(recounted({**page, "results": [again, *page["results"]]}))
+
+
+def beside(asked: Asked) -> Answer:
+    """A bar that ends before the window begins."""
+    page = asked.page
+    first = page["results"][0]
+    return send_json(recounted({**page, "results": [{**first, "t": first["t"] - 86_400_000}, *page["results"]]}))
+
+
+def swapped(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [rows[1], rows[0], *rows[2:]]
+
+
+def doubled(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [rows[0], *rows]
+
+
+SURVIVED: Final[dict[str, Fault]] = {
+    "429 with Retry-After": Fault(always(send_json(TOO_MANY, 429, {"Retry-After": "7"})), anything),
+    "429 without Retry-After": Fault(always(send_json(TOO_MANY, 429)), anything),
+    "429 with an empty body": Fault(always(send(429)), anything),
+    "429 inside 200": Fault(always(send_json(TOO_MANY)), anything),
+    "502 with HTML": Fault(always(send(502, HTML, {"Content-Type": "text/html"})), anything),
+    "HTML inside 200": Fault(always(send(200, HTML, {"Content-Type": "text/html"}))),
+    "503 on a later page": Fault(always(send(503)), later_page),
+    "reset before the headers": Fault(always(reset()), anything),
+    "reset after the headers": Fault(always(reset(HEAD))),
+    "reset within the body": Fault(always(reset(HEAD + b'{"ticker":"AA'))),
+    "reset on a later page": Fault(always(reset()), later_page),
+    "stall before the headers": Fault(always(stall()), times=1, read_seconds=0.5),
+    "stall within the body": Fault(always(stall(HEAD + b'{"ticker":')), later_page, times=1, read_seconds=0.5),
+    "truncated gzip": Fault(cut_gzip),
+    "truncated JSON": Fault(cut_json),
+    "a length that is too long": Fault(too_long),
+    "a length that is too short": Fault(too_short),
+    "chunks without an end": Fault(unended),
+    "next_url on a foreign host": Fault(
+        next_url(lambda asked, url: url.replace(asked.root, "https://files.example:8443")), first_page, 1
+    ),
+    "next_url with a doubled port": Fault(
+        next_url(lambda asked, url: url.replace(asked.root, asked.root + asked.root.rpartition("/")[2][9:])),
+        first_page,
+        1,
+    ),
+    "next_url that bears a key": Fault(next_url(lambda asked, url: url + "&apiKey=somebodyelses"), first_page, 1),
+    "an empty page with next_url": Fault(empty_then_next, first_page, 1),
+}
+
+_OUT: Final = {"status": "ERROR", "request_id": "f00", "error": "Could not parse the time parameter: 'from'."}
+
+REFUSED: Final[dict[str, Refused]] = {
+    "429 without end": Refused(
+        Fault(always(send_json(TOO_MANY, 429, {"Retry-After": "300"})), bars, ALWAYS), "RateLimitedError", "5 attempts"
+    ),
+    "500 without end": Refused(Fault(always(send(500, HTML)), later_page, ALWAYS), "TransientError", "HTTP 500"),
+    "resets without end": Refused(Fault(always(reset()), later_page, ALWAYS), "TransientError", "connection failed"),
+    "truncated JSON without end": Refused(Fault(cut_json, later_page, ALWAYS), "TransientError", "not readable JSON"),
+    "400": Refused(Fault(always(send_json(_OUT, 400)), bars, 1), "VendorRequestError", "Could not parse"),
+    "404": Refused(Fault(always(send(404)), later_page, 1), "VendorRequestError", "HTTP 404"),
+    "400 inside 200": Refused(Fault(always(send_json(_OUT)), later_page, 1), "VendorRequestError", "Could not parse"),
+    "a redirect": Refused(
+        Fault(always(send(302, headers={"Location": "https://elsewhere.example/"})), bars, 1),
+        "VendorRequestError",
+        "elsewhere",
+    ),
+    "another ticker": Refused(
+        Fault(of_page(lambda page: {**page, "ticker": "MSFT"}), bars, 1), "DataError", "is for ticker 'MSFT'"
+    ),
+    "adjusted bars": Refused(
+        Fault(of_page(lambda page: {**page, "adjusted": True}), later_page, 1), "DataError", "adjusted = True"
+    ),
+    "no word on adjustment": Refused(
+        Fault(of_page(lambda page: {k: v for k, v in page.items() if k != "adjusted"}), bars, 1),
+        "DataError",
+        "adjusted = None",
+    ),
+    "a wrong count": Refused(
+        Fault(of_page(lambda page: {**page, "resultsCount": page["resultsCount"] + 1}), bars, 1),
+        "DataError",
+        "resultsCount",
+    ),
+    "a duplicate row": Refused(Fault(of_rows(doubled), later_page, 1), "DataError", "does not come after"),
+    "unsorted rows": Refused(Fault(of_rows(swapped), bars, 1), "DataError", "does not come after"),
+    "a row of the page before": Refused(Fault(repeated, later_page, 1), "DataError", "does not come after"),
+    "a row before the window": Refused(Fault(beside, first_page, 1), "DataError", "outside"),
+    "a row after the window": Refused(
+        Fault(of_rows(lambda rows: [*rows, {**rows[-1], "t": rows[-1]["t"] + 30 * 86_400_000}]), bars, 1),
+        "DataError",
+        "outside",
+    ),
+    "a row off the grid": Refused(
+        Fault(of_rows(lambda rows: [{**rows[0], "t": rows[0]["t"] + 60_000}, *rows[1:]]), bars, 1), "DataError", "grid"
+    ),
+    "nanosecond stamps": Refused(
+        Fault(of_rows(lambda rows: [{**each, "t": each["t"] * 1_000_000} for each in rows]), bars, 1),
+        "DataError",
+        "nanoseconds",
+    ),
+    "a null close": Refused(Fault(row(3, c=None), bars, 1), "DataError", "bar 3, field c"),
+    "a price of zero": Refused(Fault(row(0, o=0, l=0), bars, 1), "DataError", "not above 0"),
+    "a negative volume": Refused(Fault(row(2, v=-1), later_page, 1), "DataError", "volume"),
+    "high below low": Refused(Fault(row(1, h=1.0), bars, 1), "DataError", "low <= open"),
+    "a next_url to another resource": Refused(
+        Fault(next_url(lambda asked, url: f"{asked.root}/v1/secrets"), first_page, 1), "DataError", "leads elsewhere"
+    ),
+    "pages that never end": Refused(Fault(no_end, bars, ALWAYS), "DataError", "pages in a row are empty"),
+    "pages that go in circles": Refused(Fault(ping_pong, bars, ALWAYS), "DataError", "read before"),
+    "401": Refused(
+        Fault(always(send_json({"status": "ERROR", "error": "Unknown API Key"}, 401)), later_page, ALWAYS),
+        "VendorRefusedError",
+        "Correct POLYGON_API_KEY",
+        stops_run=True,
+    ),
+    "401 inside 200": Refused(
+        Fault(always(send_json({"status": "ERROR", "error": "Unknown API Key"})), bars, ALWAYS),
+        "VendorRefusedError",
+        "Correct POLYGON_API_KEY",
+        stops_run=True,
+    ),
+    "403 for the whole plan": Refused(
+        Fault(
+            always(send_json({"status": "NOT_AUTHORIZED", "message": "You are not entitled to this."}, 403)), bars, 9
+        ),
+        "VendorRefusedError",
+        "Check POLYGON_PLAN",
+        stops_run=True,
+    ),
+}

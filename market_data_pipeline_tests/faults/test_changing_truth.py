@@ -1,0 +1,132 @@
+"""What the vendor holds for true changes between two reads, or between two pages."""
+
+from __future__ import annotations
+
+from datetime import date, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from market_data_pipeline.domain.sessions import NEW_YORK
+from market_data_pipeline.sandbox.bars import SplitRow
+from market_data_pipeline.sandbox.source import Source
+from market_data_pipeline_tests.faults.conftest import DAYS, NOON, MakeWorld
+from market_data_pipeline_tests.faults.vendor import Asked, Page, WithSplit, later_page
+from market_data_pipeline_tests.faults.world import FaultyWorld, Snapshot, differences
+from market_data_pipeline_tests.polygon.faulty_server import Answer, send
+
+LATER = NOON + timedelta(minutes=20)
+MORNING = datetime(2026, 11, 20, 10, 0, tzinfo=NEW_YORK)
+
+
+def ms(instant: datetime) -> int:
+    return int(instant.timestamp() * 1000)
+
+
+def hole(asked: Asked, page: Page) -> None:
+    """An hour of this morning, and the newest bars, are missing."""
+    kept = [row for row in page["results"] if not ms(MORNING) <= row["t"] < ms(MORNING) + 3_600_000]
+    page["results"] = [row for row in kept if row["t"] < ms(NOON) - 1_800_000]
+
+
+def early_values(asked: Asked, page: Page) -> None:
+    """This morning's bars as they were before late trades came in, and one that will be withdrawn."""
+    changed: list[dict[str, Any]] = []
+    for row in page["results"]:
+        changed.append(row)
+        if ms(MORNING) <= row["t"] < ms(MORNING) + 3_600_000:
+            row.update(c=row["l"], v=row["v"] / 2, n=row["n"] - 1)
+    page["results"] = changed
+
+
+@pytest.fixture(scope="module")
+def later_truth(postgres_url: str, migrated_template: str, market: Source) -> Snapshot:
+    """What is stored after an undisturbed refresh at noon and one a little later."""
+    from market_data_pipeline_tests.faults.conftest import new_world
+
+    with new_world(postgres_url, migrated_template, market) as world:
+        world.refresh("AAPL", history_days=DAYS)
+        world.now = LATER
+        world.refresh("AAPL", history_days=DAYS)
+        return world.snapshot()
+
+
+def test_a_hole_that_is_filled_later_is_filled(world: FaultyWorld, later_truth: Snapshot) -> None:
+    world.vendor.edit(hole)
+    world.refresh("AAPL", history_days=DAYS)
+    assert differences(world.snapshot(), later_truth)
+    world.vendor.edit(None)
+    world.now = LATER
+    world.refresh("AAPL", history_days=DAYS)
+    assert differences(world.snapshot(), later_truth) == {}
+
+
+def test_bars_corrected_on_the_second_read_are_taken_in_with_the_old_values_kept(
+    world: FaultyWorld, later_truth: Snapshot
+) -> None:
+    world.vendor.edit(early_values)
+    world.refresh("AAPL", history_days=DAYS)
+    before = [row for row in world.snapshot()["bars"] if row[1] == "5m"]
+    world.vendor.edit(None)
+    world.now = LATER
+    outcomes = world.refresh("AAPL", history_days=DAYS)
+    assert differences(world.snapshot(), later_truth) == {}
+    assert outcomes["AAPL|5m"].rows_updated == 12
+    kept = world.query(
+        "select symbol, timeframe, ts, open, high, low, close, volume, vwap, trades from market_data.bar_revisions"
+        " where timeframe = '5m' order by ts"
+    )
+    assert {tuple(row.values()) for row in kept} <= set(before)
+    assert len(kept) == 12
+
+
+def test_a_hole_in_a_settled_day_is_filled_by_a_full_refresh(world: FaultyWorld, truth: Snapshot) -> None:
+    settled = datetime(2026, 11, 18, 15, 0, tzinfo=NEW_YORK)
+
+    def old_hole(asked: Asked, page: Page) -> None:
+        page["results"] = [row for row in page["results"] if not ms(settled) <= row["t"] < ms(settled) + 7_200_000]
+
+    world.vendor.edit(old_hole)
+    world.refresh("AAPL", history_days=DAYS)
+    world.vendor.edit(None)
+    outcomes = world.refresh("AAPL", history_days=DAYS, full=True)
+    assert outcomes["AAPL|5m"].rows_inserted == 24
+    assert differences(world.snapshot(), truth) == {}
+
+
+def test_a_split_that_appears_between_two_pages_leaves_raw_bars_and_is_adjusted_for_once(
+    make_world: MakeWorld, market: Source
+) -> None:
+    split = SplitRow("AAPL", date(2026, 11, 20), 1.0, 4.0)
+    tomorrow = NOON + timedelta(days=1)
+    appearing, known = WithSplit(market, split), WithSplit(market, split)
+    known.announced.set()
+    undisturbed, world = make_world(source=known), make_world(source=appearing)
+
+    def announce(asked: Asked) -> Answer:
+        appearing.announced.set()
+        return send(asked.status, asked.body)
+
+    world.vendor.inject(announce, later_page)
+    for each in (undisturbed, world):
+        each.refresh("AAPL", history_days=DAYS)
+        each.now = tomorrow
+        each.refresh("AAPL", history_days=DAYS + 1)
+    assert appearing.announced.is_set()
+    assert all("adjusted=false" in asked.target for asked in world.vendor.asked if asked.kind != "splits")
+    assert differences(world.snapshot(), undisturbed.snapshot()) == {}
+    assert ("AAPL", split.execution_date, 1.0, 4.0) in world.snapshot()["splits"]
+    steps = world.query(
+        """
+        select max(abs(ln(b.close / f.close))) as raw, max(abs(ln(a.close / g.close))) as adjusted
+        from market_data.bars as b
+        inner join market_data.bars as f
+            on b.symbol = f.symbol and b.timeframe = f.timeframe and f.ts = timestamptz '2026-11-19 20:55Z'
+        inner join market_data.bars_adjusted as a
+            on b.symbol = a.symbol and b.timeframe = a.timeframe and b.ts = a.ts
+        inner join market_data.bars_adjusted as g
+            on b.symbol = g.symbol and b.timeframe = g.timeframe and f.ts = g.ts
+        where b.timeframe = '5m' and b.ts = timestamptz '2026-11-20 15:00Z'
+        """
+    )[0]
+    assert abs(float(steps["adjusted"]) - float(steps["raw"])) > 1.0  # type: ignore[arg-type]  # ln 4 is 1.39
