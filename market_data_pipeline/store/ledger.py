@@ -225,12 +225,15 @@ def write_coverage(bulk: Bulk, series: Series, days: Iterable[Coverage], run_id:
 
 def write_rechecked(bulk: Bulk, series: Series, days: Iterable[date], now: datetime) -> None:
     """Store that settled days are being asked for again now, so that the next such choice falls on others."""
+    days = list(days)
+    if not days:
+        return
     bulk.execute(
         """
         update market_data.coverage set rechecked_at = $4
         where symbol = $1 and timeframe = $2 and session_date = any($3)
         """,
-        *(series.symbol, str(series.timeframe), list(days), now),
+        *(series.symbol, str(series.timeframe), days, now),
     )
 
 

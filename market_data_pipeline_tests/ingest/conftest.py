@@ -21,6 +21,7 @@ from market_data_pipeline.polygon.limiter import UnlimitedLimiter
 from market_data_pipeline.polygon.plans import plan_named
 from market_data_pipeline.sandbox.main import open_source
 from market_data_pipeline.sandbox.server import SANDBOX_KEY, running_server
+from market_data_pipeline.sandbox.source import Source
 
 REAL_SAMPLE = Path(__file__).parent.parent / "data" / "real_sample"
 
@@ -59,11 +60,12 @@ class World:
         timeframes: tuple[Timeframe, ...] = tuple(Timeframe),
         history_days: int = 10,
         full: bool = False,
+        audit: bool = False,
     ) -> dict[str, SeriesOutcome]:
         """Run a refresh and return its outcomes by partition key."""
         self.runs += 1
         self.track(*symbols)
-        requests = [SymbolRequest(symbol, Tier.CRITICAL, timeframes) for symbol in symbols]
+        requests = [SymbolRequest(symbol, Tier.CRITICAL, timeframes, audit) for symbol in symbols]
         with self.pipeline(history_days) as pipeline:
             outcomes = list(refresh_shard(requests, pipeline=pipeline, run_id=f"run-{self.runs}", full=full))
         by_key = {outcome.series.partition_key: outcome for outcome in outcomes}
@@ -95,9 +97,11 @@ def make_world(database_url: str) -> Iterator[MakeWorld]:
     """Return a function that starts a vendor and gives the world around it."""
     with ExitStack() as stack:
 
-        def make(now: datetime, *, replay: Path | None = None, plan: str = "advanced") -> World:
+        def make(
+            now: datetime, *, replay: Path | None = None, source: Source | None = None, plan: str = "advanced"
+        ) -> World:
             world = World("", database_url, now.astimezone(UTC), plan)
-            world.base_url = stack.enter_context(running_server(open_source(replay), world.clock, plan=plan))
+            world.base_url = stack.enter_context(running_server(source or open_source(replay), world.clock, plan=plan))
             return world
 
         yield make
