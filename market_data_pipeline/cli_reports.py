@@ -57,10 +57,13 @@ def plan(
             for one in made.series
         ],
     )
+    if made.market_days:
+        at_once = ", ".join(map(str, made.market_days))
+        console().print(f"The day bars of {at_once} come for all symbols at once, one call a day.")
     limit = made.plan.calls_per_minute
     console().print(
         f"{made.total.calls} calls, {made.total.pages} pages, {made.total.bytes / 1e6:.1f} MB, "
-        f"{_span(made.total.seconds)} or more on the {made.plan.name} plan "
+        f"{_span(made.seconds)} or more on the {made.plan.name} plan "
         f"({f'{limit} calls a minute' if limit else 'no limit of calls'})."
     )
 

@@ -6,6 +6,7 @@ Add here: the way from coverage to a validated frame. Keep out: storing it (comm
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import timedelta
 from time import perf_counter
 from typing import TYPE_CHECKING
 
@@ -21,7 +22,7 @@ from market_data_pipeline.store.ledger import Coverage, CoverageStatus
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from datetime import date, datetime, timedelta
+    from datetime import date, datetime
 
     import pandas as pd
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from market_data_pipeline.ingest.demand import Timing
     from market_data_pipeline.ingest.market_days import MarketDay
     from market_data_pipeline.polygon.client import PolygonClient
+    from market_data_pipeline.polygon.windows import Window
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,9 +110,9 @@ def harvest(
         return Harvest(base, told.bars, whole_days, (*clamped, *told.coverage), Usage(), 0.0, sessions, dict(held))
     usage, frames, spans, days = Usage(), [], [], clamped
     started = perf_counter()
-    for window in windows(missing, base.timeframe):
-        covered = tuple(s for s in sessions if window.interval.start <= _start(s, base) < window.interval.end)
-        span = Interval(window.interval.start, min(window.interval.end, _served(covered, base, timing)))
+    for window in served_windows(missing, base.timeframe, timing):
+        span = window.interval
+        covered = tuple(session for session in sessions if span.start <= _start(session, base) < span.end)
         try:
             fetched = client.bars(base.symbol, base.timeframe, span, priority=priority)
             usage += fetched.usage
@@ -129,9 +131,20 @@ def _start(session: Session, base: Series) -> datetime:
     return session.day_start if base.timeframe is Timeframe.D1 else session.start
 
 
-def _served(covered: Sequence[Session], base: Series, timing: Timing) -> datetime:
-    served = timing.served_until(covered[-1], base.timeframe)
-    return served if served is not None else _start(covered[-1], base)
+def served_windows(missing: Sequence[Session], base: Timeframe, timing: Timing) -> tuple[Window, ...]:
+    """Return the requests for the `missing` sessions of a fetched timeframe, up to the newest bar that is served now.
+
+    Only the last session can still be in progress; each of them must have a bar to give.
+    """
+    made = windows(missing, base)
+    served = timing.served_until(missing[-1], base) if missing else None
+    if served is None or served >= (last := made[-1]).interval.end:
+        return made
+    unserved = (last.interval.end - served) // timedelta(minutes=1)
+    return (
+        *made[:-1],
+        last._replace(interval=Interval(last.interval.start, served), base_bars=last.base_bars - unserved),
+    )
 
 
 def _coverage(

@@ -147,7 +147,8 @@ def plan_market_days(bulk: Bulk, symbols: Collection[str], timing: Timing, histo
     ours = {symbol for symbol in symbols if asset_class_of(symbol) is AssetClass.US_EQUITY}
     sessions = {session.date: session for session in reach(timing, history_days, plan.history).sessions}
     unsettled = unsettled_days(bulk, list(sessions), ours, most=_LOOKED_AT) if ours else {}
-    if not any(_wanted(unsettled.get(symbol, ()), sessions, timing) for symbol in ours):
+    ours = {symbol for symbol in ours if _wanted(unsettled.get(symbol, ()), sessions, timing)}
+    if not ours:
         return MarketPlan()
     dates = {day.session_date for days in unsettled.values() for day in days}
     days = {
@@ -156,7 +157,7 @@ def plan_market_days(bulk: Bulk, symbols: Collection[str], timing: Timing, histo
     }
     lacking = {symbol: _lacking(symbol, known, sessions, days, timing) for symbol, known in unsettled.items()}
     asked = cheapest_days([each for each in lacking.values() if each])
-    served = {symbol for symbol in ours if (days_lacked := lacking.get(symbol)) is not None and days_lacked <= asked}
+    served = {symbol for symbol in ours if (days_lacked := lacking[symbol]) is not None and days_lacked <= asked}
     needed = {date for symbol in served for date in lacking[symbol] or ()}
     return MarketPlan(days, tuple(sessions[date] for date in sorted(needed)), frozenset(served))
 

@@ -16,12 +16,30 @@ from market_data_pipeline.polygon.usage import Usage
 from market_data_pipeline.store.splits import last_check, write_splits
 
 if TYPE_CHECKING:
+    from datetime import date, datetime
+
     from market_data_pipeline.ingest.pipeline import Pipeline
     from market_data_pipeline.store.bulk import Bulk
 
 # Splits are announced days ahead, so a list of yesterday is right today in all but a recorded handful of cases; after a
 # week without an answer nothing that is adjusted with it can be trusted.
 SPLITS_KEEP: Final = timedelta(days=7)
+
+
+def splits_due(known: tuple[date, datetime] | None, history_days: int, now: datetime) -> date | None:
+    """Return since when the market's splits are to be read now; None when that was done today.
+
+    Args:
+        known: the first date and the instant of the last reading, None before the first.
+        history_days: calendar days of history that has to be adjusted.
+        now: aware UTC.
+    """
+    today = now.astimezone(NEW_YORK).date()
+    since = today - timedelta(days=history_days)
+    if known is None:
+        return since
+    read_today = known[1].astimezone(NEW_YORK).date() >= today
+    return None if read_today and known[0] <= since else min(since, known[0])
 
 
 def ensure_splits(pipeline: Pipeline, bulk: Bulk) -> tuple[Usage, PipelineError | None]:
@@ -34,15 +52,13 @@ def ensure_splits(pipeline: Pipeline, bulk: Bulk) -> tuple[Usage, PipelineError 
         PipelineError: there is no list that serves.
     """
     now = pipeline.clock()
-    since = now.astimezone(NEW_YORK).date() - timedelta(days=pipeline.history_days)
     with bulk.symbol_lock("*splits"):
         known = last_check(bulk)
         bulk.rollback()
-        if known is not None:
-            reaches = known[0] <= since
-            if reaches and known[1].astimezone(NEW_YORK).date() >= now.astimezone(NEW_YORK).date():
-                return Usage(), None
-            since = min(since, known[0])
+        since = splits_due(known, pipeline.history_days, now)
+        if since is None:
+            return Usage(), None
+        reaches = known is not None and known[0] == since
         before = pipeline.client.usage
         try:
             splits = pipeline.client.splits(since, priority=PRIORITIES[Tier.CRITICAL])

@@ -97,7 +97,7 @@ def nothing_is_missing(settings: Settings, engine: sa.Engine, instance: dg.Dagst
     with engine.connect() as connection:
         if connection.execute(_NOT_WHOLE, parameters).scalar_one():
             return False
-    return all_materialized(instance) and plan_backfill(settings).total.calls == 0
+    return all_materialized(instance) and plan_backfill(settings).is_empty
 
 
 def load(

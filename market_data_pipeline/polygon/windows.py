@@ -27,6 +27,7 @@ PAGE_LIMIT: Final = 50_000  # base bars per page, the vendor's maximum (API refe
 # shape, every third volume fractional; 20.7 (94) for the 5m bars of the real minutes in the tests' data, which have
 # whole volumes and estimated vw and n. Rounded up, and unpacked bodies cost three to four times as much.
 BYTES_PER_BAR: Final = 30
+ANSWER_BYTES: Final = 300  # of an answer around its bars, recorded
 
 _DAY: Final = timedelta(days=1)
 _MINUTE: Final = timedelta(minutes=1)
@@ -48,6 +49,20 @@ class Window(NamedTuple):
     base_bars: int
 
 
+class Habit(NamedTuple):
+    """What a symbol's bars are usually like; by default those of a name that somebody trades every minute.
+
+    Attributes:
+        minutes: the part of a session's minutes that have a trade: pages are filled by those.
+        bars: the part of its 5m slots that hold a bar.
+        bytes_per_bar: on the wire.
+    """
+
+    minutes: float = 1.0
+    bars: float = 1.0
+    bytes_per_bar: float = BYTES_PER_BAR
+
+
 @dataclass(frozen=True, slots=True)
 class Estimate:
     """What windows cost.
@@ -55,14 +70,22 @@ class Estimate:
     Attributes:
         calls: requests.
         pages: answers of up to `PAGE_LIMIT` base bars; the vendor counts each as a call.
-        bytes: on the wire, compressed.
-        seconds: how long the plan's limit makes the calls take; transfer is not counted.
+        bytes: on the wire.
     """
 
-    calls: int
-    pages: int
-    bytes: int
-    seconds: float
+    calls: int = 0
+    pages: int = 0
+    bytes: int = 0
+
+    def __add__(self, other: Estimate) -> Estimate:
+        """Return the cost of both."""
+        return Estimate(self.calls + other.calls, self.pages + other.pages, self.bytes + other.bytes)
+
+    def seconds(self, plan: Plan) -> float:
+        """Return how long the plan's limit makes the calls take, from the first to the last; transfer not counted."""
+        limit = plan.calls_per_minute
+        spacing = 1 / UNLIMITED_CALLS_PER_SECOND if limit is None else spacing_seconds(limit)
+        return max(0, self.calls - 1) * spacing
 
 
 class _Run(NamedTuple):
@@ -111,16 +134,19 @@ def windows(missing: Sequence[Session], timeframe: Timeframe, page_limit: int = 
     return tuple(made)
 
 
-def estimate(asked: Iterable[Window], plan: Plan) -> Estimate:
-    """Return what `asked` costs at the plan's limit; for a first backfill an upper bound in every figure."""
-    calls, size = 0, 0
+def estimate(asked: Iterable[Window], habit: Habit | None = None) -> Estimate:
+    """Return what `asked` costs for a symbol of that habit; without one, an upper bound of calls and pages."""
+    habit = habit or Habit()
+    calls, size = 0, 0.0
     for window in asked:
-        calls += window.expected_calls
-        minutes = 1 if window.timeframe is Timeframe.D1 else window.timeframe.minutes
-        size += -(-window.base_bars // minutes) * BYTES_PER_BAR
-    limit = plan.calls_per_minute
-    spacing = 1 / UNLIMITED_CALLS_PER_SECOND if limit is None else spacing_seconds(limit)
-    return Estimate(calls, calls, size, max(0, calls - 1) * spacing)
+        if window.timeframe is Timeframe.D1:
+            pages, bars = _pages(window.base_bars, PAGE_LIMIT), float(window.base_bars)
+        else:
+            pages = _pages(round(window.base_bars * habit.minutes), PAGE_LIMIT)
+            bars = window.base_bars / window.timeframe.minutes * habit.bars
+        calls += pages
+        size += pages * ANSWER_BYTES + bars * habit.bytes_per_bar
+    return Estimate(calls, calls, round(size))
 
 
 def _pages(base_bars: int, page_limit: int) -> int:

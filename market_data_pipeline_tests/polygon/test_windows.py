@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from market_data_pipeline.domain.series import AssetClass, Timeframe
 from market_data_pipeline.domain.sessions import Session, calendar_for
 from market_data_pipeline.polygon.plans import plan_named
-from market_data_pipeline.polygon.windows import BYTES_PER_BAR, estimate, windows
+from market_data_pipeline.polygon.windows import BYTES_PER_BAR, Habit, estimate, windows
 
 STOCKS = calendar_for(AssetClass.US_EQUITY)
 CRYPTO = calendar_for(AssetClass.CRYPTO)
@@ -21,7 +21,7 @@ YEAR = STOCKS.sessions(dt.date(2024, 1, 1), dt.date(2025, 1, 1))
 
 def test_nothing_missing_is_nothing_asked() -> None:
     assert windows((), Timeframe.M5) == ()
-    assert estimate((), plan_named("basic")).calls == 0
+    assert estimate(()).calls == 0
 
 
 def test_a_first_year_of_5m_is_one_window_of_5_pages_and_of_1d_one_page() -> None:
@@ -91,9 +91,16 @@ def test_windows_cover_what_is_missing_with_the_fewest_calls(held: set[int], pag
 
 
 def test_an_estimate_says_calls_bytes_and_the_time_that_the_plan_makes_them_take() -> None:
-    asked = [*windows(YEAR, Timeframe.M5), *windows(YEAR, Timeframe.D1)]
-    basic = estimate(asked, plan_named("basic"))
-    assert (basic.calls, basic.pages) == (6, 6)
-    assert basic.seconds == pytest.approx(5 * 12.2)
-    assert basic.bytes == pytest.approx(48_000 * BYTES_PER_BAR, rel=0.1)
-    assert estimate(asked, plan_named("advanced")).seconds < 1
+    asked = estimate([*windows(YEAR, Timeframe.M5), *windows(YEAR, Timeframe.D1)])
+    assert (asked.calls, asked.pages) == (6, 6)
+    assert asked.seconds(plan_named("basic")) == pytest.approx(5 * 12.2)
+    assert asked.seconds(plan_named("advanced")) < 1
+    assert asked.bytes == pytest.approx(48_000 * BYTES_PER_BAR, rel=0.1)
+
+
+def test_a_name_that_trades_one_minute_in_four_fills_a_quarter_of_the_pages() -> None:
+    asked = windows(YEAR, Timeframe.M5)
+    assert estimate(asked).pages == 5
+    thin = estimate(asked, Habit(minutes=0.25, bars=0.5, bytes_per_bar=100))
+    assert thin.pages == 2
+    assert thin.bytes == pytest.approx(24_000 * 100, rel=0.02)
