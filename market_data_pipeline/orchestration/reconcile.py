@@ -1,9 +1,14 @@
-"""Do our settled day bars still say what the vendor says? One request a day compares the whole universe.
+"""Does what we hold still say what the vendor says? Each noon settled days are read again and changes taken in.
 
-The vendor fills holes and corrects day bars up to weeks after a day settled, when no refresh asks for it any more. The
-market's day bars of one date are ONE request on every plan, so the last days are compared each noon, and a day on
-which they differ is opened again: the next refresh reads it, and keeps the old values in `bar_revisions`. Keep out:
-repairing.
+The vendor fills holes and corrects bars up to weeks after a day settled, when no refresh asks for it any more. So:
+
+1. The market's day bars of one date are ONE request on every plan: those of the last days are compared with ours, and
+   a day on which they differ is opened again.
+2. Every symbol is audited: an ordinary refresh, which reads newly settled days and those that were opened, and asks
+   again for the settled days that `ingest.recheck` chooses.
+
+Old values stay in `bar_revisions`, what rests on changed bars is made anew, and the run shows what changed. Keep out:
+which days are worth another look (ingest.recheck).
 """
 
 # No `from __future__ import annotations`: Dagster needs the classes of a step's parameters, not their names.
@@ -13,9 +18,19 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import dagster as dg
 
-from market_data_pipeline.domain.series import AssetClass
+from market_data_pipeline.domain.failures import PipelineError
+from market_data_pipeline.domain.series import AssetClass, Tier
+from market_data_pipeline.orchestration.liveness import alive
 from market_data_pipeline.orchestration.resources import PipelineResource
-from market_data_pipeline.orchestration.results import ROWS_SHOWN, table_schema
+from market_data_pipeline.orchestration.results import (
+    ROWS_SHOWN,
+    changed_bars,
+    failure,
+    materializations,
+    stopped,
+    summary,
+    table_schema,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -23,6 +38,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection
 
+    from market_data_pipeline.ingest.outcome import SeriesOutcome
     from market_data_pipeline.ingest.pipeline import Pipeline
 
 # Two trading weeks of sessions: ten requests, two minutes at the slowest plan's 5 a minute.
@@ -39,7 +55,7 @@ left join market_data.bars as b on b.symbol = c.symbol and b.timeframe = '1d' an
 where c.timeframe = '1d' and c.session_date = :day and c.status in ('complete', 'empty_confirmed')
 """
 _REOPEN: Final = """
-update market_data.coverage set status = 'provisional'
+update market_data.coverage set status = 'provisional', fetched_at = :settled_at
 where timeframe = '1d' and session_date = :day and symbol = any(:symbols)
 """
 
@@ -104,7 +120,9 @@ def reconcile(pipeline: "Pipeline", connection: "Connection", sessions: int = SE
         of_day = differences(session.date, held, published)
         if of_day:
             symbols = [difference.symbol for difference in of_day]
-            connection.execute(sa.text(_REOPEN), {"day": session.date, "symbols": symbols})
+            # As a settled day that wants its second look: the next refresh asks, however soon it comes.
+            reopen = {"day": session.date, "symbols": symbols, "settled_at": settled_at(session)}
+            connection.execute(sa.text(_REOPEN), reopen)
             connection.commit()
         found += of_day
     return found
@@ -114,16 +132,59 @@ def _values(row: Any) -> dict[str, float] | None:
     return None if row.close is None else {name: getattr(row, name) for name in _COMPARED}
 
 
-@dg.op(pool="polygon", description="Compares settled day bars with the vendor's, and opens days that differ again.")
-def compare_day_bars(context: dg.OpExecutionContext, pipeline: PipelineResource) -> None:
-    """Reconcile and show the differences."""
-    with pipeline.pipeline() as built, pipeline.database() as engine, engine.connect() as connection:
-        found = reconcile(built, connection)
+@dg.op(pool="polygon", description="Compares settled day bars with the vendor's, and audits every symbol.")
+def audit_symbols(context: dg.OpExecutionContext, pipeline: PipelineResource) -> None:
+    """Compare, audit, and show what changed.
+
+    Raises:
+        dg.Failure: at least one series failed, or the run could not be done at all; the others are stored.
+    """
+    from market_data_pipeline.ingest.outcome import SymbolRequest
+    from market_data_pipeline.ingest.shard import refresh_shard
+
+    found: list[Difference] = []
+    outcomes: list[SeriesOutcome] = []
+    stop: PipelineError | None = None
+    try:
+        requests = [SymbolRequest(one.symbol, one.tier, audit=True) for one in pipeline.tracked() if one.active]
+        with (
+            pipeline.pipeline() as built,
+            pipeline.database() as engine,
+            alive(context.instance, engine, context.run_id),
+        ):
+            before = built.client.usage
+            try:
+                with engine.connect() as connection:
+                    found = reconcile(built, connection)
+            except PipelineError as error:
+                if error.stops_run:
+                    raise
+                stop = error  # the audit does without; the run fails in the end
+            spent = built.client.usage - before
+            for outcome in refresh_shard(requests, pipeline=built, run_id=context.run_id, spent=spent):
+                outcomes.append(outcome)
+                if outcome.status == "ok":
+                    for materialization in materializations(outcome):
+                        context.log_event(materialization)
+    except PipelineError as error:
+        stop = error
+    for tier in Tier:
+        if of_tier := [outcome for outcome in outcomes if outcome.tier is tier]:
+            context.log_event(summary(tier, of_tier))
+    if stop is not None:
+        raise stopped(stop) from stop
+    if failed := failure(outcomes):
+        raise failed
     records = [
         dg.TableRecord({**difference._asdict(), "day": difference.day.isoformat()}) for difference in found[:ROWS_SHOWN]
     ]
     context.add_output_metadata(
-        {"differences": len(found), "days_opened_again": dg.TableMetadataValue(records, _TABLE)}
+        {
+            "differences": len(found),
+            "days_opened_again": dg.TableMetadataValue(records, _TABLE),
+            "requests": sum(outcome.requests for outcome in outcomes),
+            **changed_bars(outcomes),
+        }
     )
 
 
@@ -133,8 +194,8 @@ _TABLE: Final = table_schema(
 
 
 @dg.job(
-    name="reconcile", executor_def=dg.in_process_executor, description="Compares settled day bars with the vendor's."
+    name="reconcile", executor_def=dg.in_process_executor, description="Reads settled days again and takes in changes."
 )
 def reconcile_job() -> None:
-    """Compare the last sessions' day bars."""
-    compare_day_bars()
+    """Compare the last sessions' day bars and audit every symbol."""
+    audit_symbols()

@@ -71,8 +71,25 @@ def summary(tier: Tier, outcomes: Sequence[SeriesOutcome]) -> dg.AssetObservatio
             "requests": sum(outcome.requests for outcome in outcomes),
             "rate_limited": sum(outcome.rate_limited for outcome in outcomes),
             "symbols": dg.TableMetadataValue([dg.TableRecord(row) for row in rows[:ROWS_SHOWN]], _SUMMARY),
+            **changed_bars(outcomes),
         },
     )
+
+
+def changed_bars(outcomes: Sequence[SeriesOutcome]) -> dict[str, Any]:
+    """Return how many held bars the vendor corrected or withdrew, how many holes it filled, and a sample of them.
+
+    Bars made of others count too: one corrected 5m bar corrects those of 15m, 1h and 4h. Empty when nothing changed.
+    """
+    corrected = sum(outcome.rows_updated for outcome in outcomes)
+    filled = sum(outcome.rows_filled for outcome in outcomes)
+    records = [
+        dg.TableRecord({"series": outcome.series.partition_key, **change._asdict(), "ts": change.ts.isoformat()})
+        for outcome in sorted(outcomes, key=lambda one: (not one.series.timeframe.is_base, one.series))
+        for change in outcome.changes
+    ]
+    sample = dg.TableMetadataValue(records[:WORST_SHOWN], _CHANGES)
+    return {"bars_corrected": corrected, "bars_filled": filled, "bars_changed": sample} if records else {}
 
 
 def failure(outcomes: Sequence[SeriesOutcome]) -> dg.Failure | None:
@@ -173,5 +190,8 @@ _COUNTS: Final = (
 )
 _SUMMARY: Final = table_schema(
     {"symbol": "string", **dict.fromkeys(_COUNTS, "int"), "seconds": "float", "error": "string"}
+)
+_CHANGES: Final = table_schema(
+    {"series": "string", "ts": "string", "kind": "string", "column": "string", "old": "float", "new": "float"}
 )
 _FAILURES: Final = table_schema(dict.fromkeys(("series", "kind", "error_class", "error"), "string"))
