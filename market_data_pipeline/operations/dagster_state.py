@@ -155,7 +155,7 @@ def _run(instance: dg.DagsterInstance, record: dg.RunRecord) -> Run:
         created_at=_aware(record.create_timestamp),
         started_at=_from_epoch(record.start_time),
         completed_at=_from_epoch(record.end_time),
-        failure=_failure(instance, run.run_id) if failed else None,
+        failure=failure_of(instance, run.run_id) if failed else None,
     )
 
 
@@ -173,8 +173,8 @@ def _trigger(tags: Mapping[str, str]) -> str:
     return tags.get(TRIGGER_TAG, "manual")
 
 
-def _failure(instance: dg.DagsterInstance, run_id: str) -> str | None:
-    """Return the first line of what a failed run said, without the stack that follows."""
+def failure_of(instance: dg.DagsterInstance, run_id: str) -> str | None:
+    """Return the first line of what a failed run said, without the stack that follows; None when it did not fail."""
     import dagster as dg
 
     kinds = {dg.DagsterEventType.STEP_FAILURE, dg.DagsterEventType.RUN_FAILURE}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -18,7 +18,9 @@ import sqlalchemy as sa
 from market_data_pipeline.domain.failures import UsageError
 from market_data_pipeline.domain.feature_definitions import FEATURE_VERSION
 from market_data_pipeline.domain.series import Tier, Timeframe
+from market_data_pipeline.operations.dagster_state import failure_of
 from market_data_pipeline.operations.executions import failed_series, held, lacking_symbols, tier_totals
+from market_data_pipeline.operations.screen import complain
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 
     from market_data_pipeline.settings import Settings
 
+_CANCEL_SECONDS: Final = 10.0  # a cancelled run stops at once, unless it waits for the vendor or the database
 _MOST_NAMES: Final = 5  # what a person reads of a list in a sentence
 
 # A series is whole when its last execution went well, nothing it should hold is due, and what is made of other rows is
@@ -141,23 +144,62 @@ def load(
             check()
             progress.update(tier_totals(engine, run_ids))
 
-        statuses = wait_for_runs(instance, run_ids, on_look=look)
+        try:
+            statuses = wait_for_runs(instance, run_ids, on_look=look)
+        except BaseException:  # Ctrl-C above all: what we asked for is not to be done by a later start
+            cancel(instance, run_ids)
+            raise
     summarise(engine, console, expected, run_ids, time.monotonic() - began)
     totals, failures = tier_totals(engine, run_ids), failed_series(engine, run_ids)
     done = sum(known.done for known in totals.values())
+    if failures:
+        reason, count = Counter(failed.error for failed in failures).most_common(1)[0]
+        others = f" The other {len(failures) - count} failed for other reasons." if count < len(failures) else ""
+        complain(f"{len(failures)} of {sum(expected.values())} series failed: {reason}{others}")
     lacking = sum(known.lacking for known in totals.values())
     if lacking:
         symbols = lacking_symbols(engine, run_ids)
         names = ", ".join(symbols[:_MOST_NAMES]) + (", ..." if len(symbols) > _MOST_NAMES else "")
-        console.print(
-            f"[yellow]{lacking} series lack bars that were due, the vendor gave none ({names}); "
-            f"market-data gaps {symbols[0]} explains.[/yellow]"
+        complain(
+            f"{lacking} series lack bars that were due, the vendor gave none ({names}); "
+            f"market-data gaps {symbols[0]} explains."
         )
     if never_begun := sum(expected.values()) - done - lacking - len(failures):
-        ended = Counter(status.value for status in statuses.values())
-        runs = ", ".join(f"{count} {status}" for status, count in ended.items())
-        console.print(f"[red]{never_begun} series were never begun (runs: {runs}); the Dagster UI shows why.[/red]")
+        reasons = [why for run_id in run_ids if (why := failure_of(instance, run_id))]
+        ended = ", ".join(f"{count} {status}" for status, count in Counter(s.value for s in statuses.values()).items())
+        complain(f"{never_begun} series were never begun: {reasons[0] if reasons else f'their runs ended as {ended}'}")
     return 0 if done == sum(expected.values()) else 1
+
+
+def cancel(instance: dg.DagsterInstance, run_ids: Sequence[str]) -> None:
+    """Cancel those of the runs that are not finished, and wait until the processes that do them have ended."""
+    import dagster as dg
+
+    from market_data_pipeline.orchestration.runs import UNFINISHED
+
+    # Whatever keeps us from cancelling, the processes are ended next: Dagster's monitoring then finds the runs lost.
+    with suppress(dg.DagsterError, sa.exc.SQLAlchemyError):
+        ours = dg.RunsFilter(run_ids=list(run_ids), statuses=list(UNFINISHED))
+        for record in instance.get_run_records(ours) if run_ids else ():
+            with suppress(dg.DagsterError):  # its code server is gone
+                instance.run_coordinator.cancel_run(record.dagster_run.run_id)
+        deadline = time.monotonic() + _CANCEL_SECONDS
+        while left := instance.get_run_records(ours) if run_ids else ():
+            if time.monotonic() > deadline:
+                for record in left:
+                    instance.report_run_canceled(record.dagster_run)
+                return
+            time.sleep(0.1)
+
+
+def cancel_begun(instance: dg.DagsterInstance) -> None:
+    """Cancel all runs that a daemon has begun, whoever asked for them; those in the queue stay there."""
+    import dagster as dg
+
+    with suppress(dg.DagsterError, sa.exc.SQLAlchemyError):
+        begun = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
+        records = instance.get_run_records(dg.RunsFilter(statuses=begun))
+        cancel(instance, [record.dagster_run.run_id for record in records])
 
 
 def summarise(

@@ -1,18 +1,17 @@
 """The processes that one command starts, and ends with everything they started in turn.
 
-Add here: starting, watching and ending. Keep out: which processes there are (up).
+Add here: starting, watching and ending. Keep out: which processes there are (up, daemon).
 """
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import socket
 import subprocess
 import tempfile
 import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -20,9 +19,10 @@ from typing import TYPE_CHECKING, Final
 import psutil
 
 from market_data_pipeline.domain.failures import PipelineError, UsageError
+from market_data_pipeline.operations.records import record_file, write_record
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 # Dagster's daemon finishes its loops and its code server's threads within about three seconds of a SIGTERM.
 STOP_SECONDS: Final = 15.0
@@ -40,22 +40,40 @@ class Child:
 
 @dataclass
 class Processes:
-    """Started processes, recorded in a file so that another command can end them if this one cannot.
+    """Started processes, recorded (records) so that another command can end them if this one cannot.
 
     Args:
-        record: the file; it exists as long as something runs.
-        logs: folder of one log file per process.
+        state: the project's state folder; the record goes to `running/`, the output of each process to `logs/`.
+        name: of the command that starts them.
     """
 
-    record: Path
-    logs: Path
+    state: Path
+    name: str
     children: list[Child] = field(default_factory=list)
     _folder: Path | None = None
 
+    @property
+    def file(self) -> Path:
+        """The record; it exists for as long as the command runs."""
+        return record_file(self.state, self.name)
+
+    @contextmanager
+    def recorded(self) -> Iterator[None]:
+        """Keep the record for the length of the block."""
+        self.record()
+        try:
+            yield
+        finally:
+            self.file.unlink(missing_ok=True)
+
+    def record(self) -> None:
+        """Write down this command and what it has started."""
+        write_record(self.file, self.state, self.name, [psutil.Process(), *(child.process for child in self.children)])
+
     def start(self, name: str, command: Sequence[str], *, cwd: Path, environment: Mapping[str, str]) -> Child:
         """Start a process in a session of its own, so that the terminal's Ctrl-C reaches only this command."""
-        self.logs.mkdir(parents=True, exist_ok=True)
-        log = self.logs / f"{name}.log"
+        log = self.state / "logs" / f"{name}.log"
+        log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab") as output:
             process = psutil.Popen(
                 list(command),
@@ -68,7 +86,7 @@ class Processes:
             )
         child = Child(name, process, log)
         self.children.append(child)
-        write_record(self.record, [psutil.Process(), *(other.process for other in self.children)])
+        self.record()
         return child
 
     def private_folder(self) -> Path:
@@ -112,37 +130,10 @@ class Processes:
         self.children.clear()
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
-        self.record.unlink(missing_ok=True)
 
 
-def write_record(record: Path, processes: Iterable[psutil.Process]) -> None:
-    """Write which processes belong together; a start time beside each id tells a reused id apart."""
-    entries = []
-    for process in processes:
-        with suppress(psutil.NoSuchProcess):
-            entries.append({"pid": process.pid, "started": process.create_time()})
-    scratch = record.with_suffix(".new")
-    scratch.write_text(json.dumps(entries))
-    scratch.replace(record)
-
-
-def read_record(record: Path) -> list[psutil.Process]:
-    """Return the recorded processes that still run; the first is the command that started the others."""
-    try:
-        entries = json.loads(record.read_text())
-    except (FileNotFoundError, ValueError):
-        return []
-    alive = []
-    for entry in entries:
-        with suppress(psutil.NoSuchProcess):
-            process = psutil.Process(entry["pid"])
-            if abs(process.create_time() - entry["started"]) < 1.0 and process.status() != psutil.STATUS_ZOMBIE:
-                alive.append(process)
-    return alive
-
-
-def end_trees(roots: Iterable[psutil.Process]) -> None:
-    """End processes and their descendants: asked first, forced after `STOP_SECONDS`."""
+def end_trees(roots: Iterable[psutil.Process], seconds: float = STOP_SECONDS) -> None:
+    """End processes and their descendants: the roots are asked first, what is left after `seconds` is forced."""
     family: dict[int, psutil.Process] = {}
     asked = []
     for root in roots:
@@ -153,7 +144,7 @@ def end_trees(roots: Iterable[psutil.Process]) -> None:
     for root in asked:
         with suppress(psutil.NoSuchProcess):
             root.terminate()
-    _, left = psutil.wait_procs(asked, timeout=STOP_SECONDS)
+    _, left = psutil.wait_procs(asked, timeout=seconds)
     orphans = [process for process in family.values() if process not in asked]
     for process in [*orphans, *left]:
         with suppress(psutil.NoSuchProcess):
@@ -163,14 +154,6 @@ def end_trees(roots: Iterable[psutil.Process]) -> None:
         with suppress(psutil.NoSuchProcess):
             process.kill()
     psutil.wait_procs(left, timeout=STOP_SECONDS)
-
-
-def is_alive(process: psutil.Process) -> bool:
-    """Return whether a process still runs; one that has ended and waits to be collected does not."""
-    try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
 
 
 def wait_for_page(url: str, check: Callable[[], None]) -> None:

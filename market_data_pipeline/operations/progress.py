@@ -132,8 +132,10 @@ def summary_table(
         table.title = "Nothing is missing"
     elif written:
         table.title = f"Backfill: {seconds:.1f} s, {written / seconds:,.0f} bars with features per second"
-    else:
+    elif sum(known.done for _, known, _ in rows) == sum(expected.values()):
         table.title = f"Backfill: {seconds:.1f} s, nothing was missing"
+    else:
+        table.title = f"Backfill: {seconds:.1f} s, nothing new was stored"
     return table
 
 
@@ -143,7 +145,7 @@ def failures_table(failures: Sequence[FailedSeries], most: int = 10) -> Table:
     for name in ("Series", "Failure", "Reason"):
         table.add_column(name)
     for failed in failures[:most]:
-        table.add_row(f"{failed.symbol} {failed.timeframe}", failed.error_class, failed.error)
+        table.add_row(f"{failed.symbol} {failed.timeframe}", failed.error_class, Text(failed.error))
     if len(failures) > most:
         table.caption = f"and {len(failures) - most} more: market-data history shows them"
     return table

@@ -1,0 +1,139 @@
+"""Dagster's daemon of this project: never two of them, whatever commands run side by side.
+
+Two daemons on one storage would both take runs from the queue. So the command that starts the daemon holds
+`dagster.lock` for as long as it runs; another one works with that daemon, and starts its own when that one is gone.
+
+Add here: who starts Dagster's processes and when they end. Keep out: how processes are started (processes) and what
+runs are submitted (loading).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Self
+
+from market_data_pipeline.operations.loading import cancel_begun, environment
+from market_data_pipeline.operations.processes import Processes, end_trees
+from market_data_pipeline.operations.records import families, others
+from market_data_pipeline.project import LOCATION
+
+if TYPE_CHECKING:
+    import dagster as dg
+    from rich.console import Console
+
+    from market_data_pipeline.settings import Settings
+
+LOOK_SECONDS: Final = 0.5  # between two looks at processes while nothing else is to be done
+
+
+class Daemon:
+    """The daemon as one command sees it: started by this one, or by another that it has to share with.
+
+    At the end of the block it stops if it is ours, and the runs that it has begun are cancelled.
+
+    Args:
+        settings: of the project.
+        console: where to say what is waited for.
+        processes: of this command.
+        instance: Dagster's.
+    """
+
+    def __init__(
+        self, settings: Settings, console: Console, processes: Processes, instance: dg.DagsterInstance
+    ) -> None:
+        self.settings = settings
+        self.console = console
+        self.processes = processes
+        self.instance = instance
+        self.ours = False
+
+    def __enter__(self) -> Self:
+        self._lock = (self.settings.state_dir / "dagster.lock").open("a")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            if self.processes.children:
+                names = ", ".join(child.name for child in self.processes.children)
+                self.console.print(f"Stopping {names} ...")
+                cancel_begun(self.instance)
+        finally:
+            self.processes.stop()
+            self._lock.close()
+
+    def own(self) -> None:
+        """Start the daemon as ours, after the end of the command that has it now, if any.
+
+        Raises:
+            PipelineError: a process ended by itself.
+        """
+        if not self._take():
+            self.console.print(f"Waiting for the end of {self._others()} ...")
+            while not self._take():
+                time.sleep(LOOK_SECONDS)
+        self._start()
+
+    def share(self) -> None:
+        """Make sure that there is a daemon, ours or another's; to be called again and again while runs are waited for.
+
+        Raises:
+            PipelineError: a process of ours ended by itself.
+        """
+        if self.ours:
+            self.check()
+        elif self._take():
+            self._start()
+
+    def check(self) -> None:
+        """Raise PipelineError when a process of ours ended by itself."""
+        self.processes.check()
+
+    def wait_for_guests(self) -> None:
+        """Wait, if the daemon is ours, for the end of the other commands that use it."""
+        if self.ours and others(self.settings.state_dir):
+            self.console.print(f"Waiting for {self._others()}, which uses the same Dagster daemon ...")
+            while others(self.settings.state_dir):
+                self.check()
+                time.sleep(LOOK_SECONDS)
+
+    @property
+    def workspace(self) -> Path:
+        """The file that leads to the code server, which loads the definitions once for daemon and UI."""
+        return self.settings.state_dir / "workspace.yaml"
+
+    def _take(self) -> bool:
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        self.ours = True
+        for family in families(self.settings.state_dir):
+            if not family.command_runs:
+                end_trees(family.processes)  # of a command that was killed
+                family.file.unlink(missing_ok=True)
+        return True
+
+    def _start(self) -> None:
+        socket = self.processes.private_folder() / "code.sock"
+        server = [program("dagster"), "code-server", "start", "--socket", str(socket)]
+        server += ["--module-name", LOCATION, "--location-name", LOCATION, "--use-python-environment-entry-point"]
+        entry = {"location_name": LOCATION, "socket": str(socket), "host": "localhost"}
+        self.workspace.write_text(json.dumps({"load_from": [{"grpc_server": entry}]}))  # JSON is YAML, too
+        daemon = [program("dagster-daemon"), "run", "--workspace", str(self.workspace)]
+        root, variables = self.settings.project_root, environment(self.settings)
+        self.processes.start("dagster-code-server", server, cwd=root, environment=variables)
+        self.processes.wait_for(socket)
+        self.processes.start("dagster-daemon", daemon, cwd=root, environment=variables)
+
+    def _others(self) -> str:
+        running = others(self.settings.state_dir)
+        return ", ".join(f"market-data {family.name} (process {family.pid})" for family in running) or "another command"
+
+
+def program(name: str) -> str:
+    """Return the path of a program that is installed beside this Python."""
+    return str(Path(sys.executable).with_name(name))
