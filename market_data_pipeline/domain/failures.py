@@ -44,6 +44,10 @@ class RateLimitedError(TransientError):
     """The vendor still refused for the plan's rate after the last attempt."""
 
 
+class VendorUnreachableError(TransientError):
+    """No connection to the vendor can be made. One that lasts `stops_run`: every other symbol would meet it, too."""
+
+
 class VendorRequestError(PipelineError):
     """The vendor says that this one request is wrong (400, 404, a range outside the plan)."""
 

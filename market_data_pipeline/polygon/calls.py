@@ -4,6 +4,9 @@ Each attempt waits for its turn and is counted. Transient failures are met with 
 exponential backoff with full jitter: before attempt n + 1 a uniformly random time of up to 2**(n-1) seconds, at most
 300, and at least what Retry-After says. An answer 429 makes everybody pause for that time.
 
+A vendor to which no connection can be made is tried by connecting alone, which takes no turn, and is left in peace once
+`CUT_OFF_AFTER` questions in a row have met that.
+
 Add here: what holds for every attempt. Keep out: which questions there are (client), what an answer means
 (refusals).
 """
@@ -12,6 +15,7 @@ from __future__ import annotations
 
 import logging
 import random
+import threading
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -20,7 +24,12 @@ from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
 from tenacity import Retrying, retry_if_exception, stop_after_attempt
 
-from market_data_pipeline.domain.failures import PipelineError, RateLimitedError, TransientError
+from market_data_pipeline.domain.failures import (
+    PipelineError,
+    RateLimitedError,
+    TransientError,
+    VendorUnreachableError,
+)
 from market_data_pipeline.polygon import refusals
 from market_data_pipeline.polygon.limiter import MAX_PAUSE_SECONDS
 from market_data_pipeline.polygon.transport import OK
@@ -38,6 +47,10 @@ _log = logging.getLogger(__name__)
 
 MAX_ATTEMPTS: Final = 5
 _FIRST_BACKOFF_SECONDS: Final = 1.0
+
+# Five attempts at a question last 7 s on average, and a run asks three at a time: shorter trouble does not end it, a
+# wrong address or a dead line does so within half a minute, whatever the number of symbols.
+CUT_OFF_AFTER: Final = 6
 
 _T = TypeVar("_T")
 
@@ -76,6 +89,8 @@ class Caller:
         self._max_attempts = max_attempts
         self._sleep = sleep
         self._uniform = uniform
+        self._lock = threading.Lock()
+        self._unreachable = 0  # questions in a row that met no vendor
 
     def ask(self, question: Question, read: Callable[[bytes], _T], tally: Tally) -> _T:
         """Return what `read` makes of the answer's body.
@@ -86,17 +101,27 @@ class Caller:
             tally: every attempt is counted here.
 
         Raises:
-            TransientError: the last attempt failed as the others did; RateLimitedError when that was for the rate.
+            TransientError: the last attempt failed as the others did; RateLimitedError when that was for the rate,
+                VendorUnreachableError when no connection could be made.
             PipelineError: of the class that `refusals` and `read` decide, at once.
         """
         delay = 0.0
+        reached = not self._unreachable
 
         def attempt(number: int) -> _T:
-            nonlocal delay
+            nonlocal delay, reached
             delay = self._uniform(0.0, min(MAX_PAUSE_SECONDS, _FIRST_BACKOFF_SECONDS * 2 ** (number - 1)))
+            if not reached:
+                self._transport.connect(question.what)
+                reached = True
             self._limiter.acquire(question.priority)
             tally.requests += 1
-            answer = self._transport.get(question.target, question.what)
+            try:
+                answer = self._transport.get(question.target, question.what)
+            except VendorUnreachableError:
+                reached = False
+                raise
+            self._unreachable = 0
             tally.bytes += answer.size
             code, text = answer.status, ""
             if code == OK:
@@ -136,6 +161,10 @@ class Caller:
         except PipelineError as error:
             if _may_pass(error) and self._max_attempts > 1:
                 error.args = (f"{error} Given up after {self._max_attempts} attempts.",)
+            if isinstance(error, VendorUnreachableError):
+                with self._lock:
+                    self._unreachable += 1
+                    error.stops_run = self._unreachable >= CUT_OFF_AFTER
             raise
         raise AssertionError("tenacity ends with an answer or an error")  # pragma: no cover
 

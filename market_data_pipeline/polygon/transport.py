@@ -9,6 +9,8 @@ Add here: what the wire needs. Keep out: what a status or a body means (refusals
 from __future__ import annotations
 
 import ipaddress
+import os
+import socket
 import threading
 import weakref
 import zlib
@@ -22,8 +24,15 @@ import requests
 import urllib3
 from requests.auth import AuthBase
 from requests.structures import CaseInsensitiveDict
+from requests.utils import get_environ_proxies
 
-from market_data_pipeline.domain.failures import ConfigurationError, DataError, PipelineError, TransientError
+from market_data_pipeline.domain.failures import (
+    ConfigurationError,
+    DataError,
+    PipelineError,
+    TransientError,
+    VendorUnreachableError,
+)
 from market_data_pipeline.polygon.deadline import Deadline, DeadlineAdapter
 
 if TYPE_CHECKING:
@@ -99,7 +108,8 @@ class Transport:
             what: the request in words, for the sentence of a failure.
 
         Raises:
-            TransientError: no connection, a reset, a deadline, or a body that is cut short or cannot be unpacked.
+            VendorUnreachableError: no connection.
+            TransientError: a reset, a deadline, or a body that is cut short or cannot be unpacked.
             DataError: the body is larger than allowed.
         """
         failure: PipelineError
@@ -110,7 +120,8 @@ class Transport:
         except PipelineError as error:
             failure = type(error)(f"{what}: {error}.")
         except _BROKEN as error:
-            failure = TransientError(f"{what}: {_reason(error)}.")
+            unmade = _unmade(error)
+            failure = self._unreachable(what, unmade) if unmade else TransientError(f"{what}: {_reason(error)}.")
         else:
             if not deadline.expired:
                 return answer
@@ -118,6 +129,24 @@ class Transport:
             failure = TransientError(f"{what}: no complete answer within {self._limits.total:g} s.")
         # Raised out here, the failure has no __context__: the exceptions above hold the request, and so the key.
         raise failure
+
+    def connect(self, what: str) -> None:
+        """Make a connection and end it, without a request; nothing is done where a proxy stands between.
+
+        Raises:
+            VendorUnreachableError: it cannot be made.
+        """
+        if self._session().trust_env and get_environ_proxies(self._base):
+            return
+        parts = urlsplit(self._base)
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+        try:
+            socket.create_connection((self._host, port), timeout=self._limits.connect).close()
+        except OSError as error:
+            raise self._unreachable(what, _words(error)) from None
+
+    def _unreachable(self, what: str, why: str) -> VendorUnreachableError:
+        return VendorUnreachableError(f"{what}: {self._base} cannot be reached ({why}).")
 
     def redacted(self, text: str) -> str:
         """Return `text` without the key."""
@@ -215,6 +244,26 @@ def _is_loopback(host: str) -> bool:
     with suppress(ValueError):
         return ipaddress.ip_address(host).is_loopback
     return host == "localhost"
+
+
+def _unmade(error: BaseException) -> str | None:
+    """Return why no connection was made, None when one was and broke."""
+    if isinstance(error, requests.exceptions.ProxyError) or not isinstance(error, requests.ConnectionError):
+        return None
+    wrapped = error.args[0] if error.args else None
+    reason = wrapped.reason if isinstance(wrapped, urllib3.exceptions.MaxRetryError) else None
+    if not isinstance(reason, urllib3.exceptions.NewConnectionError | urllib3.exceptions.ConnectTimeoutError):
+        return None
+    return _words(reason.__cause__ or reason.__context__)
+
+
+def _words(error: BaseException | None) -> str:
+    """Return what the system says about a connection that was not made."""
+    if isinstance(error, socket.gaierror):
+        return "its name is not known"
+    if isinstance(error, TimeoutError) or not isinstance(error, OSError) or not error.errno:
+        return "no connection in time"
+    return os.strerror(error.errno).lower()
 
 
 def _reason(error: BaseException) -> str:

@@ -27,14 +27,14 @@ class Seen(NamedTuple):
 
 
 class FaultyServer:
-    """Serves on a free local port while the `with` block runs."""
+    """Serves while the `with` block runs, on a free local port unless one is given."""
 
-    def __init__(self, *script: Answer) -> None:
+    def __init__(self, *script: Answer, port: int = 0) -> None:
         self.script = list(script)
         self.seen: list[Seen] = []
         self.released = threading.Event()  # set at the end: whoever stalls stops
         self._lock = threading.Lock()
-        self._http = _Server(("127.0.0.1", 0), Handler)
+        self._http = _Server(("127.0.0.1", port), Handler)
         self._http.owner = self
         self._thread = threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
 

@@ -10,7 +10,14 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from market_data_pipeline.domain.failures import DataError, RateLimitedError, TransientError, VendorRequestError
+from market_data_pipeline.domain.failures import (
+    DataError,
+    RateLimitedError,
+    TransientError,
+    VendorRequestError,
+    VendorUnreachableError,
+)
+from market_data_pipeline.polygon.calls import CUT_OFF_AFTER
 from market_data_pipeline.polygon.transport import Limits
 from market_data_pipeline_tests.polygon.faulty_server import (
     Answer,
@@ -187,11 +194,43 @@ def test_a_body_beyond_the_cap_is_refused_without_another_attempt(compressed: bo
         assert len(server.seen) == 1
 
 
-def test_a_server_that_is_not_there_is_a_transient_error() -> None:
+def test_a_server_that_is_not_there_is_a_transient_error_and_takes_one_turn() -> None:
     with FaultyServer(send(200)) as server:
         url = server.url
-    with pytest.raises(TransientError, match="the connection failed"):
-        Asker(url, max_attempts=2).bars()
+    asker = Asker(url)
+    with pytest.raises(
+        VendorUnreachableError, match=f"{url} cannot be reached .connection refused.*5 attempts"
+    ) as info:
+        asker.bars()
+    assert isinstance(info.value, TransientError)
+    assert not info.value.stops_run
+    assert len(asker.limiter.priorities) == cost(info.value).requests == 1
+    assert asker.slept == [1, 2, 4, 8]
+
+
+def test_a_server_that_stays_away_stops_the_run_and_one_that_comes_back_does_not() -> None:
+    with FaultyServer(send(200)) as server:
+        url = server.url
+    asker = Asker(url)
+    stops = []
+    for _ in range(CUT_OFF_AFTER):
+        with pytest.raises(VendorUnreachableError) as info:
+            asker.bars()
+        stops.append(info.value.stops_run)
+    assert stops == [False] * (CUT_OFF_AFTER - 1) + [True]
+    with FaultyServer(send_json(page(TRUTH)), port=int(url.rpartition(":")[2])):
+        assert rows(asker.bars().bars) == TRUTH
+    asker.client.close()  # the connection that is still open
+    with pytest.raises(VendorUnreachableError) as info:
+        asker.bars()
+    assert not info.value.stops_run
+
+
+def test_a_name_that_is_not_known_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(VendorUnreachableError, match="its name is not known"):
+        Asker("http://vendor.invalid").bars()
 
 
 def test_a_redirect_is_an_error_and_not_followed() -> None:
