@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from market_data_pipeline.cli_console import console, names, print_json, print_table, settings, write_json
-from market_data_pipeline.domain.series import parse_symbol, parse_timeframe
+from market_data_pipeline.domain.failures import UsageError
+from market_data_pipeline.domain.series import Timeframe, parse_symbol, parse_timeframe
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,6 +32,7 @@ def register(app: typer.Typer) -> None:
     app.command(epilog="Example: market-data staleness --json")(staleness)
     app.command(epilog="Example: market-data health --json")(health)
     app.command(epilog="Example: market-data history --limit 5")(history)
+    app.command(epilog="Example: market-data gaps AAPL --timeframe 5m")(gaps)
     app.command(epilog="Example: market-data objectives --json objectives.json")(objectives)
 
 
@@ -101,6 +103,35 @@ def staleness(
     counts = {name: count for name, count in report["summary"].items() if name.endswith("_count")}
     said = ", ".join(f"{count} {name.removesuffix('_count')}" for name, count in counts.items())
     console().print(f"{said} at {_instant(report['timestamp'])}")
+
+
+def gaps(
+    symbol: Annotated[str, typer.Argument(help="A followed symbol, as the vendor writes it.", show_default=False)],
+    timeframe: Annotated[str, typer.Option(help="5m or 1d, which are fetched; both when left out.")] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Explain every missing stretch of a symbol's history; sends nothing."""
+    from market_data_pipeline.operations.gaps import gaps_document, table_rows
+
+    document = gaps_document(settings(), parse_symbol(symbol), names(timeframe, _fetched))
+    if as_json:
+        print_json(document)
+        return
+    print_table(("timeframe", "from", "to", ">bars", "reason"), table_rows(document))
+    for one in document["timeframes"]:
+        unlisted = f"; nights and {one['weekends']} weekends are not listed" if one["weekends"] else ""
+        console().print(
+            f"{symbol} {one['timeframe']}: {one['bars_held']} bars held and {one['bars_missing']} missing "
+            f"of {one['sessions']} sessions since {_instant(one['history_start'])}{unlisted}."
+        )
+    console().print(f"At {_instant(document['timestamp'])} on the {document['plan']} plan; ", end="")
+    console().print(f"the table's times are {document['exchange_timezone']}.")
+
+
+def _fetched(text: str) -> Timeframe:
+    if (timeframe := parse_timeframe(text)).is_base:
+        return timeframe
+    raise UsageError(f"{timeframe} bars are made of {timeframe.base} ones and lack what those lack; choose 5m or 1d.")
 
 
 def health(as_json: _AsJson = False) -> None:

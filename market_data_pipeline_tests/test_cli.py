@@ -54,8 +54,8 @@ def project(database_url: str, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 COMMANDS = [
-    "up", "down", "init", "sandbox", "migrate", "backfill", "plan", "staleness", "health", "history", "objectives",
-    "universe list", "universe add", "universe remove", "universe import",
+    "up", "down", "init", "sandbox", "migrate", "backfill", "plan", "staleness", "gaps", "health", "history",
+    "objectives", "universe list", "universe add", "universe remove", "universe import",
 ]  # fmt: skip
 
 
@@ -250,6 +250,33 @@ def test_a_plan_counts_the_calls_and_the_time_they_take(run, project: str, monke
 def test_a_plan_of_a_resampled_timeframe_asks_for_its_base(run, project: str) -> None:
     plan = json.loads(run("plan", "--symbols", "AAPL", "--timeframes", "4h", "--days", "5", "--json").out)
     assert [one["timeframe"] for one in plan["series"]] == ["5m"]
+
+
+def test_gaps_explains_what_is_missing_to_people_and_programs(run, project: str, monkeypatch) -> None:
+    monkeypatch.setenv("MARKET_DATA_HISTORY_DAYS", "365")
+    document = json.loads(run("gaps", "AAPL", "--json").out)
+    assert [one["timeframe"] for one in document["timeframes"]] == ["5m", "1d"]
+    # From 2024-03-15 to 2025-03-14 there were 250 sessions; the holidays are the NYSE's list.
+    assert document["timeframes"][1]["summary"]["never_asked"] == {"stretches": 1, "bars": 250}
+    holidays = [one for one in document["timeframes"][1]["stretches"] if one["reason"] == "no_session"]
+    assert [one["start"][:10] for one in holidays] == [
+        "2024-03-29", "2024-05-27", "2024-06-19", "2024-07-04", "2024-09-02", "2024-11-28", "2024-12-25",
+        "2025-01-01", "2025-01-09", "2025-01-20", "2025-02-17",
+    ]  # fmt: skip
+    said = run("gaps", "AAPL", "--timeframe", "5m").out
+    assert "early close" in said
+    assert "never asked" in said
+    assert "0 bars held" in said
+    assert "America/New_York" in said
+
+
+def test_gaps_refuses_what_it_cannot_explain_with_a_sentence(run, project: str) -> None:
+    unknown = run("gaps", "ZZZZ")
+    assert (unknown.code, unknown.out) == (2, "")
+    assert "Not followed: ZZZZ" in unknown.err
+    resampled = run("gaps", "AAPL", "--timeframe", "1h")
+    assert resampled.code == 2
+    assert "1h bars are made of 5m ones" in resampled.err
 
 
 def test_staleness_lists_what_was_never_computed(run, project: str) -> None:
