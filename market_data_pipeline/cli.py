@@ -53,7 +53,7 @@ def up(
     from market_data_pipeline.operations.init import write_env
     from market_data_pipeline.operations.up import run_up
 
-    write_env()  # before the settings are read: it mends the paths in it after the project was moved
+    write_env(take_over=False)  # before the settings are read: it mends the paths in it after the project was moved
     raise typer.Exit(run_up(settings(), once))
 
 
@@ -133,7 +133,7 @@ def backfill(
     from market_data_pipeline.operations.universe import check_followed
     from market_data_pipeline.operations.up import run_backfill
 
-    write_env()
+    write_env(take_over=False)
     config = settings()
     check_followed(config, wanted_symbols)
     raise typer.Exit(run_backfill(config, wanted_symbols, wanted_timeframes, days, full))

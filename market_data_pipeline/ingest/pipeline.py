@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
+from market_data_pipeline.domain.failures import ConfigurationError
 from market_data_pipeline.domain.sessions import calendar_for
 from market_data_pipeline.ingest.demand import Timing
 from market_data_pipeline.polygon.plans import available_at, plan_named
@@ -77,14 +79,7 @@ def build_pipeline(settings: Settings, *, history_days: int | None = None) -> Pi
     from market_data_pipeline.polygon.limiter import SharedLimiter
 
     plan = plan_named(settings.plan).limited_to(settings.calls_per_minute)
-    if settings.uses_sandbox:
-        from market_data_pipeline.sandbox.listening import SANDBOX_KEY
-        from market_data_pipeline.sandbox.process import ensure_sandbox
-
-        base_url, key = ensure_sandbox(settings), SANDBOX_KEY
-    else:
-        base_url = str(settings.base_url)
-        key = settings.api_key.get_secret_value() if settings.api_key else "sandbox"
+    base_url, key = vendor_access(settings)
     return Pipeline(
         client=PolygonClient(
             base_url,
@@ -100,3 +95,27 @@ def build_pipeline(settings: Settings, *, history_days: int | None = None) -> Pi
         max_concurrent_symbols=settings.max_concurrent_symbols,
         as_of=settings.as_of,
     )
+
+
+def vendor_access(settings: Settings) -> tuple[str, str]:
+    """Return the vendor's address and the key for it, with the sandbox started when it is the vendor.
+
+    Raises:
+        ConfigurationError: the address is another machine's and there is no key, or the sandbox cannot start.
+    """
+    from market_data_pipeline.polygon.transport import is_loopback
+    from market_data_pipeline.sandbox.listening import SANDBOX_KEY
+
+    if settings.uses_sandbox:
+        from market_data_pipeline.sandbox.process import ensure_sandbox
+
+        return ensure_sandbox(settings), SANDBOX_KEY
+    base_url = str(settings.base_url)
+    if settings.api_key:
+        return base_url, settings.api_key.get_secret_value()
+    if not is_loopback(urlsplit(base_url).hostname or ""):
+        raise ConfigurationError(
+            f"POLYGON_API_KEY is not set, and POLYGON_BASE_URL names {base_url}: set the key, "
+            "for example POLYGON_API_KEY=your-key, or remove POLYGON_BASE_URL to use the sandbox."
+        )
+    return base_url, SANDBOX_KEY  # a sandbox that somebody started

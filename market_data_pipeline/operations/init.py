@@ -37,13 +37,16 @@ class EnvFile(NamedTuple):
     kept: tuple[str, ...]  # what the user set elsewhere in it and we therefore did not
 
 
-def write_env() -> EnvFile:
+def write_env(*, take_over: bool = True) -> EnvFile:
     """Write what `dagster` commands need into the project's `.env`, mode 0600; a second time changes nothing.
 
     It owns the lines between two markers and leaves all others alone: a variable that the user set there is not
     repeated. A DATABASE_URL or DAGSTER_POSTGRES_URL of the environment is taken over, because later commands without
     it would otherwise work on another database than this one; a key is not, since nobody asked to have it on the disk.
     Call it before `load_settings`: it brings paths up to date after the project was moved.
+
+    Args:
+        take_over: False to leave the environment's URLs out as long as nobody knows that they work.
 
     Raises:
         ConfigurationError: a value is bad, or the file cannot be written.
@@ -57,7 +60,7 @@ def write_env() -> EnvFile:
     found = _BLOCK.search(text)
     users = _values(_BLOCK.sub("", text))
     ours = _values(found[1]) if found else {}
-    wanted = _wanted(root, users, ours)
+    wanted = _wanted(root, users, ours, os.environ if take_over else {})
     block = "\n".join([_BEGIN, *(f"{name}={_quoted(value)}" for name, value in wanted.items()), _END, ""])
     if found:
         new = text[: found.start()] + block + text[found.end() :]
@@ -72,9 +75,11 @@ def write_env() -> EnvFile:
 _MANAGED: Final = ("DAGSTER_HOME", "DATABASE_URL", "DAGSTER_POSTGRES_URL")
 
 
-def _wanted(root: Path, users: Mapping[str, str], ours: Mapping[str, str]) -> dict[str, str]:
+def _wanted(
+    root: Path, users: Mapping[str, str], ours: Mapping[str, str], environment: Mapping[str, str]
+) -> dict[str, str]:
     """Return our lines: what the user's own lines, the environment and our lines so far say, in that order."""
-    given = {name: users.get(name) or os.environ.get(name, "").strip() for name in _MANAGED}
+    given = {name: users.get(name) or environment.get(name, "").strip() for name in _MANAGED}
     database = given["DATABASE_URL"] or ours.get("DATABASE_URL", "")
     dagster = given["DAGSTER_POSTGRES_URL"] or _stated_before(ours)
     # An empty text stands for the default, whatever our lines of an earlier day say.

@@ -65,6 +65,8 @@ def run_up(settings: Settings, once: bool) -> int:
         code = 0
         if whole := nothing_is_missing(settings, engine, instance):
             summarise(engine, console, expected_series(engine, Load()), (), 0.0)
+        if once and not whole:
+            _check_vendor(settings)
         if not (whole and once):
             daemon.own()
         if not once:
@@ -108,6 +110,7 @@ def run_backfill(
         engine = _prepare(settings, console, stack)
         instance = stack.enter_context(dagster_instance(settings, engine))
         daemon = stack.enter_context(Daemon(settings, console, processes, instance))
+        _check_vendor(settings)
         code = load(engine, instance, console, Load(symbols, timeframes, days, full), daemon.share)
         daemon.wait_for_guests()
         return code
@@ -140,11 +143,14 @@ def run_down(settings: Settings) -> int:
 
 def _prepare(settings: Settings, console: Console, stack: ExitStack) -> sa.Engine:
     """Bring up what the work stands on: database, schema, universe, vendor."""
+    from market_data_pipeline.ingest.pipeline import vendor_access
     from market_data_pipeline.operations.database import migrate_database
+    from market_data_pipeline.operations.init import write_env
     from market_data_pipeline.store.database import engine
     from market_data_pipeline.store.universe import ensure_universe
 
     applied = migrate_database(settings)
+    write_env()  # its URLs work
     made = engine(settings.database_url, as_of=settings.as_of, pool_size=2)
     stack.callback(made.dispose)
     ensure_universe(settings, made)
@@ -158,8 +164,21 @@ def _prepare(settings: Settings, console: Console, stack: ExitStack) -> sa.Engin
         source = "recorded bars" if settings.sandbox_replay else "made-up bars"
         console.print(f"Vendor    sandbox with {source} at {ensure_sandbox(settings)} (no POLYGON_API_KEY is set)")
     else:
-        console.print(f"Vendor    {settings.base_url}, plan {settings.plan}")
+        base_url, _ = vendor_access(settings)
+        console.print(f"Vendor    {base_url}, plan {settings.plan}")
     return made
+
+
+def _check_vendor(settings: Settings) -> None:
+    """Make a connection to the vendor, so that a wrong address is known before anything is started.
+
+    Raises:
+        VendorUnreachableError: it cannot be made.
+    """
+    from market_data_pipeline.ingest.pipeline import vendor_access
+    from market_data_pipeline.polygon.transport import Transport
+
+    Transport(*vendor_access(settings)).connect("Nothing was begun")
 
 
 def _start_servers(daemon: Daemon, settings: Settings) -> None:

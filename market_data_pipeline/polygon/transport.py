@@ -180,7 +180,7 @@ class Transport:
             session.auth = self._auth  # also keeps requests from sending a ~/.netrc login in its place
             session.headers.update({"Accept": "application/json", "Accept-Encoding": "gzip"})
             session.headers["User-Agent"] = "market-data-pipeline"
-            session.trust_env = not _is_loopback(self._host)  # a proxy cannot reach our own sandbox
+            session.trust_env = not is_loopback(self._host)  # a proxy cannot reach our own sandbox
             for scheme in ("http://", "https://"):
                 session.mount(scheme, DeadlineAdapter(pool_connections=1, pool_maxsize=1, max_retries=0))
             self._local.session = session
@@ -240,7 +240,8 @@ def _unpacked(response: requests.Response, limit: int) -> tuple[bytes, int]:
     return bytes(body), size
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Return whether a host is this machine."""
     with suppress(ValueError):
         return ipaddress.ip_address(host).is_loopback
     return host == "localhost"

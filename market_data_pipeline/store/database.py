@@ -116,7 +116,7 @@ def _parameters(url: str) -> dict[str, Any]:
 
 def _one_line(error: BaseException) -> str:
     text = re.sub(r"^connection failed: ", "", " ".join(str(error).split()))
-    return text.replace(" Is the server running locally and accepting connections on that socket?", ". Is it running?")
+    return re.sub(r"\.? Is the server running [^?]*\?", ". Is it running?", text)
 
 
 def _name_lost_connection(context: ExceptionContext) -> None:
