@@ -21,7 +21,6 @@ from market_data_pipeline.domain.failures import PipelineError
 from market_data_pipeline.domain.series import AssetClass, Series, Timeframe, asset_class_of
 from market_data_pipeline.domain.sessions import to_us
 from market_data_pipeline.ingest.demand import reach, status_after, wanted
-from market_data_pipeline.polygon.usage import Usage
 from market_data_pipeline.store.ledger import Coverage, CoverageStatus
 from market_data_pipeline.store.market_days import read_market_days, unsettled_days, write_market_day
 
@@ -177,9 +176,7 @@ def cheapest_days(lacking: Collection[Collection[date]]) -> frozenset[date]:
     return min(options, key=lambda days: len(days) + sum(not days.issuperset(each) for each in lacking))
 
 
-def read_market(
-    pipeline: Pipeline, bulk: Bulk, symbols: Collection[str], priority: int
-) -> tuple[Mapping[date, MarketDay], Usage]:
+def read_market(pipeline: Pipeline, bulk: Bulk, symbols: Collection[str], priority: int) -> Mapping[date, MarketDay]:
     """Return the market days that serve the 1d series of `symbols`, asking for those that are worth a request.
 
     Several runs at once ask once: the others wait and find the answer. When a day cannot be had, its symbols are left
@@ -192,7 +189,7 @@ def read_market(
         priority: whose requests go first when runs compete.
 
     Raises:
-        PipelineError: one that every symbol would fail with; it carries `usage`.
+        PipelineError: one that every symbol would fail with, or the database refused.
     """
 
     def planned() -> MarketPlan:
@@ -202,26 +199,23 @@ def read_market(
         return found
 
     if not (plan := planned()).asked:
-        return plan.days, Usage()
+        return plan.days
     with bulk.symbol_lock("*market days"):
         plan = planned()
-        days, usage = dict(plan.days), Usage()
+        days = dict(plan.days)
         for session in plan.asked:
             now = pipeline.clock()
             try:
                 answer = pipeline.client.grouped_daily(session.date, priority=priority)
             except PipelineError as error:
-                usage += getattr(error, "usage", Usage())
                 if error.stops_run:
-                    error.usage = usage  # type: ignore[attr-defined]
                     raise
                 log.warning("%s Its day bars are asked for symbol by symbol.", error)
                 break
-            usage += answer.usage
             stored = write_market_day(bulk, session.date, answer.bars, now)
             bulk.commit()
             days[session.date] = MarketDay(session, now, stored.values, fresh=True)
-    return days, usage
+    return days
 
 
 def _lacking(

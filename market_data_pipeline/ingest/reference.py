@@ -12,7 +12,6 @@ from market_data_pipeline.domain.failures import PipelineError
 from market_data_pipeline.domain.series import Tier
 from market_data_pipeline.domain.sessions import NEW_YORK
 from market_data_pipeline.polygon.limiter import PRIORITIES
-from market_data_pipeline.polygon.usage import Usage
 from market_data_pipeline.store.splits import last_check, write_splits
 
 if TYPE_CHECKING:
@@ -42,8 +41,8 @@ def splits_due(known: tuple[date, datetime] | None, history_days: int, now: date
     return None if read_today and known[0] <= since else min(since, known[0])
 
 
-def ensure_splits(pipeline: Pipeline, bulk: Bulk) -> tuple[Usage, PipelineError | None]:
-    """Read the market's splits unless that was done today, and return what it cost.
+def ensure_splits(pipeline: Pipeline, bulk: Bulk) -> PipelineError | None:
+    """Read the market's splits unless that was done today.
 
     Several runs at once ask once: the others wait and find it done. A failure is returned, not raised, while the list
     of an earlier day still serves.
@@ -57,15 +56,13 @@ def ensure_splits(pipeline: Pipeline, bulk: Bulk) -> tuple[Usage, PipelineError 
         bulk.rollback()
         since = splits_due(known, pipeline.history_days, now)
         if since is None:
-            return Usage(), None
-        reaches = known is not None and known[0] == since
-        before = pipeline.client.usage
+            return None
         try:
             splits = pipeline.client.splits(since, priority=PRIORITIES[Tier.CRITICAL])
         except PipelineError as error:
-            if error.stops_run or known is None or not reaches or now - known[1] > SPLITS_KEEP:
+            if error.stops_run or known is None or known[0] != since or now - known[1] > SPLITS_KEEP:
                 raise
-            return pipeline.client.usage - before, error
+            return error
         write_splits(bulk, splits, since=since, now=now)
         bulk.commit()
-        return pipeline.client.usage - before, None
+        return None

@@ -99,30 +99,26 @@ class _Shard:
         """Read what the whole market shares; a failure of the splits is every symbol's failure."""
         if not self.waiting:
             return
+        before = self.pipeline.client.usage
         try:
             with self.pipeline.connect() as bulk:
-                usage, late = ensure_splits(self.pipeline, bulk)
-                self._market_wide += usage
+                late = ensure_splits(self.pipeline, bulk)
                 if late is not None:
                     log.warning("The market's splits could not be read today, the last list is used: %s", late)
                 if not self.full:
                     self._read_market(bulk)
         except PipelineError as error:
             self.stopped_by = error
-            self._market_wide += getattr(error, "usage", Usage())
+        finally:
+            self._market_wide += self.pipeline.client.usage - before  # no other thread asks yet
 
     def _read_market(self, bulk: Bulk) -> None:
         daily = [request for request in self.waiting if Timeframe.D1 in request.timeframes]
         if not daily:
             return
+        priority = min(PRIORITIES[request.tier] for request in daily)
         try:
-            self.market_days, usage = read_market(
-                self.pipeline,
-                bulk,
-                [request.symbol for request in daily],
-                priority=min(PRIORITIES[request.tier] for request in daily),
-            )
-            self._market_wide += usage
+            self.market_days = read_market(self.pipeline, bulk, [request.symbol for request in daily], priority)
         except PipelineError as error:
             if error.stops_run:
                 raise
