@@ -1,8 +1,8 @@
 """An audit of one fetched series: the settled days that it asks for again, on top of what a refresh asks for anyway.
 
-From there on it IS a refresh: same requests, same validation, same commit, so that corrections and filled holes are taken
-in with the old values kept and the features made anew. Add here: what an audit does with the ledger. Keep out: the choice
-of days (recheck) and what is compared for the whole market at once (orchestration.reconcile).
+From there on it IS a refresh: same requests, same validation, same commit, so that corrections and filled holes are
+taken in with the old values kept and the features made anew. Add here: what an audit does with the ledger. Keep out:
+the choice of days (recheck) and what is compared for the whole market at once (orchestration.reconcile).
 """
 
 from __future__ import annotations
