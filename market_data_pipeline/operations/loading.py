@@ -177,14 +177,16 @@ def cancel(instance: dg.DagsterInstance, run_ids: Sequence[str]) -> None:
 
     from market_data_pipeline.orchestration.runs import UNFINISHED
 
+    if not run_ids:
+        return
     # Whatever keeps us from cancelling, the processes are ended next: Dagster's monitoring then finds the runs lost.
     with suppress(dg.DagsterError, sa.exc.SQLAlchemyError):
         ours = dg.RunsFilter(run_ids=list(run_ids), statuses=list(UNFINISHED))
-        for record in instance.get_run_records(ours) if run_ids else ():
+        for record in instance.get_run_records(ours):
             with suppress(dg.DagsterError):  # its code server is gone
                 instance.run_coordinator.cancel_run(record.dagster_run.run_id)
         deadline = time.monotonic() + _CANCEL_SECONDS
-        while left := instance.get_run_records(ours) if run_ids else ():
+        while left := instance.get_run_records(ours):
             if time.monotonic() > deadline:
                 for record in left:
                     instance.report_run_canceled(record.dagster_run)
