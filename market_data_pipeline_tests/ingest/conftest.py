@@ -26,6 +26,19 @@ from market_data_pipeline.sandbox.source import Source
 REAL_SAMPLE = Path(__file__).parent.parent / "data" / "real_sample"
 
 
+class Patience:
+    """Seconds that pass by sleeping alone, so that nobody really waits for a turn or after a 429."""
+
+    def __init__(self) -> None:
+        self.slept = 0.0
+
+    def sleep(self, seconds: float) -> None:
+        self.slept += seconds
+
+    def monotonic(self) -> float:
+        return self.slept
+
+
 @dataclass
 class World:
     """One vendor, one database and one clock; `refresh` is a run."""
@@ -42,12 +55,13 @@ class World:
         return self.now
 
     def pipeline(self, history_days: int) -> Pipeline:
+        patience = Patience()
         client = PolygonClient(
             self.base_url,
             self.key,
-            limiter=UnlimitedLimiter(),
+            limiter=UnlimitedLimiter(sleep=patience.sleep, monotonic=patience.monotonic),
             plan=plan_named(self.plan),
-            sleep=lambda _: None,
+            sleep=patience.sleep,
             clock=self.clock,
         )
         return Pipeline(
