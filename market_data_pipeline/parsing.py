@@ -67,6 +67,26 @@ def existing_path(given: Any) -> Path | None:
     return path
 
 
+def module(given: Any) -> str | None:
+    """Return the name of an importable module, or of a file that ends in `.py`."""
+    if given is None:
+        return None
+    text = str(given).strip()
+    if not text.endswith(".py") and not all(part.isidentifier() for part in text.split(".")):
+        raise ValueError(f"is {text!r}, which is neither a module's name nor a .py file")
+    return text
+
+
+def file_of_module(named: str | None, root: Path) -> str | None:
+    """Return a `.py` file's absolute path, relative ones starting at `root`; other names as they are."""
+    if named is None or not named.endswith(".py"):
+        return named
+    file = root / Path(named).expanduser()
+    if not file.is_file():
+        raise ValueError(f"is {named!r}, and there is no such file")
+    return str(file)
+
+
 def api_key(given: Any) -> SecretStr | None:
     """Return a key that can travel in a header."""
     if given is None:

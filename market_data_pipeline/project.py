@@ -15,9 +15,7 @@ from urllib.parse import parse_qs, quote, urlsplit
 
 from market_data_pipeline.domain.failures import ConfigurationError
 
-LOCATION: Final = (
-    "market_data_pipeline.definitions"  # the module; workspace.yaml gives the location its name
-)
+LOCATION: Final = "market_data_pipeline.definitions"  # the module; workspace.yaml gives the location its name
 ROLE: Final = "market_data"
 # One database per kind of bars, so that made-up or recorded ones can never stand among a vendor's: our relations in the
 # first of each pair, Dagster's history of them in the second.

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, cast
 from urllib.parse import urlsplit
 
-from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_validator
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_core import PydanticUseDefault
 from pydantic_settings import BaseSettings, DotEnvSettingsSource, NoDecode, SettingsConfigDict
 
@@ -123,6 +123,9 @@ class Settings(BaseSettings):
     alert_urls: Annotated[list[str], NoDecode, BeforeValidator(parsing.alert_urls)] = _known(
         list, "MARKET_DATA_ALERT_URLS", "json://alerts.example/market-data", repr=False
     )
+    features_module: Annotated[str | None, BeforeValidator(parsing.module)] = _known(
+        None, "MARKET_DATA_FEATURES_MODULE", "my_features.py"
+    )
     api_port: Annotated[int, BeforeValidator(parsing.whole_number(1, 65_535))] = _known(
         8000, "MARKET_DATA_API_PORT", "8000"
     )
@@ -149,6 +152,11 @@ class Settings(BaseSettings):
         if isinstance(value, str) and not value.strip():
             raise PydanticUseDefault
         return value
+
+    @field_validator("features_module")
+    @classmethod
+    def _beside_the_project(cls, value: str | None, info: ValidationInfo) -> str | None:
+        return parsing.file_of_module(value, info.data.get("project_root", Path()))
 
     @property
     def state_dir(self) -> Path:

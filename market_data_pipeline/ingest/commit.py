@@ -11,12 +11,21 @@ from typing import TYPE_CHECKING, Final
 
 from market_data_pipeline.domain.bars import ts_us
 from market_data_pipeline.domain.failures import TransactionConflictError
+from market_data_pipeline.domain.own_features import NO_OWN_FEATURES, OwnFeatures
 from market_data_pipeline.domain.series import AssetClass, Series, Tier
 from market_data_pipeline.ingest.changes import changes_of
 from market_data_pipeline.ingest.delta import Delta, compare
 from market_data_pipeline.ingest.due import Due
 from market_data_pipeline.ingest.outcome import SeriesOutcome
-from market_data_pipeline.ingest.recompute import BEGINNING, bars_to_compute, instant, recompute_features
+from market_data_pipeline.ingest.recompute import (
+    BEGINNING,
+    Recomputed,
+    bars_to_compute,
+    instant,
+    is_outdated,
+    own_features_after,
+    recompute_features,
+)
 from market_data_pipeline.ingest.stopwatch import Stopwatch
 from market_data_pipeline.store.bars import append_bars, extent, read_bars, supersede_bars
 from market_data_pipeline.store.ledger import LogRow, SeriesState, append_log, write_coverage, write_state
@@ -54,6 +63,7 @@ class Change:
         due: tells when the next bar falls due.
         usage: what the answer cost.
         full: compute and compare everything again.
+        own: the project's own features.
     """
 
     series: Series
@@ -69,6 +79,7 @@ class Change:
     usage: Usage
     base_revision: int = 0
     full: bool = False
+    own: OwnFeatures = NO_OWN_FEATURES
     watch: Stopwatch = field(default_factory=Stopwatch)
 
 
@@ -108,7 +119,8 @@ def _commit(
     with watch.storing():
         supersede_bars(bulk, series, [instant(us) for us in ts_us(stored)[delta.replaced]], now, run_id)
         append_bars(bulk, series, change.answer[delta.inserted | delta.updated], now)
-    features_written, recent = _features(bulk, change, delta, now)
+    done, recent = _features(bulk, change, delta, now)
+    features_written = done.rows if done else 0
     held = _held(bulk, state, change.answer, delta, series)
     quiet_slots = change.due.quiet_slots(recent) if len(recent) else state.quiet_slots
     new_state = replace(
@@ -117,6 +129,7 @@ def _commit(
         feature_count=held.bar_count,
         feature_version=FEATURE_VERSION,
         splits_digest=change.splits_digest,
+        own_features=own_features_after(state, change.own, done) if done else state.own_features,
         revision=state.revision + (delta.first_us is not None),
         base_revision=change.base_revision,
         quiet_slots=quiet_slots,
@@ -144,6 +157,8 @@ def _commit(
         expected_last_ts=change.due.expected_last_ts(),
         verified_at=new_state.verified_at,
         next_due_at=new_state.next_due_at,
+        warning=" ".join((*change.own.problems, *(done.problems if done else ()))) or None,
+        own_features=change.own.declarations,
     )
     with watch.storing():
         write_coverage(bulk, series, change.coverage, run_id)
@@ -175,35 +190,42 @@ def _within(bars: pd.DataFrame, spans: Sequence[Interval]) -> np.ndarray:
     return inside
 
 
-def _features(bulk: Bulk, change: Change, delta: Delta, now: datetime) -> tuple[int, pd.DataFrame]:
-    """Recompute what the change reaches; return the rows written and the bars that were at hand for it."""
+def _features(bulk: Bulk, change: Change, delta: Delta, now: datetime) -> tuple[Recomputed | None, pd.DataFrame]:
+    """Recompute what the change reaches; return what that wrote (None: nothing to do) and the bars it had at hand."""
     from market_data_pipeline.domain import bars as bar_frames
-    from market_data_pipeline.domain.features import FEATURE_VERSION
+    from market_data_pipeline.domain.sessions import NEW_YORK
+    from market_data_pipeline.domain.splits import adjust
 
     state = change.state
-    outdated = state.bar_count > 0 and (
-        state.splits_digest != change.splits_digest or state.feature_version != FEATURE_VERSION or change.full
-    )
-    if delta.first_us is None and not outdated:
-        return 0, bar_frames.empty()
-    first = None if outdated or delta.first_us is None else instant(delta.first_us)
+    outdated = is_outdated(state, change.splits_digest, change.own, bars_change=delta.first_us is not None)
+    if delta.first_us is None and not outdated and not (change.full and state.bar_count):
+        return None, bar_frames.empty()
+    first = None if outdated or change.full or delta.first_us is None else instant(delta.first_us)
+    today = now.astimezone(NEW_YORK).date()
     with change.watch.storing():
         bars, start = bars_to_compute(
-            bulk, change.series, change.answer, first=first, held_until=state.last_ts, joined=len(change.spans) == 1
+            bulk,
+            change.series,
+            change.answer,
+            first=first,
+            held_until=state.last_ts,
+            joined=len(change.spans) == 1,
+            adjusted=lambda raw: adjust(raw, change.splits, today),
+            warm_up=change.own.warm_up,
         )
     begin = first or BEGINNING
-    written = recompute_features(
+    done = recompute_features(
         bulk,
         change.series,
         bars,
         start,
         asset_class=change.asset_class,
-        splits=change.splits,
         now=now,
         compare_from=begin if state.last_ts is not None and begin <= state.last_ts else None,
         watch=change.watch,
+        own=change.own,
     )
-    return written, bars
+    return done, bars
 
 
 def _held(bulk: Bulk, state: SeriesState, answer: pd.DataFrame, delta: Delta, series: Series) -> SeriesState:
@@ -243,6 +265,7 @@ def log_row(
         compute_seconds=watch.compute_seconds,
         error_class=outcome.error_class,
         error=outcome.error,
+        warning=outcome.warning,
     )
 
 

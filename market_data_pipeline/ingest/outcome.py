@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from market_data_pipeline.domain.failures import FailureKind
+    from market_data_pipeline.domain.feature_definitions import Feature
     from market_data_pipeline.ingest.changes import BarChange
 
 
@@ -37,6 +38,7 @@ class SeriesOutcome:
 
     Instants are aware UTC, times are seconds of wall clock. A failed series keeps what it held before. `rows_filled`
     are those inserted before the last bar that was held; `changes` is a sample of them and of the updated ones.
+    `warning` says what went wrong without failing the series; `own_features` are the columns stored beside the 17.
     """
 
     series: Series
@@ -64,6 +66,8 @@ class SeriesOutcome:
     error_class: str | None = None
     error: str | None = None
     changes: tuple[BarChange, ...] = ()
+    warning: str | None = None
+    own_features: tuple[Feature, ...] = ()
 
     @property
     def failed(self) -> bool:

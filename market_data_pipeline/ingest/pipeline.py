@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from market_data_pipeline.domain.failures import ConfigurationError
+from market_data_pipeline.domain.own_features import NO_OWN_FEATURES, OwnFeatures
 from market_data_pipeline.domain.sessions import calendar_for
 from market_data_pipeline.ingest.demand import Timing
+from market_data_pipeline.ingest.own_module import load_own_features
 from market_data_pipeline.polygon.plans import available_at, plan_named
 from market_data_pipeline.store.bulk import Bulk
 
@@ -38,6 +40,7 @@ class Pipeline:
         history_days: calendar days of history that a series should hold.
         max_concurrent_symbols: symbols in flight at the same time.
         as_of: the instant of a replay, None for the real clock.
+        own_features: what the project computes beside the 17.
     """
 
     client: PolygonClient
@@ -47,6 +50,7 @@ class Pipeline:
     history_days: int
     max_concurrent_symbols: int
     as_of: datetime | None = None
+    own_features: OwnFeatures = NO_OWN_FEATURES
 
     def timing(self, asset_class: AssetClass) -> Timing:
         """Return when bars of an asset class can be had, as of now."""
@@ -94,6 +98,7 @@ def build_pipeline(settings: Settings, *, history_days: int | None = None) -> Pi
         history_days=history_days or settings.history_days,
         max_concurrent_symbols=settings.max_concurrent_symbols,
         as_of=settings.as_of,
+        own_features=load_own_features(settings),
     )
 
 

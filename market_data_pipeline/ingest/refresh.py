@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from market_data_pipeline.domain.failures import PipelineError
+from market_data_pipeline.domain.failures import FeatureError, PipelineError
 from market_data_pipeline.domain.series import BASE_TIMEFRAMES, Series, Timeframe, asset_class_of
 from market_data_pipeline.ingest.audit import opened_for_audit
 from market_data_pipeline.ingest.commit import Change, commit, log_row
@@ -133,6 +133,9 @@ class SymbolRefresh:
         change = self._change(series, answer, watch, usage)
         try:
             yield self._commit(change, started_at)
+        except FeatureError as error:
+            # The coarser series are made of the bars, which are at hand, and have features of their own.
+            yield self._failed(series, error, started_at, watch, usage)
         except PipelineError as error:
             yield self._failed(series, error, started_at, watch, usage)
             for timeframe in resampled:
@@ -158,6 +161,7 @@ class SymbolRefresh:
             due=Due(series.timeframe, self.timing, answer.sessions, answer.days()),
             usage=usage,
             full=self.full,
+            own=self.pipeline.own_features,
             watch=watch,
         )
 

@@ -46,6 +46,7 @@ _NOT_WHOLE: Final = sa.text("""
         and s.last_error is null
         and s.next_due_at > market_data.clock()
         and s.feature_version = :feature_version
+        and rtrim(s.own_features, '!') = :own_features
         and (s.timeframe in ('5m', '1d') or s.base_revision = b.revision),
         false
     )
@@ -93,10 +94,18 @@ def dagster_instance(settings: Settings, engine: sa.Engine) -> Iterator[dg.Dagst
 
 def nothing_is_missing(settings: Settings, engine: sa.Engine, instance: dg.DagsterInstance) -> bool:
     """Return whether a load of everything would ask nothing, compute nothing and show nothing new in Dagster."""
+    from market_data_pipeline.ingest.own_module import load_own_features
     from market_data_pipeline.operations.plan import plan_backfill
     from market_data_pipeline.orchestration.partitions import all_materialized
 
-    parameters = {"timeframes": [str(timeframe) for timeframe in Timeframe], "feature_version": FEATURE_VERSION}
+    own = load_own_features(settings)
+    if own.problems:
+        return False  # somebody is to hear of them
+    parameters = {
+        "timeframes": [str(timeframe) for timeframe in Timeframe],
+        "feature_version": FEATURE_VERSION,
+        "own_features": own.digest,
+    }
     with engine.connect() as connection:
         if connection.execute(_NOT_WHOLE, parameters).scalar_one():
             return False

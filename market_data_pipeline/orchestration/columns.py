@@ -5,12 +5,17 @@ The features follow their declaration in the domain; the bars are the columns of
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import dagster as dg
 
 from market_data_pipeline.domain.bars import PRICES
 from market_data_pipeline.domain.feature_definitions import FEATURES
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from market_data_pipeline.domain.feature_definitions import Feature
 
 
 def _column(name: str, kind: str, description: str, *, nullable: bool = False) -> dg.TableColumn:
@@ -34,18 +39,22 @@ BAR_COLUMNS: Final = dg.TableSchema(
     ]
 )
 
-FEATURE_COLUMNS: Final = dg.TableSchema(
-    [
-        *_KEY,
-        *(
-            _column(
-                feature.name,
-                feature.sql_type,
-                f"{feature.description} ({feature.unit})" if feature.unit else feature.description,
-                nullable=True,
-            )
-            for feature in FEATURES
-        ),
-        _column("features_computed_at", "timestamptz", "When the computation that produced the row ran."),
-    ]
-)
+
+def feature_columns(own: Sequence[Feature] = ()) -> dg.TableSchema:
+    """Return the columns of features, those of the project's `own` ones behind the 17."""
+    return dg.TableSchema(
+        [
+            *_KEY,
+            *(_feature(feature) for feature in FEATURES),
+            *(_feature(feature, where=" In `extra`.") for feature in own),
+            _column("features_computed_at", "timestamptz", "When the computation that produced the row ran."),
+        ]
+    )
+
+
+def _feature(feature: Feature, where: str = "") -> dg.TableColumn:
+    told = f"{feature.description} ({feature.unit})" if feature.unit else feature.description
+    return _column(feature.name, feature.sql_type, f"{told}{'.' if where else ''}{where}", nullable=True)
+
+
+FEATURE_COLUMNS: Final = feature_columns()

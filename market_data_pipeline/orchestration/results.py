@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import dagster as dg
 
+from market_data_pipeline.orchestration.columns import feature_columns
 from market_data_pipeline.orchestration.partitions import bars_key, features_key, partition_key
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ def materializations(outcome: SeriesOutcome) -> tuple[dg.AssetMaterialization, d
         last_bar=_timestamp(outcome.last_ts),
         verified_at=_timestamp(outcome.verified_at),
         next_bar_due_at=_timestamp(outcome.next_due_at),
+        warning=outcome.warning,
     )
     bars = _given(
         rows_fetched=outcome.rows_fetched,
@@ -43,7 +45,13 @@ def materializations(outcome: SeriesOutcome) -> tuple[dg.AssetMaterialization, d
         fetch_seconds=round(outcome.fetch_seconds, 3),
         store_seconds=round(outcome.store_seconds, 3),
     )
-    features = {"features_written": outcome.features_written, "compute_seconds": round(outcome.compute_seconds, 3)}
+    features: dict[str, Any] = {
+        "features_written": outcome.features_written,
+        "compute_seconds": round(outcome.compute_seconds, 3),
+    }
+    if outcome.own_features:
+        # The catalog shows the newest materialization's columns before those of the asset, which knows the 17 only.
+        features["dagster/column_schema"] = feature_columns(outcome.own_features)
     return (
         dg.AssetMaterialization(
             bars_key(outcome.tier),
@@ -68,6 +76,7 @@ def summary(tier: Tier, outcomes: Sequence[SeriesOutcome]) -> dg.AssetObservatio
             "series": len(outcomes),
             "failed": sum(outcome.failed for outcome in outcomes),
             "unchanged": sum(outcome.status == "unchanged" for outcome in outcomes),
+            "warnings": sum(outcome.warning is not None for outcome in outcomes),
             "requests": sum(outcome.requests for outcome in outcomes),
             "rate_limited": sum(outcome.rate_limited for outcome in outcomes),
             "symbols": dg.TableMetadataValue([dg.TableRecord(row) for row in rows[:ROWS_SHOWN]], _SUMMARY),
@@ -160,6 +169,7 @@ def _rows_by_symbol(outcomes: Sequence[SeriesOutcome]) -> list[dict[str, Any]]:
             "rate_limited": sum(outcome.rate_limited for outcome in group),
             "seconds": round(sum(o.fetch_seconds + o.store_seconds + o.compute_seconds for o in group), 2),
             "error": next((outcome.error for outcome in group if outcome.error), ""),
+            "warning": next((outcome.warning for outcome in group if outcome.warning), ""),
         }
         for symbol, group in grouped.items()
     ]
@@ -189,7 +199,7 @@ _COUNTS: Final = (
     "rate_limited",
 )
 _SUMMARY: Final = table_schema(
-    {"symbol": "string", **dict.fromkeys(_COUNTS, "int"), "seconds": "float", "error": "string"}
+    {"symbol": "string", **dict.fromkeys(_COUNTS, "int"), "seconds": "float", "error": "string", "warning": "string"}
 )
 _CHANGES: Final = table_schema(
     {"series": "string", "ts": "string", "kind": "string", "column": "string", "old": "float", "new": "float"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
@@ -11,6 +12,7 @@ from fastapi import FastAPI
 
 from market_data_pipeline import __version__
 from market_data_pipeline.domain.failures import DatabaseUnavailableError
+from market_data_pipeline.ingest.own_module import load_own_features
 from market_data_pipeline.operations.dagster_state import DagsterState
 from market_data_pipeline.serving import admin_routes, documents, problems, series_routes, system_routes
 from market_data_pipeline.serving.access import AdminAccess
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from market_data_pipeline.settings import Settings
+
+log = logging.getLogger(__name__)
 
 LOOPBACK: Final = "127.0.0.1"
 PORT: Final = 8000
@@ -47,6 +51,9 @@ def create_app(settings: Settings) -> FastAPI:
     access = AdminAccess(settings.api_token)
     shelf = Shelf(settings.clock)
     metrics = Metrics(shelf)
+    own = load_own_features(settings)
+    for problem in own.problems:
+        log.warning("%s", problem)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
@@ -72,7 +79,7 @@ def create_app(settings: Settings) -> FastAPI:
         responses={422: {"description": "A parameter is wrong"}},
     )
     problems.install(app)
-    app.include_router(series_routes.router(SeriesAnswers(database, shelf, settings.clock)))
+    app.include_router(series_routes.router(SeriesAnswers(database, shelf, settings.clock), own.declarations))
     app.include_router(admin_routes.router(database, dagster, access))
     app.include_router(system_routes.router(database, dagster, access, metrics, settings.clock))
     documents.complete_schema(app)

@@ -5,9 +5,14 @@ Add here: what a record of an endpoint holds. Keep out: what a feature is (domai
 
 from __future__ import annotations
 
-from typing import Final, Literal, NamedTuple
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 from market_data_pipeline.domain.feature_definitions import FEATURES
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from market_data_pipeline.domain.feature_definitions import Feature
 
 Kind = Literal["instant", "float", "integer", "boolean", "text"]
 
@@ -37,10 +42,16 @@ BAR_COLUMNS: Final = (
 
 _KINDS: Final[dict[str, Kind]] = {"float": "float", "bool": "boolean", "text": "text"}
 
-FEATURE_COLUMNS: Final = (
-    *BAR_COLUMNS,
-    *(
-        Column(f.name, _KINDS[f.dtype], True, f"{f.description[0].upper()}{f.description[1:]}.", f.labels)
-        for f in FEATURES
-    ),
-)
+
+def feature_columns(own: Sequence[Feature] = ()) -> tuple[Column, ...]:
+    """Return the columns of a record of features: the bar, the 17, and the project's `own` ones."""
+    return (
+        *BAR_COLUMNS,
+        *(
+            Column(f.name, _KINDS[f.dtype], True, f"{f.description[0].upper()}{f.description[1:]}.", f.labels)
+            for f in (*FEATURES, *own)
+        ),
+    )
+
+
+FEATURE_COLUMNS: Final = feature_columns()

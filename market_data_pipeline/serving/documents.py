@@ -10,17 +10,19 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
-from market_data_pipeline.serving.columns import BAR_COLUMNS, FEATURE_COLUMNS, Column
+from market_data_pipeline.serving.columns import BAR_COLUMNS, Column
 from market_data_pipeline.serving.negotiation import Media
 from market_data_pipeline.serving.problems import PROBLEM
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from fastapi import FastAPI
 
 _TYPES: Final[dict[str, type]] = {"instant": datetime, "float": float, "integer": int, "boolean": bool, "text": str}
 
 
-def _record(name: str, columns: tuple[Column, ...]) -> type[BaseModel]:
+def _record(name: str, columns: Sequence[Column]) -> type[BaseModel]:
     fields: dict[str, Any] = {}
     for column in columns:
         kind: Any = Literal[column.labels] if column.labels else _TYPES[column.kind]
@@ -60,10 +62,10 @@ class SeriesAnswer(BaseModel):
     timestamp: datetime = Field(description="When this answer was given.")
 
 
-class FeaturesAnswer(SeriesAnswer):
-    """Bars with features."""
-
-    features: list[_record("FeatureRecord", FEATURE_COLUMNS)]  # type: ignore[valid-type]
+def features_answer(columns: Sequence[Column]) -> type[BaseModel]:
+    """Return the schema of an answer of bars with features, each record holding `columns`."""
+    records: Any = list[_record("FeatureRecord", columns)]  # type: ignore[misc]
+    return create_model("FeaturesAnswer", __base__=SeriesAnswer, __doc__="Bars with features.", features=(records, ...))
 
 
 class BarsAnswer(SeriesAnswer):
@@ -158,8 +160,13 @@ _HEAD: Final = {
     },
     "timestamp": "2026-01-05T14:37:43.200000Z",
 }
-FEATURES_EXAMPLE: Final = {**_HEAD, "features": [_BAR | _FEATURES]}
 BARS_EXAMPLE: Final = {**_HEAD, "adjusted": True, "as_of": "2026-01-31T21:00:00Z", "bars": [_BAR]}
+
+
+def features_example(columns: Sequence[Column]) -> dict[str, Any]:
+    """Return an answer of bars with features; own features, whose values nobody here knows, are null."""
+    known = _BAR | _FEATURES
+    return {**_HEAD, "features": [{column.name: known.get(column.name) for column in columns}]}
 
 
 def series_responses(example: dict[str, Any], model: type[BaseModel]) -> dict[int | str, dict[str, Any]]:

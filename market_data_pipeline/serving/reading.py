@@ -12,15 +12,16 @@ from typing import TYPE_CHECKING, Any, Final
 
 import sqlalchemy as sa
 
-from market_data_pipeline.domain.feature_definitions import FEATURES
 from market_data_pipeline.domain.series import asset_class_of
 from market_data_pipeline.domain.sessions import calendar_for
-from market_data_pipeline.serving.columns import BAR_COLUMNS, FEATURE_COLUMNS
+from market_data_pipeline.serving.columns import BAR_COLUMNS
 from market_data_pipeline.serving.standing import Standing
+from market_data_pipeline.store.features import feature_columns
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from market_data_pipeline.domain.feature_definitions import Feature
     from market_data_pipeline.domain.series import Series
 
     Rows = Sequence[Sequence[Any]]
@@ -66,15 +67,6 @@ _IN_RANGE: Final = """
     {0}.symbol = :symbol and {0}.timeframe = :timeframe
     and {0}.ts >= coalesce(:start, '-infinity'::timestamptz) and {0}.ts < coalesce(:end, 'infinity'::timestamptz)
 """
-
-_FEATURES: Final = sa.text(f"""
-    select {", ".join(f"b.{c.name}" for c in BAR_COLUMNS)}, {", ".join(f"f.{c.name}" for c in FEATURES)}
-    from market_data.features as f
-    inner join market_data.bars_adjusted as b using (symbol, timeframe, ts)
-    where {_IN_RANGE.format("f")}
-    order by f.ts desc
-    limit :limit
-""")  # noqa: S608 - the names are constants of this package
 
 _NAMES: Final = ", ".join(f"b.{c.name}" for c in BAR_COLUMNS)
 
@@ -142,11 +134,21 @@ def next_split(connection: sa.Connection, symbol: str, now: datetime) -> datetim
     return next((instant for instant in instants if instant > now), None)
 
 
-def read_features(connection: sa.Connection, series: Series, wanted: Range) -> Rows:
-    """Return split-adjusted bars with their features, in the order of `FEATURE_COLUMNS`."""
-    rows = _newest(connection, _FEATURES, _parameters(series, wanted))
-    assert not rows or len(rows[0]) == len(FEATURE_COLUMNS)  # noqa: S101 - the statement and the columns belong together
-    return rows
+def features_statement(own: Sequence[Feature] = ()) -> sa.TextClause:
+    """Return what reads split-adjusted bars with their features, in the order of `columns.feature_columns(own)`."""
+    return sa.text(f"""
+        select {_NAMES}, {feature_columns(own, "f")}
+        from market_data.features as f
+        inner join market_data.bars_adjusted as b using (symbol, timeframe, ts)
+        where {_IN_RANGE.format("f")}
+        order by f.ts desc
+        limit :limit
+    """)  # noqa: S608 - the names are constants of this package, or were checked when they were declared
+
+
+def read_features(connection: sa.Connection, statement: sa.TextClause, series: Series, wanted: Range) -> Rows:
+    """Return the rows of a `features_statement`."""
+    return _newest(connection, statement, _parameters(series, wanted))
 
 
 def read_bars(

@@ -15,7 +15,7 @@ from market_data_pipeline.operations.snapshot import snapshot
 from market_data_pipeline.serving import documents, reading
 from market_data_pipeline.serving.answers import Answer, RenderedResponse, date_range, opening
 from market_data_pipeline.serving.backfills import missing_problem, request_backfill
-from market_data_pipeline.serving.columns import BAR_COLUMNS, FEATURE_COLUMNS
+from market_data_pipeline.serving.columns import BAR_COLUMNS, feature_columns
 from market_data_pipeline.serving.encoding import encode, instant
 from market_data_pipeline.serving.negotiation import ACCEPTED, Media, media_for, takes_gzip
 from market_data_pipeline.serving.problems import Problem
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     import sqlalchemy as sa
 
+    from market_data_pipeline.domain.feature_definitions import Feature
     from market_data_pipeline.serving.columns import Column
     from market_data_pipeline.serving.database import Database
     from market_data_pipeline.serving.standing import Standing
@@ -149,14 +150,15 @@ def _series(symbol: str, query: SeriesQuery) -> Series:
     return Series(symbol, query.timeframe)
 
 
-def router(answers: SeriesAnswers) -> APIRouter:
-    """Return the routes of series, answered by `answers`."""
+def router(answers: SeriesAnswers, own: Sequence[Feature] = ()) -> APIRouter:
+    """Return the routes of series, answered by `answers`; records of features hold the project's `own` ones, too."""
+    columns, statement = feature_columns(own), reading.features_statement(own)
     routes = APIRouter(tags=["series"])
 
     @routes.get(
         FEATURES_PATH.replace("{symbol}", "{symbol:path}"),
         summary="Features of a series",
-        responses=documents.series_responses(documents.FEATURES_EXAMPLE, documents.FeaturesAnswer),
+        responses=documents.series_responses(documents.features_example(columns), documents.features_answer(columns)),
         response_class=Response,
         operation_id="features",
     )
@@ -171,8 +173,8 @@ def router(answers: SeriesAnswers) -> APIRouter:
             series,
             FEATURES_PATH,
             "features",
-            FEATURE_COLUMNS,
-            lambda connection: reading.read_features(connection, series, wanted),
+            columns,
+            lambda connection: reading.read_features(connection, statement, series, wanted),
             {},
             lambda held: held.features,
         )

@@ -5,54 +5,87 @@ Add here: statements on `features`. Keep out: computing them (domain.features).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final, LiteralString
 
+from market_data_pipeline.domain.feature_definitions import FEATURE_NAMES, FEATURES
 from market_data_pipeline.store.bars import partition
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from datetime import datetime
 
     import numpy as np
     import pandas as pd
     import pyarrow as pa
 
+    from market_data_pipeline.domain.feature_definitions import Feature
     from market_data_pipeline.domain.series import Series
     from market_data_pipeline.store.bulk import Bulk
 
+LEFTOVER: Final = "_leftover"  # no name of a feature begins like this
+ROUNDING: Final = 1e-12  # relative
+_JSON_TYPES: Final = {"float": "number", "bool": "boolean", "text": "string"}
 
-def feature_table(features: pd.DataFrame) -> pa.Table:
-    """Return a frame of `domain.features.compute_features` as Arrow: `ts` and the 17 columns, null where NaN or NA."""
+
+def feature_table(features: pd.DataFrame, own: Sequence[Feature] = ()) -> pa.Table:
+    """Return a frame of features as Arrow: `ts`, the 17 columns and those of `own`, null where NaN or NA."""
     import pyarrow as pa
-
-    from market_data_pipeline.domain.features import FEATURES
 
     ts = pa.array(features["ts"].to_numpy(dtype="datetime64[us]").view("int64")).cast(pa.timestamp("us", tz="UTC"))
     types = {"float": pa.float64(), "bool": pa.bool_(), "text": pa.string()}
     columns = {"ts": ts}
-    for feature in FEATURES:
+    for feature in (*FEATURES, *own):
         array = pa.array(features[feature.name], from_pandas=True)
         columns[feature.name] = array.cast(types[feature.dtype])
     return pa.table(columns)
 
 
-def read_features(bulk: Bulk, series: Series, start: datetime) -> pa.Table:
-    """Return the stored features with `ts` at or after `start`, ascending: `ts` and the 17 columns."""
+def feature_columns(own: Sequence[Feature], relation: str = "features") -> LiteralString:
+    """Return the 17 columns and those of `own` as a select list; an own value of another type than declared is null.
+
+    The types of values that an older declaration left behind are not to be relied on.
+    """
+    names = [f"{relation}.{name}" for name in FEATURE_NAMES]
+    for feature in own:  # their names were checked when they were declared: they need no quoting
+        value = f"{relation}.extra -> '{feature.name}'"
+        typed = f"({relation}.extra ->> '{feature.name}')::{feature.sql_type}"
+        names.append(
+            f"case when jsonb_typeof({value}) = '{_JSON_TYPES[feature.dtype]}' then {typed} end as {feature.name}"
+        )
+    return ", ".join(names)
+
+
+def read_features(
+    bulk: Bulk, series: Series, start: datetime, own: Sequence[Feature] = (), *, leftovers: bool = False
+) -> pa.Table:
+    """Return the stored features with `ts` at or after `start`, ascending: `ts`, the 17 columns and those of `own`.
+
+    With `leftovers` there is one more, LEFTOVER: whether the row holds own features that are not in `own`.
+    """
+    declared = "{" + ",".join(feature.name for feature in own) + "}"
+    leftover: LiteralString = (
+        f", coalesce(extra - $4::text::text[] <> '{{}}', false) as {LEFTOVER}" if leftovers else ""
+    )
     return bulk.arrow(
-        """
-        select
-            ts, log_return, return_1h, return_1d, volatility_20, volatility_50, atr, rolling_volume_20, volume_ratio,
-            hh, hl, lh, ll, trend_direction, structure_label, volatility_regime, trend_regime, compression_regime
+        f"""
+        select ts, {feature_columns(own)}{leftover}
         from market_data.features
         where symbol = $1 and timeframe = $2 and ts >= $3
         order by ts
-        """,
+        """,  # noqa: S608 - names of columns, checked when they were declared
         *(series.symbol, str(series.timeframe), start),
+        *((declared,) if leftovers else ()),
     )
 
 
 def changed_rows(stored: pa.Table, computed: pa.Table) -> np.ndarray:
-    """Return a mask over `computed`: True where the row is not stored exactly so."""
+    """Return a mask over `computed`: True where the row is not stored exactly so.
+
+    Own features may come from running sums, which another first bar rounds in another way: a difference below
+    1e-12 of an own value is none. With a column LEFTOVER in `stored`, what it marks counts as changed.
+    """
     import numpy as np
+    import pyarrow as pa
     import pyarrow.compute as pc
 
     stored_ts = stored["ts"].to_numpy()
@@ -65,24 +98,62 @@ def changed_rows(stored: pa.Table, computed: pa.Table) -> np.ndarray:
     for name in computed.column_names[1:]:
         new, old = computed[name], counterpart[name]
         equal = pc.fill_null(pc.equal(new, old), False)
+        if name not in FEATURE_NAMES and pa.types.is_floating(new.type):
+            apart = pc.abs(pc.subtract(new, old))
+            equal = pc.or_(equal, pc.fill_null(pc.less_equal(apart, pc.multiply(pc.abs(new), ROUNDING)), False))
         both_null = pc.and_(pc.is_null(new), pc.is_null(old))
         changed |= ~pc.or_(equal, both_null).to_numpy()
+    if LEFTOVER in counterpart.column_names:
+        changed |= counterpart[LEFTOVER].to_numpy()
     return changed
 
 
 def append_features(bulk: Bulk, series: Series, features: pa.Table, now: datetime) -> None:
-    """Store feature rows that are not held yet."""
+    """Store feature rows that are not held yet; columns beyond the 17 go into `extra`."""
     import pyarrow as pa
 
     rows = features.num_rows
     if not rows:
         return
     table = (
-        features.add_column(0, "symbol", pa.repeat(pa.scalar(series.symbol), rows))
+        _with_extra(features)
+        .add_column(0, "symbol", pa.repeat(pa.scalar(series.symbol), rows))
         .add_column(1, "timeframe", pa.repeat(pa.scalar(str(series.timeframe)), rows))
         .append_column("features_computed_at", pa.repeat(pa.scalar(now, type=pa.timestamp("us", tz="UTC")), rows))
     )
     bulk.copy(partition("features", series.timeframe), table)
+
+
+def _with_extra(features: pa.Table) -> pa.Table:
+    """Return `features` with its columns beyond the 17 folded into one, `extra`, as PostgreSQL takes a binary jsonb."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    own = [name for name in features.column_names if name not in FEATURE_NAMES and name != "ts"]
+    if not own:
+        return features
+    pieces: list[Any] = []
+    empty = pa.repeat(pa.scalar(True), features.num_rows)
+    for name in own:
+        column = features[name].combine_chunks()
+        pieces += [f'{"," if pieces else ""}"{name}":', pc.fill_null(_json(column), "null")]
+        empty = pc.and_(empty, pc.is_null(column))
+    # A version byte and the text: the type's binary form.
+    document = pc.binary_join_element_wise("\x01{", *pieces, "}", "")
+    extra = pc.if_else(empty, pa.scalar(None, pa.binary()), document.cast(pa.binary()))
+    return features.drop_columns(own).append_column("extra", extra)
+
+
+def _json(column: pa.Array) -> pa.Array:
+    """Return each value as JSON, null where there is none; floats in the fewest digits that give them back."""
+    import orjson
+    import pyarrow as pa
+
+    if not pa.types.is_string(column.type):
+        return column.cast(pa.string())
+    coded = column.dictionary_encode()
+    words = pa.array([orjson.dumps(word).decode() for word in coded.dictionary.to_pylist()], pa.string())
+    return words.take(coded.indices)
 
 
 def remove_features(bulk: Bulk, series: Series, ts: list[datetime]) -> None:

@@ -72,6 +72,7 @@ class SeriesState:
     next_due_at: datetime | None = None
     features_computed_at: datetime | None = None
     audited_splits: str | None = None
+    own_features: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +95,7 @@ class LogRow:
     compute_seconds: float = 0.0
     error_class: str | None = None
     error: str | None = None
+    warning: str | None = None
 
 
 def read_states(bulk: Bulk, symbol: str) -> dict[Timeframe, SeriesState]:
@@ -102,7 +104,8 @@ def read_states(bulk: Bulk, symbol: str) -> dict[Timeframe, SeriesState]:
         """
         select
             timeframe, tier, first_ts, last_ts, bar_count, feature_count, feature_version, splits_digest,
-            revision, base_revision, quiet_slots, verified_at, next_due_at, features_computed_at, audited_splits
+            revision, base_revision, quiet_slots, verified_at, next_due_at, features_computed_at, audited_splits,
+            own_features
         from market_data.series_state
         where symbol = $1
         """,
@@ -117,9 +120,10 @@ def write_state(bulk: Bulk, series: Series, state: SeriesState) -> None:
         """
         insert into market_data.series_state (
             symbol, timeframe, tier, first_ts, last_ts, bar_count, feature_count, feature_version, splits_digest,
-            revision, base_revision, quiet_slots, verified_at, next_due_at, features_computed_at, audited_splits
+            revision, base_revision, quiet_slots, verified_at, next_due_at, features_computed_at, audited_splits,
+            own_features
         )
-        values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)
+        values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)
         on conflict (symbol, timeframe) do update set
             first_ts = excluded.first_ts,
             last_ts = excluded.last_ts,
@@ -134,6 +138,7 @@ def write_state(bulk: Bulk, series: Series, state: SeriesState) -> None:
             next_due_at = excluded.next_due_at,
             features_computed_at = excluded.features_computed_at,
             audited_splits = excluded.audited_splits,
+            own_features = excluded.own_features,
             last_error_class = null,
             last_error = null,
             consecutive_failures = 0
@@ -141,7 +146,7 @@ def write_state(bulk: Bulk, series: Series, state: SeriesState) -> None:
         *(series.symbol, str(series.timeframe), state.tier, state.first_ts, state.last_ts, state.bar_count),
         *(state.feature_count, state.feature_version, state.splits_digest, state.revision, state.base_revision),
         *(state.quiet_slots, state.verified_at, state.next_due_at, state.features_computed_at),
-        state.audited_splits,
+        *(state.audited_splits, state.own_features),
     )
 
 
@@ -170,14 +175,14 @@ def append_log(bulk: Bulk, series: Series, row: LogRow) -> None:
         insert into market_data.ingest_log (
             run_id, symbol, timeframe, started_at, finished_at, status, requests, rate_limited, bytes,
             rows_fetched, rows_inserted, rows_updated, features_written, fetch_seconds, store_seconds, compute_seconds,
-            error_class, error
+            error_class, error, warning
         )
-        values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)
+        values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19)
         """,
         *(row.run_id, series.symbol, str(series.timeframe), row.started_at, row.finished_at, row.status),
         *(row.requests, row.rate_limited, row.bytes, row.rows_fetched, row.rows_inserted, row.rows_updated),
         *(row.features_written, row.fetch_seconds, row.store_seconds, row.compute_seconds),
-        *(row.error_class, row.error),
+        *(row.error_class, row.error, row.warning),
     )
     bulk.execute("select pg_notify('market_data_series', $1)::text", series.partition_key)
 
