@@ -16,11 +16,19 @@ if TYPE_CHECKING:
     from market_data_pipeline.store.bulk import Bulk
 
 
-def read_splits(bulk: Bulk, symbol: str) -> tuple[Split, ...]:
-    """Return a symbol's known splits, future-dated ones among them, by execution date."""
+def read_splits(bulk: Bulk, symbol: str, known_at: datetime | None = None) -> tuple[Split, ...]:
+    """Return a symbol's known splits, future-dated ones among them, by execution date.
+
+    With `known_at` only those that the vendor had listed to us by then.
+    """
     rows = bulk.rows(
-        "select execution_date, split_from, split_to from market_data.splits where symbol = $1 order by execution_date",
-        symbol,
+        """
+        select execution_date, split_from, split_to
+        from market_data.splits
+        where symbol = $1 and first_seen_at <= coalesce($2::timestamptz, 'infinity')
+        order by execution_date
+        """,
+        *(symbol, known_at),
     )
     return tuple(Split(**row) for row in rows)
 

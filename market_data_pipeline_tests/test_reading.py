@@ -1,0 +1,191 @@
+"""What notebooks get: frames of bars and features straight from the database, and sentences where they ask wrongly."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import psycopg
+import pytest
+
+import market_data_pipeline
+from market_data_pipeline import read_bars, read_features
+from market_data_pipeline.domain.failures import ConfigurationError, DatabaseUnavailableError, UsageError
+from market_data_pipeline.domain.feature_definitions import FEATURE_NAMES, FEATURES
+from market_data_pipeline.domain.sessions import NEW_YORK
+from market_data_pipeline_tests.ingest.conftest import REAL_SAMPLE, MakeWorld, World, make_world  # noqa: F401
+
+NOON = datetime(2014, 6, 10, 12, 0, tzinfo=NEW_YORK)  # the day after Apple's 7-for-1 split
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture
+def apple(make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch) -> World:  # noqa: F811
+    """A database with recorded bars of AAPL, which the environment names."""
+    world = make_world(NOON, replay=REAL_SAMPLE)
+    world.refresh("AAPL", history_days=200)
+    monkeypatch.setenv("DATABASE_URL", world.database_url)
+    monkeypatch.setenv("MARKET_DATA_AS_OF", world.now.isoformat())
+    return world
+
+
+def test_features_come_as_they_are_stored_with_types_to_calculate_with(apple: World) -> None:
+    features = read_features("AAPL", "1d")
+    assert features.columns.tolist() == list(FEATURE_NAMES)
+    assert features.index.name == "ts"
+    assert str(features.index.dtype) == "datetime64[us, UTC]"
+    dtypes = {"float": "float64", "bool": "boolean", "text": "category"}
+    assert {f.name: str(features[f.name].dtype) for f in FEATURES} == {f.name: dtypes[f.dtype] for f in FEATURES}
+    for feature in FEATURES:
+        if feature.labels:
+            assert features[feature.name].cat.categories.tolist() == list(feature.labels)
+    rows = apple.query("select * from market_data.features where timeframe = '1d' order by ts")
+    assert features.index.tolist() == [row["ts"] for row in rows]
+    for name in FEATURE_NAMES:
+        got = [None if pd.isna(value) else value for value in features[name].tolist()]
+        assert got == [row[name] for row in rows]
+
+
+def test_a_range_excludes_its_end_and_takes_dates_where_the_symbol_trades(apple: World) -> None:
+    everything = read_bars("AAPL", "1d")
+    by_date = read_bars("AAPL", "1d", start=date(2014, 6, 2), end="2014-06-05")
+    assert [ts.astimezone(NEW_YORK).day for ts in by_date.index] == [2, 3, 4]
+    start, end = datetime(2014, 6, 2, tzinfo=NEW_YORK), datetime(2014, 6, 5, tzinfo=NEW_YORK)
+    pd.testing.assert_frame_equal(read_bars("AAPL", "1d", start=start, end=pd.Timestamp(end)), by_date)
+    pd.testing.assert_frame_equal(everything[(everything.index >= start) & (everything.index < end)], by_date)
+    pd.testing.assert_index_equal(read_features("AAPL", "1d", start, end).index, by_date.index)
+
+
+def test_adjusted_bars_are_those_of_the_view_and_raw_ones_as_traded(apple: World) -> None:
+    columns = ["open", "high", "low", "close", "volume", "vwap", "trades"]
+    for adjusted, relation in ((True, "bars_adjusted"), (False, "bars")):
+        bars = read_bars("AAPL", "1d", adjusted=adjusted)
+        assert bars.columns.tolist() == columns
+        assert [str(bars[name].dtype) for name in columns] == ["float64"] * 6 + ["Int64"]
+        with apple.connect() as connection:
+            connection.execute("select set_config('market_data.as_of', %s, false)", (apple.now.isoformat(),))
+            rows = connection.execute(
+                f"select * from market_data.{relation} where timeframe = '1d' order by ts"
+            ).fetchall()
+        for name in columns[:5]:
+            np.testing.assert_allclose(bars[name], [row[name] for row in rows], rtol=1e-14)
+    raw, continuous = (read_bars("AAPL", "1d", adjusted=adjusted)["close"] for adjusted in (False, True))
+    assert raw.pct_change().min() < -0.8
+    assert continuous.pct_change().abs().max() < 0.1
+
+
+def test_as_of_gives_back_what_was_known_then_splits_included(apple: World) -> None:
+    known = apple.now
+    before = read_bars("AAPL", "1d", as_of=known)
+    pd.testing.assert_frame_equal(before, read_bars("AAPL", "1d"))
+    with apple.connect() as connection:
+        # Two days later the vendor has corrected a close, and somebody has heard of the split on the fourth only.
+        later = known + timedelta(days=2)
+        connection.execute(
+            "with old as (delete from market_data.bars where timeframe = '1d' and ts = %(ts)s returning *)"
+            " insert into market_data.bar_revisions select old.*, %(at)s, 'run' from old",
+            {"ts": before.index[-1], "at": later},
+        )
+        connection.execute(
+            "insert into market_data.bars select symbol, timeframe, ts, open, high, low, close + 1, volume, vwap,"
+            " trades, superseded_at from market_data.bar_revisions"
+        )
+        connection.execute("update market_data.splits set first_seen_at = %s", (known + timedelta(days=4),))
+    pd.testing.assert_frame_equal(
+        read_bars("AAPL", "1d", as_of=known, adjusted=False).iloc[:-1],
+        read_bars("AAPL", "1d", adjusted=False).iloc[:-1],
+    )
+    closes = {days: read_bars("AAPL", "1d", as_of=known + timedelta(days=days))["close"] for days in (0, 1, 3, 5)}
+    assert closes[0].iloc[-1] + 1 == closes[3].iloc[-1] == closes[5].iloc[-1]
+    assert closes[1].iloc[0] == pytest.approx(7 * closes[5].iloc[0])  # nobody knew of the split yet
+    assert len(read_bars("AAPL", "1d", as_of=known - timedelta(seconds=1))) == 0
+
+
+def test_several_symbols_come_below_each_other(apple: World) -> None:
+    apple.track("MSFT")
+    both = read_features(["MSFT", "AAPL"], "1d")
+    assert both.columns[0] == "symbol"
+    assert both["symbol"].cat.categories.tolist() == ["MSFT", "AAPL"]
+    pd.testing.assert_frame_equal(both[both["symbol"] == "AAPL"].drop(columns="symbol"), read_features("AAPL", "1d"))
+
+
+def test_no_rows_are_an_empty_frame_of_the_same_types(apple: World) -> None:
+    for read in (read_bars, read_features):
+        empty, full = read("AAPL", "1d", start="2013-01-01", end="2013-02-01"), read("AAPL", "1d")
+        assert len(empty) == 0
+        pd.testing.assert_series_equal(empty.dtypes, full.dtypes)
+        assert empty.index.dtype == full.index.dtype
+
+
+def test_bars_and_features_join_by_their_index(apple: World) -> None:
+    joined = read_bars("AAPL", "5m").join(read_features("AAPL", "5m"))
+    assert joined["close"].notna().all()
+    np.testing.assert_allclose(joined["log_return"].iloc[1:], np.log(joined["close"]).diff().iloc[1:], rtol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("call", "sentence"),
+    [
+        (lambda: read_bars("aapl", "1d"), "'aapl' is not tracked here; did you mean AAPL?"),
+        (lambda: read_features("NFLX", "1d"), "'NFLX' is not tracked here; `market-data universe add NFLX` adds it."),
+        (lambda: read_bars("AAPL", "2h"), "Unknown timeframe '2h'; known are 5m, 15m, 1h, 4h, 1d."),
+        (lambda: read_bars([], "1d"), "Name at least one symbol"),
+        (lambda: read_bars("AAPL", "1d", start=datetime(2014, 6, 2)), "does not say which zone"),  # noqa: DTZ001
+        (lambda: read_bars("AAPL", "1d", end="2014-06-02T10:00"), "does not say which zone"),
+        (lambda: read_bars("AAPL", "1d", start="June"), "start 'June' is not an ISO 8601 date"),
+        (lambda: read_bars("AAPL", "1d", start="2014-06-02", end="2014-06-02"), "start has to lie before end"),
+        (lambda: read_bars("AAPL", "1d", as_of=date(2014, 6, 2)), "as_of .* is not an instant"),  # type: ignore[arg-type]
+    ],
+)
+def test_who_asks_wrongly_is_told_how_to_ask(apple: World, call: object, sentence: str) -> None:
+    with pytest.raises(UsageError, match=sentence):
+        call()  # type: ignore[operator]
+
+
+def test_a_database_that_was_never_set_up_or_is_away_is_named(
+    empty_database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", empty_database_url)
+    with pytest.raises(ConfigurationError, match="market-data migrate"):
+        read_bars("AAPL", "1d")
+    monkeypatch.setenv("DATABASE_URL", "postgresql://nobody@127.0.0.1:1/nothing")
+    with pytest.raises(DatabaseUnavailableError):
+        read_bars("AAPL", "1d")
+
+
+@pytest.mark.xdist_group("embedded")
+def test_the_embedded_server_is_started_by_whoever_reads_first(tmp_path: Path) -> None:
+    from market_data_pipeline.sandbox.postgres import EmbeddedPostgres
+    from market_data_pipeline.settings import load_settings
+
+    settings = load_settings()
+    assert settings.embedded_database
+    server = EmbeddedPostgres.of(settings)
+    assert not server.is_running()
+    try:
+        with pytest.raises(UsageError, match="not tracked"):
+            read_features("AAPL", "1d")
+        with psycopg.connect(settings.database_url) as connection:
+            connection.execute(
+                "insert into market_data.symbols values ('AAPL', 'critical', 'us_equity', true, %s)",
+                (datetime.now(UTC),),
+            )
+        assert len(read_features("AAPL", "1d")) == 0
+    finally:
+        server.stop()
+
+
+def test_importing_the_package_loads_next_to_nothing() -> None:
+    code = (
+        "import sys, market_data_pipeline; before = set(sys.modules); market_data_pipeline.read_bars;"
+        "print(sorted({'pandas', 'numpy', 'pyarrow', 'sqlalchemy', 'pydantic'} & before), len(before) < 150)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.strip() == "[] True"
+    assert set(market_data_pipeline.__all__) <= set(dir(market_data_pipeline))
+    with pytest.raises(AttributeError):
+        market_data_pipeline.read_everything  # noqa: B018
