@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import sqlalchemy as sa
 
@@ -68,6 +68,18 @@ _REQUESTS: Final = sa.text("""
     from market_data.ingest_log
     where finished_at > market_data.clock() - cast(:recent as interval)
 """)
+
+
+class VendorRequests(NamedTuple):
+    """Requests sent to the vendor within `RECENT`, each attempt counted, and how many it refused for the rate."""
+
+    requests: int
+    rate_limited: int
+
+
+def vendor_requests(connection: sa.Connection) -> VendorRequests:
+    """Return what the audit log counts."""
+    return VendorRequests(*connection.execute(_REQUESTS, {"recent": RECENT}).one())
 
 
 def series_freshness(connection: sa.Connection) -> list[SeriesFreshness]:
@@ -138,7 +150,7 @@ def scheduler_health(source: sa.Engine, dagster: DagsterState) -> SchedulerHealt
         last = next((last_execution(execution) for execution in join_runs(connection, runs)), None)
         failures = connection.execute(_FAILURES, {"recent": RECENT, "limit": RECENT_FAILURES}).mappings()
         recent: list[RecentFailure] = [dict(row) for row in failures]  # type: ignore[misc]  # its columns are the keys
-        requests = connection.execute(_REQUESTS, {"recent": RECENT}).one()
+        requests = vendor_requests(connection)
     stale = sum(one["status"] == "STALE" for one in series)
     missing = sum(one["status"] == "MISSING" for one in series)
     reasons = [

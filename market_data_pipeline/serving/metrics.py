@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import GaugeMetricFamily
 
 from market_data_pipeline.domain.failures import DatabaseUnavailableError
-from market_data_pipeline.operations.reports import series_freshness
+from market_data_pipeline.operations.reports import series_freshness, vendor_requests
 from market_data_pipeline.operations.snapshot import snapshot
 
 if TYPE_CHECKING:
@@ -67,12 +67,21 @@ class SeriesCollector:
         try:
             with snapshot(self._source) as connection:
                 rows = series_freshness(connection)
+                sent = vendor_requests(connection)
         except DatabaseUnavailableError:
             up.add_metric([], 0)
             yield up
             return
         up.add_metric([], 1)
         yield up
+        # Gauges, because the log is asked about a day only: a sum over all of it would read millions of rows a scrape.
+        asked = GaugeMetricFamily(
+            "market_data_vendor_requests_24h", "Requests sent to the vendor in the last 24 hours."
+        )
+        asked.add_metric([], sent.requests)
+        refused = GaugeMetricFamily("market_data_vendor_rate_limited_24h", "Answers 429 among them.")
+        refused.add_metric([], sent.rate_limited)
+        yield from (asked, refused)
         series = GaugeMetricFamily("market_data_series", "Series by tier and status.", labels=("tier", "status"))
         worst = GaugeMetricFamily(
             "market_data_staleness_seconds_max", "Of the stalest series of a tier.", labels=("tier",)

@@ -9,11 +9,15 @@ from datetime import UTC, date, datetime, timedelta
 import pytest
 import requests
 
-from market_data_pipeline.domain.series import AssetClass, Timeframe
+from market_data_pipeline.domain.series import AssetClass, Tier, Timeframe
 from market_data_pipeline.domain.sessions import NEW_YORK, calendar_for
 from market_data_pipeline.ingest.demand import Timing, reach, status_after, wanted
 from market_data_pipeline.ingest.harvest import served_windows
+from market_data_pipeline.operations.reports import vendor_requests
+from market_data_pipeline.operations.snapshot import snapshot
+from market_data_pipeline.orchestration.results import summary
 from market_data_pipeline.polygon.plans import Plan, available_at, plan_named
+from market_data_pipeline.store.database import engine
 from market_data_pipeline.store.ledger import Coverage
 from market_data_pipeline_tests.ingest.conftest import MakeWorld, World
 
@@ -157,6 +161,10 @@ def test_every_answer_of_a_storm_of_429_is_counted_once(make_world: MakeWorld, t
     assert logged(stormy, row["id"]) == (answers.total(), answers["429"])  # type: ignore[arg-type]
     assert sum(outcome.requests for outcome in outcomes) == answers.total()
     assert sum(outcome.rate_limited for outcome in outcomes) == answers["429"]
+    shown = summary(Tier.CRITICAL, list(outcomes)).metadata
+    assert (shown["requests"].value, shown["rate_limited"].value) == (answers.total(), answers["429"])
+    with snapshot(engine(stormy.database_url, as_of=stormy.now)) as connection:  # as the health report and /metrics
+        assert vendor_requests(connection) == (answered(calm).total() + answers.total(), answers["429"])
 
 
 def test_what_the_market_cost_is_counted_once_however_many_threads_begin_together(make_world: MakeWorld) -> None:

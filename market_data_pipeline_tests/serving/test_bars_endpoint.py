@@ -92,3 +92,13 @@ def test_bars_without_features_are_served_and_a_series_without_bars_is_queued(ap
 def test_a_ticker_may_hold_punctuation(api: Api, seed: Seed, symbol: str) -> None:
     seed.series(symbol)
     assert api.get(f"{BARS}/{symbol}", timeframe="5m").json()["symbol"] == symbol
+
+
+@pytest.mark.parametrize("symbol", ["BRK.B", "KIMpL", "X:BTCUSD"])
+def test_a_ticker_is_taken_as_the_vendor_spells_it(api: Api, seed: Seed, symbol: str) -> None:
+    seed.series(symbol, count=2, first=TS)
+    for path in (f"{BARS}/{symbol}", f"{BARS}/{symbol.replace(':', '%3A')}", f"/api/v1/features/quant/{symbol}"):
+        answer = api.get(path, timeframe="5m")
+        assert (answer.status_code, answer.json()["symbol"]) == (200, symbol)
+    other_case = "KIMPL" if symbol == "KIMpL" else symbol[:-1] + symbol[-1].lower()
+    assert api.get(f"{BARS}/{other_case}", timeframe="5m").status_code == 404

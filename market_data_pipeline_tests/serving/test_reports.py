@@ -175,6 +175,9 @@ def test_a_folder_without_an_instance_is_left_alone(tmp_path: Path) -> None:
 
 def test_metrics_count_requests_under_their_route_and_series_by_tier(api: Api, seed: Seed) -> None:
     seed_universe(seed)
+    seed.log("run", "AAPL", "5m", "ok", requests=30, rate_limited=3)
+    seed.log("run", "NVDA", "5m", "failed", requests=10)
+    seed.log("long-ago", "NVDA", "5m", "ok", at=NOW - timedelta(days=3), requests=500)
     api.wait_for_cache()
     for _ in range(2):
         api.get("/api/v1/features/quant/AAPL", timeframe="5m")
@@ -192,6 +195,7 @@ def test_metrics_count_requests_under_their_route_and_series_by_tier(api: Api, s
         in lines
     )
     assert 'market_data_http_requests_total{method="GET",route="none",status="404"} 1.0' in lines
+    assert {"market_data_vendor_requests_24h 40.0", "market_data_vendor_rate_limited_24h 3.0"} < set(lines)
     assert 'market_data_series{status="stale",tier="low_priority"} 1.0' in lines
     assert 'market_data_staleness_seconds_max{tier="critical"} 32400.0' in lines
     assert not any("surprise" in line or "NOPE" in line for line in lines)
