@@ -170,6 +170,13 @@ def health(as_json: _AsJson = False) -> None:
             for one in report["recent_failures"]
         ],
     )
+    print_table(
+        ("warned at", "series", ">series in all", "warning"),
+        [
+            (_instant(one["last_seen_at"]), one["example"], one["series"], one["warning"])
+            for one in report["recent_warnings"]
+        ],
+    )
     rate = report["rate_limit"]
     console().print(
         f"{rate['total_requests']} requests in {rate['window_hours']} h, {rate['rate_limited']} refused for the rate; "

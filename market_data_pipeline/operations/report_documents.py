@@ -111,6 +111,15 @@ class RecentFailure(TypedDict):
     error: str | None
 
 
+class RecentWarning(TypedDict):
+    """Something that went wrong without failing a series, and how many series it met."""
+
+    warning: str
+    series: int
+    example: str
+    last_seen_at: datetime
+
+
 class RateLimit(TypedDict):
     """How often the vendor refused for the plan's rate during the last `window_hours`."""
 
@@ -150,6 +159,7 @@ class SchedulerHealth(TypedDict):
     last_execution: LastExecution | None
     stale_features_count: int
     recent_failures: list[RecentFailure]
+    recent_warnings: list[RecentWarning]
     rate_limit: RateLimit
     total_symbols_monitored: int
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         ExecutionHistory,
         HealthReport,
         RecentFailure,
+        RecentWarning,
         SchedulerHealth,
         SeriesFreshness,
         StalenessReport,
@@ -60,6 +61,17 @@ _FAILURES: Final = sa.text("""
     from market_data.ingest_log
     where status = 'failed' and finished_at > market_data.clock() - cast(:recent as interval)
     order by finished_at desc, id desc
+    limit :limit
+""")
+
+_WARNINGS: Final = sa.text("""
+    select
+        warning, count(distinct (symbol, timeframe)) as series, min(symbol || '|' || timeframe) as example,
+        max(finished_at) as last_seen_at
+    from market_data.ingest_log
+    where warning is not null and finished_at > market_data.clock() - cast(:recent as interval)
+    group by warning
+    order by last_seen_at desc, warning
     limit :limit
 """)
 
@@ -151,6 +163,8 @@ def scheduler_health(source: sa.Engine, dagster: DagsterState) -> SchedulerHealt
         failures = connection.execute(_FAILURES, {"recent": RECENT, "limit": RECENT_FAILURES}).mappings()
         recent: list[RecentFailure] = [dict(row) for row in failures]  # type: ignore[misc]  # its columns are the keys
         requests = vendor_requests(connection)
+        warned = connection.execute(_WARNINGS, {"recent": RECENT, "limit": RECENT_FAILURES}).mappings()
+        warnings: list[RecentWarning] = [dict(row) for row in warned]  # type: ignore[misc]  # as above
     stale = sum(one["status"] == "STALE" for one in series)
     missing = sum(one["status"] == "MISSING" for one in series)
     reasons = [
@@ -184,6 +198,7 @@ def scheduler_health(source: sa.Engine, dagster: DagsterState) -> SchedulerHealt
         "last_execution": last,
         "stale_features_count": stale,
         "recent_failures": recent,
+        "recent_warnings": warnings,
         "rate_limit": {
             "window_hours": int(RECENT.total_seconds()) // 3600,
             "total_requests": requests.requests,
