@@ -1,0 +1,267 @@
+"""What PostgreSQL does to a run in its middle: which class of failure it is, who else it stops, what is kept."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import pytest
+
+from market_data_pipeline.domain.failures import (
+    ConfigurationError,
+    DatabaseUnavailableError,
+    PipelineError,
+    TransactionConflictError,
+    TransientError,
+)
+from market_data_pipeline.domain.series import Tier
+from market_data_pipeline.ingest.outcome import SeriesOutcome, SymbolRequest
+from market_data_pipeline.ingest.shard import refresh_shard
+from market_data_pipeline.store import bulk as bulk_module
+from market_data_pipeline.store.bulk import Bulk
+from market_data_pipeline_tests.faults.conftest import DAYS
+from market_data_pipeline_tests.faults.processes import advisory_locks, sessions, until, wire
+from market_data_pipeline_tests.faults.vendor import Asked, later_page
+from market_data_pipeline_tests.faults.world import FaultyWorld, Snapshot
+from market_data_pipeline_tests.polygon.faulty_server import Answer, send
+
+SYMBOLS = ("AAPL", "MSFT", "NVDA", "AMZN")
+
+
+def refuse(world: FaultyWorld, relation: str, sqlstate: str, times: int = 1 << 30, symbol: str = "%") -> None:
+    """Let the database refuse the next statements that write a symbol's rows to a relation, for a reason of its own."""
+    with world.connect() as connection:
+        connection.execute("create sequence public.refusals")  # counts refusals: it is not rolled back
+        connection.execute(
+            f"""
+            create function public.refuse() returns trigger language plpgsql as $$ begin
+                if new.symbol like '{symbol}' and nextval('public.refusals') <= {times} then
+                    raise exception 'no' using errcode = '{sqlstate}';
+                end if;
+                return new;
+            end $$
+            """
+        )
+        connection.execute(
+            f"create trigger refuse before insert on market_data.{relation} for each row"
+            " execute function public.refuse()"
+        )
+
+
+def accept(world: FaultyWorld, relation: str) -> None:
+    with world.connect() as connection:
+        connection.execute(f"drop trigger refuse on market_data.{relation}")
+
+
+@pytest.fixture
+def bulk(world: FaultyWorld) -> Iterator[Bulk]:
+    with Bulk(world.database_url) as made:
+        yield made
+
+
+def caught(work: Callable[[], object]) -> PipelineError:
+    with pytest.raises(PipelineError) as error:
+        work()
+    return error.value
+
+
+@pytest.mark.parametrize("sqlstate", ["40001", "40P01"])
+def test_a_conflict_with_another_transaction_is_met_at_once_with_the_bars_at_hand(
+    world: FaultyWorld, truth: Snapshot, sqlstate: str
+) -> None:
+    refuse(world, "features_5m", sqlstate, times=2)
+    outcomes = world.refresh("AAPL", history_days=DAYS)
+    assert not any(outcome.failed for outcome in outcomes.values())
+    assert world.snapshot() == truth
+    assert len({seen.target for seen in world.vendor.seen}) == len(world.vendor.seen)
+
+
+@pytest.mark.parametrize(
+    ("sqlstate", "error_class", "words"),
+    [
+        ("40001", "TransactionConflictError", "for another one's sake"),
+        ("57014", "TransientError", "SQLSTATE 57014"),
+        ("55P03", "TransientError", "SQLSTATE 55P03"),
+        ("53200", "TransientError", "SQLSTATE 53200"),
+        ("58030", "TransientError", "SQLSTATE 58030"),
+        ("42P01", "ConfigurationError", "market-data migrate"),
+        ("23514", "PipelineError", "refused a statement"),
+    ],
+)
+def test_a_statement_that_is_refused_fails_its_series_and_the_next_run_mends_it(
+    world: FaultyWorld, truth: Snapshot, sqlstate: str, error_class: str, words: str
+) -> None:
+    refuse(world, "features_1h", sqlstate)
+    outcomes = world.refresh("AAPL", history_days=DAYS)
+    assert {key for key, outcome in outcomes.items() if outcome.failed} == {"AAPL|1h"}
+    logged = next(row for row in world.log() if row["timeframe"] == "1h")
+    assert (logged["status"], logged["error_class"]) == ("failed", error_class)
+    assert words in str(logged["error"])
+    accept(world, "features_1h")
+    world.refresh("AAPL", history_days=DAYS)
+    assert world.snapshot() == truth
+
+
+def test_a_full_disk_stops_the_run_before_more_is_fetched_in_vain(world: FaultyWorld) -> None:
+    world.threads = 1
+    refuse(world, "features_5m", "53100")
+    outcomes = world.refresh(*SYMBOLS, history_days=DAYS)
+    assert {outcome.error_class for outcome in outcomes.values()} == {"DatabaseFullError"}
+    assert "disk is full" in str(outcomes["AMZN|1d"].error)
+    assert {asked.symbol for asked in world.vendor.asked if asked.kind == "5m"} == {"AAPL"}
+    assert len(world.log()) == len(outcomes)
+    accept(world, "features_5m")
+    assert not any(outcome.failed for outcome in world.refresh(*SYMBOLS, history_days=DAYS).values())
+
+
+def test_a_database_without_room_for_an_audit_row_still_says_why_to_the_caller(world: FaultyWorld) -> None:
+    refuse(world, "ingest_log", "53100")
+    outcomes = world.refresh("AAPL", "MSFT", history_days=DAYS)
+    assert {outcome.error_class for outcome in outcomes.values()} == {"DatabaseFullError"}
+    assert world.log() == []
+    assert world.snapshot()["bars"] == []
+
+
+def test_a_connection_lost_while_the_vendor_is_asked_stops_the_run_and_the_next_one_mends_it(
+    world: FaultyWorld, truth: Snapshot
+) -> None:
+    def disconnect(asked: Asked) -> Answer:
+        world.query(
+            "select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'market-data refresh'"
+            " and datname = current_database()"
+        )
+        until(lambda: not sessions(world))
+        return send(asked.status, asked.body)
+
+    world.vendor.inject(disconnect, later_page)
+    outcomes = world.refresh("AAPL", history_days=DAYS)
+    assert {outcome.error_class for outcome in outcomes.values()} == {"DatabaseUnavailableError"}
+    assert advisory_locks(world) == []
+    world.refresh("AAPL", history_days=DAYS)
+    assert world.snapshot() == truth
+
+
+@pytest.mark.parametrize("relation", ["bars_5m", "features_5m", "ingest_log"])
+def test_a_connection_lost_in_the_middle_of_a_transaction_leaves_nothing_of_it(
+    world: FaultyWorld, truth: Snapshot, relation: str
+) -> None:
+    outcomes: dict[str, SeriesOutcome] = {}
+    run = threading.Thread(target=lambda: outcomes.update(world.refresh("AAPL", history_days=DAYS)))
+    with wire(world, relation) as stopped:
+        run.start()
+        until(stopped)
+        for session in sessions(world):
+            world.query("select pg_terminate_backend(%s)", session["pid"])
+        run.join()
+    assert {outcome.error_class for outcome in outcomes.values()} == {"DatabaseUnavailableError"}
+    assert world.snapshot()["bars"] == []
+    world.refresh("AAPL", history_days=DAYS)
+    assert world.snapshot() == truth
+
+
+def test_a_table_that_somebody_locked_fails_the_series_after_a_while(
+    world: FaultyWorld, truth: Snapshot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(bulk_module._SESSION, "lock_timeout", "100ms")
+    with world.connect() as other, other.transaction():
+        other.execute("lock table market_data.features_4h in exclusive mode")
+        outcomes = world.refresh("AAPL", history_days=DAYS)
+    assert {key for key, outcome in outcomes.items() if outcome.failed} == {"AAPL|4h"}
+    assert "lock timeout" in str(outcomes["AAPL|4h"].error)
+    world.refresh("AAPL", history_days=DAYS)
+    assert world.snapshot() == truth
+
+
+def test_a_symbol_that_another_process_never_lets_go_of_is_named_with_its_holder(
+    world: FaultyWorld, bulk: Bulk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bulk_module, "_SYMBOL_LOCK_TIMEOUT", "100ms")
+    with bulk.symbol_lock("AAPL"):
+        outcomes = world.refresh("AAPL", "MSFT", history_days=DAYS)
+    held = bulk.rows("select pg_backend_pid() as pid")[0]["pid"]
+    assert {key.split("|")[0] for key, outcome in outcomes.items() if outcome.failed} == {"AAPL"}
+    assert f"another run, process {held} of market-data refresh since" in str(outcomes["AAPL|5m"].error)
+    assert outcomes["AAPL|5m"].error_class == "TransientError"
+    assert not any(outcome.failed for outcome in world.refresh("AAPL", history_days=DAYS).values())
+
+
+def test_a_statement_over_its_time_is_transient_and_leaves_the_connection_usable(bulk: Bulk) -> None:
+    bulk.execute("select set_config('statement_timeout', '50ms', false)")
+    bulk.commit()
+    error = caught(lambda: bulk.execute("select pg_sleep(5)"))
+    assert type(error) is TransientError
+    assert not error.stops_run
+    aborted = caught(lambda: bulk.execute("select 1"))
+    assert not isinstance(aborted, DatabaseUnavailableError)
+    bulk.rollback()
+    bulk.execute("select 1")
+
+
+def test_a_real_serialization_failure_is_a_conflict(world: FaultyWorld, bulk: Bulk) -> None:
+    world.track("AAPL")
+    bulk.execute("set transaction isolation level repeatable read")
+    bulk.rows("select * from market_data.symbols")
+    world.query("update market_data.symbols set tier = 'standard' returning 1")
+    error = caught(lambda: bulk.execute("update market_data.symbols set active = false"))
+    assert isinstance(error, TransactionConflictError)
+
+
+def test_a_standby_cannot_be_written_to(bulk: Bulk) -> None:
+    bulk.execute("set transaction read only")
+    error = caught(lambda: bulk.execute("insert into market_data.rate_limit_pauses values ('x', now())"))
+    assert isinstance(error, DatabaseUnavailableError)
+    assert "DATABASE_URL" in str(error)
+
+
+def test_a_missing_table_asks_for_the_migrations(bulk: Bulk) -> None:
+    error = caught(lambda: bulk.rows("select * from market_data.no_such_relation"))
+    assert isinstance(error, ConfigurationError)
+    assert "market-data migrate" in str(error)
+
+
+def test_a_lost_connection_says_so_once_and_is_of_no_more_use(world: FaultyWorld, bulk: Bulk) -> None:
+    pid = bulk.rows("select pg_backend_pid() as pid")[0]["pid"]
+    world.query("select pg_terminate_backend(%s)", pid)
+    until(lambda: not world.query("select 1 from pg_stat_activity where pid = %s", pid))
+    assert isinstance(caught(bulk.commit), DatabaseUnavailableError)
+    bulk.rollback()  # it has forgotten already
+    assert bulk.closed
+    assert isinstance(caught(lambda: bulk.execute("select 1")), DatabaseUnavailableError)
+    bulk.close()
+
+
+def test_what_fails_under_a_symbol_lock_is_raised_as_it_is_and_frees_the_lock(world: FaultyWorld, bulk: Bulk) -> None:
+    def fail_inside() -> None:
+        with bulk.symbol_lock("AAPL"):
+            bulk.execute("select 1 / 0")
+
+    error = caught(fail_inside)
+    assert "division by zero" in str(error)
+    assert advisory_locks(world) == []
+    bulk.execute("select 1")  # not aborted
+
+
+def test_a_server_that_is_not_there_is_named_without_its_password() -> None:
+    error = caught(lambda: Bulk("postgresql://market_data:s3cretpassword@127.0.0.1:9/market_data"))
+    assert isinstance(error, DatabaseUnavailableError)
+    assert "127.0.0.1:9" in str(error)
+    assert "s3cretpassword" not in str(error)
+
+
+def test_a_run_whose_server_is_not_there_fails_every_series_without_a_request(world: FaultyWorld) -> None:
+    world.track(*SYMBOLS)
+    nowhere = replace(world.pipeline(DAYS), database_url="postgresql://nobody@127.0.0.1:9/nowhere")
+    with nowhere as pipeline:
+        requests = [SymbolRequest(symbol, Tier.CRITICAL) for symbol in SYMBOLS]
+        outcomes = list(refresh_shard(requests, pipeline=pipeline, run_id="run-1"))
+    assert {outcome.error_class for outcome in outcomes} == {"DatabaseUnavailableError"}
+    assert len(outcomes) == 5 * len(SYMBOLS)
+    assert world.vendor.seen == []
+
+
+def test_settings_of_a_url_win_over_ours(world: FaultyWorld) -> None:
+    joint = "&" if "?" in world.database_url else "?"
+    with Bulk(f"{world.database_url}{joint}application_name=mine") as mine:
+        shown = mine.rows("select current_setting('application_name') as name, current_setting('timezone') as zone")
+    assert shown == [{"name": "mine", "zone": "UTC"}]
