@@ -220,7 +220,7 @@ def _unpacked(response: requests.Response, limit: int) -> tuple[bytes, int]:
     """Return the body and its size on the wire; urllib3 would take a gzip stream that is cut short for a whole one."""
     encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
     if encoding not in {"identity", "gzip", "x-gzip", ""}:
-        raise TransientError(f"the body is encoded as {encoding[:20]!r}, which was not asked for")
+        raise TransientError("the body is encoded in a way that was not asked for")
     gzipped = "gzip" in encoding
     unpack = zlib.decompressobj(wbits=_GZIP)
     body, size = bytearray(), 0
