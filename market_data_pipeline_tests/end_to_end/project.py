@@ -1,0 +1,219 @@
+"""A project folder as a user has one, with commands run in it as a user runs them: real processes, nothing exported."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import tomllib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+from typing import Any, Final
+
+import dagster as dg
+import psutil
+import psycopg
+from psycopg.rows import dict_row
+
+from market_data_pipeline.sandbox.postgres import EmbeddedPostgres
+from market_data_pipeline.settings import Settings, load_settings
+
+REPOSITORY: Final = Path(__file__).resolve().parents[2]
+REAL_SAMPLE: Final = REPOSITORY / "market_data_pipeline_tests" / "data" / "real_sample"
+PATIENCE: Final = 120.0  # seconds after which a test gives up on a condition; it takes a tenth of that
+UNIVERSE: Final = "tiers:\n  critical: [AAPL, MSFT]\n  standard: [KO]\n  low_priority: [XOM]\n"
+NOON: Final = "2026-03-11T15:30:00Z"  # a Wednesday, in the session
+
+_MARK: Final = "END_TO_END_PROJECT"  # in the environment of every process that a test's project starts
+_OURS: Final = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]["scripts"]
+
+
+@dataclass(frozen=True)
+class Done:
+    """A command that has ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+class Running:
+    """A command that runs; what it writes goes to files."""
+
+    def __init__(self, project: Project, arguments: list[str], environment: dict[str, str]) -> None:
+        number = len(list(project.root.glob("*.out")))
+        self._out, self._err = project.root / f"{number}.out", project.root / f"{number}.err"
+        with self._out.open("w") as out, self._err.open("w") as err:
+            self.process = psutil.Popen(
+                arguments, cwd=project.root, env=environment, stdin=subprocess.DEVNULL, stdout=out, stderr=err
+            )
+
+    def says(self, text: str) -> None:
+        """Wait until the command has written `text`; fail when it ends without."""
+
+        def said() -> bool:
+            ended = self.process.poll() is not None
+            if text in self._out.read_text():
+                return True
+            assert not ended, f"ended without {text!r}: {self._out.read_text()}{self._err.read_text()}"
+            return False
+
+        until(said)
+
+    def family(self) -> list[psutil.Process]:
+        """Return the command and everything that it has started and still runs."""
+        return [self.process, *self.process.children(recursive=True)]
+
+    def end(self, *signals: signal.Signals) -> Done:
+        """Send signals, if any, and wait for the end."""
+        for number in signals:
+            self.process.send_signal(number)
+        code = self.process.wait(PATIENCE)
+        return Done(code, self._out.read_text(), self._err.read_text())
+
+
+class Project:
+    """A project folder; `lines` are the user's own settings in its `.env`."""
+
+    def __init__(self, root: Path, *, universe: str = UNIVERSE, **lines: object) -> None:
+        self.root = root
+        root.mkdir(parents=True, exist_ok=True)
+        for name in ("dagster.yaml", "workspace.yaml", "pyproject.toml", "sql"):
+            (root / name).symlink_to(REPOSITORY / name)
+        (root / "universe.yaml").write_text(universe)
+        self.ui_port, self.api_port = free_ports(2)
+        settings = {
+            "MARKET_DATA_UNIVERSE": root / "universe.yaml",
+            "MARKET_DATA_UI_PORT": self.ui_port,
+            "MARKET_DATA_API_PORT": self.api_port,
+            "MARKET_DATA_HISTORY_DAYS": 10,
+            "MARKET_DATA_AS_OF": NOON,
+            **lines,
+        }
+        (root / ".env").write_text("".join(f"{name}={value}\n" for name, value in settings.items()))
+
+    @property
+    def state(self) -> Path:
+        return self.root / ".market-data"
+
+    @property
+    def settings(self) -> Settings:
+        return load_settings(project_root=self.root)
+
+    @property
+    def postgres(self) -> EmbeddedPostgres:
+        """The project's server; started by this it does not flush to the disk."""
+        return EmbeddedPostgres(self.state / "postgres", durable=False)
+
+    def start(self, command: str, *arguments: str, **variables: object) -> Running:
+        """Start a command in the folder, with `variables` exported and nothing else of ours."""
+        environment = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
+        environment |= {name: str(value) for name, value in variables.items()}
+        # Where the package is not installed but tested from its folder.
+        environment |= {"PYTHONPATH": str(REPOSITORY), _MARK: str(self.root)}
+        return Running(self, [*program(command), *arguments], environment)
+
+    def run(self, command: str, *arguments: str, **variables: object) -> Done:
+        """Run a command to its end."""
+        return self.start(command, *arguments, **variables).end()
+
+    def query(self, statement: str, *parameters: object) -> list[dict[str, Any]]:
+        """Return rows of the project's market data."""
+        with psycopg.connect(self.settings.database_url, row_factory=dict_row) as connection:
+            connection.execute("select set_config('TimeZone', 'UTC', false)")
+            return connection.execute(statement, parameters).fetchall()  # type: ignore[arg-type]
+
+    @contextmanager
+    def instance(self) -> Iterator[dg.DagsterInstance]:
+        """Open the project's Dagster instance in this process."""
+        before = os.environ.get("DAGSTER_POSTGRES_URL")
+        os.environ["DAGSTER_POSTGRES_URL"] = self.settings.dagster_postgres_url
+        try:
+            with dg.DagsterInstance.from_config(str(self.root)) as instance:
+                yield instance
+        finally:
+            del os.environ["DAGSTER_POSTGRES_URL"]
+            if before is not None:
+                os.environ["DAGSTER_POSTGRES_URL"] = before
+
+    def runs(self) -> list[dg.DagsterRun]:
+        """Return all runs, the newest first."""
+        with self.instance() as instance:
+            return list(instance.get_runs())
+
+    def processes(self) -> list[psutil.Process]:
+        """Return every process that runs for this project, but its PostgreSQL, which gets nobody's environment."""
+        found = []
+        for process in psutil.process_iter():
+            with suppress(psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
+                if process.environ().get(_MARK) == str(self.root) and process.status() != psutil.STATUS_ZOMBIE:
+                    found.append(process)
+        return found
+
+    def named(self, word: str) -> list[psutil.Process]:
+        """Return the project's processes in whose command line `word` stands."""
+        found = []
+        for process in self.processes():
+            with suppress(psutil.NoSuchProcess):
+                if any(word in argument for argument in process.cmdline()[:4]):
+                    found.append(process)
+        return found
+
+    def clean_up(self) -> None:
+        """End whatever a failed test has left."""
+        for process in self.processes():
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        self.postgres.stop()
+
+
+def program(name: str) -> list[str]:
+    """Return how to start an installed program, or one of ours where the package is not installed."""
+    try:
+        distribution("market-data-pipeline")
+    except PackageNotFoundError:
+        if name in _OURS:
+            module, function = _OURS[name].split(":")
+            code = f"import sys; sys.argv[0] = {name!r}; from {module} import {function}; {function}()"
+            return [sys.executable, "-c", code]
+    return [str(Path(sys.executable).with_name(name))]
+
+
+def free_ports(count: int) -> list[int]:
+    """Return ports that nobody listens on."""
+    probes = [socket.socket() for _ in range(count)]
+    for probe in probes:
+        probe.bind(("127.0.0.1", 0))
+    ports: list[int] = [probe.getsockname()[1] for probe in probes]
+    for probe in probes:
+        probe.close()
+    return ports
+
+
+def until(condition: Callable[[], object]) -> None:
+    """Wait until a condition holds."""
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.05)
+
+
+def is_open(port: int) -> bool:
+    """Return whether somebody listens on a port."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def sentence(done: Done) -> str:
+    """Return what a failed command said on standard error, having checked that it is one line and no traceback."""
+    lines = done.err.strip().splitlines()
+    assert len(lines) == 1, done.err + done.out
+    assert "Traceback" not in done.out + done.err
+    assert "unexpected" not in lines[0]
+    return lines[0]

@@ -1,0 +1,134 @@
+"""`market-data up` as a service: what it serves, who may use it meanwhile, and how it ends, however it ends."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import dagster as dg
+import psutil
+import pytest
+import requests
+
+from market_data_pipeline_tests.end_to_end.conftest import MakeProject
+from market_data_pipeline_tests.end_to_end.project import Project, Running, free_ports, is_open, sentence, until
+
+pytestmark = pytest.mark.xdist_group("end_to_end_up")
+
+READY = "Ctrl-C stops everything"
+
+
+@pytest.fixture(scope="module")
+def project(make_project: MakeProject) -> Project:
+    return make_project(universe="tiers: {critical: [AAPL]}\n", MARKET_DATA_HISTORY_DAYS=5)
+
+
+@pytest.fixture(scope="module")
+def bystander(project: Project) -> Iterator[psutil.Popen]:
+    """A process that has nothing to do with us, in the same folder."""
+    process = psutil.Popen([sys.executable, "-c", "input()"], cwd=project.root, stdin=subprocess.PIPE)
+    yield process
+    process.kill()
+
+
+@pytest.fixture(scope="module")
+def up(project: Project, bystander: psutil.Popen) -> Running:
+    running = project.start("market-data", "up")
+    running.says(READY)
+    return running
+
+
+def gone(project: Project) -> bool:
+    return not project.processes() and not is_open(project.ui_port) and not is_open(project.api_port)
+
+
+def test_it_serves_the_ui_and_the_api(project: Project, up: Running) -> None:
+    ui, api = f"http://127.0.0.1:{project.ui_port}", f"http://127.0.0.1:{project.api_port}"
+    assert "Dagster" in requests.get(f"{ui}/asset-groups", timeout=30).text
+    query = {"query": "{ repositoriesOrError { ... on RepositoryConnection { nodes { location { name } } } } }"}
+    nodes = requests.post(f"{ui}/graphql", json=query, timeout=60).json()["data"]["repositoriesOrError"]["nodes"]
+    assert nodes == [{"location": {"name": "market_data_pipeline.definitions"}}]
+    until(lambda: requests.get(f"{api}/health", timeout=30).status_code == 200)
+    answer = requests.get(f"{api}/api/v1/features/quant/AAPL", params={"timeframe": "5m"}, timeout=30).json()
+    assert answer["records_returned"] > 100
+    assert requests.get(f"{api}/docs", timeout=30).ok
+
+
+def test_a_second_one_is_refused_and_says_where_the_first_is(project: Project, up: Running) -> None:
+    done = project.run("market-data", "up")
+    assert done.code == 2
+    said = sentence(done)
+    assert f"(process {up.process.pid})" in said
+    assert f":{project.ui_port}" in said
+    assert project.run("market-data", "up", "--once").code == 2
+
+
+def test_a_backfill_meanwhile_uses_the_running_daemon(project: Project, up: Running) -> None:
+    daemons = {process.pid for process in project.named("dagster-daemon")}
+    done = project.run("market-data", "backfill", "--timeframes", "1d", "--full")
+    assert (done.code, done.err) == (0, "")
+    assert "Stopping" not in done.out
+    assert {process.pid for process in project.named("dagster-daemon")} == daemons
+    assert len(daemons) == 1
+
+
+@pytest.mark.parametrize("patient", [True, False], ids=["once", "twice"])
+def test_ctrl_c_ends_all_that_it_started_and_nothing_else(
+    project: Project, up: Running, bystander: psutil.Popen, patient: bool
+) -> None:
+    running = up
+    if not patient:
+        running = project.start("market-data", "up")
+        running.says("Nothing is missing")
+    family = running.family()
+    done = running.end(signal.SIGINT) if patient else running.end(signal.SIGINT, signal.SIGINT)
+    assert (done.code, done.err) == (130, "")
+    assert not [process for process in family if process.is_running()]
+    assert gone(project)
+    assert project.postgres.is_running()
+    assert bystander.is_running()
+
+
+def test_what_a_killed_one_left_is_ended_by_down(project: Project, bystander: psutil.Popen) -> None:
+    running = project.start("market-data", "up")
+    running.says(READY)
+    running.end(signal.SIGKILL)
+    assert project.processes()
+    assert is_open(project.ui_port)
+    done = project.run("market-data", "down")
+    assert (done.code, done.err) == (0, "")
+    assert "market-data up" in done.out
+    assert gone(project)
+    assert not project.postgres.is_running()
+    assert bystander.is_running()
+
+
+def test_sigterm_in_the_middle_of_a_backfill_cancels_its_runs(project: Project, bystander: psutil.Popen) -> None:
+    port = free_ports(1)[0]
+    silent = psutil.Popen([sys.executable, "-c", _SILENT, str(port)], stdin=subprocess.PIPE)
+    until(lambda: is_open(port))
+    try:
+        vendor = {"POLYGON_BASE_URL": f"http://127.0.0.1:{port}", "POLYGON_API_KEY": "a-key-long-enough"}
+        with (project.root / ".env").open("a") as lines:
+            lines.writelines(f"{name}={value}\n" for name, value in vendor.items())
+        running = project.start("market-data", "backfill")
+        running.says("Backfill  5 series")
+        until(lambda: [run.status for run in project.runs()] == [dg.DagsterRunStatus.STARTED])
+        done = running.end(signal.SIGTERM)
+    finally:
+        silent.kill()
+    assert (done.code, done.err) == (130, "")
+    assert [run.status for run in project.runs()] == [dg.DagsterRunStatus.CANCELED]
+    assert gone(project)
+
+
+# A vendor that takes every connection and says nothing.
+_SILENT = """
+import socket, sys
+listening = socket.create_server(("127.0.0.1", int(sys.argv[1])))
+kept = []
+while True:
+    kept.append(listening.accept())
+"""
