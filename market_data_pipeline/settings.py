@@ -143,7 +143,8 @@ class Settings(BaseSettings):
         **__: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Read arguments first, then the environment, then `.env` of the project root, wherever the command runs."""
-        root = cast("InitSettingsSource", init_settings).init_kwargs.get("project_root") or project_root()
+        stated = cast("InitSettingsSource", init_settings).init_kwargs  # by the variables' names
+        root = stated.get("MARKET_DATA_PROJECT_ROOT") or project_root()
         return init_settings, env_settings, DotEnvSettingsSource(settings_cls, env_file=root / ".env")
 
     @field_validator("*", mode="before")

@@ -113,6 +113,14 @@ def test_the_project_is_found_from_a_folder_inside_it(monkeypatch: pytest.Monkey
     assert load_settings().project_root == tmp_path.resolve()
 
 
+def test_a_stated_folder_brings_its_own_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / ".env").write_text("MARKET_DATA_HISTORY_DAYS=7\n")
+    assert load_settings(project_root=other).history_days == 7
+    assert load_settings().history_days == 365
+
+
 def test_outside_of_any_project_it_is_the_folder_above_the_package(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

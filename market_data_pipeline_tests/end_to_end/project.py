@@ -142,10 +142,11 @@ class Project:
             if before is not None:
                 os.environ["DAGSTER_POSTGRES_URL"] = before
 
-    def runs(self) -> list[dg.DagsterRun]:
-        """Return all runs, the newest first."""
+    def runs(self, trigger: str | None = None) -> list[dg.DagsterRun]:
+        """Return all runs, the newest first; only those that `trigger` asked for, if given: sensors ask, too."""
+        tags = {"market_data/trigger": trigger} if trigger else {}
         with self.instance() as instance:
-            return list(instance.get_runs())
+            return list(instance.get_runs(dg.RunsFilter(tags=tags)))
 
     def processes(self) -> list[psutil.Process]:
         """Return every process that runs for this project, but its PostgreSQL, which gets nobody's environment."""

@@ -1,4 +1,4 @@
-"""From an empty folder to fresh features, and on with Dagster's own commands: the tests stand in the order of a story."""
+"""From an empty folder to fresh features, and on with Dagster's own commands: the tests follow one another."""
 
 from __future__ import annotations
 
@@ -29,9 +29,7 @@ def first_start(project: Project) -> Done:
 
 def materialized(project: Project, kind: str) -> set[str]:
     with project.instance() as instance:
-        return {
-            key for tier in Tier for key in instance.get_materialized_partitions(dg.AssetKey([tier.value, kind]))
-        }
+        return {key for tier in Tier for key in instance.get_materialized_partitions(dg.AssetKey([tier.value, kind]))}
 
 
 def test_the_first_start_ends_with_every_series_complete(project: Project, first_start: Done) -> None:
@@ -69,9 +67,7 @@ def test_a_second_start_asks_nothing_and_begins_no_run(project: Project, first_s
 def test_the_history_says_that_a_backfill_asked(project: Project, first_start: Done) -> None:
     done = project.run("market-data", "history", "--json")
     executions = json.loads(done.out)["executions"]
-    assert {(one["job"], one["trigger"]) for one in executions} == {
-        (f"{tier}_refresh", "backfill") for tier in SYMBOLS
-    }
+    assert {(one["job"], one["trigger"]) for one in executions} == {(f"{tier}_refresh", "backfill") for tier in SYMBOLS}
     assert {one["failed_symbols"] for one in executions} == {0}
 
 
@@ -107,9 +103,7 @@ def test_a_job_launched_by_dagster_fills_its_tier_again(project: Project, first_
         assert instance.get_run_by_id(newest.run_id).is_success  # type: ignore[union-attr]
         for kind in ("bars", "features"):
             records = instance.fetch_materializations(
-                dg.AssetRecordsFilter(
-                    dg.AssetKey(["critical", kind]), after_storage_id=None, before_storage_id=None
-                ),
+                dg.AssetRecordsFilter(dg.AssetKey(["critical", kind]), after_storage_id=None, before_storage_id=None),
                 limit=100,
             ).records
             made = {record.partition_key for record in records if record.run_id == newest.run_id}

@@ -115,13 +115,18 @@ def test_sigterm_in_the_middle_of_a_backfill_cancels_its_runs(project: Project, 
             lines.writelines(f"{name}={value}\n" for name, value in vendor.items())
         running = project.start("market-data", "backfill")
         running.says("Backfill  5 series")
-        until(lambda: [run.status for run in project.runs()] == [dg.DagsterRunStatus.STARTED])
+        until(lambda: statuses(project) == [dg.DagsterRunStatus.STARTED])
         done = running.end(signal.SIGTERM)
     finally:
         silent.kill()
     assert (done.code, done.err) == (130, "")
-    assert [run.status for run in project.runs()] == [dg.DagsterRunStatus.CANCELED]
+    assert statuses(project) == [dg.DagsterRunStatus.CANCELED]
+    assert all(run.is_finished or run.status is dg.DagsterRunStatus.QUEUED for run in project.runs())
     assert gone(project)
+
+
+def statuses(project: Project) -> list[dg.DagsterRunStatus]:
+    return [run.status for run in project.runs(trigger="backfill")]
 
 
 # A vendor that takes every connection and says nothing.
