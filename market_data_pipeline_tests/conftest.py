@@ -109,7 +109,15 @@ def _new_database(postgres_url: str, template: str) -> Iterator[str]:
 
 def _drop_database(postgres_url: str, name: str) -> None:
     with psycopg.connect(postgres_url, autocommit=True) as connection:
-        connection.execute(f"drop database if exists {name} with (force)")
+        try:
+            connection.execute(f"drop database if exists {name} with (force)")
+        except psycopg.errors.InsufficientPrivilege:
+            # An autovacuum worker is in it, which our role may not end; the plain statement asks it to leave.
+            connection.execute(
+                "select pg_terminate_backend(pid) from pg_stat_activity where datname = %s and usename = current_user",
+                (name,),
+            )
+            connection.execute(f"drop database if exists {name}")
 
 
 def _template_name() -> str:
