@@ -17,7 +17,6 @@ import pandas as pd
 import talib
 
 from market_data_pipeline.domain import rolling
-from market_data_pipeline.domain.bars import ts_us
 from market_data_pipeline.domain.failures import FeatureError
 from market_data_pipeline.domain.feature_definitions import (
     FEATURE_NAMES,
@@ -66,6 +65,9 @@ REGIME_BARS: Final = 50
 # An average true range this small beside the price is what is left of a seed after more than 900 bars without any
 # movement (13/14 to that power): then how the average started still shows, see warm_up_suffices.
 MOTIONLESS: Final = 1e-30
+# 214 bars after a movement of this size beside the price the average is still 1e-29 of the price.
+MOVING: Final = 1e-20
+SOON: Final = 200
 
 _COLUMNS: Final = pd.Index(["ts", *FEATURE_NAMES])
 _DTYPES: Final[dict[str, Any]] = {f.name: pd.CategoricalDtype(list(f.labels)) for f in FEATURES if f.labels}
@@ -100,8 +102,10 @@ def features_from(bars: pd.DataFrame, first_new: int, timeframe: Timeframe, asse
         FeatureError: as `compute_features`.
     """
     _check_talib()
+    ts = _values(bars, "ts")
+    starts: NDArray[np.int64] = ts.as_unit("us").asi8
     high, low, close, volume = (
-        np.ascontiguousarray(bars[name].to_numpy("float64")) for name in ("high", "low", "close", "volume")
+        np.ascontiguousarray(_values(bars, name), dtype="float64") for name in ("high", "low", "close", "volume")
     )
     # Only the averages look at all of the warm-up; everything else has forgotten what lies before `begin`.
     begin = max(0, first_new - WINDOW_BARS)
@@ -110,21 +114,20 @@ def features_from(bars: pd.DataFrame, first_new: int, timeframe: Timeframe, asse
         averages: dict[str, Any] = {"atr": _average_true_range(high, low, close), "trend_regime": _trend_regime(close)}
         high, low, close, volume = high[recent], low[recent], close[recent], volume[recent]
         windows: dict[str, Any] = {
-            **_returns(ts_us(bars)[recent], close, timeframe, asset_class),
+            **_returns(starts[recent], close, timeframe, asset_class),
             **_volatility(close, bars_per_year(timeframe, asset_class)),
             **_volume(volume),
             **_structure(high, low),
             "trend_direction": _trend_direction(close),
             "compression_regime": _compression_regime(close),
         }
-    ts: Any = bars["ts"].array
     columns = [
         _column(f, averages[f.name], first_new)
         if f.name in averages
         else _column(f, windows[f.name], first_new - begin)
         for f in FEATURES
     ]
-    # The public constructor examines every column again, which takes a fifth of the time of appending one bar.
+    # The public constructor examines every column again, a tenth of the time of appending one bar.
     return pd.DataFrame._from_arrays(  # type: ignore[attr-defined,no-any-return]
         [ts[first_new:], *columns], columns=_COLUMNS, index=pd.RangeIndex(len(bars) - first_new), verify_integrity=False
     )
@@ -139,9 +142,18 @@ def warm_up_suffices(bars: pd.DataFrame, first_new: int) -> bool:
     """
     if first_new < WARM_UP_BARS:
         return False
+    high, low = _values(bars, "high"), _values(bars, "low")
+    moved = (high - low)[first_new - 13 : first_new + 1].max(initial=0.0)
+    if len(bars) - first_new <= SOON and moved > MOVING * high.max():
+        return True  # the usual case, told without computing anything
     high, low, close = (np.ascontiguousarray(bars[name].to_numpy("float64")) for name in ("high", "low", "close"))
     atr = talib.ATR(high, low, close, timeperiod=14)[first_new:]
     return bool(np.all(atr > MOTIONLESS * high.max()))
+
+
+def _values(bars: pd.DataFrame, name: str) -> Any:
+    """Return a column's array; `bars[name]` would make a Series of it, five of them a tenth of an append's time."""
+    return bars._get_column_array(bars.columns.get_loc(name))  # type: ignore[operator]
 
 
 def _check_talib() -> None:
@@ -171,7 +183,10 @@ def _returns(
     if timeframe is Timeframe.D1:
         return {"return_1h": none, "return_1d": rolling.change(close, 1) - 1}
     opens = calendar_for(asset_class).first_of_days(starts)  # each session's first bar
-    last_before = np.repeat(opens - 1, np.diff(opens, append=len(close)))
+    counts = np.empty_like(opens)
+    counts[:-1], counts[-1:] = opens[1:], len(close)
+    counts -= opens
+    last_before = np.repeat(opens - 1, counts)
     return_1d = np.where(last_before >= 0, close / close[last_before] - 1, np.nan)
     if timeframe is Timeframe.H4:
         return {"return_1h": none, "return_1d": return_1d}
@@ -194,11 +209,13 @@ def _volatility(close: Floats, per_year: float) -> dict[str, Floats | Codes]:
     log_return = np.log(rolling.change(close, 1))
     log_return[~np.isfinite(log_return)] = np.nan
     windows = rolling.trailing_moments(log_return, (20, 50))
-    volatility_20, volatility_50 = (np.sqrt(w.squares / (w.size - 1)) * np.sqrt(per_year) for w in windows)
+    for window in windows:
+        volatility = np.divide(window.squares, window.size - 1, out=window.squares)
+        np.sqrt(volatility, out=volatility)
+        volatility *= np.sqrt(per_year)
+    volatility_20, volatility_50 = (window.squares for window in windows)
     median = rolling.trailing_median(volatility_50, REGIME_BARS)
-    regime = np.full(len(close), 1, dtype="int8")
-    regime[volatility_50 < LOW_VOLATILITY * median] = 0
-    regime[volatility_50 > HIGH_VOLATILITY * median] = 2
+    regime = 1 + _ones(volatility_50 > HIGH_VOLATILITY * median) - _ones(volatility_50 < LOW_VOLATILITY * median)
     regime[np.isnan(median)] = -1
     return {
         "log_return": log_return,
@@ -223,9 +240,7 @@ def _structure(high: Floats, low: Floats) -> dict[str, tuple[Flags, Flags] | Cod
     lowest = rolling.previous_extreme(low, STRUCTURE_BARS, largest=False)
     unknown = np.isnan(highest)
     hh, hl, lh, ll = high > highest, low > lowest, high < highest, low < lowest
-    label = np.full(len(high), 2, dtype="int8")
-    label[hh & hl] = 0
-    label[lh & ll] = 1
+    label = 2 - 2 * _ones(hh & hl) - _ones(lh & ll)  # never both
     label[unknown] = -1
     flags = {"hh": (hh, unknown), "hl": (hl, unknown), "lh": (lh, unknown), "ll": (ll, unknown)}
     return {**flags, "structure_label": label}
@@ -233,17 +248,14 @@ def _structure(high: Floats, low: Floats) -> dict[str, tuple[Flags, Flags] | Cod
 
 def _trend_direction(close: Floats) -> Codes:
     change = rolling.change(close, STRUCTURE_BARS) - 1
-    direction = np.full(len(close), 2, dtype="int8")
-    direction[change > TREND_THRESHOLD] = 0
-    direction[change < -TREND_THRESHOLD] = 1
+    direction = 2 - 2 * _ones(change > TREND_THRESHOLD) - _ones(change < -TREND_THRESHOLD)
     direction[:STRUCTURE_BARS] = -1
     return direction
 
 
 def _trend_regime(close: Floats) -> Codes:
     ahead = talib.EMA(close, timeperiod=20) - talib.EMA(close, timeperiod=50)
-    regime = np.where(ahead > 0, 0, 1).astype("int8")
-    regime[np.abs(ahead) <= RANGING_THRESHOLD * close] = 2
+    regime = np.maximum(1 - _ones(ahead > 0), 2 * _ones(np.abs(ahead) <= RANGING_THRESHOLD * close))
     regime[np.isnan(ahead)] = -1
     return regime
 
@@ -256,6 +268,11 @@ def _compression_regime(close: Floats) -> Codes:
     width = 4 * np.sqrt(window.squares / 20) / (scaled + window.offset)
     width[~np.isfinite(width)] = np.nan
     median = rolling.trailing_median(width, REGIME_BARS)
-    regime = np.where(width < COMPRESSED * median, 0, 1).astype("int8")
+    regime = 1 - _ones(width < COMPRESSED * median)
     regime[np.isnan(median)] = -1
     return regime
+
+
+def _ones(flags: Flags) -> Codes:
+    """Return 1 for True and 0 for False: labels put together from these take a third of the time of masks."""
+    return flags.view("int8")

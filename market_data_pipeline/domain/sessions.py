@@ -209,10 +209,16 @@ class SessionCalendar:
         """Return the index of the first of the ascending instants on each exchange-local date that has any."""
         import numpy as np
 
+        if not len(ts_us):
+            return np.empty(0, dtype="int64")
         midnights = self._axis.midnights
-        low, high = np.searchsorted(midnights, (ts_us[0], ts_us[-1]), side="right") if len(ts_us) else (0, 0)
-        firsts = np.searchsorted(ts_us, midnights[low:high])
-        return np.unique(np.r_[np.zeros(min(len(ts_us), 1), dtype=firsts.dtype), firsts])
+        low, high = np.searchsorted(midnights, (ts_us[0], ts_us[-1]), side="right")
+        firsts = np.empty(high - low + 1, dtype="int64")
+        firsts[0] = 0
+        firsts[1:] = np.searchsorted(ts_us, midnights[low:high])
+        found = np.ones(len(firsts), dtype=bool)  # a date without any leaves the index of the next date's first
+        np.not_equal(firsts[1:], firsts[:-1], out=found[1:])
+        return firsts[found]
 
     # Everything below is derived once from two facts: which dates have sessions, and when each local day begins.
 

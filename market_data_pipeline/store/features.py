@@ -35,7 +35,8 @@ def feature_table(features: pd.DataFrame, own: Sequence[Feature] = ()) -> pa.Tab
     types = {"float": pa.float64(), "bool": pa.bool_(), "text": pa.string()}
     columns = {"ts": ts}
     for feature in (*FEATURES, *own):
-        array = pa.array(features[feature.name], from_pandas=True)
+        column = features[feature.name]
+        array = pa.array(column.to_numpy() if feature.dtype == "float" else column.array, from_pandas=True)
         columns[feature.name] = array.cast(types[feature.dtype])
     return pa.table(columns)
 

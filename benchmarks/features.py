@@ -1,0 +1,205 @@
+"""What features cost: against the libraries alone, and appending a bar against computing a series whole.
+
+Ratios of one run: what is compared runs by turns, so that a busy machine slows both, and for about as long at a turn:
+appends come one after the other, as they do when a shard of series is refreshed.
+
+- All 17 features of 50,000 bars, over TA-Lib's time for ATR, both EMAs, both standard deviations and the Bollinger
+  width on the same arrays plus the two rolling medians by Bottleneck: at most 3.
+- The features of all 50,000 bars, over those of one more bar from its warm-up: at least 20.
+- The same with PostgreSQL: read what is needed, compute, write what changed, commit. The server is an embedded one with
+  its usual settings, in a folder that is removed at the end.
+
+    python -m benchmarks.features
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import tempfile
+import time
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import bottleneck  # type: ignore[import-untyped]
+import numpy as np
+import talib
+
+from benchmarks.report import Measurement, show
+from market_data_pipeline.domain.bars import bar_frame
+from market_data_pipeline.domain.features import WARM_UP_BARS, compute_features, features_from, warm_up_suffices
+from market_data_pipeline.domain.series import AssetClass, Series, Timeframe
+from market_data_pipeline.domain.sessions import calendar_for
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    import pandas as pd
+
+BARS: Final = 50_000
+REPETITIONS: Final = 25
+MOST_PER_LIBRARIES: Final = 3.0
+LEAST_PER_APPEND: Final = 20.0
+_EQUITY: Final = AssetClass.US_EQUITY
+_APPENDS: Final = 20  # about as long as one computation of the whole
+_NOW: Final = datetime(2026, 1, 5, tzinfo=UTC)
+
+
+def series_of_bars(count: int = BARS) -> pd.DataFrame:
+    """Return 5-minute bars of whole sessions from 2024 on: a seeded random walk in cents."""
+    calendar, starts = calendar_for(_EQUITY), []
+    for session in calendar.sessions(datetime(2024, 1, 2, tzinfo=UTC).date(), _NOW.date() + timedelta(days=400)):
+        starts.append(calendar.slots_us(Timeframe.M5, session))
+        if sum(map(len, starts)) >= count:
+            break
+    ts = np.concatenate(starts)[:count]
+    rng = np.random.default_rng(4)
+    close = np.round(200 * np.exp(np.cumsum(rng.normal(0, 1e-3, count))), 2)
+    high, low = close + np.round(rng.random(count), 2), close - np.round(rng.random(count), 2)
+    volume = rng.integers(100, 50_000, count).astype("float64")
+    values = {"open": close, "high": high, "low": low, "close": close, "volume": volume, "vwap": close}
+    return bar_frame(ts, {**values, "trades": np.floor(volume / 10)})
+
+
+def libraries_alone(bars: pd.DataFrame) -> Callable[[], None]:
+    """Return what computes, without anything around it, what the libraries contribute to the features."""
+    high, low, close = (bars[name].to_numpy() for name in ("high", "low", "close"))
+    log_return = np.diff(np.log(close))
+
+    def run() -> None:
+        talib.ATR(high, low, close, timeperiod=14)
+        talib.EMA(close, timeperiod=20)
+        talib.EMA(close, timeperiod=50)
+        talib.STDDEV(log_return, timeperiod=20)
+        volatility = talib.STDDEV(log_return, timeperiod=50)
+        upper, middle, lower = talib.BBANDS(close, timeperiod=20)
+        bottleneck.move_median(volatility, 50)
+        bottleneck.move_median((upper - lower) / middle, 50)
+
+    return run
+
+
+def by_turns(works: dict[str, tuple[int, Callable[[], object]]], repetitions: int) -> dict[str, list[float]]:
+    """Return the seconds that each work took at each of its turns, divided by how often it is done at one.
+
+    The first round does not count.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in works}
+    for round_ in range(repetitions + 1):
+        for name, (times, work) in works.items():
+            began = time.perf_counter()
+            for _ in range(times):
+                work()
+            if round_:
+                seconds[name].append((time.perf_counter() - began) / times)
+    return seconds
+
+
+def computing(repetitions: int) -> dict[str, list[float]]:
+    """Measure without a database."""
+    bars = series_of_bars()
+    tail = bars.iloc[-WARM_UP_BARS - 1 :].reset_index(drop=True)
+
+    def append() -> None:
+        if not warm_up_suffices(tail, WARM_UP_BARS):
+            raise AssertionError("these bars move")
+        features_from(tail, WARM_UP_BARS, Timeframe.M5, _EQUITY)
+
+    works: dict[str, tuple[int, Callable[[], object]]] = {
+        "libraries": (3, libraries_alone(bars)),
+        "whole": (1, lambda: compute_features(bars, Timeframe.M5, _EQUITY)),
+        "append": (_APPENDS, append),
+    }
+    return by_turns(works, repetitions)
+
+
+def storing(repetitions: int) -> dict[str, list[float]]:
+    """Measure with a database."""
+    from market_data_pipeline.ingest.recompute import bars_to_compute, recompute_features
+    from market_data_pipeline.ingest.stopwatch import Stopwatch
+    from market_data_pipeline.store.bars import append_bars
+    from market_data_pipeline.store.bulk import Bulk
+
+    series, bars = Series("BENCH", Timeframe.M5), series_of_bars(BARS + _APPENDS * (repetitions + 1))
+    held = [bars.iloc[:BARS]]
+
+    def recompute(bulk: Bulk, answer: pd.DataFrame, first: datetime | None, held_until: datetime | None) -> int:
+        found, start = bars_to_compute(
+            bulk,
+            series,
+            answer,
+            first=first,
+            held_until=held_until,
+            joined=True,
+            adjusted=lambda raw: raw,
+            warm_up=WARM_UP_BARS,
+        )
+        done = recompute_features(
+            bulk, series, found, start, asset_class=_EQUITY, now=_NOW, compare_from=None, watch=Stopwatch()
+        )
+        return done.rows
+
+    with _database() as url, Bulk(url) as bulk:
+        append_bars(bulk, series, held[0], _NOW)
+        bulk.commit()
+
+        def whole() -> None:
+            bulk.execute("truncate market_data.features_5m")
+            if recompute(bulk, held[0], None, _NOW) < BARS:
+                raise AssertionError("not everything was computed")
+            bulk.commit()
+
+        def append() -> None:
+            known = len(held[0])
+            new, last = bars.iloc[known : known + 1].reset_index(drop=True), held[0]["ts"].iloc[-1].to_pydatetime()
+            append_bars(bulk, series, new, _NOW)
+            if recompute(bulk, new, new["ts"].iloc[0].to_pydatetime(), last) != 1:
+                raise AssertionError("one row follows from one bar")
+            bulk.commit()
+            held[0] = bars.iloc[: known + 1]
+
+        return by_turns({"whole": (1, whole), "append": (_APPENDS, append)}, repetitions)
+
+
+@contextmanager
+def _database() -> Iterator[str]:
+    from market_data_pipeline.sandbox.postgres import EmbeddedPostgres
+    from market_data_pipeline.store.migrate import migrate_database
+
+    with tempfile.TemporaryDirectory(prefix="market-data-bench-") as folder:
+        server = EmbeddedPostgres(Path(folder) / "postgres")
+        url = server.ensure_running()
+        try:
+            migrate_database(url, Path(__file__).resolve().parent.parent / "sql")
+            yield url
+        finally:
+            server.stop()
+
+
+def measure(repetitions: int = REPETITIONS) -> list[Measurement]:
+    """Return the three ratios, each the median of the rounds' ratios: what ran at about the same time is compared."""
+    computed, stored = computing(repetitions), storing(max(3, repetitions // 5))
+    return [
+        _ratio("17 features per libraries alone", computed["whole"], computed["libraries"], at_most=MOST_PER_LIBRARIES),
+        _ratio("50,000 bars per one appended", computed["whole"], computed["append"], at_least=LEAST_PER_APPEND),
+        _ratio("the same, stored", stored["whole"], stored["append"], at_least=LEAST_PER_APPEND),
+    ]
+
+
+def _ratio(name: str, these: list[float], those: list[float], **target: float) -> Measurement:
+    ratio = statistics.median(a / b for a, b in zip(these, those, strict=True))
+    medians = {"ms": statistics.median(these) * 1e3, "over_ms": statistics.median(those) * 1e3}
+    return Measurement(name, ratio, "times", details={**medians, "rounds": len(these)}, **target)
+
+
+def main() -> dict[str, Any]:
+    """Measure, print, store, and return the figures by name."""
+    measured = measure()
+    show("features", measured)
+    return {each.name: each.value for each in measured} | {"reached": all(each.reached for each in measured)}
+
+
+if __name__ == "__main__":
+    sys.exit(not main()["reached"])
