@@ -109,19 +109,21 @@ def random_cases(bars: int, seed: int) -> Iterator[Case]:
         yield Case(made, timeframe, asset_class)
 
 
-def recorded_cases() -> Iterator[Case]:
-    """Yield every recorded series that is at hand: all of them beside the repository, else the tests' sample."""
-    root: Path = REAL if REAL.is_dir() else SAMPLE
+def recorded_cases(root: Path) -> Iterator[Case]:
+    """Yield every recorded series below `root`."""
     for folder in ("day", "minute"):
         for file in sorted((root / folder).glob("*.csv.gz")):
             yield real_series(root, folder, file.name.removesuffix(".csv.gz"))
 
 
-def main(bars: int = BARS, seed: int = 20260101) -> dict[str, Any]:
-    """Compare `bars` random bars and all recorded ones; return what was compared and how much differed."""
+def main(bars: int = BARS, seed: int = 20260101, root: Path | None = None) -> dict[str, Any]:
+    """Compare `bars` random bars and all recorded ones; return what was compared and how much differed.
+
+    Recorded are those below `root`: unless given, all that lie beside the repository, else the tests' sample.
+    """
     began = time.perf_counter()
     random, recorded = Comparison(), Comparison()
-    for case in recorded_cases():
+    for case in recorded_cases(root or (REAL if REAL.is_dir() else SAMPLE)):
         recorded.take(case)
     for case in random_cases(bars, seed):
         random.take(case)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import runpy
 import subprocess
 import sys
 from datetime import UTC, date, datetime, timedelta
@@ -144,6 +145,18 @@ def test_bars_and_features_join_by_their_index(apple: World) -> None:
 def test_who_asks_wrongly_is_told_how_to_ask(apple: World, call: object, sentence: str) -> None:
     with pytest.raises(UsageError, match=sentence):
         call()  # type: ignore[operator]
+
+
+def test_the_example_draws_a_chart(apple: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    example = runpy.run_path(str(ROOT / "docs" / "examples" / "read_features.py"))
+    target = tmp_path / "chart.html"
+    example["main"]("AAPL", str(target))
+    bars, features = read_bars("AAPL", "1d"), read_features("AAPL", "1d")
+    assert f"{len(bars)} bars drawn in {target}" in capsys.readouterr().out
+    assert "vegaEmbed" in target.read_text()
+    (drawn,) = example["chart"](bars, features, "AAPL").to_dict()["datasets"].values()
+    assert [row["close"] for row in drawn] == bars["close"].tolist()
+    assert [row["volatility_regime"] for row in drawn][-1] == features["volatility_regime"].iloc[-1]
 
 
 def test_a_database_that_was_never_set_up_or_is_away_is_named(

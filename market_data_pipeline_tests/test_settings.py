@@ -47,6 +47,15 @@ def test_made_up_recorded_and_vendor_bars_never_share_a_database(
     assert len({settings.dagster_postgres_url for settings in everyone}) == 3
 
 
+def test_own_features_lie_in_the_projects_folder_or_are_importable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mine.py").touch()
+    for named, found in (("mine.py", str(tmp_path / "mine.py")), ("quant.features", "quant.features"), ("", None)):
+        monkeypatch.setenv("MARKET_DATA_FEATURES_MODULE", named)
+        assert load_settings().features_module == found
+
+
 def test_the_embedded_database_has_the_same_url_every_time() -> None:
     assert load_settings().database_url == load_settings().database_url
 
@@ -148,6 +157,8 @@ def test_outside_of_any_project_it_is_the_folder_above_the_package(
         ("DAGSTER_POSTGRES_URL", "sqlite:///x", "does not start with postgresql://"),
         ("DAGSTER_HOME", "/no/such/folder", "there is no such file or folder"),
         ("MARKET_DATA_UNIVERSE", "no-such.yaml", "is 'no-such.yaml', and there is no such file"),
+        ("MARKET_DATA_FEATURES_MODULE", "no_such.py", "is 'no_such.py', and there is no such file"),
+        ("MARKET_DATA_FEATURES_MODULE", "my features", "is 'my features', which is neither a module's name nor"),
         ("MARKET_DATA_HISTORY_DAYS", "a year", "is 'a year', which is not a whole number"),
         ("MARKET_DATA_HISTORY_DAYS", "0", "is 0, which is not between 1 and"),
         ("MARKET_DATA_MAX_CONCURRENT_SYMBOLS", "3.5", "is '3.5', which is not a whole number"),

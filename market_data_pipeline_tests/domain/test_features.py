@@ -15,6 +15,7 @@ import pytest
 import talib
 from hypothesis import given, settings
 
+from benchmarks import features_oracle
 from market_data_pipeline.domain.failures import FeatureError
 from market_data_pipeline.domain.features import FEATURE_NAMES, FEATURES, bars_per_year, compute_features
 from market_data_pipeline.domain.series import AssetClass, Timeframe
@@ -55,6 +56,13 @@ def answer_file(name: str) -> pd.DataFrame:
 @given(cases(0, 130))
 def test_every_value_follows_from_the_definitions(case: Case) -> None:
     assert_same(compute_features(*case), oracle_frame(case))
+
+
+def test_the_long_comparison_finds_no_difference_in_its_first_bars() -> None:
+    found = features_oracle.main(bars=4_000, root=SAMPLE)
+    assert found["random"]["bars"] == 4_000
+    assert found["recorded"]["bars"] == 836
+    assert found["differences"] == 0
 
 
 @pytest.mark.parametrize(
