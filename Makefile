@@ -48,7 +48,7 @@ format: $(VENV)/.installed-dev ## format the code and the SQL, and fix what can 
 	$(BIN)/sqlfluff fix --disable-progress-bar sql
 
 bench: $(VENV)/.installed ## measure the pipeline on this machine
-	@$(BIN)/market-data baseline $(ARGS)
+	@$(BIN)/python -m benchmarks $(ARGS)
 
 lock: $(VENV)/.installed ## pin the newest versions that the requirements*.in files allow
 	$(COMPILE) requirements-installer.in --output-file requirements-installer.lock

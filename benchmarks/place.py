@@ -1,0 +1,129 @@
+"""A vendor, a database and a pipeline of their own, for as long as a measurement takes.
+
+The vendor is the sandbox in a process of its own, the database an embedded server with its usual settings in a folder
+that is removed at the end: what a person has is left alone.
+"""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit
+
+import psycopg
+import requests
+
+from market_data_pipeline.domain.series import Tier, asset_class_of
+from market_data_pipeline.sandbox.listening import HOST, SANDBOX_KEY, STATUS_PATH
+from market_data_pipeline.sandbox.postgres import EmbeddedPostgres
+from market_data_pipeline.store.migrate import migrate_database
+from market_data_pipeline.store.universe import load_universe_file
+
+if TYPE_CHECKING:
+    from market_data_pipeline.ingest.outcome import SymbolRequest
+    from market_data_pipeline.ingest.pipeline import Pipeline
+
+REPOSITORY: Final = Path(__file__).resolve().parent.parent
+# A Saturday, when every day of the week before has settled: the same bars in every run.
+NOW: Final = datetime(2026, 11, 21, 20, 0, tzinfo=UTC)
+_START_SECONDS: Final = 60.0
+
+
+def now() -> datetime:
+    """Return the instant at which all measurements are made."""
+    return NOW
+
+
+def universe() -> tuple[str, ...]:
+    """Return the 25 symbols of the packaged universe."""
+    tiers = load_universe_file(REPOSITORY / "market_data_pipeline" / "universe.yaml")
+    return tuple(symbol for symbols in tiers.values() for symbol in symbols)
+
+
+def symbol_requests(symbols: tuple[str, ...]) -> list[SymbolRequest]:
+    """Return what a run asks for: all timeframes of the symbols."""
+    from market_data_pipeline.ingest.outcome import SymbolRequest
+
+    return [SymbolRequest(symbol, Tier.CRITICAL) for symbol in symbols]
+
+
+@dataclass(frozen=True)
+class Place:
+    """A vendor and a database server."""
+
+    vendor_url: str
+    postgres_url: str
+
+    def new_database(self, name: str, symbols: tuple[str, ...]) -> str:
+        """Return the URL of a new database that follows `symbols`."""
+        with psycopg.connect(self.postgres_url, autocommit=True) as connection:
+            connection.execute(f"create database {name}")
+        url = urlsplit(self.postgres_url)._replace(path=f"/{name}").geturl()
+        migrate_database(url, REPOSITORY / "sql")
+        with psycopg.connect(url, autocommit=True) as connection:
+            for symbol in symbols:
+                connection.execute(
+                    "insert into market_data.symbols values (%s, 'critical', %s, true, %s)",
+                    (symbol, asset_class_of(symbol), NOW),
+                )
+        return url
+
+    def pipeline(self, database_url: str, *, history_days: int, threads: int) -> Pipeline:
+        """Return a pipeline as a run has it on an unlimited plan."""
+        from market_data_pipeline.ingest.pipeline import Pipeline
+        from market_data_pipeline.polygon.client import PolygonClient
+        from market_data_pipeline.polygon.limiter import SharedLimiter
+        from market_data_pipeline.polygon.plans import plan_named
+
+        plan = plan_named("advanced")
+        limiter = SharedLimiter(database_url, plan.calls_per_minute)
+        client = PolygonClient(self.vendor_url, SANDBOX_KEY, limiter=limiter, plan=plan, clock=now)
+        return Pipeline(client, database_url, now, plan, history_days, threads, NOW)
+
+
+@contextmanager
+def running_place(latency_ms: float = 0.0) -> Iterator[Place]:
+    """Start both servers, the vendor waiting `latency_ms` before every answer, and stop them at the end."""
+    with tempfile.TemporaryDirectory(prefix="market-data-bench-") as folder:
+        server = EmbeddedPostgres(Path(folder) / "postgres")
+        postgres_url = server.ensure_running()
+        try:
+            with _vendor(latency_ms) as vendor_url:
+                yield Place(vendor_url, postgres_url)
+        finally:
+            server.stop()
+
+
+@contextmanager
+def _vendor(latency_ms: float) -> Iterator[str]:
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        port = probe.getsockname()[1]
+    module = "market_data_pipeline.sandbox.server"
+    options = ["--port", str(port), "--latency-ms", str(latency_ms), "--as-of", NOW.isoformat()]
+    command = [sys.executable, "-m", module, *options]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, cwd=REPOSITORY)  # noqa: S603 - our own module
+    url = f"http://{HOST}:{port}"
+    try:
+        deadline = time.monotonic() + _START_SECONDS
+        while True:
+            try:
+                requests.get(url + STATUS_PATH, timeout=5).raise_for_status()
+                break
+            except requests.ConnectionError:
+                if process.poll() is not None or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.05)
+        yield url
+    finally:
+        process.terminate()
+        process.wait()
