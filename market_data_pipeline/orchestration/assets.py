@@ -28,7 +28,7 @@ from market_data_pipeline.orchestration.jobs import op_name
 from market_data_pipeline.orchestration.liveness import alive
 from market_data_pipeline.orchestration.partitions import bars_key, features_key, series_partitions
 from market_data_pipeline.orchestration.resources import PipelineResource
-from market_data_pipeline.orchestration.results import failure, materializations, stopped, summary
+from market_data_pipeline.orchestration.results import failure, materializations, stopped, summary, warned
 from market_data_pipeline.orchestration.selection import RefreshConfig, selected
 
 if TYPE_CHECKING:
@@ -123,6 +123,8 @@ def refresh_tier(
                 log_planned(context, (bars_key(tier), features_key(tier)), outcome.series.partition_key)
     if outcomes:
         context.log_event(summary(tier, outcomes))
+        for warning in warned(outcomes):
+            context.log.warning(warning)
     if stop is not None:
         raise stopped(stop) from stop
     context.log_event(evaluation(tier, read_freshness(pipeline)[tier]))

@@ -101,6 +101,17 @@ def changed_bars(outcomes: Sequence[SeriesOutcome]) -> dict[str, Any]:
     return {"bars_corrected": corrected, "bars_filled": filled, "bars_changed": sample} if records else {}
 
 
+def warned(outcomes: Sequence[SeriesOutcome]) -> list[str]:
+    """Return what went wrong without failing a series, each once with the series that it met."""
+    met: dict[str, list[str]] = {}
+    for outcome in outcomes:
+        if outcome.warning:
+            met.setdefault(outcome.warning, []).append(outcome.series.partition_key)
+    return [
+        f"{', '.join(keys[:WORST_SHOWN])}{_more(keys)}: {warning}" for warning, keys in list(met.items())[:WORST_SHOWN]
+    ]
+
+
 def failure(outcomes: Sequence[SeriesOutcome]) -> dg.Failure | None:
     """Return the failure that names the series that failed and why; None when none did."""
     failed = [outcome for outcome in outcomes if outcome.failed]

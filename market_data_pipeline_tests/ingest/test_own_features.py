@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import sys
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -13,11 +15,12 @@ import pytest
 
 from market_data_pipeline import read_bars, read_features
 from market_data_pipeline.domain.feature_definitions import FEATURE_NAMES
+from market_data_pipeline.domain.own_features import NO_OWN_FEATURES
 from market_data_pipeline.domain.series import Timeframe
 from market_data_pipeline.domain.sessions import NEW_YORK
 from market_data_pipeline.ingest.own_module import load_own_features
-from market_data_pipeline.ingest.pipeline import Pipeline
-from market_data_pipeline.orchestration.results import materializations
+from market_data_pipeline.ingest.pipeline import Pipeline, build_pipeline
+from market_data_pipeline.orchestration.results import materializations, summary, warned
 from market_data_pipeline.settings import load_settings
 from market_data_pipeline_tests.ingest.conftest import MakeWorld, World
 
@@ -54,8 +57,6 @@ class Project:
         self.file.write_text(text)
         self.writes += 1  # an edit within one tick of the file system's clock counts as one all the same
         stamp = self.file.stat().st_mtime_ns + self.writes
-        import os
-
         os.utime(self.file, ns=(stamp, stamp))
 
     def stored(self, timeframe: str = "1d") -> list[dict[str, object]]:
@@ -193,6 +194,8 @@ def test_bad_features_are_reported_and_stop_neither_the_17_nor_the_good_ones(pro
     assert logged == {"status": "ok", "error": None, "warning": warning}
     for shown in materializations(outcome):
         assert shown.metadata["warning"].value == warning
+    assert summary(outcome.tier, [outcome]).metadata["warnings"].value == 1
+    assert warned([outcome, replace(outcome, warning=None), outcome]) == [f"AAPL|1d, AAPL|1d: {warning}"]
 
 
 def test_a_feature_that_failed_is_tried_again_with_the_next_bars(
@@ -226,3 +229,36 @@ def test_a_module_that_cannot_be_loaded_leaves_what_is_stored(project: Project) 
     mended = project.world.refresh("AAPL", timeframes=DAILY, history_days=11)["AAPL|1d"]
     assert (mended.warning, mended.features_written) == (None, 1)
     assert all(row["extra"] for row in project.stored()[1:])
+
+
+def test_a_run_takes_the_module_that_the_settings_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "quant_of_a_test").mkdir()
+    (tmp_path / "quant_of_a_test" / "features.py").write_text(f"{HEADER}FEATURES = [{GAP}]\n")
+    monkeypatch.setenv("POLYGON_BASE_URL", "http://127.0.0.1:1")
+    monkeypatch.setattr(sys, "path", sys.path.copy())
+    for named in ("quant_of_a_test.features", "quant_of_a_test/features.py"):
+        monkeypatch.setenv("MARKET_DATA_FEATURES_MODULE", named)
+        with build_pipeline(load_settings()) as built:
+            assert [feature.name for feature in built.own_features.features] == ["gap"]
+    monkeypatch.delenv("MARKET_DATA_FEATURES_MODULE")
+    with build_pipeline(load_settings()) as built:
+        assert built.own_features is NO_OWN_FEATURES
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "AttributeError: it has no FEATURES, a tuple of OwnFeature."),
+        ("FEATURES = 1", "TypeError: 'int' object is not iterable."),
+        ("import nothing_of_that_name", "ModuleNotFoundError in line 1: No module named"),
+        ("FEATURES = (", "SyntaxError: '(' was never closed"),
+        ("raise SystemExit(3)", "SystemExit in line 1: 3."),
+    ],
+)
+def test_what_is_wrong_with_a_module_is_a_sentence(project: Project, text: str, said: str) -> None:
+    project.write(text)
+    own_features = load_own_features(load_settings())
+    assert (own_features.features, own_features.readable) == ((), False)
+    (problem,) = own_features.problems
+    assert problem.startswith("MARKET_DATA_FEATURES_MODULE names ")
+    assert said in problem
