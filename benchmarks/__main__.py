@@ -5,10 +5,10 @@ from __future__ import annotations
 import sys
 from typing import Final
 
-from benchmarks import latency, memory
+from benchmarks import features, latency, memory
 from benchmarks.report import show
 
-_ALL: Final = {"latency": latency.measure, "memory": memory.measure}
+_ALL: Final = {"features": features.measure, "latency": latency.measure, "memory": memory.measure}
 
 
 def main() -> int:
