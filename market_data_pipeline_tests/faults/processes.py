@@ -92,7 +92,11 @@ def wire(world: FaultyWorld, relation: str, *, at_commit: bool = False) -> Itera
         )
 
         def stopped() -> bool:
-            waiting = "select 1 from pg_locks where locktype = 'advisory' and objid = %s and not granted"
+            # pg_locks shows the whole server, on which another test may stop somebody at the same time.
+            waiting = (
+                "select 1 from pg_locks where locktype = 'advisory' and objid = %s and not granted"
+                " and database = (select oid from pg_database where datname = current_database())"
+            )
             return bool(holder.execute(waiting, (_WIRE,)).fetchall())
 
         yield stopped
