@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 # How many stocks an answer for the whole market lists: of the vendor's, 12,000 trade on a day.
 _MARKET_ROWS: Final = 12_000
 
-# Before any answer has been weighed. The sandbox does not compress (sandbox.server); measured over a year of the packaged
-# universe: 101.4 bytes a bar, and 53 stocks in an answer for the market.
+# Before any answer has been weighed. The sandbox does not compress (sandbox.server); measured over a year of the
+# packaged universe: 101.4 bytes a bar, and 53 stocks in an answer for the market.
 _SANDBOX_BYTES_PER_BAR: Final = 101
 _SANDBOX_MARKET_ROWS: Final = 53
 
