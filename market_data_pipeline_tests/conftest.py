@@ -11,6 +11,7 @@ import hashlib
 import os
 import secrets
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,6 +32,9 @@ _ours: list[Path] = []
 
 
 def pytest_configure() -> None:
+    # A shell starts what runs in its background with SIGINT ignored, and every program started from here would inherit
+    # that: tests of Ctrl-C would wait for ever.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     if SESSION not in os.environ:
         folder = Path(tempfile.mkdtemp(prefix="market-data-tests-"))
         os.environ[SESSION] = str(folder)
