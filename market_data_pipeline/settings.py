@@ -159,6 +159,18 @@ class Settings(BaseSettings):
     def _beside_the_project(cls, value: str | None, info: ValidationInfo) -> str | None:
         return parsing.file_of_module(value, info.data.get("project_root", Path()))
 
+    @field_validator("dagster_postgres_url", mode="before")
+    @classmethod
+    def _follows_the_bars(cls, value: Any, info: ValidationInfo) -> Any:
+        """Let Dagster's history of one kind of bars not go to that of another, which `.env` may name."""
+        root, bars = info.data.get("project_root"), info.data.get("database_url")
+        if root is not None and bars and isinstance(value, str):
+            state = project.state_dir(root)
+            ours = urlsplit(value).path.strip("/") in project.DAGSTER_DATABASES.values()
+            if ours and project.is_local(value, state) and project.is_local(bars, state):
+                raise PydanticUseDefault
+        return value
+
     @property
     def state_dir(self) -> Path:
         """The folder for what the project keeps while it runs; only its owner may look into it."""

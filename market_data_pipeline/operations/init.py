@@ -82,9 +82,16 @@ def _wanted(
     given = {name: users.get(name) or environment.get(name, "").strip() for name in _MANAGED}
     database = given["DATABASE_URL"] or ours.get("DATABASE_URL", "")
     dagster = given["DAGSTER_POSTGRES_URL"] or _stated_before(ours)
-    # An empty text stands for the default, whatever our lines of an earlier day say.
+    # An empty text stands for the default, whatever our lines of an earlier day say; and what decides between made-up,
+    # recorded and vendor bars counts only where later commands will find it too: here.
     settings = load_settings(
-        project_root=root, dagster_home=given["DAGSTER_HOME"], database_url=database, dagster_postgres_url=dagster
+        project_root=root,
+        dagster_home=given["DAGSTER_HOME"],
+        database_url=database,
+        dagster_postgres_url=dagster,
+        api_key=users.get("POLYGON_API_KEY", ""),
+        base_url=users.get("POLYGON_BASE_URL", ""),
+        sandbox_replay=users.get("MARKET_DATA_SANDBOX_REPLAY", ""),
     )
     lines = {"DAGSTER_HOME": str(settings.dagster_home), "DATABASE_URL": "", "DAGSTER_POSTGRES_URL": ""}
     if not settings.embedded_database:

@@ -96,7 +96,7 @@ def test_a_job_launched_by_dagster_fills_its_tier_again(project: Project, first_
     daemon = project.start("dagster-daemon", "run")
     launched = project.run("dagster", "job", "launch", "-j", "critical_refresh")
     assert launched.code == 0, launched.out + launched.err
-    newest = project.runs()[0]
+    newest = next(run for run in project.runs() if "market_data/trigger" not in run.tags)  # sensors leave one
     assert newest.job_name == "critical_refresh"
     with project.instance() as instance:
         until(lambda: instance.get_run_by_id(newest.run_id).is_finished)  # type: ignore[union-attr]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import signal
 import subprocess
 import sys
@@ -91,8 +92,13 @@ def test_ctrl_c_ends_all_that_it_started_and_nothing_else(
     assert bystander.is_running()
 
 
-def test_what_a_killed_one_left_is_ended_by_down(project: Project, bystander: psutil.Popen) -> None:
-    running = project.start("market-data", "up")
+def test_one_that_had_to_wait_for_the_daemon_and_was_killed_is_ended_by_down(
+    project: Project, bystander: psutil.Popen
+) -> None:
+    with (project.state / "dagster.lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # as a backfill does that has started the daemon
+        running = project.start("market-data", "up")
+        running.says("Waiting for the end of")
     running.says(READY)
     running.end(signal.SIGKILL)
     assert project.processes()

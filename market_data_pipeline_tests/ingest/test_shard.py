@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import pytest
 
 from market_data_pipeline.domain.series import Timeframe
 from market_data_pipeline.domain.sessions import NEW_YORK
+from market_data_pipeline.polygon.calls import CUT_OFF_AFTER
 from market_data_pipeline_tests.ingest.conftest import MakeWorld, World
 
 NOON = datetime(2026, 11, 20, 12, 0, 30, tzinfo=NEW_YORK)
@@ -75,6 +76,20 @@ def test_a_refused_key_stops_the_run_at_once_and_says_what_to_do(world: World) -
     )
     assert "wrong-secret-key" not in everything + str(outcomes)
     assert len(world.query("select * from market_data.ingest_log")) == 30
+
+
+def test_a_vendor_that_is_gone_is_soon_left_in_peace(world: World) -> None:
+    world.refresh("AAPL")
+    world.now += timedelta(hours=1)
+    world.base_url = "http://127.0.0.1:9"
+    symbols = ("AAPL", "MSFT", "NVDA", "AMZN", "META", "TSLA", "KO", "SPY", "XOM", "PG")
+    outcomes = world.refresh(*symbols)
+    assert len(outcomes) == 50
+    assert all(outcome.failed for outcome in outcomes.values())
+    assert {outcome.error_class for outcome in outcomes.values()} == {"VendorUnreachableError"}
+    assert all("http://127.0.0.1:9 cannot be reached" in (outcome.error or "") for outcome in outcomes.values())
+    asked = {outcome.error for outcome in outcomes.values()}  # a question's failure names it; the last one's is shared
+    assert len(asked) <= CUT_OFF_AFTER + world.threads
 
 
 def test_an_unknown_ticker_is_missing_not_failed(world: World) -> None:

@@ -1,0 +1,192 @@
+"""What is wrong is said in one sentence, with the right exit code, and leaves nothing half done."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+
+from market_data_pipeline_tests.end_to_end.conftest import MakeProject
+from market_data_pipeline_tests.end_to_end.project import Project, free_ports, is_open, sentence, until
+
+pytestmark = pytest.mark.xdist_group("end_to_end_up")
+
+SECRET = "pk-very-secret-key"
+
+
+@pytest.fixture(scope="module")
+def project(make_project: MakeProject) -> Project:
+    return make_project()
+
+
+@pytest.fixture
+def untouched(project: Project) -> Iterator[None]:
+    """Check that the test's command has left `.env`, the database's content and the list of processes as they were."""
+    assert project.run("market-data", "init").code == 0
+    before = (project.root / ".env").read_bytes()
+    yield
+    assert (project.root / ".env").read_bytes() == before
+    assert project.processes() == []
+    exists = project.query("select to_regclass('market_data.bars') is not null as yes")[0]["yes"]
+    for relation in ("bars", "coverage", "ingest_log") if exists else ():
+        assert project.query(f"select count(*)::int as n from market_data.{relation}") == [{"n": 0}]
+
+
+@pytest.mark.usefixtures("untouched")
+@pytest.mark.parametrize("command", ["up --once", "backfill"])
+@pytest.mark.parametrize(
+    ("variables", "code", "words"),
+    [
+        ({"POLYGON_PLAN": "gold"}, 2, "POLYGON_PLAN=starter"),
+        ({"MARKET_DATA_UNIVERSE": "nowhere.yaml"}, 2, "MARKET_DATA_UNIVERSE is 'nowhere.yaml'"),
+        ({"DATABASE_URL": f"postgresql://someone:{SECRET}@127.0.0.1:9/none"}, 1, "Connection refused. Is it running?"),
+        ({"DATABASE_URL": "mysql://localhost/x"}, 2, "DATABASE_URL"),
+        ({"POLYGON_BASE_URL": "http://127.0.0.1:9"}, 1, "http://127.0.0.1:9 cannot be reached (connection refused)"),
+        ({"POLYGON_BASE_URL": "http://vendor.invalid", "POLYGON_API_KEY": SECRET}, 1, "vendor.invalid cannot be"),
+        ({"POLYGON_BASE_URL": "http://vendor.invalid"}, 2, "POLYGON_API_KEY is not set"),
+        ({"POLYGON_API_KEY": "a key with blanks"}, 2, "POLYGON_API_KEY"),
+    ],
+    ids=["plan", "universe", "database", "not PostgreSQL", "vendor", "vendor's name", "no key", "blanks in the key"],
+)
+def test_a_setting_that_cannot_be(
+    project: Project, command: str, variables: dict[str, str], code: int, words: str
+) -> None:
+    done = project.run("market-data", *command.split(), **variables)
+    assert done.code == code
+    assert words in sentence(done)
+    assert SECRET not in done.out + done.err
+
+
+@pytest.mark.usefixtures("untouched")
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--symbols", "AAPL,ZZZZ"), "Not followed: ZZZZ. Followed are AAPL, KO, MSFT, XOM"),
+        (("--timeframes", "1d,3m"), "Unknown timeframe '3m'"),
+    ],
+)
+def test_an_unknown_symbol_or_timeframe(project: Project, arguments: tuple[str, str], words: str) -> None:
+    done = project.run("market-data", "backfill", *arguments)
+    assert done.code == 2
+    assert words in sentence(done)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("tiers:\n  critical: [AAPL]\n  gold: [MSFT]\n", "wrong.yaml line 3: 'gold' is unknown"),
+        ("tiers:\n  critical: [AAPL\n", "wrong.yaml line 3: this is not YAML"),
+        ("tiers:\n  critical:\n    - AAPL\n    - AAPL\n", "wrong.yaml line 4: AAPL is already listed"),
+        ("", "wrong.yaml is empty"),
+    ],
+)
+def test_a_malformed_universe_names_the_file_and_the_line(project: Project, text: str, words: str) -> None:
+    file = project.root / "wrong.yaml"
+    file.write_text(text)
+    done = project.run("market-data", "universe", "import", "wrong.yaml")
+    assert done.code == 2
+    assert words in sentence(done)
+
+
+@pytest.mark.usefixtures("untouched")
+@pytest.mark.parametrize(("name", "what"), [("UI", "the Dagster UI"), ("API", "the read API")])
+def test_a_port_that_is_taken_is_named_with_the_variable_that_moves_it(project: Project, name: str, what: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = project.run("market-data", "up", **{f"MARKET_DATA_{name}_PORT": port})
+    assert done.code == 2
+    said = sentence(done)
+    assert f"Port {port}, wanted for {what}, is taken" in said
+    assert f"MARKET_DATA_{name}_PORT={port + 1}" in said
+
+
+def test_a_wrong_key_fails_the_runs_with_what_to_do_and_shows_itself_nowhere(project: Project) -> None:
+    port = free_ports(1)[0]
+    vendor = project.start("market-data", "sandbox", "--port", str(port))
+    until(lambda: is_open(port))
+    access = {
+        "POLYGON_BASE_URL": f"http://127.0.0.1:{port}",
+        "POLYGON_API_KEY": SECRET,
+        "POLYGON_PLAN": "advanced",  # the basic one lets each run wait 12 s for its turn
+    }
+    done = project.run("market-data", "backfill", **access)
+    vendor.process.terminate()
+    vendor.end()
+    assert done.code == 1
+    said = sentence(done)
+    assert said.startswith("20 of 20 series failed: The vendor refuses the API key (HTTP 401: Unknown API Key).")
+    assert "Correct POLYGON_API_KEY" in said
+    logs = [file.read_text(errors="replace") for file in project.state.glob("**/*.log")]
+    texts = [done.out, done.err, (project.root / ".env").read_text(), *logs]
+    assert not [text for text in texts if SECRET in text]
+    assert project.processes() == []
+
+
+@pytest.mark.parametrize("file", ["up-1.json", "up-{foreign}.json", "backfill-7.json"])
+def test_down_ends_nobody_whom_a_stale_or_foreign_record_names(project: Project, file: str) -> None:
+    stranger = psutil.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    folder = project.state / "running"
+    folder.mkdir(exist_ok=True)
+    found = project.state.stat()
+    started = {"pid": stranger.pid, "started": stranger.create_time()}
+    content: object = {
+        # A process number that somebody else has by now; a copy of another project's state; no record at all.
+        "up-1.json": {
+            "command": "up",
+            "folder": [found.st_dev, found.st_ino],
+            "processes": [{**started, "started": started["started"] - 3600}],
+        },
+        "up-{foreign}.json": {"command": "up", "folder": [found.st_dev, found.st_ino + 1], "processes": [started]},
+        "backfill-7.json": ["half", "a"],
+    }[file]
+    record = folder / file.format(foreign=stranger.pid)
+    record.write_text(json.dumps(content)[: -1 if file == "backfill-7.json" else None])
+    try:
+        done = project.run("market-data", "down")
+        assert (done.code, done.err) == (0, "")
+        assert "market-data up" not in done.out
+        assert stranger.is_running()
+    finally:
+        stranger.kill()
+        record.unlink(missing_ok=True)
+        project.postgres.ensure_running()
+
+
+def test_a_folder_that_cannot_be_written_is_named(new_project: Project) -> None:
+    new_project.state.write_text("a file where a folder should be\n")
+    done = new_project.run("market-data", "up", "--once")
+    assert done.code in {1, 2}
+    assert ".market-data" in sentence(done)
+
+
+@contextmanager
+def small_disk(folder: Path, kilobytes: int) -> Iterator[None]:
+    """Put a disk of a few kilobytes at `folder`."""
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k,mode=0700", "tmpfs", str(folder)]
+    if os.geteuid() != 0 or not shutil.which("mount") or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("a full disk needs the right to mount one")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def test_a_full_disk_is_said_and_leaves_no_half_made_database(new_project: Project) -> None:
+    with small_disk(new_project.state, 1024):
+        done = new_project.run("market-data", "up", "--once")
+        assert done.code in {1, 2}
+        said = sentence(done)
+        assert "disk" in said
+        assert "full" in said
+        assert not list(new_project.state.glob("postgres*/PG_VERSION"))
+        assert new_project.processes() == []
