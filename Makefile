@@ -33,7 +33,7 @@ down: $(VENV)/.installed ## stop everything that `make run` left running
 	@$(BIN)/market-data down
 
 test: $(VENV)/.installed-dev ## run the whole test suite
-	@$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
+	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: $(VENV)/.installed-dev ## check format, lint, types, imports and SQL
 	$(BIN)/ruff format --check .

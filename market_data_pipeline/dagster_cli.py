@@ -38,7 +38,6 @@ def _ensure_storage() -> None:
 
     try:
         settings = load_settings()
-        os.environ.setdefault("DAGSTER_POSTGRES_URL", settings.dagster_postgres_url)  # an exported key has its own
         if is_local(settings.dagster_postgres_url, settings.state_dir):
             from market_data_pipeline.sandbox.postgres import EmbeddedPostgres
 

@@ -46,7 +46,7 @@ def write_env(*, take_over: bool = True) -> EnvFile:
     Call it before `load_settings`: it brings paths up to date after the project was moved.
 
     Args:
-        take_over: False to leave the environment's URLs out as long as nobody knows that they work.
+        take_over: False to leave out what only the environment says, as long as nobody knows that it works.
 
     Raises:
         ConfigurationError: a value is bad, or the file cannot be written.
@@ -73,6 +73,12 @@ def write_env(*, take_over: bool = True) -> EnvFile:
 
 
 _MANAGED: Final = ("DAGSTER_HOME", "DATABASE_URL", "DAGSTER_POSTGRES_URL")
+# What decides whether bars are made up, recorded or a vendor's, and with that where Dagster's history of them lies.
+_KIND_OF_BARS: Final = {
+    "POLYGON_API_KEY": "api_key",
+    "POLYGON_BASE_URL": "base_url",
+    "MARKET_DATA_SANDBOX_REPLAY": "sandbox_replay",
+}
 
 
 def _wanted(
@@ -82,16 +88,13 @@ def _wanted(
     given = {name: users.get(name) or environment.get(name, "").strip() for name in _MANAGED}
     database = given["DATABASE_URL"] or ours.get("DATABASE_URL", "")
     dagster = given["DAGSTER_POSTGRES_URL"] or _stated_before(ours)
-    # An empty text stands for the default, whatever our lines of an earlier day say; and what decides between made-up,
-    # recorded and vendor bars counts only where later commands will find it too: here.
+    # An empty text stands for the default, whatever our lines of an earlier day say.
     settings = load_settings(
         project_root=root,
         dagster_home=given["DAGSTER_HOME"],
         database_url=database,
         dagster_postgres_url=dagster,
-        api_key=users.get("POLYGON_API_KEY", ""),
-        base_url=users.get("POLYGON_BASE_URL", ""),
-        sandbox_replay=users.get("MARKET_DATA_SANDBOX_REPLAY", ""),
+        **{field: environment.get(name, "").strip() or users.get(name, "") for name, field in _KIND_OF_BARS.items()},
     )
     lines = {"DAGSTER_HOME": str(settings.dagster_home), "DATABASE_URL": "", "DAGSTER_POSTGRES_URL": ""}
     if not settings.embedded_database:

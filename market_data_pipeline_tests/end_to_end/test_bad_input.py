@@ -18,8 +18,6 @@ import pytest
 from market_data_pipeline_tests.end_to_end.conftest import MakeProject
 from market_data_pipeline_tests.end_to_end.project import Project, free_ports, is_open, sentence, until
 
-pytestmark = pytest.mark.xdist_group("end_to_end_up")
-
 SECRET = "pk-very-secret-key"
 
 

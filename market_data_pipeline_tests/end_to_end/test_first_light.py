@@ -11,8 +11,6 @@ from market_data_pipeline.domain.series import Tier, Timeframe
 from market_data_pipeline_tests.end_to_end.conftest import MakeProject
 from market_data_pipeline_tests.end_to_end.project import Done, Project, until
 
-pytestmark = pytest.mark.xdist_group("end_to_end_first_light")
-
 SYMBOLS = {"critical": ["AAPL", "MSFT"], "standard": ["KO"], "low_priority": ["XOM"]}
 EVERYTHING = {f"{symbol}|{timeframe}" for symbols in SYMBOLS.values() for symbol in symbols for timeframe in Timeframe}
 

@@ -13,8 +13,6 @@ import pytest
 from market_data_pipeline_tests.end_to_end.conftest import MakeProject
 from market_data_pipeline_tests.end_to_end.project import REAL_SAMPLE, Project
 
-pytestmark = pytest.mark.xdist_group("end_to_end_first_light")
-
 AS_OF = "2014-06-10T03:00:00-04:00"  # the morning after a split
 COLUMNS = ("open", "high", "low", "close", "volume")
 

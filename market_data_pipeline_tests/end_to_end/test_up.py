@@ -16,8 +16,6 @@ import requests
 from market_data_pipeline_tests.end_to_end.conftest import MakeProject
 from market_data_pipeline_tests.end_to_end.project import Project, Running, free_ports, is_open, sentence, until
 
-pytestmark = pytest.mark.xdist_group("end_to_end_up")
-
 READY = "Ctrl-C stops everything"
 
 
