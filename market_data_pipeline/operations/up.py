@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final, NoReturn
 
 from market_data_pipeline.domain.failures import UsageError
 from market_data_pipeline.operations.daemon import LOOK_SECONDS, Daemon, program
+from market_data_pipeline.operations.init import write_env
 from market_data_pipeline.operations.loading import (
     Load,
     dagster_instance,
@@ -67,6 +68,7 @@ def run_up(settings: Settings, once: bool) -> int:
             summarise(engine, console, expected_series(engine, Load()), (), 0.0)
         if once and not whole:
             _check_vendor(settings)
+        write_env()  # what is only in the environment works
         if not (whole and once):
             daemon.own()
         if not once:
@@ -111,6 +113,7 @@ def run_backfill(
         instance = stack.enter_context(dagster_instance(settings, engine))
         daemon = stack.enter_context(Daemon(settings, console, processes, instance))
         _check_vendor(settings)
+        write_env()
         code = load(engine, instance, console, Load(symbols, timeframes, days, full), daemon.share)
         daemon.wait_for_guests()
         return code
@@ -145,12 +148,10 @@ def _prepare(settings: Settings, console: Console, stack: ExitStack) -> sa.Engin
     """Bring up what the work stands on: database, schema, universe, vendor."""
     from market_data_pipeline.ingest.pipeline import vendor_access
     from market_data_pipeline.operations.database import migrate_database
-    from market_data_pipeline.operations.init import write_env
     from market_data_pipeline.store.database import engine
     from market_data_pipeline.store.universe import ensure_universe
 
     applied = migrate_database(settings)
-    write_env()  # its URLs work
     made = engine(settings.database_url, as_of=settings.as_of, pool_size=2)
     stack.callback(made.dispose)
     ensure_universe(settings, made)
