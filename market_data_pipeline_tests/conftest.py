@@ -44,7 +44,7 @@ def pytest_configure() -> None:
 def pytest_unconfigure() -> None:
     for folder in _ours:
         if OWN_SERVER in os.environ:
-            _drop_database(os.environ[OWN_SERVER], _template_name())
+            drop_database(os.environ[OWN_SERVER], _template_name())
         EmbeddedPostgres(folder / "postgres").stop()
         shutil.rmtree(folder, ignore_errors=True)
         os.environ.pop(SESSION, None)
@@ -108,10 +108,11 @@ def _new_database(postgres_url: str, template: str) -> Iterator[str]:
         strategy = "strategy file_copy" if connection.info.server_version >= 150_000 else ""
         connection.execute(f"create database {name} template {template} {strategy}")
     yield with_database(postgres_url, name)
-    _drop_database(postgres_url, name)
+    drop_database(postgres_url, name)
 
 
-def _drop_database(postgres_url: str, name: str) -> None:
+def drop_database(postgres_url: str, name: str) -> None:
+    """Drop a database of the test server with whoever is in it."""
     with psycopg.connect(postgres_url, autocommit=True) as connection:
         try:
             connection.execute(f"drop database if exists {name} with (force)")

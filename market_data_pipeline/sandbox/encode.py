@@ -73,7 +73,7 @@ def encode_bars(bars: Bars) -> bytes | bytearray:
     vw_known, n_known = ~np.isnan(bars.vw), ~np.isnan(bars.n)
     vw = _fixed(np.where(vw_known, bars.vw, 0.0), 1e4, 1e8)
     n = _fixed(np.where(n_known, bars.n, 0.0), 1.0, 1e8)
-    volume = _fixed(bars.v, 1e6, 1e11)
+    volume = _fixed(bars.v, 1e6, 9e9)  # in millionths that is just below 2**53, up to where floats count in ones
     if vw is None or n is None or volume is None or bool((bars.t < 0).any()) or any(x is None for x in scaled.values()):
         return b",".join(_slow(bars, i) for i in range(len(bars)))
     buffer = bytearray(_BLANK * len(bars))

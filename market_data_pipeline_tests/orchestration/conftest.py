@@ -24,7 +24,7 @@ from market_data_pipeline.orchestration.resources import PipelineResource
 from market_data_pipeline.settings import Settings
 from market_data_pipeline.store.database import engine as engine_of
 from market_data_pipeline.store.universe import sync_universe
-from market_data_pipeline_tests.conftest import with_database
+from market_data_pipeline_tests.conftest import drop_database, with_database
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 NOW = datetime(2026, 3, 11, 15, 30, tzinfo=UTC)
@@ -100,8 +100,8 @@ def dagster_template(postgres_url: str, tmp_path_factory: pytest.TempPathFactory
             patch.chdir(home)
             with dg.DagsterInstance.from_config(str(home)):
                 pass
-        yield name
-        connection.execute(f"drop database {name} with (force)")
+    yield name
+    drop_database(postgres_url, name)
 
 
 @pytest.fixture
@@ -110,8 +110,8 @@ def dagster_url(postgres_url: str, dagster_template: str) -> Iterator[str]:
     name = f"test_{secrets.token_hex(8)}"
     with psycopg.connect(postgres_url, autocommit=True) as connection:
         connection.execute(f"create database {name} template {dagster_template}")
-        yield psycopg2_url(with_database(postgres_url, name))
-        connection.execute(f"drop database {name} with (force)")
+    yield psycopg2_url(with_database(postgres_url, name))
+    drop_database(postgres_url, name)
 
 
 @pytest.fixture
