@@ -72,7 +72,7 @@ def trailing_moments(x: Floats, sizes: tuple[int, ...]) -> list[Moments]:
 
 
 def _full_windows(x: Floats, sizes: tuple[int, ...]) -> list[Moments]:
-    """Return the moments of the full windows of every size: `size` - 1 fewer than there are elements, none for fewer."""
+    """Return the moments of the full windows of every size: `size` - 1 fewer than elements, none for fewer."""
 
     def joined(new: Moments, old: Moments) -> Moments:
         lag, size = new.size, new.size + old.size
