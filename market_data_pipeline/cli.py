@@ -170,7 +170,10 @@ def _sentence(error: Exception) -> str:
         return f"{where} cannot be used: {error.strerror}."
     if type(getattr(error, "orig", None)).__name__ == "DiskFull":
         return "The database's disk is full: free some space and run the command again."
-    if type(error).__name__ == "OperationalError":  # of Dagster's storage; our own connections say it themselves
+    if type(error).__name__ in {
+        "OperationalError",
+        "DagsterPostgresException",
+    }:  # of Dagster's storage; our own connections say it themselves
         return "The connection to Dagster's storage was lost or cannot be made: is PostgreSQL running?"
     if type(getattr(error, "orig", None)).__name__ in {"UndefinedTable", "UndefinedColumn", "UndefinedFunction"}:
         return "The database does not have the schema of this version: run `market-data migrate`."

@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
+from market_data_pipeline.domain.failures import DatabaseUnavailableError
 from market_data_pipeline.operations.loading import cancel_begun, environment
 from market_data_pipeline.operations.processes import Processes, end_trees
 from market_data_pipeline.operations.records import families, others
@@ -55,12 +56,13 @@ class Daemon:
         self._lock = (self.settings.state_dir / "dagster.lock").open("a")
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, _: object, failure: BaseException | None, __: object) -> None:
         try:
             if self.processes.children:
                 names = ", ".join(child.name for child in self.processes.children)
                 self.console.print(f"Stopping {names} ...")
-                cancel_begun(self.instance)
+                if not isinstance(failure, DatabaseUnavailableError):
+                    cancel_begun(self.instance)
         finally:
             self.processes.stop()
             self._lock.close()

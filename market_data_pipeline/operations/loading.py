@@ -6,6 +6,7 @@ Add here: what `up` and `backfill` do with runs. Keep out: starting and ending p
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections import Counter
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 import sqlalchemy as sa
 
-from market_data_pipeline.domain.failures import UsageError
+from market_data_pipeline.domain.failures import DatabaseUnavailableError, PipelineError, UsageError
 from market_data_pipeline.domain.feature_definitions import FEATURE_VERSION
 from market_data_pipeline.domain.series import Tier, Timeframe
 from market_data_pipeline.operations.dagster_state import failure_of
@@ -87,6 +88,8 @@ def dagster_instance(settings: Settings, engine: sa.Engine) -> Iterator[dg.Dagst
     from market_data_pipeline.orchestration.partitions import sync_partitions
 
     os.environ.update(environment(settings))
+    # Dagster says so several lines long at each of its tries, before it raises what we report.
+    logging.getLogger().addFilter(lambda record: not str(record.msg).startswith("Retrying failed database connection"))
     with dg.DagsterInstance.get() as instance:
         sync_partitions(instance, engine)
         yield instance
@@ -130,7 +133,10 @@ def load(
 
     Raises:
         UsageError: nothing is tracked.
+        DatabaseUnavailableError: the connection to PostgreSQL was lost.
     """
+    from dagster_postgres.utils import DagsterPostgresException
+
     from market_data_pipeline.definitions import defs
     from market_data_pipeline.operations.progress import BackfillProgress
     from market_data_pipeline.orchestration.runs import submit_refresh, wait_for_runs
@@ -155,7 +161,15 @@ def load(
 
         try:
             statuses = wait_for_runs(instance, run_ids, on_look=look)
-        except BaseException:  # Ctrl-C above all: what we asked for is not to be done by a later start
+        except DatabaseUnavailableError:
+            raise
+        except (sa.exc.DBAPIError, DagsterPostgresException):
+            raise DatabaseUnavailableError(
+                "The connection to Dagster's storage was lost, is PostgreSQL running? What was committed is kept."
+            ) from None
+        except BaseException as error:  # Ctrl-C above all: what we asked for is not to be done by a later start
+            if isinstance(error, PipelineError):
+                engine.connect().close()  # a daemon that ended because of the database is not the sentence to read
             cancel(instance, run_ids)
             raise
     summarise(engine, console, expected, run_ids, time.monotonic() - began)
@@ -176,20 +190,22 @@ def load(
     if never_begun := sum(expected.values()) - done - lacking - len(failures):
         reasons = [why for run_id in run_ids if (why := failure_of(instance, run_id))]
         ended = ", ".join(f"{count} {status}" for status, count in Counter(s.value for s in statuses.values()).items())
-        complain(f"{never_begun} series were never begun: {reasons[0] if reasons else f'their runs ended as {ended}'}")
+        why = f": {reasons[0]}" if reasons else "."
+        complain(f"{never_begun} series were never begun, their runs ended as {ended}{why}")
     return 0 if done == sum(expected.values()) else 1
 
 
 def cancel(instance: dg.DagsterInstance, run_ids: Sequence[str]) -> None:
     """Cancel those of the runs that are not finished, and wait until the processes that do them have ended."""
     import dagster as dg
+    from dagster_postgres.utils import DagsterPostgresException
 
     from market_data_pipeline.orchestration.runs import UNFINISHED
 
     if not run_ids:
         return
     # Whatever keeps us from cancelling, the processes are ended next: Dagster's monitoring then finds the runs lost.
-    with suppress(dg.DagsterError, sa.exc.SQLAlchemyError):
+    with suppress(dg.DagsterError, DagsterPostgresException, sa.exc.SQLAlchemyError):
         ours = dg.RunsFilter(run_ids=list(run_ids), statuses=list(UNFINISHED))
         for record in instance.get_run_records(ours):
             with suppress(dg.DagsterError):  # its code server is gone
@@ -206,9 +222,10 @@ def cancel(instance: dg.DagsterInstance, run_ids: Sequence[str]) -> None:
 def cancel_begun(instance: dg.DagsterInstance) -> None:
     """Cancel all runs that a daemon has begun, whoever asked for them; those in the queue stay there."""
     import dagster as dg
+    from dagster_postgres.utils import DagsterPostgresException
 
-    with suppress(dg.DagsterError, sa.exc.SQLAlchemyError):
-        begun = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
+    begun = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
+    with suppress(DagsterPostgresException, sa.exc.SQLAlchemyError):
         records = instance.get_run_records(dg.RunsFilter(statuses=begun))
         cancel(instance, [record.dagster_run.run_id for record in records])
 

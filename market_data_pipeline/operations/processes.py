@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 # Dagster's daemon finishes its loops and its code server's threads within about three seconds of a SIGTERM.
 STOP_SECONDS: Final = 15.0
+_ORPHAN_SECONDS: Final = 5.0  # for what a root left behind, such as a run that waits for the vendor
 START_SECONDS: Final = 60.0  # a webserver starts in 3 s here; a cold disk and a busy machine take their time
 
 
@@ -149,7 +150,7 @@ def end_trees(roots: Iterable[psutil.Process], seconds: float = STOP_SECONDS) ->
     for process in [*orphans, *left]:
         with suppress(psutil.NoSuchProcess):
             process.terminate()
-    _, left = psutil.wait_procs([*orphans, *left], timeout=STOP_SECONDS)
+    _, left = psutil.wait_procs([*orphans, *left], timeout=_ORPHAN_SECONDS)
     for process in left:
         with suppress(psutil.NoSuchProcess):
             process.kill()

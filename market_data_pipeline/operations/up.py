@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from market_data_pipeline.domain.series import Timeframe
     from market_data_pipeline.settings import Settings
 
-# A command has to cancel its runs (10 s at most), and to end its processes (twice 15 s at most).
+# A command has to cancel its runs (twice 10 s at most), and to end its processes (15 s and 5 s).
 _DOWN_SECONDS: Final = 45.0
 
 

@@ -6,7 +6,7 @@ import fcntl
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import dagster as dg
 import psutil
@@ -109,23 +109,46 @@ def test_one_that_had_to_wait_for_the_daemon_and_was_killed_is_ended_by_down(
     assert bystander.is_running()
 
 
-def test_sigterm_in_the_middle_of_a_backfill_cancels_its_runs(project: Project, bystander: psutil.Popen) -> None:
+@pytest.fixture(scope="module")
+def in_suspense(project: Project) -> Iterator[Callable[[], Running]]:
+    """Return a function that starts a backfill whose run waits for a vendor that never answers."""
     port = free_ports(1)[0]
     silent = psutil.Popen([sys.executable, "-c", _SILENT, str(port)], stdin=subprocess.PIPE)
     until(lambda: is_open(port))
-    try:
-        vendor = {"POLYGON_BASE_URL": f"http://127.0.0.1:{port}", "POLYGON_API_KEY": "a-key-long-enough"}
-        with (project.root / ".env").open("a") as lines:
-            lines.writelines(f"{name}={value}\n" for name, value in vendor.items())
+    vendor = {"POLYGON_BASE_URL": f"http://127.0.0.1:{port}", "POLYGON_API_KEY": "a-key-long-enough"}
+    with (project.root / ".env").open("a") as lines:
+        lines.writelines(f"{name}={value}\n" for name, value in vendor.items())
+
+    def start() -> Running:
+        project.postgres.ensure_running()
         running = project.start("market-data", "backfill")
         running.says("Backfill  5 series")
-        until(lambda: statuses(project) == [dg.DagsterRunStatus.STARTED])
-        done = running.end(signal.SIGTERM)
-    finally:
-        silent.kill()
+        until(lambda: dg.DagsterRunStatus.STARTED in statuses(project))
+        return running
+
+    yield start
+    silent.kill()
+
+
+def test_sigterm_in_the_middle_of_a_backfill_cancels_its_runs(
+    project: Project, in_suspense: Callable[[], Running]
+) -> None:
+    done = in_suspense().end(signal.SIGTERM)
     assert (done.code, done.err) == (130, "")
     assert statuses(project) == [dg.DagsterRunStatus.CANCELED]
     assert all(run.is_finished or run.status is dg.DagsterRunStatus.QUEUED for run in project.runs())
+    assert gone(project)
+
+
+def test_a_database_that_goes_away_in_the_middle_is_one_sentence(
+    project: Project, in_suspense: Callable[[], Running]
+) -> None:
+    running = in_suspense()
+    server = int((project.state / "postgres" / "postmaster.pid").read_text().split()[0])
+    psutil.Process(server).send_signal(signal.SIGQUIT)  # at once, as in a crash
+    done = running.end()
+    assert done.code == 1
+    assert "unning?" in sentence(done)
     assert gone(project)
 
 
