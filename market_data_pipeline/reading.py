@@ -11,6 +11,7 @@ Add here: a way to read for people who calculate. Keep out: writing, and formats
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import UTC, date, datetime, time
 from typing import TYPE_CHECKING, Final
 
@@ -132,7 +133,7 @@ class _Wanted:
 
     def __init__(self, symbol: str | Sequence[str], timeframe: str, start: When | None, end: When | None) -> None:
         self.several = not isinstance(symbol, str)
-        symbols = [symbol] if isinstance(symbol, str) else list(symbol)
+        symbols = [symbol] if isinstance(symbol, str) else list(symbol) if isinstance(symbol, Iterable) else []
         if not symbols or not all(isinstance(one, str) for one in symbols):
             raise UsageError("Name at least one symbol: 'AAPL', or ['AAPL', 'MSFT'].")
         frame = parse_timeframe(timeframe)

@@ -135,6 +135,7 @@ def test_bars_and_features_join_by_their_index(apple: World) -> None:
         (lambda: read_features("NFLX", "1d"), "'NFLX' is not tracked here; `market-data universe add NFLX` adds it."),
         (lambda: read_bars("AAPL", "2h"), "Unknown timeframe '2h'; known are 5m, 15m, 1h, 4h, 1d."),
         (lambda: read_bars([], "1d"), "Name at least one symbol"),
+        (lambda: read_features(None, "1d"), "Name at least one symbol"),  # type: ignore[arg-type]
         (lambda: read_bars("AAPL", "1d", start=datetime(2014, 6, 2)), "does not say which zone"),  # noqa: DTZ001
         (lambda: read_bars("AAPL", "1d", end="2014-06-02T10:00"), "does not say which zone"),
         (lambda: read_bars("AAPL", "1d", start="June"), "start 'June' is not an ISO 8601 date"),

@@ -2,13 +2,15 @@
 
 A feature that raises, returns something else than one value of its type per bar, or sees later bars is left out: its
 column is NULL and a sentence names it and the bar. Whether it sees later bars is tried on the bars at hand: it is
-computed again with the last ones left out, at a few places, and has to give what it gave before.
+computed again with the last ones left out, at a few places, and has to give what it gave before. Raising includes what
+is no `Exception`: a `sys.exit`, or a panic of a library written in Rust, would otherwise end the thread of a shard.
 
 Add here: a way to find out that a feature does not keep its word. Keep out: what a declaration holds (own_features).
 """
 
 from __future__ import annotations
 
+import textwrap
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
 # Two computations of one value may differ by the rounding of sums that began elsewhere.
 TOLERANCE: Final = 1e-9  # relative, as for the 17
 _NOISE: Final = 1e-12  # of the largest value: what is left of a difference that is 0
-
+_LONGEST_REASON: Final = 200  # characters, in a sentence that ends up in a table
 
 _NUMBERS: Final = frozenset({"floating", "integer", "mixed-integer-float", "decimal", "empty"})
 
@@ -93,11 +95,11 @@ class _Trial:
             return _nothing(self.feature, 0)
         try:
             values = self._values(0, count)
-        except _BrokenError:
+        except (_BrokenError, KeyboardInterrupt):
             raise
-        except Exception as error:  # noqa: BLE001  the project's own code is isolated here
+        except BaseException as error:  # noqa: BLE001  the project's own code is isolated here, see the docstring
             bar = self._bar(self._first_failing())
-            raise _BrokenError(f"raises {type(error).__name__} at the bar {bar}: {error}") from None
+            raise _BrokenError(f"raises {type(error).__name__} at the bar {bar}: {_said(error)}") from None
         for stop in sorted({count - 1, (first_new + count) // 2, count // 3, count // 10} & set(range(1, count))):
             self._compare(values.iloc[:stop], 0, stop, "changes when later bars are left out: it looks ahead")
         warm_up = self.feature.warm_up
@@ -152,12 +154,12 @@ class _Trial:
         """Compare `expected` with the last values of bars[start:stop] computed from these alone."""
         try:
             found = self._values(start, stop).iloc[stop - start - len(expected) :]
-        except _BrokenError:
+        except (_BrokenError, KeyboardInterrupt):
             raise
-        except Exception as error:  # noqa: BLE001  as above
+        except BaseException as error:  # noqa: BLE001  as above
             raise _BrokenError(
                 f"raises {type(error).__name__} when there are only the bars from {self._bar(start)} to "
-                f"{self._bar(stop - 1)}: {error}"
+                f"{self._bar(stop - 1)}: {_said(error)}"
             ) from None
         differs = _differs(expected, found, self.feature.dtype)
         if differs.any():
@@ -171,7 +173,9 @@ class _Trial:
             middle = (good + bad) // 2
             try:
                 self._values(0, middle)
-            except Exception:  # noqa: BLE001  as above
+            except KeyboardInterrupt:
+                raise
+            except BaseException:  # noqa: BLE001  as above
                 bad = middle
             else:
                 good = middle
@@ -181,6 +185,12 @@ class _Trial:
         if not 0 <= index < len(self.bars):
             return "none"
         return f"{self.bars['ts'].iloc[index]:%Y-%m-%d %H:%M}Z"
+
+
+def _said(error: BaseException) -> str:
+    """Return the first line of what an exception says: people put whole frames into them."""
+    lines = str(error).strip().splitlines()
+    return textwrap.shorten(lines[0], _LONGEST_REASON, placeholder=" ...") if lines else "no reason given"
 
 
 def _differs(a: pd.Series[Any], b: pd.Series[Any], dtype: str) -> np.ndarray[Any, np.dtype[np.bool_]]:

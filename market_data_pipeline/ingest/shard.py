@@ -167,7 +167,7 @@ class _Shard:
             for outcome in refresh.outcomes():
                 done.add(outcome.series)
                 self.outcomes.put(outcome)
-        except Exception as error:  # noqa: BLE001  one symbol is isolated from the others here
+        except BaseException as error:  # noqa: BLE001  one symbol is isolated here; interrupts reach the main thread only
             failure = error if isinstance(error, PipelineError) else _unexpected(request, error)
             if failure.stops_run or self.stopped_by is not None:
                 self.stopped_by = self.stopped_by or failure
@@ -218,7 +218,7 @@ def failed_outcome(series: Series, request: SymbolRequest, failure: PipelineErro
     )
 
 
-def _unexpected(request: SymbolRequest, error: Exception) -> PipelineError:
+def _unexpected(request: SymbolRequest, error: BaseException) -> PipelineError:
     log.exception("Refreshing %s failed in a way nobody foresaw", request.symbol)
     return PipelineError(
         f"Refreshing {request.symbol} failed in a way nobody foresaw ({type(error).__name__}: {error}); "

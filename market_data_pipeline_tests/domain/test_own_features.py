@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from datetime import date
 from typing import Any
@@ -69,6 +70,8 @@ def test_only_new_rows_are_returned_and_equal_those_of_the_whole() -> None:
             "float",
             f"raises ZeroDivisionError at the bar {bar(1_234)}",
         ),
+        (lambda *_: sys.exit("enough"), "float", f"raises SystemExit at the bar {bar(0)}: enough;"),
+        (lambda bars, *_: bars.loc[bars.to_string()], "float", " ...; its values are NULL."),
         (lambda bars, *_: mean_20(bars).dropna(), "float", f"returns 1981 values for 2000 bars from {bar(0)} to"),
         (lambda bars, *_: 1.0, "float", "returns float 1.0 for 2000 bars"),
         (lambda bars, *_: bars, "float", "returns DataFrame"),
@@ -99,6 +102,7 @@ def test_a_feature_that_does_not_keep_its_word_is_named_with_the_bar(compute: Co
     assert problem.startswith("Own feature bad (version 4) ")
     assert said in problem
     assert problem.endswith("its values are NULL.")
+    assert len(problem) < 400
     assert columns["bad"].isna().all()
     assert columns["good"].notna().sum() == 1_981
 

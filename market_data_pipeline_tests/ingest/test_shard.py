@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import sys
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 import pytest
 
-from market_data_pipeline.domain.series import Timeframe
+from market_data_pipeline.domain import features
+from market_data_pipeline.domain.series import AssetClass, Timeframe
 from market_data_pipeline.domain.sessions import NEW_YORK
 from market_data_pipeline.polygon.calls import CUT_OFF_AFTER
 from market_data_pipeline_tests.ingest.conftest import MakeWorld, World
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 NOON = datetime(2026, 11, 20, 12, 0, 30, tzinfo=NEW_YORK)
 
@@ -89,6 +95,23 @@ def test_a_vendor_that_is_gone_is_soon_left_in_peace(world: World) -> None:
     assert all("http://127.0.0.1:9 cannot be reached" in (outcome.error or "") for outcome in outcomes.values())
     asked = {outcome.error for outcome in outcomes.values()}  # a question's failure names it; the last one's is shared
     assert len(asked) <= CUT_OFF_AFTER + world.threads
+
+
+def test_what_is_no_exception_fails_its_symbol_and_is_not_silent(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a `sys.exit` somewhere deep in a library: in a thread Python passes it over without a word."""
+    compute = features.features_from
+
+    def leave(bars: pd.DataFrame, first: int, timeframe: Timeframe, asset_class: AssetClass) -> pd.DataFrame:
+        if timeframe is Timeframe.H1:
+            sys.exit("leaving")
+        return compute(bars, first, timeframe, asset_class)
+
+    monkeypatch.setattr(features, "features_from", leave)
+    outcomes = world.refresh("AAPL", "MSFT")
+    assert {key for key, outcome in outcomes.items() if outcome.failed} >= {"AAPL|1h", "MSFT|1h"}
+    assert outcomes["AAPL|5m"].status == "ok"
+    assert "SystemExit: leaving" in (outcomes["MSFT|1h"].error or "")
+    assert len(world.query("select * from market_data.ingest_log")) == len(outcomes) == 10
 
 
 def test_an_unknown_ticker_is_missing_not_failed(world: World) -> None:
