@@ -136,6 +136,7 @@ def _fetched(text: str) -> Timeframe:
 
 def health(as_json: _AsJson = False) -> None:
     """Show whether daemons, schedules and the newest refresh are as they should be; starts nothing."""
+    from market_data_pipeline.operations.attainment import percent
     from market_data_pipeline.operations.reports import scheduler_health
 
     with _sources(start=False) as (engine, dagster):
@@ -161,6 +162,20 @@ def health(as_json: _AsJson = False) -> None:
                 one["last_tick_status"],
             )
             for one in report["schedules"]
+        ],
+    )
+    print_table(
+        ("tier", "within its RPO", ">share of time", ">series ever outside", "worst series", ">its share"),
+        [
+            (
+                one["tier"],
+                f"the last {one['window']}",
+                percent(one["share"]),
+                f"{one['series_outside']} of {one['series']}",
+                one["worst_series"] if one["series_outside"] else None,
+                percent(one["worst_share"]) if one["series_outside"] else None,
+            )
+            for one in report["rpo_attainment"]
         ],
     )
     print_table(

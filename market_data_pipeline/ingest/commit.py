@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from market_data_pipeline.domain.bars import ts_us
 from market_data_pipeline.domain.failures import TransactionConflictError
+from market_data_pipeline.domain.objectives import TIER_OBJECTIVES
 from market_data_pipeline.domain.own_features import NO_OWN_FEATURES, OwnFeatures
 from market_data_pipeline.domain.series import AssetClass, Series, Tier
 from market_data_pipeline.ingest.changes import changes_of
@@ -163,7 +164,7 @@ def _commit(
     with watch.storing():
         write_coverage(bulk, series, change.coverage, run_id)
         write_state(bulk, series, new_state)
-    append_log(bulk, series, log_row(outcome, watch, run_id, started_at, clock()))
+    append_log(bulk, series, log_row(outcome, watch, run_id, started_at, clock(), due_at=state.next_due_at))
     with watch.storing():
         bulk.commit()
     return timed(outcome, watch), new_state
@@ -245,9 +246,15 @@ def _held(bulk: Bulk, state: SeriesState, answer: pd.DataFrame, delta: Delta, se
 
 
 def log_row(
-    outcome: SeriesOutcome, watch: Stopwatch, run_id: str, started_at: datetime, finished_at: datetime
+    outcome: SeriesOutcome,
+    watch: Stopwatch,
+    run_id: str,
+    started_at: datetime,
+    finished_at: datetime,
+    *,
+    due_at: datetime | None,
 ) -> LogRow:
-    """Return the audit row of an outcome."""
+    """Return the audit row of an outcome; `due_at` is when the series' next bar fell, or falls, due before it."""
     return LogRow(
         run_id=run_id,
         started_at=started_at,
@@ -266,6 +273,8 @@ def log_row(
         error_class=outcome.error_class,
         error=outcome.error,
         warning=outcome.warning,
+        due_at=due_at,
+        rpo=TIER_OBJECTIVES[outcome.tier].rpo,
     )
 
 

@@ -239,7 +239,7 @@ class SymbolRefresh:
         if self.bulk.closed:
             raise error  # there is nothing to record it with
         now = self.pipeline.clock()
-        row = log_row(outcome, watch, self.run_id, started_at, now)
+        row = log_row(outcome, watch, self.run_id, started_at, now, due_at=state.next_due_at)
         write_failure(self.bulk, series, self.request.tier, row)
         write_failed_days(self.bulk, series, days, now, self.run_id)
         self.bulk.commit()

@@ -129,6 +129,23 @@ class RateLimit(TypedDict):
     rate: float
 
 
+class Attainment(TypedDict):
+    """For which share of their time a tier's series were inside its RPO, within a window that ends now.
+
+    `share` is that of all series together, `worst_share` that of `worst_series` (`AAPL|5m`); `series_outside` counts
+    those that were outside at any time.
+    """
+
+    tier: str
+    window: str
+    rpo_seconds: float
+    share: float
+    series: int
+    series_outside: int
+    worst_series: str
+    worst_share: float
+
+
 class DaemonReport(TypedDict):
     """One of Dagster's daemons."""
 
@@ -161,6 +178,7 @@ class SchedulerHealth(TypedDict):
     recent_failures: list[RecentFailure]
     recent_warnings: list[RecentWarning]
     rate_limit: RateLimit
+    rpo_attainment: list[Attainment]
     total_symbols_monitored: int
 
 

@@ -17,6 +17,7 @@ from market_data_pipeline.domain.due import freshness
 from market_data_pipeline.domain.failures import DatabaseUnavailableError
 from market_data_pipeline.domain.objectives import TIER_OBJECTIVES, Freshness
 from market_data_pipeline.domain.series import Tier, Timeframe
+from market_data_pipeline.operations.attainment import rpo_attainment
 from market_data_pipeline.operations.run_joins import join_runs, last_execution
 from market_data_pipeline.operations.snapshot import snapshot
 
@@ -163,6 +164,7 @@ def scheduler_health(source: sa.Engine, dagster: DagsterState) -> SchedulerHealt
         failures = connection.execute(_FAILURES, {"recent": RECENT, "limit": RECENT_FAILURES}).mappings()
         recent: list[RecentFailure] = [dict(row) for row in failures]  # type: ignore[misc]  # its columns are the keys
         requests = vendor_requests(connection)
+        attainment = rpo_attainment(connection)
         warned = connection.execute(_WARNINGS, {"recent": RECENT, "limit": RECENT_FAILURES}).mappings()
         warnings: list[RecentWarning] = [dict(row) for row in warned]  # type: ignore[misc]  # as above
     stale = sum(one["status"] == "STALE" for one in series)
@@ -205,6 +207,7 @@ def scheduler_health(source: sa.Engine, dagster: DagsterState) -> SchedulerHealt
             "rate_limited": requests.rate_limited,
             "rate": requests.rate_limited / requests.requests if requests.requests else 0.0,
         },
+        "rpo_attainment": attainment,
         "total_symbols_monitored": len({one["symbol"] for one in series}),
     }
 

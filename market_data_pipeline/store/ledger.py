@@ -7,6 +7,7 @@ what to ask for (ingest.demand).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import timedelta
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
@@ -77,7 +78,11 @@ class SeriesState:
 
 @dataclass(frozen=True, slots=True)
 class LogRow:
-    """One execution of one series, as `ingest_log` keeps it; times in seconds."""
+    """One execution of one series, as `ingest_log` keeps it; times in seconds.
+
+    `due_at` is when the first bar that the series lacked until this execution fell, or falls, due: what `next_due_at`
+    was before it. `rpo` is its tier's promise; the row keeps for how long it was not kept.
+    """
 
     run_id: str
     started_at: datetime
@@ -96,6 +101,8 @@ class LogRow:
     error_class: str | None = None
     error: str | None = None
     warning: str | None = None
+    due_at: datetime | None = None
+    rpo: timedelta = timedelta(0)
 
 
 def read_states(bulk: Bulk, symbol: str) -> dict[Timeframe, SeriesState]:
@@ -175,14 +182,19 @@ def append_log(bulk: Bulk, series: Series, row: LogRow) -> None:
         insert into market_data.ingest_log (
             run_id, symbol, timeframe, started_at, finished_at, status, requests, rate_limited, bytes,
             rows_fetched, rows_inserted, rows_updated, features_written, fetch_seconds, store_seconds, compute_seconds,
-            error_class, error, warning
+            error_class, error, warning, outside_rpo_since
         )
-        values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19)
+        values (
+            $1, $2, $3, $4, $5::timestamptz, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19,
+            case when coalesce($20::timestamptz + $21 * interval '1 second', '-infinity') < $5::timestamptz then
+                market_data.outside_rpo_since($2, $3, $20::timestamptz, $21 * interval '1 second', $5::timestamptz)
+            end
+        )
         """,
         *(row.run_id, series.symbol, str(series.timeframe), row.started_at, row.finished_at, row.status),
         *(row.requests, row.rate_limited, row.bytes, row.rows_fetched, row.rows_inserted, row.rows_updated),
         *(row.features_written, row.fetch_seconds, row.store_seconds, row.compute_seconds),
-        *(row.error_class, row.error, row.warning),
+        *(row.error_class, row.error, row.warning, row.due_at, row.rpo.total_seconds()),
     )
     bulk.execute("select pg_notify('market_data_series', $1)::text", series.partition_key)
 

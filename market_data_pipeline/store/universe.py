@@ -181,11 +181,14 @@ _LOCK: Final = sa.text("lock table market_data.symbols in share row exclusive mo
 _LEAVE: Final = sa.text("update market_data.symbols set active = false where symbol = any(cast(:symbols as text[]))")
 
 _FOLLOW: Final = sa.text("""
-    insert into market_data.symbols (symbol, tier, asset_class, active, added_at)
-    select l.symbol, l.tier, l.asset_class, true, :now
+    insert into market_data.symbols (symbol, tier, asset_class, active, added_at, followed_since)
+    select l.symbol, l.tier, l.asset_class, true, :now, :now
     from unnest(cast(:symbols as text[]), cast(:tiers as text[]), cast(:classes as text[]))
         as l (symbol, tier, asset_class)
-    on conflict (symbol) do update set tier = excluded.tier, active = true
+    on conflict (symbol) do update set
+        tier = excluded.tier,
+        active = true,
+        followed_since = case when symbols.active then symbols.followed_since else excluded.followed_since end
     where (symbols.tier, symbols.active) is distinct from (excluded.tier, true)
 """)
 
