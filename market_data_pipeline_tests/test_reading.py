@@ -155,6 +155,7 @@ def test_the_example_draws_a_chart(apple: World, tmp_path: Path, capsys: pytest.
     bars, features = read_bars("AAPL", "1d"), read_features("AAPL", "1d")
     assert f"{len(bars)} bars drawn in {target}" in capsys.readouterr().out
     assert "vegaEmbed" in target.read_text()
+    assert "cdn" not in target.read_text().split("vegaEmbed")[-1]
     (drawn,) = example["chart"](bars, features, "AAPL").to_dict()["datasets"].values()
     assert [row["close"] for row in drawn] == bars["close"].tolist()
     assert [row["volatility_regime"] for row in drawn][-1] == features["volatility_regime"].iloc[-1]
