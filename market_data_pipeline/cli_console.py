@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from market_data_pipeline.settings import Settings
 
-__all__ = ["complain", "console", "names", "print_json", "print_table", "settings", "write_json"]
+__all__ = ["complain", "console", "names", "print_json", "print_table", "settings", "write_json", "write_text"]
 
 T = TypeVar("T")
 
@@ -47,8 +47,17 @@ def print_json(value: object) -> None:
 
 
 def write_json(path: Path, value: object) -> None:
-    """Write `value` as JSON into a file."""
-    path.write_text(_json(value), encoding="utf-8")
+    """Write `value` as JSON into a file, and say so; `-` is standard output."""
+    write_text(path, _json(value))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` into a file, and say so; `-` is standard output."""
+    if str(path) == "-":
+        sys.stdout.write(text)
+        return
+    path.write_text(text, encoding="utf-8")
+    console().print(f"Wrote {path}")
 
 
 def _json(value: object) -> str:

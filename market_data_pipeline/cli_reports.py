@@ -6,15 +6,24 @@ Add here: a report. Keep out: how its values come about (operations.reports, ope
 from __future__ import annotations
 
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from market_data_pipeline.cli_console import console, names, print_json, print_table, settings, write_json
+from market_data_pipeline.cli_console import (
+    console,
+    names,
+    print_json,
+    print_table,
+    settings,
+    write_json,
+    write_text,
+)
 from market_data_pipeline.domain.failures import UsageError
 from market_data_pipeline.domain.series import Timeframe, parse_symbol, parse_timeframe
+from market_data_pipeline.operations.objectives import span
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -65,7 +74,7 @@ def plan(
     limit = made.plan.calls_per_minute
     console().print(
         f"{made.total.calls} calls, {made.total.pages} pages, {made.total.bytes / 1e6:.1f} MB, "
-        f"{_span(made.seconds)} or more on the {made.plan.name} plan "
+        f"{span(made.seconds)} or more on the {made.plan.name} plan "
         f"({f'{limit} calls a minute' if limit else 'no limit of calls'})."
     )
 
@@ -92,7 +101,7 @@ def staleness(
                 one["timeframe"],
                 one["tier"],
                 one["status"],
-                None if one["staleness_seconds"] is None else _span(one["staleness_seconds"]),
+                None if one["staleness_seconds"] is None else span(one["staleness_seconds"]),
                 "yes" if one["within_rpo"] else "NO",
                 _instant(one["last_ts"]),
                 one["last_error"],
@@ -219,7 +228,7 @@ def history(
                 one["job"],
                 one["trigger"],
                 _instant(one["started_at"]),
-                None if one["duration_seconds"] is None else _span(one["duration_seconds"]),
+                None if one["duration_seconds"] is None else span(one["duration_seconds"]),
                 one["status"],
                 one["total_symbols"],
                 one["failed_symbols"],
@@ -250,44 +259,40 @@ def objectives(
         Path | None,
         typer.Option("--json", metavar="FILE", help="Write the document to FILE; - for standard output."),
     ] = None,
+    markdown_file: Annotated[
+        Path | None,
+        typer.Option("--markdown", metavar="FILE", help="Write it as a page with the procedures; - as above."),
+    ] = None,
 ) -> None:
     """Show what is promised: freshness per tier, and recovery per failure."""
-    from market_data_pipeline.operations.objectives import objectives_document
+    from market_data_pipeline.operations.objectives import limit, objectives_document, objectives_markdown
 
     document = objectives_document()
     if json_file is not None:
-        if str(json_file) == "-":
-            print_json(document)
-        else:
-            write_json(json_file, document)
-            console().print(f"Wrote {json_file}")
+        write_json(json_file, document)
+    if markdown_file is not None:
+        write_text(markdown_file, objectives_markdown())
+    if json_file is not None or markdown_file is not None:
         return
     print_table(
         ("tier", "at most behind", "refreshed", "promise"),
         [
-            (name, _span(tier["rpo_seconds"]), f"{tier['cron']} {tier['cron_timezone']}", tier["description"])
+            (name, span(tier["rpo_seconds"]), f"{tier['cron']} {tier['cron_timezone']}", tier["description"])
             for name, tier in document["tiers"].items()
         ],
         title="Freshness per tier (RPO)",
     )
     print_table(
-        ("state", "condition", "what the API does"),
-        [(name, rule["condition"], rule["action"]) for name, rule in document["freshness"].items()],
+        ("state", "up to", "condition", "what the API does"),
+        [(name, limit(rule), rule["condition"], rule["action"]) for name, rule in document["freshness"].items()],
         title="States of a series",
     )
     print_table(
         ("failure", "over within", "symptom"),
-        [(name, _span(one["rto_seconds"]), one["symptom"]) for name, one in document["recovery"].items()],
-        title="Recovery per failure (RTO); the procedures are in the JSON document",
+        [(name, span(one["rto_seconds"]), one["symptom"]) for name, one in document["recovery"].items()],
+        title="Recovery per failure (RTO)",
     )
-
-
-def _span(seconds: float) -> str:
-    """Return a duration in the units a person would say it in: 45 s, 12 min, 3 h 20 min, 2 d 4 h."""
-    whole = int(timedelta(seconds=seconds).total_seconds())
-    parts = [(whole // 86_400, "d"), (whole // 3_600 % 24, "h"), (whole // 60 % 60, "min"), (whole % 60, "s")]
-    spoken = [f"{count} {unit}" for count, unit in parts if count]
-    return " ".join(spoken[:2]) or ("0 s" if seconds == 0 else "under 1 s")
+    console().print("market-data objectives --markdown - shows what to do about each, market-data drill tries it out.")
 
 
 def _instant(value: datetime | None) -> str | None:

@@ -177,7 +177,8 @@ def test_the_objectives_document_states_every_tier_and_failure(run, tmp_path: Pa
     assert document["tiers"].keys() == set(TIER_OBJECTIVES)
     assert document["recovery"].keys() == set(RECOVERY_OBJECTIVES)
     assert document["recovery"]["SCHEDULER_CRASH"]["rto_seconds"] == 300
-    assert document["freshness"]["aging"]["up_to_seconds"] == 6 * 3600
+    assert document["freshness"]["AGING"]["up_to_seconds"] == 6 * 3600
+    assert document["freshness"]["STALE"]["cache_lifespan_seconds"] == 24 * 3600
 
 
 def test_objectives_are_readable_without_a_database_or_settings(run) -> None:
