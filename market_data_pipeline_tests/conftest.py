@@ -31,7 +31,8 @@ SESSION = "MARKET_DATA_TEST_SESSION"
 _ours: list[Path] = []
 
 
-def pytest_configure() -> None:
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
     # A shell starts what runs in its background with SIGINT ignored, and every program started from here would inherit
     # that: tests of Ctrl-C would wait for ever.
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -39,6 +40,9 @@ def pytest_configure() -> None:
         folder = Path(tempfile.mkdtemp(prefix="market-data-tests-"))
         os.environ[SESSION] = str(folder)
         _ours.append(folder)
+        # Every pytest closes the folder that all of a user's sessions share, /tmp/pytest-of-root, to everybody else:
+        # a server of ours that runs as another user could then not enter its own data folder in there.
+        config.option.basetemp = config.option.basetemp or str(folder / "tmp")
 
 
 def pytest_unconfigure() -> None:

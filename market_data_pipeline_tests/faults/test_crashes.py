@@ -228,8 +228,9 @@ def test_a_database_server_that_goes_down_under_a_run_costs_the_run_and_nothing_
             assert_data_and_audit_rows_agree(world)
             with world.connect() as connection:
                 connection.execute("drop trigger if exists wire on market_data.features_15m")
-            world.refresh("AAPL", history_days=DAYS)
+            after = world.refresh("AAPL", history_days=DAYS)
             held = world.snapshot()
+            assert {key: outcome.error for key, outcome in after.items() if outcome.failed} == {}
         assert {name: [row for row in rows if row[0] == "AAPL"] for name, rows in held.items()} == truth
     finally:
         own_server.stop()

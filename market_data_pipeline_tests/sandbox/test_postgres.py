@@ -46,7 +46,7 @@ def prepared() -> Iterator[Path]:
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    """A project's folder outside of pytest's own, which the next pytest closes to the server's user again."""
+    """A project's folder, its path short enough for a socket."""
     made = Path(tempfile.mkdtemp(prefix="market-data-pg-")).resolve()
     yield made
     shutil.rmtree(made, ignore_errors=True)
@@ -184,13 +184,15 @@ def test_several_commands_that_start_it_at_once_get_the_same_server(fresh: Embed
     assert [stderr for _, stderr in answers if "rror" in stderr] == []
 
 
-def test_it_comes_back_with_what_was_committed_after_it_was_killed(server: EmbeddedPostgres) -> None:
-    durable = EmbeddedPostgres(server.data_dir)
-    _ask(durable.ensure_running(), "create table kept as select 42 as n")
-    os.kill(_pid(durable), signal.SIGKILL)
-    _wait_until(lambda: not durable.is_running())
+@pytest.mark.parametrize("durable", [True, False])
+def test_it_comes_back_with_what_was_committed_after_it_was_killed(server: EmbeddedPostgres, durable: bool) -> None:
+    killed = EmbeddedPostgres(server.data_dir, durable=durable)
+    _ask(killed.ensure_running(), "create table kept as select 42 as n")
+    _ask(killed.url, "update kept set n = 43")
+    os.kill(_pid(killed), signal.SIGKILL)
+    _wait_until(lambda: not killed.is_running())
 
-    assert _ask(durable.ensure_running(), "select n from kept") == 42
+    assert _ask(killed.ensure_running(), "select n from kept") == 43
 
 
 def test_a_pid_file_that_now_names_somebody_elses_process_does_not_stop_it(server: EmbeddedPostgres) -> None:
