@@ -111,11 +111,11 @@ def test_the_quality_job_finds_bad_values_and_says_which(
             sa.text("""
                 insert into market_data.bars
                 (symbol, timeframe, ts, open, high, low, close, volume, ingested_at) values
-                ('AAPL', '5m', :ts, 10, 11, 9, 10, 100, :ts),
-                ('AAPL', '15m', :ts, 10, 9, 9, 10, 100, :ts),
-                ('AMD', '1h', :ts, 10, 11, 9, 10, 100, :ts)
+                ('AAPL', '5m', :ts, 10, 11, 9, 10, 100, :now),
+                ('AAPL', '15m', :ts, 10, 9, 9, 10, 100, :now),
+                ('AMD', '1h', :ts, 10, 11, 9, 10, 100, :now)
             """),
-            {"ts": NOW - timedelta(hours=3)},
+            {"ts": NOW - timedelta(hours=3, minutes=30), "now": NOW},
         )
         connection.execute(
             sa.text("""
@@ -131,11 +131,41 @@ def test_the_quality_job_finds_bad_values_and_says_which(
         for evaluation in result.get_asset_check_evaluations()
     }
     failed = {key for key, evaluation in evaluations.items() if not evaluation.passed}
-    assert failed == {("critical/bars", "prices_are_consistent"), ("standard/features", "every_bar_has_features")}
-    bad = evaluations["critical/bars", "prices_are_consistent"].metadata
-    assert bad["bad_rows"].value == 1
-    assert "15m" in str(bad["sample"].value)
-    assert len(evaluations) == 12
+    assert failed == {
+        ("critical/bars", "prices_are_consistent"),
+        ("critical/bars", "coverage_counts_its_bars"),  # nothing else of a series was stored
+        ("critical/bars", "state_agrees_with_the_bars"),
+        ("critical/bars", "resampled_bars_equal_their_minutes"),
+        ("standard/bars", "state_agrees_with_the_bars"),
+        ("standard/features", "every_bar_has_features"),
+    }
+    found = evaluations["critical/bars", "prices_are_consistent"]
+    assert found.severity is dg.AssetCheckSeverity.ERROR
+    assert found.description == "1 have an open or close outside of low and high."
+    assert found.metadata["bad_rows"].value == 1
+    (row,) = found.metadata["sample"].records
+    assert (row.data["symbol"], row.data["timeframe"], row.data["high"]) == ("AAPL", "15m", 9.0)
+    assert row.data["ts"] == "2026-03-11 12:00:00+00:00"
+    sound = evaluations["low_priority/bars", "vwap_lies_within_the_bar"]
+    assert sound.severity is dg.AssetCheckSeverity.WARN
+    assert len(evaluations) == 3 * 19
+
+
+def test_the_quality_job_says_in_one_sentence_that_the_database_is_gone(
+    registered: dg.DagsterInstance, database_url: str
+) -> None:
+    gone = "postgresql://market_data:secret@localhost:1/market_data"
+    definitions = build_defs(resource_overrides={"pipeline": Gone(url=gone)})
+    result = definitions.resolve_job_def("quality").execute_in_process(instance=registered, raise_on_error=False)
+    (failure,) = [event for event in result.all_events if event.is_step_failure]
+    said = failure.step_failure_data.user_failure_data
+    assert said is not None
+    assert said.description.startswith("DatabaseUnavailableError: PostgreSQL at localhost:1 ")
+    assert "secret" not in said.description
+
+
+class Gone(StandIn):
+    """A pipeline whose database cannot be reached."""
 
 
 DAY = date(2026, 3, 6)

@@ -1,0 +1,378 @@
+"""Each rule finds the fault that it is there for, says which rows it is, and finds nothing where there is none."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator, Sequence
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import psycopg
+import pytest
+import sqlalchemy as sa
+
+from market_data_pipeline.domain.series import AssetClass, Tier
+from market_data_pipeline.domain.sessions import NEW_YORK, calendar_for
+from market_data_pipeline.orchestration.across_rules import ACROSS_RULES
+from market_data_pipeline.orchestration.bar_rules import BAR_RULES
+from market_data_pipeline.orchestration.expectations import SAMPLE, Inspector, Verdict
+from market_data_pipeline.orchestration.feature_rules import FEATURE_RULES
+from market_data_pipeline.orchestration.rules import Rule
+from market_data_pipeline.sandbox.main import open_source
+from market_data_pipeline.sandbox.server import running_server
+from market_data_pipeline.store.database import engine
+from market_data_pipeline.store.sessions import sync_sessions
+from market_data_pipeline_tests.conftest import drop_database, with_database
+from market_data_pipeline_tests.ingest.conftest import REAL_SAMPLE, World
+
+BARS, FEATURES = (*BAR_RULES, *ACROSS_RULES), FEATURE_RULES
+REAL = Path(__file__).resolve().parents[3] / "shared" / "data" / "real"
+# Clocks went back on 2 November, the market was closed on the 27th and closed early on the 28th.
+NOW = datetime(2025, 12, 2, 12, 0, tzinfo=NEW_YORK).astimezone(UTC)
+HISTORY_DAYS = 34
+BAR = "symbol = 'AAPL' and timeframe = '5m' and ts = '2025-11-20 15:00Z'"
+DAY = "symbol = 'AAPL' and timeframe = '1d' and ts = '2025-11-20 05:00Z'"
+
+
+def sane(database_url: str) -> None:
+    """Fill a database with a stock and a round-the-clock market, as a refresh does."""
+    world = World("", database_url, NOW)
+    with running_server(open_source(None), world.clock, plan="advanced") as world.base_url:
+        assert not any(
+            outcome.failed for outcome in world.refresh("AAPL", "X:BTCUSD", history_days=HISTORY_DAYS).values()
+        )
+    know_sessions(database_url)
+
+
+def know_sessions(database_url: str) -> None:
+    made = engine(database_url)
+    sync_sessions(made)
+    with made.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(sa.text("analyze"))  # as the server does by itself, within a minute
+    made.dispose()
+
+
+def new_database(postgres_url: str, template: str) -> str:
+    name = f"test_{secrets.token_hex(8)}"
+    with psycopg.connect(postgres_url, autocommit=True) as connection:
+        connection.execute(f"create database {name} template {template} strategy file_copy")
+    return name
+
+
+@pytest.fixture(scope="module")
+def sane_template(postgres_url: str, migrated_template: str) -> Iterator[str]:
+    name = new_database(postgres_url, migrated_template)
+    sane(with_database(postgres_url, name))
+    yield name
+    drop_database(postgres_url, name)
+
+
+@pytest.fixture
+def sane_url(postgres_url: str, sane_template: str) -> Iterator[str]:
+    name = new_database(postgres_url, sane_template)
+    yield with_database(postgres_url, name)
+    drop_database(postgres_url, name)
+
+
+def broken(url: str, now: datetime = NOW, table: str = "", rules: Sequence[Rule] = ()) -> dict[str, Verdict]:
+    """Return the verdicts, by rule, that are not clean."""
+    inspector = Inspector(url, now)
+    looked = [(table, rules)] if table else [("bars", BARS), ("features", FEATURES)]
+    verdicts = [verdict for name, some in looked for verdict in inspector.inspect(Tier.CRITICAL, name, some)]
+    assert [verdict.error for verdict in verdicts if verdict.error] == []
+    return {verdict.rule.name: verdict for verdict in verdicts if verdict.broken_by}
+
+
+def test_what_a_refresh_stores_breaks_no_rule(sane_url: str) -> None:
+    assert broken(sane_url) == {}
+
+
+class Fault(NamedTuple):
+    rule: str
+    statements: str
+    count: int
+    key: tuple[str, str]  # symbol and timeframe of the first row of the sample
+    shows: str  # a column of the sample
+
+
+BAR_FAULTS = (
+    Fault(
+        "keys_are_unique",
+        "alter table market_data.bars drop constraint bars_pkey;"
+        f"insert into market_data.bars select * from market_data.bars where {BAR}",
+        1,
+        ("AAPL", "5m"),
+        "copies",
+    ),
+    Fault(
+        "bars_are_in_order",
+        f"update market_data.bars set ts = ts + interval '2 minutes' where {BAR}",
+        1,
+        ("AAPL", "5m"),
+        "previous_ts",
+    ),
+    Fault("prices_are_positive", f"update market_data.bars set low = 0 where {BAR}", 1, ("AAPL", "5m"), "low"),
+    Fault("prices_are_positive", f"update market_data.bars set close = 'nan' where {DAY}", 1, ("AAPL", "1d"), "close"),
+    Fault(
+        "prices_are_positive", f"update market_data.bars set high = 'infinity' where {DAY}", 1, ("AAPL", "1d"), "high"
+    ),
+    Fault("prices_are_consistent", f"update market_data.bars set high = low where {BAR}", 1, ("AAPL", "5m"), "high"),
+    Fault(
+        "volume_is_not_negative", f"update market_data.bars set volume = -1 where {BAR}", 1, ("AAPL", "5m"), "volume"
+    ),
+    Fault(
+        "volume_is_not_negative", f"update market_data.bars set volume = 'nan' where {BAR}", 1, ("AAPL", "5m"), "volume"
+    ),
+    Fault(
+        "vwap_lies_within_the_bar",
+        f"update market_data.bars set vwap = 2 * high where {BAR}",
+        1,
+        ("AAPL", "5m"),
+        "vwap",
+    ),
+    Fault(
+        "no_bar_from_the_future",
+        f"update market_data.bars set ingested_at = ts + interval '1 minute' where {BAR}",
+        1,
+        ("AAPL", "5m"),
+        "ingested_at",
+    ),
+    Fault(
+        "bars_lie_in_sessions",  # Thanksgiving
+        f"update market_data.bars set ts = '2025-11-27 15:00Z' where {BAR}",
+        1,
+        ("AAPL", "5m"),
+        "session_date",
+    ),
+    Fault(
+        "bars_lie_in_sessions",  # after the early close, 17:00 New York
+        f"update market_data.bars set ts = '2025-11-28 22:00Z' where {BAR}",
+        1,
+        ("AAPL", "5m"),
+        "closes_at",
+    ),
+    Fault(
+        "bars_lie_in_sessions",  # as if the clocks had not gone back: 03:00 New York
+        f"update market_data.bars set ts = '2025-11-20 08:00Z' where {BAR}",
+        1,
+        ("AAPL", "5m"),
+        "opens_at",
+    ),
+    Fault(
+        "bars_lie_in_sessions",  # a four-hour bar on the vendor's grid instead of ours
+        "update market_data.bars set ts = ts - interval '1 hour'"
+        " where symbol = 'AAPL' and timeframe = '4h' and ts = '2025-11-20 13:00Z'",
+        1,
+        ("AAPL", "4h"),
+        "opens_at",
+    ),
+    Fault(
+        "bars_lie_in_sessions",  # a day bar at the UTC midnight
+        f"update market_data.bars set ts = '2025-11-20 00:00Z' where {DAY}",
+        1,
+        ("AAPL", "1d"),
+        "opens_at",
+    ),
+    Fault(
+        "bars_lie_in_sessions",
+        "update market_data.bars set ts = ts + interval '5 hours' where symbol = 'X:BTCUSD' and timeframe = '1d'"
+        " and ts = '2025-11-20 00:00Z'",
+        1,
+        ("X:BTCUSD", "1d"),
+        "opens_at",
+    ),
+    Fault("every_session_has_its_day_bar", f"delete from market_data.bars where {DAY}", 1, ("AAPL", "1d"), "coverage"),
+    Fault("coverage_counts_its_bars", f"delete from market_data.bars where {BAR}", 1, ("AAPL", "5m"), "covered"),
+    Fault(
+        "coverage_counts_its_bars",
+        "delete from market_data.coverage where symbol = 'AAPL' and timeframe = '1d' and session_date = '2025-11-20'",
+        1,
+        ("AAPL", "1d"),
+        "held",
+    ),
+    Fault(
+        "state_agrees_with_the_bars",
+        "update market_data.series_state set bar_count = bar_count + 1 where symbol = 'AAPL' and timeframe = '1h'",
+        1,
+        ("AAPL", "1h"),
+        "state_bars",
+    ),
+    Fault(
+        "state_agrees_with_the_bars",
+        "delete from market_data.bars where symbol = 'X:BTCUSD' and timeframe = '4h'",
+        1,
+        ("X:BTCUSD", "4h"),
+        "held",
+    ),
+    Fault(
+        "day_volume_holds_the_minutes",
+        f"update market_data.bars set volume = volume / 2 where {DAY}",
+        1,
+        ("AAPL", "1d"),
+        "minutes",
+    ),
+    Fault(
+        "resampled_bars_equal_their_minutes",  # the bar is part of one of 15m, one of 1h and one of 4h
+        f"update market_data.bars set volume = volume + 1000 where {BAR}",
+        3,
+        ("AAPL", "15m"),
+        "volume_of_5m",
+    ),
+)
+FEATURE_FAULTS = (
+    Fault(
+        "keys_are_unique",
+        "alter table market_data.features drop constraint features_pkey;"
+        f"insert into market_data.features select * from market_data.features where {BAR}",
+        1,
+        ("AAPL", "5m"),
+        "copies",
+    ),
+    Fault("every_bar_has_features", f"delete from market_data.features where {BAR}", 1, ("AAPL", "5m"), "missing"),
+    Fault("every_bar_has_features", f"delete from market_data.bars where {BAR}", 1, ("AAPL", "5m"), "missing"),
+    Fault(
+        "features_are_filled_after_warm_up",
+        f"update market_data.features set volatility_regime = null where {BAR}",
+        1,
+        ("AAPL", "5m"),
+        "volatility_regime",
+    ),
+    Fault(
+        "features_are_filled_after_warm_up",  # the second bar of the series, the first one with a return
+        "update market_data.features set log_return = null where (symbol, timeframe, ts) ="
+        " (select symbol, timeframe, ts"
+        " from market_data.features where symbol = 'AAPL' and timeframe = '1h' order by ts offset 1 limit 1)",
+        1,
+        ("AAPL", "1h"),
+        "log_return",
+    ),
+    Fault(
+        "features_are_filled_after_warm_up",
+        f"update market_data.features set return_1d = null where {DAY}",
+        1,
+        ("AAPL", "1d"),
+        "symbol",
+    ),
+    Fault("values_are_bounded", f"update market_data.features set atr = -1 where {BAR}", 1, ("AAPL", "5m"), "atr"),
+    Fault(
+        "values_are_bounded",
+        f"update market_data.features set volatility_20 = 'nan' where {BAR}",
+        1,
+        ("AAPL", "5m"),
+        "volatility_20",
+    ),
+    Fault(
+        "values_are_bounded",
+        f"update market_data.features set log_return = '-infinity' where {BAR}",
+        1,
+        ("AAPL", "5m"),
+        "log_return",
+    ),
+    Fault(
+        "labels_are_known",
+        f"update market_data.features set trend_regime = 'sideways' where {BAR}",
+        1,
+        ("AAPL", "5m"),
+        "trend_regime",
+    ),
+    Fault(
+        "labels_are_known",
+        f"update market_data.features set hh = true, lh = true where {BAR}",
+        1,
+        ("AAPL", "5m"),
+        "hh",
+    ),
+    Fault(
+        "features_follow_their_bars",
+        f"update market_data.bars set ingested_at = ingested_at + interval '1 hour' where {BAR}",
+        1,
+        ("AAPL", "5m"),
+        "bar_ingested_at",
+    ),
+)
+
+
+@pytest.mark.parametrize(
+    ("table", "rules", "fault"),
+    [("bars", BARS, fault) for fault in BAR_FAULTS] + [("features", FEATURES, fault) for fault in FEATURE_FAULTS],
+    ids=lambda value: value.rule if isinstance(value, Fault) else "",
+)
+def test_a_planted_fault_is_found_counted_and_shown(
+    sane_url: str, table: str, rules: Sequence[Rule], fault: Fault
+) -> None:
+    with psycopg.connect(sane_url) as connection:
+        connection.execute(fault.statements)
+    rule = next(rule for rule in rules if rule.name == fault.rule)
+    verdict = broken(sane_url, table=table, rules=[rule])[fault.rule]
+    assert verdict.broken_by == fault.count
+    first = verdict.sample[0]
+    assert (first["symbol"], first["timeframe"]) == fault.key
+    assert fault.shows in first
+
+
+def test_every_rule_has_a_fault_that_it_finds() -> None:
+    assert {fault.rule for fault in BAR_FAULTS} == {rule.name for rule in BARS}
+    assert {fault.rule for fault in FEATURE_FAULTS} == {rule.name for rule in FEATURES}
+
+
+def test_the_count_is_exact_and_the_sample_short(sane_url: str) -> None:
+    with psycopg.connect(sane_url) as connection:
+        planted = connection.execute("update market_data.bars set volume = -1 where symbol = 'X:BTCUSD'").rowcount
+    verdict = broken(sane_url)["volume_is_not_negative"]
+    assert verdict.broken_by == planted > SAMPLE == len(verdict.sample)
+
+
+def test_another_tiers_faults_are_not_this_tiers(sane_url: str) -> None:
+    with psycopg.connect(sane_url) as connection:
+        connection.execute(f"update market_data.bars set volume = -1 where {BAR}")
+        connection.execute("update market_data.symbols set tier = 'standard' where symbol = 'AAPL'")
+    assert broken(sane_url) == {}
+
+
+def test_a_day_that_the_vendor_confirmed_empty_lacks_no_bar(sane_url: str) -> None:
+    with psycopg.connect(sane_url) as connection:
+        connection.execute(f"delete from market_data.bars where {DAY}")
+        connection.execute(
+            "update market_data.coverage set status = 'empty_confirmed', rows = 0"
+            " where symbol = 'AAPL' and timeframe = '1d' and session_date = '2025-11-20'"
+        )
+    assert "every_session_has_its_day_bar" not in broken(sane_url)
+
+
+def test_recorded_bars_break_no_rule(database_url: str) -> None:
+    now = datetime(2014, 6, 10, 12, 0, tzinfo=NEW_YORK).astimezone(UTC)
+    world = World("", database_url, now)
+    with running_server(open_source(REAL_SAMPLE), world.clock, plan="advanced") as world.base_url:
+        world.refresh("AAPL", history_days=200)
+    know_sessions(database_url)
+    assert broken(database_url, now) == {}
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason="the full recorded data are not beside the repository")
+def test_twenty_years_of_recorded_bars_break_no_rule(database_url: str) -> None:
+    world = World("", database_url, datetime(2014, 6, 10, 12, 0, tzinfo=NEW_YORK).astimezone(UTC))
+    with running_server(open_source(REAL), world.clock, plan="advanced") as world.base_url:
+        world.refresh("AAPL", history_days=10)
+        world.now = datetime(2013, 10, 13, 12, 0, tzinfo=NEW_YORK).astimezone(UTC)
+        world.refresh("SPY", history_days=12)
+        world.now = datetime(2021, 3, 31, 12, 0, tzinfo=NEW_YORK).astimezone(UTC)
+        world.refresh("AAPL", "SPY", "QQQ", "GOOG", history_days=8480)
+    know_sessions(database_url)
+    assert broken(database_url, world.now) == {}
+
+
+def test_the_calendar_in_the_database_is_the_pipelines_own(database_url: str) -> None:
+    made = engine(database_url)
+    assert sync_sessions(made)
+    assert not sync_sessions(made)
+    wanted = calendar_for(AssetClass.US_EQUITY).session_on(date(2025, 11, 28))
+    assert wanted is not None
+    statement = "select {} from market_data.sessions where asset_class = 'us_equity' and session_date = '2025-11-28'"
+    with made.begin() as connection:
+        row: Any = connection.execute(sa.text(statement.format("*"))).one()
+        assert (row.opens_at, row.closes_at, row.early_close) == (wanted.start, wanted.end, True)
+        assert connection.execute(sa.text(statement.format("1").replace("28'", "27'"))).one_or_none() is None
+        connection.execute(sa.text("delete from market_data.sessions where session_date = '2025-11-28'"))
+    assert sync_sessions(made)
+    made.dispose()
