@@ -61,11 +61,17 @@ _ATTAINMENT: Final = sa.text("""
         cross join unnest(cast(:names as text[]), cast(:lengths as interval[])) as w (name, length)
         where p.followed_since < market_data.clock()
     ),
+    stretches as (
+        select symbol, timeframe, unnest(range_agg(tstzrange(since, until))) as stretch
+        from outside
+        where since < until
+        group by symbol, timeframe
+    ),
     lost as (
-        select w.symbol, w.timeframe, w.name, sum(o.until - greatest(o.since, w.begins_at)) as length
-        from outside as o
-        inner join windows as w on w.symbol = o.symbol and w.timeframe = o.timeframe and w.begins_at < o.until
-        where o.since is not null
+        select w.symbol, w.timeframe, w.name, sum(upper(s.stretch) - greatest(lower(s.stretch), w.begins_at)) as length
+        from stretches as s
+        inner join windows as w
+            on w.symbol = s.symbol and w.timeframe = s.timeframe and w.begins_at < upper(s.stretch)
         group by w.symbol, w.timeframe, w.name
     ),
     by_series as (

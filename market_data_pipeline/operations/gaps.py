@@ -14,14 +14,17 @@ from market_data_pipeline.domain.series import BASE_TIMEFRAMES, Series, Tier, Ti
 from market_data_pipeline.operations.stretches import Reason, stretches, weekends
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from datetime import datetime
+    from collections.abc import Mapping, Sequence
+    from datetime import date, datetime
 
-    from market_data_pipeline.ingest.demand import Timing
+    import numpy as np
+
+    from market_data_pipeline.ingest.demand import Reach, Timing
     from market_data_pipeline.operations.stretches import Stretch
     from market_data_pipeline.polygon.plans import Plan
     from market_data_pipeline.settings import Settings
     from market_data_pipeline.store.bulk import Bulk
+    from market_data_pipeline.store.ledger import Coverage
 
 _STATE: Final = """
 select
@@ -81,24 +84,43 @@ def _of_series(bulk: Bulk, series: Series, timing: Timing, plan: Plan, history_d
     from market_data_pipeline.store.ledger import read_coverage
 
     within = reach(timing, history_days, plan.history)
-    days = (*within.beyond, *within.sessions)
-    start = days[0].day_start if days else timing.now
     state = bulk.rows(_STATE, series.symbol, str(series.timeframe))[0]
-    starts = bulk.arrow(_STARTS, series.symbol, str(series.timeframe), start)["ts"].to_numpy()
-    held_us = starts.astype("datetime64[us]").view("int64")
-    found = stretches(
-        series.timeframe,
-        within,
-        read_coverage(bulk, series),
-        held_us,
-        timing,
-        failing=state["failures"] > 0,
-    )
+    starts = bulk.arrow(_STARTS, series.symbol, str(series.timeframe), history_start(within, timing))["ts"].to_numpy()
+    coverage = read_coverage(bulk, series)
     bulk.commit()
+    return series_gaps(series, within, coverage, starts.astype("datetime64[us]").view("int64"), timing, state)
+
+
+def history_start(within: Reach, timing: Timing) -> datetime:
+    """Return when the history begins that a series should hold, aware UTC."""
+    days = (*within.beyond, *within.sessions)
+    return days[0].day_start if days else timing.now
+
+
+def series_gaps(
+    series: Series,
+    within: Reach,
+    coverage: Mapping[date, Coverage],
+    held_us: np.ndarray,
+    timing: Timing,
+    state: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Return every missing stretch of one fetched series, as JSON values.
+
+    Args:
+        series: a fetched one.
+        within: the days that it should hold.
+        coverage: what is known of them.
+        held_us: starts of the bars that it holds from `history_start` on, int64 microseconds since 1970 UTC, ascending.
+        timing: calendar, plan and the instant it is now.
+        state: its `tier`, `failures` in a row, `error_class`, `error` and `failed_at`, the last three None for none.
+    """
+    days = (*within.beyond, *within.sessions)
+    found = stretches(series.timeframe, within, coverage, held_us, timing, failing=state["failures"] > 0)
     missing = {reason: [each for each in found if each.reason is reason] for reason in Reason}
     return {
         "timeframe": series.timeframe,
-        "history_start": start,
+        "history_start": history_start(within, timing),
         "sessions": len(days),
         "bars_held": len(held_us),
         "bars_missing": sum(each.bars for each in found),

@@ -53,7 +53,7 @@ _SERIES: Final = sa.text("""
     from market_data.symbols as s
     cross join unnest(cast(:timeframes as text [])) with ordinality as frames (timeframe, place)
     left join market_data.series_state as t on t.symbol = s.symbol and t.timeframe = frames.timeframe
-    where s.active
+    where s.active and (cast(:symbol as text) is null or s.symbol = :symbol)
     order by staleness_seconds desc nulls first, s.symbol, frames.place
 """)
 
@@ -95,9 +95,9 @@ def vendor_requests(connection: sa.Connection) -> VendorRequests:
     return VendorRequests(*connection.execute(_REQUESTS, {"recent": RECENT}).one())
 
 
-def series_freshness(connection: sa.Connection) -> list[SeriesFreshness]:
-    """Return every series of the active universe, never computed ones first, then by falling staleness."""
-    rows = connection.execute(_SERIES, {"timeframes": [str(t) for t in Timeframe]})
+def series_freshness(connection: sa.Connection, symbol: str | None = None) -> list[SeriesFreshness]:
+    """Return every series of the active universe, or of one symbol: never computed first, then by falling staleness."""
+    rows = connection.execute(_SERIES, {"timeframes": [str(t) for t in Timeframe], "symbol": symbol})
     return [_series(row) for row in rows]
 
 

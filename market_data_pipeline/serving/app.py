@@ -14,7 +14,7 @@ from market_data_pipeline import __version__
 from market_data_pipeline.domain.failures import DatabaseUnavailableError
 from market_data_pipeline.ingest.own_module import load_own_features
 from market_data_pipeline.operations.dagster_state import DagsterState
-from market_data_pipeline.serving import admin_routes, documents, problems, series_routes, system_routes
+from market_data_pipeline.serving import admin_routes, documents, page_routes, problems, series_routes, system_routes
 from market_data_pipeline.serving.access import AdminAccess
 from market_data_pipeline.serving.changes import follow_changes
 from market_data_pipeline.serving.database import Database
@@ -81,7 +81,9 @@ def create_app(settings: Settings) -> FastAPI:
     problems.install(app)
     app.include_router(series_routes.router(SeriesAnswers(database, shelf, settings.clock), own.declarations))
     app.include_router(admin_routes.router(database, dagster, access))
-    app.include_router(system_routes.router(database, dagster, access, metrics, settings.clock))
+    app.include_router(system_routes.router(database, dagster, metrics))
+    app.include_router(page_routes.router(database, dagster, access, settings.clock, settings.ui_port))
+    app.mount(page_routes.STATIC_PATH, page_routes.PageFiles(directory=page_routes.STATIC))
     documents.complete_schema(app)
     # The last one added is the first to see a request.
     app.add_middleware(ReportGzip, minimum_size=1_000, compresslevel=6)

@@ -201,29 +201,6 @@ def test_metrics_count_requests_under_their_route_and_series_by_tier(api: Api, s
     assert not any("surprise" in line or "NOPE" in line for line in lines)
 
 
-def test_the_page_shows_every_series_readable_without_colour(
-    api: Api, seed: Seed, dagster_instance: dg.DagsterInstance
-) -> None:
-    seed_universe(seed)
-    run = critical_refresh.execute_in_process(instance=dagster_instance).run_id
-    seed.log(run, "NVDA", "5m", "failed", error_class="DataError", error="<b>prices</b> below zero")
-
-    response = api.get("/")
-
-    assert response.headers["Content-Type"] == "text/html; charset=utf-8"
-    page = response.text
-    for text in ("✓ on time", "◔ 2 h late", "! 9 h late", "? never", "3 failed", "low priority", "critical_refresh"):
-        assert text in page
-    assert "&lt;b&gt;prices&lt;/b&gt; below zero" in page
-    for outside in ("http://", "https://", "<script", "<link", "<img"):
-        assert outside not in page
-    assert "prefers-color-scheme: dark" in page
-
-
-def test_an_empty_universe_has_a_page_that_says_what_to_do(api: Api, seed: Seed) -> None:
-    assert "market-data universe import" in api.get("/").text
-
-
 def test_reports_speak_of_the_replays_time(seed: Seed, database_url: str) -> None:
     seed.series("AAPL", late=timedelta(hours=2))
     replay, real = engine(database_url, as_of=NOW), engine(database_url)

@@ -1,0 +1,63 @@
+// Renews the parts of a page that carry `data-live`, without losing focus, scroll or what the reader chose.
+// The server renders everything that is shown; without scripts the status page reloads itself.
+
+const EVERY_MS = 30_000; // the fastest schedule refreshes every 15 minutes; half a minute is soon enough to see it
+const KEPT = new Set(["tabindex", "hidden", "open", "aria-pressed"]); // the reader's, not the server's
+
+const trouble = document.getElementById("trouble");
+const pause = document.getElementById("pause");
+let paused = false;
+
+// `before()` returns what `after(before)` may want to compare with what is there then.
+export function keepLive({ before = () => null, after = () => {} } = {}) {
+  const renew = async () => {
+    try {
+      const response = await fetch(location.href, { headers: { accept: "text/html" }, cache: "no-store" });
+      if (!response.ok) {
+        complain(response.status === 503 ? "The database cannot be reached." : `The API answered ${response.status}.`);
+        return;
+      }
+      const page = new DOMParser().parseFromString(await response.text(), "text/html");
+      const was = before();
+      if (!put(page)) return;
+      trouble.hidden = true;
+      after(was);
+    } catch (error) {
+      if (!(error instanceof TypeError)) throw error;
+      complain("The API cannot be reached.");
+    }
+  };
+  const due = () => {
+    if (!paused && document.visibilityState === "visible") renew();
+  };
+  document.getElementById("pausing").hidden = false;
+  pause.addEventListener("click", () => {
+    paused = !paused;
+    pause.textContent = paused ? "Resume updates" : "Pause updates";
+    due();
+  });
+  document.addEventListener("visibilitychange", due);
+  setInterval(due, EVERY_MS);
+}
+
+function put(page) {
+  const live = [...document.querySelectorAll("[data-live]")];
+  const fresh = new Map([...page.querySelectorAll("[data-live]")].map((part) => [part.id, part]));
+  if (live.length !== fresh.size || live.some((part) => !fresh.has(part.id))) {
+    location.reload(); // another kind of page: a tier came or went, or there is something to show at last
+    return false;
+  }
+  for (const part of live) {
+    Idiomorph.morph(part, fresh.get(part.id), {
+      ignoreActiveValue: true,
+      callbacks: { beforeAttributeUpdated: (name) => !KEPT.has(name) },
+    });
+  }
+  return true;
+}
+
+function complain(sentence) {
+  const text = `${sentence} What you see is from ${document.querySelector("#updated time").textContent}.`;
+  if (trouble.textContent !== text) trouble.textContent = text;
+  trouble.hidden = false;
+}

@@ -1,0 +1,147 @@
+"""The status page as it is served: what it says to whom, in which state of things, and what its headers allow."""
+
+from __future__ import annotations
+
+import gzip
+from datetime import timedelta
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import dagster as dg
+import psycopg
+import pytest
+from pydantic import SecretStr
+
+from market_data_pipeline_tests.serving.conftest import Api, MovableClock, serve
+from market_data_pipeline_tests.serving.seeding import NOW, Seed
+from market_data_pipeline_tests.serving.test_reports import critical_refresh, seed_universe
+
+
+def test_the_page_shows_every_series_readable_without_colour(
+    api: Api, seed: Seed, dagster_instance: dg.DagsterInstance
+) -> None:
+    seed_universe(seed)
+    run = critical_refresh.execute_in_process(instance=dagster_instance).run_id
+    seed.log(run, "NVDA", "5m", "failed", error_class="DataError", error="<b>prices</b> below zero")
+
+    response = api.get("/")
+
+    assert response.headers["Content-Type"] == "text/html; charset=utf-8"
+    page = response.text
+    for text in (">✓</span>", ">◔▲</span> 2h", ">!✗▲</span> 9h", ">?▲</span>", "never computed", "Low priority"):
+        assert text in page
+    for text in (" late, stale, 3 failures in a row, outside its RPO", "critical_refresh", f"/runs/{run}"):
+        assert text in page
+    assert "&lt;b&gt;prices&lt;/b&gt; below zero" in page
+
+
+def test_failures_with_one_reason_are_one_row(api: Api, seed: Seed, dagster_instance: dg.DagsterInstance) -> None:
+    for symbol in ("AAPL", "MSFT", "NVDA", "AMZN", "META", "SPY", "TSLA"):
+        seed.series(symbol, consecutive_failures=2, last_error="no answer", last_error_class="TransientError")
+    page = api.get("/").text
+    failing = page[page.index('id="failing"') : page.index('id="executions"')]
+    assert failing.count("no answer") == 1
+    assert "and 2 more" in failing
+
+
+def test_everything_comes_from_this_server(api: Api, seed: Seed) -> None:
+    seed.series("AAPL")
+    response = api.get("/")
+    policy = response.headers["content-security-policy"]
+    assert "default-src 'none'" in policy
+    assert "unsafe" not in policy
+    assert "//" not in policy
+    for outside in ("http://", "https://", "<style", "onclick", 'style="'):
+        assert outside not in response.text.replace("http://127.0.0.1", "")
+
+
+def test_static_files_are_known_by_their_etag(api: Api) -> None:
+    first = api.get("/static/style.css")
+    assert (first.status_code, first.headers["cache-control"]) == (200, "no-cache")
+    again = api.get("/static/style.css", headers={"If-None-Match": first.headers["etag"]})
+    assert (again.status_code, again.content) == (304, b"")
+    assert api.get("/static/../page.py").status_code == 404
+    assert api.get("/static/nothing.js").status_code == 404
+    assert first.headers["content-encoding"] == "gzip"
+
+
+def test_every_vendored_file_has_its_licence_and_the_hash_that_is_noted() -> None:
+    import hashlib
+
+    vendored = Path(__file__).parents[2] / "market_data_pipeline" / "serving" / "static" / "vendor"
+    noted = (vendored / "README.md").read_text()
+    for script in [*vendored.glob("*.js"), *vendored.glob("*.mjs")]:
+        assert hashlib.sha256(script.read_bytes()).hexdigest() in noted
+        assert (vendored / f"{script.name.split('.')[0]}.LICENSE").is_file()
+
+
+def test_the_page_is_compressed_for_those_who_take_it(api: Api, seed: Seed) -> None:
+    seed.series("AAPL")
+    assert api.get("/", headers={"Accept-Encoding": "identity"}).headers.get("content-encoding") is None
+    response = api.session.get(api.base + "/", headers={"Accept-Encoding": "gzip"}, stream=True, timeout=10)
+    assert "inside their rpo" in gzip.decompress(response.raw.read(decode_content=False)).decode().lower()
+
+
+def test_an_empty_universe_has_a_page_that_says_what_to_do(api: Api, seed: Seed) -> None:
+    assert "market-data universe import" in api.get("/").text
+
+
+def test_a_universe_without_bars_has_a_page_that_says_how_to_load_it(api: Api, seed: Seed) -> None:
+    seed.symbol("AAPL")
+    page = api.get("/").text
+    assert "No series is loaded yet" in page
+    assert "market-data backfill" in page
+
+
+def test_a_daemon_that_is_down_is_named(api: Api, seed: Seed) -> None:
+    seed.series("AAPL")
+    page = api.get("/").text
+    assert "Degraded" in page
+    assert "Dagster&#39;s storage cannot be read." in page
+
+
+def test_without_a_database_the_page_says_so(settings: MovableClock) -> None:
+    gone = settings.model_copy(update={"database_url": "postgresql://nobody@127.0.0.1:1/nothing"})
+    with serve(gone) as api:
+        response = api.get("/")
+        assert response.status_code == 503
+        assert "The database cannot be reached" in response.text
+        assert "nobody" not in response.text
+
+
+def test_strangers_see_how_fresh_everything_is_and_no_failure(settings: MovableClock, seed: Seed) -> None:
+    seed.series("AAPL", late=timedelta(hours=9), last_error="no answer", consecutive_failures=3)
+    seed.log("run", "AAPL", "5m", "failed", error="no answer")
+    with serve(settings.model_copy(update={"api_token": SecretStr("token")})) as api:
+        page = api.get("/", headers={"X-Forwarded-For": "192.0.2.1"}).text
+        assert "9h" in page
+        assert "no answer" not in page
+        assert "no answer" in api.get("/", headers={"X-Forwarded-For": "1", "Authorization": "Bearer token"}).text
+
+
+@pytest.mark.usefixtures("dagster_instance")
+def test_the_page_tells_how_well_the_promises_were_kept(api: Api, seed: Seed) -> None:
+    seed.series("AAPL", tier="critical")
+    seed.run("update market_data.symbols set added_at = %s", NOW - timedelta(days=60))
+    seed.run(
+        "insert into market_data.series_state (symbol, timeframe, tier, next_due_at, features_computed_at)"
+        " select 'AAPL', unnest(array['15m', '1h', '4h', '1d']), 'critical', %s, %s",
+        NOW + timedelta(minutes=5),
+        NOW,
+    )
+    seed.log("run", "AAPL", "5m", "ok", at=NOW - timedelta(seconds=2), outside_rpo_since=NOW - timedelta(hours=3))
+    page = api.get("/").text
+    assert "97.50 %" in page  # 3 of 5 x 24 hours
+    assert "99.91 %" in page  # 3 of 5 x 720 hours, rounded down
+    assert "AAPL 5m: 87.50 %" in page
+
+
+def test_a_database_that_goes_away_leaves_a_page(api: Api, seed: Seed, postgres_url: str, database_url: str) -> None:
+    seed.series("AAPL")
+    name = urlsplit(database_url).path[1:]
+    with psycopg.connect(postgres_url, autocommit=True) as connection:
+        connection.execute(f"alter database {name} with allow_connections false")
+        connection.execute(f"select pg_terminate_backend(pid) from pg_stat_activity where datname = '{name}'")
+        assert api.get("/").status_code == 503
+        connection.execute(f"alter database {name} with allow_connections true")
+    assert api.get("/").status_code == 200
