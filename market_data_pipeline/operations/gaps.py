@@ -161,7 +161,7 @@ def _moment(local: datetime) -> str:
     return f"{local:%a %Y-%m-%d %H:%M}"
 
 
-def _document(stretch: Stretch, series: Series, timing: Timing, state: dict[str, Any]) -> dict[str, Any]:
+def _document(stretch: Stretch, series: Series, timing: Timing, state: Mapping[str, Any]) -> dict[str, Any]:
     said: dict[str, Any] = {}
     if stretch.reason is Reason.VENDOR_NONE and stretch.asked_at is not None:
         said["confirmed_on"] = timing.calendar.session_date(stretch.asked_at)
