@@ -1,4 +1,4 @@
-"""Rows into bytes, once per cached answer: a JSON array, CSV or an Arrow IPC stream.
+"""Rows into bytes, once per cached answer: CSV or an Arrow IPC stream; JSON comes from PostgreSQL (reading).
 
 Rows are tuples in the order of their columns, as psycopg gives them; instants are aware UTC and missing values None.
 """
@@ -32,13 +32,8 @@ _LONGEST_STORED_BLOCK: Final = 65_535  # bytes (RFC 1951, section 3.2.4)
 
 
 def encode(media: Media, columns: Sequence[Column], rows: Rows) -> bytes:
-    """Return `rows` as `media`: for JSON the array alone, which the answer's head is put before."""
-    if media is Media.CSV:
-        return _csv(columns, rows)
-    if media is Media.ARROW:
-        return _arrow(columns, rows)
-    names = [column.name for column in columns]
-    return orjson.dumps([dict(zip(names, row, strict=True)) for row in rows], option=JSON_OPTIONS)
+    """Return `rows` as `media`, which is CSV or Arrow."""
+    return _csv(columns, rows) if media is Media.CSV else _arrow(columns, rows)
 
 
 def instant(value: datetime) -> str:

@@ -13,7 +13,7 @@ from starlette.responses import Response
 from market_data_pipeline.domain.series import Series
 from market_data_pipeline.operations.snapshot import snapshot
 from market_data_pipeline.serving import documents, reading
-from market_data_pipeline.serving.answers import Answer, RenderedResponse, date_range, opening
+from market_data_pipeline.serving.answers import Answer, RenderedResponse, opening
 from market_data_pipeline.serving.backfills import missing_problem, request_backfill
 from market_data_pipeline.serving.columns import BAR_COLUMNS, feature_columns
 from market_data_pipeline.serving.encoding import encode, instant
@@ -48,7 +48,8 @@ class Wish:
     route: str
     records_key: str
     columns: Sequence[Column]
-    read: Callable[[sa.Connection], reading.Rows]
+    selection: reading.Selection
+    parameters: dict[str, Any]
     members: dict[str, Any]  # further members of a JSON answer
     standing: Callable[[reading.Held], Standing | None]
 
@@ -109,30 +110,34 @@ class SeriesAnswers:
 def _read(source: sa.Engine, wish: Wish, media: Media, now: datetime) -> Answer | None:
     """Return the answer, made from one snapshot; None for a tracked series that has nothing yet."""
     with snapshot(source) as connection:
-        held = reading.read_held(connection, wish.series)
+        held = reading.read_held(connection, wish.series, now)
         standing = wish.standing(held)
         if standing is None:
             if held.tracked:
                 return None
             raise unknown_symbol(wish.series.symbol, reading.similar_symbol(connection, wish.series.symbol))
-        rows = wish.read(connection)
-        changes_at = reading.next_split(connection, wish.series.symbol, now)
-    first, last = (rows[0][0], rows[-1][0]) if rows else (None, None)
+        if media is Media.JSON:
+            records = reading.read_records(connection, wish.selection, wish.parameters)
+        else:
+            rows = reading.read_rows(connection, wish.selection, wish.parameters)
+    if media is not Media.JSON:
+        first, last = (instant(rows[i][0]) for i in (0, -1)) if rows else (None, None)
+        records = reading.Records(len(rows), first, last, encode(media, wish.columns, rows))
     head: dict[str, Any] = {
         "symbol": wish.series.symbol,
         "timeframe": wish.series.timeframe,
         **wish.members,
-        "records_returned": len(rows),
-        "date_range": date_range(first, last),
+        "records_returned": records.number,
+        "date_range": {"start": records.first, "end": records.last} if records.number else None,
     }
     return Answer(
         series=wish.series,
         media=media,
         opening=opening(head) if media is Media.JSON else b"",
         records_key=wish.records_key,
-        content=encode(media, wish.columns, rows),
+        content=records.content,
         standing=standing,
-        valid_until=changes_at,
+        valid_until=held.next_split,
         route=wish.route,
     )
 
@@ -152,7 +157,7 @@ def _series(symbol: str, query: SeriesQuery) -> Series:
 
 def router(answers: SeriesAnswers, own: Sequence[Feature] = ()) -> APIRouter:
     """Return the routes of series, answered by `answers`; records of features hold the project's `own` ones, too."""
-    columns, statement = feature_columns(own), reading.features_statement(own)
+    columns, selection = feature_columns(own), reading.features_selection(own)
     routes = APIRouter(tags=["series"])
 
     @routes.get(
@@ -174,7 +179,8 @@ def router(answers: SeriesAnswers, own: Sequence[Feature] = ()) -> APIRouter:
             FEATURES_PATH,
             "features",
             columns,
-            lambda connection: reading.read_features(connection, statement, series, wanted),
+            selection,
+            reading.parameters(series, wanted),
             {},
             lambda held: held.features,
         )
@@ -198,7 +204,8 @@ def router(answers: SeriesAnswers, own: Sequence[Feature] = ()) -> APIRouter:
             BARS_PATH,
             "bars",
             BAR_COLUMNS,
-            lambda connection: reading.read_bars(connection, series, wanted, adjusted=adjusted, as_of=as_of),
+            reading.BARS if as_of is None else reading.BARS_AS_OF,
+            reading.parameters(series, wanted, adjusted=adjusted, as_of=as_of),
             {"adjusted": adjusted, "as_of": None if as_of is None else instant(as_of)},
             lambda held: held.bars,
         )

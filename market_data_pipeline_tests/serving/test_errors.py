@@ -134,8 +134,8 @@ def test_a_statement_that_takes_too_long_is_503(
 def test_an_unforeseen_failure_says_nothing_of_the_inside(api: Api, seed: Seed) -> None:
     seed.series("AAPL")
     seed.run(
-        "create or replace view market_data.bars_adjusted as select symbol, timeframe, ts, open / 0 as open, high, low,"
-        " close, volume, vwap, trades, ingested_at from market_data.bars"
+        "create or replace function market_data.clock() returns timestamptz language plpgsql stable"
+        " as $$ begin return now() + interval '1 day' / 0; end $$"
     )
     document = problem(api.get(f"{FEATURES}/AAPL", timeframe="5m"), 500)
     assert document["detail"] == "Something went wrong here; the server's log says what."
