@@ -55,7 +55,7 @@ def project(database_url: str, monkeypatch: pytest.MonkeyPatch) -> str:
 
 COMMANDS = [
     "up", "down", "init", "sandbox", "migrate", "backfill", "plan", "staleness", "gaps", "health", "history",
-    "objectives", "universe list", "universe add", "universe remove", "universe import",
+    "objectives", "baseline", "universe list", "universe add", "universe remove", "universe import",
 ]  # fmt: skip
 
 
@@ -185,6 +185,21 @@ def test_objectives_are_readable_without_a_database_or_settings(run) -> None:
     out = run("objectives").out
     assert "critical" in out
     assert "DATABASE_CONNECTION_LOSS" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--symbols", "99"), "The universe has 25 symbols, 99 were asked for; MARKET_DATA_UNIVERSE names it."),
+        (("--picture", "x.pdf"), "A picture's name ends in one of .png, .svg, .html: x.pdf does not."),
+        (("--json", "nowhere/x.json"), "There is no folder"),
+        (("--timeframes", "2h"), "Unknown timeframe '2h'"),
+    ],
+)
+def test_a_baseline_that_cannot_be_taken_is_refused_before_anything_starts(run, arguments, said: str) -> None:
+    result = run("baseline", *arguments)
+    assert result.code == 2
+    assert said in result.err
 
 
 def test_migrate_says_what_it_applied_and_then_that_nothing_is_left(

@@ -56,11 +56,11 @@ def run_up(settings: Settings, once: bool) -> int:
     began = time.monotonic()
     console = screen()
     processes = Processes(settings.state_dir, "up")
-    with _only_one(settings), _until_terminated(), processes.recorded(), ExitStack() as stack:
+    with _only_one(settings), until_terminated(), processes.recorded(), ExitStack() as stack:
         if not once:
             check_port(settings.ui_port, "the Dagster UI", "MARKET_DATA_UI_PORT")
             check_port(settings.api_port, "the read API", "MARKET_DATA_API_PORT")
-        engine = _prepare(settings, console, stack)
+        engine = prepare(settings, console, stack)
         instance = stack.enter_context(dagster_instance(settings, engine))
         daemon = stack.enter_context(Daemon(settings, console, processes, instance))
         code = 0
@@ -108,8 +108,8 @@ def run_backfill(
     """
     console = screen()
     processes = Processes(settings.state_dir, "backfill")
-    with _until_terminated(), processes.recorded(), ExitStack() as stack:
-        engine = _prepare(settings, console, stack)
+    with until_terminated(), processes.recorded(), ExitStack() as stack:
+        engine = prepare(settings, console, stack)
         instance = stack.enter_context(dagster_instance(settings, engine))
         daemon = stack.enter_context(Daemon(settings, console, processes, instance))
         _check_vendor(settings)
@@ -144,7 +144,7 @@ def run_down(settings: Settings) -> int:
     return 0
 
 
-def _prepare(settings: Settings, console: Console, stack: ExitStack) -> sa.Engine:
+def prepare(settings: Settings, console: Console, stack: ExitStack) -> sa.Engine:
     """Bring up what the work stands on: database, schema, universe, vendor."""
     from market_data_pipeline.ingest.pipeline import vendor_access
     from market_data_pipeline.operations.database import migrate_database
@@ -224,7 +224,7 @@ def _only_one(settings: Settings) -> Iterator[None]:
 
 
 @contextmanager
-def _until_terminated() -> Iterator[None]:
+def until_terminated() -> Iterator[None]:
     """Let SIGTERM and a closed terminal end the block as Ctrl-C does; a second one does not disturb the ending.
 
     Ctrl-C itself is set as well: a shell starts what runs in its background with SIGINT ignored.

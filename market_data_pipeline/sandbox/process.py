@@ -89,10 +89,15 @@ def running_sandbox(settings: SandboxSettings) -> str | None:
 
 def stop_sandbox(settings: SandboxSettings) -> bool:
     """Stop the sandbox that `ensure_sandbox` started; return False when there was none."""
-    if not settings.state_dir.is_dir():
+    return stop_sandbox_in(settings.state_dir)
+
+
+def stop_sandbox_in(state: Path) -> bool:
+    """Stop the sandbox of the project with this state folder; return False when there was none."""
+    if not state.is_dir():
         return False
-    with _lock(settings.state_dir):
-        return _stop(settings.state_dir)
+    with _lock(state):
+        return _stop(state)
 
 
 def _start(state: Path, wanted: dict[str, Any]) -> str:

@@ -1,0 +1,55 @@
+"""The commands that try something out beside the project: they use a scratch one, and leave the user's alone.
+
+Add here: a measurement. Keep out: measuring (operations.baseline, operations.drill) and reports (cli_reports).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from market_data_pipeline.cli_console import console, names, print_table, settings, write_json
+from market_data_pipeline.domain.failures import UsageError
+from market_data_pipeline.domain.series import parse_timeframe
+
+_PICTURES = (".png", ".svg", ".html")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the measurements to the command line `app`."""
+    app.command(epilog="Example: market-data baseline --symbols 5 --days 90")(baseline)
+
+
+def baseline(
+    symbols: Annotated[
+        int | None, typer.Option(min=1, help="The first so many of the universe; 25, or all, when left out.")
+    ] = None,
+    timeframes: Annotated[str, typer.Option(help="Comma-separated: 5m, 15m, 1h, 4h, 1d; all when left out.")] = "",
+    days: Annotated[int, typer.Option(min=1, help="Calendar days of history.")] = 365,
+    json_file: Annotated[
+        Path, typer.Option("--json", metavar="FILE", help="Where the document goes; - for standard output.")
+    ] = Path("baseline.json"),
+    picture: Annotated[Path, typer.Option(metavar="FILE", help="Where the picture goes: png, svg or html.")] = Path(
+        "baseline.png"
+    ),
+) -> None:
+    """Measure a first backfill into a scratch database: how long, how much, and what holds it up."""
+    wanted = names(timeframes, parse_timeframe)
+    if picture.suffix not in _PICTURES:
+        raise UsageError(f"A picture's name ends in one of {', '.join(_PICTURES)}: {picture} does not.")
+    for file in (json_file, picture):
+        if not file.absolute().parent.is_dir():
+            raise UsageError(f"There is no folder {file.absolute().parent} for {file.name}.")
+    if str(json_file) == "-":
+        console().stderr = True  # standard output is the document's
+    from market_data_pipeline.operations.baseline import run_baseline
+    from market_data_pipeline.operations.baseline_view import draw_baseline, print_baseline
+
+    document = run_baseline(settings(), symbols, wanted, days)
+    print_baseline(document, print_table, lambda text: console().print(text, markup=False))
+    write_json(json_file, document)
+    draw_baseline(document, picture)
+    console().print(f"Wrote {picture}")
+    raise typer.Exit(0 if document["jobs"]["completed"] == document["jobs"]["total"] else 1)
