@@ -5,10 +5,15 @@ from __future__ import annotations
 import sys
 from typing import Final
 
-from benchmarks import features, latency, memory
+from benchmarks import features, latency, memory, staleness
 from benchmarks.report import show
 
-_ALL: Final = {"features": features.measure, "latency": latency.measure, "memory": memory.measure}
+_ALL: Final = {
+    "features": features.measure,
+    "latency": latency.measure,
+    "memory": memory.measure,
+    "staleness": staleness.measure,
+}
 
 
 def main() -> int:

@@ -91,16 +91,21 @@ class Place:
 
 
 @contextmanager
-def running_place(latency_ms: float = 0.0) -> Iterator[Place]:
-    """Start both servers, the vendor waiting `latency_ms` before every answer, and stop them at the end."""
+def running_server(vendor_url: str = "") -> Iterator[Place]:
+    """Start a database server, for what needs no vendor or has one, and stop it at the end."""
     with tempfile.TemporaryDirectory(prefix="market-data-bench-") as folder:
         server = EmbeddedPostgres(Path(folder) / "postgres")
-        postgres_url = server.ensure_running()
         try:
-            with _vendor(latency_ms) as vendor_url:
-                yield Place(vendor_url, postgres_url)
+            yield Place(vendor_url, server.ensure_running())
         finally:
             server.stop()
+
+
+@contextmanager
+def running_place(latency_ms: float = 0.0) -> Iterator[Place]:
+    """Start both servers, the vendor waiting `latency_ms` before every answer, and stop them at the end."""
+    with _vendor(latency_ms) as vendor_url, running_server(vendor_url) as place:
+        yield place
 
 
 @contextmanager

@@ -1,0 +1,81 @@
+"""How long the staleness question takes: the one query behind the standing check, the sensor and the alerts.
+
+Made series of 1,000 and 10,000 symbols in three tiers, one in ten beyond its RPO and one in a hundred never computed,
+in an embedded PostgreSQL that has gathered its statistics. The question is asked again and again, as the sensor does;
+the median counts, and ten times the series should cost about ten times as much.
+
+    python -m benchmarks.staleness
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import time
+from typing import Final
+
+import psycopg
+
+from benchmarks.place import NOW, running_server
+from benchmarks.report import Measurement, show
+
+SIZES: Final = (5_000, 50_000)
+TARGET_MS: Final = 150.0
+TARGET_GROWTH: Final = 12.0  # linear is 10 from 5,000 to 50,000; a sort adds its logarithm
+ROUNDS: Final = 21
+
+_SYMBOLS: Final = """
+insert into market_data.symbols
+select 'S' || i, (array['critical', 'standard', 'low_priority'])[1 + i %% 3], 'us_equity', true, %(now)s
+from generate_series(1, %(symbols)s) as i"""
+_STATES: Final = """
+insert into market_data.series_state (symbol, timeframe, tier, first_ts, last_ts, bar_count, verified_at, next_due_at)
+select symbol, timeframe, tier, %(now)s - interval '365 days', %(now)s - interval '1 hour', 48000, %(now)s,
+    %(now)s + case when ordinal %% 10 = 0 then - interval '30 hours' else interval '5 minutes' end
+from (
+    select s.symbol, s.tier, t.timeframe, row_number() over (order by s.symbol, t.timeframe) as ordinal
+    from market_data.symbols as s cross join unnest(array['5m', '15m', '1h', '4h', '1d']) as t (timeframe)
+) as series where ordinal %% 100 <> 1"""
+
+
+def main() -> int:
+    """Measure, print and return the exit code."""
+    return show("staleness", measure())
+
+
+def measure() -> list[Measurement]:
+    """Return the median milliseconds of the question at both sizes, and their ratio."""
+    with running_server() as place:
+        medians = [_ask(place.new_database(f"series_{size}", ()), size) for size in SIZES]
+    small, large = medians
+    return [
+        Measurement(f"staleness of {SIZES[0]:,} series", small, "ms"),
+        Measurement(f"staleness of {SIZES[1]:,} series", large, "ms", at_most=TARGET_MS),
+        Measurement("growth from the one to the other", large / small, "times", at_most=TARGET_GROWTH),
+    ]
+
+
+def _ask(url: str, size: int) -> float:
+    from market_data_pipeline.orchestration.queries import tier_freshness
+    from market_data_pipeline.store.database import engine
+
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(_SYMBOLS, {"now": NOW, "symbols": size // 5})
+        connection.execute(_STATES, {"now": NOW})
+        connection.execute("vacuum analyze")
+    asked = engine(url, as_of=NOW)
+    seconds = []
+    try:
+        for _ in range(ROUNDS):
+            began = time.perf_counter()
+            standing = tier_freshness(asked)
+            seconds.append(time.perf_counter() - began)
+    finally:
+        asked.dispose()
+    if sum(tier.series for tier in standing.values()) != size:
+        raise SystemExit("The question did not see every series.")
+    return statistics.median(seconds) * 1000
+
+
+if __name__ == "__main__":
+    sys.exit(main())
