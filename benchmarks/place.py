@@ -95,8 +95,9 @@ def running_server(vendor_url: str = "") -> Iterator[Place]:
     """Start a database server, for what needs no vendor or has one, and stop it at the end."""
     with tempfile.TemporaryDirectory(prefix="market-data-bench-") as folder:
         server = EmbeddedPostgres(Path(folder) / "postgres")
+        server.ensure_running()
         try:
-            yield Place(vendor_url, server.ensure_running())
+            yield Place(vendor_url, server.owner_url)
         finally:
             server.stop()
 

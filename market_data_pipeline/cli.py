@@ -111,12 +111,19 @@ def sandbox(
 def migrate() -> None:
     """Apply the migrations of sql/ that the database lacks."""
     from market_data_pipeline.operations.database import migrate_database
+    from market_data_pipeline.store.privileges import lacking_privileges
 
-    applied = migrate_database(settings())
+    config = settings()
+    applied = migrate_database(config)
     for name in applied:
         console().print(f"applied {name}")
     if not applied:
         console().print("The schema is up to date.")
+    if sql := lacking_privileges(config):
+        complain(
+            "The database does not keep the audit trail from the pipeline yet, everything else works: let its "
+            f"administrator run `{sql};` and then run `market-data migrate` again."
+        )
 
 
 @app.command(epilog="Example: market-data backfill --symbols AAPL,MSFT --timeframes 5m,1d --days 30")

@@ -16,7 +16,8 @@ from urllib.parse import parse_qs, quote, urlsplit
 from market_data_pipeline.domain.failures import ConfigurationError
 
 LOCATION: Final = "market_data_pipeline.definitions"  # the module; workspace.yaml gives the location its name
-ROLE: Final = "market_data"
+ROLE: Final = "market_data"  # what the pipeline, the API and Dagster log in as
+OWNER: Final = "market_data_owner"  # what migrations log in as: it owns the relations of the market data
 # One database per kind of bars, so that made-up or recorded ones can never stand among a vendor's: our relations in the
 # first of each pair, Dagster's history of them in the second.
 DATABASES: Final = {
@@ -82,13 +83,13 @@ def socket_dir(state: Path) -> Path:
     return Path("/tmp") / f"market-data-{name}"  # noqa: S108 - see above; the server checks who owns it
 
 
-def password(state: Path) -> str:
-    """Return the server's password, made at the first call and kept in a file that only its owner may read.
+def password(state: Path, role: str = ROLE) -> str:
+    """Return a role's password, made at the first call and kept in a file that only its owner may read.
 
     Raises:
         ConfigurationError: the file cannot be read or written.
     """
-    file = state / "postgres.password"
+    file = state / {ROLE: "postgres.password", OWNER: "postgres.owner.password"}[role]
     try:
         if not file.exists():
             _create_once(file, secrets.token_urlsafe(32))
@@ -115,10 +116,10 @@ def _create_once(file: Path, text: str) -> None:
         draft.unlink()
 
 
-def local_url(state: Path, database: str = DATABASE) -> str:
+def local_url(state: Path, database: str = DATABASE, *, role: str = ROLE) -> str:
     """Return the libpq URL of a database on the project's own server, whether it runs or not."""
     host = quote(str(socket_dir(state)), safe="")
-    return f"postgresql://{ROLE}:{quote(password(state), safe='')}@/{database}?host={host}&port={PORT}"
+    return f"postgresql://{role}:{quote(password(state, role), safe='')}@/{database}?host={host}&port={PORT}"
 
 
 def is_local(url: str, state: Path) -> bool:

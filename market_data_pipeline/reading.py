@@ -198,10 +198,11 @@ def _read(
 def _connected(settings: Settings) -> Bulk:
     """Return a connection to a database with our schema; the embedded server is started, and set up, if need be."""
     from market_data_pipeline.store.bulk import Bulk
+    from market_data_pipeline.store.roles import Role
 
     embedded = settings.embedded_database
     try:
-        bulk = Bulk(settings.database_url, settings.as_of)
+        bulk = Bulk(settings.database_url, settings.as_of, Role.READER)
     except DatabaseUnavailableError:
         if not embedded:
             raise
@@ -218,9 +219,10 @@ def _connected(settings: Settings) -> Bulk:
 def _set_up(settings: Settings) -> Bulk:
     from market_data_pipeline.operations.database import migrate_database
     from market_data_pipeline.store.bulk import Bulk
+    from market_data_pipeline.store.roles import Role
 
     migrate_database(settings)
-    return Bulk(settings.database_url, settings.as_of)
+    return Bulk(settings.database_url, settings.as_of, Role.READER)
 
 
 def _check_symbols(bulk: Bulk, symbols: list[str]) -> None:

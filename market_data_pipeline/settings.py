@@ -48,6 +48,15 @@ def _default_database_url(values: dict[str, Any]) -> str:
     return project.local_url(project.state_dir(values["project_root"]), project.DATABASES[kind][0])
 
 
+def _default_owner_url(values: dict[str, Any]) -> str:
+    """Return the login that owns the project's database; on a user's server the pipeline's, unless another is named."""
+    url: str = values.get("database_url", "")
+    state = project.state_dir(values["project_root"])
+    if url and project.is_local(url, state):
+        url = project.local_url(state, urlsplit(url).path.strip("/"), role=project.OWNER)
+    return url
+
+
 def _default_dagster_url(values: dict[str, Any]) -> str:
     """Return a database of its own on the project's server; a user's server may not let us create one."""
     url: str = values.get("database_url", "")
@@ -97,6 +106,12 @@ class Settings(BaseSettings):
     )
     database_url: Annotated[str, BeforeValidator(parsing.database_url)] = _known(
         _default_database_url, "DATABASE_URL", "postgresql://user:password@localhost:5432/market_data", repr=False
+    )
+    owner_url: Annotated[str, BeforeValidator(parsing.database_url)] = _known(
+        _default_owner_url,
+        "MARKET_DATA_OWNER_URL",
+        "postgresql://owner:password@localhost:5432/market_data",
+        repr=False,
     )
     dagster_postgres_url: Annotated[str, BeforeValidator(lambda url: _psycopg2(parsing.database_url(url)))] = _known(
         _default_dagster_url,

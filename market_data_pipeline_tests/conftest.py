@@ -67,11 +67,13 @@ def _bare_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @pytest.fixture(scope="session")
 def postgres_url() -> str:
-    """The URL of a database on the server of this test session, whose role may create databases."""
+    """The URL of a database on the server of this test session, whose role may create databases and roles."""
     if url := os.environ.get(OWN_SERVER):
         return url
     # Nothing here has to survive a power cut, and flushing would cost most of the time of a small commit.
-    return EmbeddedPostgres(Path(os.environ[SESSION]) / "postgres", durable=False).ensure_running()
+    server = EmbeddedPostgres(Path(os.environ[SESSION]) / "postgres", durable=False)
+    server.ensure_running()
+    return server.owner_url
 
 
 @pytest.fixture(scope="session")

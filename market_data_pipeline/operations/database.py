@@ -40,7 +40,8 @@ def reading_engine(settings: Settings, *, start: bool = True) -> sa.Engine:
         ConfigurationError, DatabaseUnavailableError: as `migrate_database`.
     """
     from market_data_pipeline.store.database import engine
+    from market_data_pipeline.store.roles import Role
 
     if start and settings.embedded_database:
         migrate_database(settings)
-    return engine(settings.database_url, as_of=settings.as_of, pool_size=1)
+    return engine(settings.database_url, as_of=settings.as_of, role=Role.READER, pool_size=1)

@@ -60,12 +60,13 @@ def gaps_document(settings: Settings, symbol: str, timeframes: Sequence[Timefram
     from market_data_pipeline.operations.universe import check_followed
     from market_data_pipeline.polygon.plans import available_at, plan_named
     from market_data_pipeline.store.bulk import Bulk
+    from market_data_pipeline.store.roles import Role
 
     check_followed(settings, [symbol])
     plan = plan_named(settings.plan)
     calendar = calendar_for(asset_class_of(symbol))
     timing = Timing(calendar, lambda end: available_at(plan, calendar, end), settings.clock())
-    with Bulk(settings.database_url, settings.as_of) as bulk:
+    with Bulk(settings.database_url, settings.as_of, Role.READER) as bulk:
         documents = [
             _of_series(bulk, Series(symbol, timeframe), timing, plan, settings.history_days)
             for timeframe in timeframes or BASE_TIMEFRAMES

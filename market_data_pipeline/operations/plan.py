@@ -119,13 +119,14 @@ def plan_backfill(
     from market_data_pipeline.polygon.plans import plan_named
     from market_data_pipeline.polygon.windows import ANSWER_BYTES, Estimate
     from market_data_pipeline.store.bulk import Bulk
+    from market_data_pipeline.store.roles import Role
     from market_data_pipeline.store.splits import last_check
 
     check_followed(settings, symbols)
     names = tuple(symbols) or tuple(each.symbol for each in followed(settings))
     bases = tuple(dict.fromkeys(timeframe.base for timeframe in (timeframes or Timeframe)))
     plan = plan_named(settings.plan).limited_to(settings.calls_per_minute)
-    with Bulk(settings.database_url, settings.as_of) as bulk:
+    with Bulk(settings.database_url, settings.as_of, Role.READER) as bulk:
         vendor = _Vendor(bulk, plan, days or settings.history_days, settings.clock(), settings.uses_sandbox)
         market_days, served = vendor.market_days(names if Timeframe.D1 in bases and not full else ())
         asked = [

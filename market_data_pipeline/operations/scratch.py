@@ -181,7 +181,7 @@ def _databases(settings: Settings) -> Iterator[dict[str, str]]:
     except psycopg.Error as error:
         said = (error.diag.message_primary or type(error).__name__).removesuffix(".")
         raise ConfigurationError(
-            f"A scratch database is needed, and {describe(settings.database_url)} does not make one: {said}. Grant the "
+            f"A scratch database is needed, and {describe(settings.owner_url)} does not make one: {said}. Grant the "
             "role CREATEDB, or leave DATABASE_URL out to use the embedded server."
         ) from None
     try:
@@ -205,7 +205,7 @@ def _drop(connection: psycopg.Connection[Any], name: str) -> None:
 
 
 def _administration(settings: Settings) -> psycopg.Connection[Any]:
-    return open_connection(libpq_url(settings.database_url), autocommit=True)
+    return open_connection(libpq_url(settings.owner_url), autocommit=True)
 
 
 def _drop_unused(connection: psycopg.Connection[Any]) -> None:
@@ -224,7 +224,7 @@ def _drop_unused(connection: psycopg.Connection[Any]) -> None:
 
 
 def _other(settings: Settings, name: str) -> str:
-    """Return DATABASE_URL with another database."""
-    parts = urlsplit(libpq_url(settings.database_url))
+    """Return the owner's URL with another database: it owns the scratch databases, too."""
+    parts = urlsplit(libpq_url(settings.owner_url))
     rest = [(key, value) for key, value in parse_qsl(parts.query) if key != "dbname"]
     return urlunsplit(parts._replace(path=f"/{name}", query=urlencode(rest)))

@@ -106,9 +106,9 @@ class SharedLimiter:
     shared, read once a second. Nothing is connected before the first use; threads may share the object.
 
     Args:
-        database_url: `postgresql://…`, with or without an SQLAlchemy driver; migration 0005 has run.
+        database_url: `postgresql://…`, with or without an SQLAlchemy driver; migration 0012 has run.
         calls_per_minute: the plan's limit, None for an unlimited plan.
-        bucket: what the sharers call the limit: lower-case letters, digits and underscores.
+        bucket: what the sharers call the limit; a migration makes its table.
         window_seconds: the window that `calls_per_minute` is counted in, should it not be a minute.
         sleep: waits.
     """

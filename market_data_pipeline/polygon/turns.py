@@ -4,7 +4,7 @@ Who waits has a row, ordered by priority and then by arrival; whoever is first t
 pyrate-limiter's PostgreSQL bucket, whose rate is ONE call per spacing, so calls never come in a burst. All times are
 the database's: the machines' own clocks may differ.
 
-Add here: statements on the tables of migration 0005. Keep out: sleeping (limiter).
+Add here: statements on the tables of migrations 0005 and 0012. Keep out: sleeping (limiter).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
 from market_data_pipeline.domain.failures import ConfigurationError, DatabaseUnavailableError
+from market_data_pipeline.store.roles import ACT_AS_PSYCOPG, Role
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -79,11 +80,11 @@ class Turns:
     """The shared state of one limit. Nothing is connected before the first use; threads may share the object.
 
     Every method raises `DatabaseUnavailableError` when PostgreSQL cannot be reached, and `ConfigurationError` when
-    migration 0005 has not run.
+    migration 0012 has not run.
 
     Args:
         url: `postgresql://…`, as libpq takes it.
-        bucket: what the sharers call the limit: lower-case letters, digits and underscores.
+        bucket: what the sharers call the limit; its table `ratelimit___<bucket>` is made by a migration.
         spacing: seconds between two calls; None when only the pause is shared.
     """
 
@@ -172,13 +173,18 @@ class Turns:
         from pyrate_limiter import Rate
         from pyrate_limiter.buckets import PostgresBucket
 
+        class MadeBucket(PostgresBucket):
+            def _create_table(self) -> None:
+                """Do nothing: migration 0012 has made the table, and the writer may not."""
+
         if self._bucket_made is None:
             rate = Rate(1, max(1, round((self._spacing or 0) * 1000)))
-            self._bucket_made = PostgresBucket(self._pool(), self._name, [rate])
+            self._bucket_made = MadeBucket(self._pool(), self._name, [rate])
         return self._bucket_made
 
 
 def _configure(connection: psycopg.Connection[Any]) -> None:
+    connection.execute(ACT_AS_PSYCOPG, (Role.WRITER.value,))
     # pyrate-limiter names its table without a schema and stores local time. Statements instead of the startup
     # parameter `options`, which connection poolers refuse.
     connection.execute("select set_config('search_path', 'market_data', false), set_config('TimeZone', 'UTC', false)")

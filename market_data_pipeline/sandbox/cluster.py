@@ -15,10 +15,13 @@ import subprocess
 import tempfile
 from itertools import chain
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from market_data_pipeline import project
 from market_data_pipeline.domain.failures import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 MAJOR_VERSION: Final = 18
 SYSTEM_USER: Final = "pgserver"  # the one that the wheel itself uses when it runs as root
@@ -142,11 +145,11 @@ def open_binaries(as_user: Owner) -> None:
         path.chmod(stat.S_IMODE(mode) | (0o055 if path.is_dir() or mode & stat.S_IXUSR else 0o044))
 
 
-def create(data: Path, as_user: Owner, password: str, *, durable: bool) -> str | None:
-    """Create the data folder with the role and both databases; return None, or what went wrong.
+def create(data: Path, as_user: Owner, passwords: Mapping[str, str], *, durable: bool) -> str | None:
+    """Create the data folder with its roles, whose `passwords` these are, and databases; return what went wrong, if so.
 
     It is made under another name and renamed at the end: an interrupted creation is never taken for a database.
-    The role is no superuser, and pg_hba.conf admits nobody else: what reaches SQL does not reach the machine.
+    No role that can log in is a superuser: what reaches SQL does not reach the machine.
     """
     draft = data.with_name(f"{data.name}.new")
     shutil.rmtree(draft, ignore_errors=True)
@@ -156,10 +159,8 @@ def create(data: Path, as_user: Owner, password: str, *, durable: bool) -> str |
     failure = run("initdb", "-D", draft, "-U", "postgres", "--auth=peer", "--no-sync", *locale, as_user=as_user)
     if failure is None:
         configure(draft, as_user, draft, durable=False)  # flushed as a whole below
-        sql = f"create role {project.ROLE} login createdb password '{password}'\n"
-        for name in chain.from_iterable(project.DATABASES.values()):
-            sql += f"create database {name} owner {project.ROLE}\n"
-        failure = single_user(draft, as_user, sql)
+        made = "".join(f"create database {name}\n" for name in chain.from_iterable(project.DATABASES.values()))
+        failure = single_user(draft, as_user, made) or give_roles(draft, as_user, passwords)
     if failure is None and durable:
         failure = run("initdb", "--sync-only", "-D", draft, as_user=as_user)
     if failure is None:
@@ -169,17 +170,40 @@ def create(data: Path, as_user: Owner, password: str, *, durable: bool) -> str |
     return failure
 
 
-def single_user(data: Path, as_user: Owner, sql: str) -> str | None:
+def give_roles(data: Path, as_user: Owner, passwords: Mapping[str, str]) -> str | None:
+    """Make the roles in a data folder whose server is stopped, or give them other passwords; return what went wrong.
+
+    The owner may make the roles of 0012_privileges and databases for tests. Dagster's storage belongs to the pipeline's
+    login, because Dagster makes its tables itself. A folder of the time when that login owned everything is put right.
+    """
+    rights = {project.OWNER: "createdb createrole", project.ROLE: "nocreatedb nocreaterole"}
+    sql = "".join(
+        f"do $$ begin if to_regrole('{role}') is null then create role {role}; end if; end $$\n"
+        f"alter role {role} login {rights[role]} password '{password}'\n"
+        for role, password in passwords.items()
+    )
+    owners = {name: role for pair in project.DATABASES.values() for name, role in zip(pair, rights, strict=True)}
+    for name, role in owners.items():
+        if role == project.OWNER:
+            failure = single_user(data, as_user, f"{sql}reassign owned by {project.ROLE} to {role}\n", name)
+            if failure is not None:
+                return failure
+            sql = ""
+    return single_user(data, as_user, "".join(f"alter database {name} owner to {owners[name]}\n" for name in owners))
+
+
+def single_user(data: Path, as_user: Owner, sql: str, database: str = "postgres") -> str | None:
     """Run statements, one a line, as superuser in a data folder whose server is stopped; return what went wrong."""
     options = ("-D", data, "-F", "-c", "exit_on_error=true", "-c", "log_min_messages=error")
-    return run("postgres", "--single", *options, "postgres", as_user=as_user, sql=sql)
+    return run("postgres", "--single", *options, database, as_user=as_user, sql=sql)
 
 
 def configure(data: Path, as_user: Owner, sockets: Path, *, durable: bool) -> None:
     """Write the server's configuration anew, so that a later version of this code changes older data folders too."""
     files = {
         "postgresql.conf": _configuration(sockets) + ("" if durable else _NOT_DURABLE),
-        "pg_hba.conf": f"local all {project.ROLE} scram-sha-256\n",
+        # The superuser has no password. Logins that the owner makes, for people who only read, have theirs.
+        "pg_hba.conf": "local all all scram-sha-256\n",
     }
     for name, text in files.items():
         # Replaced, not written into: as root we must not follow a link that the server's user may have put there.

@@ -57,6 +57,11 @@ class EmbeddedPostgres:
         return project.local_url(self.state_dir)
 
     @property
+    def owner_url(self) -> str:
+        """The same for the role that owns the relations, and may make databases and roles."""
+        return project.local_url(self.state_dir, role=project.OWNER)
+
+    @property
     def dagster_url(self) -> str:
         """The libpq URL of the database `dagster`."""
         return project.local_url(self.state_dir, project.DAGSTER_DATABASE)
@@ -114,8 +119,7 @@ class EmbeddedPostgres:
                 raise ConfigurationError(
                     f"{self.data_dir} holds files and is not a database: move it away; bars are then fetched again."
                 ) from None
-            password = project.password(self.state_dir)
-            if failure := cluster.create(self.data_dir, as_user, password, durable=self.durable):
+            if failure := cluster.create(self.data_dir, as_user, self._passwords(), durable=self.durable):
                 raise ConfigurationError(self._why("created", failure)) from None
             return
         except PermissionError:
@@ -148,22 +152,26 @@ class EmbeddedPostgres:
     def _await_answer(self, as_user: cluster.Owner) -> None:
         patience = time.monotonic() + _START_SECONDS
         while refusal := self._refusal():
-            if "password authentication failed" in refusal:
-                return self._set_password(as_user)
+            if "password authentication failed" in refusal or "no pg_hba.conf entry" in refusal:
+                return self._set_passwords(as_user)
             if self._pid() is None or time.monotonic() > patience:
                 raise DatabaseUnavailableError(f"The embedded PostgreSQL does not answer: {refusal}")
             time.sleep(0.05)
         return None
 
-    def _set_password(self, as_user: cluster.Owner) -> None:
-        """Give the role the password of the file, which was deleted and made anew."""
+    def _set_passwords(self, as_user: cluster.Owner) -> None:
+        """Give the roles the passwords of the files, of which one was deleted and made anew."""
+        sockets = project.socket_dir(self.state_dir)
         self._stop()
-        password = project.password(self.state_dir)
-        if failure := cluster.single_user(self.data_dir, as_user, f"alter role {project.ROLE} password '{password}'\n"):
-            raise ConfigurationError(self._why("given its password", failure))
-        self._launch(as_user, project.socket_dir(self.state_dir))
+        if failure := cluster.give_roles(self.data_dir, as_user, self._passwords()):
+            raise ConfigurationError(self._why("given its passwords", failure))
+        cluster.configure(self.data_dir, as_user, sockets, durable=self.durable)
+        self._launch(as_user, sockets)
         if refusal := self._refusal():
             raise DatabaseUnavailableError(f"The embedded PostgreSQL does not answer: {refusal}")
+
+    def _passwords(self) -> dict[str, str]:
+        return {role: project.password(self.state_dir, role) for role in (project.OWNER, project.ROLE)}
 
     def _stop(self) -> None:
         if self._pid() is None:
@@ -180,7 +188,8 @@ class EmbeddedPostgres:
         except PermissionError:
             raise ConfigurationError(_of_another_user(self.state_dir)) from None
         try:
-            psycopg.connect(self.url, connect_timeout=10).close()
+            for url in (self.url, self.owner_url):
+                psycopg.connect(url, connect_timeout=10).close()
         except psycopg.OperationalError as error:
             return " ".join(str(error).split())
         return None

@@ -51,7 +51,8 @@ def request_backfill(source: sa.Engine, series: Series, now: datetime) -> Backfi
         DatabaseUnavailableError: the database cannot be reached.
     """
     named: dict[str, Any] = {"symbol": series.symbol, "timeframe": str(series.timeframe)}
-    with unavailable_when_lost(), source.begin() as connection:
+    writing = source.execution_options(postgresql_readonly=False)  # the sessions read only
+    with unavailable_when_lost(), writing.begin() as connection:
         row = connection.execute(_OPEN, named).one_or_none()
         if row is None:
             queued = connection.execute(_QUEUE, named | {"now": now, "by": REQUESTED_BY}).one_or_none()

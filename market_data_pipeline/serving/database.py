@@ -14,6 +14,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from market_data_pipeline.domain.failures import DatabaseUnavailableError
 from market_data_pipeline.store.database import engine, libpq_url
+from market_data_pipeline.store.roles import Role
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,6 +40,7 @@ class Database:
         self.engine = engine(
             self.conninfo,
             as_of=as_of,
+            role=Role.READER,
             application_name="market-data-api",
             pool_size=SERIES_LANE + REPORT_LANE,
             max_overflow=0,
@@ -97,6 +99,7 @@ def _bound_statements(connection: Any, _record: object) -> None:
     cursor.execute(
         "select set_config('statement_timeout', %s, false), set_config('lock_timeout', %s, false),"
         " set_config('idle_in_transaction_session_timeout', %s, false),"
+        " set_config('default_transaction_read_only', 'on', false),"  # the one statement that writes says so
         " set_config('jit', 'off', false)",  # compiling costs more than any of these statements
         (str(STATEMENT_TIMEOUT_MS), str(STATEMENT_TIMEOUT_MS), str(2 * STATEMENT_TIMEOUT_MS)),
     )

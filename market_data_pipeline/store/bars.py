@@ -85,20 +85,8 @@ def supersede_bars(bulk: Bulk, series: Series, ts: list[datetime], now: datetime
     """Move the stored bars at `ts` to `bar_revisions`, with the run that took them out."""
     if not ts:
         return
-    bulk.execute(
-        """
-        with old as (
-            delete from market_data.bars
-            where symbol = $1 and timeframe = $2 and ts = any($3)
-            returning *
-        )
-
-        insert into market_data.bar_revisions (
-            symbol, timeframe, ts, open, high, low, close, volume, vwap, trades, ingested_at, superseded_at, run_id
-        )
-        select symbol, timeframe, ts, open, high, low, close, volume, vwap, trades, ingested_at, $4, $5
-        from old
-        """,
+    bulk.execute(  # with the owner's rights: the pipeline itself may not take a bar out
+        "select market_data.supersede_bars($1, $2, $3::timestamptz[], $4::timestamptz, $5)::text",
         *(series.symbol, str(series.timeframe), ts, now, run_id),
     )
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, LiteralString
 from market_data_pipeline.domain.failures import DatabaseUnavailableError, PipelineError, TransientError
 from market_data_pipeline.store.database import CONNECT_TIMEOUT_SECONDS, describe, libpq_url
 from market_data_pipeline.store.errors import failure, sentence
+from market_data_pipeline.store.roles import ACT_AS_ADBC, Role
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -58,12 +59,13 @@ class Bulk:
     Args:
         url: any URL that `DATABASE_URL` may hold.
         as_of: the instant that `market_data.clock()` answers with, or None for the real clock.
+        role: as whom the session acts, where the login may and the role has been made.
 
     Raises:
         DatabaseUnavailableError: PostgreSQL cannot be reached.
     """
 
-    def __init__(self, url: str, as_of: datetime | None = None) -> None:
+    def __init__(self, url: str, as_of: datetime | None = None, role: Role = Role.WRITER) -> None:
         import adbc_driver_manager
         import adbc_driver_postgresql.dbapi as adbc
 
@@ -77,6 +79,7 @@ class Bulk:
         try:
             for name, value in settings.items():
                 self.execute(_SET if "." in name else _SET_IF_KNOWN, name, value)
+            self.execute(ACT_AS_ADBC, role.value)
             self.commit()
         except BaseException:
             self.close()
@@ -157,6 +160,7 @@ class Bulk:
             raise
         except TransientError as error:
             self.rollback()
+            self.execute(_AS_LOGIN)  # who else is connected is only shown to the same login
             holders = self.rows(_HOLDERS, _LOCK_SPACE, symbol)
             self.rollback()
             who = holders[0]["who"] if holders else "a process that has ended since"
@@ -197,6 +201,7 @@ class Bulk:
 
 _SET: Final = "select set_config($1, $2, false)"
 _SET_IF_KNOWN: Final = "select set_config(name, $2, false) from pg_settings where name = lower($1)"
+_AS_LOGIN: Final = "select set_config('role', 'none', true)"
 _HOLDERS: Final = """
 select format('process %s of %s since %s', a.pid, a.application_name, date_trunc('second', a.backend_start)) as who
 from pg_locks as l

@@ -16,6 +16,7 @@ import sqlalchemy as sa
 from psycopg.conninfo import conninfo_to_dict
 
 from market_data_pipeline.domain.failures import ConfigurationError, DatabaseUnavailableError
+from market_data_pipeline.store.roles import ACT_AS_PSYCOPG, Role
 
 if TYPE_CHECKING:
     from sqlalchemy.engine.interfaces import ExceptionContext
@@ -27,6 +28,7 @@ def engine(
     url: str,
     *,
     as_of: datetime | None = None,
+    role: Role = Role.WRITER,
     application_name: str = "market-data",
     pool_size: int = 5,
     max_overflow: int = 10,
@@ -36,6 +38,7 @@ def engine(
     Args:
         url: `postgresql://…`, with or without a driver; everything that libpq understands.
         as_of: what `market_data.clock()` answers in its sessions, aware; None for the real clock.
+        role: as whom they act, where the login may and the role has been made.
         application_name: shown in pg_stat_activity, unless the URL names another.
         pool_size: connections kept open.
         max_overflow: further ones opened under load.
@@ -56,6 +59,7 @@ def engine(
         connection.execute("select set_config('TimeZone', 'UTC', false)")
         if as_of is not None:
             connection.execute("select set_config('market_data.as_of', %s, false)", (as_of.isoformat(),))
+        connection.execute(ACT_AS_PSYCOPG, (role.value,))
         connection.autocommit = False
         return connection
 

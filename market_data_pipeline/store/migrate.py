@@ -17,6 +17,7 @@ from urllib.parse import quote, urlencode
 from market_data_pipeline import project
 from market_data_pipeline.domain.failures import ConfigurationError
 from market_data_pipeline.store.database import describe, libpq_url, open_connection
+from market_data_pipeline.store.privileges import grant_privileges, login_of
 
 if TYPE_CHECKING:
     import psycopg
@@ -34,14 +35,16 @@ def migrate(settings: Settings) -> list[str]:
     Raises:
         ConfigurationError, DatabaseUnavailableError: as `migrate_database`.
     """
-    return migrate_database(settings.database_url, project.sql_dir(settings.project_root))
+    return migrate_database(
+        settings.owner_url, project.sql_dir(settings.project_root), login=login_of(settings.database_url)
+    )
 
 
-def migrate_database(url: str, sql: Path) -> list[str]:
+def migrate_database(url: str, sql: Path, *, login: str | None = None) -> list[str]:
     """Apply the migrations in the folder `sql` that the database lacks, in order, each in a transaction of its own.
 
     Two at once are harmless: the second waits and finds nothing to do. The database must exist; no right to create
-    one is needed.
+    one is needed. What the groups and the pipeline's `login` may do is granted, too (store.privileges).
 
     Raises:
         ConfigurationError: the server is too old, the schema is newer than this code, or a migration failed; what
@@ -59,9 +62,10 @@ def migrate_database(url: str, sql: Path) -> list[str]:
                 f"{describe(url)} holds migration {', '.join(newer)}, which this code does not know: a newer "
                 "version changed it. Update the code, for example with `git pull && make install`."
             )
-        if known.keys() <= before:
-            return []
-        _run_dbmate(connection, sql, url)
+        changed = not known.keys() <= before
+        if changed:
+            _run_dbmate(connection, sql, url)
+        grant_privileges(connection, login, anew=changed)
         return [known[version] for version in sorted(_applied(connection) - before)]
 
 
@@ -119,4 +123,7 @@ def _why(said: str, url: str, password: str) -> str:
     files = re.findall(r"^Applying: (\S+)", said, flags=re.MULTILINE)
     errors = re.findall(r"^Error: (.+)", said, flags=re.MULTILINE) or said.strip().splitlines()[-1:]
     what = f"Migration {files[-1]} was not applied to" if files else "Migrations could not start on"
-    return f"{what} {describe(url)}: {' '.join(errors)}"
+    hint = ""
+    if re.search("permission denied|must be owner", " ".join(errors)):
+        hint = "; migrations run as the owner of the schema, which MARKET_DATA_OWNER_URL may name"
+    return f"{what} {describe(url)}: {' '.join(errors)}{hint}"

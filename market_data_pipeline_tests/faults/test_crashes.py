@@ -200,7 +200,8 @@ def own_server(tmp_path_factory: pytest.TempPathFactory) -> EmbeddedPostgres:
 def test_a_database_server_that_goes_down_under_a_run_costs_the_run_and_nothing_else(
     own_server: EmbeddedPostgres, truth: Snapshot, market: Source, how: str
 ) -> None:
-    url = own_server.ensure_running()
+    own_server.ensure_running()
+    url = own_server.owner_url
     world = FaultyWorld("http://127.0.0.1:9", url, NOON)
     try:
         with world.connect() as connection:

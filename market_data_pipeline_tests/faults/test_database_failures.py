@@ -33,6 +33,7 @@ def refuse(world: FaultyWorld, relation: str, sqlstate: str, times: int = 1 << 3
     """Let the database refuse the next statements that write a symbol's rows to a relation, for a reason of its own."""
     with world.connect() as connection:
         connection.execute("create sequence public.refusals")  # counts refusals: it is not rolled back
+        connection.execute("grant usage on sequence public.refusals to public")
         connection.execute(
             f"""
             create function public.refuse() returns trigger language plpgsql as $$ begin

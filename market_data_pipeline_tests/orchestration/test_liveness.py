@@ -34,6 +34,7 @@ def test_a_run_whose_process_died_is_marked_as_failed(instance: dg.DagsterInstan
     run_id = started_run(instance)
     with alive(instance, database, run_id):
         with database.connect() as connection:  # what PostgreSQL does when the process at the other end is killed
+            connection.execute(sa.text("reset role"))  # as whom the test's login may end its other sessions
             connection.execute(
                 sa.text("""
                     select pg_terminate_backend(pid, 5000) from pg_locks

@@ -74,6 +74,11 @@ def _ask(url: str, statement: str) -> object:
     return row[0] if row else None
 
 
+def _owner(server: EmbeddedPostgres) -> str:
+    server.ensure_running()
+    return server.owner_url
+
+
 def _pid(server: EmbeddedPostgres) -> int:
     return int((server.data_dir / "postmaster.pid").read_text().splitlines()[0])
 
@@ -187,12 +192,12 @@ def test_several_commands_that_start_it_at_once_get_the_same_server(fresh: Embed
 @pytest.mark.parametrize("durable", [True, False])
 def test_it_comes_back_with_what_was_committed_after_it_was_killed(server: EmbeddedPostgres, durable: bool) -> None:
     killed = EmbeddedPostgres(server.data_dir, durable=durable)
-    _ask(killed.ensure_running(), "create table kept as select 42 as n")
-    _ask(killed.url, "update kept set n = 43")
+    _ask(_owner(killed), "create table kept as select 42 as n")
+    _ask(killed.owner_url, "update kept set n = 43")
     os.kill(_pid(killed), signal.SIGKILL)
     _wait_until(lambda: not killed.is_running())
 
-    assert _ask(killed.ensure_running(), "select n from kept") == 43
+    assert _ask(_owner(killed), "select n from kept") == 43
 
 
 def test_a_pid_file_that_now_names_somebody_elses_process_does_not_stop_it(server: EmbeddedPostgres) -> None:
@@ -228,14 +233,14 @@ def test_a_lost_password_is_replaced(server: EmbeddedPostgres) -> None:
 
 
 def test_a_project_that_moved_keeps_its_data(server: EmbeddedPostgres, folder: Path) -> None:
-    _ask(server.ensure_running(), "create table kept as select 42 as n")
+    _ask(_owner(server), "create table kept as select 42 as n")
     server.stop()
     (folder / "elsewhere").mkdir()
     server.state_dir.rename(folder / "elsewhere" / ".market-data")
     moved = EmbeddedPostgres(folder / "elsewhere" / ".market-data" / "postgres", durable=False)
 
     try:
-        assert _ask(moved.ensure_running(), "select n from kept") == 42
+        assert _ask(_owner(moved), "select n from kept") == 42
     finally:
         moved.stop()
 

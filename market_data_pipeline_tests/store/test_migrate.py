@@ -93,6 +93,7 @@ def test_no_right_to_create_databases_is_needed(empty_database_url: str, postgre
             pytest.skip("the role of this server cannot create another one")
         connection.execute(f"create role {role} login password 'p@:/?#% w'")
         connection.execute(f"grant create on database {database} to {role}")
+        connection.execute(f"grant {role} to current_user")  # to drop what it owns in the end
     try:
         parts = urlsplit(empty_database_url)
         login = f"{role}:{quote('p@:/?#% w', safe='')}"

@@ -1,0 +1,240 @@
+"""What the pipeline's roles may do to the audit trail and to bars, and where administrators are needed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import psycopg
+import pytest
+import sqlalchemy as sa
+
+from market_data_pipeline.polygon.turns import Turns
+from market_data_pipeline.settings import Settings
+from market_data_pipeline.store.bulk import Bulk
+from market_data_pipeline.store.database import engine
+from market_data_pipeline.store.migrate import migrate, migrate_database
+from market_data_pipeline.store.privileges import lacking_privileges
+from market_data_pipeline.store.roles import Role
+from market_data_pipeline_tests.conftest import REPOSITORY, SQL
+
+AT = datetime(2026, 3, 11, 15, 30, tzinfo=UTC)
+ROW = """
+    insert into market_data.ingest_log (run_id, symbol, timeframe, started_at, finished_at, status)
+    values ('run-1', 'AAPL', '5m', now(), now(), 'ok')
+"""
+BAR = """
+    insert into market_data.bars_5m (symbol, timeframe, ts, open, high, low, close, volume, ingested_at)
+    values ('AAPL', '5m', '2026-03-11 15:00Z', 1, 2, 1, 2, 10, '2026-03-11 15:10Z')
+"""
+# Whatever somebody could think of to change or lose what was recorded.
+ATTACKS = [
+    f"{attack}"
+    for table in ("ingest_log", "run_log", "bar_revisions")
+    for attack in (
+        f"update market_data.{table} set run_id = 'another'",
+        f"delete from market_data.{table}",
+        f"truncate market_data.{table}",
+        f"drop table market_data.{table}",
+        f"alter table market_data.{table} disable trigger all",
+        f"drop trigger {table}_append_only on market_data.{table}",
+        f"alter table market_data.{table} drop column run_id",
+        f"alter table market_data.{table} rename to gone",
+        f"create rule hide as on insert to market_data.{table} do instead nothing",
+        f"copy market_data.{table} from program 'true'",
+        f"alter table market_data.{table} owner to current_user",
+    )
+] + [
+    "insert into market_data.bar_revisions select b.*, now(), 'run-1' from market_data.bars as b",
+    "update market_data.bars set close = 3",
+    "update market_data.bars_5m set close = 3",
+    "delete from market_data.bars",
+    "truncate market_data.bars_5m",
+    "drop schema market_data cascade",
+    "create or replace function market_data.refuse_change() returns trigger language plpgsql as 'begin end'",
+    "drop function market_data.refuse_change() cascade",
+    "create table market_data.mine (n integer)",
+    "set session_replication_role = replica",
+    "delete from market_data.schema_migrations",
+    "select market_data.apply_privileges('market_data')",
+]
+
+
+@contextmanager
+def login(postgres_url: str, url: str, *, member_of: str = "") -> Iterator[str]:
+    """Yield the URL of `url`'s database for a new login that is a member of one group at most."""
+    name = f"login_{os.urandom(4).hex()}"
+    with psycopg.connect(postgres_url, autocommit=True) as connection:
+        connection.execute(f"create role {name} login password 'secret'" + (f" in role {member_of}" * bool(member_of)))
+        connection.execute(f"grant {name} to current_user")
+    parts = urlsplit(url)
+    yield parts._replace(netloc=f"{name}:secret@{parts.netloc.rpartition('@')[2]}").geturl()
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(f"drop owned by {name} cascade")
+        connection.execute(f"drop role {name}")
+
+
+@pytest.fixture
+def recorded(database_url: str) -> Iterator[psycopg.Connection[tuple[object, ...]]]:
+    """The owner's connection to a database with a bar, a superseded bar and an audit row."""
+    with psycopg.connect(database_url, autocommit=True) as owner:
+        owner.execute(ROW)
+        for _ in range(2):
+            owner.execute(BAR)
+            supersede = (
+                "select market_data.supersede_bars('AAPL', '5m', array['2026-03-11 15:00Z'::timestamptz], %s, 'r')"
+            )
+            owner.execute(supersede, (AT,))
+        owner.execute(BAR)
+        yield owner
+
+
+def counts(owner: psycopg.Connection[tuple[object, ...]]) -> list[object]:
+    tables = ("ingest_log", "bar_revisions", "bars")
+    return [owner.execute(f"select count(*) from market_data.{table}").fetchone() for table in tables]
+
+
+def test_a_login_that_is_only_a_writer_can_change_nothing_that_was_recorded(
+    recorded: psycopg.Connection[tuple[object, ...]], postgres_url: str, database_url: str
+) -> None:
+    before = counts(recorded)
+    with (
+        login(postgres_url, database_url, member_of=Role.WRITER) as url,
+        psycopg.connect(url, autocommit=True) as pipeline,
+    ):
+        for attack in ATTACKS:
+            for first in ("set role market_data_writer", "reset role"):
+                pipeline.execute(first)
+                with pytest.raises((psycopg.errors.InsufficientPrivilege, psycopg.errors.FeatureNotSupported)):
+                    pipeline.execute(attack)
+        assert counts(recorded) == before
+        pipeline.execute(ROW)  # what it is for
+    assert counts(recorded)[0] == (2,)
+
+
+def test_the_owner_cannot_change_the_audit_trail_by_mistake_either(
+    recorded: psycopg.Connection[tuple[object, ...]],
+) -> None:
+    for table in ("ingest_log", "run_log", "bar_revisions"):
+        for attack in (f"update market_data.{table} set run_id = ''", f"delete from market_data.{table}"):
+            with pytest.raises(psycopg.errors.InsufficientPrivilege, match="append-only"):
+                recorded.execute(attack)
+        with pytest.raises(psycopg.errors.InsufficientPrivilege, match="append-only"):
+            recorded.execute(f"truncate market_data.{table}")
+
+
+def act_of_sqlalchemy(url: str) -> str:
+    made = engine(url)
+    with made.connect() as connection:
+        who = str(connection.execute(sa.text("select current_user")).scalar_one())
+    made.dispose()
+    return who
+
+
+def act_of_adbc(url: str) -> str:
+    with Bulk(url) as bulk:
+        bulk.rollback()  # what a session acts as outlives its transactions
+        return str(bulk.rows("select current_user::text as who")[0]["who"])
+
+
+def act_of_the_limiter(url: str) -> str:
+    turns = Turns(url, "polygon", 0.01)
+    try:
+        with turns._pool().connection() as connection:
+            row = connection.execute("select current_user").fetchone()
+            return str(row and row[0])
+    finally:
+        turns.close()
+
+
+@pytest.mark.parametrize("act", [act_of_sqlalchemy, act_of_adbc, act_of_the_limiter])
+def test_every_session_of_the_pipeline_acts_as_the_writer_also_for_an_owners_login(
+    act: Callable[[str], str], database_url: str
+) -> None:
+    assert act(database_url) == "market_data_writer"
+
+
+def test_a_reader_reads_and_may_only_ask_for_series(database_url: str, recorded: object) -> None:
+    with engine(database_url, role=Role.READER).connect() as reader:
+        assert reader.execute(sa.text("select count(*) from market_data.bars_adjusted")).scalar_one() == 1
+        ask = "insert into market_data.backfill_requests (symbol, timeframe, requested_at, requested_by)"
+        reader.execute(sa.text(f"{ask} values ('AAPL', '5m', now(), 'test')"))
+        reader.commit()
+        for statement in (
+            ROW,
+            BAR,
+            "delete from market_data.backfill_requests",
+            "update market_data.symbols set tier = ''",
+        ):
+            with pytest.raises(sa.exc.ProgrammingError, match="permission denied"):
+                reader.execute(sa.text(statement))
+            reader.rollback()
+
+
+def test_a_table_of_a_later_migration_has_its_grants_at_once(database_url: str, tmp_path: Path) -> None:
+    (tmp_path / "sql").mkdir()
+    for file in SQL.glob("*.sql"):
+        (tmp_path / "sql" / file.name).write_bytes(file.read_bytes())
+    (tmp_path / "sql" / "9001_more.sql").write_text(
+        "-- migrate:up\ncreate table market_data.more (n integer);\n-- migrate:down\n"
+    )
+    migrate_database(database_url, tmp_path / "sql")
+    with engine(database_url).begin() as writer, engine(database_url, role=Role.READER).begin() as reader:
+        writer.execute(sa.text("insert into market_data.more values (1)"))
+        assert reader.execute(sa.text("select count(*) from market_data.more")).scalar_one() == 0
+
+
+def test_a_login_of_its_own_is_made_a_member_by_the_owners_migration(
+    postgres_url: str, empty_database_url: str
+) -> None:
+    with login(postgres_url, empty_database_url) as url:
+        settings = Settings(
+            database_url=url, owner_url=empty_database_url, project_root=REPOSITORY, dagster_home=REPOSITORY
+        )
+        assert migrate(settings)
+        assert lacking_privileges(settings) is None
+        assert act_of_sqlalchemy(url) == "market_data_writer"
+        assert migrate(settings.model_copy(update={"owner_url": url})) == []  # nothing to apply, so no owner is needed
+
+
+def test_where_roles_cannot_be_given_everything_works_and_the_administrators_part_is_told(
+    postgres_url: str, empty_database_url: str
+) -> None:
+    with login(postgres_url, empty_database_url) as url:
+        name, database = urlsplit(url).username, urlsplit(url).path[1:]
+        with psycopg.connect(postgres_url, autocommit=True) as administrator:
+            administrator.execute(f"grant create on database {database} to {name}")
+        settings = Settings(database_url=url, owner_url=url, project_root=REPOSITORY, dagster_home=REPOSITORY)
+        assert migrate(settings)
+        needed = lacking_privileges(settings)
+        assert needed is not None
+        assert f"grant market_data_writer to {name}" in needed
+        assert act_of_sqlalchemy(url) == name
+        with psycopg.connect(url, autocommit=True) as connection:
+            connection.execute(ROW)
+            with pytest.raises(psycopg.errors.InsufficientPrivilege, match="append-only"):
+                connection.execute("delete from market_data.ingest_log")
+        with psycopg.connect(postgres_url, autocommit=True) as administrator:
+            administrator.execute(needed)
+        migrate(settings)
+        assert lacking_privileges(settings) is None
+        assert act_of_sqlalchemy(url) == "market_data_writer"
+
+
+def test_databases_of_one_server_are_migrated_side_by_side(postgres_url: str) -> None:
+    names = [f"side_{os.urandom(4).hex()}" for _ in range(3)]
+    urls = [urlsplit(postgres_url)._replace(path=f"/{name}").geturl() for name in names]
+    with psycopg.connect(postgres_url, autocommit=True) as connection:
+        for name in names:
+            connection.execute(f"create database {name}")
+        with ThreadPoolExecutor(3) as pool:
+            applied = list(pool.map(lambda url: migrate_database(url, SQL), urls))
+        assert all(applied)
+        assert {act_of_adbc(url) for url in urls} == {"market_data_writer"}
+        for name in names:
+            connection.execute(f"drop database {name} with (force)")
