@@ -37,6 +37,8 @@ CONTENT_TYPES: Final = {
 _ALWAYS: Final = ((b"cache-control", b"no-cache"), (b"vary", b"Accept, Accept-Encoding"))
 # Below this a compressed body saves less than a network packet, in bytes.
 _WORTH_COMPRESSING: Final = 1_000
+# Below this copying a body costs less than sending another part of it, in bytes.
+_WORTH_SHARING: Final = 100_000
 
 
 class Rendered(NamedTuple):
@@ -44,7 +46,7 @@ class Rendered(NamedTuple):
 
     status: int
     headers: Headers
-    body: bytes
+    parts: tuple[bytes, ...]  # of the body; the large one is the kept answer's own, however many clients take it
 
 
 @dataclass(slots=True)
@@ -101,16 +103,16 @@ class Answer:
         etag = f'W/"{self._digest}-{fresh["status"].lower()}"'
         headers: Headers = [(b"etag", etag.encode()), *_ALWAYS, *_freshness_headers(fresh)]
         if if_none_match and _matches(if_none_match, etag):
-            return Rendered(304, headers, b"")
+            return Rendered(304, headers, ())
         head = self._head(fresh, now)
         headers.append((b"content-type", CONTENT_TYPES[self.media]))
         if gzip and self._deflated is not None:
             headers.append((b"content-encoding", b"gzip"))
-            body = gzip_member(head, self.content, self._deflated)
+            parts: tuple[bytes, ...] = gzip_member(head, self.content, self._deflated)
         else:
-            body = head + self.content
-        headers.append((b"content-length", str(len(body)).encode()))
-        return Rendered(200, headers, body)
+            parts = (head, self.content)
+        headers.append((b"content-length", str(sum(map(len, parts))).encode()))
+        return Rendered(200, headers, parts)
 
     def _head(self, fresh: FreshnessBlock, now: datetime) -> bytes:
         if self.media is not Media.JSON:
@@ -136,7 +138,12 @@ class RenderedResponse(Response):
 async def send_rendered(rendered: Rendered, send: Send) -> None:
     """Send `rendered` as ASGI messages."""
     await send({"type": "http.response.start", "status": rendered.status, "headers": rendered.headers})
-    await send({"type": "http.response.body", "body": rendered.body})
+    parts = rendered.parts
+    if sum(map(len, parts)) < _WORTH_SHARING:
+        parts = (b"".join(parts),)
+    for part in parts[:-1]:
+        await send({"type": "http.response.body", "body": part, "more_body": True})
+    await send({"type": "http.response.body", "body": parts[-1]})
 
 
 def opening(members: dict[str, object]) -> bytes:

@@ -17,6 +17,7 @@ from market_data_pipeline.operations.dagster_state import DagsterState
 from market_data_pipeline.serving import admin_routes, documents, page_routes, problems, series_routes, system_routes
 from market_data_pipeline.serving.access import AdminAccess
 from market_data_pipeline.serving.changes import follow_changes
+from market_data_pipeline.serving.connections import allow_many_connections, server_options
 from market_data_pipeline.serving.database import Database
 from market_data_pipeline.serving.head_requests import HeadMiddleware
 from market_data_pipeline.serving.metrics import Metrics, MetricsMiddleware
@@ -76,6 +77,7 @@ def create_app(settings: Settings) -> FastAPI:
         description=_DESCRIPTION,
         lifespan=lifespan,
         redoc_url=None,
+        redirect_slashes=False,
         responses={422: {"description": "A parameter is wrong"}},
     )
     problems.install(app)
@@ -103,16 +105,12 @@ def run(settings: Settings, host: str = LOOPBACK, port: int = PORT) -> None:
     """Serve until SIGINT or SIGTERM."""
     import uvicorn
 
+    allow_many_connections()
     uvicorn.run(
         create_app(settings),
         host=host,
         port=port,
-        loop="uvloop",
-        http="httptools",
-        ws="none",
-        access_log=False,  # /metrics counts; a line per request would cost more than the answer
-        log_level="warning",
-        proxy_headers=False,  # the admin endpoints go by the connection's address, which no header may replace
-        server_header=False,
+        log_level="error",  # what clients do wrong is told to them, and what fails is logged as an error
         timeout_graceful_shutdown=5,
+        **server_options(),
     )

@@ -105,7 +105,7 @@ def _problem(description: str, status: int, title: str, detail: str, **members: 
 _UNPROCESSABLE: Final = _problem(
     "A parameter is wrong",
     422,
-    "Unprocessable Content",
+    "Unprocessable Entity",
     "limit: must be at most 10000; '20000' is not.",
     errors=[{"parameter": "limit", "detail": "must be at most 10000; '20000' is not."}],
 )

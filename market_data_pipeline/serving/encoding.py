@@ -80,8 +80,8 @@ def deflate(content: bytes) -> bytes:
     return compressor.compress(content) + compressor.flush()
 
 
-def gzip_member(head: bytes, content: bytes, deflated: bytes) -> bytes:
-    """Return the gzip form of `head + content` without compressing anything.
+def gzip_member(head: bytes, content: bytes, deflated: bytes) -> tuple[bytes, bytes, bytes]:
+    """Return the gzip form of `head + content`, in parts, without compressing anything.
 
     The head, which changes with every answer, goes in as one stored block (RFC 1951) before the content that
     `deflate` compressed once: a single member, which every client decodes. `head` has at most 65,535 bytes.
@@ -90,4 +90,4 @@ def gzip_member(head: bytes, content: bytes, deflated: bytes) -> bytes:
     complement = (len(head) ^ _LONGEST_STORED_BLOCK).to_bytes(2, "little")
     checksum = zlib.crc32(content, zlib.crc32(head)).to_bytes(4, "little")
     size = ((len(head) + len(content)) & 0xFFFFFFFF).to_bytes(4, "little")
-    return b"".join((_GZIP_HEADER, b"\x00", length, complement, head, deflated, checksum, size))
+    return b"".join((_GZIP_HEADER, b"\x00", length, complement, head)), deflated, checksum + size

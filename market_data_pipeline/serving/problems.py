@@ -53,18 +53,23 @@ class Problem(Exception):
         self.members = members
 
 
-def problem_response(request: Request, problem: Problem) -> Response:
-    """Return `problem` as a response to `request`."""
+def problem_document(problem: Problem, instance: str) -> bytes:
+    """Return `problem` as the document about the path `instance`."""
     document = {
         "type": "about:blank",
         "title": problem.status.phrase,
         "status": problem.status.value,
         "detail": problem.detail,
-        "instance": request.url.path,
+        "instance": instance,
         **problem.members,
     }
+    return orjson.dumps(document, option=orjson.OPT_UTC_Z)
+
+
+def problem_response(request: Request, problem: Problem) -> Response:
+    """Return `problem` as a response to `request`."""
     headers = {"cache-control": "no-store", **problem.headers}
-    return Response(orjson.dumps(document, option=orjson.OPT_UTC_Z), problem.status, headers, PROBLEM)
+    return Response(problem_document(problem, request.url.path), problem.status, headers, PROBLEM)
 
 
 def install(app: FastAPI) -> None:

@@ -66,6 +66,22 @@ class Seed:
             )  # fmt: skip
             self.notify(symbol, timeframe)
 
+    def long_series(self, symbol: str, count: int) -> None:
+        """Hold `count` five-minute bars without features, the last of them due now."""
+        self.symbol(symbol)
+        named = {"s": symbol, "n": count, "now": NOW}
+        with self.connection.transaction():
+            self.connection.execute(
+                "insert into market_data.bars select %(s)s, '5m', %(now)s - i * interval '5 minutes', 100 + mod(i, 7),"
+                " 110, 90, 101.25, 1000 + i, 100.123456, 10, %(now)s from generate_series(1, %(n)s) as i",
+                named,
+            )
+            self.connection.execute(
+                "insert into market_data.series_state (symbol, timeframe, tier, bar_count, verified_at, next_due_at)"
+                " values (%(s)s, '5m', 'critical', %(n)s, %(now)s, %(now)s + interval '5 minutes')",
+                named,
+            )
+
     def bar(self, symbol: str, timeframe: str, ts: datetime, close: float, ingested_at: datetime) -> None:
         self.run(
             "insert into market_data.bars values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",

@@ -1,0 +1,196 @@
+"""What one connection may take: bounds on a request's size, on the time it takes to come, and on what lies unread.
+
+uvicorn gives a client all the time and memory that it wants. Add here: a bound that has to hold before there is a
+request. Keep out: who may ask (access) and what for (queries).
+"""
+
+from __future__ import annotations
+
+import resource
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any, ClassVar, Final
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from market_data_pipeline.serving.problems import PROBLEM, Problem, problem_document
+
+if TYPE_CHECKING:
+    import asyncio
+
+LONGEST_ADDRESS: Final = 8_192  # bytes; every server takes 8,000 (RFC 9110, section 4.1), and ours need 200
+LONGEST_HEAD: Final = 32_768  # bytes of address and headers, what other servers take
+LARGEST_BODY: Final = 65_536  # bytes; none is read, but a client library may send a small one
+REQUEST_SECONDS: Final = 10.0  # from the first byte, or from connecting, to the last one
+
+# An answer of 10,000 records has 6 MB; whoever takes fewer than this many bytes in a period is not reading it.
+UNREAD_SECONDS: Final = 20.0
+LEAST_READ: Final = 131_072
+# Bytes that may lie unread in all before connections that have stalled make room.
+MOST_UNREAD: Final = 64 * 2**20
+STALLED_SECONDS: Final = 2.0
+
+_REFUSALS: Final = {
+    HTTPStatus.BAD_REQUEST: "This is not an HTTP request.",
+    HTTPStatus.REQUEST_TIMEOUT: f"The request did not come within {REQUEST_SECONDS:.0f} s.",
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: f"A body may have at most {LARGEST_BODY} bytes; this API needs none.",
+    HTTPStatus.REQUEST_URI_TOO_LONG: f"An address may have at most {LONGEST_ADDRESS} bytes.",
+    HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE: f"Address and headers may have at most {LONGEST_HEAD} bytes.",
+}
+
+
+class _RefusedError(Exception):
+    """Raised inside the parser, which hands it on as an error of its own."""
+
+
+class BoundedConnection(HttpToolsProtocol):
+    """uvicorn's connection with bounds; what passes one is answered with a problem document and closed."""
+
+    # What lies unread: bytes by connection, the one that has waited longest first, and since when (the loop's time).
+    unread: ClassVar[dict[BoundedConnection, tuple[int, float]]] = {}
+
+    _deadline: asyncio.TimerHandle | None = None
+    _reading: asyncio.TimerHandle | None = None
+    _refusal: HTTPStatus = HTTPStatus.BAD_REQUEST
+    _came: int = 0  # bytes of a head that is not complete
+    _in_head: bool = True
+    _body: int = 0
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin to wait for the first request."""
+        super().connection_made(transport)
+        self._wait()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget the connection."""
+        self._came_whole()
+        self._read()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Take what came, unless its head grows beyond the bound."""
+        if self._deadline is None:
+            self._wait()
+        super().data_received(data)
+        if self._in_head and not self.transport.is_closing():
+            self._came += len(data)
+            if self._came > LONGEST_HEAD:
+                self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
+
+    def on_message_begin(self) -> None:
+        """Begin a request."""
+        super().on_message_begin()
+        self._in_head, self._body = True, 0
+        if self._deadline is None:
+            self._wait()
+
+    def on_headers_complete(self) -> None:
+        """Start the request, unless it is too large."""
+        self._in_head, self._came = False, 0
+        if len(self.url) > LONGEST_ADDRESS:
+            self._stop(HTTPStatus.REQUEST_URI_TOO_LONG)
+        if len(self.url) + sum(len(name) + len(value) for name, value in self.headers) > LONGEST_HEAD:
+            self._stop(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
+        for name, value in self.headers:
+            if name == b"content-length" and int(value) > LARGEST_BODY:  # the parser lets nothing but digits pass
+                self._stop(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """Take a piece of a body that nobody will read."""
+        self._body += len(body)
+        if self._body > LARGEST_BODY:
+            self._stop(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """Note that the request has come."""
+        self._came_whole()
+        super().on_message_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer what the parser could not take, or what was stopped in it."""
+        del msg
+        self._refuse(self._refusal)
+
+    def pause_writing(self) -> None:
+        """Begin to watch whether the client reads."""
+        super().pause_writing()
+        self.unread[self] = (self.transport.get_write_buffer_size(), self.loop.time())
+        self._reading = self.loop.call_later(UNREAD_SECONDS, self._check_reading)
+        if sum(size for size, _ in self.unread.values()) > MOST_UNREAD:
+            self._make_room()
+
+    def resume_writing(self) -> None:
+        """The client has read."""
+        self._read()
+        super().resume_writing()
+
+    def _wait(self) -> None:
+        self._deadline = self.loop.call_later(REQUEST_SECONDS, self._give_up)
+
+    def _give_up(self) -> None:
+        self._deadline = None
+        if self._came or not self._in_head:
+            self._refuse(HTTPStatus.REQUEST_TIMEOUT)
+        else:  # it never said anything
+            self.transport.close()
+
+    def _came_whole(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _stop(self, status: HTTPStatus) -> None:
+        self._refusal = status
+        raise _RefusedError
+
+    def _refuse(self, status: HTTPStatus) -> None:
+        """Answer with a problem, unless an answer has begun, and close."""
+        if self.cycle is None or self.cycle.response_complete:
+            body = problem_document(Problem(status, _REFUSALS[status]), "/")
+            head = (
+                f"HTTP/1.1 {status.value} {status.phrase}\r\ncontent-type: {PROBLEM}\r\n"
+                f"content-length: {len(body)}\r\ncache-control: no-store\r\nconnection: close\r\n\r\n"
+            )
+            self.transport.write(head.encode() + body)
+        self.transport.close()
+
+    def _check_reading(self) -> None:
+        before, since = self.unread[self]
+        left = self.transport.get_write_buffer_size()
+        if before - left < LEAST_READ:
+            self.transport.abort()
+            return
+        self.unread[self] = (left, since)
+        self._reading = self.loop.call_later(UNREAD_SECONDS, self._check_reading)
+
+    def _read(self) -> None:
+        self.unread.pop(self, None)
+        if self._reading is not None:
+            self._reading.cancel()
+            self._reading = None
+
+    @classmethod
+    def _make_room(cls) -> None:
+        longest = next(iter(cls.unread))
+        if longest.loop.time() - cls.unread[longest][1] > STALLED_SECONDS:
+            longest.transport.abort()
+
+
+def allow_many_connections() -> None:
+    """Raise the number of files that this process may open, often 1,024, to what the system allows it."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+def server_options() -> dict[str, Any]:
+    """Return what uvicorn is told wherever the API is served."""
+    return {
+        "http": BoundedConnection,
+        "loop": "uvloop",
+        "ws": "none",
+        "access_log": False,  # /metrics counts; a line per request would cost more than the answer
+        "proxy_headers": False,  # the admin endpoints go by the connection's address, which no header may replace
+        "server_header": False,
+        "timeout_keep_alive": 30,  # seconds; a client that asks every few keeps its connection
+    }
