@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import csv
 import io
-import zlib
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
 import orjson
+from isal import isal_zlib
 
 from market_data_pipeline.serving.negotiation import Media
 
@@ -26,8 +26,8 @@ JSON_OPTIONS: Final = orjson.OPT_UTC_Z
 
 # A gzip member's ten-byte header: deflate, no name, no time, unknown system (RFC 1952).
 _GZIP_HEADER: Final = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\xff"
-# Level 6 takes 8 ms for 500 kB of bars and saves a further tenth over level 1; it is paid once per cached answer.
-_LEVEL: Final = 6
+# Of 500 records with features (295 kB) ISA-L makes 70 kB in 0.5 ms, where zlib makes 61 kB in 6 ms.
+_LEVEL: Final = 1
 _LONGEST_STORED_BLOCK: Final = 65_535  # bytes (RFC 1951, section 3.2.4)
 
 
@@ -76,7 +76,7 @@ def _arrow(columns: Sequence[Column], rows: Rows) -> bytes:
 
 def deflate(content: bytes) -> bytes:
     """Return `content` as the last part of a deflate stream, for `gzip_member`."""
-    compressor = zlib.compressobj(_LEVEL, zlib.DEFLATED, -zlib.MAX_WBITS)
+    compressor = isal_zlib.compressobj(_LEVEL, isal_zlib.DEFLATED, -isal_zlib.MAX_WBITS)
     return compressor.compress(content) + compressor.flush()
 
 
@@ -88,6 +88,6 @@ def gzip_member(head: bytes, content: bytes, deflated: bytes) -> tuple[bytes, by
     """
     length = len(head).to_bytes(2, "little")
     complement = (len(head) ^ _LONGEST_STORED_BLOCK).to_bytes(2, "little")
-    checksum = zlib.crc32(content, zlib.crc32(head)).to_bytes(4, "little")
+    checksum = isal_zlib.crc32(content, isal_zlib.crc32(head)).to_bytes(4, "little")
     size = ((len(head) + len(content)) & 0xFFFFFFFF).to_bytes(4, "little")
     return b"".join((_GZIP_HEADER, b"\x00", length, complement, head)), deflated, checksum + size
