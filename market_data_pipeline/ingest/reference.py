@@ -12,7 +12,7 @@ from market_data_pipeline.domain.failures import PipelineError
 from market_data_pipeline.domain.series import Tier
 from market_data_pipeline.domain.sessions import NEW_YORK
 from market_data_pipeline.polygon.limiter import PRIORITIES
-from market_data_pipeline.store.splits import last_check, write_splits
+from market_data_pipeline.store.splits import followed_symbols, last_check, write_splits
 
 if TYPE_CHECKING:
     from datetime import date, datetime
@@ -53,12 +53,13 @@ def ensure_splits(pipeline: Pipeline, bulk: Bulk) -> PipelineError | None:
     now = pipeline.clock()
     with bulk.symbol_lock("*splits"):
         known = last_check(bulk)
+        followed = followed_symbols(bulk)
         bulk.rollback()
         since = splits_due(known, pipeline.history_days, now)
         if since is None:
             return None
         try:
-            splits = pipeline.client.splits(since, priority=PRIORITIES[Tier.CRITICAL])
+            splits = pipeline.client.splits(since, followed=followed, priority=PRIORITIES[Tier.CRITICAL])
         except PipelineError as error:
             if error.stops_run or known is None or known[0] != since or now - known[1] > SPLITS_KEEP:
                 raise

@@ -12,7 +12,7 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -154,8 +154,12 @@ class PolygonClient:
                     after = int(page.rows.ts_us[-1])
             return Fetched(pages.joined(held), tally.usage())
 
-    def splits(self, since: date, *, priority: int = _STANDARD) -> tuple[SplitRow, ...]:
+    def splits(
+        self, since: date, *, followed: Collection[str] | None = None, priority: int = _STANDARD
+    ) -> tuple[SplitRow, ...]:
         """Return all tickers' splits executed on `since` or later, future ones too, by day and ticker.
+
+        A row that cannot be read is an error only when it is of a ticker that is `followed`; None for all.
 
         Raises:
             PipelineError: as `bars`.
@@ -166,7 +170,7 @@ class PolygonClient:
         target = f"{path}?execution_date.gte={since}&limit={_SPLITS_LIMIT}&order=asc&sort=execution_date"
 
         def read(body: bytes) -> Page[tuple[SplitRow, ...]]:
-            rows, next_url = reference.read_splits(body, since)
+            rows, next_url = reference.read_splits(body, since, followed)
             return Page(rows, len(rows), next_url)
 
         with self._counted() as tally:

@@ -137,7 +137,7 @@ def decode(decoder: msgspec.json.Decoder[_P], body: bytes, where: str, row: str 
     try:
         page = decoder.decode(body)
     except msgspec.ValidationError as error:
-        failure = DataError(f"{where}{_in_words(str(error), row)}.")
+        failure = DataError(f"{where}{in_words(str(error), row)}.")
     except (msgspec.DecodeError, UnicodeDecodeError):
         failure = TransientError(f"{where}: the answer of {len(body)} bytes is not readable JSON.")
     else:
@@ -147,7 +147,7 @@ def decode(decoder: msgspec.json.Decoder[_P], body: bytes, where: str, row: str 
     raise failure
 
 
-def _in_words(complaint: str, row: str) -> str:
+def in_words(complaint: str, row: str) -> str:
     """Return msgspec's complaint about a value with the row and the field in front."""
     place = _PLACE.search(complaint)
     what = complaint[: place.start()] if place else complaint

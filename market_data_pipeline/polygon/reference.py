@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import logging
 import math
-from datetime import date
+from datetime import date, timedelta
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
 
 from market_data_pipeline.domain.failures import DataError
-from market_data_pipeline.polygon.pages import Envelope, decode
+from market_data_pipeline.polygon.pages import Envelope, decode, in_words
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable
 
 _log = logging.getLogger(__name__)
 
@@ -37,52 +37,117 @@ class _Split(msgspec.Struct):
     split_to: float
 
 
+class _Ticker(msgspec.Struct):
+    ticker: str
+
+
 class _SplitPage(Envelope):
-    results: list[_Split] | None = None
+    results: list[msgspec.Raw] | None = None
 
 
 _PAGE: Final = msgspec.json.Decoder(_SplitPage)
+_ROW: Final = msgspec.json.Decoder(_Split)
+_NAME: Final = msgspec.json.Decoder(_Ticker)
+
+# The vendor lists some splits twice, the second time under a neighbouring date; over a weekend that is three days away.
+# No company splits twice in the same ratio within a week.
+_SAME_SPLIT: Final = timedelta(days=4)
 
 
-def read_splits(body: bytes, since: date) -> tuple[tuple[SplitRow, ...], str | None]:
-    """Return the splits of one page and the address of the next page.
+def read_splits(
+    body: bytes, since: date, followed: Collection[str] | None = None
+) -> tuple[tuple[SplitRow, ...], str | None]:
+    """Return the splits of one page that were executed on `since` or later, and the address of the next page.
+
+    A row that cannot be read is left out with a warning when it is another ticker's than those `followed`: the whole
+    market's list is not to wait for a stranger's.
+
+    Args:
+        body: the unpacked answer.
+        since: the first date asked for; earlier splits touch no bar that is wanted.
+        followed: the tickers whose splits matter; None for all.
 
     Raises:
         TransientError: the body is not JSON.
-        DataError: a row is malformed, its ratio is none, or it was executed before `since`.
+        DataError: a row is malformed, or its ratio is none.
         RefusedInBodyError: its status is not a success.
     """
     page = decode(_PAGE, body, "splits", "row")
-    for i, row in enumerate(page.results or ()):
+    rows, strangers = [], []
+    for i, raw in enumerate(page.results or ()):
+        try:
+            row = _read_row(raw, f"splits, row {i}")
+        except DataError as error:
+            ticker = _ticker_of(raw)
+            if followed is None or ticker is None or ticker in followed:
+                raise
+            strangers.append(str(error))
+            continue
+        if row.execution_date >= since:
+            rows.append(row)
+    if strangers:
+        _log.warning("Left out %d splits of tickers that nobody follows, such as: %s", len(strangers), strangers[0])
+    return tuple(rows), page.next_url
+
+
+def _read_row(raw: msgspec.Raw, where: str) -> SplitRow:
+    failure: DataError
+    try:
+        row = _ROW.decode(raw)
+    except msgspec.ValidationError as error:
+        failure = DataError(f"{where}{in_words(str(error), 'row')}.")
+    else:
         if not row.ticker:
-            raise DataError(f"splits, row {i}, field ticker: it is empty.")
+            raise DataError(f"{where}, field ticker: it is empty.")
         for name, shares in (("split_from", row.split_from), ("split_to", row.split_to)):
             if not (math.isfinite(shares) and shares > 0):
-                raise DataError(f"splits, row {i} ({row.ticker}), field {name}: {shares} is no number of shares.")
-        if row.execution_date < since:
-            raise DataError(
-                f"splits, row {i} ({row.ticker}): {row.execution_date} is before {since}, the day asked for."
-            )
-    made = (SplitRow(row.ticker, row.execution_date, row.split_from, row.split_to) for row in page.results or ())
-    return tuple(made), page.next_url
+                raise DataError(f"{where} ({row.ticker}), field {name}: {shares} is no number of shares.")
+        return SplitRow(row.ticker, row.execution_date, row.split_from, row.split_to)
+    raise failure
+
+
+def _ticker_of(raw: msgspec.Raw) -> str | None:
+    try:
+        return _NAME.decode(raw).ticker or None
+    except msgspec.ValidationError:
+        return None
 
 
 def without_duplicates(splits: Iterable[SplitRow]) -> tuple[SplitRow, ...]:
-    """Return one split per ticker and day, by day and ticker.
+    """Return every split once, by day and ticker.
 
-    The vendor lists some splits twice. Of two with different ratios the later in the list stands, with a warning: the
-    whole market's splits are not to wait for one ticker's.
+    The vendor lists some splits twice. Of two on one day with different ratios the later in the list stands, with a
+    warning: the whole market's splits are not to wait for one ticker's. Of two in the same ratio a few days apart the
+    one with the later date stands, with a warning: the earlier one is when it was decided, after the close.
     """
-    kept: dict[tuple[date, str], SplitRow] = {}
+    kept: dict[tuple[str, date], SplitRow] = {}
     for split in splits:
-        key = (split.execution_date, split.symbol)
+        key = (split.symbol, split.execution_date)
         before = kept.get(key)
         if before is not None and not math.isclose(_ratio(before), _ratio(split)):
             _log.warning(
                 "%s has two splits on %s: %s and %s", split.symbol, split.execution_date, before[2:], split[2:]
             )
         kept[key] = split
-    return tuple(kept[key] for key in sorted(kept))
+    once: list[SplitRow] = []
+    for key in sorted(kept):
+        split = kept[key]
+        if once and _is_same(once[-1], split):
+            _log.warning(
+                "%s has the same split on %s and on %s, and the later date counts",
+                *(split.symbol, once[-1].execution_date, split.execution_date),
+            )
+            once.pop()
+        once.append(split)
+    return tuple(sorted(once, key=lambda split: (split.execution_date, split.symbol)))
+
+
+def _is_same(one: SplitRow, later: SplitRow) -> bool:
+    return (
+        one.symbol == later.symbol
+        and later.execution_date - one.execution_date <= _SAME_SPLIT
+        and math.isclose(_ratio(one), _ratio(later))
+    )
 
 
 def _ratio(split: SplitRow) -> float:

@@ -97,11 +97,10 @@ _IN_RANGE: Final = """
 _SPLITS: Final = """
     splits as materialized (
         select split_from / split_to as ratio, execution_date::timestamp at time zone 'America/New_York' as since
-        from market_data.splits
+        from market_data.splits_as_of(coalesce(cast(:as_of as timestamptz), 'infinity'))
         where
             :adjusted
             and symbol = :symbol
-            and first_seen_at <= coalesce(cast(:as_of as timestamptz), 'infinity')
             and execution_date
             <= (coalesce(cast(:as_of as timestamptz), market_data.clock()) at time zone 'America/New_York')::date
     )

@@ -1,6 +1,6 @@
 """Splits in PostgreSQL, and when the market's list was last read.
 
-Add here: statements on `splits` and `reference_checks`. Keep out: adjusting (domain.splits).
+Add here: statements on `splits`, `split_revisions` and `reference_checks`. Keep out: adjusting (domain.splits).
 """
 
 from __future__ import annotations
@@ -19,18 +19,23 @@ if TYPE_CHECKING:
 def read_splits(bulk: Bulk, symbol: str, known_at: datetime | None = None) -> tuple[Split, ...]:
     """Return a symbol's known splits, future-dated ones among them, by execution date.
 
-    With `known_at` only those that the vendor had listed to us by then.
+    With `known_at` those that the vendor had listed to us by then, as it listed them then.
     """
     rows = bulk.rows(
         """
         select execution_date, split_from, split_to
-        from market_data.splits
-        where symbol = $1 and first_seen_at <= coalesce($2::timestamptz, 'infinity')
+        from market_data.splits_as_of(coalesce($2::timestamptz, 'infinity'))
+        where symbol = $1
         order by execution_date
         """,
         *(symbol, known_at),
     )
     return tuple(Split(**row) for row in rows)
+
+
+def followed_symbols(bulk: Bulk) -> frozenset[str]:
+    """Return the symbols whose splits matter: those that are followed, and those whose bars are kept."""
+    return frozenset(row["symbol"] for row in bulk.rows("select symbol from market_data.symbols"))
 
 
 def last_check(bulk: Bulk) -> tuple[date, datetime] | None:
@@ -42,9 +47,9 @@ def last_check(bulk: Bulk) -> tuple[date, datetime] | None:
 def write_splits(bulk: Bulk, splits: Iterable[tuple[str, date, float, float]], *, since: date, now: datetime) -> None:
     """Store the market's splits (symbol, execution date, from, to) and that they were read now.
 
-    A split that the vendor lists with other numbers than before is corrected; one with a date that it no longer
-    lists is taken out, so that a corrected date does not adjust twice. An empty list takes out nothing: the market
-    always has splits, so it says more about the vendor than about them.
+    A split that the vendor lists with another ratio than before is corrected; one that it no longer lists is taken out,
+    so that a corrected date does not adjust twice. Both are kept in `split_revisions`. An empty list takes out nothing:
+    the market always has splits, so it says more about the vendor than about them.
     """
     splits = list(splits)
     if splits:
@@ -60,16 +65,31 @@ def write_splits(bulk: Bulk, splits: Iterable[tuple[str, date, float, float]], *
 
 
 def _replace(bulk: Bulk, splits: list[tuple[str, date, float, float]], since: date, now: datetime) -> None:
-    symbols, dates = [split[0] for split in splits], [split[1] for split in splits]
+    listed = [list(column) for column in zip(*splits, strict=True)]
     bulk.execute(
         """
-        delete from market_data.splits as known
-        where known.execution_date >= $3 and not exists (
-            select 1 from unnest($1::text[], $2::date[]) as listed (symbol, execution_date)
-            where listed.symbol = known.symbol and listed.execution_date = known.execution_date
+        with gone as (
+            delete from market_data.splits as known
+            where known.execution_date >= $5 and not exists (
+                select 1
+                from unnest($1::text[], $2::date[], $3::float8[], $4::float8[])
+                    as listed (symbol, execution_date, split_from, split_to)
+                where
+                    listed.symbol = known.symbol
+                    and listed.execution_date = known.execution_date
+                    and listed.split_from = known.split_from
+                    and listed.split_to = known.split_to
+            )
+            returning *
         )
+
+        insert into market_data.split_revisions (
+            symbol, execution_date, split_from, split_to, first_seen_at, superseded_at
+        )
+        select symbol, execution_date, split_from, split_to, first_seen_at, $6
+        from gone
         """,
-        *(symbols, dates, since),
+        *(*listed, since, now),
     )
     bulk.execute(
         """
@@ -77,9 +97,7 @@ def _replace(bulk: Bulk, splits: list[tuple[str, date, float, float]], since: da
         select listed.symbol, listed.execution_date, listed.split_from, listed.split_to, $5
         from unnest($1::text[], $2::date[], $3::float8[], $4::float8[])
             as listed (symbol, execution_date, split_from, split_to)
-        on conflict (symbol, execution_date) do update set
-            split_from = excluded.split_from, split_to = excluded.split_to
-        where (splits.split_from, splits.split_to) is distinct from (excluded.split_from, excluded.split_to)
+        on conflict (symbol, execution_date) do nothing
         """,
-        *(symbols, dates, [split[2] for split in splits], [split[3] for split in splits], now),
+        *(*listed, now),
     )

@@ -192,6 +192,31 @@ def test_a_changed_split_has_all_days_read_again(world: World, vendor: ChangingS
     assert world.refresh("AAPL", timeframes=day_bars, history_days=60, audit=True)["AAPL|1d"].rows_fetched <= 2
 
 
+def test_a_corrected_split_adjusts_once_and_what_was_known_before_can_still_be_asked(
+    world: World, vendor: ChangingSource
+) -> None:
+    monday, tuesday = date(2026, 11, 16), date(2026, 11, 17)
+    for listed in (("AAPL", monday, 1.0, 4.0), ("AAPL", tuesday, 1.0, 4.0), ("KO", tuesday, 1.0, 2.0)):
+        vendor.more_splits = [SplitRow(*listed)]
+        world.refresh("AAPL", timeframes=(Timeframe.D1,), history_days=10)
+        world.now += DAY
+
+    def known(at: datetime) -> list[tuple[object, ...]]:
+        rows = "select execution_date, split_from, split_to from market_data.splits_as_of(%s) where symbol = 'AAPL'"
+        return [tuple(row.values()) for row in world.query(rows, at)]
+
+    first = NOON.astimezone(UTC)
+    assert known(first - timedelta(seconds=1)) == []
+    assert known(first) == known(first + DAY - timedelta(seconds=1)) == [(monday, 1.0, 4.0)]
+    assert known(first + DAY) == [(tuesday, 1.0, 4.0)]
+    assert known(first + 2 * DAY) == known(datetime(2100, 1, 1, tzinfo=UTC)) == []
+    factors = world.query(
+        "select distinct a.close / b.close as factor from market_data.bars_adjusted as a"
+        " inner join market_data.bars as b using (symbol, timeframe, ts) where symbol = 'AAPL'"
+    )
+    assert factors == [{"factor": 1.0}]
+
+
 def test_bars_corrected_at_one_instant_are_known_in_their_last_version_from_it_on(
     world: World, vendor: ChangingSource
 ) -> None:

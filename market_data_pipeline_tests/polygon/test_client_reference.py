@@ -77,7 +77,6 @@ def test_of_two_splits_that_disagree_the_later_listed_stands_with_a_warning(capl
         (split("AAPL", "2020-08-31", 1, 4, split_from=...), "split_from: is missing"),
         (split("AAPL", "31.08.2020", 1, 4), "execution_date: "),
         (split("AAPL", "2020-02-31", 1, 4), "execution_date: "),
-        (split("AAPL", "2019-01-02", 1, 4), "2019-01-02 is before 2020-08-01"),
         (split("", "2020-08-31", 1, 4), "ticker: it is empty"),
         (None, "row 1: Expected object, got null"),
     ],
@@ -85,6 +84,33 @@ def test_of_two_splits_that_disagree_the_later_listed_stands_with_a_warning(capl
 def test_a_malformed_split_is_a_data_error(row: Any, named: str) -> None:
     with FaultyServer(send_json(listing(TESLA, row))) as server, pytest.raises(DataError, match=named):
         Asker(server.url).client.splits(SINCE)
+
+
+def test_a_strangers_malformed_split_is_left_out_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    rows = (split("BAD", "2020-08-31", 1, None), APPLE, split("WORSE", "2020-08-31", 0, 4))  # type: ignore[arg-type]
+    with FaultyServer(send_json(listing(*rows))) as server, caplog.at_level(logging.WARNING):
+        splits = Asker(server.url).client.splits(SINCE, followed={"AAPL"})
+        assert [row.symbol for row in splits] == ["AAPL"]
+        with pytest.raises(DataError, match=r"WORSE.*split_from"):
+            Asker(server.url).client.splits(SINCE, followed={"AAPL", "WORSE"})
+    assert "Left out 2 splits of tickers that nobody follows, such as: splits, row 0, field split_to" in caplog.text
+
+
+def test_splits_before_the_first_date_asked_for_are_not_wanted() -> None:
+    with FaultyServer(send_json(listing(split("AAPL", "2014-06-09", 1, 7), APPLE))) as server:
+        assert [row.execution_date for row in Asker(server.url).client.splits(SINCE)] == [dt.date(2020, 8, 31)]
+
+
+@pytest.mark.parametrize("early", ["2020-08-28", "2020-08-30"])
+def test_a_split_listed_again_under_a_neighbouring_date_counts_once_on_the_later(
+    early: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    listed = (APPLE, split("AAPL", early, 2, 8), TESLA, split("AAPL", "2020-09-30", 1, 4))
+    with FaultyServer(send_json(listing(*listed))) as server, caplog.at_level(logging.WARNING):
+        splits = Asker(server.url).client.splits(SINCE)
+    found = [(row.symbol, str(row.execution_date)) for row in splits]
+    assert found == [("AAPL", "2020-08-31"), ("TSLA", "2020-08-31"), ("AAPL", "2020-09-30")]
+    assert f"AAPL has the same split on {early} and on 2020-08-31" in caplog.text
 
 
 def test_splits_are_nothing_partial_when_a_later_page_fails() -> None:

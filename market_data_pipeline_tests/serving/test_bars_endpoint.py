@@ -65,6 +65,19 @@ def test_as_of_adjusts_by_the_splits_known_then(api: Api, seed: Seed) -> None:
     assert closes(api, as_of="2026-03-05T12:00:00Z", adjusted="false") == [400.0]
 
 
+def test_as_of_adjusts_by_a_split_as_it_was_listed_before_its_correction(api: Api, seed: Seed) -> None:
+    seed.series("AAPL", count=0)
+    seed.bar("AAPL", "5m", TS - timedelta(days=30), 400.0, NOW - timedelta(days=30))
+    seed.split("AAPL", "2026-03-02", 1, 4, seen=datetime.fromisoformat("2026-03-07T12:00:00Z"))
+    seed.run(
+        "insert into market_data.split_revisions values ('AAPL', '2026-03-02', 1, 8, %s, %s)",
+        *("2026-03-05T12:00:00Z", "2026-03-07T12:00:00Z"),
+    )
+    assert closes(api, as_of="2026-03-05T11:59:59Z") == [400.0]
+    assert closes(api, as_of="2026-03-07T11:59:59Z") == [50.0]
+    assert closes(api, as_of="2026-03-07T12:00:00Z") == closes(api) == [100.0]
+
+
 def test_a_listed_split_adjusts_from_the_day_it_comes_into_force(api: Api, seed: Seed) -> None:
     seed.series("AAPL", count=0)
     seed.bar("AAPL", "5m", TS - timedelta(days=30), 400.0, NOW - timedelta(days=30))
