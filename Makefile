@@ -25,8 +25,8 @@ run: $(VENV)/.installed ## start everything and load the universe; ONCE=1 exits 
 ifeq ($(filter-out 0 no false,$(ONCE)),)
 	@$(BIN)/market-data up $(ARGS)
 else
-	@$(BIN)/market-data up --once $(ARGS); code=$$?; \
-	echo "In all, installation included: $$(($$(date +%s) - $(STARTED))) s."; exit $$code
+	@$(BIN)/market-data up --once $(ARGS)
+	@echo "In all, installation included: $$(($$(date +%s) - $(STARTED))) s."
 endif
 
 down: $(VENV)/.installed ## stop everything that `make run` left running

@@ -220,7 +220,9 @@ def load_settings(**stated: Any) -> Settings:
         bad = [problem for problem in error.errors() if problem["type"] != "default_factory_not_called"]
         raise ConfigurationError("\n".join(map(_sentence, bad))) from None
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"{root / '.env'} cannot be read: {error}.") from None
+        raise ConfigurationError(
+            f"{root / '.env'} cannot be read: {getattr(error, 'strerror', None) or error}."
+        ) from None
 
 
 def project_root() -> Path:

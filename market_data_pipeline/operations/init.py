@@ -56,7 +56,7 @@ def write_env(*, take_over: bool = True) -> EnvFile:
     try:
         text = path.read_text(encoding="utf-8") if path.exists() else _HEADING
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"{path} cannot be read: {error}.") from None
+        raise ConfigurationError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}.") from None
     found = _BLOCK.search(text)
     users = _values(_BLOCK.sub("", text))
     ours = _values(found[1]) if found else {}

@@ -1,4 +1,4 @@
-"""The screen that commands print on: how wide it is, and where complaints go.
+"""The screen that commands print on: how wide it is, where complaints go, and what a reader can type next.
 
 Keep out: what is printed.
 """
@@ -6,7 +6,10 @@ Keep out: what is printed.
 from __future__ import annotations
 
 import os
+import shutil
+import sys
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -32,3 +35,12 @@ def complain(sentence: str) -> None:
     from rich.console import Console
 
     Console(stderr=True, highlight=False, soft_wrap=True).print(sentence, style="red", markup=False)
+
+
+def command() -> str:
+    """Return `market-data` as it can be typed here: by its path from this folder, unless the shell finds it."""
+    ours = Path(sys.executable).with_name("market-data")
+    found = shutil.which("market-data")
+    if found and Path(found) == ours:
+        return "market-data"
+    return str(ours.relative_to(Path.cwd()) if ours.is_relative_to(Path.cwd()) else ours)

@@ -28,6 +28,7 @@ from market_data_pipeline.operations.loading import (
 )
 from market_data_pipeline.operations.processes import Processes, check_port, end_trees, wait_for_page
 from market_data_pipeline.operations.records import families, is_alive, others
+from market_data_pipeline.operations.screen import command
 from market_data_pipeline.operations.screen import console as screen
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ def run_up(settings: Settings, once: bool) -> int:
         if once:
             console.print(f"Done after {time.monotonic() - began:.1f} s.")
             console.print(
-                "Next: make run opens the Dagster UI and the read API; market-data staleness shows every series."
+                f"Next: make run opens the Dagster UI and the read API; {command()} staleness shows every series."
             )
             return code
         _announce(settings, daemon, console, time.monotonic() - began)
@@ -199,8 +200,8 @@ def _announce(settings: Settings, daemon: Daemon, console: Console, seconds: flo
     console.print(f"Ready after {seconds:.1f} s.")
     console.print(f"Dagster UI  {ui}/asset-groups")
     console.print(f"Read API    {api}/docs")
-    console.print("Status      market-data staleness")
-    console.print("Ctrl-C stops everything but PostgreSQL; market-data down stops that too.")
+    console.print(f"Status      {command()} staleness")
+    console.print("Ctrl-C stops everything but PostgreSQL; make down stops that too.")
 
 
 @contextmanager
@@ -218,7 +219,7 @@ def _only_one(settings: Settings) -> Iterator[None]:
             which = "".join(f" (process {family.pid})" for family in families(settings.state_dir, "up"))
             raise UsageError(
                 f"market-data up is already running in this project{which}; the Dagster UI is at "
-                f"http://127.0.0.1:{settings.ui_port}. Stop it with: market-data down"
+                f"http://127.0.0.1:{settings.ui_port}. Stop it with: {command()} down"
             ) from None
         yield
 

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Engine
 
-_LOCK_TAG: Final = "market_data/lock"  # "held" from when the run takes its lock until just before it gives it back
+# "held" from when the run takes its lock until just before it gives it back. The UI hides tags that begin like this.
+_LOCK_TAG: Final = ".dagster/market_data_lock"
 
 # Between a run's making and its queueing lie milliseconds; minutes mean that whoever made it died in between.
 _QUEUED_WITHIN: Final = timedelta(minutes=5)

@@ -57,4 +57,5 @@ def nightly_schedule(job: dg.JobDefinition | AssetJob) -> dg.ScheduleDefinition:
         cron_schedule=NIGHTLY[job.name],
         execution_timezone=_NEW_YORK,
         default_status=dg.DefaultScheduleStatus.RUNNING,
+        description=job.description,
     )

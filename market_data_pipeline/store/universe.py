@@ -59,7 +59,9 @@ def load_universe_file(path: Path) -> dict[Tier, tuple[str, ...]]:
     try:
         root = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"The universe {path} cannot be read: {error}.") from None
+        raise ConfigurationError(
+            f"The universe {path} cannot be read: {getattr(error, 'strerror', None) or error}."
+        ) from None
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise ConfigurationError(f"{path} line {line}: this is not YAML: {error.problem}; {_EXAMPLE}.") from None
