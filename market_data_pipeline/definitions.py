@@ -21,6 +21,7 @@ from market_data_pipeline.orchestration.reconcile import reconcile_job
 from market_data_pipeline.orchestration.resources import PipelineResource
 from market_data_pipeline.orchestration.schedules import nightly_schedule, tier_schedule
 from market_data_pipeline.orchestration.sensors import backfill_request_sensor, staleness_sensor, universe_sensor
+from market_data_pipeline.orchestration.workers import start_runs_warm
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -55,3 +56,4 @@ def build_defs(*, resource_overrides: Mapping[str, object] | None = None) -> dg.
 
 
 defs = build_defs()
+start_runs_warm()

@@ -220,6 +220,10 @@ class SessionCalendar:
         np.not_equal(firsts[1:], firsts[:-1], out=found[1:])
         return firsts[found]
 
+    def prepare(self) -> None:
+        """Derive now what is derived at first use, about half a second, so that forked processes share it."""
+        _ = self._axis
+
     # Everything below is derived once from two facts: which dates have sessions, and when each local day begins.
 
     @cached_property

@@ -73,6 +73,15 @@ def test_a_backfill_meanwhile_uses_the_running_daemon(project: Project, up: Runn
     assert len(daemons) == 1
 
 
+def test_a_run_is_forked_from_a_process_that_has_imported_what_it_needs(project: Project, up: Running) -> None:
+    parents = project.named("forkserver")
+    assert len(parents) == 1
+    backfill = project.start("market-data", "backfill", "--timeframes", "1d", "--full")
+    until(lambda: bool(parents[0].children()))
+    assert backfill.end().code == 0
+    assert not parents[0].children()
+
+
 @pytest.mark.parametrize("patient", [True, False], ids=["once", "twice"])
 def test_ctrl_c_ends_all_that_it_started_and_nothing_else(
     project: Project, up: Running, bystander: psutil.Popen, patient: bool
