@@ -123,12 +123,22 @@ def _is_wanted(session: Session, known: Coverage | None, base: Timeframe, timing
     )
 
 
-def status_after(session: Session, rows: int, known: Coverage | None, timing: Timing) -> CoverageStatus:
-    """Return how well a session is held after an answer with `rows` bars that was asked for at `timing.now`."""
+def status_after(
+    session: Session, rows: int, known: Coverage | None, timing: Timing, *, cut: bool = False
+) -> CoverageStatus:
+    """Return how well a session is held after an answer that was asked for at `timing.now`.
+
+    Args:
+        session: the day.
+        rows: bars that the answer has for it.
+        known: what was known of it before.
+        timing: when it was asked.
+        cut: the answer ends with this day though it was asked for more, as one does that lost its next page.
+    """
     settled = settled_at(session)
     if timing.now < settled:
         return CoverageStatus.PROVISIONAL
-    if rows:
-        return CoverageStatus.COMPLETE
     second_look = known is not None and known.status is CoverageStatus.PROVISIONAL and known.fetched_at >= settled
+    if rows:
+        return CoverageStatus.PROVISIONAL if cut and not second_look else CoverageStatus.COMPLETE
     return CoverageStatus.EMPTY_CONFIRMED if second_look else CoverageStatus.PROVISIONAL

@@ -154,16 +154,19 @@ def _coverage(
 
     ts = bar_frames.ts_us(bars)
     starts = np.array([int(_start(session, base).timestamp()) * 1_000_000 for session in covered])
-    counts = np.diff(np.append(np.searchsorted(ts, starts), len(ts)))
+    counts = np.diff(np.append(np.searchsorted(ts, starts), len(ts))).tolist()
+    last = max((at for at, rows in enumerate(counts) if rows), default=-1)
     days = []
-    for session, rows in zip(covered, counts.tolist(), strict=True):
+    for at, (session, rows) in enumerate(zip(covered, counts, strict=True)):
         known = held.get(session.date)
         if not rows and known is not None and known.rows:
             raise DataError(
                 f"The vendor gave no {base.timeframe} bar of {base.symbol} for {session.date}, where it gave "
                 f"{known.rows} before; the stored ones are kept and the day is asked for again by the next run."
             )
-        days.append(Coverage(session.date, status_after(session, rows, known, timing), rows, timing.now))
+        # Of a day bar nothing can be cut off.
+        cut = base.timeframe is not Timeframe.D1 and at == last < len(counts) - 1
+        days.append(Coverage(session.date, status_after(session, rows, known, timing, cut=cut), rows, timing.now))
     return days
 
 

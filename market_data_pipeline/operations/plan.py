@@ -24,8 +24,9 @@ if TYPE_CHECKING:
 # How many stocks an answer for the whole market lists: of the vendor's, 12,000 trade on a day.
 _MARKET_ROWS: Final = 12_000
 
-# Before any answer has been weighed. The sandbox does not compress (sandbox.server); measured over a year of the
-# packaged universe: 101.4 bytes a bar, and 53 stocks in an answer for the market.
+# Before any answer has been weighed. The sandbox does not compress (sandbox.server), nor has any other server on this
+# machine a reason to; measured over a year of the packaged universe: 101.4 bytes a bar, and 53 stocks in an answer for
+# the market.
 _SANDBOX_BYTES_PER_BAR: Final = 101
 _SANDBOX_MARKET_ROWS: Final = 53
 
@@ -127,7 +128,7 @@ def plan_backfill(
     bases = tuple(dict.fromkeys(timeframe.base for timeframe in (timeframes or Timeframe)))
     plan = plan_named(settings.plan).limited_to(settings.calls_per_minute)
     with Bulk(settings.database_url, settings.as_of, Role.READER) as bulk:
-        vendor = _Vendor(bulk, plan, days or settings.history_days, settings.clock(), settings.uses_sandbox)
+        vendor = _Vendor(bulk, plan, days or settings.history_days, settings.clock(), _is_near(settings))
         market_days, served = vendor.market_days(names if Timeframe.D1 in bases and not full else ())
         asked = [
             Series(name, base) for name in names for base in bases if base is not Timeframe.D1 or name not in served
@@ -142,10 +143,19 @@ def plan_backfill(
     return BackfillPlan(plan, vendor.history_days, tuple(found), market_days, served, reads_splits, total)
 
 
+def _is_near(settings: Settings) -> bool:
+    """Return whether the vendor is a server on this machine: the sandbox, or one that somebody started."""
+    from urllib.parse import urlsplit
+
+    from market_data_pipeline.polygon.transport import is_loopback
+
+    return settings.uses_sandbox or is_loopback(urlsplit(settings.base_url or "").hostname or "")
+
+
 class _Vendor:
     """What the vendor would be asked for now, and how large its answers are."""
 
-    def __init__(self, bulk: Bulk, plan: Plan, history_days: int, now: datetime, sandbox: bool) -> None:
+    def __init__(self, bulk: Bulk, plan: Plan, history_days: int, now: datetime, near: bool) -> None:
         from market_data_pipeline.operations.answer_sizes import bytes_per_bar
         from market_data_pipeline.polygon.windows import BYTES_PER_BAR
 
@@ -153,9 +163,9 @@ class _Vendor:
         self.plan = plan
         self.history_days = history_days
         self.now = now
-        self.market_rows = _SANDBOX_MARKET_ROWS if sandbox else _MARKET_ROWS
+        self.market_rows = _SANDBOX_MARKET_ROWS if near else _MARKET_ROWS
         self.weighed = bytes_per_bar(bulk)
-        self.bytes_per_bar = self.weighed.get("") or (_SANDBOX_BYTES_PER_BAR if sandbox else BYTES_PER_BAR)
+        self.bytes_per_bar = self.weighed.get("") or (_SANDBOX_BYTES_PER_BAR if near else BYTES_PER_BAR)
 
     def market_days(self, symbols: Collection[str]) -> tuple[tuple[date, ...], frozenset[str]]:
         """Return the days to ask for the whole market, and the symbols that need no request for day bars then."""

@@ -40,6 +40,7 @@ _SUCCESSES: Final = frozenset({"OK", "DELAYED"})
 _FIELDS: Final = ("o", "h", "l", "c", "v", "vw", "n")  # the vendor's names, in the order of `domain.bars.VALUES`
 _LATEST_MS: Final = 10**14  # the year 5138: a later stamp is in a finer unit
 _LATEST_US: Final = 10**17
+_MOST_TRADES: Final = 2.0**53  # beyond, floats skip whole numbers, and the column holds no more than 2**63
 _SPAN_5M_US: Final = 300 * 10**6
 _PLACE: Final = re.compile(r" - at `\$(?:\.results\[(?P<row>\d+)\])?(?:\.(?P<field>\w+))?`")
 
@@ -219,8 +220,9 @@ def broken_rules(values: np.ndarray) -> list[tuple[str, np.ndarray]]:
             (np.minimum(opened, close) < low) | (np.maximum(opened, close) > high),
         ),
         ("the volume is not a finite number from 0 up", ~(np.isfinite(volume) & (volume >= 0))),
-        ("vw is infinite", np.isinf(vwap)),
-        ("n is not a count", np.isinf(trades) | (trades < 0) | (trades != np.rint(trades)) & ~np.isnan(trades)),
+        # Outside [low, high] it may be, see _warn_of_vwap; 0 stands for none where nothing traded.
+        ("vw is infinite or below 0", np.isinf(vwap) | (vwap < 0)),
+        ("n is not a count", (trades > _MOST_TRADES) | (trades < 0) | (trades != np.rint(trades)) & ~np.isnan(trades)),
     ]
 
 

@@ -11,9 +11,9 @@ from market_data_pipeline.domain.sessions import NEW_YORK
 from market_data_pipeline.sandbox.bars import SplitRow
 from market_data_pipeline.sandbox.source import Source
 from market_data_pipeline_tests.faults.conftest import DAYS, NOON, MakeWorld
-from market_data_pipeline_tests.faults.vendor import Asked, Page, WithSplit, later_page
+from market_data_pipeline_tests.faults.vendor import Asked, Page, WithSplit, first_page, later_page
 from market_data_pipeline_tests.faults.world import FaultyWorld, Snapshot, differences
-from market_data_pipeline_tests.polygon.faulty_server import Answer, send
+from market_data_pipeline_tests.polygon.faulty_server import Answer, send, send_json
 
 LATER = NOON + timedelta(minutes=20)
 MORNING = datetime(2026, 11, 20, 10, 0, tzinfo=NEW_YORK)
@@ -56,6 +56,21 @@ def test_a_hole_that_is_filled_later_is_filled(world: FaultyWorld, later_truth: 
     world.refresh("AAPL", history_days=DAYS)
     assert differences(world.snapshot(), later_truth)
     world.vendor.edit(None)
+    world.now = LATER
+    world.refresh("AAPL", history_days=DAYS)
+    assert differences(world.snapshot(), later_truth) == {}
+
+
+def test_an_answer_that_lost_its_next_page_is_made_good_by_the_second_look(
+    world: FaultyWorld, later_truth: Snapshot
+) -> None:
+    def lose(asked: Asked) -> Answer:
+        return send_json({name: value for name, value in asked.page.items() if name != "next_url"})
+
+    world.vendor.inject(lose, first_page)
+    world.refresh("AAPL", history_days=DAYS)
+    thursday = "select status, rows from market_data.coverage where timeframe = '5m' and session_date = '2026-11-19'"
+    assert [(row["status"], row["rows"] in range(1, 192)) for row in world.query(thursday)] == [("provisional", True)]
     world.now = LATER
     world.refresh("AAPL", history_days=DAYS)
     assert differences(world.snapshot(), later_truth) == {}

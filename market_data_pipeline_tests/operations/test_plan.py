@@ -63,6 +63,17 @@ def test_a_first_backfill_costs_what_was_planned(world: World, monkeypatch: pyte
     assert plan(world, monkeypatch, 45).is_empty
 
 
+def test_another_server_on_this_machine_is_planned_as_the_sandbox_is(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = []
+    for address in ("", world.base_url, "https://api.polygon.io"):
+        monkeypatch.setenv("POLYGON_BASE_URL", address)
+        monkeypatch.setenv("POLYGON_PLAN", "advanced")
+        weights.append(plan(world, monkeypatch, 45).total.bytes)
+    assert weights[0] == weights[1] > 2 * weights[2]
+
+
 def test_what_is_held_tells_how_full_the_answers_are(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     refreshed(world, 45)
     planned = plan(world, monkeypatch, 120, full=True)

@@ -153,6 +153,8 @@ UNTRUSTED = {
     "a negative volume": (one_changed(v=-1.0), "bar 1 .* volume"),
     "half a trade": (one_changed(n=1.5), "bar 1 .* n is not a count"),
     "a negative count": (one_changed(n=-1), "bar 1 .* n is not a count"),
+    "more trades than can be counted": (one_changed(n=1e19), "bar 1 .* n is not a count"),
+    "an average below 0": (one_changed(vw=-1.0), "bar 1 .* vw is infinite or below 0"),
 }
 
 
