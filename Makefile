@@ -32,8 +32,20 @@ endif
 down: $(VENV)/.installed ## stop everything that `make run` left running
 	@$(BIN)/market-data down
 
-test: $(VENV)/.installed-dev ## run the whole test suite
+test: $(VENV)/.installed-dev $(VENV)/.browser ## run the whole test suite
 	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+
+# Tests of the pages drive a browser. It is installed once, where none is there and apt may; elsewhere pytest says why
+# those tests are skipped.
+$(VENV)/.browser: | $(VENV)/.installed-dev
+	@if ! command -v chromium chromium-browser google-chrome google-chrome-stable >/dev/null \
+		&& [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		echo "Installing chromium for the tests of the pages ..." >&2; export DEBIAN_FRONTEND=noninteractive; \
+		{ $(APT) update && $(APT) install -y --no-install-recommends chromium fonts-dejavu-core; } >/dev/null 2>&1 \
+		|| echo "chromium could not be installed; the tests of the pages are skipped." >&2; fi; touch $@
+
+# A machine without a network finds that out in seconds.
+APT := timeout 300 apt-get -qq -o Acquire::Retries=1 -o Acquire::http::Timeout=15 -o Acquire::https::Timeout=15
 
 lint: $(VENV)/.installed-dev ## check format, lint, types, imports and SQL
 	$(BIN)/ruff format --check .

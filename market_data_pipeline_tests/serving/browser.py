@@ -1,0 +1,74 @@
+"""A real browser for tests of the pages: the machine's Chromium, driven by Playwright.
+
+`make test` installs Chromium where it can. Where there is none the tests are skipped with that reason, except where CI
+is set: there a missing browser is a failure.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, Page, Playwright, expect, sync_playwright
+
+NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+# No sandbox: tests may run as root, where Chromium has none. The others keep it from asking the network for anything.
+OPTIONS = (
+    "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-quic", "--no-first-run", "--disable-sync",
+    "--disable-background-networking", "--disable-component-update",
+)  # fmt: skip
+PATIENCE_MS = 20_000  # a busy machine answers late; a test that passes never waits for it
+
+
+def executable(playwright: Playwright) -> str | None:
+    """Return the machine's Chromium, or else the one that `playwright install` fetched."""
+    found = next(filter(None, map(shutil.which, NAMES)), None)
+    fetched = playwright.chromium.executable_path
+    return found or (fetched if Path(fetched).exists() else None)
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        path = executable(playwright)
+        if path is None:
+            reason = f"no browser: none of {', '.join(NAMES)} is installed (Debian, Ubuntu: apt install chromium)"
+            (pytest.fail if os.environ.get("CI") else pytest.skip)(reason)
+        expect.set_options(timeout=PATIENCE_MS)
+        running = playwright.chromium.launch(executable_path=path, args=list(OPTIONS))
+        yield running
+        running.close()
+
+
+class Reader:
+    """Somebody with the pages open; notes what the browser asked for and what it complained about."""
+
+    def __init__(self, page: Page, base: str) -> None:
+        self.page = page
+        self.base = base
+        self.requested: list[str] = []
+        self.complaints: list[str] = []
+        page.on("request", lambda request: self.requested.append(request.url))
+        page.on(
+            "console", lambda line: self.complaints.append(line.text) if line.type in {"error", "warning"} else None
+        )
+        page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        page.set_default_timeout(PATIENCE_MS)
+
+    def open(self, path: str = "/") -> Page:
+        self.page.goto(self.base + path)
+        return self.page
+
+    def renew(self) -> None:
+        """Make the page ask for news, as it does when its tab is looked at again."""
+        with self.page.expect_response(lambda response: response.url == self.page.url):
+            self.page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+
+    def violations(self) -> list[str]:
+        """Return what axe finds wrong for people with disabilities, as a sentence each."""
+        found = Axe().run(self.page).response["violations"]
+        return [f"{one['impact']}: {one['help']}: {one['nodes'][0]['html'][:200]}" for one in found]

@@ -1,0 +1,265 @@
+"""The pages in a real browser: what they show, by mouse, keyboard and screen reader, in light and dark."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import timedelta
+
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+from market_data_pipeline_tests.serving.browser import Reader, browser
+from market_data_pipeline_tests.serving.conftest import Api
+from market_data_pipeline_tests.serving.seeding import NOW, Seed
+from market_data_pipeline_tests.serving.test_reports import STALENESS, seed_universe
+from market_data_pipeline_tests.serving.waiting import wait_until
+
+__all__ = ["browser"]  # the fixture
+
+CELLS = ".matrix td a"
+FOCUSED = "document.activeElement.getAttribute('href')"
+
+
+@pytest.fixture
+def reader(browser: Browser, api: Api) -> Iterator[Reader]:
+    """Somebody who looks; at the end nothing was asked of another host, and the browser had nothing to complain of."""
+    context = browser.new_context(viewport={"width": 1280, "height": 900})
+    someone = Reader(context.new_page(), api.base)
+    yield someone
+    context.close()
+    assert [url for url in someone.requested if not url.startswith(api.base + "/")] == []
+    assert someone.complaints == []
+
+
+def drawn_chart(reader: Reader, path: str = "/series/AAPL/5m") -> Page:
+    page = reader.open(path)
+    page.wait_for_selector("#chart[data-drawn] canvas")
+    return page
+
+
+@pytest.mark.usefixtures("dagster_instance")
+def test_the_matrix_shows_the_apis_verdicts(reader: Reader, api: Api, seed: Seed) -> None:
+    seed_universe(seed)
+    page = reader.open()
+    shown = page.eval_on_selector_all(
+        ".matrix td", "cells => cells.map(c => [c.querySelector('a').getAttribute('href'), c.className.split(' ')[0]])"
+    )
+    report = api.get(STALENESS, limit=1000).json()["by_status"]
+    assert dict(shown) == {
+        f"series/{one['symbol']}/{one['timeframe']}": status.upper() for status, each in report.items() for one in each
+    }
+    nvda = page.get_by_role("link", name="9h late, stale, 3 failures in a row, outside its RPO")
+    assert nvda.get_attribute("href") == "series/NVDA/5m"
+
+
+def test_the_keyboard_walks_the_matrix_and_opens_a_series(reader: Reader, seed: Seed) -> None:
+    for symbol in ("AAPL", "AMZN", "MSFT", "NVDA"):
+        seed.series(symbol)
+    page = reader.open()
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.textContent") == "Skip to the content"
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    for _ in range(12):
+        page.keyboard.press("Tab")
+        if page.evaluate("document.activeElement.matches('.matrix td a')"):
+            break
+    walked = [page.evaluate(FOCUSED)]
+    for key in ("ArrowRight", "ArrowDown", "End", "ArrowRight", "ArrowDown", "ArrowDown", "Home", "ArrowUp"):
+        page.keyboard.press(key)
+        walked.append(page.evaluate(FOCUSED).removeprefix("series/"))
+    assert walked == [
+        "series/AAPL/5m", "AAPL/15m", "AMZN/15m", "AMZN/1d", "AMZN/1d", "MSFT/1d", "NVDA/1d", "NVDA/5m", "MSFT/5m"
+    ]  # fmt: skip
+    assert page.locator(f"{CELLS}[tabindex='0']").count() == 1  # Tab leaves the matrix instead of walking it
+    page.keyboard.press("Enter")
+    expect(page).to_have_url(f"{reader.base}/series/MSFT/5m")
+    expect(page.get_by_role("heading", level=1)).to_have_text("MSFT 5m")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.usefixtures("dagster_instance")
+def test_axe_finds_nothing_wrong(reader: Reader, seed: Seed, scheme: str) -> None:
+    seed_universe(seed)
+    seed.log("run", "NVDA", "5m", "failed", error_class="DataError", error="prices below zero", warning="a warning")
+    seed.correct("NVDA", "5m", NOW - timedelta(minutes=60), 70.0, NOW)
+    reader.page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]  # one of the two
+    page = reader.open()
+    page.get_by_text("The newest failures").click()
+    assert reader.violations() == []
+    page = drawn_chart(reader, "/series/NVDA/5m")
+    page.get_by_text("The newest bars as a table").click()
+    page.get_by_text("Coverage as a table").click()
+    assert reader.violations() == []
+    reader.open("/series/NOPE/5m")
+    assert reader.violations() == []
+    reader.complaints.remove("Failed to load resource: the server responded with a status of 404 (Not Found)")
+
+
+def test_a_renewal_keeps_focus_scroll_and_filter_and_says_what_changed(reader: Reader, seed: Seed) -> None:
+    for number in range(60):
+        seed.series(f"S{number:02}", count=1)
+    page = reader.open()
+    page.get_by_label("Symbol").fill("s5")
+    expect(page.locator(".matrix tbody tr:visible")).to_have_count(10)
+    page.locator("a[href='series/S58/5m']").focus()
+    page.mouse.wheel(0, 300)
+    before = page.evaluate("scrollY")
+    seed.run("update market_data.series_state set next_due_at = %s where symbol = 'S58'", NOW - timedelta(hours=9))
+    seed.run("update market_data.series_state set next_due_at = %s where symbol = 'S20'", NOW - timedelta(hours=2))
+
+    reader.renew()
+
+    expect(page.locator("td.STALE")).to_have_count(1)
+    assert page.evaluate(FOCUSED) == "series/S58/5m"
+    assert page.evaluate("scrollY") == before
+    expect(page.locator(".matrix tbody tr:visible")).to_have_count(10)
+    expect(page.locator("#changes")).to_have_text(
+        "Changed: 58 fresh, before 60; 1 aging, before 0; 1 stale, before 0; 242 outside RPO, before 240."
+    )
+    page.get_by_role("button", name="! stale 1").click()
+    expect(page.locator(".matrix tbody tr:visible")).to_have_count(1)
+    page.get_by_label("Symbol").fill("nothing like it")
+    expect(page.get_by_text("No series matches.")).to_be_visible()
+
+
+def test_a_page_that_cannot_be_renewed_says_since_when(reader: Reader, seed: Seed) -> None:
+    seed.series("AAPL")
+    page = reader.open()
+    seed.run("alter schema market_data rename to elsewhere")
+    reader.renew()
+    expect(page.locator("#trouble")).to_have_text(
+        "The database cannot be reached. What you see is from 2026-03-11 15:00:00Z."
+    )
+    assert page.locator("td.FRESH").count() == 1
+    seed.run("alter schema elsewhere rename to market_data")
+    reader.renew()
+    expect(page.locator("#trouble")).to_be_hidden()
+    reader.complaints.remove("Failed to load resource: the server responded with a status of 503 (Service Unavailable)")
+
+
+def test_five_hundred_symbols_are_shown_filtered_and_folded(reader: Reader, seed: Seed) -> None:
+    seed.run("insert into market_data.symbols select 'S' || i, case when i <= 100 then 'critical' else 'standard' end,"
+             " 'us_equity', true, %s from generate_series(1, 500) as i", NOW)  # fmt: skip
+    seed.run(
+        "insert into market_data.series_state (symbol, timeframe, tier, next_due_at, features_computed_at)"
+        " select symbol, unnest(array['5m', '15m', '1h', '4h', '1d']), tier, %s, %s from market_data.symbols",
+        NOW + timedelta(minutes=5),
+        NOW,
+    )
+    page = reader.open()
+    assert page.locator(CELLS).count() == 2500
+    page.get_by_label("Symbol").fill("S49")
+    expect(page.locator("#shown")).to_have_text("11 of 500 symbols")
+    page.get_by_label("Symbol").fill("")
+    page.locator("#tier-critical summary").click()
+    expect(page.locator(".matrix tbody tr:visible")).to_have_count(400)
+    page.locator("a[href='series/S101/5m']").focus()
+    page.keyboard.press("Control+End")
+    assert page.evaluate(FOCUSED) == "series/S500/1d"
+
+
+def test_the_scheme_follows_the_system_until_the_reader_chooses(reader: Reader, seed: Seed) -> None:
+    seed.series("AAPL")
+
+    def background(page: Page) -> str:
+        return str(page.evaluate("getComputedStyle(document.body).backgroundColor"))
+
+    reader.page.emulate_media(color_scheme="light")
+    page = reader.open()
+    light = background(page)
+    page.emulate_media(color_scheme="dark")
+    dark = background(page)
+    assert dark != light
+    page.get_by_role("button", name="Theme: auto").click()
+    assert background(page) == light
+    page.reload()
+    expect(page.get_by_role("button", name="Theme: light")).to_be_visible()
+    assert background(page) == light
+    page.get_by_role("button", name="Theme: light").click()
+    page.emulate_media(color_scheme="light")
+    assert background(page) == dark
+
+
+COLOURS = """() => {
+  const found = new Set();
+  for (const canvas of document.querySelectorAll('#chart canvas')) {
+    const { data } = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height);
+    for (let i = 0; i < data.length; i += 4) if (data[i + 3] === 255) found.add(`${data[i]},${data[i+1]},${data[i+2]}`);
+  }
+  return [...found];
+}"""
+
+
+def test_the_chart_draws_the_bars_and_the_chosen_features(reader: Reader, seed: Seed) -> None:
+    seed.series("AAPL", count=40, first=NOW - timedelta(minutes=210))
+    page = drawn_chart(reader)
+    readout = page.locator("#readout")
+    expect(readout).to_contain_text("2026-03-11 14:45Z O 139.00 H 140.00 L 138.00 C 139.00 volume 1000.00")
+    assert "31,122,74" in page.evaluate(COLOURS)  # the colour of a rising candle
+    panes = "document.querySelectorAll('#chart tr').length"
+    height = page.locator("#chart").bounding_box()["height"]  # type: ignore[index]
+    before = page.evaluate(panes)
+    page.get_by_label("log_return").check()
+    page.get_by_label("trend_direction").check()
+    expect(readout).to_contain_text("trend_direction up")
+    expect(readout).to_contain_text("log_return 0.390")
+    assert page.evaluate(panes) > before
+    assert page.locator("#chart").bounding_box()["height"] > height  # type: ignore[index]
+    page.reload()
+    expect(page.get_by_label("log_return")).to_be_checked()
+    page.get_by_role("button", name="None").click()
+    expect(readout).not_to_contain_text("log_return")
+    page.get_by_text("The newest bars as a table").click()
+    expect(page.locator("#bars-table tbody tr")).to_have_count(30)
+    expect(page.locator("#bars-table tbody tr").first).to_contain_text("2026-03-11T14:45:00Z")
+
+
+def test_the_chart_is_read_by_keyboard(reader: Reader, seed: Seed) -> None:
+    seed.series("AAPL", count=40, first=NOW - timedelta(minutes=210))
+    page = drawn_chart(reader)
+    page.locator("#chart").focus()
+    page.keyboard.press("ArrowLeft")
+    expect(page.locator("#readout")).to_contain_text("14:45Z")
+    page.keyboard.press("ArrowLeft")
+    expect(page.locator("#readout")).to_contain_text("14:40Z")
+    page.keyboard.press("PageUp")
+    expect(page.locator("#readout")).to_contain_text("13:00Z")
+    page.keyboard.press("End")
+    expect(page.locator("#readout")).to_contain_text("14:45Z")
+
+
+def test_older_bars_load_when_the_reader_goes_back_and_new_ones_by_themselves(reader: Reader, seed: Seed) -> None:
+    first = NOW - timedelta(minutes=5 * 700)
+    seed.series("AAPL", count=700, first=first)
+    page = drawn_chart(reader)
+    assert page.locator("#chart").get_attribute("data-drawn") == "600"
+    page.locator("#chart").focus()
+    for _ in range(30):
+        page.keyboard.press("PageUp")
+    wait_until(lambda: "700 bars" in (page.locator("#chart").get_attribute("aria-label") or ""))
+    seed.bar("AAPL", "5m", NOW, 777.0, NOW)
+    seed.run(
+        "insert into market_data.features (symbol, timeframe, ts, features_computed_at) values ('AAPL', '5m', %s, %s)",
+        NOW,
+        NOW,
+    )
+    seed.notify("AAPL", "5m")
+    reader.renew()
+    wait_until(lambda: "701 bars" in (page.locator("#chart").get_attribute("aria-label") or ""))
+    assert "last close 777" in (page.locator("#chart").get_attribute("aria-label") or "")
+
+
+def test_one_goes_from_series_to_series(reader: Reader, seed: Seed) -> None:
+    seed.series("AAPL", count=3)
+    seed.series("X:BTCUSD", count=3)
+    page = drawn_chart(reader)
+    page.get_by_role("link", name="X:BTCUSD").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("X:BTCUSD 5m")
+    page.wait_for_selector("#chart[data-drawn='3']")
+    page.get_by_label("Go to").fill("AAPL")
+    page.keyboard.press("Enter")
+    expect(page).to_have_url(f"{reader.base}/series/AAPL/5m")
+    page.get_by_role("link", name="1d missing").click()
+    expect(page.get_by_text("Nothing is held yet.")).to_be_visible()
+    assert seed.run("select count(*) from market_data.backfill_requests") == [(0,)]  # to look is not to ask
