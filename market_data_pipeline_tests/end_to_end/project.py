@@ -123,9 +123,10 @@ class Project:
         """Run a command to its end."""
         return self.start(command, *arguments, **variables).end()
 
-    def query(self, statement: str, *parameters: object) -> list[dict[str, Any]]:
-        """Return rows of the project's market data."""
-        with psycopg.connect(self.settings.database_url, row_factory=dict_row) as connection:
+    def query(self, statement: str, *parameters: object, as_owner: bool = False) -> list[dict[str, Any]]:
+        """Return rows of the project's market data; its owner may do what the pipeline may not."""
+        url = self.settings.owner_url if as_owner else self.settings.database_url
+        with psycopg.connect(url, row_factory=dict_row) as connection:
             connection.execute("select set_config('TimeZone', 'UTC', false)")
             return connection.execute(statement, parameters).fetchall()  # type: ignore[arg-type]
 
