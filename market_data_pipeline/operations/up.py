@@ -63,7 +63,7 @@ def run_up(settings: Settings, once: bool) -> int:
             check_port(settings.api_port, "the read API", "MARKET_DATA_API_PORT")
         engine = prepare(settings, console, stack)
         instance = stack.enter_context(dagster_instance(settings, engine))
-        daemon = stack.enter_context(Daemon(settings, console, processes, instance))
+        daemon = stack.enter_context(Daemon(settings, console, processes, instance, reloads=not once))
         code = 0
         if whole := nothing_is_missing(settings, engine, instance):
             summarise(engine, console, expected_series(engine, Load()), (), 0.0)
