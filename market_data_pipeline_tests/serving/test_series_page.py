@@ -1,0 +1,117 @@
+"""The page of a series as it is served: what is held, what is missing and why, what was corrected, what was run."""
+
+from __future__ import annotations
+
+from datetime import date, timedelta
+
+from pydantic import SecretStr
+
+from market_data_pipeline_tests.serving.conftest import Api, MovableClock, serve
+from market_data_pipeline_tests.serving.seeding import NOW, Seed
+
+
+def section(page: str, name: str) -> str:
+    """Return the part of a page from one heading to the next."""
+    start = page.index(f'<h2 id="{name}"')
+    return page[start : page.find("</section>", start)]
+
+
+def cover(seed: Seed, day: date, status: str, rows: int = 190) -> None:
+    seed.run(
+        "insert into market_data.coverage (symbol, timeframe, session_date, status, rows, fetched_at, run_id)"
+        " values ('AAPL', '5m', %s, %s, %s, %s, 'run')",
+        *(day, status, rows, NOW - timedelta(minutes=2)),
+    )
+
+
+def test_corrections_show_each_version_with_what_replaced_it(api: Api, seed: Seed) -> None:
+    seed.series("AAPL")
+    ts = NOW - timedelta(minutes=90)
+    seed.correct("AAPL", "5m", ts, 70.5, NOW - timedelta(minutes=20))
+    seed.correct("AAPL", "5m", ts, 71.25, NOW - timedelta(minutes=10))
+    corrections = section(api.get("/series/AAPL/5m").text, "corrections")
+    first = "close <del>100</del> → <ins>70.5</ins>"
+    second = "close <del>70.5</del> → <ins>71.25</ins>"
+    assert corrections.index(second) < corrections.index(first)
+    assert "volume" not in corrections  # which did not change
+
+
+def test_a_withdrawn_bar_is_a_correction(api: Api, seed: Seed) -> None:
+    seed.series("AAPL")
+    seed.run("insert into market_data.bar_revisions select *, %s, 'run' from market_data.bars limit 1", NOW)
+    seed.run("delete from market_data.bars where ts = (select ts from market_data.bar_revisions)")
+    assert "withdrawn by the vendor" in section(api.get("/series/AAPL/5m").text, "corrections")
+
+
+def test_coverage_and_gaps_tell_every_day_of_the_history(settings: MovableClock, seed: Seed) -> None:
+    seed.series("AAPL")
+    cover(seed, date(2026, 3, 9), "complete")
+    cover(seed, date(2026, 3, 10), "empty_confirmed", 0)
+    cover(seed, date(2026, 3, 11), "provisional", 12)
+    with serve(settings.model_copy(update={"history_days": 5})) as api:
+        page = api.get("/series/AAPL/15m").text
+    coverage = section(page, "coverage")
+    for title in (
+        "Fri 2026-03-06: never asked, 0 bars",
+        "Mon 2026-03-09: complete, 190 bars",
+        "Tue 2026-03-10: empty confirmed, 0 bars",
+        "Wed 2026-03-11: provisional, 12 bars",
+    ):
+        assert f"<title>{title}</title>" in coverage
+    assert "of 5m bars, which 15m ones are made of" in coverage
+    gaps = section(page, "gaps")
+    assert "never asked" in gaps
+    assert "vendor gave none (confirmed on 2026-03-11)" in gaps
+
+
+def test_only_operators_read_what_went_wrong(settings: MovableClock, seed: Seed) -> None:
+    seed.series("AAPL", consecutive_failures=2, last_error="no answer", last_error_class="TransientError")
+    seed.log("run", "AAPL", "5m", "failed", error_class="TransientError", error="no answer")
+    with serve(settings.model_copy(update={"api_token": SecretStr("token")})) as api:
+        path = "/series/AAPL/5m"
+        assert api.get(path).text.count("no answer") >= 2
+        stranger = api.get(path, headers={"X-Forwarded-For": "192.0.2.1"}).text
+    assert "no answer" not in stranger
+    assert "The last 2 executions failed" in stranger
+    assert "✗ failed" in section(stranger, "log")
+
+
+def test_a_series_that_was_never_loaded_says_how_it_will_be(api: Api, seed: Seed) -> None:
+    seed.symbol("AAPL")
+    page = api.get("/series/AAPL/1d").text
+    assert "market-data backfill --symbols AAPL" in page
+    assert seed.run("select count(*) from market_data.backfill_requests") == [(0,)]
+    api.get("/api/v1/features/quant/AAPL", timeframe="1d")
+    assert "A backfill was asked for at 2026-03-11 15:00:00Z and is queued" in api.get("/series/AAPL/1d").text
+
+
+def test_an_address_that_names_no_series_says_why(api: Api, seed: Seed) -> None:
+    seed.symbol("AAPL")
+    for path, sentence in (
+        ("/series/aapl/5m", "Did you mean AAPL?"),
+        ("/series/NOPE/5m", "NOPE is not followed."),
+        ("/series/AAPL/2h", "known are 5m, 15m, 1h, 4h, 1d"),
+        ("/series/%00/5m", "No symbol is called that."),
+        ("/series/<b>/5m", "&lt;b&gt; is not followed."),
+    ):
+        response = api.get(path)
+        assert response.status_code == 404
+        assert response.headers["content-type"].startswith("text/html")
+        assert sentence in response.text
+
+
+def test_short_addresses_lead_to_a_series(api: Api, seed: Seed) -> None:
+    seed.series("X:BTCUSD", "1d", count=3)
+    assert api.get("/series/X:BTCUSD").url == f"{api.base}/series/X%3ABTCUSD/1d"
+    assert api.get("/series", symbol="X:BTCUSD", timeframe="1d").url == f"{api.base}/series/X%3ABTCUSD/1d"
+    assert api.get("/series").url == f"{api.base}/"
+    assert api.get("/series", symbol="//evil.example", timeframe="1d").status_code == 404
+
+
+def test_without_a_database_the_page_of_a_series_says_so(settings: MovableClock) -> None:
+    gone = settings.model_copy(update={"database_url": "postgresql://nobody@127.0.0.1:1/nothing"})
+    with serve(gone) as api:
+        response = api.get("/series/AAPL/5m")
+        assert response.status_code == 503
+        assert "The database cannot be reached" in response.text
+        assert api.get("/static/style.css").status_code == 200
