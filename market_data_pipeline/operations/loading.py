@@ -129,20 +129,22 @@ def load(
         instance: Dagster's.
         console: where to print.
         wanted: what to load.
-        check: called now and then; raises when a process that is needed has ended.
+        check: called first and then now and then; starts the daemon if there is none, and raises when a process that is
+            needed has ended.
 
     Raises:
         UsageError: nothing is tracked.
         DatabaseUnavailableError: the connection to PostgreSQL was lost.
     """
+    began = time.monotonic()
+    expected = expected_series(engine, wanted)
+    check()  # the daemon starts while definitions are loaded and runs are put into the queue
     from dagster_postgres.utils import DagsterPostgresException
 
     from market_data_pipeline.definitions import defs
     from market_data_pipeline.operations.progress import BackfillProgress
     from market_data_pipeline.orchestration.runs import submit_refresh, wait_for_runs
 
-    began = time.monotonic()
-    expected = expected_series(engine, wanted)
     run_ids = submit_refresh(
         instance,
         defs,
