@@ -12,7 +12,9 @@ import typer
 
 from market_data_pipeline.cli_console import console, names, print_table, settings, write_json
 from market_data_pipeline.domain.failures import UsageError
+from market_data_pipeline.domain.objectives import Outage
 from market_data_pipeline.domain.series import parse_timeframe
+from market_data_pipeline.operations.objectives import span
 
 _PICTURES = (".png", ".svg", ".html")
 
@@ -20,6 +22,7 @@ _PICTURES = (".png", ".svg", ".html")
 def register(app: typer.Typer) -> None:
     """Add the measurements to the command line `app`."""
     app.command(epilog="Example: market-data baseline --symbols 5 --days 90")(baseline)
+    app.command(epilog="Example: market-data drill SCHEDULER_CRASH --json drill.json")(drill)
 
 
 def baseline(
@@ -40,10 +43,8 @@ def baseline(
     if picture.suffix not in _PICTURES:
         raise UsageError(f"A picture's name ends in one of {', '.join(_PICTURES)}: {picture} does not.")
     for file in (json_file, picture):
-        if not file.absolute().parent.is_dir():
-            raise UsageError(f"There is no folder {file.absolute().parent} for {file.name}.")
-    if str(json_file) == "-":
-        console().stderr = True  # standard output is the document's
+        _check_folder(file)
+    _keep_for_json(json_file)
     from market_data_pipeline.operations.baseline import run_baseline
     from market_data_pipeline.operations.baseline_view import draw_baseline, print_baseline
 
@@ -53,3 +54,50 @@ def baseline(
     draw_baseline(document, picture)
     console().print(f"Wrote {picture}")
     raise typer.Exit(0 if document["jobs"]["completed"] == document["jobs"]["total"] else 1)
+
+
+def drill(
+    outages: Annotated[
+        list[Outage] | None,
+        typer.Argument(metavar="OUTAGE", help="Which to cause; all when left out.", show_default=False),
+    ] = None,
+    json_file: Annotated[
+        Path | None,
+        typer.Option("--json", metavar="FILE", help="Write the document to FILE; - for standard output."),
+    ] = None,
+) -> None:
+    """Cause the outages of the objectives in a scratch project, and compare how long each lasts with its RTO."""
+    if json_file is not None:
+        _check_folder(json_file)
+    _keep_for_json(json_file)
+    from market_data_pipeline.operations.drill import run_drill
+
+    document = run_drill(settings(), outages or ())
+    print_table(
+        ("outage", ">lasted", ">RTO", "kept", "end"),
+        [
+            (
+                one["outage"],
+                None if one["recovery_seconds"] is None else f"{one['recovery_seconds']:.1f} s",
+                span(one["rto_seconds"]),
+                "yes" if one["kept"] else "NO",
+                one["problem"] or one["steps"][-1]["what"],
+            )
+            for one in document["outages"]
+        ],
+        title="Recovery",
+    )
+    if json_file is not None:
+        write_json(json_file, document)
+    raise typer.Exit(0 if document["kept"] else 1)
+
+
+def _check_folder(file: Path) -> None:
+    if not file.absolute().parent.is_dir():
+        raise UsageError(f"There is no folder {file.absolute().parent} for {file.name}.")
+
+
+def _keep_for_json(file: Path | None) -> None:
+    """Leave standard output to the document when that is where it goes."""
+    if str(file) == "-":
+        console().stderr = True

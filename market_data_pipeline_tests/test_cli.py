@@ -55,7 +55,7 @@ def project(database_url: str, monkeypatch: pytest.MonkeyPatch) -> str:
 
 COMMANDS = [
     "up", "down", "init", "sandbox", "migrate", "backfill", "plan", "staleness", "gaps", "health", "history",
-    "objectives", "baseline", "universe list", "universe add", "universe remove", "universe import",
+    "objectives", "baseline", "drill", "universe list", "universe add", "universe remove", "universe import",
 ]  # fmt: skip
 
 

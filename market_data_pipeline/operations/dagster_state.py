@@ -122,7 +122,8 @@ class DagsterState:
                 if not (self._home / "dagster.yaml").is_file():
                     # Dagster would quietly make an empty SQLite instance there.
                     raise DatabaseUnavailableError("There is no dagster.yaml in DAGSTER_HOME.")
-                os.environ.setdefault("DAGSTER_POSTGRES_URL", self._postgres_url)
+                if not os.environ.get("DAGSTER_POSTGRES_URL"):  # an empty value counts as none, as in the settings
+                    os.environ["DAGSTER_POSTGRES_URL"] = self._postgres_url
                 import dagster as dg
 
                 self._instance = dg.DagsterInstance.from_config(str(self._home))

@@ -14,7 +14,7 @@ from typing_extensions import TypedDict  # pydantic makes the OpenAPI schema of 
 
 
 def to_json(report: Any) -> bytes:
-    """Return a report as JSON: exactly these bytes are the endpoint's answer and the command's `--json`."""
+    """Return a report as JSON, the endpoint's answer; the command's `--json` prints the same document, indented."""
     return orjson.dumps(report, option=orjson.OPT_UTC_Z)
 
 

@@ -17,6 +17,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
@@ -44,6 +45,7 @@ def scratch_project(
     *,
     universe: Mapping[Tier, tuple[str, ...]],
     own_server: bool,
+    files: Mapping[str, str] = MappingProxyType({}),
     **variables: object,
 ) -> Iterator[Settings]:
     """Give the settings of a new project, which is also this process's environment and working directory meanwhile.
@@ -55,6 +57,7 @@ def scratch_project(
         universe: the symbols to follow.
         own_server: an embedded PostgreSQL of its own, which may be broken; else two new databases on the server of
             DATABASE_URL.
+        files: more files in its folder, by their names.
         variables: of the environment, instead of what is taken over.
 
     Raises:
@@ -66,6 +69,8 @@ def scratch_project(
     with ExitStack() as stack:
         stack.enter_context(_folder(root))
         _write_files(root, settings, universe)
+        for file, text in files.items():
+            (root / file).write_text(text, encoding="utf-8")
         urls = {} if own_server else stack.enter_context(_databases(settings))
         stack.enter_context(_environment({**_variables(settings, root), **urls, **_texts(variables)}))
         stack.enter_context(contextlib.chdir(root))

@@ -1,0 +1,27 @@
+"""`market-data drill` as a user runs it: a real outage in a project of its own, measured against its promise."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from market_data_pipeline.domain.objectives import RECOVERY_OBJECTIVES, Outage
+from market_data_pipeline_tests.end_to_end.project import Project, until
+
+
+def test_a_drill_measures_an_outage_and_touches_nothing_of_the_users(new_project: Project, tmp_path: Path) -> None:
+    document = tmp_path / "drill.json"
+    done = new_project.run("market-data", "drill", "FEATURE_COMPUTATION_FAILURE", "--json", str(document))
+    (report,) = json.loads(document.read_text())["outages"]
+    steps = [step["what"] for step in report["steps"]]
+    assert steps[0] == "an own feature broke TA-Lib's settings: X:BTCUSD 1d (FeatureError) failed"
+    assert steps[-1] == "a refresh succeeded"
+    assert report["rto_seconds"] == RECOVERY_OBJECTIVES[Outage.FEATURE_COMPUTATION_FAILURE].rto.total_seconds()
+    assert report["recovery_seconds"] == report["steps"][-1]["after_seconds"] > 0
+    # How long it took is for the machine to say; that the verdict follows from it is ours.
+    assert report["kept"] is (report["recovery_seconds"] <= report["rto_seconds"])
+    assert done.code == (0 if report["kept"] else 1), done.err
+    assert "FEATURE_COMPUTATION_FAILURE" in done.out
+    until(lambda: not new_project.processes())
+    assert [file for file in new_project.state.rglob("*") if file.is_file()] == []
+    assert not (new_project.state / "scratch").exists()
