@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final
 
 from market_data_pipeline.domain.failures import DatabaseUnavailableError
 from market_data_pipeline.domain.objectives import TIER_OBJECTIVES
+from market_data_pipeline.store.database import libpq_url, open_connection
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 # A daemon writes a heartbeat every 30 s. Dagster itself forgives half an hour of silence, which is six times the
 # objective for restoring a crashed scheduler (5 minutes); three missed beats are a daemon that is down.
 HEARTBEAT_TOLERANCE_SECONDS: Final = 100.0
+_CONNECT_SECONDS: Final = 3  # a server that is up answers in milliseconds; whoever asks for health gives up soon
 _LONGEST_MESSAGE: Final = 300  # characters of a run's failure; the rest is in Dagster's UI
 
 
@@ -110,11 +112,26 @@ class DagsterState:
 
     def _read(self, question: Callable[[dg.DagsterInstance], T]) -> T:
         try:
+            self._refuse_at_once()
             return question(self._open())
         except DatabaseUnavailableError:
             raise
         except Exception as error:  # whatever its storage plug-in raises, the state cannot be told
             raise DatabaseUnavailableError(f"Dagster's storage cannot be read: {type(error).__name__}.") from error
+
+    def _refuse_at_once(self) -> None:
+        """Raise when the storage's server cannot be reached: dagster-postgres tries for 11 s, and somebody waits."""
+        if self._instance is not None:
+            url = getattr(self._instance.run_storage, "postgres_url", None)
+        else:
+            file = self._home / "dagster.yaml"
+            named = file.is_file() and "DAGSTER_POSTGRES_URL" in file.read_text(encoding="utf-8")
+            url = (os.environ.get("DAGSTER_POSTGRES_URL") or self._postgres_url) if named else None
+        if url:
+            try:
+                open_connection(libpq_url(url), connect_timeout=_CONNECT_SECONDS).close()
+            except DatabaseUnavailableError:  # whose sentence names the server, which is nobody's business here
+                raise DatabaseUnavailableError("Dagster's storage cannot be reached.") from None
 
     def _open(self) -> dg.DagsterInstance:
         with self._lock:

@@ -146,8 +146,10 @@ def _database_connection_loss(course: Course) -> None:
     project = course.project
     project.kill_database()
     course.begins("killed PostgreSQL")
-    course.until("/health answers 503", lambda: project.health() == 503)
-    project.start_database()
+    try:
+        course.until("/health answers 503", lambda: project.health() == 503)
+    finally:
+        project.start_database()
     course.note("started PostgreSQL")
     course.until("/health answers 200", lambda: project.health() == 200)
     course.until_refreshed()

@@ -217,3 +217,12 @@ def test_an_execution_says_which_command_asked_for_it(
     seed_universe(seed)
     critical_refresh.execute_in_process(instance=dagster_instance, tags={"market_data/trigger": "backfill"})
     assert [one["trigger"] for one in api.get(HISTORY).json()["executions"]] == ["backfill"]
+
+
+def test_a_storage_that_cannot_be_reached_is_said_at_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Whoever asks for health gives up within seconds; Dagster's plug-in would try for eleven."""
+    (tmp_path / "dagster.yaml").write_text("storage: {postgres: {postgres_url: {env: DAGSTER_POSTGRES_URL}}}\n")
+    state = DagsterState(tmp_path, "postgresql+psycopg2://nobody:secret@127.0.0.1:1/nothing")
+    with pytest.raises(DatabaseUnavailableError, match=r"^Dagster's storage cannot be reached\.$"):
+        state.daemons()
+    assert "Retrying" not in caplog.text
