@@ -70,11 +70,11 @@ class Running:
         """Return the command and everything that it has started and still runs."""
         return [self.process, *self.process.children(recursive=True)]
 
-    def end(self, *signals: signal.Signals) -> Done:
+    def end(self, *signals: signal.Signals, patience: float = PATIENCE) -> Done:
         """Send signals, if any, and wait for the end."""
         for number in signals:
             self.process.send_signal(number)
-        code = self.process.wait(PATIENCE)
+        code = self.process.wait(patience)
         return Done(code, self._out.read_text(), self._err.read_text())
 
 

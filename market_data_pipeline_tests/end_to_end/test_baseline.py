@@ -10,7 +10,7 @@ import psycopg
 import pytest
 
 from market_data_pipeline_tests.end_to_end.conftest import MakeProject
-from market_data_pipeline_tests.end_to_end.project import Project, until
+from market_data_pipeline_tests.end_to_end.project import PATIENCE, Project, until
 
 
 @pytest.fixture(scope="module")
@@ -32,10 +32,11 @@ def assert_nothing_is_left(project: Project) -> None:
 
 def test_a_baseline_says_how_long_how_much_and_what_holds_it_up(project: Project, tmp_path: Path) -> None:
     picture = tmp_path / "baseline.png"
-    done = project.run(
+    baseline = project.start(
         "market-data", "baseline", "--symbols", "2", "--timeframes", "1h,1d", "--days", "5", "--json", "-",
         "--picture", str(picture),
     )  # fmt: skip
+    done = baseline.end(patience=10 * PATIENCE)
     assert done.code == 0, done.err
     document = json.loads(done.out)
     assert document["symbols"] == ["AAPL", "MSFT"]
