@@ -41,6 +41,13 @@ _BOUND: Final = {
     Part.DAGSTER: "Dagster bound",
 }
 
+_NAMED: Final = {
+    Part.VENDOR: "The vendor",
+    Part.DATABASE: "The database",
+    Part.COMPUTATION: "Computation",
+    Part.DAGSTER: "Dagster",
+}
+
 
 @dataclass(frozen=True, slots=True)
 class SeriesCost:
@@ -218,16 +225,16 @@ def _bottleneck(document: Mapping[str, Any]) -> dict[str, Any]:
     largest = max(Part, key=lambda part: split[part]["percent"])
     percent = split[largest]["percent"]
     if percent > BOUND_ABOVE:
-        kind, why = _BOUND[largest], f"{largest.capitalize()} takes {percent:.0f} % of the time."
+        kind, why = _BOUND[largest], f"{_NAMED[largest]} takes {percent:.0f} % of the time."
     else:
         kind, why = (
             "balanced",
-            f"No part takes more than {BOUND_ABOVE:.0f} %; the largest is {largest}, {percent:.0f} %.",
+            f"No part takes more than {BOUND_ABOVE:.0f} %. {_NAMED[largest]} takes most, {percent:.0f} %.",
         )
     advice = _ADVICE[largest](document)
     if kind == "balanced":
         advice = [
-            f"Half of {largest}'s time would save {span(split[largest]['seconds'] / 2)}.",
+            f"{_NAMED[largest]} in half the time would save {span(round(split[largest]['seconds'] / 2))}.",
             *_more_at_once(document),
         ]
     return {"kind": kind, "explanation": why, "recommendations": advice}

@@ -118,7 +118,7 @@ def baseline_chart(document: Mapping[str, Any]) -> alt.VConcatChart:
     )
     title = (
         f"{len(document['symbols'])} symbols x {len(names)} timeframes x {document['days']} days: "
-        f"{span(document['duration_seconds'])}, {document['records']['per_second']:,.0f} bars a second, "
+        f"{span(round(document['duration_seconds']))}, {document['records']['per_second']:,.0f} bars a second, "
         f"{document['bottleneck']['kind']}"
     )
     chart: alt.VConcatChart = alt.vconcat(alt.vconcat(split, work), series, title=title).resolve_scale(
