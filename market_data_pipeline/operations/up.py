@@ -198,9 +198,9 @@ def _announce(settings: Settings, daemon: Daemon, console: Console, seconds: flo
     wait_for_page(f"{api}/docs", daemon.check)
     console.print()
     console.print(f"Ready after {seconds:.1f} s.")
-    console.print(f"Dagster UI  {ui}/asset-groups")
+    console.print(f"Dagster UI  {ui}/assets")
     console.print(f"Read API    {api}/docs")
-    console.print(f"Status      {command()} staleness")
+    console.print(f"Status      {api}/ or {command()} staleness")
     console.print("Ctrl-C stops everything but PostgreSQL; make down stops that too.")
 
 

@@ -45,7 +45,7 @@ def gone(project: Project) -> bool:
 
 def test_it_serves_the_ui_and_the_api(project: Project, up: Running) -> None:
     ui, api = f"http://127.0.0.1:{project.ui_port}", f"http://127.0.0.1:{project.api_port}"
-    assert "Dagster" in requests.get(f"{ui}/asset-groups", timeout=30).text
+    assert "Dagster" in requests.get(f"{ui}/assets", timeout=30).text
     query = {"query": "{ repositoriesOrError { ... on RepositoryConnection { nodes { location { name } } } } }"}
     nodes = requests.post(f"{ui}/graphql", json=query, timeout=60).json()["data"]["repositoriesOrError"]["nodes"]
     assert nodes == [{"location": {"name": "market_data_pipeline.definitions"}}]
