@@ -74,7 +74,7 @@ def plan(
     limit = made.plan.calls_per_minute
     console().print(
         f"{made.total.calls} calls, {made.total.pages} pages, {made.total.bytes / 1e6:.1f} MB, "
-        f"{span(made.seconds)} or more on the {made.plan.name} plan "
+        f"at least {span(made.seconds)} on the {made.plan.name} plan "
         f"({f'{limit} calls a minute' if limit else 'no limit of calls'})."
     )
 

@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import fcntl
 import json
+import shutil
 import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
-from market_data_pipeline.domain.failures import DatabaseUnavailableError
+from market_data_pipeline.domain.failures import DatabaseFullError, DatabaseUnavailableError
 from market_data_pipeline.operations.loading import cancel_begun, environment
 from market_data_pipeline.operations.processes import Processes, end_trees
 from market_data_pipeline.operations.records import families, others
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
     from market_data_pipeline.settings import Settings
 
 LOOK_SECONDS: Final = 0.5  # between two looks at processes while nothing else is to be done
+# The embedded PostgreSQL can go on only where it can add a segment of its log. Without that Dagster cannot even store
+# that a run failed, and whoever waits for the run would wait for ever.
+_LOG_SEGMENT: Final = 16 << 20
 
 
 class Daemon:
@@ -94,14 +98,18 @@ class Daemon:
         Raises:
             PipelineError: a process of ours ended by itself.
         """
-        if self.ours:
+        if self.ours or not self._take():
             self.check()
-        elif self._take():
+        else:
             self._start()
 
     def check(self) -> None:
-        """Raise PipelineError when a process of ours ended by itself."""
+        """Raise PipelineError when a process of ours ended by itself, or the embedded database's disk is full."""
         self.processes.check()
+        if self.settings.embedded_database and shutil.disk_usage(self.settings.state_dir).free < _LOG_SEGMENT:
+            raise DatabaseFullError(
+                f"The disk of {self.settings.state_dir} is full; what was committed is kept. Make room on it."
+            )
 
     def wait_for_guests(self) -> None:
         """Wait, if the daemon is ours, for the end of the other commands that use it."""
@@ -129,6 +137,7 @@ class Daemon:
         return True
 
     def _start(self) -> None:
+        self._fail_lost_runs()
         socket = self.processes.private_folder() / "code.sock"
         kind = ["code-server", "start"] if self.reloads else ["api", "grpc", "--lazy-load-user-code"]
         server = [program("dagster"), *kind, "--socket", str(socket)]
@@ -140,6 +149,17 @@ class Daemon:
         self.processes.start("dagster-code-server", server, cwd=root, environment=variables)
         self.processes.wait_for(socket)
         self.processes.start("dagster-daemon", daemon, cwd=root, environment=variables)
+
+    def _fail_lost_runs(self) -> None:
+        """End the runs of a command that was killed: they would keep the new ones waiting."""
+        from market_data_pipeline.orchestration.liveness import fail_lost_runs
+        from market_data_pipeline.store.database import engine
+
+        made = engine(self.settings.database_url, pool_size=1)
+        try:
+            fail_lost_runs(self.instance, made)
+        finally:
+            made.dispose()
 
     def _others(self) -> str:
         running = others(self.settings.state_dir)

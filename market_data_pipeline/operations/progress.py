@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 _LINES_EVERY: Final = 5.0  # seconds between two lines where the output is a file
 _MINUTES_FROM: Final = 180.0  # seconds: a first backfill of the smallest plan takes an hour
+_ENOUGH_FOR_A_PACE: Final = 10_000  # bars: of fewer, the seconds are those of starting the runs
 _MOST_SYMBOLS: Final = 3  # named where many failed alike
 _ROOMY: Final = 110  # columns that a line needs for all it can tell; a terminal has 80 unless somebody widens it
 
@@ -143,8 +144,10 @@ def summary_table(
     written = sum(one.bars_written for one in known)
     if not seconds:
         table.title = "Nothing is missing"
-    elif written:
+    elif written >= _ENOUGH_FOR_A_PACE:
         table.title = f"Backfill: {seconds:.1f} s, {written / seconds:,.0f} bars with features per second"
+    elif written:
+        table.title = f"Backfill: {seconds:.1f} s"
     elif sum(one.done for one in known) == sum(expected.values()):
         table.title = f"Backfill: {seconds:.1f} s, nothing was missing"
     else:

@@ -51,7 +51,9 @@ def alive(instance: dg.DagsterInstance, engine: Engine, run_id: str) -> Iterator
 
 
 def fail_lost_runs(instance: dg.DagsterInstance, engine: Engine) -> list[str]:
-    """Mark runs as failed whose process is gone or that never reached the queue, and return their ids.
+    """Mark runs as failed whose process is gone or that never reached the queue; return their ids.
+
+    Their places in the pools are free again.
 
     Raises:
         DatabaseUnavailableError: PostgreSQL cannot be reached, so nothing is known about any run.
@@ -76,6 +78,8 @@ def fail_lost_runs(instance: dg.DagsterInstance, engine: Engine) -> list[str]:
         now = instance.get_run_by_id(run.run_id)
         if now is not None and (now.status, now.tags.get(_LOCK_TAG)) == (run.status, run.tags.get(_LOCK_TAG)):
             instance.report_run_failed(now, message)
+            # The monitoring would do it within a minute, in which three lost runs let nobody reach the vendor.
+            instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
             failed.append(run.run_id)
     return failed
 

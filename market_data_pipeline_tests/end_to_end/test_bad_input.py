@@ -188,3 +188,16 @@ def test_a_full_disk_is_said_and_leaves_no_half_made_database(new_project: Proje
         assert "full" in said
         assert not list(new_project.state.glob("postgres*/PG_VERSION"))
         assert new_project.processes() == []
+
+
+def test_a_disk_that_fills_up_ends_the_backfill_with_a_sentence(new_project: Project) -> None:
+    with small_disk(new_project.state, 160 << 10):
+        new_project.postgres.ensure_running()
+        room = shutil.disk_usage(new_project.state).free - (14 << 20)
+        (new_project.state / "filler").write_bytes(bytes(room))
+        done = new_project.run("market-data", "up", "--once")
+        new_project.postgres.stop()
+        assert done.code == 1
+        assert "is full" in done.err
+        assert "Traceback" not in done.err
+        assert new_project.processes() == []

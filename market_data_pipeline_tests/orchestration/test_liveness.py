@@ -30,8 +30,14 @@ def test_a_run_that_works_is_left_alone(instance: dg.DagsterInstance, database: 
     assert status(instance, run_id) is dg.DagsterRunStatus.STARTED
 
 
-def test_a_run_whose_process_died_is_marked_as_failed(instance: dg.DagsterInstance, database: sa.Engine) -> None:
+def test_a_run_whose_process_died_is_marked_as_failed_and_leaves_its_pool(
+    instance: dg.DagsterInstance, database: sa.Engine
+) -> None:
     run_id = started_run(instance)
+    slots = instance.event_log_storage
+    slots.set_concurrency_slots("polygon", 3)
+    slots.claim_concurrency_slot("polygon", run_id, "critical_series")
+    assert slots.get_concurrency_info("polygon").active_slot_count == 1
     with alive(instance, database, run_id):
         with database.connect() as connection:  # what PostgreSQL does when the process at the other end is killed
             connection.execute(sa.text("reset role"))  # as whom the test's login may end its other sessions
@@ -44,6 +50,7 @@ def test_a_run_whose_process_died_is_marked_as_failed(instance: dg.DagsterInstan
             )
         assert fail_lost_runs(instance, database) == [run_id]
         assert status(instance, run_id) is dg.DagsterRunStatus.FAILURE
+        assert slots.get_concurrency_info("polygon").active_slot_count == 0
         assert fail_lost_runs(instance, database) == []
 
 
