@@ -84,7 +84,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(series_routes.router(SeriesAnswers(database, shelf, settings.clock), own.declarations))
     app.include_router(admin_routes.router(database, dagster, access))
     app.include_router(system_routes.router(database, dagster, metrics))
-    app.include_router(page_routes.router(database, dagster, access, settings.clock, settings.ui_port))
+    app.include_router(page_routes.router(database, dagster, access, settings, own.declarations))
     app.mount(page_routes.STATIC_PATH, page_routes.PageFiles(directory=page_routes.STATIC))
     documents.complete_schema(app)
     # The last one added is the first to see a request.
