@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Final
 
-from benchmarks import features, latency, memory, staleness
+from benchmarks import features, latency, memory, staleness, ticks
 from benchmarks.report import show
 
 _ALL: Final = {
@@ -13,6 +13,7 @@ _ALL: Final = {
     "latency": latency.measure,
     "memory": memory.measure,
     "staleness": staleness.measure,
+    "ticks": ticks.measure,
 }
 
 

@@ -96,9 +96,24 @@ def _checked(pipeline: PipelineResource, selected: set[dg.AssetCheckKey]) -> Ite
             if verdict.error:
                 untold.append(f"{verdict.rule.name} of {suite.asset_key.to_user_string()}: {verdict.error}")
             else:
-                yield _result(suite, verdict, rows.get((suite.tier, suite.table), 0))
+                picture = _picture(pipeline, suite.tier, verdict.rule)
+                yield _result(suite, verdict, rows.get((suite.tier, suite.table), 0), picture)
     if untold:  # a statement that fails is no verdict on the values
         raise dg.Failure("Not everything could be checked.\n" + "\n".join(untold), allow_retries=False)
+
+
+def _picture(pipeline: PipelineResource, tier: Tier, rule: Rule) -> dict[str, dg.MarkdownMetadataValue]:
+    """Return the picture that is shown with a rule's check, for as long as no later one takes its place."""
+    from market_data_pipeline.orchestration import portraits
+
+    drawing = {"coverage_counts_its_bars": portraits.coverage, "every_bar_has_features": portraits.prices}.get(
+        rule.name
+    )
+    if drawing is None:
+        return {}
+    with pipeline.database() as engine:
+        drawn = drawing(engine, tier)
+    return {"picture": dg.MetadataValue.md(drawn)} if drawn else {}
 
 
 def _rows(engine: Any) -> Mapping[tuple[str, str], int]:
@@ -114,9 +129,9 @@ def _rows(engine: Any) -> Mapping[tuple[str, str], int]:
     return {(row.tier, table): int(getattr(row, table)) for row in held for table in ("bars", "features")}
 
 
-def _result(suite: Suite, verdict: "Verdict", rows: int) -> dg.AssetCheckResult:
+def _result(suite: Suite, verdict: "Verdict", rows: int, picture: Mapping[str, Any]) -> dg.AssetCheckResult:
     rule, found = verdict.rule, verdict.broken_by
-    metadata: dict[str, Any] = {"bad_rows": found, "rows_held": rows, "severity": rule.why}
+    metadata: dict[str, Any] = {"bad_rows": found, "rows_held": rows, "severity": rule.why, **picture}
     if verdict.sample:
         metadata["sample"] = dg.TableMetadataValue(*_table(verdict.sample))
     return dg.AssetCheckResult(

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from market_data_pipeline.definitions import build_defs
 from market_data_pipeline.domain.series import Tier
-from market_data_pipeline.orchestration.partitions import bars_key, features_key
+from market_data_pipeline.orchestration.partitions import bars_key, features_key, series_partitions
 from market_data_pipeline.orchestration.prune import prune_events
 from market_data_pipeline.orchestration.reconcile import Difference, differences
 from market_data_pipeline_tests.orchestration.conftest import NOW, StandIn
@@ -47,35 +47,65 @@ def events(storage: sa.Engine) -> dict[str, int]:
 
 def age(storage: sa.Engine, by: timedelta) -> None:
     with storage.begin() as connection:
-        connection.execute(sa.text("update event_logs set timestamp = timestamp - :by"), {"by": by})
-        connection.execute(
-            sa.text("update asset_check_executions set evaluation_event_timestamp = evaluation_event_timestamp - :by"),
-            {"by": by},
-        )
+        for table, column in (("event_logs", "timestamp"), ("asset_check_executions", "evaluation_event_timestamp")):
+            # At noon, so that a test around midnight does not see two days.
+            statement = f"update {table} set {column} = date_trunc('day', {column}) + interval '12 hours' - :by"
+            connection.execute(sa.text(statement), {"by": by})
 
 
-def test_pruning_keeps_runs_materializations_and_failures(
+def partition_states(instance: dg.DagsterInstance) -> dict[dg.AssetKey, dict[str, str]]:
+    """Return what Dagster shows for each partition of the critical tier."""
+    partitions = series_partitions(Tier.CRITICAL)
+    with dg.partition_loading_context(dynamic_partitions_store=instance):
+        keys = partitions.get_partition_keys()
+        found = {
+            key: instance.get_status_by_partition(key, keys, partitions) or {}
+            for key in (bars_key(Tier.CRITICAL), features_key(Tier.CRITICAL))
+        }
+    return {key: {part: state.value for part, state in states.items() if state} for key, states in found.items()}
+
+
+def test_pruning_keeps_runs_failures_and_what_dagster_shows_of_every_partition(
     registered: dg.DagsterInstance, dagster_storage: sa.Engine, database: sa.Engine, database_url: str
 ) -> None:
     refresh(registered, database_url)
     failed_run = refresh(registered, database_url, failing=["MSFT"])
-    before = events(dagster_storage)
+    shown, before = partition_states(registered), events(dagster_storage)
+    materialized = registered.get_materialized_partitions(BARS)
     age(dagster_storage, timedelta(days=20))
 
     deleted = prune_events(dagster_storage, kept_days=14)
 
     after = events(dagster_storage)
     assert after.keys() >= {"PIPELINE_START", "PIPELINE_SUCCESS", "PIPELINE_FAILURE", "STEP_FAILURE"}
-    assert after["ASSET_MATERIALIZATION"] == before["ASSET_MATERIALIZATION"] == 50
     assert after["ASSET_OBSERVATION"] == before["ASSET_OBSERVATION"] == 2
     assert not after.keys() & {"log line", "ENGINE_EVENT", "RESOURCE_INIT_SUCCESS"}
-    # Two assets by 15 series were planned twice; the last plans for MSFT's 5 series were never fulfilled.
+    # Of two assets' 15 series the second run materialized 10 again, on the same day.
+    assert (before["ASSET_MATERIALIZATION"], after["ASSET_MATERIALIZATION"]) == (50, 30)
+    # All were planned twice; the last plans for MSFT's 5 series were never fulfilled.
     assert after["ASSET_MATERIALIZATION_PLANNED"] == 10
     assert sum(before.values()) - sum(after.values()) == sum(deleted.values())
     assert {run.run_id for run in registered.get_runs()} >= {failed_run.run_id}
+    assert partition_states(registered) == shown
+    assert {state for states in shown.values() for state in states.values()} >= {"FAILED", "MATERIALIZED"}
+    assert registered.get_materialized_partitions(BARS) == materialized
+    newest = registered.get_latest_materialization_event(BARS)
+    assert newest is not None
+    assert newest.run_id == failed_run.run_id
 
 
-def test_pruning_leaves_recent_events_and_the_newest_verdict(
+def test_pruning_keeps_a_partitions_last_materialization_of_every_day(
+    registered: dg.DagsterInstance, dagster_storage: sa.Engine, database: sa.Engine, database_url: str
+) -> None:
+    for _ in range(2):
+        for _ in range(2):
+            refresh(registered, database_url)
+        age(dagster_storage, timedelta(days=20))
+    assert prune_events(dagster_storage, kept_days=14)["superseded materializations"] == 2 * 30
+    assert events(dagster_storage)["ASSET_MATERIALIZATION"] == 2 * 30
+
+
+def test_pruning_leaves_recent_events_and_the_last_verdict_of_a_day(
     registered: dg.DagsterInstance, dagster_storage: sa.Engine, database: sa.Engine, database_url: str
 ) -> None:
     refresh(registered, database_url)

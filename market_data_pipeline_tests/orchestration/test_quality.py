@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import io
+import re
 import secrets
 from collections.abc import Iterator, Sequence
 from datetime import UTC, date, datetime
@@ -11,9 +14,11 @@ from typing import Any, NamedTuple
 import psycopg
 import pytest
 import sqlalchemy as sa
+from PIL import Image
 
 from market_data_pipeline.domain.series import AssetClass, Tier
 from market_data_pipeline.domain.sessions import NEW_YORK, calendar_for
+from market_data_pipeline.orchestration import portraits
 from market_data_pipeline.orchestration.across_rules import ACROSS_RULES
 from market_data_pipeline.orchestration.bar_rules import BAR_RULES
 from market_data_pipeline.orchestration.expectations import SAMPLE, Inspector, Verdict
@@ -375,4 +380,19 @@ def test_the_calendar_in_the_database_is_the_pipelines_own(database_url: str) ->
         assert connection.execute(sa.text(statement.format("1").replace("28'", "27'"))).one_or_none() is None
         connection.execute(sa.text("delete from market_data.sessions where session_date = '2025-11-28'"))
     assert sync_sessions(made)
+    made.dispose()
+
+
+def test_the_pictures_of_a_tier_are_small_and_show_what_is_held(sane_url: str) -> None:
+    made = engine(sane_url, as_of=NOW)
+    for draw in (portraits.prices, portraits.coverage):
+        drawn = draw(made, Tier.CRITICAL)
+        assert drawn is not None
+        found = re.fullmatch(r"!\[.+\]\(data:image/png;base64,(.+)\)", drawn)
+        assert found is not None
+        with Image.open(io.BytesIO(base64.b64decode(found[1]))) as picture:
+            assert picture.width > 400
+            assert len(picture.getcolors(maxcolors=256) or ()) > 3
+        assert len(drawn) < 100_000
+        assert draw(made, Tier.STANDARD) is None
     made.dispose()
