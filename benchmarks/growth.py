@@ -1,0 +1,141 @@
+"""Whether time and memory of a series stay what they are when there are more symbols, more years, and more to look at.
+
+- 5, 25, 100 and 400 symbols, 30 days each, in one run: seconds and peak memory per series.
+- 1, 5 and 20 years of one symbol: seconds and memory per 10,000 bars.
+- A tick at each number of symbols: the run that comes an hour later, when every symbol has twelve 5m bars more, their
+  coarser bars and the features of all; seconds per series. For 25 symbols, 125 series, the whole has a target.
+
+Flat means that no size takes more than a fifth more per unit than the next smaller one. Each size runs in a process of
+its own, which has done a small backfill before the clock starts: a run's process is forked with imports and calendar.
+Vendor and database are other processes; the vendor invents its bars while they are asked for, which is in all times.
+
+    python -m benchmarks.growth
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+from typing import Any, Final
+
+from benchmarks.place import REPOSITORY, Place, running_place, symbol_requests
+from benchmarks.report import Measurement, show
+
+SYMBOLS: Final = (5, 25, 100, 400)
+YEARS: Final = (1, 5, 20)
+_DAYS: Final = 30
+_THREADS: Final = 3
+_TICKS: Final = 3  # the median of so many, one after the other
+_WITH_TARGET: Final = 25
+MOST_GROWTH: Final = 1.2
+MOST_TICK_SECONDS: Final = 3.0
+# A Friday's session, New York 11:00: ticks follow, whose bars the vendor has, for its own clock stands a day later.
+_BEFORE: Final = datetime(2026, 11, 20, 16, 0, tzinfo=UTC)
+_EVERY: Final = timedelta(hours=1)
+
+
+def main() -> int:
+    """Measure, print and return the exit code; with a size and two URLs be the measured process."""
+    if len(sys.argv) > 2:
+        kind, size, vendor_url, postgres_url = sys.argv[1:]
+        print(json.dumps(_WORK[kind](int(size), Place(vendor_url, postgres_url))))
+        return 0
+    return show("growth", measure())
+
+
+def measure() -> list[Measurement]:
+    """Return seconds and memory per unit of every size, and how much more than the next smaller one the worst takes."""
+    with running_place() as place:
+        symbols = {size: _in_a_process("symbols", size, place) for size in SYMBOLS}
+        years = {size: _in_a_process("years", size, place) for size in YEARS}
+    found = []
+    for size, of_size in symbols.items():
+        series = 5 * size
+        name = f"{size} symbols: a series"
+        found.append(Measurement(name, 1e3 * of_size["seconds"] / series, "ms", details=of_size))
+        target = {"at_most": MOST_TICK_SECONDS} if size == _WITH_TARGET else {}
+        found.append(Measurement(f"{size} symbols: a tick of {series} series", of_size["tick_seconds"], "s", **target))
+    for size, of_size in years.items():
+        name = f"{size} years of a symbol: 10,000 bars"
+        found.append(Measurement(name, 1e7 * of_size["seconds"] / of_size["bars"], "ms", details=of_size))
+    steps = {
+        "seconds of a series with more symbols": [symbols[size]["seconds"] / size for size in SYMBOLS],
+        "memory of a run with more symbols": [symbols[size]["peak_mb"] for size in SYMBOLS],
+        "seconds of a tick's series with more symbols": [symbols[size]["tick_seconds"] / size for size in SYMBOLS],
+        "seconds of a bar with more years": [years[size]["seconds"] / years[size]["bars"] for size in YEARS],
+        "memory of a bar with more years": [years[size]["grown_mb"] / years[size]["bars"] for size in YEARS],
+    }
+    return [
+        *found,
+        *(
+            Measurement(name, max(b / a for a, b in pairwise(values)), "times", at_most=MOST_GROWTH)
+            for name, values in steps.items()
+        ),
+    ]
+
+
+def _in_a_process(kind: str, size: int, place: Place) -> dict[str, Any]:
+    command = [sys.executable, "-m", "benchmarks.growth", kind, str(size), place.vendor_url, place.postgres_url]
+    done = subprocess.run(command, stdout=subprocess.PIPE, check=True, cwd=REPOSITORY)  # noqa: S603 - ours
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def _symbols(size: int, place: Place) -> dict[str, Any]:
+    symbols = tuple(f"SYN{number:04d}" for number in range(size))
+    url = _warm(place, f"symbols_{size}", symbols)
+    before = _peak_mb()
+    first = _refresh(place, url, symbols, _DAYS, _BEFORE)
+    ticks = [_refresh(place, url, symbols, _DAYS, _BEFORE + number * _EVERY) for number in range(1, _TICKS + 1)]
+    return {
+        **first,
+        "grown_mb": _peak_mb() - before,
+        "peak_mb": _peak_mb(),
+        "tick_seconds": sorted(tick["seconds"] for tick in ticks)[_TICKS // 2],
+        "tick_bars": ticks[0]["bars"],
+    }
+
+
+def _years(size: int, place: Place) -> dict[str, Any]:
+    symbols = ("SYN0000",)
+    url = _warm(place, f"years_{size}", symbols)
+    before = _peak_mb()
+    found = _refresh(place, url, symbols, 365 * size, _BEFORE)
+    return {**found, "grown_mb": _peak_mb() - before, "peak_mb": _peak_mb()}
+
+
+_WORK: Final = {"symbols": _symbols, "years": _years}
+
+
+def _warm(place: Place, name: str, symbols: tuple[str, ...]) -> str:
+    """Return a new database for the symbols; another symbol went through this process before, and through a year."""
+    _refresh(place, place.new_database(f"{name}_warm", ("SYN9999",)), ("SYN9999",), _DAYS, _BEFORE)
+    return place.new_database(name, symbols)
+
+
+def _refresh(place: Place, url: str, symbols: tuple[str, ...], days: int, now: datetime) -> dict[str, Any]:
+    from dataclasses import replace
+
+    from market_data_pipeline.ingest.shard import refresh_shard
+
+    with place.pipeline(url, history_days=days, threads=_THREADS) as made:
+        pipeline = replace(made, clock=lambda: now, as_of=now)
+        began = time.perf_counter()
+        outcomes = list(refresh_shard(symbol_requests(symbols), pipeline=pipeline, run_id=f"{now}"))
+        seconds = time.perf_counter() - began
+    if failed := [outcome for outcome in outcomes if outcome.failed]:
+        raise SystemExit(f"{len(failed)} series failed: {failed[0].error}")
+    return {"seconds": seconds, "bars": sum(outcome.rows_inserted for outcome in outcomes)}
+
+
+def _peak_mb() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,140 @@
+"""What the machine itself allows: the same finished rows by COPY, and the same bytes over the same wire, nothing else.
+
+- Rows: the bars and features that a backfill stored are read into memory as Arrow and copied, binary, by the driver
+  that the pipeline uses, into an empty database of the same schema: the same tables, partitions and indexes. Two
+  connections, because there are two processors; one commit each.
+- Bytes: the same requests that the backfill sends, by two threads that read the bodies and look only for the next page.
+
+The limit is the sum: both have to be done, on the same processors, and neither is waiting that the other could fill.
+
+Add here: what any pipeline has to pay. Keep out: the pipeline (backfill) and others (peers).
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from urllib.parse import quote, urlsplit
+
+import requests
+
+from benchmarks.place import NOW, Place
+from market_data_pipeline.domain.series import BASE_TIMEFRAMES, Timeframe, asset_class_of
+from market_data_pipeline.domain.sessions import to_us
+from market_data_pipeline.ingest.demand import reach, wanted
+from market_data_pipeline.ingest.harvest import served_windows
+from market_data_pipeline.sandbox.listening import SANDBOX_KEY
+from market_data_pipeline.store.bulk import Bulk
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+CONNECTIONS: Final = 2
+_EVERY_RANGE: Final = {
+    Timeframe.M5: "5/minute",
+    Timeframe.M15: "15/minute",
+    Timeframe.H1: "1/hour",
+    Timeframe.H4: "4/hour",
+    Timeframe.D1: "1/day",
+}
+_NEXT: Final = re.compile(rb'"next_url": ?"([^"]+)"')
+_TAIL: Final = 400  # bytes at a page's end that hold next_url
+
+
+class Rows(NamedTuple):
+    """Finished rows in memory: (partition, Arrow table) of each series, and how many pairs of bar and features."""
+
+    tables: list[tuple[str, Any]]
+    pairs: int
+
+
+def finished_rows(database_url: str, symbols: Sequence[str]) -> Rows:
+    """Return what a backfill of `symbols` stored."""
+    tables: list[tuple[str, Any]] = []
+    with Bulk(database_url) as bulk:
+        for symbol in symbols:
+            for timeframe in Timeframe:
+                for relation in ("bars", "features"):
+                    name = f"{relation}_{timeframe}"
+                    query = f"select * from market_data.{name} where symbol = $1 order by ts"  # noqa: S608 - two words
+                    tables.append((name, bulk.arrow(query, symbol)))  # type: ignore[arg-type]
+        bulk.rollback()
+    return Rows(tables, sum(table.num_rows for name, table in tables if name.startswith("bars")))
+
+
+def copy_rows(place: Place, name: str, rows: Rows) -> float:
+    """Return the seconds that COPY into a new database of that name takes."""
+    url = place.new_database(name, ())
+
+    def copy(part: Sequence[tuple[str, Any]]) -> None:
+        with Bulk(url) as bulk:
+            for relation, table in part:
+                bulk.copy(relation, table)
+            bulk.commit()
+
+    parts = _halves(rows.tables)
+    began = time.perf_counter()
+    with ThreadPoolExecutor(CONNECTIONS) as pool:
+        list(pool.map(copy, parts))
+    return time.perf_counter() - began
+
+
+def _halves(tables: list[tuple[str, Any]]) -> list[list[tuple[str, Any]]]:
+    """Return the tables in one list for each connection, with about as many rows each."""
+    parts: list[list[tuple[str, Any]]] = [[] for _ in range(CONNECTIONS)]
+    loads = [0] * CONNECTIONS
+    for entry in tables:
+        lightest = loads.index(min(loads))
+        parts[lightest].append(entry)
+        loads[lightest] += entry[1].num_rows
+    return parts
+
+
+def download(place: Place, symbols: Sequence[str], days: int) -> tuple[float, int, int]:
+    """Return the seconds, requests and bytes of the bare answers that hold `days` days of `symbols`."""
+    with place.pipeline(place.postgres_url, history_days=days, threads=CONNECTIONS) as pipeline:
+        paths = []
+        for symbol in symbols:
+            timing = pipeline.timing(asset_class_of(symbol))
+            sessions = reach(timing, days, pipeline.plan.history).sessions
+            for base in BASE_TIMEFRAMES:
+                for window in served_windows(wanted(sessions, {}, base, timing), base, timing):
+                    first, last = to_us(window.interval.start) // 1000, to_us(window.interval.end) // 1000 - 1
+                    ticker = quote(symbol, safe=":")
+                    paths.append(f"/v2/aggs/ticker/{ticker}/range/{_EVERY_RANGE[base]}/{first}/{last}?limit=50000")
+
+    began = time.perf_counter()
+    with ThreadPoolExecutor(CONNECTIONS) as pool:
+        done = list(
+            pool.map(lambda part: _fetch(place, part), [paths[part::CONNECTIONS] for part in range(CONNECTIONS)])
+        )
+    return time.perf_counter() - began, sum(count for count, _ in done), sum(size for _, size in done)
+
+
+def calls_of_each_timeframe(place: Place, symbol: str, days: int) -> int:
+    """Return the requests that `days` days of a symbol take when each of its five timeframes is asked for by itself."""
+    first = NOW.date() - timedelta(days=days)
+    paths = [
+        f"/v2/aggs/ticker/{symbol}/range/{asked}/{first}/{NOW.date()}?limit=50000" for asked in _EVERY_RANGE.values()
+    ]
+    return _fetch(place, paths)[0]
+
+
+def _fetch(place: Place, paths: Sequence[str]) -> tuple[int, int]:
+    """Read all pages of the answers to `paths` and return how many they were, and their bytes."""
+    count = size = 0
+    with requests.Session() as session:
+        session.headers["Authorization"] = f"Bearer {SANDBOX_KEY}"
+        for path in paths:
+            target: str | None = f"{path}&adjusted=false&sort=asc"
+            while target:
+                answer = session.get(place.vendor_url + target, timeout=120)
+                answer.raise_for_status()
+                count, size = count + 1, size + len(answer.content)
+                found = _NEXT.search(answer.content, max(0, len(answer.content) - _TAIL))
+                parts = urlsplit(found[1].decode()) if found else None
+                target = f"{parts.path}?{parts.query}&adjusted=false" if parts else None
+    return count, size

@@ -1,0 +1,136 @@
+"""How much faster than other ways of doing the same work: the official client with three ways of storing.
+
+The same vendor, PostgreSQL server, tables (dlt makes its own), bars and features; the number of stored rows is
+compared. The peers are spared what only the pipeline pays for (coverage, audit, comparison with what is held, checks of
+every page) and are handed its resampling and its features. Each runs in a process of its own whose imports are not in
+its time, in an environment that this benchmark makes, and by turns with the pipeline, which runs as a library. Three
+symbols only, because a round of all of them takes minutes even so; costs per symbol are flat (see `growth`).
+
+    python -m benchmarks.peers [DAYS]
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+from datetime import timedelta
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import psycopg
+
+from benchmarks.backfill import DAYS, ingest
+from benchmarks.place import NOW, REPOSITORY, Place, running_place, universe
+from benchmarks.report import RESULTS, Measurement, show
+from market_data_pipeline.sandbox.listening import SANDBOX_KEY
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+SYMBOLS: Final = 3
+ROUNDS: Final = 2
+# Name of the script, what it is, and how many times faster the pipeline is to be at least.
+PEERS: Final[dict[str, tuple[str, float | None]]] = {
+    "to_sql": ("official client, pandas.to_sql", 8.0),
+    "upserts": ("official client, executemany upserts", 7.0),
+    "records": ("official client, dlt merge of rows", 15.0),
+    "merge": ("official client, dlt merge of Arrow", None),
+}
+# Of the environment: the first ones are what is compared, the others the pipeline's own versions, so that none differs.
+_FOREIGN: Final = ("massive", "dlt[postgres]")
+_SHARED: Final = (
+    *("numpy", "pandas", "pyarrow", "TA-Lib", "Bottleneck", "exchange-calendars"),
+    *("SQLAlchemy", "psycopg", "psycopg-binary", "psycopg2-binary"),
+)
+
+
+def main() -> int:
+    """Measure, print and return the exit code."""
+    return show("peers", measure(int(sys.argv[1]) if len(sys.argv) > 1 else DAYS))
+
+
+def measure(days: int = DAYS, rounds: int = ROUNDS) -> list[Measurement]:
+    """Return how many times faster the pipeline is than each peer."""
+    python = environment()
+    symbols = universe()[:SYMBOLS]
+    seconds: dict[str, list[float]] = {name: [] for name in ("ours", *PEERS)}
+    with running_place() as place:
+        url, _, _ = ingest(place, "warm", symbols, days)
+        expected = _rows(url, "market_data")
+        for number in range(rounds):
+            seconds["ours"].append(ingest(place, f"ours_{number}", symbols, days)[1])
+            for name in PEERS:
+                took, stored = _peer(place, python, name, f"{name}_{number}", symbols, days)
+                if stored != expected:
+                    raise SystemExit(f"{name} stored {stored} bars and features, the pipeline {expected}.")
+                seconds[name].append(took)
+    what = f"{SYMBOLS} symbols, {days} days"
+    details = {"bars": expected[0], "features": expected[1], "rounds": rounds}
+    ours = statistics.median(seconds["ours"])
+    return [
+        Measurement(f"the pipeline: {what}", ours, "s", details=details),
+        *(
+            Measurement(
+                f"faster than {title}",
+                statistics.median(a / b for a, b in zip(seconds[name], seconds["ours"], strict=True)),
+                "times",
+                at_least=least,
+                details={"seconds": statistics.median(seconds[name])},
+            )
+            for name, (title, least) in PEERS.items()
+        ),
+    ]
+
+
+def environment() -> Path:
+    """Return the Python of the peers' environment, made when there is none; it is no part of the package's."""
+    folder = RESULTS / "peers"
+    python, made = folder / "bin" / "python", folder / "made.json"
+    wanted = [*_FOREIGN, *(f"{name}=={version(name)}" for name in _SHARED)]
+    if made.exists() and json.loads(made.read_text(encoding="utf-8")) == wanted:
+        return python
+    print(f"Making the peers' environment in {folder} ...", file=sys.stderr)
+    for command in (
+        [sys.executable, "-m", "venv", "--clear", "--without-pip", str(folder)],
+        [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", *wanted],
+    ):
+        subprocess.run(command, check=True)  # noqa: S603 - fixed commands
+    made.write_text(json.dumps(wanted), encoding="utf-8")
+    return python
+
+
+def _peer(
+    place: Place, python: Path, script: str, name: str, symbols: Sequence[str], days: int
+) -> tuple[float, tuple[int, int]]:
+    """Return the seconds of a peer and how many bars and features it stored."""
+    url = place.new_database(name, tuple(symbols))
+    task: dict[str, Any] = {
+        "vendor_url": place.vendor_url,
+        "key": SANDBOX_KEY,
+        "database_url": url,
+        "symbols": list(symbols),
+        "first": (NOW.date() - timedelta(days=days)).isoformat(),
+        "last": NOW.date().isoformat(),
+    }
+    command = [str(python), "-m", "benchmarks.peer_scripts", script]
+    done = subprocess.run(  # noqa: S603 - ours
+        command, input=json.dumps(task), stdout=subprocess.PIPE, check=True, cwd=REPOSITORY, text=True
+    )
+    schema = "peer" if script in ("merge", "records") else "market_data"
+    return json.loads(done.stdout.splitlines()[-1])["seconds"], _rows(url, schema)
+
+
+def _rows(url: str, schema: str) -> tuple[int, int]:
+    with psycopg.connect(url) as connection:
+        bars, features = (
+            connection.execute(f"select count(*) from {schema}.{name}").fetchone()  # type: ignore  # noqa: S608 - ours
+            for name in ("bars", "features")
+        )
+    return bars[0], features[0]  # type: ignore[index]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
