@@ -1,6 +1,7 @@
 """The commands that try something out beside the project: they use a scratch one, and leave the user's alone.
 
-Add here: a measurement. Keep out: measuring (operations.baseline, operations.drill) and reports (cli_reports).
+Add here: a measurement. Keep out: measuring (operations.baseline, operations.drill, operations.loadtest) and reports
+(cli_reports).
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ def register(app: typer.Typer) -> None:
     """Add the measurements to the command line `app`."""
     app.command(epilog="Example: market-data baseline --symbols 5 --days 90")(baseline)
     app.command(epilog="Example: market-data drill SCHEDULER_CRASH --json drill.json")(drill)
+    app.command(epilog="Example: market-data loadtest --seconds 5 --scenarios cached_symbol,uncached_mixed")(loadtest)
 
 
 def baseline(
@@ -40,11 +42,7 @@ def baseline(
 ) -> None:
     """Measure a first backfill into a scratch database: how long, how much, and what holds it up."""
     wanted = names(timeframes, parse_timeframe)
-    if picture.suffix not in _PICTURES:
-        raise UsageError(f"A picture's name ends in one of {', '.join(_PICTURES)}: {picture} does not.")
-    for file in (json_file, picture):
-        _check_folder(file)
-    _keep_for_json(json_file)
+    _check_files(json_file, picture)
     from market_data_pipeline.operations.baseline import run_baseline
     from market_data_pipeline.operations.baseline_view import draw_baseline, print_baseline
 
@@ -90,6 +88,42 @@ def drill(
     if json_file is not None:
         write_json(json_file, document)
     raise typer.Exit(0 if document["kept"] else 1)
+
+
+def loadtest(
+    symbols: Annotated[int, typer.Option(min=1, help="The first so many of the universe.")] = 8,
+    days: Annotated[int, typer.Option(min=1, help="Calendar days of history that are loaded first.")] = 365,
+    seconds: Annotated[float, typer.Option(min=0.1, help="How long each scenario counts.")] = 10.0,
+    users: Annotated[int, typer.Option(min=1, max=10_000, help="At the same time, in the widest scenario.")] = 100,
+    names_: Annotated[str, typer.Option("--scenarios", help="Comma-separated; all when left out.")] = "",
+    json_file: Annotated[
+        Path, typer.Option("--json", metavar="FILE", help="Where the document goes; - for standard output.")
+    ] = Path("loadtest.json"),
+    picture: Annotated[Path, typer.Option(metavar="FILE", help="Where the picture goes: png, svg or html.")] = Path(
+        "loadtest.png"
+    ),
+) -> None:
+    """Put load on a read API of its own, over made-up bars, and judge how it answers; also while it is refreshed."""
+    wanted = names(names_, str)
+    _check_files(json_file, picture)
+    from market_data_pipeline.operations.loadtest import run_loadtest
+    from market_data_pipeline.operations.loadtest_view import draw_loadtest, print_loadtest
+
+    document = run_loadtest(settings(), symbols=symbols, days=days, seconds=seconds, users=users, names=wanted)
+    print_loadtest(document, print_table, lambda text: console().print(text, markup=False))
+    write_json(json_file, document)
+    draw_loadtest(document, picture)
+    console().print(f"Wrote {picture}")
+    raise typer.Exit(1 if document["verdict"] == "critical" else 0)
+
+
+def _check_files(json_file: Path, picture: Path) -> None:
+    """Raise before anything is measured where the results could not be written."""
+    if picture.suffix not in _PICTURES:
+        raise UsageError(f"A picture's name ends in one of {', '.join(_PICTURES)}: {picture} does not.")
+    for file in (json_file, picture):
+        _check_folder(file)
+    _keep_for_json(json_file)
 
 
 def _check_folder(file: Path) -> None:

@@ -9,7 +9,10 @@ import psycopg
 
 NOW = datetime(2026, 3, 11, 15, 0, tzinfo=UTC)
 DAY = datetime(2026, 3, 11, 4, 0, tzinfo=UTC)  # New York's midnight, summer time since the 8th
-STEP = {"5m": timedelta(minutes=5), "1h": timedelta(hours=1), "1d": timedelta(days=1)}
+STEP = {
+    "5m": timedelta(minutes=5), "15m": timedelta(minutes=15), "1h": timedelta(hours=1), "4h": timedelta(hours=4),
+    "1d": timedelta(days=1),
+}  # fmt: skip
 
 
 class Seed:
