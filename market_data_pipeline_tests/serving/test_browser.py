@@ -103,7 +103,7 @@ def test_a_renewal_keeps_focus_scroll_and_filter_and_says_what_changed(reader: R
     page.get_by_label("Symbol").fill("s5")
     expect(page.locator(".matrix tbody tr:visible")).to_have_count(10)
     page.locator("a[href='series/S58/5m']").focus()
-    page.mouse.wheel(0, 300)
+    page.evaluate("scrollBy(0, 100)")
     before = page.evaluate("scrollY")
     seed.run("update market_data.series_state set next_due_at = %s where symbol = 'S58'", NOW - timedelta(hours=9))
     seed.run("update market_data.series_state set next_due_at = %s where symbol = 'S20'", NOW - timedelta(hours=2))
