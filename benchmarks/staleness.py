@@ -29,8 +29,9 @@ insert into market_data.symbols
 select 'S' || i, (array['critical', 'standard', 'low_priority'])[1 + i %% 3], 'us_equity', true, %(now)s
 from generate_series(1, %(symbols)s) as i"""
 _STATES: Final = """
-insert into market_data.series_state (symbol, timeframe, tier, first_ts, last_ts, bar_count, verified_at, next_due_at)
-select symbol, timeframe, tier, %(now)s - interval '365 days', %(now)s - interval '1 hour', 48000, %(now)s,
+insert into market_data.series_state (symbol, timeframe, tier, first_ts, last_ts, bar_count, verified_at,
+    features_computed_at, next_due_at)
+select symbol, timeframe, tier, %(now)s - interval '365 days', %(now)s - interval '1 hour', 48000, %(now)s, %(now)s,
     %(now)s + case when ordinal %% 10 = 0 then - interval '30 hours' else interval '5 minutes' end
 from (
     select s.symbol, s.tier, t.timeframe, row_number() over (order by s.symbol, t.timeframe) as ordinal

@@ -209,10 +209,14 @@ def health(as_json: _AsJson = False) -> None:
 
 
 def history(
+    run_id: Annotated[str, typer.Argument(help="Only this run, with each of its series; its first letters do.")] = "",
     limit: Annotated[int, typer.Option(min=1, help="At most so many runs.")] = 20,
     as_json: _AsJson = False,
 ) -> None:
-    """Show the newest runs and what came of them, newest first."""
+    """Show who ran what, when, why, for which series, and what came of it; newest first."""
+    if run_id:
+        _run(run_id, as_json=as_json)
+        return
     from market_data_pipeline.operations.reports import execution_history
 
     with _sources(start=True) as (engine, dagster):
@@ -221,12 +225,13 @@ def history(
         print_json(report)
         return
     print_table(
-        ("run", "job", "trigger", "started", ">took", "status", ">symbols", ">failed", ">records", "error"),
+        ("run", "job", "asked for by", "why", "started", ">took", "status", ">symbols", ">failed", ">records", "error"),
         [
             (
                 one["execution_id"][:8],
                 one["job"],
-                one["trigger"],
+                one["requested_by"],
+                one["reason"],
                 _instant(one["started_at"]),
                 None if one["duration_seconds"] is None else span(one["duration_seconds"]),
                 one["status"],
@@ -238,6 +243,42 @@ def history(
             for one in report["executions"]
         ],
     )
+
+
+def _run(run_id: str, *, as_json: bool) -> None:
+    from market_data_pipeline.operations.run_detail import execution_detail
+
+    with _sources(start=True) as (engine, dagster):
+        report = execution_detail(engine, dagster, run_id)
+    if as_json:
+        print_json(report)
+        return
+    run = report["execution"]
+    took = "" if run["duration_seconds"] is None else f", took {span(run['duration_seconds'])}"
+    console().print(f"{run['job']} {run['execution_id']}: {run['status']}", markup=False)
+    console().print(f"Asked for by {run['requested_by']} ({run['trigger']}): {run['reason']}", markup=False)
+    console().print(f"For {run['series']}", markup=False)
+    console().print(f"Started {_instant(run['started_at']) or 'not yet'}{took}")
+    print_table(
+        ("symbol", "timeframe", "status", ">requests", ">429", ">new", ">changed", ">features", ">seconds", "error"),
+        [
+            (
+                one["symbol"],
+                one["timeframe"],
+                one["status"],
+                one["requests"],
+                one["rate_limited"],
+                one["rows_inserted"],
+                one["rows_updated"],
+                one["features_written"],
+                f"{one['seconds']:.2f}",
+                one["error"] or one["warning"],
+            )
+            for one in report["results"]
+        ],
+    )
+    if not report["results"]:
+        console().print("No series was begun." if not run["error_message"] else run["error_message"], markup=False)
 
 
 @contextmanager

@@ -147,6 +147,11 @@ class Settings(BaseSettings):
     ui_port: Annotated[int, BeforeValidator(parsing.whole_number(1, 65_535))] = _known(
         3000, "MARKET_DATA_UI_PORT", "3000"
     )
+    ui_url: Annotated[str, BeforeValidator(parsing.base_url)] = _known(
+        lambda values: f"http://127.0.0.1:{values.get('ui_port', 3000)}",
+        "MARKET_DATA_UI_URL",
+        "https://dagster.example",
+    )
 
     @classmethod
     def settings_customise_sources(

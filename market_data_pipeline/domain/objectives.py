@@ -39,6 +39,7 @@ class TierObjective:
     description: str
     warn_after: timedelta  # since the tier's last materialization: the freshness policy warns
     fail_after: timedelta  # and fails
+    starts_after: timedelta  # behind the cron's instant, so that tiers that fall due together do not start together
     run_priority: int  # of its runs in Dagster's queue; higher goes first
     max_shard_symbols: int  # symbols refreshed by one run
 
@@ -46,6 +47,8 @@ class TierObjective:
 # Windows of the freshness policies: they see the end of the tier's last refresh, and refreshes take seconds to minutes.
 # So one late or failed refresh says nothing; a warning means that two in a row are missing, a failure that the RPO has
 # passed without any. A daily tier cannot wait for two: there a refresh 2 hours late warns and one 6 hours late fails.
+# Starts: a run takes 2 s to start. Fifteen seconds apart, tiers that fall due at the same instant do not load side by
+# side, and the critical one has the vendor's limit to itself for its first requests.
 # Shards: the Dagster events of 25 symbols (125 series) take 6 s to write and a run takes 2 s to start (measured), so a
 # critical run is done within the minute. Less urgent tiers take longer runs and fewer starts.
 TIER_OBJECTIVES: Final[Mapping[Tier, TierObjective]] = MappingProxyType(
@@ -58,6 +61,7 @@ TIER_OBJECTIVES: Final[Mapping[Tier, TierObjective]] = MappingProxyType(
             description="Traded on: refreshed every 15 minutes, never more than 1 hour behind.",
             warn_after=timedelta(minutes=40),
             fail_after=timedelta(hours=1),
+            starts_after=timedelta(seconds=0),
             run_priority=10,
             max_shard_symbols=25,
         ),
@@ -69,6 +73,7 @@ TIER_OBJECTIVES: Final[Mapping[Tier, TierObjective]] = MappingProxyType(
             description="Followed through the day: refreshed hourly, never more than 4 hours behind.",
             warn_after=timedelta(hours=2, minutes=30),
             fail_after=timedelta(hours=4),
+            starts_after=timedelta(seconds=15),
             run_priority=0,
             max_shard_symbols=50,
         ),
@@ -85,6 +90,7 @@ TIER_OBJECTIVES: Final[Mapping[Tier, TierObjective]] = MappingProxyType(
             description="Looked at now and then: refreshed once a day, half an hour after New York's midnight.",
             warn_after=timedelta(hours=26),
             fail_after=timedelta(hours=30),
+            starts_after=timedelta(seconds=30),
             run_priority=-10,
             max_shard_symbols=100,
         ),

@@ -21,7 +21,7 @@ from market_data_pipeline.domain.objectives import TIER_OBJECTIVES
 from market_data_pipeline.store.database import libpq_url, open_connection
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
     from pathlib import Path
     from typing import TypeVar
 
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 # objective for restoring a crashed scheduler (5 minutes); three missed beats are a daemon that is down.
 HEARTBEAT_TOLERANCE_SECONDS: Final = 100.0
 _CONNECT_SECONDS: Final = 3  # a server that is up answers in milliseconds; whoever asks for health gives up soon
+_RUN_ID_LENGTH: Final = 36
+_LOOKED_THROUGH: Final = 1000  # runs, for one whose id is not written out: some eight days of schedules
 _LONGEST_MESSAGE: Final = 300  # characters of a run's failure; the rest is in Dagster's UI
 
 
@@ -42,7 +44,10 @@ class Run:
 
     run_id: str
     job: str
-    trigger: str  # schedule:NAME, sensor:NAME, backfill:ID or retry:RUN by Dagster, backfill or cli by us, or manual
+    trigger: str  # this and the next three as orchestration.provenance says
+    requested_by: str
+    reason: str
+    series: str
     status: str  # Dagster's name for it: QUEUED, STARTED, SUCCESS, FAILURE, CANCELED, …
     created_at: datetime
     started_at: datetime | None
@@ -94,6 +99,10 @@ class DagsterState:
             DatabaseUnavailableError: the storage cannot be read.
         """
         return self._read(lambda instance: _runs(instance, limit, jobs))
+
+    def run(self, beginning: str) -> Run | None:
+        """Return the newest run whose id begins so; None when there is none. Raises as `runs` does."""
+        return self._read(lambda instance: _run_called(instance, beginning))
 
     def daemons(self) -> tuple[Daemon, ...]:
         """Return the daemons that the instance needs; raises as `runs` does."""
@@ -160,35 +169,38 @@ def _runs(instance: dg.DagsterInstance, limit: int, jobs: tuple[str, ...]) -> tu
     return tuple(_run(instance, record) for record in records)
 
 
+def _run_called(instance: dg.DagsterInstance, beginning: str) -> Run | None:
+    import dagster as dg
+
+    if len(beginning) == _RUN_ID_LENGTH:
+        found = instance.get_run_records(dg.RunsFilter(run_ids=[beginning]))
+    else:
+        recent = instance.get_run_records(limit=_LOOKED_THROUGH)
+        found = [record for record in recent if record.dagster_run.run_id.startswith(beginning)]
+    return _run(instance, found[0]) if found else None
+
+
 def _run(instance: dg.DagsterInstance, record: dg.RunRecord) -> Run:
     import dagster as dg
 
+    from market_data_pipeline.orchestration.provenance import of_run
+
     run = record.dagster_run
+    origin = of_run(run)
     failed = run.status is dg.DagsterRunStatus.FAILURE
     return Run(
         run_id=run.run_id,
         job="asset materialization" if run.job_name.startswith("__ASSET_JOB") else run.job_name,
-        trigger=_trigger(run.tags),
+        trigger=origin.trigger,
+        requested_by=origin.requested_by,
+        reason=origin.reason,
+        series=origin.series,
         status=run.status.value,
         created_at=_aware(record.create_timestamp),
         started_at=_from_epoch(record.start_time),
         completed_at=_from_epoch(record.end_time),
         failure=failure_of(instance, run.run_id) if failed else None,
     )
-
-
-def _trigger(tags: Mapping[str, str]) -> str:
-    from market_data_pipeline.orchestration.runs import TRIGGER_TAG
-
-    for tag, name in (
-        ("dagster/parent_run_id", "retry"),
-        ("dagster/schedule_name", "schedule"),
-        ("dagster/sensor_name", "sensor"),
-        ("dagster/backfill", "backfill"),
-    ):
-        if tag in tags:
-            return f"{name}:{tags[tag]}"
-    return tags.get(TRIGGER_TAG, "manual")
 
 
 def failure_of(instance: dg.DagsterInstance, run_id: str) -> str | None:

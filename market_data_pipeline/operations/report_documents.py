@@ -70,6 +70,9 @@ class Execution(TypedDict):
     execution_id: str
     job: str
     trigger: str
+    requested_by: str
+    reason: str
+    series: str
     started_at: datetime | None
     completed_at: datetime | None
     duration_seconds: float | None
@@ -87,6 +90,34 @@ class ExecutionHistory(TypedDict):
 
     timestamp: datetime
     executions: list[Execution]
+
+
+class SeriesExecution(TypedDict):
+    """What one run did for one series: its row of `ingest_log`."""
+
+    symbol: str
+    timeframe: str
+    status: str
+    started_at: datetime
+    finished_at: datetime
+    requests: int
+    rate_limited: int
+    rows_fetched: int
+    rows_inserted: int
+    rows_updated: int
+    features_written: int
+    seconds: float
+    error_class: str | None
+    error: str | None
+    warning: str | None
+
+
+class ExecutionDetail(TypedDict):
+    """One run and each of its series, failed ones first."""
+
+    timestamp: datetime
+    execution: Execution
+    results: list[SeriesExecution]
 
 
 class LastExecution(TypedDict):

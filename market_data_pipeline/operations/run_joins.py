@@ -49,6 +49,9 @@ def _execution(run: Run, logged: sa.Row[Any] | None) -> Execution:
         "execution_id": run.run_id,
         "job": run.job,
         "trigger": run.trigger,
+        "requested_by": run.requested_by,
+        "reason": run.reason,
+        "series": run.series,
         "started_at": run.started_at,
         "completed_at": run.completed_at,
         "duration_seconds": (

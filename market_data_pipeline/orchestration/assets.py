@@ -27,6 +27,7 @@ from market_data_pipeline.orchestration.freshness import freshness_policy
 from market_data_pipeline.orchestration.jobs import op_name
 from market_data_pipeline.orchestration.liveness import alive
 from market_data_pipeline.orchestration.partitions import bars_key, features_key, series_partitions
+from market_data_pipeline.orchestration.provenance import of_run
 from market_data_pipeline.orchestration.resources import PipelineResource
 from market_data_pipeline.orchestration.results import failure, materializations, stopped, summary, warned
 from market_data_pipeline.orchestration.selection import RefreshConfig, selected
@@ -99,6 +100,8 @@ def refresh_tier(
     Raises:
         dg.Failure: at least one series failed, or the run could not be done at all.
     """
+    from market_data_pipeline.store.run_log import append_run
+
     partitioned = context.has_partition_key or context.has_partition_key_range
     outcomes: list[SeriesOutcome] = []
     stop: PipelineError | None = None
@@ -109,6 +112,7 @@ def refresh_tier(
         series = sum(len(request.timeframes) for request in requests)
         context.log.info(f"Refreshing {series} series of {len(requests)} symbols.")
         with pipeline.database() as engine, alive(context.instance, engine, context.run.run_id):
+            append_run(engine, context.run.run_id, context.job_name, **of_run(context.run)._asdict())
             running = pipeline.refresh(
                 requests, run_id=context.run.run_id, history_days=config.history_days, full=config.full_refresh
             )

@@ -13,7 +13,8 @@ import dagster as dg
 
 from market_data_pipeline.domain.series import Series, Tier, Timeframe
 from market_data_pipeline.orchestration.jobs import job_name, run_tags
-from market_data_pipeline.orchestration.runs import NARROW_TAG, TRIGGER_TAG, UNFINISHED, narrowed
+from market_data_pipeline.orchestration.provenance import REASON_TAG, TRIGGER_TAG
+from market_data_pipeline.orchestration.runs import NARROW_TAG, UNFINISHED, narrowed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,7 +26,7 @@ _TIMEFRAMES_TAG: Final = "market_data/timeframes"  # which of the symbol's rows
 _AT_ONCE: Final = 200  # rows looked at in one tick; the rest waits for the next, 10 s later
 
 _OPEN: Final = """
-select r.id, r.symbol, r.timeframe, r.status, r.run_id, s.tier
+select r.id, r.symbol, r.timeframe, r.status, r.run_id, r.requested_by, s.tier
 from market_data.backfill_requests as r
 left join market_data.symbols as s on s.symbol = r.symbol and s.active
 where r.status in ('queued', 'running')
@@ -72,6 +73,7 @@ def _start(connection: Connection, instance: dg.DagsterInstance, rows: Sequence[
             **run_tags(tier),
             TRIGGER_TAG: "request",
             NARROW_TAG: first.symbol,
+            REASON_TAG: f"asked for by {', '.join(sorted({row.requested_by for row in rows}))} (request {first.id})",
             _REQUEST_TAG: str(first.id),
             _TIMEFRAMES_TAG: ",".join(timeframes),
         },

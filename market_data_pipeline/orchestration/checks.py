@@ -1,7 +1,8 @@
 """The standing check of each tier: `series_freshness` on `<tier>/features` says which series are late NOW.
 
 Dagster's freshness policies see an asset's last materialization only; this check sees every series, from
-`series_state`, in one query: exact counts and the worst 20. The staleness sensor and every refresh write its verdict;
+`series_state`, in one query: how many are aging, stale and missing, how many are beyond their tier's RPO, and the worst
+20 with the reason of each. The staleness sensor and every refresh write its verdict;
 it can also be run by itself. Keep out: checks of values (quality).
 """
 
@@ -19,7 +20,7 @@ from market_data_pipeline.orchestration.resources import PipelineResource
 from market_data_pipeline.orchestration.results import WORST_SHOWN, table_schema
 
 if TYPE_CHECKING:
-    from market_data_pipeline.orchestration.queries import LateSeries, TierFreshness
+    from market_data_pipeline.orchestration.queries import LaggingSeries, TierFreshness
 
 CHECK: Final = "series_freshness"
 
@@ -38,7 +39,7 @@ def freshness_check(tier: Tier) -> dg.AssetChecksDefinition:
     @dg.asset_check(
         asset=features_key(tier),
         name=CHECK,
-        description=f"No series of the {tier} tier is staler than {_hours(TIER_OBJECTIVES[tier].rpo)}.",
+        description=f"No series of the {tier} tier is staler than {spoken(TIER_OBJECTIVES[tier].rpo)}.",
     )
     def series_freshness(pipeline: PipelineResource) -> dg.AssetCheckResult:
         standing = read_freshness(pipeline)[tier]
@@ -69,38 +70,43 @@ def _severity(tier: Tier) -> dg.AssetCheckSeverity:
 
 
 def _sentence(tier: Tier, standing: TierFreshness) -> str:
-    rpo = _hours(TIER_OBJECTIVES[tier].rpo)
+    rpo = spoken(TIER_OBJECTIVES[tier].rpo)
+    counts = f"{standing.aging} aging, {standing.stale} stale, {standing.missing} never computed"
     if not standing.late:
-        return f"All {standing.series} series are within {rpo}."
-    return (
-        f"{standing.late} of {standing.series} series are staler than {rpo}, {standing.missing} of them never computed."
-    )
+        return f"All {standing.series} series are within {rpo}: {counts}."
+    return f"{standing.late} of {standing.series} series are staler than {rpo}: {counts}."
 
 
 def _metadata(tier: Tier, standing: TierFreshness) -> dict[str, Any]:
     return {
         "series": standing.series,
         "late": standing.late,
+        "aging": standing.aging,
+        "stale": standing.stale,
         "missing": standing.missing,
         "rpo_seconds": TIER_OBJECTIVES[tier].rpo.total_seconds(),
-        "worst": dg.TableMetadataValue([_record(late) for late in standing.worst[:WORST_SHOWN]], _WORST),
+        "worst": dg.TableMetadataValue([_record(lagging) for lagging in standing.worst[:WORST_SHOWN]], _WORST),
     }
 
 
-def _record(late: LateSeries) -> dg.TableRecord:
+def _record(lagging: LaggingSeries) -> dg.TableRecord:
+    staleness = lagging.staleness_seconds
     return dg.TableRecord(
         {
-            "series": late.series.partition_key,
-            "staleness_hours": None if late.staleness_seconds is None else round(late.staleness_seconds / 3600, 2),
-            "last_bar": late.last_ts.isoformat() if late.last_ts else "",
-            "due_since": late.next_due_at.isoformat() if late.next_due_at else "",
-            "consecutive_failures": late.consecutive_failures,
-            "last_error": late.last_error or "",
+            "series": lagging.series.partition_key,
+            "state": lagging.status.name,
+            "beyond_rpo": lagging.late,
+            "staleness_hours": None if staleness is None else round(staleness / 3600, 2),
+            "last_bar": lagging.last_ts.isoformat() if lagging.last_ts else "",
+            "due_since": lagging.next_due_at.isoformat() if lagging.next_due_at else "",
+            "consecutive_failures": lagging.consecutive_failures,
+            "reason": lagging.reason,
         }
     )
 
 
-def _hours(span: timedelta) -> str:
+def spoken(span: timedelta) -> str:
+    """Return a span of time in hours, as a sentence has it."""
     hours = span / timedelta(hours=1)
     return f"{hours:g} hour{'' if hours == 1 else 's'}"
 
@@ -108,10 +114,12 @@ def _hours(span: timedelta) -> str:
 _WORST: Final = table_schema(
     {
         "series": "string",
+        "state": "string",
+        "beyond_rpo": "bool",
         "staleness_hours": "float",
         "last_bar": "string",
         "due_since": "string",
         "consecutive_failures": "int",
-        "last_error": "string",
+        "reason": "string",
     }
 )

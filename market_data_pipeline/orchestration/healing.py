@@ -46,12 +46,18 @@ class Memory:
 
     @classmethod
     def from_cursor(cls, cursor: str | None) -> Self:
-        """Return the memory that `to_cursor` wrote; an empty one for a first tick."""
+        """Return the memory that `to_cursor` wrote; an empty one for a first tick, or for text of another make.
+
+        Nothing is lost with it but waits: a sensor that could not go on would be worse.
+        """
         memory = cls()
-        if cursor:
-            stored = json.loads(cursor)
-            memory._attempts = {key: Attempt(*values) for key, values in stored["attempts"].items()}
-            memory._said = {key: Said(*values) for key, values in stored["said"].items()}
+        try:
+            stored = json.loads(cursor or "{}")
+            attempts, said = stored.get("attempts", {}), stored.get("said", {})
+            memory._attempts = {key: Attempt(int(number), float(until)) for key, (number, until) in attempts.items()}
+            memory._said = {key: Said(str(verdict), float(at)) for key, (verdict, at) in said.items()}
+        except (ValueError, TypeError, AttributeError):
+            return cls()
         return memory
 
     def to_cursor(self) -> str:

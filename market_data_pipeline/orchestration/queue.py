@@ -16,6 +16,8 @@ import dagster as dg
 from market_data_pipeline.project import LOCATION
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from dagster._core.origin import JobPythonOrigin
     from dagster._core.remote_origin import RemoteJobOrigin
 
@@ -36,14 +38,19 @@ def load_location() -> dg.Definitions:
     return definitions
 
 
-def enqueue(instance: dg.DagsterInstance, repository: dg.RepositoryDefinition, request: dg.RunRequest) -> str:
+def enqueue(
+    instance: dg.DagsterInstance,
+    repository: dg.RepositoryDefinition,
+    request: dg.RunRequest,
+    more_tags: Mapping[str, str] | None = None,
+) -> str:
     """Put a run into the queue and return its id."""
     job = str(request.job_name)
     with dg.partition_loading_context(dynamic_partitions_store=instance):
         run = instance.create_run_for_job(
             repository.get_job(job),
             run_config=request.run_config,
-            tags=request.tags,
+            tags={**request.tags, **(more_tags or {})},
             remote_job_origin=_remote_origin(repository.name, job),
             job_code_origin=_python_origin(job),
         )

@@ -21,6 +21,7 @@ import dagster as dg
 from market_data_pipeline.domain.failures import PipelineError
 from market_data_pipeline.domain.series import AssetClass, Tier
 from market_data_pipeline.orchestration.liveness import alive
+from market_data_pipeline.orchestration.provenance import of_run
 from market_data_pipeline.orchestration.resources import PipelineResource
 from market_data_pipeline.orchestration.results import (
     ROWS_SHOWN,
@@ -141,6 +142,7 @@ def audit_symbols(context: dg.OpExecutionContext, pipeline: PipelineResource) ->
     """
     from market_data_pipeline.ingest.outcome import SymbolRequest
     from market_data_pipeline.ingest.shard import refresh_shard
+    from market_data_pipeline.store.run_log import append_run
 
     found: list[Difference] = []
     outcomes: list[SeriesOutcome] = []
@@ -152,6 +154,7 @@ def audit_symbols(context: dg.OpExecutionContext, pipeline: PipelineResource) ->
             pipeline.database() as engine,
             alive(context.instance, engine, context.run_id),
         ):
+            append_run(engine, context.run_id, context.job_name, **of_run(context.run)._asdict())
             before = built.client.usage
             try:
                 with engine.connect() as connection:

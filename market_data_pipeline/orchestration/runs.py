@@ -16,13 +16,13 @@ from market_data_pipeline.domain.objectives import TIER_OBJECTIVES
 from market_data_pipeline.domain.series import Tier, Timeframe
 from market_data_pipeline.orchestration.jobs import job_name, op_name, run_tags
 from market_data_pipeline.orchestration.partitions import range_tags, symbols_of
+from market_data_pipeline.orchestration.provenance import TRIGGER_TAG, USER_TAG, caller
 from market_data_pipeline.orchestration.queue import enqueue, keep_connections, load_location
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
     from datetime import timedelta
 
-TRIGGER_TAG: Final = "market_data/trigger"  # who asked: schedule, staleness, request or cli
 NARROW_TAG: Final = "market_data/narrow"  # on runs for some series only; they do not keep a tier's schedule waiting
 
 UNFINISHED: Final = (
@@ -150,7 +150,7 @@ def submit_refresh(
             ]
         else:
             requests = tier_run_requests(wanted, tier, trigger=trigger, run_config=config)
-        run_ids += [enqueue(instance, repository, request) for request in requests]
+        run_ids += [enqueue(instance, repository, request, {USER_TAG: caller()}) for request in requests]
     return run_ids
 
 

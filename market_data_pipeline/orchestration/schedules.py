@@ -5,6 +5,8 @@ The tiers' times come from `domain.objectives`. Add here: the time of a new job,
 
 from __future__ import annotations
 
+import time
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
 import dagster as dg
@@ -15,6 +17,7 @@ from market_data_pipeline.orchestration.partitions import symbols_of
 from market_data_pipeline.orchestration.runs import tier_run_requests, unfinished_tier_run
 
 if TYPE_CHECKING:
+    from market_data_pipeline.domain.objectives import TierObjective
     from market_data_pipeline.orchestration.jobs import AssetJob
 
 _NEW_YORK: Final = "America/New_York"
@@ -40,6 +43,7 @@ def tier_schedule(tier: Tier, job: AssetJob) -> dg.ScheduleDefinition:
         description=objective.description,
     )
     def schedule(context: dg.ScheduleEvaluationContext) -> list[dg.RunRequest] | dg.SkipReason:
+        time.sleep(seconds_until_start(objective, context.scheduled_execution_time, datetime.now(UTC)))
         if busy := unfinished_tier_run(context.instance, tier):
             return dg.SkipReason(f"Run {busy} of the {tier.value} tier has not finished.")
         if not (symbols := symbols_of(context.instance, tier)):
@@ -47,6 +51,15 @@ def tier_schedule(tier: Tier, job: AssetJob) -> dg.ScheduleDefinition:
         return tier_run_requests(symbols, tier)
 
     return schedule
+
+
+def seconds_until_start(objective: TierObjective, scheduled: datetime, now: datetime) -> float:
+    """Return for how long a tick has to wait so that its tier starts behind those that fell due at the same instant.
+
+    A cron has no seconds. Ticks are evaluated in threads of their own; one that is late already does not wait.
+    """
+    left = scheduled + objective.starts_after - now
+    return min(max(left, timedelta(0)), objective.starts_after).total_seconds()
 
 
 def nightly_schedule(job: dg.JobDefinition | AssetJob) -> dg.ScheduleDefinition:

@@ -1,6 +1,7 @@
 """What Dagster keeps an eye on: the universe, late series, and series that somebody asked for.
 
-Each tick is one or two small queries. Add here: a sensor. Keep out: SQL (queries, backfill_requests), deciding
+Each tick is a few small queries, none of which may take longer than `queries.STATEMENT_SECONDS`. What goes wrong fails
+the tick, which Dagster shows and repeats. Add here: a sensor. Keep out: SQL (queries, backfill_requests), deciding
 (healing) and alerts.
 """
 
@@ -11,14 +12,20 @@ from typing import TYPE_CHECKING, Final
 
 import dagster as dg
 
+from market_data_pipeline.domain.objectives import TIER_OBJECTIVES
 from market_data_pipeline.domain.series import Tier
-from market_data_pipeline.orchestration.checks import evaluation, read_freshness
+from market_data_pipeline.orchestration.alerts import tell_runs
+from market_data_pipeline.orchestration.checks import evaluation, spoken
+from market_data_pipeline.orchestration.crossings import tell_crossings
 from market_data_pipeline.orchestration.healing import Memory
 from market_data_pipeline.orchestration.jobs import job_name, run_tags
 from market_data_pipeline.orchestration.liveness import fail_lost_runs
+from market_data_pipeline.orchestration.moves import carried_over, first_of
 from market_data_pipeline.orchestration.partitions import partition_changes, symbol_partitions
+from market_data_pipeline.orchestration.provenance import REASON_TAG, TRIGGER_TAG
+from market_data_pipeline.orchestration.queries import tier_freshness
 from market_data_pipeline.orchestration.resources import PipelineResource
-from market_data_pipeline.orchestration.runs import NARROW_TAG, TRIGGER_TAG, UNFINISHED, narrowed, unfinished_tier_run
+from market_data_pipeline.orchestration.runs import NARROW_TAG, UNFINISHED, narrowed, unfinished_tier_run
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -43,8 +50,8 @@ _HEALED_AT_ONCE: Final = 50
     description="Keeps the symbol partitions of every tier equal to the `symbols` table.",
 )
 def universe_sensor(context: dg.SensorEvaluationContext, pipeline: PipelineResource) -> dg.SensorResult | dg.SkipReason:
-    """Register symbols that came, drop those that left."""
-    changes = partition_changes(context.instance, pipeline.tracked())
+    """Register symbols that came, drop those that left; one that moved shows in its new tier what is held of it."""
+    changes = first_of(partition_changes(context.instance, pipeline.tracked()))
     if not changes:
         return dg.SkipReason("The partitions are those of the `symbols` table.")
     requests: list[dg.AddDynamicPartitionsRequest | dg.DeleteDynamicPartitionsRequest] = []
@@ -53,7 +60,9 @@ def universe_sensor(context: dg.SensorEvaluationContext, pipeline: PipelineResou
             requests.append(symbol_partitions(tier).build_add_request(added))
         if removed:
             requests.append(symbol_partitions(tier).build_delete_request(removed))
-    return dg.SensorResult(dynamic_partitions_requests=requests)
+    with pipeline.database() as engine:
+        held = carried_over(context.instance, engine, changes)
+    return dg.SensorResult(dynamic_partitions_requests=requests, asset_events=held)
 
 
 def staleness_sensor(jobs: Sequence[AssetJob]) -> dg.SensorDefinition:
@@ -69,11 +78,13 @@ def staleness_sensor(jobs: Sequence[AssetJob]) -> dg.SensorDefinition:
     def sensor(context: dg.SensorEvaluationContext, pipeline: PipelineResource) -> dg.SensorResult:
         now = datetime.now(UTC)  # waits are real time, also in a replay, where the database's clock stands still
         with pipeline.database() as engine:
+            standing = tier_freshness(engine)
+            tell_crossings(engine, pipeline.settings(), standing)
             for run_id in fail_lost_runs(context.instance, engine):
                 context.log.warning(f"Run {run_id} was lost.")
-        standing = read_freshness(pipeline)
+            tell_runs(context.instance, engine, pipeline.settings())
         memory = Memory.from_cursor(context.cursor)
-        memory.forget_healed(late.series for of_tier in standing.values() for late in of_tier.worst)
+        memory.forget_healed(late.series for of_tier in standing.values() for late in of_tier.late_series)
         requests = [
             request
             for tier, of_tier in standing.items()
@@ -82,7 +93,8 @@ def staleness_sensor(jobs: Sequence[AssetJob]) -> dg.SensorDefinition:
         events = [
             evaluation(tier, of_tier)
             for tier, of_tier in standing.items()
-            if of_tier.series and memory.is_news(tier, f"{of_tier.late}/{of_tier.missing}/{of_tier.series}", now)
+            if of_tier.series
+            and memory.is_news(tier, f"{of_tier.late}/{of_tier.stale}/{of_tier.missing}/{of_tier.series}", now)
         ]
         return dg.SensorResult(run_requests=requests, asset_events=events, cursor=memory.to_cursor())
 
@@ -93,7 +105,7 @@ def _healing_run(
     instance: dg.DagsterInstance, tier: Tier, standing: TierFreshness, memory: Memory, now: datetime
 ) -> dg.RunRequest | None:
     """Return a run for the tier's late series that may be tried now; none while any run of the tier is unfinished."""
-    due = memory.due((late.series for late in standing.worst), now)
+    due = memory.due((late.series for late in standing.late_series), now)
     if not due or unfinished_tier_run(instance, tier) or _unfinished_healing(instance, tier):
         return None
     symbols = list(dict.fromkeys(series.symbol for series in due))[:_HEALED_AT_ONCE]
@@ -103,7 +115,12 @@ def _healing_run(
         run_key=f"staleness:{tier}:{now.isoformat()}",
         job_name=job_name(tier),
         run_config=narrowed(tier, symbols=symbols, timeframes=sorted({series.timeframe for series in tried})),
-        tags={**run_tags(tier), TRIGGER_TAG: "staleness", NARROW_TAG: "late series"},
+        tags={
+            **run_tags(tier),
+            TRIGGER_TAG: "staleness",
+            NARROW_TAG: "late series",
+            REASON_TAG: f"{standing.late} series are more than {spoken(TIER_OBJECTIVES[tier].rpo)} behind",
+        },
     )
 
 

@@ -41,15 +41,16 @@ class StandIn(PipelineResource):
     url: str
     failing: list[str] = Field(default=[])
     alert_urls: list[str] = Field(default=[])
+    now: str = NOW.isoformat()
 
     def settings(self) -> Settings:
         """Return settings for the test's database."""
-        return Settings(database_url=self.url, as_of=NOW, alert_urls=self.alert_urls)
+        return Settings(database_url=self.url, as_of=datetime.fromisoformat(self.now), alert_urls=self.alert_urls)
 
     @contextmanager
     def database(self) -> Iterator[sa.Engine]:
-        """Lend an engine whose clock stands at `NOW`."""
-        lent = engine_of(self.url, as_of=NOW)
+        """Lend an engine whose clock stands at `now`."""
+        lent = engine_of(self.url, as_of=datetime.fromisoformat(self.now))
         yield lent
         lent.dispose()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, timedelta
 from pathlib import Path
 
 import dagster as dg
@@ -217,36 +217,3 @@ def test_a_day_that_was_empty_and_is_not_any_more_differs() -> None:
 
 def test_the_market_holding_other_symbols_is_no_difference() -> None:
     assert differences(DAY, {"AAPL": BAR}, {"AAPL": BAR, "ZZZ": BAR}) == []
-
-
-def test_alerts_name_each_failed_series_and_its_reason(
-    registered: dg.DagsterInstance, database: sa.Engine, database_url: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    definitions = build_defs(resource_overrides={"pipeline": StandIn(url=database_url)})
-    result = refresh(registered, database_url, failing=["MSFT"])
-    with database.begin() as connection:
-        connection.execute(
-            sa.text("""
-                insert into market_data.ingest_log
-                (run_id, symbol, timeframe, started_at, finished_at, status, error_class, error)
-                select :run_id, 'MSFT', t, :now, :now, 'failed', 'RateLimitedError', 'The vendor refused five times.'
-                from unnest(array['5m', '1d']) as t
-            """),
-            {"run_id": result.run_id, "now": datetime.now(UTC)},
-        )
-    sensor = definitions.get_repository_def().get_sensor_def("run_failure_alert_sensor")
-    context = dg.build_run_status_sensor_context(
-        sensor_name="run_failure_alert_sensor",
-        dagster_instance=registered,
-        dagster_run=result.dagster_run,
-        dagster_event=result.get_run_failure_event(),
-        resources={"pipeline": StandIn(url=database_url)},
-    ).for_run_failure()
-    sensor(context)
-    (record,) = [record for record in caplog.records if record.name.endswith("orchestration.alerts")]
-    assert record.getMessage().splitlines() == [
-        "critical_refresh failed (critical tier)",
-        "MSFT|1d: RateLimitedError: The vendor refused five times.",
-        "MSFT|5m: RateLimitedError: The vendor refused five times.",
-        f"Run {result.run_id}",
-    ]

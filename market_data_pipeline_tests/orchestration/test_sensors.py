@@ -49,7 +49,10 @@ def market(database: sa.Engine) -> Iterator[sa.Connection]:
     """A connection that commits by itself; every series has its next bar due in five minutes."""
     with database.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         connection.execute(
-            sa.text("update market_data.series_state set verified_at = :now, next_due_at = :due"),
+            sa.text(
+                "update market_data.series_state"
+                " set verified_at = :now, features_computed_at = :now, next_due_at = :due"
+            ),
             {"now": NOW, "due": NOW + timedelta(minutes=5)},
         )
         yield connection

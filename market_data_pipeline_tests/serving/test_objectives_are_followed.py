@@ -77,13 +77,15 @@ def test_sensors_checks_and_reports_call_a_series_late_when_its_rpo_has_passed(
     held = engine(database_url, as_of=NOW)
     with held.begin() as connection:  # the other timeframes would count as missing
         connection.exec_driver_sql(
-            "insert into market_data.series_state (symbol, timeframe, tier, verified_at, next_due_at)"
-            " select symbol, t, tier, verified_at, now() + interval '100 years' from market_data.series_state,"
+            "insert into market_data.series_state"
+            " (symbol, timeframe, tier, verified_at, features_computed_at, next_due_at)"
+            " select symbol, t, tier, verified_at, verified_at, now() + interval '100 years'"
+            " from market_data.series_state,"
             " unnest(array['15m', '1h', '4h', '1d']) as t"
         )
     standing = tier_freshness(held)[tier]
     held.dispose()
-    assert [late.series.symbol for late in standing.worst] == ["LATE"]
+    assert [late.series.symbol for late in standing.late_series] == ["LATE"]
     assert not evaluation(tier, standing).passed
     report = api.get("/api/v1/admin/features/staleness").json()["by_status"]
     within = {
