@@ -77,10 +77,18 @@ def socket_dir(state: Path) -> Path:
     create the name in /tmp before us, because it follows from the password.
     """
     here = state / "run"
-    if len(os.fsencode(here / f".s.PGSQL.{PORT}")) <= _LONGEST_SOCKET_PATH:
+    if _fits_a_socket(here):
         return here
     name = hashlib.blake2b(os.fsencode(state), key=password(state).encode(), digest_size=8).hexdigest()
     return Path("/tmp") / f"market-data-{name}"  # noqa: S108 - see above; the server checks who owns it
+
+
+def _fits_a_socket(folder: Path) -> bool:
+    return len(os.fsencode(folder / f".s.PGSQL.{PORT}")) <= _LONGEST_SOCKET_PATH
+
+
+def _password_file(state: Path, role: str) -> Path:
+    return state / {ROLE: "postgres.password", OWNER: "postgres.owner.password"}[role]
 
 
 def password(state: Path, role: str = ROLE) -> str:
@@ -89,7 +97,7 @@ def password(state: Path, role: str = ROLE) -> str:
     Raises:
         ConfigurationError: the file cannot be read or written.
     """
-    file = state / {ROLE: "postgres.password", OWNER: "postgres.owner.password"}[role]
+    file = _password_file(state, role)
     try:
         if not file.exists():
             _create_once(file, secrets.token_urlsafe(32))
@@ -123,6 +131,8 @@ def local_url(state: Path, database: str = DATABASE, *, role: str = ROLE) -> str
 
 
 def is_local(url: str, state: Path) -> bool:
-    """Return True when `url` names the project's own server."""
+    """Return True when `url` names the project's own server; nothing is made to find out."""
     parts = urlsplit(url)
-    return not parts.hostname and parse_qs(parts.query).get("host") == [str(socket_dir(state))]
+    if parts.hostname or not (_fits_a_socket(state / "run") or _password_file(state, ROLE).exists()):
+        return False
+    return parse_qs(parts.query).get("host") == [str(socket_dir(state))]

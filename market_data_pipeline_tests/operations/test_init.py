@@ -9,6 +9,7 @@ from dotenv import dotenv_values
 
 from market_data_pipeline.domain.failures import ConfigurationError
 from market_data_pipeline.operations.init import write_env
+from market_data_pipeline.project import is_local
 from market_data_pipeline.settings import load_settings
 
 
@@ -126,8 +127,9 @@ def test_after_the_project_moved_the_paths_are_brought_up_to_date(
 
     assert write_env().changed
     assert _read(tmp_path / "new")["DAGSTER_HOME"] == str(tmp_path / "new")
-    assert "new" in str(_read(tmp_path / "new")["DAGSTER_POSTGRES_URL"])
-    assert load_settings().embedded_database
+    settings = load_settings()
+    assert is_local(str(_read(tmp_path / "new")["DAGSTER_POSTGRES_URL"]), settings.state_dir)
+    assert settings.embedded_database
 
 
 def test_a_bad_value_stops_it_before_anything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -151,7 +151,7 @@ def assert_no_trace(instance: dg.DagsterInstance, urls: list[str], folder: Path)
         assert_secret(f"{run!r} {run.tags!r} {run.run_config!r}", "run")
         for entry in instance.all_logs(run.run_id):
             assert_secret(f"{entry!r} {entry.user_message}", "event")
-    for file in (*folder.rglob("*"), *Path(os.environ[SESSION]).rglob("log")):
+    for file in (*folder.rglob("*"), *Path(os.environ[SESSION]).glob("postgres/log/*")):
         if file.is_file():
             assert_secret(file.read_bytes().decode("utf-8", "replace"), str(file))
 
