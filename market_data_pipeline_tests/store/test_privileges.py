@@ -32,6 +32,7 @@ BAR = """
     insert into market_data.bars_5m (symbol, timeframe, ts, open, high, low, close, volume, ingested_at)
     values ('AAPL', '5m', '2026-03-11 15:00Z', 1, 2, 1, 2, 10, '2026-03-11 15:10Z')
 """
+SPLIT = "insert into market_data.split_revisions values ('AAPL', '2026-03-02', 1, 8, now(), now())"
 # Whatever somebody could think of to change or lose what was recorded.
 ATTACKS = [
     f"{attack}"
@@ -50,6 +51,10 @@ ATTACKS = [
         f"alter table market_data.{table} owner to current_user",
     )
 ] + [
+    "update market_data.split_revisions set split_to = 2",
+    "delete from market_data.split_revisions",
+    "truncate market_data.split_revisions",
+    "drop trigger split_revisions_append_only on market_data.split_revisions",
     "insert into market_data.bar_revisions select b.*, now(), 'run-1' from market_data.bars as b",
     "update market_data.bars set close = 3",
     "update market_data.bars_5m set close = 3",
@@ -84,6 +89,7 @@ def recorded(database_url: str) -> Iterator[psycopg.Connection[tuple[object, ...
     """The owner's connection to a database with a bar, a superseded bar and an audit row."""
     with psycopg.connect(database_url, autocommit=True) as owner:
         owner.execute(ROW)
+        owner.execute(SPLIT)
         for _ in range(2):
             owner.execute(BAR)
             supersede = (
@@ -95,7 +101,7 @@ def recorded(database_url: str) -> Iterator[psycopg.Connection[tuple[object, ...
 
 
 def counts(owner: psycopg.Connection[tuple[object, ...]]) -> list[object]:
-    tables = ("ingest_log", "bar_revisions", "bars")
+    tables = ("ingest_log", "split_revisions", "bar_revisions", "bars")
     return [owner.execute(f"select count(*) from market_data.{table}").fetchone() for table in tables]
 
 
@@ -114,7 +120,11 @@ def test_a_login_that_is_only_a_writer_can_change_nothing_that_was_recorded(
                     pipeline.execute(attack)
         assert counts(recorded) == before
         pipeline.execute(ROW)  # what it is for
-    assert counts(recorded)[0] == (2,)
+        pipeline.execute(SPLIT)
+    assert counts(recorded)[:2] == [(2,), (2,)]
+    rights = "select privilege_type from information_schema.role_table_grants where table_name = %s and grantee = %s"
+    granted = recorded.execute(rights, ("split_revisions", Role.WRITER)).fetchall()
+    assert {row[0] for row in granted} == {"SELECT", "INSERT"}  # the trigger is not all that stands in the way
 
 
 def test_the_owner_cannot_change_the_audit_trail_by_mistake_either(
