@@ -9,20 +9,23 @@ from __future__ import annotations
 
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import sqlalchemy as sa
 
-from market_data_pipeline.domain.due import freshness
 from market_data_pipeline.domain.failures import DatabaseUnavailableError
-from market_data_pipeline.domain.objectives import TIER_OBJECTIVES, Freshness
+from market_data_pipeline.domain.objectives import Freshness
 from market_data_pipeline.domain.series import Tier, Timeframe
 from market_data_pipeline.operations.attainment import rpo_attainment
+from market_data_pipeline.operations.freshness import freshness_counts, worst_series
 from market_data_pipeline.operations.run_joins import join_runs, last_execution
 from market_data_pipeline.operations.snapshot import snapshot
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from market_data_pipeline.operations.dagster_state import DagsterState, Run
+    from market_data_pipeline.operations.freshness import Count
     from market_data_pipeline.operations.report_documents import (
         Dependency,
         ExecutionHistory,
@@ -30,7 +33,6 @@ if TYPE_CHECKING:
         RecentFailure,
         RecentWarning,
         SchedulerHealth,
-        SeriesFreshness,
         StalenessReport,
     )
 
@@ -39,23 +41,6 @@ RECENT_FAILURES: Final = 20
 REFRESH_JOBS: Final = tuple(f"{tier}_refresh" for tier in Tier)
 
 _NOW: Final = sa.text("select market_data.clock()")
-
-_SERIES: Final = sa.text("""
-    select
-        s.symbol, frames.timeframe, s.tier, t.verified_at, t.next_due_at, t.features_computed_at, t.last_ts,
-        coalesce(t.consecutive_failures, 0) as consecutive_failures, t.last_error_class, t.last_error,
-        case when t.features_computed_at is not null then
-            extract(epoch from greatest(market_data.clock() - coalesce(t.next_due_at, t.features_computed_at),
-                interval '0'))::double precision
-        end as staleness_seconds,
-        extract(epoch from greatest(market_data.clock() - t.features_computed_at, interval '0'))::double precision
-            as age_seconds
-    from market_data.symbols as s
-    cross join unnest(cast(:timeframes as text [])) with ordinality as frames (timeframe, place)
-    left join market_data.series_state as t on t.symbol = s.symbol and t.timeframe = frames.timeframe
-    where s.active and (cast(:symbol as text) is null or s.symbol = :symbol)
-    order by staleness_seconds desc nulls first, s.symbol, frames.place
-""")
 
 _FAILURES: Final = sa.text("""
     select run_id as execution_id, symbol, timeframe, finished_at as failed_at, error_class, error
@@ -95,12 +80,6 @@ def vendor_requests(connection: sa.Connection) -> VendorRequests:
     return VendorRequests(*connection.execute(_REQUESTS, {"recent": RECENT}).one())
 
 
-def series_freshness(connection: sa.Connection, symbol: str | None = None) -> list[SeriesFreshness]:
-    """Return every series of the active universe, or of one symbol: never computed first, then by falling staleness."""
-    rows = connection.execute(_SERIES, {"timeframes": [str(t) for t in Timeframe], "symbol": symbol})
-    return [_series(row) for row in rows]
-
-
 def staleness_report(source: sa.Engine, limit: int | None = 50) -> StalenessReport:
     """Return how many series are fresh, aging, stale and missing, and the worst `limit` of each (None: all).
 
@@ -109,24 +88,22 @@ def staleness_report(source: sa.Engine, limit: int | None = 50) -> StalenessRepo
     """
     with snapshot(source) as connection:
         now = _now(connection)
-        series = series_freshness(connection)
-    found: dict[str, list[SeriesFreshness]] = {state.name: [] for state in Freshness}
-    for one in series:
-        found[one["status"]].append(one)
+        found = worst_series(connection, limit)
+    fresh, aging, stale, missing = (found[state] for state in Freshness)
     return {
         "timestamp": now,
         "summary": {
-            "fresh_count": len(found["FRESH"]),
-            "aging_count": len(found["AGING"]),
-            "stale_count": len(found["STALE"]),
-            "missing_count": len(found["MISSING"]),
-            "total_monitored": len(series),
+            "fresh_count": fresh.series,
+            "aging_count": aging.series,
+            "stale_count": stale.series,
+            "missing_count": missing.series,
+            "total_monitored": sum(state.series for state in found.values()),
         },
         "by_status": {
-            "fresh": found["FRESH"][:limit],
-            "aging": found["AGING"][:limit],
-            "stale": found["STALE"][:limit],
-            "missing": found["MISSING"][:limit],
+            "fresh": fresh.worst,
+            "aging": aging.worst,
+            "stale": stale.worst,
+            "missing": missing.worst,
         },
     }
 
@@ -159,7 +136,7 @@ def scheduler_health(source: sa.Engine, dagster: DagsterState) -> SchedulerHealt
         daemons, schedules = dagster.daemons(), dagster.schedules()
     with snapshot(source) as connection:
         now = _now(connection)
-        series = series_freshness(connection)
+        counts = freshness_counts(connection)
         last = next((last_execution(execution) for execution in join_runs(connection, runs)), None)
         failures = connection.execute(_FAILURES, {"recent": RECENT, "limit": RECENT_FAILURES}).mappings()
         recent: list[RecentFailure] = [dict(row) for row in failures]  # type: ignore[misc]  # its columns are the keys
@@ -167,8 +144,8 @@ def scheduler_health(source: sa.Engine, dagster: DagsterState) -> SchedulerHealt
         attainment = rpo_attainment(connection)
         warned = connection.execute(_WARNINGS, {"recent": RECENT, "limit": RECENT_FAILURES}).mappings()
         warnings: list[RecentWarning] = [dict(row) for row in warned]  # type: ignore[misc]  # as above
-    stale = sum(one["status"] == "STALE" for one in series)
-    missing = sum(one["status"] == "MISSING" for one in series)
+    stale, missing = _in_state(counts, Freshness.STALE), _in_state(counts, Freshness.MISSING)
+    series = _in_state(counts, *Freshness)
     reasons = [
         *(["Dagster's storage cannot be read."] if daemons is None else []),
         *(f"The {daemon.name} daemon is not running." for daemon in daemons or () if not daemon.alive),
@@ -178,8 +155,8 @@ def scheduler_health(source: sa.Engine, dagster: DagsterState) -> SchedulerHealt
             if last and last["status"] in {"FAILURE", "CANCELED"}
             else []
         ),
-        *([f"{stale} of {len(series)} series are stale."] if stale else []),
-        *([f"{missing} of {len(series)} series were never computed."] if missing else []),
+        *([f"{stale} of {series} series are stale."] if stale else []),
+        *([f"{missing} of {series} series were never computed."] if missing else []),
     ]
     return {
         "status": "degraded" if reasons else "healthy",
@@ -208,7 +185,7 @@ def scheduler_health(source: sa.Engine, dagster: DagsterState) -> SchedulerHealt
             "rate": requests.rate_limited / requests.requests if requests.requests else 0.0,
         },
         "rpo_attainment": attainment,
-        "total_symbols_monitored": len({one["symbol"] for one in series}),
+        "total_symbols_monitored": series // len(Timeframe),
     }
 
 
@@ -237,26 +214,10 @@ def _dependency(*, reachable: bool, detail: str) -> Dependency:
     return {"reachable": reachable, "detail": detail}
 
 
+def _in_state(counts: Iterable[Count], *states: Freshness) -> int:
+    return sum(count.series for count in counts if count.status in states)
+
+
 def _now(connection: sa.Connection) -> datetime:
     now: datetime = connection.execute(_NOW).scalar_one()
     return now.astimezone(UTC)
-
-
-def _series(row: sa.Row[Any]) -> SeriesFreshness:
-    staleness = row.staleness_seconds
-    return {
-        "symbol": row.symbol,
-        "timeframe": row.timeframe,
-        "tier": row.tier,
-        "status": freshness(staleness).name,  # type: ignore[typeddict-item]  # the enum's names are these four
-        "staleness_seconds": staleness,
-        "age_seconds": row.age_seconds,
-        "within_rpo": staleness is not None and staleness <= TIER_OBJECTIVES[Tier(row.tier)].rpo.total_seconds(),
-        "verified_at": row.verified_at,
-        "next_due_at": row.next_due_at,
-        "features_computed_at": row.features_computed_at,
-        "last_ts": row.last_ts,
-        "consecutive_failures": row.consecutive_failures,
-        "last_error_class": row.last_error_class,
-        "last_error": row.last_error,
-    }

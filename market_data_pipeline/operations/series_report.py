@@ -13,8 +13,8 @@ import sqlalchemy as sa
 
 from market_data_pipeline.domain.series import Series, Timeframe
 from market_data_pipeline.operations.attainment import rpo_attainment
+from market_data_pipeline.operations.freshness import series_freshness
 from market_data_pipeline.operations.gaps import history_start, series_gaps
-from market_data_pipeline.operations.reports import series_freshness
 from market_data_pipeline.store.ledger import Coverage, CoverageStatus
 
 if TYPE_CHECKING:

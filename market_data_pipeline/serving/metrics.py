@@ -14,7 +14,9 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import GaugeMetricFamily
 
 from market_data_pipeline.domain.failures import DatabaseUnavailableError
-from market_data_pipeline.operations.reports import series_freshness, vendor_requests
+from market_data_pipeline.domain.objectives import Freshness
+from market_data_pipeline.operations.freshness import freshness_counts
+from market_data_pipeline.operations.reports import vendor_requests
 from market_data_pipeline.operations.snapshot import snapshot
 
 if TYPE_CHECKING:
@@ -56,7 +58,7 @@ class Metrics:
 
 
 class SeriesCollector:
-    """Freshness by tier, for one scrape; `rows` None when the database was not to be had."""
+    """Freshness by tier, for one scrape."""
 
     def __init__(self, source: sa.Engine) -> None:
         self._source = source
@@ -66,7 +68,7 @@ class SeriesCollector:
         up = GaugeMetricFamily("market_data_database_up", "1 when the database answered this scrape.")
         try:
             with snapshot(self._source) as connection:
-                rows = series_freshness(connection)
+                counts = freshness_counts(connection)
                 sent = vendor_requests(connection)
         except DatabaseUnavailableError:
             up.add_metric([], 0)
@@ -89,12 +91,12 @@ class SeriesCollector:
         failing = GaugeMetricFamily(
             "market_data_series_failing", "Series whose last execution failed.", labels=("tier",)
         )
-        for tier in sorted({row["tier"] for row in rows}):
-            of_tier = [row for row in rows if row["tier"] == tier]
-            for status in ("FRESH", "AGING", "STALE", "MISSING"):
-                series.add_metric([tier, status.lower()], sum(row["status"] == status for row in of_tier))
-            worst.add_metric([tier], max((row["staleness_seconds"] or 0.0 for row in of_tier), default=0.0))
-            failing.add_metric([tier], sum(row["consecutive_failures"] > 0 for row in of_tier))
+        for tier in sorted({count.tier for count in counts}):
+            of_tier = {count.status: count for count in counts if count.tier is tier}
+            for status in Freshness:
+                series.add_metric([tier, status], of_tier[status].series if status in of_tier else 0)
+            worst.add_metric([tier], max(count.worst_seconds or 0.0 for count in of_tier.values()))
+            failing.add_metric([tier], sum(count.failing for count in of_tier.values()))
         yield from (series, worst, failing)
 
 

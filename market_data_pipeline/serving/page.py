@@ -14,7 +14,8 @@ from market_data_pipeline.domain.failures import DatabaseUnavailableError
 from market_data_pipeline.domain.objectives import TIER_OBJECTIVES
 from market_data_pipeline.domain.series import Timeframe
 from market_data_pipeline.operations.attainment import WINDOWS, rpo_attainment
-from market_data_pipeline.operations.reports import execution_history, scheduler_health, series_freshness
+from market_data_pipeline.operations.freshness import series_freshness
+from market_data_pipeline.operations.reports import execution_history, scheduler_health
 from market_data_pipeline.operations.snapshot import snapshot
 from market_data_pipeline.serving.page_templates import MARKS, clock_time, render, series_url, short_span
 
