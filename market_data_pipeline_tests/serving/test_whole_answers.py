@@ -1,0 +1,61 @@
+"""A reader sees a commit whole or not at all, while the series is being committed again and again."""
+
+from __future__ import annotations
+
+import threading
+from datetime import timedelta
+from typing import Any, Final
+
+import psycopg
+import pytest
+
+from market_data_pipeline_tests.serving.conftest import FEATURES, Api
+from market_data_pipeline_tests.serving.seeding import NOW, Seed
+
+COUNT: Final = 100
+READS: Final = 300
+# Every number of a state follows from its close: a mixture of the two has none of their shapes.
+STATES: Final = {100.0: ("FRESH", 0.25), 200.0: ("AGING", 0.5)}  # close: standing, log_return
+LATE: Final = {"FRESH": timedelta(minutes=-3), "AGING": timedelta(hours=2)}
+
+
+def commit(connection: psycopg.Connection[Any], close: float) -> None:
+    """Put every bar, every feature and the standing of the series into a state, in one transaction."""
+    status, log_return = STATES[close]
+    with connection.transaction():
+        connection.execute("update market_data.bars set open = %s, close = %s", (close, close))
+        connection.execute("update market_data.features set log_return = %s", (log_return,))
+        connection.execute("update market_data.series_state set next_due_at = %s", (NOW - LATE[status],))
+        connection.execute("select pg_notify('market_data_series', 'AAPL|5m')")
+
+
+@pytest.mark.parametrize("kept", [True, False], ids=["from memory too", "from the database"])
+def test_every_answer_is_one_commit_whole(api: Api, seed: Seed, database_url: str, kept: bool) -> None:
+    seed.series("AAPL", count=COUNT)
+    api.wait_for_cache()
+    stop, commits = threading.Event(), 0
+
+    def write() -> None:
+        nonlocal commits
+        with psycopg.connect(database_url, autocommit=True) as connection:
+            while not stop.is_set():
+                commit(connection, tuple(STATES)[commits % 2])
+                commits += 1
+
+    commit(seed.connection, 200.0)
+    writer = threading.Thread(target=write)
+    writer.start()
+    seen = []
+    try:
+        for read in range(READS):
+            # Another number of rows asked for is another answer, which is not in memory.
+            answer = api.get(f"{FEATURES}/AAPL", timeframe="5m", limit=COUNT if kept else COUNT + read).json()
+            rows = {(row["open"], row["close"], row["log_return"]) for row in answer["features"]}
+            seen.append((answer["records_returned"], answer["freshness"]["status"], rows))
+    finally:
+        stop.set()
+        writer.join()
+
+    whole = [(COUNT, status, {(close, close, value)}) for close, (status, value) in STATES.items()]
+    assert [answer for answer in seen if answer not in whole] == []
+    assert all(state in seen for state in whole), f"{commits} commits, and no reader saw both states"
