@@ -1,4 +1,4 @@
-"""The staleness sensor's memory: what it last said, and which late series it has tried to heal, and when.
+"""The staleness sensor's memory: what it said, which late series it tried to heal, since when the database is away.
 
 Pure: what is late, what was tried and an instant in; a decision out. Add here: reasons to wait. Keep out: Dagster.
 """
@@ -6,6 +6,7 @@ Pure: what is late, what was tried and an instant in; a decision out. Add here: 
 from __future__ import annotations
 
 import json
+import logging
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final, NamedTuple, Self
 
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from market_data_pipeline.domain.series import Series
+
+log = logging.getLogger(__name__)
 
 # A series is late after its schedule missed it several times, so the reason rarely passes within minutes: wait longer
 # each time, up to a quarter of a day, so that whatever a person mends at night is taken in before the market opens.
@@ -37,10 +40,18 @@ class Said(NamedTuple):
     at: float  # seconds since 1970
 
 
+class Absence(NamedTuple):
+    """That the market database does not answer: it cannot note that itself."""
+
+    since: float  # seconds since 1970, of the first look that it did not answer
+    told: bool  # whether the alert reached somebody
+
+
 class Memory:
     """What the sensor remembers between two ticks; instants are aware UTC."""
 
     def __init__(self) -> None:
+        self.absence: Absence | None = None
         self._attempts: dict[str, Attempt] = {}
         self._said: dict[str, Said] = {}
 
@@ -48,7 +59,7 @@ class Memory:
     def from_cursor(cls, cursor: str | None) -> Self:
         """Return the memory that `to_cursor` wrote; an empty one for a first tick, or for text of another make.
 
-        Nothing is lost with it but waits: a sensor that could not go on would be worse.
+        Nothing is lost with it but waits, and it is logged: a sensor that could not go on would be worse.
         """
         memory = cls()
         try:
@@ -56,13 +67,17 @@ class Memory:
             attempts, said = stored.get("attempts", {}), stored.get("said", {})
             memory._attempts = {key: Attempt(int(number), float(until)) for key, (number, until) in attempts.items()}
             memory._said = {key: Said(str(verdict), float(at)) for key, (verdict, at) in said.items()}
+            if absence := stored.get("absence"):
+                since, told = absence
+                memory.absence = Absence(float(since), bool(told))
         except (ValueError, TypeError, AttributeError):
+            log.warning("The sensor's cursor cannot be read; it starts anew: late series are tried at once.")
             return cls()
         return memory
 
     def to_cursor(self) -> str:
         """Return the memory as text."""
-        return json.dumps({"attempts": self._attempts, "said": self._said})
+        return json.dumps({"attempts": self._attempts, "said": self._said, "absence": self.absence})
 
     def forget_healed(self, late: Iterable[Series]) -> None:
         """Forget the attempts for every series that is not among the late ones."""

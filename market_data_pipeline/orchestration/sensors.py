@@ -1,8 +1,8 @@
 """What Dagster keeps an eye on: the universe, late series, and series that somebody asked for.
 
 Each tick is a few small queries, none of which may take longer than `queries.STATEMENT_SECONDS`. What goes wrong fails
-the tick, which Dagster shows and repeats. Add here: a sensor. Keep out: SQL (queries, backfill_requests), deciding
-(healing) and alerts.
+the tick, which Dagster shows and repeats; only the staleness sensor skips while the database is away, having told
+people. Add here: a sensor. Keep out: SQL (queries, backfill_requests), deciding (healing) and alerts.
 """
 
 from __future__ import annotations
@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Final
 
 import dagster as dg
 
+from market_data_pipeline.domain.failures import DatabaseUnavailableError
 from market_data_pipeline.domain.objectives import TIER_OBJECTIVES
 from market_data_pipeline.domain.series import Tier
+from market_data_pipeline.orchestration.absence import tell_back, tell_lost
 from market_data_pipeline.orchestration.alerts import tell_runs
 from market_data_pipeline.orchestration.checks import evaluation, spoken
 from market_data_pipeline.orchestration.crossings import tell_crossings
@@ -77,13 +79,19 @@ def staleness_sensor(jobs: Sequence[AssetJob]) -> dg.SensorDefinition:
     )
     def sensor(context: dg.SensorEvaluationContext, pipeline: PipelineResource) -> dg.SensorResult:
         now = datetime.now(UTC)  # waits are real time, also in a replay, where the database's clock stands still
-        with pipeline.database() as engine:
-            standing = tier_freshness(engine)
-            tell_crossings(engine, pipeline.settings(), standing)
-            for run_id in fail_lost_runs(context.instance, engine):
-                context.log.warning(f"Run {run_id} was lost.")
-            tell_runs(context.instance, engine, pipeline.settings())
         memory = Memory.from_cursor(context.cursor)
+        try:
+            with pipeline.database() as engine:
+                standing = tier_freshness(engine)
+                tell_back(memory, pipeline.settings(), now)
+                tell_crossings(engine, pipeline.settings(), standing)
+                for run_id in fail_lost_runs(context.instance, engine):
+                    context.log.warning(f"Run {run_id} was lost.")
+                tell_runs(context.instance, engine, pipeline.settings())
+        except DatabaseUnavailableError as error:
+            tell_lost(memory, pipeline.settings(), error, now)
+            # A tick that fails keeps no cursor, and people would be told again at each.
+            return dg.SensorResult(skip_reason=str(error), cursor=memory.to_cursor())
         memory.forget_healed(late.series for of_tier in standing.values() for late in of_tier.late_series)
         requests = [
             request
