@@ -1,8 +1,8 @@
 """The `market-data` command: parse, call, print.
 
-Add here: a command that starts, stops or changes something, as one thin function. Keep out: reports (cli_reports),
-measurements (cli_measure), the universe (cli_universe), and the work itself (operations). Whatever is slow to import is
-imported by the command that needs it, so that `--help` answers at once.
+Add here: a command that starts, stops or changes something, as one thin function. Keep out: reports (cli_reports and
+cli_runs), measurements (cli_measure), the universe (cli_universe), and the work itself (operations). Whatever is slow
+to import is imported by the command that needs it, so that `--help` answers at once.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from market_data_pipeline import __version__, cli_measure, cli_reports, cli_universe
+from market_data_pipeline import __version__, cli_measure, cli_reports, cli_runs, cli_universe
 from market_data_pipeline.cli_console import complain, console, names, settings
 from market_data_pipeline.domain.failures import ConfigurationError, PipelineError, UsageError
 from market_data_pipeline.domain.series import parse_symbol, parse_timeframe
@@ -147,6 +147,7 @@ def backfill(
 
 
 cli_reports.register(app)
+cli_runs.register(app)
 cli_measure.register(app)
 app.add_typer(cli_universe.app, name="universe")
 

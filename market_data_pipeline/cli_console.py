@@ -7,16 +7,28 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from datetime import UTC
 from typing import TYPE_CHECKING, TypeVar
 
 from market_data_pipeline.operations.screen import complain, console
 
 if TYPE_CHECKING:
+    from datetime import datetime
     from pathlib import Path
 
     from market_data_pipeline.settings import Settings
 
-__all__ = ["complain", "console", "names", "print_json", "print_table", "settings", "write_json", "write_text"]
+__all__ = [
+    "complain",
+    "console",
+    "instant",
+    "names",
+    "print_json",
+    "print_table",
+    "settings",
+    "write_json",
+    "write_text",
+]
 
 T = TypeVar("T")
 
@@ -39,6 +51,11 @@ def names(text: str, parse: Callable[[str], T]) -> tuple[T, ...]:
         UsageError: from `parse`.
     """
     return tuple(dict.fromkeys(parse(part.strip()) for part in text.split(",") if part.strip()))
+
+
+def instant(value: datetime | None) -> str | None:
+    """Return an instant to the second, in UTC."""
+    return None if value is None else f"{value.astimezone(UTC):%Y-%m-%d %H:%M:%SZ}"
 
 
 def print_json(value: object) -> None:

@@ -1,7 +1,7 @@
 """The commands that try something out beside the project: they use a scratch one, and leave the user's alone.
 
 Add here: a measurement. Keep out: measuring (operations.baseline, operations.drill, operations.loadtest) and reports
-(cli_reports).
+(cli_reports, cli_runs).
 """
 
 from __future__ import annotations
