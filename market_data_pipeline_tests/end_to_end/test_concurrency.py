@@ -1,0 +1,152 @@
+"""How many refreshes the real daemon lets run at once, and whose turn comes first; the tests follow one another.
+
+The vendor keeps the answers about a symbol until a test lets them go, so that runs overlap for as long as a test wants.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from datetime import datetime
+
+import dagster as dg
+import pytest
+
+from market_data_pipeline.domain.series import Tier, Timeframe
+from market_data_pipeline.orchestration.partitions import sync_partitions
+from market_data_pipeline.orchestration.runs import submit_refresh
+from market_data_pipeline.sandbox.listening import SANDBOX_KEY
+from market_data_pipeline.sandbox.main import open_source
+from market_data_pipeline.store.database import engine
+from market_data_pipeline_tests.end_to_end.conftest import MakeProject
+from market_data_pipeline_tests.end_to_end.project import NOON, Project, until
+from market_data_pipeline_tests.faults.vendor import FaultyVendor
+from market_data_pipeline_tests.polygon.faulty_server import Answer, Seen
+
+UNIVERSE = "tiers:\n  critical: [AAPL]\n  standard: [KO]\n  low_priority: [XOM, CVX, GE, F]\n"
+
+
+class HoldingVendor(FaultyVendor):
+    """Answers about the bars of a symbol once it has been let go."""
+
+    def __init__(self) -> None:
+        super().__init__(open_source(None), lambda: datetime.fromisoformat(NOON))
+        self._free: set[str] = set()
+        self._changed = threading.Condition()
+
+    def let_go(self, *symbols: str) -> None:
+        """Answer about these from now on."""
+        with self._changed:
+            self._free.update(symbols)
+            self._changed.notify_all()
+
+    def next_answer(self, seen: Seen) -> Answer:
+        if "/range/" in seen.target:
+            symbol = seen.target.split("/")[4]
+            with self._changed:
+                self._changed.wait_for(lambda: symbol in self._free or self.released.is_set())
+        return super().next_answer(seen)
+
+
+@pytest.fixture(scope="module")
+def vendor() -> Iterator[HoldingVendor]:
+    with HoldingVendor() as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def project(make_project: MakeProject, vendor: HoldingVendor) -> Project:
+    made = make_project(
+        universe=UNIVERSE, POLYGON_BASE_URL=vendor.url, POLYGON_API_KEY=SANDBOX_KEY, POLYGON_PLAN="advanced"
+    )
+    for command in (["migrate"], ["universe", "import", str(made.root / "universe.yaml")]):
+        done = made.run("market-data", *command)
+        assert done.code == 0, done.out + done.err
+    return made
+
+
+def home(project: Project) -> dict[str, object]:
+    """Return what Dagster's own commands need where `market-data up` has not written it."""
+    return {"DAGSTER_HOME": project.root, "DAGSTER_POSTGRES_URL": project.settings.dagster_postgres_url}
+
+
+def quiet(project: Project) -> None:
+    """Stop what else would ask for runs: empty tables are stale, and a critical tier's healing would go first."""
+    asking = [("sensor", "staleness_sensor"), *(("schedule", f"{tier}_schedule") for tier in Tier)]
+    stopping = [project.start("dagster", kind, "stop", name, **home(project)) for kind, name in asking]
+    for one in stopping:
+        done = one.end()
+        assert done.code == 0, done.out + done.err
+
+
+@pytest.fixture(scope="module")
+def instance(project: Project) -> Iterator[dg.DagsterInstance]:
+    """The project's instance, with its partitions and a daemon that runs."""
+    with project.instance() as made:
+        lent = engine(project.settings.database_url)
+        sync_partitions(made, lent)
+        lent.dispose()
+        quiet(project)
+        project.start("dagster-daemon", "run", **home(project))
+        yield made
+
+
+def refresh(instance: dg.DagsterInstance, *symbols: str) -> dict[str, str]:
+    """Queue a refresh of each symbol, in this order; return whose run is whose."""
+    runs = {symbol: submit_refresh(instance, symbols=[symbol], timeframes=[Timeframe.M5]) for symbol in symbols}
+    return {symbol: run_id for symbol, [run_id] in runs.items()}
+
+
+def waiting(instance: dg.DagsterInstance, runs: dict[str, str]) -> set[str]:
+    queued = instance.get_runs(dg.RunsFilter(run_ids=list(runs.values()), statuses=[dg.DagsterRunStatus.QUEUED]))
+    return {symbol for symbol, run_id in runs.items() if run_id in {run.run_id for run in queued}}
+
+
+def busy(instance: dg.DagsterInstance) -> int:
+    return instance.event_log_storage.get_concurrency_info("polygon").active_slot_count
+
+
+def most_at_once(instance: dg.DagsterInstance, runs: dict[str, str]) -> int:
+    """Wait until the runs have succeeded, and return how many of their steps ran at once by Dagster's own record."""
+    until(lambda: all(instance.get_run_by_id(run).is_finished for run in runs.values()))  # type: ignore[union-attr]
+    assert all(instance.get_run_by_id(run).is_success for run in runs.values())  # type: ignore[union-attr]
+    moments = []
+    for run in runs.values():
+        for step in instance.get_run_step_stats(run):
+            assert step.start_time
+            assert step.end_time
+            moments += [(step.start_time, 1), (step.end_time, -1)]
+    running = most = 0
+    for _, change in sorted(moments):
+        running += change
+        most = max(most, running)
+    return most
+
+
+def test_three_run_at_once_and_the_next_free_place_is_for_the_critical_tier(
+    instance: dg.DagsterInstance, vendor: HoldingVendor
+) -> None:
+    first = refresh(instance, "XOM", "CVX", "GE")
+    until(lambda: busy(instance) == 3)
+    behind = refresh(instance, "F", "KO", "AAPL")
+    assert waiting(instance, behind) == {"F", "KO", "AAPL"}
+
+    vendor.let_go("XOM")
+    until(lambda: len(waiting(instance, behind)) < 3)
+    assert waiting(instance, behind) == {"F", "KO"}
+
+    until(lambda: busy(instance) == 3)
+    vendor.let_go("AAPL")
+    until(lambda: len(waiting(instance, behind)) < 2)
+    assert waiting(instance, behind) == {"F"}
+
+    vendor.let_go("CVX", "GE", "KO", "F")
+    assert most_at_once(instance, first | behind) == 3
+
+
+def test_a_limit_set_by_the_command_holds_for_the_runs_that_follow(
+    instance: dg.DagsterInstance, project: Project
+) -> None:
+    done = project.run("dagster", "instance", "concurrency", "set", "polygon", "1", **home(project))
+    assert done.code == 0, done.out + done.err
+    assert most_at_once(instance, refresh(instance, "XOM", "KO", "AAPL")) == 1
