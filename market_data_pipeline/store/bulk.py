@@ -200,7 +200,7 @@ class Bulk:
 
 
 _SET: Final = "select set_config($1, $2, false)"
-_SET_IF_KNOWN: Final = "select set_config(name, $2, false) from pg_settings where name = lower($1)"
+_SET_IF_KNOWN: Final = "select set_config(name, $2, false) from pg_settings where lower(name) = $1"
 _AS_LOGIN: Final = "select set_config('role', 'none', true)"
 _HOLDERS: Final = """
 select format('process %s of %s since %s', a.pid, a.application_name, date_trunc('second', a.backend_start)) as who

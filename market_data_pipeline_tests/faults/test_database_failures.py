@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import pytest
+import sqlalchemy as sa
 
 from market_data_pipeline.domain.failures import (
     ConfigurationError,
@@ -261,8 +262,9 @@ def test_a_run_whose_server_is_not_there_fails_every_series_without_a_request(wo
     assert world.vendor.seen == []
 
 
-def test_settings_of_a_url_win_over_ours(world: FaultyWorld) -> None:
-    joint = "&" if "?" in world.database_url else "?"
-    with Bulk(f"{world.database_url}{joint}application_name=mine") as mine:
+def test_settings_of_a_url_win_over_ours_but_for_the_zone_on_which_dates_rest(world: FaultyWorld) -> None:
+    settings = {"application_name": "mine", "options": "-ctimezone=America/New_York"}
+    url = sa.make_url(world.database_url).update_query_dict(settings).render_as_string(hide_password=False)
+    with Bulk(url) as mine:
         shown = mine.rows("select current_setting('application_name') as name, current_setting('timezone') as zone")
     assert shown == [{"name": "mine", "zone": "UTC"}]

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+import sqlalchemy as sa
 
 from market_data_pipeline.domain.failures import ConfigurationError
 from market_data_pipeline.domain.series import Tier
@@ -106,7 +107,8 @@ with scratch(load_settings()) as made:
 def test_a_server_on_which_no_database_can_be_made_is_named_with_the_reason_and_the_way_out(
     settings: Settings, postgres_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("DATABASE_URL", postgres_url + "&options=-c%20default_transaction_read_only%3Don")
+    read_only = sa.make_url(postgres_url).update_query_dict({"options": "-cdefault_transaction_read_only=on"})
+    monkeypatch.setenv("DATABASE_URL", read_only.render_as_string(hide_password=False))
     with pytest.raises(ConfigurationError, match=r"read-only transaction\. Grant the role CREATEDB"):
         scratch(load_settings()).__enter__()
     assert list(settings.state_dir.rglob("*")) == []
