@@ -14,25 +14,30 @@ from market_data_pipeline.orchestration.rules import REGULAR_CLOSE, REGULAR_OPEN
 
 _SPANS: Final = ", ".join(f"('{t}', interval '{t.minutes} minutes')" for t in Timeframe if not t.is_base)
 
+_ROUNDED: Final = 0.999999999  # volumes have fractions: their sum is not the same in every order
+
 ACROSS_RULES: Final = (
     Rule(
         name="day_volume_holds_the_minutes",
-        holds="A day bar's volume is at least that of the 5-minute bars of the day's regular hours.",
-        broken="have less volume than the 5-minute bars of their regular hours",
+        holds="A day bar's volume is at least that of all 5-minute bars of its session.",
+        broken="have less volume than the 5-minute bars of their session",
         severity=Severity.WARN,
-        why="a correction may reach minutes and day in different nights. Regular hours only, less a thousandth: the "
-        "vendor's day bars hold every minute, but recorded day bars of another source hold exactly the regular hours, "
-        "83 to 97 % of the whole session.",
+        why="a correction may reach minutes and day in different nights, and either is then right by itself. The "
+        "vendor's day bars hold the extended hours and trades that belong to no minute; recorded day bars of another "
+        "source hold the regular hours' volume to the share (83 to 97 % of the session's), which is as good.",
         query=f"""
-            select m.symbol, '{Timeframe.D1}' as timeframe, x.ts, x.volume, m.minutes from (
-                select b.symbol, d.session_date, d.day_start, sum(b.volume) as minutes
+            select m.symbol, '{Timeframe.D1}' as timeframe, x.ts, x.volume, m.minutes, m.regular_minutes from (
+                select b.symbol, d.session_date, d.day_start, sum(b.volume) as minutes,
+                    sum(b.volume) filter (where b.ts >= {REGULAR_OPEN} and b.ts < {REGULAR_CLOSE}) as regular_minutes
                 from b join market_data.sessions as d
                 on d.asset_class = b.asset_class and d.session_date = {SESSION_DATE}
-                where b.timeframe = '{Timeframe.M5}' and b.ts >= {REGULAR_OPEN} and b.ts < {REGULAR_CLOSE}
+                where b.timeframe = '{Timeframe.M5}'
                 group by 1, 2, 3
             ) as m
             join market_data.bars as x on x.symbol = m.symbol and x.timeframe = '{Timeframe.D1}' and x.ts = m.day_start
-            where x.volume < m.minutes * 0.999 and 2 = (
+            where x.volume < m.minutes * {_ROUNDED}
+            and not coalesce(x.volume between m.regular_minutes * {_ROUNDED} and m.regular_minutes / {_ROUNDED}, false)
+            and 2 = (
                 select count(*) from market_data.coverage as c
                 where c.symbol = m.symbol and c.session_date = m.session_date and c.status = 'complete'
             )""",

@@ -85,6 +85,8 @@ def month_minutes(item: Instrument, sessions: Sequence[Session], year: int, mont
     held = np.flatnonzero(trades)
     count = trades.ravel()[held].astype("float64")
     shares = count * (0.3 + 0.7 * size.ravel()[held].astype("float64")) * (item.daily_volume / item.trades)
+    if item.ticker in SPLIT_CYCLES:
+        shares *= np.array([_shares_for_one(item, s.date) for s in sessions])[held // shape[1]]
     micro = np.floor(shares + 1.0) * 1e6
     if crypto or year >= FRACTIONAL_SINCE:
         micro += np.floor(dice.random(len(held), dtype=np.float32) * np.float32(999_999.0))
@@ -162,6 +164,16 @@ def _endpoints(item: Instrument, sessions: Sequence[Session], year: int) -> tupl
     first = before + (_OVERNIGHT * (last - before) if item.asset_class is not AssetClass.CRYPTO else 0.0)
     factor = np.array([_split_factor(item.ticker, s.date) for s in sessions])
     return first - factor, last - factor
+
+
+def _shares_for_one(item: Instrument, day: dt.date) -> float:
+    """Return how many shares are traded on `day` for one at the start of the anchor year.
+
+    A split multiplies them as it divides the price; in between they become fewer as the price grows. So the dollars
+    that change hands stay the same from cycle to cycle.
+    """
+    years = day.year - ANCHOR_YEAR + (day.timetuple().tm_yday - 1) / 366
+    return exp(_split_factor(item.ticker, day) - item.growth * years)
 
 
 @lru_cache(maxsize=65_536)

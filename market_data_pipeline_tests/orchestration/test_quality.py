@@ -211,8 +211,8 @@ BAR_FAULTS = (
         "held",
     ),
     Fault(
-        "day_volume_holds_the_minutes",
-        f"update market_data.bars set volume = volume / 2 where {DAY}",
+        "day_volume_holds_the_minutes",  # it still holds the regular hours and most of the others
+        f"update market_data.bars set volume = volume * 0.99 where {DAY}",
         1,
         ("AAPL", "1d"),
         "minutes",

@@ -171,6 +171,30 @@ def test_raw_prices_fall_at_a_split_and_adjusted_ones_do_not(market: Vendor) -> 
     assert max(bar["h"] for bar in intraday) < friday["c"] / 2
 
 
+@pytest.mark.parametrize("per", ["1/hour", "1/day"])
+def test_a_split_multiplies_the_shares_that_are_traded_and_leaves_the_dollars(market: Vendor, per: str) -> None:
+    def traded(adjusted: str) -> tuple[float, float]:
+        bars = market.bars("NVDA", per, "2026-05-26", "2026-06-18", adjusted=adjusted)
+        before, after = ([bar for bar in bars if (bar["t"] < ms(2026, 6, 8)) is side] for side in (True, False))
+        dollars = [sum(bar["v"] * bar["vw"] for bar in some) for some in (before, after)]
+        shares = [sum(bar["v"] for bar in some) for some in (before, after)]
+        return shares[1] / shares[0], dollars[1] / dollars[0]
+
+    shares, dollars = traded("false")
+    assert 3.6 < shares < 4.4
+    assert 0.85 < dollars < 1.15
+    shares, dollars = traded("true")
+    assert 0.9 < shares < 1.1
+    assert 0.85 < dollars < 1.15
+
+
+def test_volumes_are_at_their_real_level_before_and_after_every_split(market: Vendor) -> None:
+    for year in (2005, 2015, 2026):
+        days = market.bars("NVDA", "1/day", f"{year}-01-05", f"{year}-12-18", adjusted="false")
+        mean = sum(day["v"] for day in days) / len(days)
+        assert 185e6 / 4 < mean < 185e6 * 4, year
+
+
 def test_adjustment_follows_the_servers_clock() -> None:
     with vendor(now=datetime(2026, 6, 7, 12, tzinfo=NEW_YORK)) as eve:
         raw, adjusted = (eve.bars("NVDA", "1/day", "2026-06-04", "2026-06-05", adjusted=a) for a in ("false", "true"))
