@@ -2,7 +2,8 @@
 
 Each attempt waits for its turn and is counted. Transient failures are met with up to `max_attempts` attempts and
 exponential backoff with full jitter: before attempt n + 1 a uniformly random time of up to 2**(n-1) seconds, at most
-300, and at least what Retry-After says. An answer 429 makes everybody pause for that time.
+300, and at least what Retry-After says. An answer 429 makes everybody pause for that time; one that does not say for
+how long, for a time that grows until the vendor's minute has passed (`RATE_FLOORS_SECONDS`).
 
 A vendor to which no connection can be made is tried by connecting alone, which takes no turn, and is left in peace once
 `CUT_OFF_AFTER` questions in a row have met that.
@@ -47,6 +48,11 @@ _log = logging.getLogger(__name__)
 
 MAX_ATTEMPTS: Final = 5
 _FIRST_BACKOFF_SECONDS: Final = 1.0
+
+# The least pause after the first, second, third and fourth answer 429 to a question that has no Retry-After. The vendor
+# counts calls by the minute, so the last of five attempts must come more than a minute after the first: then a key that
+# has five calls a minute gets through even where the plan is configured as unlimited.
+RATE_FLOORS_SECONDS: Final = (0.0, 8.0, 20.0, 36.0)
 
 # Five attempts at a question last 7 s on average, and a run asks three at a time: shorter trouble does not end it, a
 # wrong address or a dead line does so within half a minute, whatever the number of symbols.
@@ -106,10 +112,11 @@ class Caller:
             PipelineError: of the class that `refusals` and `read` decide, at once.
         """
         delay = 0.0
+        unexplained = 0  # answers 429 that do not say when to come again
         reached = not self._unreachable
 
         def attempt(number: int) -> _T:
-            nonlocal delay, reached
+            nonlocal delay, reached, unexplained
             delay = self._uniform(0.0, min(MAX_PAUSE_SECONDS, _FIRST_BACKOFF_SECONDS * 2 ** (number - 1)))
             if not reached:
                 self._transport.connect(question.what)
@@ -133,10 +140,14 @@ class Caller:
                 text = refusals.text_of(answer)
             text = self._transport.redacted(text)
             failure = refusals.failure(code, text, question.what, beyond_history=question.beyond_history)
+            asked_for = retry_after(answer.headers)
             if isinstance(failure, TransientError):
-                delay = max(delay, retry_after(answer.headers))
+                delay = max(delay, asked_for)
             if isinstance(failure, RateLimitedError):
                 tally.rate_limited += 1
+                if not asked_for:
+                    delay = max(delay, RATE_FLOORS_SECONDS[min(unexplained, len(RATE_FLOORS_SECONDS) - 1)])
+                    unexplained += 1
                 self._limiter.pause(delay)
             raise failure from None
 
@@ -175,7 +186,7 @@ def retry_after(headers: Mapping[str, str]) -> float:
     A date is read against the answer's own Date header, so that a wrong clock on this machine does no harm.
     """
     given = headers.get("Retry-After", "").strip()
-    if given.isascii() and given.isdigit():
+    if given.isascii() and given.replace(".", "", 1).isdigit():
         return min(float(given), MAX_PAUSE_SECONDS)
     until = _instant(given)
     if until is None:

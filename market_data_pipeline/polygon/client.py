@@ -15,13 +15,13 @@ import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final
 from urllib.parse import quote, urlsplit
 
 from market_data_pipeline.domain.failures import PipelineError, UsageError
 from market_data_pipeline.domain.series import AssetClass, Tier, Timeframe, asset_class_of
-from market_data_pipeline.domain.sessions import calendar_for, to_us
+from market_data_pipeline.domain.sessions import calendar_for, from_us, to_us
 from market_data_pipeline.polygon.calls import MAX_ATTEMPTS, Caller, Question
 from market_data_pipeline.polygon.limiter import PRIORITIES
 from market_data_pipeline.polygon.paging import Page, Paging
@@ -147,8 +147,11 @@ class PolygonClient:
                 rows = pages.read_bars(body, symbol, timeframe, interval, after)
                 return Page(rows, len(rows.ts_us), rows.next_url)
 
+            def left() -> tuple[int, int]:
+                return (first if after is None else _following_ms(symbol, timeframe, after)), last
+
             held = []
-            for page in self._paging.pages(question, read, path, {"adjusted": "false"}, tally):
+            for page in self._paging.pages(question, read, path, {"adjusted": "false"}, tally, left):
                 if page.count:
                     held.append(page.rows)
                     after = int(page.rows.ts_us[-1])
@@ -212,6 +215,14 @@ class PolygonClient:
         finally:
             with self._lock:
                 self._usage += tally.usage()
+
+
+def _following_ms(symbol: str, timeframe: Timeframe, start_us: int) -> int:
+    """Return where the grid goes on after the bar that starts at `start_us`, in ms."""
+    if timeframe is not Timeframe.D1:
+        return start_us // 1000 + timeframe.minutes * 60_000
+    calendar = calendar_for(asset_class_of(symbol))
+    return to_us(calendar.midnight(calendar.session_date(from_us(start_us)) + timedelta(days=1))) // 1000
 
 
 def _check_grid(symbol: str, timeframe: Timeframe, interval: Interval) -> None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import logging
 import math
 import re
+from codecs import BOM_UTF8
 from itertools import chain
 from operator import attrgetter
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
@@ -136,10 +137,10 @@ def decode(decoder: msgspec.json.Decoder[_P], body: bytes, where: str, row: str 
     """Return the typed page, whose rows a complaint calls `row`; the errors are those of `read_bars`."""
     failure: PipelineError
     try:
-        page = decoder.decode(body)
+        page = decoder.decode(body.removeprefix(BOM_UTF8))
     except msgspec.ValidationError as error:
         failure = DataError(f"{where}{in_words(str(error), row)}.")
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         failure = TransientError(f"{where}: the answer of {len(body)} bytes is not readable JSON.")
     else:
         if page.status not in _SUCCESSES:

@@ -42,6 +42,7 @@ _OUTSIDE_PLAN: Final = re.compile(r"timeframe|time frame|date range|too old", re
 _IN_WORDS: Final = (
     (re.compile(r"maximum requests|rate limit|too many requests", re.IGNORECASE), 429),
     (re.compile(r"api ?key", re.IGNORECASE), 401),
+    (re.compile(r"internal|unavailable|timed? ?out|try again|overload|gateway", re.IGNORECASE), 503),
 )
 _IN_STATUS: Final = {"NOT_AUTHORIZED": 403, "NOT_FOUND": 404, "ERROR": 400}
 
@@ -75,7 +76,7 @@ def text_of(answer: Answer) -> str:
     """Return the vendor's sentence in a refusal, "" when the body is empty or not the vendor's JSON."""
     try:
         refusal = _REFUSAL.decode(answer.body)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return ""
     return refusal.error or refusal.message or ""
 

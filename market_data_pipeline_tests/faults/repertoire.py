@@ -25,6 +25,7 @@ from market_data_pipeline_tests.polygon.faulty_server import (
     Answer,
     reset,
     send,
+    send_and_close,
     send_chunked,
     send_gzip,
     send_json,
@@ -34,6 +35,7 @@ from market_data_pipeline_tests.polygon.faulty_server import (
 
 TOO_MANY: Final = {"status": "ERROR", "request_id": "f00", "error": "You've exceeded the maximum requests per minute."}
 HTML: Final = b"<html><head><title>502 Bad Gateway</title></head><body>nginx</body></html>"
+DATE: Final = "Tue, 02 Jan 2024 10:00:00 GMT"
 HEAD: Final = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 999999\r\n\r\n"
 
 
@@ -115,6 +117,16 @@ def unended(asked: Asked) -> Answer:
     return send_chunked(asked.body[:-100], ended=False)
 
 
+def closed_early(asked: Asked) -> Answer:
+    return send_and_close(asked.body[:-100])
+
+
+def leaving_out(asked: Asked, url: str) -> str:
+    """A next page that begins a quarter of an hour too late and ends before the window does."""
+    start, last = url.split("?")[0].split("/")[-2:]
+    return url.replace(f"/{start}/{last}", f"/{int(start) + 900_000}/{int(last) - 900_000}")
+
+
 def empty_then_next(asked: Asked) -> Answer:
     """No bars, and a next page that is this one under another address."""
     page = {k: v for k, v in asked.page.items() if k not in ("results", "count")}
@@ -160,8 +172,14 @@ def doubled(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 SURVIVED: Final[dict[str, Fault]] = {
     "429 with Retry-After": Fault(always(send_json(TOO_MANY, 429, {"Retry-After": "7"})), anything),
     "429 without Retry-After": Fault(always(send_json(TOO_MANY, 429)), anything),
+    "429 until a date": Fault(
+        always(send_json(TOO_MANY, 429, {"Date": DATE, "Retry-After": "Tue, 02 Jan 2024 10:00:42 GMT"})), anything
+    ),
     "429 with an empty body": Fault(always(send(429)), anything),
     "429 inside 200": Fault(always(send_json(TOO_MANY)), anything),
+    "an internal error inside 200": Fault(
+        always(send_json({"status": "ERROR", "error": "Internal server error"})), anything
+    ),
     "502 with HTML": Fault(always(send(502, HTML, {"Content-Type": "text/html"})), anything),
     "HTML inside 200": Fault(always(send(200, HTML, {"Content-Type": "text/html"}))),
     "503 on a later page": Fault(always(send(503)), later_page),
@@ -176,6 +194,8 @@ SURVIVED: Final[dict[str, Fault]] = {
     "a length that is too long": Fault(too_long),
     "a length that is too short": Fault(too_short),
     "chunks without an end": Fault(unended),
+    "HTTP/1.0 that closes early": Fault(closed_early),
+    "next_url that leaves out bars": Fault(next_url(leaving_out), first_page, 1),
     "next_url on a foreign host": Fault(
         next_url(lambda asked, url: url.replace(asked.root, "https://files.example:8443")), first_page, 1
     ),

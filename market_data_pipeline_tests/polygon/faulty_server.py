@@ -128,6 +128,16 @@ def send_chunked(body: bytes, *, ended: bool = True) -> Answer:
     return answer
 
 
+def send_and_close(body: bytes) -> Answer:
+    """An answer of HTTP/1.0 without a length: the body ends with the connection."""
+
+    def answer(handler: Handler) -> None:
+        handler.wfile.write(b"HTTP/1.0 200 OK\r\n\r\n" + body)
+        handler.close_connection = True
+
+    return answer
+
+
 def reset(after: bytes = b"") -> Answer:
     """A connection that is reset after the given bytes."""
 

@@ -124,6 +124,7 @@ UNTRUSTED = {
     "no count": (page(TRUTH, resultsCount=...), "resultsCount is None"),
     "a count and no rows": (empty_page(resultsCount=4), "resultsCount is 4 and there are 0 rows"),
     "no status": (page(TRUTH, status=...), "field status: is missing"),
+    "null for all rows": (page(TRUTH, results=None), "resultsCount is 4 and there are 0 rows"),
     "a list": ([], "Expected object, got array"),
     "a duplicate": (page([TRUTH[0], TRUTH[0], *TRUTH[1:]]), "bar 1, field t: .* does not come after"),
     "unsorted bars": (page([TRUTH[1], TRUTH[0], *TRUTH[2:]]), "bar 1, field t: .* does not come after"),
@@ -218,6 +219,14 @@ def test_an_empty_page_with_a_next_one_is_followed() -> None:
         fetched = Asker(server.url).bars()
     assert rows(fetched.bars) == TRUTH
     assert fetched.usage.requests == 4
+
+
+def test_a_next_page_that_leaves_out_bars_is_asked_for_them_all_the_same() -> None:
+    last = START_MS + len(TRUTH) * SPAN_MS - 1
+    late = NEXT.format(START_MS + 3 * SPAN_MS, last - SPAN_MS // 2)
+    with FaultyServer(*map(send_json, [page(TRUTH[:2], next_url=late), page(TRUTH[2:])])) as server:
+        assert rows(Asker(server.url).bars().bars) == TRUTH
+    assert f"/range/5/minute/{START_MS + 2 * SPAN_MS}/{last}?" in server.seen[1].target
 
 
 def numbered(make: Any) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -17,21 +18,26 @@ from market_data_pipeline.domain.failures import (
     VendorRequestError,
     VendorUnreachableError,
 )
+from market_data_pipeline.domain.series import Timeframe
 from market_data_pipeline.polygon.calls import CUT_OFF_AFTER
+from market_data_pipeline.polygon.client import PolygonClient
+from market_data_pipeline.polygon.limiter import UnlimitedLimiter
 from market_data_pipeline.polygon.transport import Limits
 from market_data_pipeline_tests.polygon.faulty_server import (
     Answer,
     FaultyServer,
+    Seen,
     drip,
     reset,
     send,
+    send_and_close,
     send_chunked,
     send_gzip,
     send_json,
     send_short,
     stall,
 )
-from market_data_pipeline_tests.polygon.vendor import TRUTH, Asker, cost, page, rows
+from market_data_pipeline_tests.polygon.vendor import KEY, TRUTH, WHOLE, Asker, cost, page, rows
 
 GOOD = json.dumps(page(TRUTH)).encode()
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(GOOD)
@@ -66,6 +72,9 @@ PASSING = {
     ),
     "an encoding that was not asked for": send(200, GOOD, {"Content-Encoding": "br"}),
     "JSON that is cut short": send(200, GOOD[:-30]),
+    "JSON twice": send(200, GOOD + GOOD),
+    "JSON that is nested without end": send(200, b'{"status":"OK","more":' + b"[" * 100_000),
+    "HTTP/1.0 that closes early": send_and_close(GOOD[:-30]),
     "an empty body": send(200),
     "HTML with 200": send(200, b"<html>maintenance</html>"),
     "NaN, which is not JSON": send(200, GOOD.replace(b"101.0", b"NaN", 1)),
@@ -73,6 +82,7 @@ PASSING = {
     "fewer bytes than Content-Length": send_short(GOOD, missing=10),
     "a Content-Length that cuts the body": send(200, GOOD, {"Content-Length": str(len(GOOD) - 20)}),
     "chunks without an end": send_chunked(GOOD, ended=False),
+    "an internal error inside 200": send_json({"status": "ERROR", "error": "Internal server error"}),
     "rate refused inside 200": send_json(
         {"status": "ERROR", "error": "You've exceeded the maximum requests per minute, please wait."}
     ),
@@ -129,6 +139,8 @@ DATE = "Tue, 02 Jan 2024 10:00:00 GMT"
         (429, "0", 1),
         (429, "86400", 300),
         (429, "soon", 1),
+        (429, "", 1),
+        (429, "7.5", 7.5),
         (429, "-5", 1),
         (429, "1e3", 1),
         (429, "Tue, 02 Jan 2024 10:00:42 GMT", 42),
@@ -169,6 +181,53 @@ def test_a_storm_of_429_ends_as_a_rate_limited_error_with_every_refusal_counted(
     assert len(asker.limiter.pauses) == 5
 
 
+class Minutes(FaultyServer):
+    """Answers five calls in any 60 seconds of a clock and refuses all others, without a word on when to come again."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        super().__init__()
+        self.clock = clock
+        self.answered: list[float] = []
+
+    def next_answer(self, seen: Seen) -> Answer:
+        now = self.clock()
+        if sum(then > now - 60 for then in self.answered) >= 5:
+            return send(429)
+        self.answered.append(now)
+        return send_json(page(TRUTH))
+
+
+def test_a_key_with_five_calls_a_minute_gets_through_where_the_plan_is_configured_as_unlimited() -> None:
+    passed = [0.0]
+
+    def sleep(seconds: float) -> None:
+        passed[0] += seconds
+
+    with Minutes(lambda: passed[0]) as server:
+        limiter = UnlimitedLimiter(sleep=sleep, monotonic=lambda: passed[0])
+        client = PolygonClient(server.url, KEY, limiter=limiter, sleep=sleep, uniform=lambda low, high: low)
+        for _ in range(12):
+            assert rows(client.bars("AAPL", Timeframe.M5, WHOLE).bars) == TRUTH
+    assert 120 <= passed[0] < 180
+
+
+def test_everybody_really_waits_for_as_long_as_retry_after_says() -> None:
+    came = []
+
+    class Watched(FaultyServer):
+        def next_answer(self, seen: Seen) -> Answer:
+            came.append(time.monotonic())
+            return super().next_answer(seen)
+
+    limiter = UnlimitedLimiter()
+    with Watched(send(429, headers={"Retry-After": "1"}), send_json(page(TRUTH))) as server:
+        with pytest.raises(RateLimitedError):
+            PolygonClient(server.url, KEY, limiter=limiter, max_attempts=1).bars("AAPL", Timeframe.M5, WHOLE)
+        PolygonClient(server.url, KEY, limiter=limiter).bars("AAPL", Timeframe.M5, WHOLE)
+    refused, answered = came
+    assert answered - refused >= 1
+
+
 @pytest.mark.parametrize(
     "make",
     [
@@ -176,8 +235,10 @@ def test_a_storm_of_429_ends_as_a_rate_limited_error_with_every_refusal_counted(
         lambda body: send_gzip(body),
         lambda body: send_chunked(body),
         lambda body: send(200, gzip.compress(body[:100]) + gzip.compress(body[100:]), {"Content-Encoding": "gzip"}),
+        send_and_close,
+        lambda body: send(200, b"\xef\xbb\xbf" + body),
     ],
-    ids=["plain", "gzip", "chunked", "gzip of two members"],
+    ids=["plain", "gzip", "chunked", "gzip of two members", "HTTP/1.0", "a byte order mark"],
 )
 def test_every_usual_way_to_send_a_body_is_understood(make: Callable[[bytes], Answer]) -> None:
     with FaultyServer(make(GOOD)) as server:
