@@ -15,7 +15,8 @@ Its index is a RangeIndex. Whoever makes a frame guarantees all of this; whoever
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from functools import cache
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -38,8 +39,21 @@ def bar_frame(ts_us: np.ndarray, values: Mapping[str, np.ndarray]) -> pd.DataFra
     """
     import pandas as pd
 
-    ts = pd.Series(ts_us.view("datetime64[us]")).dt.tz_localize("UTC")
-    return pd.DataFrame({"ts": ts, **{name: values[name] for name in VALUES}}, copy=False)
+    labels, dtype = _header()
+    # The public constructor takes ten times as long, and a tick makes hundreds of frames of a few bars each.
+    return pd.DataFrame._from_arrays(  # type: ignore[attr-defined,no-any-return]
+        [pd.array(ts_us, dtype=dtype), *(values[name] for name in VALUES)],
+        columns=labels,
+        index=pd.RangeIndex(len(ts_us)),
+        verify_integrity=False,
+    )
+
+
+@cache
+def _header() -> tuple[Any, Any]:
+    import pandas as pd
+
+    return pd.Index(COLUMNS), pd.DatetimeTZDtype("us", "UTC")
 
 
 def empty() -> pd.DataFrame:
@@ -51,4 +65,13 @@ def empty() -> pd.DataFrame:
 
 def ts_us(bars: pd.DataFrame) -> np.ndarray:
     """Return the bars' starts as int64 microseconds since 1970 UTC."""
-    return bars["ts"].to_numpy(dtype="datetime64[us]").view("int64")
+    starts: np.ndarray = array(bars, "ts").as_unit("us").asi8
+    return starts
+
+
+def array(frame: pd.DataFrame, name: str) -> Any:
+    """Return a column's array as it is: NumPy's for values, pandas' own for `ts`, booleans and labels.
+
+    `frame[name]` would make a Series of it, which takes ten times as long: a fifth of a tick's time.
+    """
+    return frame._get_column_array(frame.columns.get_loc(name))  # type: ignore[operator]

@@ -17,6 +17,7 @@ import pandas as pd
 import talib
 
 from market_data_pipeline.domain import rolling
+from market_data_pipeline.domain.bars import array
 from market_data_pipeline.domain.failures import FeatureError
 from market_data_pipeline.domain.feature_definitions import (
     FEATURE_NAMES,
@@ -102,10 +103,10 @@ def features_from(bars: pd.DataFrame, first_new: int, timeframe: Timeframe, asse
         FeatureError: as `compute_features`.
     """
     _check_talib()
-    ts = _values(bars, "ts")
+    ts = array(bars, "ts")
     starts: NDArray[np.int64] = ts.as_unit("us").asi8
     high, low, close, volume = (
-        np.ascontiguousarray(_values(bars, name), dtype="float64") for name in ("high", "low", "close", "volume")
+        np.ascontiguousarray(array(bars, name), dtype="float64") for name in ("high", "low", "close", "volume")
     )
     # Only the averages look at all of the warm-up; everything else has forgotten what lies before `begin`.
     begin = max(0, first_new - WINDOW_BARS)
@@ -142,18 +143,13 @@ def warm_up_suffices(bars: pd.DataFrame, first_new: int) -> bool:
     """
     if first_new < WARM_UP_BARS:
         return False
-    high, low = _values(bars, "high"), _values(bars, "low")
+    high, low = array(bars, "high"), array(bars, "low")
     moved = (high - low)[first_new - 13 : first_new + 1].max(initial=0.0)
     if len(bars) - first_new <= SOON and moved > MOVING * high.max():
         return True  # the usual case, told without computing anything
-    high, low, close = (np.ascontiguousarray(bars[name].to_numpy("float64")) for name in ("high", "low", "close"))
+    high, low, close = (np.ascontiguousarray(array(bars, name), dtype="float64") for name in ("high", "low", "close"))
     atr = talib.ATR(high, low, close, timeperiod=14)[first_new:]
     return bool(np.all(atr > MOTIONLESS * high.max()))
-
-
-def _values(bars: pd.DataFrame, name: str) -> Any:
-    """Return a column's array; `bars[name]` would make a Series of it, five of them a tenth of an append's time."""
-    return bars._get_column_array(bars.columns.get_loc(name))  # type: ignore[operator]
 
 
 def _check_talib() -> None:

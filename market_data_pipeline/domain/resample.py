@@ -72,7 +72,7 @@ def resample(bars: pd.DataFrame, timeframe: Timeframe, calendar: SessionCalendar
     buckets = bucket_start_us(bar.ts_us(bars), timeframe, calendar)
     first = np.flatnonzero(np.r_[True, buckets[1:] != buckets[:-1]])
     last = np.r_[first[1:], len(buckets)] - 1
-    column = {name: bars[name].to_numpy() for name in bar.VALUES}
+    column = {name: bar.array(bars, name) for name in bar.VALUES}
     volume = np.add.reduceat(column["volume"], first)
     turnover = np.add.reduceat(column["vwap"] * column["volume"], first)
     vwap = np.divide(turnover, volume, out=np.full(len(first), np.nan), where=volume > 0)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from market_data_pipeline.domain.bars import VALUES, ts_us
+from market_data_pipeline.domain.bars import VALUES, array, ts_us
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -61,7 +61,7 @@ def compare(stored: pd.DataFrame, answer: pd.DataFrame) -> Delta:
     held = old_ts[at] == new_ts
     differs = np.zeros(len(new_ts), dtype=bool)
     for name in VALUES:
-        new, old = answer[name].to_numpy(), stored[name].to_numpy()[at]
+        new, old = array(answer, name), array(stored, name)[at]
         differs |= ~((new == old) | (np.isnan(new) & np.isnan(old)))
     updated = held & differs
     replaced = ~np.isin(old_ts, new_ts, assume_unique=True)

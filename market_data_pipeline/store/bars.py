@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from market_data_pipeline.domain.bars import PRICES, VALUES, bar_frame
+from market_data_pipeline.domain.bars import PRICES, VALUES, array, bar_frame, ts_us
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -67,14 +67,14 @@ def append_bars(bulk: Bulk, series: Series, bars: pd.DataFrame, now: datetime) -
     if not rows:
         return
     instant = pa.timestamp("us", tz="UTC")
-    trades = bars["trades"].to_numpy()
+    trades = array(bars, "trades")
     absent = np.isnan(trades)
     columns = {
         "symbol": pa.repeat(pa.scalar(series.symbol), rows),
         "timeframe": pa.repeat(pa.scalar(str(series.timeframe)), rows),
-        "ts": pa.array(bars["ts"].to_numpy(dtype="datetime64[us]").view("int64")).cast(instant),
-        **{name: pa.array(bars[name].to_numpy()) for name in (*PRICES, "volume")},
-        "vwap": pa.array(bars["vwap"].to_numpy(), from_pandas=True),
+        "ts": pa.array(ts_us(bars)).cast(instant),
+        **{name: pa.array(array(bars, name)) for name in (*PRICES, "volume")},
+        "vwap": pa.array(array(bars, "vwap"), from_pandas=True),
         "trades": pa.array(np.where(absent, 0, trades).astype("int64"), mask=absent),
         "ingested_at": pa.repeat(pa.scalar(now, type=instant), rows),
     }

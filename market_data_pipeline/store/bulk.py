@@ -10,6 +10,7 @@ module per family of relations).
 from __future__ import annotations
 
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, LiteralString
 
 from market_data_pipeline.domain.failures import DatabaseUnavailableError, PipelineError, TransientError
@@ -19,7 +20,6 @@ from market_data_pipeline.store.roles import ACT_AS_ADBC, Role
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from datetime import datetime
     from typing import Self
 
     import pyarrow as pa
@@ -75,10 +75,10 @@ class Bulk:
             hint = "" if "FATAL" in str(error) else " Is it running?"
             raise DatabaseUnavailableError(f"{describe(url)} cannot be used: {sentence(str(error))}.{hint}") from None
         self.closed = False
-        settings = {**_SESSION, **({"market_data.as_of": as_of.isoformat()} if as_of is not None else {})}
         try:
-            for name, value in settings.items():
-                self.execute(_SET if "." in name else _SET_IF_KNOWN, name, value)
+            self.execute(_SET_KNOWN, list(_SESSION), list(_SESSION.values()))
+            if as_of is not None:
+                self.execute("select set_config('market_data.as_of', $1, false)", as_of.isoformat())
             self.execute(ACT_AS_ADBC, role.value)
             self.commit()
         except BaseException:
@@ -87,15 +87,12 @@ class Bulk:
 
     def execute(self, statement: LiteralString, *parameters: object) -> None:
         """Run a statement whose rows, if any, nobody wants. Parameters are `$1`, `$2`, …; lists are arrays."""
-        with self._translated(), self._connection.cursor() as cursor:
-            cursor.execute(statement, parameters or None)
-            # A statement that returns rows is only sent when they are fetched.
-            cursor.fetchall()
+        self.arrow(statement, *parameters)  # one that returns rows is only sent when they are fetched
 
     def arrow(self, statement: LiteralString, *parameters: object) -> pa.Table:
         """Return a query's rows as an Arrow table; instants are timestamp[us, UTC]."""
         with self._translated(), self._connection.cursor() as cursor:
-            cursor.execute(statement, parameters or None)
+            cursor.execute(statement, [_plain(value) for value in parameters] or None)
             return cursor.fetch_arrow_table()
 
     def rows(self, statement: LiteralString, *parameters: object) -> list[dict[str, Any]]:
@@ -152,6 +149,8 @@ class Bulk:
         self.close()
 
     def _lock_symbol(self, symbol: str) -> None:
+        if self.rows("select pg_try_advisory_lock($1::int, hashtext($2)) as held", _LOCK_SPACE, symbol)[0]["held"]:
+            return
         try:
             self.execute("select set_config('lock_timeout', $1, true)", _SYMBOL_LOCK_TIMEOUT)
             self.execute("select pg_advisory_lock($1::int, hashtext($2))", _LOCK_SPACE, symbol)
@@ -199,8 +198,11 @@ class Bulk:
         return str(self._connection.adbc_connection.get_option("adbc.postgresql.transaction_status"))
 
 
-_SET: Final = "select set_config($1, $2, false)"
-_SET_IF_KNOWN: Final = "select set_config(name, $2, false) from pg_settings where lower(name) = $1"
+_SET_KNOWN: Final = """
+select set_config(s.name, wanted.value, false)
+from pg_settings as s
+inner join unnest($1::text[], $2::text[]) as wanted (name, value) on lower(wanted.name) = lower(s.name)
+"""
 _AS_LOGIN: Final = "select set_config('role', 'none', true)"
 _HOLDERS: Final = """
 select format('process %s of %s since %s', a.pid, a.application_name, date_trunc('second', a.backend_start)) as who
@@ -213,6 +215,17 @@ where
     and l.classid::bigint = $1
     and l.objid::bigint = hashtext($2)::bigint & 4294967295
 """
+
+
+def _plain(value: object) -> object:
+    """Return a parameter as the driver is given it: instants in UTC, which is the session's zone, but without a zone.
+
+    Around every statement that has an instant with a zone the driver asks for the session's zone, sets it twice and
+    has the statement parsed a second time.
+    """
+    if isinstance(value, datetime) and value.tzinfo is not None:
+        return value.astimezone(UTC).replace(tzinfo=None)
+    return [_plain(each) for each in value] if isinstance(value, list) else value
 
 
 def _conninfo(url: str) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, LiteralString
 
+from market_data_pipeline.domain.bars import array, ts_us
 from market_data_pipeline.domain.feature_definitions import FEATURE_NAMES, FEATURES
 from market_data_pipeline.store.bars import partition
 
@@ -31,14 +32,20 @@ def feature_table(features: pd.DataFrame, own: Sequence[Feature] = ()) -> pa.Tab
     """Return a frame of features as Arrow: `ts`, the 17 columns and those of `own`, null where NaN or NA."""
     import pyarrow as pa
 
-    ts = pa.array(features["ts"].to_numpy(dtype="datetime64[us]").view("int64")).cast(pa.timestamp("us", tz="UTC"))
-    types = {"float": pa.float64(), "bool": pa.bool_(), "text": pa.string()}
-    columns = {"ts": ts}
-    for feature in (*FEATURES, *own):
-        column = features[feature.name]
-        array = pa.array(column.to_numpy() if feature.dtype == "float" else column.array, from_pandas=True)
-        columns[feature.name] = array.cast(types[feature.dtype])
+    columns = {"ts": pa.array(ts_us(features)).cast(pa.timestamp("us", tz="UTC"))}
+    columns |= {feature.name: _column(array(features, feature.name), feature) for feature in (*FEATURES, *own)}
     return pa.table(columns)
+
+
+def _column(values: Any, feature: Feature) -> pa.Array:
+    import pandas as pd
+    import pyarrow as pa
+
+    types = {"float": pa.float64(), "bool": pa.bool_(), "text": pa.string()}
+    if isinstance(values, pd.Categorical) and feature.labels:  # their own conversion takes five times as long
+        codes = values.codes
+        return pa.array(feature.labels, pa.string()).take(pa.array(codes, mask=codes < 0))
+    return pa.array(values, from_pandas=True).cast(types[feature.dtype])
 
 
 def feature_columns(own: Sequence[Feature], relation: str = "features") -> LiteralString:

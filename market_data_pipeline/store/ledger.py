@@ -179,24 +179,27 @@ def append_log(bulk: Bulk, series: Series, row: LogRow) -> None:
     """Add the audit row of one execution, and tell listeners (the read API's cache) which series it was."""
     bulk.execute(
         """
-        insert into market_data.ingest_log (
-            run_id, symbol, timeframe, started_at, finished_at, status, requests, rate_limited, bytes,
-            rows_fetched, rows_inserted, rows_updated, features_written, fetch_seconds, store_seconds, compute_seconds,
-            error_class, error, warning, outside_rpo_since
+        with logged as (
+            insert into market_data.ingest_log (
+                run_id, symbol, timeframe, started_at, finished_at, status, requests, rate_limited, bytes,
+                rows_fetched, rows_inserted, rows_updated, features_written,
+                fetch_seconds, store_seconds, compute_seconds, error_class, error, warning, outside_rpo_since
+            )
+            values (
+                $1, $2, $3, $4, $5::timestamptz, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19,
+                case when coalesce($20::timestamptz + $21 * interval '1 second', '-infinity') < $5::timestamptz then
+                    market_data.outside_rpo_since($2, $3, $20::timestamptz, $21 * interval '1 second', $5::timestamptz)
+                end
+            )
         )
-        values (
-            $1, $2, $3, $4, $5::timestamptz, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19,
-            case when coalesce($20::timestamptz + $21 * interval '1 second', '-infinity') < $5::timestamptz then
-                market_data.outside_rpo_since($2, $3, $20::timestamptz, $21 * interval '1 second', $5::timestamptz)
-            end
-        )
+
+        select pg_notify('market_data_series', $22)::text
         """,
         *(row.run_id, series.symbol, str(series.timeframe), row.started_at, row.finished_at, row.status),
         *(row.requests, row.rate_limited, row.bytes, row.rows_fetched, row.rows_inserted, row.rows_updated),
         *(row.features_written, row.fetch_seconds, row.store_seconds, row.compute_seconds),
-        *(row.error_class, row.error, row.warning, row.due_at, row.rpo.total_seconds()),
+        *(row.error_class, row.error, row.warning, row.due_at, row.rpo.total_seconds(), series.partition_key),
     )
-    bulk.execute("select pg_notify('market_data_series', $1)::text", series.partition_key)
 
 
 def read_coverage(bulk: Bulk, series: Series) -> dict[date, Coverage]:
