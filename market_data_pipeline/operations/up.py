@@ -34,6 +34,7 @@ from market_data_pipeline.operations.screen import console as screen
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    import dagster as dg
     import sqlalchemy as sa
     from rich.console import Console
 
@@ -83,6 +84,7 @@ def run_up(settings: Settings, once: bool) -> int:
             )
             return code
         _announce(settings, daemon, console, time.monotonic() - began)
+        _check_what_is_held(settings, instance, console)
         while True:
             daemon.check()
             time.sleep(LOOK_SECONDS)
@@ -202,6 +204,16 @@ def _announce(settings: Settings, daemon: Daemon, console: Console, seconds: flo
     console.print(f"Read API    {api}/docs")
     console.print(f"Status      {api}/ or {command()} staleness")
     console.print("Ctrl-C stops everything but PostgreSQL; make down stops that too.")
+
+
+def _check_what_is_held(settings: Settings, instance: dg.DagsterInstance, console: Console) -> None:
+    """Have the stored tables checked once, so that their rules do not stand there unanswered until the night."""
+    from market_data_pipeline.orchestration.runs import submit_first_quality
+
+    if run_id := submit_first_quality(instance):
+        console.print(
+            f"Quality     being checked for the first time: http://127.0.0.1:{settings.ui_port}/runs/{run_id}"
+        )
 
 
 @contextmanager

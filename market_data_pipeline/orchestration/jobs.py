@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     AssetJob: TypeAlias = UnresolvedAssetJobDefinition
 
+QUALITY_JOB: Final = "quality"
+
 TIER_TAG: Final = "market_data/tier"
 PRIORITY_TAG: Final = "dagster/priority"  # the queue starts higher ones first
 

@@ -13,6 +13,7 @@ import io
 from typing import TYPE_CHECKING, Any, Final
 
 import altair as alt
+import orjson
 import vl_convert
 from PIL import Image
 
@@ -105,9 +106,9 @@ def _markdown(chart: Any, text: str) -> str:
     """Return a chart as Markdown that holds its PNG, on white: the page may be dark."""
     drawn = chart.configure(background="white").configure_view(stroke=None)
     drawn = drawn.configure_axis(labelFontSize=_FONT - 1, domainColor="#BBBBBB", tickColor="#BBBBBB")
-    png = _small(
-        vl_convert.vegalite_to_png(drawn.configure_title(fontSize=_FONT + 1, anchor="start").to_json(), scale=1.5)
-    )
+    # orjson, because Altair's own JSON says NaN where a feature is not warm yet, which is none.
+    spec = orjson.dumps(drawn.configure_title(fontSize=_FONT + 1, anchor="start").to_dict()).decode()
+    png = _small(vl_convert.vegalite_to_png(spec, scale=1.5))
     return f"![{text}](data:image/png;base64,{base64.b64encode(png).decode()})"
 
 

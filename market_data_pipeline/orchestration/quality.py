@@ -20,6 +20,7 @@ from market_data_pipeline.domain.series import Tier
 from market_data_pipeline.orchestration.across_rules import ACROSS_RULES
 from market_data_pipeline.orchestration.bar_rules import BAR_RULES
 from market_data_pipeline.orchestration.feature_rules import FEATURE_RULES
+from market_data_pipeline.orchestration.jobs import QUALITY_JOB
 from market_data_pipeline.orchestration.partitions import bars_key, features_key
 from market_data_pipeline.orchestration.resources import PipelineResource
 from market_data_pipeline.orchestration.results import stopped
@@ -72,7 +73,7 @@ def quality_checks() -> dg.AssetChecksDefinition:
 def quality_job() -> "AssetJob":
     """Return the job that runs all of them."""
     return dg.define_asset_job(
-        "quality",
+        QUALITY_JOB,
         selection=dg.AssetSelection.checks(
             *(dg.AssetCheckKey(suite.asset_key, rule.name) for suite in SUITES for rule in suite.rules)
         ),

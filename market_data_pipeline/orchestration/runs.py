@@ -14,9 +14,9 @@ import dagster as dg
 from market_data_pipeline.domain.failures import UsageError
 from market_data_pipeline.domain.objectives import TIER_OBJECTIVES
 from market_data_pipeline.domain.series import Tier, Timeframe
-from market_data_pipeline.orchestration.jobs import job_name, op_name, run_tags
+from market_data_pipeline.orchestration.jobs import QUALITY_JOB, job_name, op_name, run_tags
 from market_data_pipeline.orchestration.partitions import range_tags, symbols_of
-from market_data_pipeline.orchestration.provenance import TRIGGER_TAG, USER_TAG, caller
+from market_data_pipeline.orchestration.provenance import REASON_TAG, TRIGGER_TAG, USER_TAG, caller
 from market_data_pipeline.orchestration.queue import enqueue, keep_connections, load_location
 
 if TYPE_CHECKING:
@@ -152,6 +152,20 @@ def submit_refresh(
             requests = tier_run_requests(wanted, tier, trigger=trigger, run_config=config)
         run_ids += [enqueue(instance, repository, request, {USER_TAG: caller()}) for request in requests]
     return run_ids
+
+
+def submit_first_quality(instance: dg.DagsterInstance) -> str | None:
+    """Put the first check of the stored tables into the queue and return its run id; None when there has been one.
+
+    From then on `quality` runs each night. The partitions must have been registered (`partitions.sync_partitions`).
+    """
+    statuses = [dg.DagsterRunStatus.SUCCESS, *UNFINISHED]
+    if instance.get_run_records(dg.RunsFilter(job_name=QUALITY_JOB, statuses=statuses), limit=1):
+        return None
+    request = dg.RunRequest(
+        job_name=QUALITY_JOB, tags={TRIGGER_TAG: "cli", REASON_TAG: "the first check of what is held"}
+    )
+    return enqueue(instance, load_location().get_repository_def(), request, {USER_TAG: caller()})
 
 
 def wait_for_runs(

@@ -55,6 +55,19 @@ def test_it_serves_the_ui_and_the_api(project: Project, up: Running) -> None:
     assert requests.get(f"{api}/docs", timeout=30).ok
 
 
+def test_what_is_held_is_checked_for_the_first_time(project: Project, up: Running) -> None:
+    up.says("Quality     being checked for the first time")
+    with project.instance() as instance:
+        checked = dg.RunsFilter(job_name="quality")
+        until(lambda: [run.status for run in instance.get_runs(checked)] == [dg.DagsterRunStatus.SUCCESS])
+        keys = [
+            dg.AssetCheckKey(dg.AssetKey(["critical", "bars"]), name)
+            for name in ("keys_are_unique", "no_bar_from_the_future")
+        ]
+        found = instance.event_log_storage.get_latest_asset_check_execution_by_key(keys)
+        assert [found[key].status.value for key in keys] == ["SUCCEEDED"] * 2
+
+
 def test_a_second_one_is_refused_and_says_where_the_first_is(project: Project, up: Running) -> None:
     done = project.run("market-data", "up")
     assert done.code == 2

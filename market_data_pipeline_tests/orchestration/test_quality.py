@@ -11,6 +11,8 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+import pandas as pd
 import psycopg
 import pytest
 import sqlalchemy as sa
@@ -23,6 +25,7 @@ from market_data_pipeline.orchestration.across_rules import ACROSS_RULES
 from market_data_pipeline.orchestration.bar_rules import BAR_RULES
 from market_data_pipeline.orchestration.expectations import SAMPLE, Inspector, Verdict
 from market_data_pipeline.orchestration.feature_rules import FEATURE_RULES
+from market_data_pipeline.orchestration.pictures import price_and_volume
 from market_data_pipeline.orchestration.rules import Rule
 from market_data_pipeline.sandbox.main import open_source
 from market_data_pipeline.sandbox.server import running_server
@@ -396,3 +399,10 @@ def test_the_pictures_of_a_tier_are_small_and_show_what_is_held(sane_url: str) -
         assert len(drawn) < 100_000
         assert draw(made, Tier.STANDARD) is None
     made.dispose()
+
+
+def test_a_symbol_too_young_for_its_features_is_drawn_without_them() -> None:
+    days = pd.date_range("2026-01-05", periods=3, tz="UTC")
+    young = {"symbol": "AAPL", "ts": days, "close": [1.0, 2.0, 3.0], "volume": [5.0, 6.0, 7.0]}
+    drawn = price_and_volume(pd.DataFrame({**young, "atr": [np.nan] * 3, "trend_regime": [None] * 3}))
+    assert drawn.startswith("![Close by trend")
