@@ -299,3 +299,13 @@ def test_changed_settings_of_ta_lib_are_refused() -> None:
             compute_features(flat_frame([MONDAY], [1.0]), Timeframe.M5, EQUITY)
     finally:
         talib.set_unstable_period("EMA", 0)
+
+
+def test_the_page_of_the_features_says_what_the_code_declares() -> None:
+    text = (ROOT / "docs" / "features.md").read_text()
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("| `")]
+    assert [(row[0].strip("`"), row[1], row[3], row[4]) for row in rows] == [
+        (f.name, f.dtype, f.unit, "-" if f.warm_up is None else str(f.warm_up)) for f in FEATURES
+    ]
+    for feature, row in zip(FEATURES, rows, strict=True):
+        assert [label for label in feature.labels if f"`{label}`" not in row[2]] == []
