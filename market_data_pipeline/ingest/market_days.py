@@ -22,7 +22,8 @@ from market_data_pipeline.domain.series import AssetClass, Series, Timeframe, as
 from market_data_pipeline.domain.sessions import to_us
 from market_data_pipeline.ingest.demand import reach, status_after, wanted
 from market_data_pipeline.store.ledger import Coverage, CoverageStatus
-from market_data_pipeline.store.market_days import read_market_days, unsettled_days, write_market_day
+from market_data_pipeline.store.market_days import read_market_days, unlisted_symbols, unsettled_days, write_market_day
+from market_data_pipeline.store.reference_checks import MARKET_DAY, Check, write_check
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -154,7 +155,11 @@ def plan_market_days(bulk: Bulk, symbols: Collection[str], timing: Timing, histo
         date: MarketDay(sessions[date], stored.fetched_at, stored.values)
         for date, stored in read_market_days(bulk, dates).items()
     }
-    lacking = {symbol: _lacking(symbol, known, sessions, days, timing) for symbol, known in unsettled.items()}
+    unlisted = unlisted_symbols(bulk)
+    lacking = {
+        symbol: _lacking(symbol, known, sessions, days, timing, listed=symbol not in unlisted)
+        for symbol, known in unsettled.items()
+    }
     asked = cheapest_days([each for each in lacking.values() if each])
     served = {symbol for symbol in ours if (days_lacked := lacking[symbol]) is not None and days_lacked <= asked}
     needed = {date for symbol in served for date in lacking[symbol] or ()}
@@ -213,6 +218,7 @@ def read_market(pipeline: Pipeline, bulk: Bulk, symbols: Collection[str], priori
                 log.warning("%s Its day bars are asked for symbol by symbol.", error)
                 break
             stored = write_market_day(bulk, session.date, answer.bars, now)
+            write_check(bulk, MARKET_DAY, Check(session.date, now, 1, answer.usage.bytes))
             bulk.commit()
             days[session.date] = MarketDay(session, now, stored.values, fresh=True)
     return days
@@ -224,8 +230,13 @@ def _lacking(
     sessions: Mapping[date, Session],
     days: Mapping[date, MarketDay],
     timing: Timing,
+    *,
+    listed: bool,
 ) -> frozenset[date] | None:
-    """Return the days for which no market day at hand serves; None when none ever will, so that a request must."""
+    """Return the days for which no market day at hand serves; None when none will, so that a request must.
+
+    One will not that is still to be asked for, when those before did not list the symbol.
+    """
     known = _coverage(unsettled)
     lacking = set()
     for session in _wanted(unsettled, sessions, timing):
@@ -233,7 +244,7 @@ def _lacking(
         if day is not None and day.serves(held, timing):
             if day.values.get(symbol) is None:
                 return None
-        elif held is not None and _looks_empty(held, session):
+        elif not listed or (held is not None and _looks_empty(held, session)):
             return None
         else:
             lacking.add(session.date)

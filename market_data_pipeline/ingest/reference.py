@@ -12,7 +12,8 @@ from market_data_pipeline.domain.failures import PipelineError
 from market_data_pipeline.domain.series import Tier
 from market_data_pipeline.domain.sessions import NEW_YORK
 from market_data_pipeline.polygon.limiter import PRIORITIES
-from market_data_pipeline.store.splits import followed_symbols, last_check, write_splits
+from market_data_pipeline.store.reference_checks import SPLITS, Check, last_check, write_check
+from market_data_pipeline.store.splits import followed_symbols, unreadable_splits, write_splits
 
 if TYPE_CHECKING:
     from datetime import date, datetime
@@ -24,28 +25,35 @@ if TYPE_CHECKING:
 # week without an answer nothing that is adjusted with it can be trusted.
 SPLITS_KEEP: Final = timedelta(days=7)
 
+# A symbol fails while its splits cannot be read; the vendor mends a row within hours or never.
+UNREADABLE_AGAIN_AFTER: Final = timedelta(hours=1)
 
-def splits_due(known: tuple[date, datetime] | None, history_days: int, now: datetime) -> date | None:
+
+def splits_due(known: Check | None, history_days: int, now: datetime, *, unreadable: bool = False) -> date | None:
     """Return since when the market's splits are to be read now; None when that was done today.
 
     Args:
-        known: the first date and the instant of the last reading, None before the first.
+        known: the last reading, None before the first.
         history_days: calendar days of history that has to be adjusted.
         now: aware UTC.
+        unreadable: the last list held rows that matter and could not be read.
     """
     today = now.astimezone(NEW_YORK).date()
     since = today - timedelta(days=history_days)
     if known is None:
         return since
-    read_today = known[1].astimezone(NEW_YORK).date() >= today
-    return None if read_today and known[0] <= since else min(since, known[0])
+    read_today = known.verified_at.astimezone(NEW_YORK).date() >= today
+    if unreadable and now - known.verified_at >= UNREADABLE_AGAIN_AFTER:
+        read_today = False
+    return None if read_today and known.since <= since else min(since, known.since)
 
 
 def ensure_splits(pipeline: Pipeline, bulk: Bulk) -> PipelineError | None:
     """Read the market's splits unless that was done today.
 
     Several runs at once ask once: the others wait and find it done. A failure is returned, not raised, while the list
-    of an earlier day still serves.
+    of an earlier day still serves. A followed ticker whose row cannot be read is remembered with the reason: it is the
+    only one that fails (`refresh`).
 
     Raises:
         PipelineError: there is no list that serves.
@@ -53,17 +61,24 @@ def ensure_splits(pipeline: Pipeline, bulk: Bulk) -> PipelineError | None:
     now = pipeline.clock()
     with bulk.symbol_lock("*splits"):
         known = last_check(bulk)
+        doubtful = bool(unreadable_splits(bulk))
         followed = followed_symbols(bulk)
         bulk.rollback()
-        since = splits_due(known, pipeline.history_days, now)
+        since = splits_due(known, pipeline.history_days, now, unreadable=doubtful)
         if since is None:
             return None
+        unreadable: dict[str, str] = {}
+        before = pipeline.client.usage  # no other thread of the run asks yet
         try:
-            splits = pipeline.client.splits(since, followed=followed, priority=PRIORITIES[Tier.CRITICAL])
+            splits = pipeline.client.splits(
+                since, followed=followed, priority=PRIORITIES[Tier.CRITICAL], unreadable=unreadable
+            )
         except PipelineError as error:
-            if error.stops_run or known is None or known[0] != since or now - known[1] > SPLITS_KEEP:
+            if error.stops_run or known is None or known.since != since or now - known.verified_at > SPLITS_KEEP:
                 raise
             return error
-        write_splits(bulk, splits, since=since, now=now)
+        spent = pipeline.client.usage - before
+        write_splits(bulk, splits, since=since, now=now, unreadable=unreadable)
+        write_check(bulk, SPLITS, Check(since, now, spent.requests - spent.rate_limited, spent.bytes))
         bulk.commit()
         return None

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from market_data_pipeline.domain.failures import FeatureError, PipelineError
+from market_data_pipeline.domain.failures import DataError, FeatureError, PipelineError
 from market_data_pipeline.domain.series import BASE_TIMEFRAMES, Series, Timeframe, asset_class_of
 from market_data_pipeline.ingest.audit import opened_for_audit
 from market_data_pipeline.ingest.commit import Change, commit, log_row
@@ -26,7 +26,7 @@ from market_data_pipeline.store.ledger import (
     write_failed_days,
     write_failure,
 )
-from market_data_pipeline.store.splits import read_splits
+from market_data_pipeline.store.splits import read_splits, unreadable_splits
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -81,7 +81,8 @@ class SymbolRefresh:
         """Refresh the symbol's series and yield each outcome when it is committed.
 
         Raises:
-            PipelineError: only one that stops the whole run, after the series' failures were recorded.
+            PipelineError: one that stops the whole run, after the series' failures were recorded; or one that the
+                symbol fails with before any of its series was begun.
         """
         from market_data_pipeline.domain.splits import digest
 
@@ -90,6 +91,8 @@ class SymbolRefresh:
             self.timing = self.pipeline.timing(self.asset_class)
             self.states = read_states(self.bulk, self.request.symbol)
             self.splits = read_splits(self.bulk, self.request.symbol)
+            if (unreadable := unreadable_splits(self.bulk).get(self.request.symbol)) is not None:
+                raise DataError(f"The vendor's splits of {self.request.symbol} cannot be read: {unreadable}")
             self.digest = digest(self.splits, self.timing.calendar.session_date(self.timing.now))
             for base in BASE_TIMEFRAMES:
                 family = [timeframe for timeframe in Timeframe if timeframe.base is base]

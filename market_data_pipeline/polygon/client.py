@@ -158,11 +158,17 @@ class PolygonClient:
             return Fetched(pages.joined(held), tally.usage())
 
     def splits(
-        self, since: date, *, followed: Collection[str] | None = None, priority: int = _STANDARD
+        self,
+        since: date,
+        *,
+        followed: Collection[str] | None = None,
+        priority: int = _STANDARD,
+        unreadable: dict[str, str] | None = None,
     ) -> tuple[SplitRow, ...]:
         """Return all tickers' splits executed on `since` or later, future ones too, by day and ticker.
 
-        A row that cannot be read is an error only when it is of a ticker that is `followed`; None for all.
+        A row that cannot be read is an error only when it is of a ticker that is `followed` (None for all), or of one
+        that it does not tell. Into `unreadable`, if given, goes what is wrong with a ticker's row instead.
 
         Raises:
             PipelineError: as `bars`.
@@ -173,7 +179,7 @@ class PolygonClient:
         target = f"{path}?execution_date.gte={since}&limit={_SPLITS_LIMIT}&order=asc&sort=execution_date"
 
         def read(body: bytes) -> Page[tuple[SplitRow, ...]]:
-            rows, next_url = reference.read_splits(body, since, followed)
+            rows, next_url = reference.read_splits(body, since, followed, unreadable)
             return Page(rows, len(rows), next_url)
 
         with self._counted() as tally:

@@ -55,7 +55,7 @@ _SAME_SPLIT: Final = timedelta(days=4)
 
 
 def read_splits(
-    body: bytes, since: date, followed: Collection[str] | None = None
+    body: bytes, since: date, followed: Collection[str] | None = None, unreadable: dict[str, str] | None = None
 ) -> tuple[tuple[SplitRow, ...], str | None]:
     """Return the splits of one page that were executed on `since` or later, and the address of the next page.
 
@@ -66,10 +66,11 @@ def read_splits(
         body: the unpacked answer.
         since: the first date asked for; earlier splits touch no bar that is wanted.
         followed: the tickers whose splits matter; None for all.
+        unreadable: takes in what is wrong with the row of a ticker that matters, by ticker; None to raise that.
 
     Raises:
         TransientError: the body is not JSON.
-        DataError: a row is malformed, or its ratio is none.
+        DataError: a row that matters is malformed, or its ratio is none, and there is nowhere to say so.
         RefusedInBodyError: its status is not a success.
     """
     page = decode(_PAGE, body, "splits", "row")
@@ -80,7 +81,11 @@ def read_splits(
         except DataError as error:
             ticker = _ticker_of(raw)
             if followed is None or ticker is None or ticker in followed:
-                raise
+                if unreadable is None or ticker is None:
+                    raise
+                _log.warning("%s fails until its splits can be read: %s", ticker, error)
+                unreadable.setdefault(ticker, str(error))
+                continue
             strangers.append(str(error))
             continue
         if row.execution_date >= since:

@@ -104,6 +104,12 @@ def read_market_days(bulk: Bulk, dates: Collection[date]) -> dict[date, StoredDa
     return found
 
 
+def unlisted_symbols(bulk: Bulk) -> frozenset[str]:
+    """Return the symbols that none of the stored answers named."""
+    rows = bulk.rows("select symbol from market_data.market_days group by symbol having count(close) = 0")
+    return frozenset(row["symbol"] for row in rows)
+
+
 def write_market_day(bulk: Bulk, day: date, market: pd.DataFrame, now: datetime) -> StoredDay:
     """Store the answer for `day` that was asked for at `now`, and return what was stored.
 

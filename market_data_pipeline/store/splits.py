@@ -1,6 +1,7 @@
-"""Splits in PostgreSQL, and when the market's list was last read.
+"""Splits in PostgreSQL.
 
-Add here: statements on `splits`, `split_revisions` and `reference_checks`. Keep out: adjusting (domain.splits).
+Add here: statements on `splits`, `split_revisions` and `unreadable_splits`. Keep out: when the market's list was read
+(reference_checks), and adjusting (domain.splits).
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING
 from market_data_pipeline.domain.splits import Split
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
     from datetime import date, datetime
 
     from market_data_pipeline.store.bulk import Bulk
@@ -38,39 +39,50 @@ def followed_symbols(bulk: Bulk) -> frozenset[str]:
     return frozenset(row["symbol"] for row in bulk.rows("select symbol from market_data.symbols"))
 
 
-def last_check(bulk: Bulk) -> tuple[date, datetime] | None:
-    """Return the first date and the instant of the last reading of the market's splits, or None before the first."""
-    rows = bulk.rows("select since, verified_at from market_data.reference_checks where name = 'splits'")
-    return (rows[0]["since"], rows[0]["verified_at"]) if rows else None
+def unreadable_splits(bulk: Bulk) -> dict[str, str]:
+    """Return what is wrong with the vendor's splits of each symbol whose splits could not be read in its last list."""
+    return {row["symbol"]: row["error"] for row in bulk.rows("select symbol, error from market_data.unreadable_splits")}
 
 
-def write_splits(bulk: Bulk, splits: Iterable[tuple[str, date, float, float]], *, since: date, now: datetime) -> None:
-    """Store the market's splits (symbol, execution date, from, to) and that they were read now.
+def write_splits(
+    bulk: Bulk,
+    splits: Iterable[tuple[str, date, float, float]],
+    *,
+    since: date,
+    now: datetime,
+    unreadable: Mapping[str, str] | None = None,
+) -> None:
+    """Store the market's splits (symbol, execution date, from, to), as they were listed now.
 
     A split that the vendor lists with another ratio than before is corrected; one that it no longer lists is taken out,
     so that a corrected date does not adjust twice. Both are kept in `split_revisions`. An empty list takes out nothing:
-    the market always has splits, so it says more about the vendor than about them.
+    the market always has splits, so it says more about the vendor than about them. What is known of a symbol whose
+    splits are `unreadable` stays as it is, and the sentence that says why is kept until a list is readable.
     """
-    splits = list(splits)
+    unreadable = unreadable or {}
+    splits = [split for split in splits if split[0] not in unreadable]
     if splits:
-        _replace(bulk, splits, since, now)
-    bulk.execute(
-        """
-        insert into market_data.reference_checks (name, since, verified_at)
-        values ('splits', $1, $2)
-        on conflict (name) do update set since = excluded.since, verified_at = excluded.verified_at
-        """,
-        *(since, now),
-    )
+        _replace(bulk, splits, since, now, list(unreadable))
+    bulk.execute("delete from market_data.unreadable_splits")
+    if unreadable:
+        bulk.execute(
+            """
+            insert into market_data.unreadable_splits (symbol, error, seen_at)
+            select symbol, error, $3 from unnest($1::text[], $2::text[]) as told (symbol, error)
+            """,
+            *(list(unreadable), list(unreadable.values()), now),
+        )
 
 
-def _replace(bulk: Bulk, splits: list[tuple[str, date, float, float]], since: date, now: datetime) -> None:
+def _replace(
+    bulk: Bulk, splits: list[tuple[str, date, float, float]], since: date, now: datetime, spared: list[str]
+) -> None:
     listed = [list(column) for column in zip(*splits, strict=True)]
     bulk.execute(
         """
         with gone as (
             delete from market_data.splits as known
-            where known.execution_date >= $5 and not exists (
+            where known.execution_date >= $5 and known.symbol <> all($7::text[]) and not exists (
                 select 1
                 from unnest($1::text[], $2::date[], $3::float8[], $4::float8[])
                     as listed (symbol, execution_date, split_from, split_to)
@@ -89,7 +101,7 @@ def _replace(bulk: Bulk, splits: list[tuple[str, date, float, float]], since: da
         select symbol, execution_date, split_from, split_to, first_seen_at, $6
         from gone
         """,
-        *(*listed, since, now),
+        *(*listed, since, now, spared),
     )
     bulk.execute(
         """

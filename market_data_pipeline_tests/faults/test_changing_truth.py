@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
+from market_data_pipeline.domain.series import Timeframe
 from market_data_pipeline.domain.sessions import NEW_YORK
+from market_data_pipeline.ingest.outcome import SeriesOutcome
 from market_data_pipeline.sandbox.bars import SplitRow
 from market_data_pipeline.sandbox.source import Source
 from market_data_pipeline_tests.faults.conftest import DAYS, NOON, MakeWorld
@@ -145,3 +147,44 @@ def test_a_split_that_appears_between_two_pages_leaves_raw_bars_and_is_adjusted_
         """
     )[0]
     assert abs(float(steps["adjusted"]) - float(steps["raw"])) > 1.0  # type: ignore[arg-type]  # ln 4 is 1.39
+
+
+def of_splits(asked: Asked) -> bool:
+    return asked.kind == "splits"
+
+
+MALFORMED = {
+    "null": {"ticker": "MSFT", "execution_date": "2026-11-18", "split_from": 1, "split_to": None},
+    "zero": {"ticker": "MSFT", "execution_date": "2026-11-18", "split_from": 0, "split_to": 4},
+    "no date": {"ticker": "MSFT", "execution_date": "soon", "split_from": 1, "split_to": 4},
+}
+
+
+@pytest.mark.parametrize("row", MALFORMED.values(), ids=MALFORMED)
+def test_a_split_that_cannot_be_read_fails_its_symbol_alone_until_it_can(
+    world: FaultyWorld, row: dict[str, Any]
+) -> None:
+    def malformed(asked: Asked) -> Answer:
+        page = asked.page
+        return send_json({**page, "results": [*page["results"], row]})
+
+    def failed(outcomes: dict[str, SeriesOutcome]) -> set[str]:
+        return {key for key, outcome in outcomes.items() if outcome.failed}
+
+    series_of_msft = {f"MSFT|{timeframe}" for timeframe in Timeframe}
+    world.vendor.inject(malformed, of_splits, times=2)
+    outcomes = world.refresh("AAPL", "MSFT", history_days=DAYS)
+    assert failed(outcomes) == series_of_msft
+    assert {outcome.error_class for key, outcome in outcomes.items() if key in series_of_msft} == {"DataError"}
+    assert "The vendor's splits of MSFT cannot be read: splits, row" in str(outcomes["MSFT|1h"].error)
+    assert {each["symbol"] for each in world.query("select symbol from market_data.bars")} == {"AAPL"}
+    assert len([each for each in world.log() if each["status"] == "failed"]) == len(Timeframe)
+
+    # Who comes again soon finds what was said; an hour later the vendor is asked once more, here in vain, then not.
+    for minutes, reads in ((10, 0), (55, 1), (65, 1)):
+        world.now += timedelta(minutes=minutes)
+        before = sum(map(of_splits, world.vendor.asked))
+        outcomes = world.refresh("AAPL", "MSFT", history_days=DAYS)
+        assert sum(map(of_splits, world.vendor.asked)) - before == reads
+        assert failed(outcomes) == (set() if minutes == 65 else series_of_msft)
+    assert world.query("select * from market_data.unreadable_splits") == []

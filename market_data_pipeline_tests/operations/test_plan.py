@@ -112,3 +112,61 @@ def test_timeframes_need_their_base_only(world: World, monkeypatch: pytest.Monke
     monkeypatch.setenv("MARKET_DATA_AS_OF", world.now.isoformat())
     planned = plan_backfill(load_settings(), ["AAPL"], [Timeframe.H4], 10)
     assert [one.series for one in planned.series] == [("AAPL", Timeframe.M5)]
+
+
+def test_how_often_a_sandboxes_symbol_trades_is_known_before_anything_is_held(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # 55 sessions are 52,800 minutes: two pages for AAPL, one for a name that trades in 7 of 8 minutes.
+    planned = plan(world, monkeypatch, 80)
+    happened = refreshed(world, 80)
+    assert planned.total.calls == happened.calls
+    assert planned.total.bytes == pytest.approx(happened.bytes, rel=0.05)
+    assert planned.least == planned.total
+    calls = {(one.series.symbol, one.series.timeframe): one.estimate.calls for one in planned.series}
+    assert (calls["AAPL", Timeframe.M5], calls["KIMpL", Timeframe.M5]) == (2, 1)
+
+
+def test_what_nobody_knows_of_another_vendor_is_said(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("POLYGON_BASE_URL", "https://api.polygon.io")
+    monkeypatch.setenv("POLYGON_API_KEY", "a-key-of-somebody")
+    said = plan(world, monkeypatch, 80).document()
+    assert said["unknown_symbols"] == sorted(UNIVERSE)
+    assert said["calls"] == 5 + 4 * 2 + 3 + 1  # day bars, the stocks' minutes, Bitcoin's, and the splits
+    assert said["at_least"]["calls"] == 5 + 5 + 1
+    assert said["at_least"]["bytes"] < said["bytes"] / 50
+
+    refreshed(world, 14)  # what is held tells, and a stranger is taken for one like those that are held
+    world.track("MSFT.WS")
+    said = plan(world, monkeypatch, 80).document()
+    assert said["unknown_symbols"] == ["MSFT.WS"]
+    assert said["at_least"]["calls"] <= said["calls"]
+
+
+def test_answers_for_the_whole_market_are_planned_as_they_were_before(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refreshed(world, 10)
+    world.now = datetime(2026, 11, 20, 0, 15, 30, tzinfo=NEW_YORK)
+    refreshed(world, 10)
+    world.now = datetime(2026, 11, 21, 0, 15, 30, tzinfo=NEW_YORK)
+    planned = plan(world, monkeypatch, 10)
+    assert (len(planned.market_days), planned.reads_splits) == (2, True)
+    assert planned.total.bytes == pytest.approx(refreshed(world, 10).bytes, rel=0.05)
+
+
+def test_symbols_that_no_answer_for_the_market_lists_are_planned_for_themselves(
+    make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = make_world(datetime(2026, 11, 19, 12, 0, 30, tzinfo=NEW_YORK))
+    monkeypatch.setenv("DATABASE_URL", world.database_url)
+    symbols = ("AAPL", "MSFT", "SYN0001", "SYN0002")  # the sandbox's market lists only the first two
+    asked = []
+    for day in (19, 20, 21):
+        world.now = datetime(2026, 11, day, 11, 0, 30, tzinfo=NEW_YORK)
+        world.track(*symbols)
+        planned = plan(world, monkeypatch, 5)
+        before = counted(world)
+        world.refresh(*symbols, history_days=5)
+        asked.append((planned.total.calls, counted(world).calls - before.calls))
+    assert asked[-1] == (1 + 1 + 4 + 2, 1 + 1 + 4 + 2)  # splits, the market's day, minutes, two day bars
