@@ -1,15 +1,19 @@
-"""How many refreshes the real daemon lets run at once, and whose turn comes first; the tests follow one another.
+"""How many refreshes the real daemon lets run at once, whose turn comes first, and what a killed one leaves behind.
 
+The tests follow one another.
 The vendor keeps the answers about a symbol until a test lets them go, so that runs overlap for as long as a test wants.
 """
 
 from __future__ import annotations
 
+import re
+import signal
 import threading
 from collections.abc import Iterator
 from datetime import datetime
 
 import dagster as dg
+import psutil
 import pytest
 
 from market_data_pipeline.domain.series import Tier, Timeframe
@@ -23,7 +27,7 @@ from market_data_pipeline_tests.end_to_end.project import NOON, Project, until
 from market_data_pipeline_tests.faults.vendor import FaultyVendor
 from market_data_pipeline_tests.polygon.faulty_server import Answer, Seen
 
-UNIVERSE = "tiers:\n  critical: [AAPL]\n  standard: [KO]\n  low_priority: [XOM, CVX, GE, F]\n"
+UNIVERSE = "tiers:\n  critical: [AAPL]\n  standard: [KO]\n  low_priority: [XOM, CVX, GE, F, PG]\n"
 
 
 class HoldingVendor(FaultyVendor):
@@ -59,10 +63,22 @@ def project(make_project: MakeProject, vendor: HoldingVendor) -> Project:
     made = make_project(
         universe=UNIVERSE, POLYGON_BASE_URL=vendor.url, POLYGON_API_KEY=SANDBOX_KEY, POLYGON_PLAN="advanced"
     )
+    hasten(made)
     for command in (["migrate"], ["universe", "import", str(made.root / "universe.yaml")]):
         done = made.run("market-data", *command)
         assert done.code == 0, done.out + done.err
     return made
+
+
+def hasten(project: Project) -> None:
+    """Let Dagster's monitoring look every second instead of every half minute."""
+    configured = project.root / "dagster.yaml"
+    text = configured.read_text()
+    for name in ("poll_interval_seconds", "free_slots_after_run_end_seconds"):
+        text, found = re.subn(rf"(?m)^  {name}: 30$", f"  {name}: 1", text)
+        assert found == 1, name
+    configured.unlink()  # a link to the repository's
+    configured.write_text(text)
 
 
 def home(project: Project) -> dict[str, object]:
@@ -104,6 +120,16 @@ def waiting(instance: dg.DagsterInstance, runs: dict[str, str]) -> set[str]:
 
 def busy(instance: dg.DagsterInstance) -> int:
     return instance.event_log_storage.get_concurrency_info("polygon").active_slot_count
+
+
+def process_of(instance: dg.DagsterInstance, run_id: str) -> psutil.Process:
+    """Return the process that does a run, as Dagster noted it."""
+    noted = [
+        pid.value
+        for entry in instance.all_logs(run_id, of_type=dg.DagsterEventType.ENGINE_EVENT)
+        if (pid := entry.get_dagster_event().engine_event_data.metadata.get("pid"))
+    ]
+    return psutil.Process(int(str(noted[0])))
 
 
 def most_at_once(instance: dg.DagsterInstance, runs: dict[str, str]) -> int:
@@ -150,3 +176,21 @@ def test_a_limit_set_by_the_command_holds_for_the_runs_that_follow(
     done = project.run("dagster", "instance", "concurrency", "set", "polygon", "1", **home(project))
     assert done.code == 0, done.out + done.err
     assert most_at_once(instance, refresh(instance, "XOM", "KO", "AAPL")) == 1
+
+
+def test_a_killed_run_gives_its_place_to_the_next_one_and_is_done_again(
+    instance: dg.DagsterInstance, vendor: HoldingVendor
+) -> None:
+    instance.event_log_storage.set_concurrency_slots("polygon", 1)
+    [killed] = refresh(instance, "PG").values()
+    until(lambda: busy(instance) == 1)
+    next_one = refresh(instance, "AAPL")
+    assert waiting(instance, next_one) == {"AAPL"}
+
+    process_of(instance, killed).send_signal(signal.SIGKILL)
+    assert most_at_once(instance, next_one) == 1
+    assert instance.get_run_by_id(killed).status is dg.DagsterRunStatus.FAILURE  # type: ignore[union-attr]
+
+    vendor.let_go("PG")
+    again = dg.RunsFilter(tags={"dagster/parent_run_id": killed})
+    until(lambda: [run.is_success for run in instance.get_runs(again)] == [True])
