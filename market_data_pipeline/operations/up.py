@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final, NoReturn
 
 from market_data_pipeline.domain.failures import UsageError
 from market_data_pipeline.operations.daemon import LOOK_SECONDS, Daemon, program
+from market_data_pipeline.operations.database_watch import DatabaseWatch
 from market_data_pipeline.operations.init import write_env
 from market_data_pipeline.operations.loading import (
     Load,
@@ -85,8 +86,10 @@ def run_up(settings: Settings, once: bool) -> int:
             return code
         _announce(settings, daemon, console, time.monotonic() - began)
         _check_what_is_held(settings, instance, console)
+        watch = DatabaseWatch(settings, console.print)
         while True:
             daemon.check()
+            watch.look()
             time.sleep(LOOK_SECONDS)
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import dagster as dg
 
 from market_data_pipeline.domain.failures import DatabaseUnavailableError
-from market_data_pipeline.operations.alerting import Alert, Tone, deliver
+from market_data_pipeline.operations.alerting import Alert, Tone
 from market_data_pipeline.orchestration.crossings import tell
 from market_data_pipeline.orchestration.jobs import TIER_TAG
 from market_data_pipeline.orchestration.partitions import RANGE_END, RANGE_START
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from market_data_pipeline.settings import Settings
 
 _INTERVAL_SECONDS: Final = 15  # a person reads it in minutes; each look is one indexed query
+# On failed runs that nobody was told of yet because the database was away; it cannot note that itself. The UI hides it.
+_HELD_TAG, _HELD, _TOLD = ".dagster/market_data_alert", "held", "told"
 _LOOKED_AT: Final = 20  # newest good runs of a job that failed: a tier has fewer shards
 
 _FAILED: Final = """
@@ -39,6 +41,9 @@ from market_data.ingest_log
 where run_id = :run_id and status = 'failed'
 order by symbol, timeframe
 """
+
+
+_RESTARTED: Final = "select pg_postmaster_start_time() > to_timestamp(:since)"
 
 
 class FailedSeries(NamedTuple):
@@ -65,9 +70,28 @@ def run_failure_alert_sensor(context: dg.RunFailureSensorContext, pipeline: Pipe
     message = (context.failure_event.message or "").strip() or "No reason was given."
     try:
         with pipeline.database() as engine:
-            tell_failed_run(engine, settings, run, message)
-    except DatabaseUnavailableError as error:
-        deliver(settings.alert_urls, _alert(settings, run, (message, str(error))))
+            if not (cut_off := _cut_off(context, engine)):
+                tell_failed_run(engine, settings, run, message)
+    except DatabaseUnavailableError:
+        cut_off = True
+    if cut_off:
+        context.log.info(f"Run {run.run_id} is told of together with others that a lost database cut off.")
+        context.instance.add_run_tags(run.run_id, {_HELD_TAG: _HELD})
+
+
+def _cut_off(context: dg.RunFailureSensorContext, engine: Engine) -> bool:
+    """Return whether the run failed because the database was lost: it says so, or the server was started meanwhile."""
+    import sqlalchemy as sa
+
+    if any(
+        DatabaseUnavailableError.__name__ in str(event.step_failure_data) for event in context.get_step_failure_events()
+    ):
+        return True
+    record = context.instance.get_run_record_by_id(context.dagster_run.run_id)
+    if record is None or record.start_time is None:
+        return False
+    with engine.connect() as connection:
+        return bool(connection.execute(sa.text(_RESTARTED), {"since": record.start_time}).scalar_one())
 
 
 def tell_failed_run(engine: Engine, settings: Settings, run: dg.DagsterRun, message: str) -> None:
@@ -100,6 +124,7 @@ def tell_runs(instance: dg.DagsterInstance, engine: Engine, settings: Settings) 
     """
     with engine.connect() as connection:
         failed, untold = open_alerts(connection, "run"), open_alerts(connection, "untold")
+    _tell_cut_off(instance, engine, settings)
     for one in untold:
         if run := instance.get_run_by_id(one.subject):
             tell_failed_run(engine, settings, run, one.detail)
@@ -125,6 +150,35 @@ def tell_runs(instance: dg.DagsterInstance, engine: Engine, settings: Settings) 
 
     if over:
         tell(engine, settings.alert_urls, change)
+
+
+def _tell_cut_off(instance: dg.DagsterInstance, engine: Engine, settings: Settings) -> None:
+    """Tell people in one message of all runs that failed while the database was away."""
+    held = instance.get_runs(dg.RunsFilter(tags={_HELD_TAG: _HELD}))
+    if not held:
+        return
+    met: dict[str, list[dg.DagsterRun]] = {}
+    for run in held:  # the newest first
+        met.setdefault(_subject(run), []).append(run)
+    lines = [
+        f"{subject}{f', {len(runs)} times' if len(runs) > 1 else ''}: {_link(settings, runs[0].run_id)}"
+        for subject, runs in met.items()
+    ]
+    count = f"{len(held)} run{'' if len(held) == 1 else 's'}"
+    alert = Alert(
+        f"{count} failed because the database was lost",
+        (*lines[:WORST_SHOWN], *([f"… and {len(lines) - WORST_SHOWN} more"] if len(lines) > WORST_SHOWN else [])),
+        link=f"{settings.ui_url}/runs",
+    )
+
+    def change(connection: Connection) -> Alert:
+        for subject in met:  # so that it is told when they work again
+            open_alert(connection, "run", subject, "cut off")
+        return alert
+
+    if tell(engine, settings.alert_urls, change):
+        for run in held:
+            instance.add_run_tags(run.run_id, {_HELD_TAG: _TOLD})
 
 
 def failed_series(connection: Connection, run_id: str) -> list[FailedSeries]:

@@ -1,4 +1,4 @@
-"""The staleness sensor's memory: what it said, which late series it tried to heal, since when the database is away.
+"""The staleness sensor's memory: what it said, which late series it tried to heal, how it last found the database.
 
 Pure: what is late, what was tried and an instant in; a decision out. Add here: reasons to wait. Keep out: Dagster.
 """
@@ -47,11 +47,20 @@ class Absence(NamedTuple):
     told: bool  # whether the alert reached somebody
 
 
+class Sighting(NamedTuple):
+    """The database server as a look found it."""
+
+    at: float  # seconds since 1970, as the others
+    started: float  # since when the server runs
+    recovered: float  # since when it counts: anew after a crash, while it counts on after a stop in good order
+
+
 class Memory:
     """What the sensor remembers between two ticks; instants are aware UTC."""
 
     def __init__(self) -> None:
         self.absence: Absence | None = None
+        self.seen: Sighting | None = None
         self._attempts: dict[str, Attempt] = {}
         self._said: dict[str, Said] = {}
 
@@ -70,6 +79,9 @@ class Memory:
             if absence := stored.get("absence"):
                 since, told = absence
                 memory.absence = Absence(float(since), bool(told))
+            if seen := stored.get("seen"):
+                at, started, recovered = seen
+                memory.seen = Sighting(float(at), float(started), float(recovered))
         except (ValueError, TypeError, AttributeError):
             log.warning("The sensor's cursor cannot be read; it starts anew: late series are tried at once.")
             return cls()
@@ -77,7 +89,8 @@ class Memory:
 
     def to_cursor(self) -> str:
         """Return the memory as text."""
-        return json.dumps({"attempts": self._attempts, "said": self._said, "absence": self.absence})
+        remembered = {"attempts": self._attempts, "said": self._said, "absence": self.absence, "seen": self.seen}
+        return json.dumps(remembered)
 
     def forget_healed(self, late: Iterable[Series]) -> None:
         """Forget the attempts for every series that is not among the late ones."""

@@ -15,7 +15,7 @@ import dagster as dg
 from market_data_pipeline.domain.failures import DatabaseUnavailableError
 from market_data_pipeline.domain.objectives import TIER_OBJECTIVES
 from market_data_pipeline.domain.series import Tier
-from market_data_pipeline.orchestration.absence import tell_back, tell_lost
+from market_data_pipeline.orchestration.absence import notice_return, tell_back, tell_lost
 from market_data_pipeline.orchestration.alerts import tell_runs
 from market_data_pipeline.orchestration.checks import evaluation, spoken
 from market_data_pipeline.orchestration.crossings import tell_crossings
@@ -83,6 +83,7 @@ def staleness_sensor(jobs: Sequence[AssetJob]) -> dg.SensorDefinition:
         try:
             with pipeline.database() as engine:
                 standing = tier_freshness(engine)
+                notice_return(memory, engine, now)
                 tell_back(memory, pipeline.settings(), now)
                 tell_crossings(engine, pipeline.settings(), standing)
                 for run_id in fail_lost_runs(context.instance, engine):

@@ -107,6 +107,12 @@ def describe(url: str) -> str:
     return f"PostgreSQL at {host}{port} (database {parameters.get('dbname', '?')}, user {parameters.get('user', '?')})"
 
 
+def server_of(url: str) -> tuple[str, str]:
+    """Return the host and port that `url` means, to tell whether two databases are lost together."""
+    parameters = _parameters(libpq_url(url))
+    return parameters.get("host") or parameters.get("hostaddr") or "", str(parameters.get("port", 5432))
+
+
 def _parameters(url: str) -> dict[str, Any]:
     try:
         return conninfo_to_dict(url)

@@ -12,6 +12,7 @@ import pytest
 import sqlalchemy as sa
 
 from market_data_pipeline.definitions import build_defs
+from market_data_pipeline.domain.failures import DatabaseUnavailableError
 from market_data_pipeline.operations.alerting import Alert, deliver
 from market_data_pipeline.orchestration.alerts import tell_runs
 from market_data_pipeline.orchestration.crossings import tell_crossings
@@ -194,9 +195,15 @@ def test_a_refused_key_is_told_once_with_what_to_do_and_so_is_its_end(
     assert hook.titles() == ["The vendor answers to the key again"]
 
 
-def fail(market: sa.Engine, instance: dg.DagsterInstance, pipeline: StandIn, symbols: list[str]) -> dg.DagsterRun:
+def fail(
+    market: sa.Engine,
+    instance: dg.DagsterInstance,
+    pipeline: StandIn,
+    symbols: list[str],
+    doing: StandIn | None = None,
+) -> dg.DagsterRun:
     """Let a refresh fail and let the failure sensor hear of it, as the daemon would."""
-    failing = StandIn(url=pipeline.url, alert_urls=pipeline.alert_urls, failing=symbols)
+    failing = doing or StandIn(url=pipeline.url, failing=symbols)
     definitions = build_defs(resource_overrides={"pipeline": failing})
     result = definitions.resolve_job_def("critical_refresh").execute_in_process(instance=instance, raise_on_error=False)
     for symbol in symbols:
@@ -256,26 +263,48 @@ def test_a_failed_run_that_reached_nobody_is_told_later(
     assert hook.titles() == ["critical_refresh failed (critical tier)"]
 
 
-def test_a_failed_run_is_told_also_while_the_database_is_away(
+class Away(StandIn):
+    """The pipeline while its database is away."""
+
+    def database(self) -> Any:
+        raise DatabaseUnavailableError("PostgreSQL at 127.0.0.1:9 cannot be used.")
+
+
+def test_runs_that_fail_while_the_database_is_away_are_told_together_when_it_is_back(
     registered: dg.DagsterInstance, market: sa.Engine, pipeline: StandIn, hook: Webhook
 ) -> None:
-    class Away(StandIn):
-        def database(self) -> Any:
-            from market_data_pipeline.domain.failures import DatabaseUnavailableError
-
-            raise DatabaseUnavailableError("PostgreSQL at 127.0.0.1:9 cannot be used.")
-
-    result = build_defs(resource_overrides={"pipeline": StandIn(url=pipeline.url, failing=["MSFT"])})
-    run = result.resolve_job_def("critical_refresh").execute_in_process(instance=registered, raise_on_error=False)
-    sensor = build_defs().get_repository_def().get_sensor_def("run_failure_alert_sensor")
     away = Away(url=pipeline.url, alert_urls=pipeline.alert_urls)
-    context = dg.build_run_status_sensor_context(
-        sensor_name=sensor.name, dagster_instance=registered, dagster_run=run.dagster_run,
-        dagster_event=run.get_run_failure_event(), resources={"pipeline": away},
-    ).for_run_failure()  # fmt: skip
-    sensor(context)
+    runs = [fail(market, registered, away, ["MSFT"]) for _ in range(3)]
+    assert hook.titles() == []
+    for _ in range(2):
+        tell_runs(registered, market, pipeline.settings())
     (message,) = hook.received
-    assert "PostgreSQL at 127.0.0.1:9 cannot be used." in message["message"]
+    assert message["title"] == "3 runs failed because the database was lost"
+    assert message["message"].splitlines() == [
+        f"critical_refresh, 3 times: http://127.0.0.1:3000/runs/{runs[-1].run_id}",
+        "http://127.0.0.1:3000/runs",
+    ]
+    hook.titles()
+    succeed(registered, pipeline)
+    tell_runs(registered, market, pipeline.settings())
+    assert hook.titles() == ["critical_refresh: works again"]
+
+
+def test_a_run_that_lost_its_database_is_told_with_the_others_also_if_that_is_back(
+    registered: dg.DagsterInstance, market: sa.Engine, pipeline: StandIn, hook: Webhook
+) -> None:
+    class Losing(StandIn):
+        def refresh(self, *_: Any, **__: Any) -> Any:
+            raise DatabaseUnavailableError("The connection to PostgreSQL was lost.")
+
+    fail(market, registered, pipeline, [], doing=Losing(url=pipeline.url))
+    assert hook.titles() == []
+    hook.status = 503
+    tell_runs(registered, market, pipeline.settings())
+    hook.status = 200
+    for _ in range(2):
+        tell_runs(registered, market, pipeline.settings())
+    assert hook.titles() == ["1 run failed because the database was lost"]
 
 
 def test_no_log_shows_the_secret_of_an_address_whether_it_works_or_not(

@@ -9,7 +9,7 @@ import dagster as dg
 import pytest
 
 from market_data_pipeline.definitions import build_defs
-from market_data_pipeline.domain.objectives import TIER_OBJECTIVES
+from market_data_pipeline.domain.objectives import FRESHNESS, TIER_OBJECTIVES, Freshness
 from market_data_pipeline.domain.series import Tier
 from market_data_pipeline.sandbox.main import open_source
 from market_data_pipeline_tests.ingest.changing import ChangingSource
@@ -22,6 +22,7 @@ __all__ = ["make_world"]  # the fixture: a vendor, a database and a clock
 NOON = datetime(2026, 3, 11, 16, 0, tzinfo=UTC)  # a Wednesday: 12:00 in New York
 RPO = TIER_OBJECTIVES[Tier.CRITICAL].rpo
 CADENCE = TIER_OBJECTIVES[Tier.CRITICAL].cadence
+STALE_AFTER = FRESHNESS[Freshness.AGING].up_to
 INTERVAL = timedelta(minutes=1)  # of the staleness sensor
 
 
@@ -38,6 +39,7 @@ class Watched:
         self.world, self.instance, self.hook = world, instance, hook
         self.cursor: str | None = None
         self.late: list[int] = []
+        self.stale: list[list[str]] = []
         self.sensor = build_defs().get_repository_def().get_sensor_def("staleness_sensor")
         self.refreshed_at = world.now - CADENCE
 
@@ -57,6 +59,10 @@ class Watched:
         for event in result.asset_events:
             assert isinstance(event, dg.AssetCheckEvaluation)
             self.late.append(event.metadata["late"].value)  # type: ignore[arg-type]
+            worst = event.metadata["worst"]
+            assert isinstance(worst, dg.TableMetadataValue)
+            self.stale.append([str(row.data["series"]) for row in worst.records if row.data["state"] == "STALE"])
+            assert event.metadata["stale"].value == len(self.stale[-1])
 
     def until(self, end: datetime, step: timedelta = INTERVAL) -> datetime | None:
         """Tick until `end`; return when the first message came, if one did."""
@@ -68,7 +74,7 @@ class Watched:
         return None
 
 
-def test_a_silent_vendor_is_told_within_the_rpo_and_a_tick(
+def test_a_silent_vendor_is_told_within_the_rpo_and_a_tick_and_its_series_become_stale(
     instance: dg.DagsterInstance, make_world: MakeWorld, hook: Webhook
 ) -> None:
     vendor = ChangingSource(open_source(None))
@@ -89,6 +95,18 @@ def test_a_silent_vendor_is_told_within_the_rpo_and_a_tick(
     assert message["title"] == "1 of 5 critical series are more than 1 hour behind"
     assert "AAPL|5m: No bars from the vendor since 2026-03-11 16:25Z" in message["message"]
     assert watched.late[-1] == 1
+
+    # Every run goes on to succeed; six hours after the first missing bar was due, and not before, the series is stale.
+    titles = hook.titles()
+    while watched.until(due + STALE_AFTER, CADENCE):
+        titles += hook.titles()
+    assert not any(watched.stale)
+    watched.world.now = due + STALE_AFTER + INTERVAL
+    watched.tick()
+    assert watched.stale[-1] == ["AAPL|5m"]
+    # People heard of each series once, when it was an hour late: of 5m, then of 15m, then of 1h.
+    assert titles[:3] == [f"{late} of 5 critical series are more than 1 hour behind" for late in (1, 2, 3)]
+    assert len(set(titles)) == len(titles)
 
 
 def test_a_vendor_with_nothing_to_say_on_a_weekend_alarms_nobody(
