@@ -12,6 +12,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from datetime import UTC, datetime, timedelta
 from itertools import count, cycle
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 
 WARM_UP_SECONDS: Final = 1.0  # connections are made and memory is filled before anything counts
 _START_SECONDS: Final = 60.0  # Locust starts within two seconds here
+_LONG_AGO: Final = datetime(2000, 1, 1, tzinfo=UTC)  # before any bar, so that the newest records follow
+_DAY_OF_MICROSECONDS: Final = 86_400_000_000  # two measurements of one API do not ask the same
+_GOLDEN: Final = (5**0.5 - 1) / 2  # its multiples spread evenly over an interval and never come again
 
 
 class Measured(NamedTuple):
@@ -56,6 +60,7 @@ class Generator:
             "users": scenario.users,
             "paths": scenario.paths,
             "unique": scenario.unique,
+            "past": scenario.past,
             "rate": scenario.rate,
         }
         assert self._process.stdin is not None  # noqa: S101 - narrows the type
@@ -87,6 +92,10 @@ class Generator:
             self._process.wait()
 
 
+def _stamp(instant: datetime) -> str:
+    return f"{instant:%Y-%m-%dT%H:%M:%S.%f}Z"
+
+
 def main() -> None:
     """Run the scenario on standard input."""
     import gevent
@@ -96,7 +105,8 @@ def main() -> None:
 
     source = FileObjectThread(sys.stdin.buffer, "rb")
     spec: dict[str, Any] = orjson.loads(source.readline())
-    paths, numbers = cycle(spec["paths"]), count(time.time_ns() // 1000)
+    now = datetime.now(UTC)
+    paths, numbers = cycle(spec["paths"]), count(time.time_ns() // 1000 % _DAY_OF_MICROSECONDS)
     headers = {"authorization": f"Bearer {spec['token']}"} if spec["token"] else {}
 
     class Reader(FastHttpUser):
@@ -108,9 +118,11 @@ def main() -> None:
         def read(self) -> None:
             path = next(paths)
             if spec["unique"]:
-                seconds, micros = divmod(next(numbers), 1_000_000)
-                path += f"&start=2000-01-{1 + seconds // 86_400 % 28:02}T{seconds // 3600 % 24:02}"
-                path += f":{seconds // 60 % 60:02}:{seconds % 60:02}.{micros:06}Z"
+                path += f"&start={_stamp(_LONG_AGO + timedelta(microseconds=next(numbers)))}"
+            if spec["past"]:
+                shortest, longest = spec["past"]
+                days = shortest + next(numbers) * _GOLDEN % 1 * (longest - shortest)
+                path += f"&end={_stamp(now - timedelta(days=days))}"
             self.client.get(path, name="read", headers=headers)
 
     times: list[float] = []

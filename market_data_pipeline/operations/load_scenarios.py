@@ -42,7 +42,9 @@ class Scenario:
         title: for people.
         users: that ask at the same time, each anew as soon as it is answered.
         paths: what is asked, in turn.
-        unique: whether every request gets a `start` of its own, so that no answer can come from memory.
+        unique: whether every request gets a `start` of its own, so that no two ask for the same answer.
+        past: whether every request gets an `end` of its own, so long ago (shortest, longest; in days) that its records
+            are none of the newest, which the API has in memory.
         rate: requests a second of each user at most; None for as many as are answered.
     """
 
@@ -51,24 +53,27 @@ class Scenario:
     users: int
     paths: tuple[str, ...]
     unique: bool = False
+    past: tuple[float, float] | None = None
     rate: float | None = None
 
 
-def scenarios(symbols: Sequence[str], users: int = 100) -> tuple[Scenario, ...]:
-    """Return the scenarios about `symbols`, with `users` at the same time in the widest."""
+def scenarios(symbols: Sequence[str], users: int = 100, days: int = 365) -> tuple[Scenario, ...]:
+    """Return the scenarios about `symbols` with `days` of history, with `users` at the same time in the widest."""
     frames = [str(timeframe) for timeframe in Timeframe]
-    mixed = product(symbols, frames)
+    mixed = tuple(f"{FEATURES}/{symbol}?timeframe={frame}&limit=500" for symbol, frame in product(symbols, frames))
+    half = max(users // 2, 1)
     limits = zip(product(symbols, frames), cycle((100, 500, 1000)), strict=False)
     every = tuple(f"{FEATURES}/{symbol}?timeframe={frame}&limit=100" for frame, symbol in product(frames, symbols))
     few = max(users // 5, 1)
     return (
         Scenario("cached_symbol", "one symbol from memory, 100 records", users, (every[0],)),
+        Scenario("uncached_mixed", "mixed symbols, no answer asked for twice, 500 records", half, mixed, unique=True),
         Scenario(
-            "uncached_mixed",
-            "mixed symbols, nothing from memory, 500 records",
-            max(users // 2, 1),
-            tuple(f"{FEATURES}/{symbol}?timeframe={frame}&limit=500" for symbol, frame in mixed),
-            unique=True,
+            "past_windows",
+            "mixed symbols, windows of the past, each read from the database, 500 records",
+            half,
+            tuple(path for path in mixed if "timeframe=4h" not in path and "timeframe=1d" not in path),
+            past=(days / 6, days / 1.5),
         ),
         Scenario(
             "variable_limits",

@@ -42,13 +42,13 @@ _SANDBOX: Final[dict[str, Any]] = dict.fromkeys(
 )
 
 
-def chosen(symbols: Sequence[str], users: int, names: Sequence[str]) -> tuple[Scenario, ...]:
+def chosen(symbols: Sequence[str], users: int, names: Sequence[str], days: int = 365) -> tuple[Scenario, ...]:
     """Return the scenarios of these names, all when there are none; the refresh brings what it is compared with.
 
     Raises:
         UsageError: there is no such scenario.
     """
-    known = scenarios(symbols, users)
+    known = scenarios(symbols, users, days)
     if unknown := set(names) - {one.name for one in known}:
         raise UsageError(
             f"There is no scenario {', '.join(sorted(unknown))}; known are {', '.join(one.name for one in known)}."
@@ -76,7 +76,7 @@ def run_loadtest(
     """
     universe = first_symbols(load_universe_file(settings.universe_file), symbols)
     tickers = [symbol for of_tier in universe.values() for symbol in of_tier]
-    wanted = chosen(tickers, users, names)
+    wanted = chosen(tickers, users, names, days)
     console = screen()
     with (
         until_terminated(),

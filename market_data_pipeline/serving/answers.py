@@ -60,9 +60,10 @@ class Answer:
         media: the representation of `content`.
         opening: for JSON the head's constant part, from `{` on without its closing brace; else empty.
         records_key: for JSON the name of the array of records.
-        content: the encoded records.
+        content: the encoded records; for JSON the array and the brace that closes the answer.
         standing: what the freshness follows from.
         valid_until: aware UTC; when a known split changes the prices without a commit; None for never.
+        expires: monotonic seconds; when it is to be read again.
         route: the template of the endpoint's path, for the metrics.
     """
 
@@ -73,6 +74,7 @@ class Answer:
     content: bytes
     standing: Standing
     valid_until: datetime | None
+    expires: float
     route: str
     _digest: str = field(init=False)
     _deflated: bytes | None = field(init=False, default=None)
@@ -82,13 +84,11 @@ class Answer:
         digest.update(self.media.encode())
         digest.update(self.content)
         self._digest = digest.hexdigest()[:24]
-        if self.media is Media.JSON:
-            self.content += b"}"
 
     @property
     def size(self) -> int:
-        """Bytes that the answer occupies."""
-        return len(self.content) + len(self._deflated or b"") + len(self.opening)
+        """Bytes that the answer occupies, with room for the compressed form, which is made when first asked for."""
+        return 2 * (len(self.content) + len(self.opening))
 
     async def compress(self) -> None:
         """Make the compressed form that `render` offers, once."""

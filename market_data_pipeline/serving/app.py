@@ -21,7 +21,7 @@ from market_data_pipeline.serving.connections import allow_many_connections, ser
 from market_data_pipeline.serving.database import Database
 from market_data_pipeline.serving.head_requests import HeadMiddleware
 from market_data_pipeline.serving.metrics import Metrics, MetricsMiddleware
-from market_data_pipeline.serving.series_routes import SeriesAnswers
+from market_data_pipeline.serving.series_answers import SeriesAnswers
 from market_data_pipeline.serving.shelf import ReportGzip, Shelf, ShelfMiddleware
 
 if TYPE_CHECKING:
@@ -52,6 +52,7 @@ def create_app(settings: Settings) -> FastAPI:
     access = AdminAccess(settings.api_token)
     shelf = Shelf(settings.clock)
     metrics = Metrics(shelf)
+    answers = SeriesAnswers(database, shelf, settings.clock, metrics.cuts.inc)
     own = load_own_features(settings)
     for problem in own.problems:
         log.warning("%s", problem)
@@ -81,7 +82,7 @@ def create_app(settings: Settings) -> FastAPI:
         responses={422: {"description": "A parameter is wrong"}},
     )
     problems.install(app)
-    app.include_router(series_routes.router(SeriesAnswers(database, shelf, settings.clock), own.declarations))
+    app.include_router(series_routes.router(answers, own.declarations))
     app.include_router(admin_routes.router(database, dagster, access))
     app.include_router(system_routes.router(database, dagster, metrics))
     app.include_router(page_routes.router(database, dagster, access, settings, own.declarations))

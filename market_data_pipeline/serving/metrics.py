@@ -49,7 +49,10 @@ class Metrics:
             registry=self.registry,
         )
         self.hits = Counter("market_data_cache_hits", "Answers given from memory.", registry=self.registry)
-        cached = Gauge("market_data_cache_bytes", "Memory reserved for cached answers.", registry=self.registry)
+        self.cuts = Counter(
+            "market_data_cache_cuts", "Answers made from records in memory, without a reading.", registry=self.registry
+        )
+        cached = Gauge("market_data_cache_bytes", "Memory reserved for answers and records.", registry=self.registry)
         cached.set_function(lambda: shelf.size)
         listening = Gauge(
             "market_data_cache_open", "1 while commits are heard of and answers kept.", registry=self.registry

@@ -1,4 +1,4 @@
-"""The shelf: answers kept until a commit changes their series.
+"""The shelf: answers, and the records that answers are cut from, kept until a commit changes their series.
 
 It is open only while commits are heard of (see `changes`): when that connection is lost everything is thrown away and
 every request reads the database. Two bounds do not rely on hearing: the number of bytes kept, and a shelf life.
@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict, defaultdict
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, Generic, NamedTuple, Protocol, TypeVar
 
 from starlette.middleware.gzip import GZipMiddleware
 
-from market_data_pipeline.serving.answers import send_rendered
+from market_data_pipeline.serving.answers import Answer, send_rendered
 from market_data_pipeline.serving.negotiation import takes_gzip
+from market_data_pipeline.serving.stock import Stock, StockKey
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,11 +23,10 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
 
     from market_data_pipeline.domain.series import Series
-    from market_data_pipeline.serving.answers import Answer
 
-CAPACITY_BYTES: Final = 64 * 2**20  # about 1,000 answers of 100 records, or 10 of the largest
-# A correction made by hand, which notifies nobody, is seen after at most this long, in seconds.
-SHELF_LIFE_SECONDS: Final = 60.0
+# Together with 150 MB of code they leave the process below 250 MB.
+ANSWER_BYTES: Final = 24 * 2**20  # about 200 answers of 100 records, or 2 of the largest
+STOCK_BYTES: Final = 44 * 2**20  # the newest 512 records, with features, of 130 series
 
 SCOPE_KEY: Final = "market_data.request_key"
 
@@ -40,27 +40,116 @@ class RequestKey(NamedTuple):
 
 
 class Ticket(NamedTuple):
-    """The state of a series' cache before a reading began; an answer made from the reading is kept only if it holds."""
+    """The state of a series' cache before a reading began; what is made from the reading is kept only if it holds."""
 
     epoch: int
     changes: int
 
 
-class Shelf:
-    """Answers by request, least recently used first; used from the event loop only."""
+class Perishable(Protocol):
+    """What can be kept, until its series changes."""
 
-    def __init__(self, clock: Callable[[], datetime], capacity_bytes: int = CAPACITY_BYTES) -> None:
-        self._clock = clock
-        self._capacity = capacity_bytes
-        self._answers: OrderedDict[RequestKey, tuple[Answer, float, int]] = OrderedDict()
-        self._requests: defaultdict[Series, set[RequestKey]] = defaultdict(set)
-        self._changes: dict[Series, int] = {}
-        self._epoch = 0
-        self.is_open = False
+    @property
+    def series(self) -> Series:
+        """What a commit has to change to make it untrue."""
+
+    @property
+    def size(self) -> int:
+        """Bytes to reserve for it."""
+
+    @property
+    def expires(self) -> float:
+        """When it is to be read again, monotonic seconds."""
+
+    @property
+    def valid_until(self) -> datetime | None:
+        """When it becomes untrue without a commit, aware UTC; None for never."""
+
+
+K = TypeVar("K")
+V = TypeVar("V", bound=Perishable)
+
+
+class Room(Generic[K, V]):
+    """As much as fits into `capacity` bytes, least recently used first; kept true by the shelf it belongs to."""
+
+    def __init__(self, shelf: Shelf, capacity: int) -> None:
+        self._shelf = shelf
+        self._capacity = capacity
+        self._kept: OrderedDict[K, tuple[V, int]] = OrderedDict()
+        self._keys: defaultdict[Series, set[K]] = defaultdict(set)
         self.size = 0
 
     def __len__(self) -> int:
-        return len(self._answers)
+        return len(self._kept)
+
+    def get(self, key: K) -> V | None:
+        """Return what is kept under `key`, if it is there and holds."""
+        found = self._kept.get(key)
+        if found is None:
+            return None
+        kept, _ = found
+        if time.monotonic() > kept.expires or (kept.valid_until is not None and self._shelf.now() >= kept.valid_until):
+            self.remove(key)
+            return None
+        self._kept.move_to_end(key)
+        return kept
+
+    def put(self, key: K, new: V, ticket: Ticket | None) -> None:
+        """Keep `new` unless its series changed since `ticket` was taken."""
+        if ticket is None or ticket != self._shelf.ticket(new.series):
+            return
+        self.remove(key)
+        size = new.size
+        if size > self._capacity:
+            return
+        self._kept[key] = (new, size)
+        self._keys[new.series].add(key)
+        self.size += size
+        while self.size > self._capacity:
+            self.remove(next(iter(self._kept)))
+
+    def remove(self, key: K) -> None:
+        """Throw away what is kept under `key`, if anything is."""
+        found = self._kept.pop(key, None)
+        if found is None:
+            return
+        kept, size = found
+        self.size -= size
+        keys = self._keys[kept.series]
+        keys.discard(key)
+        if not keys:
+            del self._keys[kept.series]
+
+    def drop(self, series: Series) -> None:
+        """Throw away what belongs to `series`."""
+        for key in tuple(self._keys.get(series, ())):
+            self.remove(key)
+
+    def clear(self) -> None:
+        """Throw everything away."""
+        self._kept.clear()
+        self._keys.clear()
+        self.size = 0
+
+
+class Shelf:
+    """Answers by request, and stocks of records; used from the event loop only."""
+
+    def __init__(
+        self, now: Callable[[], datetime], answer_bytes: int = ANSWER_BYTES, stock_bytes: int = STOCK_BYTES
+    ) -> None:
+        self.now = now
+        self.answers: Room[RequestKey, Answer] = Room(self, answer_bytes)
+        self.stocks: Room[StockKey, Stock] = Room(self, stock_bytes)
+        self._changes: dict[Series, int] = {}
+        self._epoch = 0
+        self.is_open = False
+
+    @property
+    def size(self) -> int:
+        """Bytes reserved for what is kept."""
+        return self.answers.size + self.stocks.size
 
     def open(self) -> None:
         """Begin to keep answers: from now on every commit will be heard of."""
@@ -69,59 +158,21 @@ class Shelf:
 
     def close(self) -> None:
         """Throw everything away and keep nothing more, also not what is being read now."""
-        self._answers.clear()
-        self._requests.clear()
+        self.answers.clear()
+        self.stocks.clear()
         self._changes.clear()
         self._epoch += 1
-        self.size = 0
         self.is_open = False
 
     def ticket(self, series: Series) -> Ticket | None:
         """Return what `put` wants; take it before the reading begins. None when nothing is kept."""
         return Ticket(self._epoch, self._changes.get(series, 0)) if self.is_open else None
 
-    def get(self, key: RequestKey) -> Answer | None:
-        """Return the answer to a request, if it is there and holds."""
-        kept = self._answers.get(key)
-        if kept is None:
-            return None
-        answer, expires, _ = kept
-        if time.monotonic() > expires or (answer.valid_until is not None and self._clock() >= answer.valid_until):
-            self._remove(key)
-            return None
-        self._answers.move_to_end(key)
-        return answer
-
-    def put(self, key: RequestKey, answer: Answer, ticket: Ticket | None) -> None:
-        """Keep an answer unless its series changed since `ticket` was taken."""
-        if ticket is None or ticket != self.ticket(answer.series):
-            return
-        self._remove(key)
-        size = 2 * answer.size  # room for the compressed form, which is made when first asked for
-        if size > self._capacity:
-            return
-        self._answers[key] = (answer, time.monotonic() + SHELF_LIFE_SECONDS, size)
-        self._requests[answer.series].add(key)
-        self.size += size
-        while self.size > self._capacity:
-            self._remove(next(iter(self._answers)))
-
     def drop(self, series: Series) -> None:
-        """Throw the answers about a series away: it has changed."""
+        """Throw away what is kept of a series: it has changed."""
         self._changes[series] = self._changes.get(series, 0) + 1
-        for key in tuple(self._requests.get(series, ())):
-            self._remove(key)
-
-    def _remove(self, key: RequestKey) -> None:
-        kept = self._answers.pop(key, None)
-        if kept is None:
-            return
-        answer, _, size = kept
-        self.size -= size
-        keys = self._requests[answer.series]
-        keys.discard(key)
-        if not keys:
-            del self._requests[answer.series]
+        self.answers.drop(series)
+        self.stocks.drop(series)
 
 
 class ReportGzip(GZipMiddleware):
@@ -153,7 +204,7 @@ class ShelfMiddleware:
                 text = value.decode("latin-1")
                 wanted[name] = f"{wanted[name]},{text}" if wanted[name] else text
         key = RequestKey(scope["path"], scope["query_string"], wanted[b"accept"])
-        answer = self._shelf.get(key)
+        answer = self._shelf.answers.get(key)
         if answer is None:
             scope[SCOPE_KEY] = key
             await self._app(scope, receive, send)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from datetime import datetime, timedelta
 
@@ -99,7 +100,8 @@ def test_a_change_without_a_series_empties_the_cache(api: Api, seed: Seed) -> No
 
 
 def answer(series: Series = AAPL, size: int = 100, valid_until: datetime | None = None) -> Answer:
-    return Answer(series, Media.CSV, b"", "bars", b"x" * size, Standing(NOW, NOW, NOW), valid_until, "/bars")
+    standing, expires = Standing(NOW, NOW, NOW), time.monotonic() + 60
+    return Answer(series, Media.CSV, b"", "bars", b"x" * size, standing, valid_until, expires, "/bars")
 
 
 def key(name: str) -> RequestKey:
@@ -111,10 +113,10 @@ def test_an_answer_read_before_a_commit_is_not_kept() -> None:
     shelf.open()
     before, other = shelf.ticket(AAPL), shelf.ticket(MSFT)
     shelf.drop(AAPL)
-    shelf.put(key("a"), answer(AAPL), before)
-    shelf.put(key("m"), answer(MSFT), other)
-    assert shelf.get(key("a")) is None
-    assert shelf.get(key("m")) is not None
+    shelf.answers.put(key("a"), answer(AAPL), before)
+    shelf.answers.put(key("m"), answer(MSFT), other)
+    assert shelf.answers.get(key("a")) is None
+    assert shelf.answers.get(key("m")) is not None
 
 
 def test_an_answer_read_before_the_connection_was_lost_is_not_kept() -> None:
@@ -122,33 +124,33 @@ def test_an_answer_read_before_the_connection_was_lost_is_not_kept() -> None:
     shelf.open()
     before = shelf.ticket(AAPL)
     shelf.close()
-    shelf.put(key("a"), answer(), before)
+    shelf.answers.put(key("a"), answer(), before)
     shelf.open()
-    shelf.put(key("a"), answer(), before)
-    assert len(shelf) == 0
+    shelf.answers.put(key("a"), answer(), before)
+    assert len(shelf.answers) == 0
 
 
 def test_the_least_recently_used_answers_make_room() -> None:
-    shelf = Shelf(lambda: NOW, capacity_bytes=1_000)
+    shelf = Shelf(lambda: NOW, answer_bytes=1_000)
     shelf.open()
     for name in "abcd":
-        shelf.put(key(name), answer(size=200), shelf.ticket(AAPL))
-        shelf.get(key("a"))
-    shelf.put(key("huge"), answer(size=2_000), shelf.ticket(AAPL))
-    assert [name for name in "abcd" if shelf.get(key(name))] == ["a", "d"]
+        shelf.answers.put(key(name), answer(size=200), shelf.ticket(AAPL))
+        shelf.answers.get(key("a"))
+    shelf.answers.put(key("huge"), answer(size=2_000), shelf.ticket(AAPL))
+    assert [name for name in "abcd" if shelf.answers.get(key(name))] == ["a", "d"]
     assert shelf.size <= 1_000
     shelf.drop(AAPL)
-    assert (len(shelf), shelf.size) == (0, 0)
+    assert (len(shelf.answers), shelf.size) == (0, 0)
 
 
 def test_adjusted_prices_are_kept_until_the_next_split_comes_into_force() -> None:
     now = [NOW]
     shelf = Shelf(lambda: now[0])
     shelf.open()
-    shelf.put(key("a"), answer(valid_until=NOW + timedelta(hours=1)), shelf.ticket(AAPL))
-    assert shelf.get(key("a")) is not None
+    shelf.answers.put(key("a"), answer(valid_until=NOW + timedelta(hours=1)), shelf.ticket(AAPL))
+    assert shelf.answers.get(key("a")) is not None
     now[0] += timedelta(hours=1)
-    assert shelf.get(key("a")) is None
+    assert shelf.answers.get(key("a")) is None
 
 
 def test_a_restarted_server_is_listened_to_again(api: Api, seed: Seed, database_url: str) -> None:

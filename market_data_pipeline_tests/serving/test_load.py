@@ -16,7 +16,7 @@ SYMBOLS = ("AAPL", "MSFT")
 BY_NAME = {one.name: one for one in scenarios(SYMBOLS, users=5)}
 
 
-@pytest.mark.parametrize("name", ["cached_symbol", "uncached_mixed", "admin_endpoints"])
+@pytest.mark.parametrize("name", ["cached_symbol", "uncached_mixed", "past_windows", "admin_endpoints"])
 def test_every_request_under_load_succeeds(
     api: Api, seed: Seed, dagster_instance: dg.DagsterInstance, name: str
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, Final
 
@@ -29,9 +30,23 @@ def commit(connection: psycopg.Connection[Any], close: float) -> None:
         connection.execute("select pg_notify('market_data_series', 'AAPL|5m')")
 
 
-@pytest.mark.parametrize("kept", [True, False], ids=["from memory too", "from the database"])
-def test_every_answer_is_one_commit_whole(api: Api, seed: Seed, database_url: str, kept: bool) -> None:
-    seed.series("AAPL", count=COUNT)
+def ask_for_the_same(_: int) -> dict[str, Any]:
+    return {"limit": COUNT}
+
+
+def ask_for_another_number(read: int) -> dict[str, Any]:
+    return {"limit": COUNT + read}  # another answer, made from the same records in memory
+
+
+def ask_for_the_past(read: int) -> dict[str, Any]:
+    return {"limit": COUNT, "end": (NOW - timedelta(microseconds=read)).isoformat()}  # of which nothing is in memory
+
+
+@pytest.mark.parametrize("asked", [ask_for_the_same, ask_for_another_number, ask_for_the_past])
+def test_every_answer_is_one_commit_whole(
+    api: Api, seed: Seed, database_url: str, asked: Callable[[int], dict[str, Any]]
+) -> None:
+    seed.series("AAPL", first=NOW - COUNT * timedelta(minutes=5), count=COUNT)
     api.wait_for_cache()
     stop, commits = threading.Event(), 0
 
@@ -48,8 +63,7 @@ def test_every_answer_is_one_commit_whole(api: Api, seed: Seed, database_url: st
     seen = []
     try:
         for read in range(READS):
-            # Another number of rows asked for is another answer, which is not in memory.
-            answer = api.get(f"{FEATURES}/AAPL", timeframe="5m", limit=COUNT if kept else COUNT + read).json()
+            answer = api.get(f"{FEATURES}/AAPL", timeframe="5m", **asked(read)).json()
             rows = {(row["open"], row["close"], row["log_return"]) for row in answer["features"]}
             seen.append((answer["records_returned"], answer["freshness"]["status"], rows))
     finally:

@@ -1,0 +1,219 @@
+"""From one understood request about a series to its answer: what is in memory, what is read, how it is worded.
+
+Add here: where the records of an answer come from. Keep out: parameters and routes (series_routes), statements
+(reading), how an answer is sent (answers), and what is kept for how long (shelf).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+from functools import partial
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from market_data_pipeline.operations.snapshot import snapshot
+from market_data_pipeline.serving import reading
+from market_data_pipeline.serving.answers import Answer, RenderedResponse, opening
+from market_data_pipeline.serving.backfills import missing_problem, request_backfill
+from market_data_pipeline.serving.encoding import encode
+from market_data_pipeline.serving.negotiation import ACCEPTED, Media, media_for, takes_gzip
+from market_data_pipeline.serving.problems import Problem
+from market_data_pipeline.serving.shelf import SCOPE_KEY, RequestKey, Shelf, Ticket
+from market_data_pipeline.serving.stock import DEEPEST, SHELF_LIFE_SECONDS, Stock, StockKey, depth_for, start_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Sequence
+    from datetime import datetime
+
+    import sqlalchemy as sa
+    from starlette.requests import Request
+    from starlette.responses import Response
+
+    from market_data_pipeline.domain.series import Series
+    from market_data_pipeline.serving.columns import Column
+    from market_data_pipeline.serving.database import Database
+    from market_data_pipeline.serving.standing import Standing
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """One request, understood: what to read and how to word it."""
+
+    series: Series
+    route: str
+    records_key: str
+    columns: Sequence[Column]
+    selection: reading.Selection
+    wanted: reading.Range
+    standing: Callable[[reading.Held], Standing | None]
+    adjusted: bool = True
+    as_of: datetime | None = None
+    members: dict[str, Any] = field(default_factory=dict)  # further members of a JSON answer
+
+    @property
+    def stock_key(self) -> StockKey:
+        """The stock that the answer could be cut from."""
+        return StockKey(self.series, self.records_key, self.adjusted)
+
+    def parameters(self, wanted: reading.Range) -> dict[str, Any]:
+        """Return the parameters of the selection for a range."""
+        return reading.parameters(self.series, wanted, adjusted=self.adjusted, as_of=self.as_of)
+
+
+@dataclass
+class SeriesAnswers:
+    """Makes answers; requests for the same bytes, or from the same stock, at the same time share one reading."""
+
+    database: Database
+    shelf: Shelf
+    clock: Callable[[], datetime]
+    cut: Callable[[], None]  # called for each answer that was cut from what was in memory
+    _flights: dict[Hashable, asyncio.Task[Any]] = field(default_factory=dict)
+
+    async def respond(self, request: Request, wish: Wish) -> Response:
+        """Return the response to a request that the shelf could not answer.
+
+        Raises:
+            Problem: 404 for an unknown or a never computed series, 406 when no representation is acceptable.
+            DatabaseUnavailableError: the database cannot be used.
+        """
+        headers = request.headers
+        media = media_for(",".join(headers.getlist("accept")))
+        if media is None:
+            raise Problem(HTTPStatus.NOT_ACCEPTABLE, f"Offered are {ACCEPTED}.")
+        answer = await self._answer(request.scope.get(SCOPE_KEY), wish, media)
+        if gzip := takes_gzip(",".join(headers.getlist("accept-encoding"))):
+            await answer.compress()
+        if_none_match = ",".join(headers.getlist("if-none-match"))
+        return RenderedResponse(answer.render(self.clock(), gzip=gzip, if_none_match=if_none_match))
+
+    async def _answer(self, key: RequestKey | None, wish: Wish, media: Media) -> Answer:
+        ticket = self.shelf.ticket(wish.series)
+        if key is None or ticket is None:
+            return await self._make(wish, media)
+        answer = None
+        if media is Media.JSON and wish.as_of is None:
+            answer = await self._from_stock(wish, ticket)
+        if answer is None:
+            answer = await self._shared((key, ticket), lambda: self._make(wish, media))
+        self.shelf.answers.put(key, answer, ticket)
+        return answer
+
+    async def _from_stock(self, wish: Wish, ticket: Ticket) -> Answer | None:
+        """Return the answer cut from a stock, which is read if it can be deep enough; None when it cannot."""
+        key, wanted = wish.stock_key, wish.wanted
+        stock = self.shelf.stocks.get(key)
+        records = None if stock is None else stock.cut(wanted)
+        if records is not None:
+            self.cut()
+        else:
+            depth, newest = depth_for(wanted.limit), wanted.end is None or wanted.end > self.clock()
+            if not newest or depth > DEEPEST:
+                return None
+            stock = await self._shared((key, depth, ticket), lambda: self._make_stock(wish, depth))
+            self.shelf.stocks.put(key, stock, ticket)
+            records = stock.cut(wanted)
+        if stock is None or records is None:
+            return None
+        return _json(wish, stock.held, records, stock.expires)
+
+    async def _shared(self, key: Hashable, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Return what `work` returns, or what the same work that is under way will return."""
+        flight = self._flights.get(key)
+        if flight is None:
+            flight = self._flights[key] = asyncio.create_task(work())
+            flight.add_done_callback(partial(self._landed, key))
+        # Shielded: the client who asked first may hang up, and the others still want the answer.
+        found: T = await asyncio.shield(flight)
+        return found
+
+    def _landed(self, key: Hashable, flight: asyncio.Task[Any]) -> None:
+        del self._flights[key]
+        if not flight.cancelled():
+            flight.exception()  # looked at, or asyncio reports it when everybody who asked has hung up
+
+    async def _make(self, wish: Wish, media: Media) -> Answer:
+        expires = time.monotonic() + SHELF_LIFE_SECONDS
+
+        def read(connection: sa.Connection, held: reading.Held) -> Answer:
+            parameters = wish.parameters(wish.wanted)
+            if media is Media.JSON:
+                return _json(wish, held, reading.read_records(connection, wish.selection, parameters), expires)
+            rows = reading.read_rows(connection, wish.selection, parameters)
+            return _answer(wish, held, media, encode(media, wish.columns, rows), expires)
+
+        return await self._read(wish, read)
+
+    async def _make_stock(self, wish: Wish, depth: int) -> Stock:
+        expires = time.monotonic() + SHELF_LIFE_SECONDS
+
+        def read(connection: sa.Connection, held: reading.Held) -> Stock:
+            newest = wish.parameters(reading.Range(None, None, depth))
+            records = reading.read_records(connection, wish.selection, newest)
+            return Stock(wish.series, held, records, whole=len(records) < depth, expires=expires)
+
+        return await self._read(wish, read)
+
+    async def _read(self, wish: Wish, question: Callable[[sa.Connection, reading.Held], T]) -> T:
+        """Return the answer to `question`, which is asked in a snapshot that holds records of the series.
+
+        Raises:
+            Problem: 404, where there are none.
+        """
+        now, series = self.clock(), wish.series
+
+        def ask(source: sa.Engine) -> T | None:
+            with snapshot(source) as connection:
+                held = reading.read_held(connection, series, now)
+                if wish.standing(held) is not None:
+                    return question(connection, held)
+                if held.tracked:
+                    return None
+                raise unknown_symbol(series.symbol, reading.similar_symbol(connection, series.symbol))
+
+        found = await self.database.series(ask)
+        if found is not None:
+            return found
+        asked = await self.database.series(lambda source: request_backfill(source, series, now))
+        raise missing_problem(series, asked, wish.records_key)
+
+
+def unknown_symbol(symbol: str, similar: str | None) -> Problem:
+    """Return the 404 for a symbol that is not in the universe."""
+    hint = f" Did you mean {similar}?" if similar else " `market-data universe add` adds a symbol."
+    return Problem(HTTPStatus.NOT_FOUND, f"{symbol[:40]!r} is not tracked here.{hint}")
+
+
+def _json(wish: Wish, held: reading.Held, records: Sequence[bytes], expires: float) -> Answer:
+    range_ = {name: f"{start_of(records[i]).decode()}Z" for name, i in (("start", 0), ("end", -1))} if records else None
+    head = opening(
+        {
+            "symbol": wish.series.symbol,
+            "timeframe": wish.series.timeframe,
+            **wish.members,
+            "records_returned": len(records),
+            "date_range": range_,
+        }
+    )
+    return _answer(wish, held, Media.JSON, b"[%b]}" % b",".join(records), expires, head)
+
+
+def _answer(wish: Wish, held: reading.Held, media: Media, content: bytes, expires: float, head: bytes = b"") -> Answer:
+    standing = wish.standing(held)
+    assert standing is not None  # noqa: S101 - narrows the type: nothing is read of a series that has none
+    return Answer(
+        series=wish.series,
+        media=media,
+        opening=head,
+        records_key=wish.records_key,
+        content=content,
+        standing=standing,
+        valid_until=held.next_split,
+        expires=expires,
+        route=wish.route,
+    )
