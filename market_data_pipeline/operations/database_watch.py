@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Final
 
-from market_data_pipeline.domain.failures import DatabaseUnavailableError
+from market_data_pipeline.domain.failures import DatabaseUnavailableError, PipelineError
 from market_data_pipeline.operations.alerting import Alert, Tone, deliver
 from market_data_pipeline.operations.objectives import span
 
@@ -25,8 +25,8 @@ _MISSED: Final = 2
 
 _WHAT_TO_DO: Final = (
     "Nothing is refreshed or served meanwhile, and nothing that was stored is lost by that. Look whether the server "
-    "runs and DATABASE_URL is still right; `market-data up` starts the project's own. What was missed is then fetched "
-    "by itself."
+    "runs and DATABASE_URL is still right; `market-data up` starts the project's own, and starts it again. What was "
+    "missed is then fetched by itself."
 )
 
 
@@ -36,7 +36,7 @@ def lost_alert(settings: Settings, error: DatabaseUnavailableError) -> Alert:
 
 
 class DatabaseWatch:
-    """Looks at the database now and then, and says when it is lost.
+    """Looks at the database now and then, says when it is lost, and starts the project's own server again.
 
     Args:
         settings: of the project.
@@ -77,6 +77,16 @@ class DatabaseWatch:
             self._say(f"The database cannot be reached: {error}")
         if self._missed >= _MISSED and self._alone and not self._told:
             self._told = deliver(self._settings.alert_urls, lost_alert(self._settings, error))
+        if self._missed >= _MISSED and self._settings.embedded_database:
+            self._start_again()
+
+    def _start_again(self) -> None:
+        from market_data_pipeline.sandbox.postgres import EmbeddedPostgres
+
+        try:
+            EmbeddedPostgres.of(self._settings).ensure_running()
+        except PipelineError as error:  # it is tried again at the next look
+            self._say(f"It could not be started again: {error}")
 
     def _find(self, started: object) -> None:
         if self._missed >= _MISSED:

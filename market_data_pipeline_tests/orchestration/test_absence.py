@@ -248,6 +248,25 @@ def test_who_watches_beside_dagster_tells_of_a_lost_server_meanwhile(shared: Sha
     assert "The database answers again after" in said[1]
 
 
+def test_who_started_the_projects_own_server_starts_it_again_when_it_died(
+    shared: SharedServer, hook: Webhook, tmp_path: Path
+) -> None:
+    """A project has its server in a folder of a fixed name; the shared one is given that name."""
+    (tmp_path / ".market-data").symlink_to(shared.server.state_dir)
+    settings = Settings(project_root=tmp_path, alert_urls=[hook.address()])
+    assert settings.embedded_database
+    said: list[str] = []
+    watch = DatabaseWatch(settings, said.append, every=0.0)
+    watch.look()
+    shared.dies()
+    watch.look()
+    watch.look()
+    watch.look()
+    assert len(said) == 2
+    assert "answers again" in said[-1]
+    assert shared.server.is_running()
+
+
 def test_a_server_that_only_the_way_was_lost_to_is_told_back_by_who_told_it_lost(
     shared: SharedServer, hook: Webhook
 ) -> None:
