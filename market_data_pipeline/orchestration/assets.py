@@ -131,7 +131,7 @@ def refresh_tier(
             context.log.warning(warning)
     if stop is not None:
         raise stopped(stop) from stop
-    context.log_event(evaluation(tier, read_freshness(pipeline)[tier]))
+    context.log_event(evaluation(tier, *read_freshness(pipeline, tier)))
     if failed := failure(outcomes):
         raise failed
 

@@ -2,8 +2,8 @@
 
 Dagster's freshness policies see an asset's last materialization only; this check sees every series, from
 `series_state`, in one query: how many are aging, stale and missing, how many are beyond their tier's RPO, and the worst
-20 with the reason of each. The staleness sensor and every refresh write its verdict;
-it can also be run by itself. Keep out: checks of values (quality).
+20 with the reason of each. A table by symbol and timeframe goes with it. The staleness sensor and every refresh write
+its verdict; it can also be run by itself. Keep out: checks of values (quality).
 """
 
 from __future__ import annotations
@@ -25,12 +25,13 @@ if TYPE_CHECKING:
 CHECK: Final = "series_freshness"
 
 
-def read_freshness(pipeline: PipelineResource) -> dict[Tier, TierFreshness]:
-    """Return how every tier stands now."""
+def read_freshness(pipeline: PipelineResource, tier: Tier) -> tuple[TierFreshness, str | None]:
+    """Return how a tier stands now, and the table of it."""
+    from market_data_pipeline.orchestration.freshness_table import freshness_table
     from market_data_pipeline.orchestration.queries import tier_freshness
 
     with pipeline.database() as engine:
-        return tier_freshness(engine)
+        return tier_freshness(engine)[tier], freshness_table(engine, tier)
 
 
 def freshness_check(tier: Tier) -> dg.AssetChecksDefinition:
@@ -42,18 +43,18 @@ def freshness_check(tier: Tier) -> dg.AssetChecksDefinition:
         description=f"No series of the {tier} tier is staler than {spoken(TIER_OBJECTIVES[tier].rpo)}.",
     )
     def series_freshness(pipeline: PipelineResource) -> dg.AssetCheckResult:
-        standing = read_freshness(pipeline)[tier]
+        standing, table = read_freshness(pipeline, tier)
         return dg.AssetCheckResult(
             passed=not standing.late,
             severity=_severity(tier),
             description=_sentence(tier, standing),
-            metadata=_metadata(tier, standing),
+            metadata=_metadata(tier, standing, table),
         )
 
     return series_freshness
 
 
-def evaluation(tier: Tier, standing: TierFreshness) -> dg.AssetCheckEvaluation:
+def evaluation(tier: Tier, standing: TierFreshness, table: str | None) -> dg.AssetCheckEvaluation:
     """Return the check's verdict as an event that can be logged without running the check."""
     return dg.AssetCheckEvaluation(
         asset_key=features_key(tier),
@@ -61,7 +62,7 @@ def evaluation(tier: Tier, standing: TierFreshness) -> dg.AssetCheckEvaluation:
         passed=not standing.late,
         severity=_severity(tier),
         description=_sentence(tier, standing),
-        metadata=_metadata(tier, standing),
+        metadata=_metadata(tier, standing, table),
     )
 
 
@@ -77,8 +78,10 @@ def _sentence(tier: Tier, standing: TierFreshness) -> str:
     return f"{standing.late} of {standing.series} series are staler than {rpo}: {counts}."
 
 
-def _metadata(tier: Tier, standing: TierFreshness) -> dict[str, Any]:
+def _metadata(tier: Tier, standing: TierFreshness, table: str | None) -> dict[str, Any]:
+    shown = {"freshness": dg.MetadataValue.md(table)} if table else {}
     return {
+        **shown,
         "series": standing.series,
         "late": standing.late,
         "aging": standing.aging,

@@ -86,8 +86,9 @@ standing as materialized (
 DETAILS: Final = """
     r.symbol, r.timeframe, r.late, st.last_ts, st.next_due_at, st.verified_at, st.last_error_class, st.last_error,
     coalesce(st.consecutive_failures, 0) as consecutive_failures,
-    cast(extract(epoch from greatest((select market_data.clock()) - r.due, interval '0')) as double precision)
-        as staleness,
+    case when r.due is not null then
+        cast(extract(epoch from greatest((select market_data.clock()) - r.due, interval '0')) as double precision)
+    end as staleness,
     exists (
         select from market_data.rate_limit_pauses where until > clock_timestamp()
         union all

@@ -19,6 +19,7 @@ from market_data_pipeline.orchestration.absence import notice_return, tell_back,
 from market_data_pipeline.orchestration.alerts import tell_runs
 from market_data_pipeline.orchestration.checks import evaluation, spoken
 from market_data_pipeline.orchestration.crossings import tell_crossings
+from market_data_pipeline.orchestration.freshness_table import freshness_table
 from market_data_pipeline.orchestration.healing import Memory
 from market_data_pipeline.orchestration.jobs import job_name, run_tags
 from market_data_pipeline.orchestration.liveness import fail_lost_runs
@@ -30,7 +31,7 @@ from market_data_pipeline.orchestration.resources import PipelineResource
 from market_data_pipeline.orchestration.runs import NARROW_TAG, UNFINISHED, narrowed, unfinished_tier_run
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from market_data_pipeline.orchestration.jobs import AssetJob
     from market_data_pipeline.orchestration.queries import TierFreshness
@@ -89,6 +90,7 @@ def staleness_sensor(jobs: Sequence[AssetJob]) -> dg.SensorDefinition:
                 for run_id in fail_lost_runs(context.instance, engine):
                     context.log.warning(f"Run {run_id} was lost.")
                 tell_runs(context.instance, engine, pipeline.settings())
+                tables = {tier: freshness_table(engine, tier) for tier in _news(standing, memory, now)}
         except DatabaseUnavailableError as error:
             tell_lost(memory, pipeline.settings(), error, now)
             # A tick that fails keeps no cursor, and people would be told again at each.
@@ -99,15 +101,16 @@ def staleness_sensor(jobs: Sequence[AssetJob]) -> dg.SensorDefinition:
             for tier, of_tier in standing.items()
             if (request := _healing_run(context.instance, tier, of_tier, memory, now))
         ]
-        events = [
-            evaluation(tier, of_tier)
-            for tier, of_tier in standing.items()
-            if of_tier.series
-            and memory.is_news(tier, f"{of_tier.late}/{of_tier.stale}/{of_tier.missing}/{of_tier.series}", now)
-        ]
+        events = [evaluation(tier, standing[tier], table) for tier, table in tables.items()]
         return dg.SensorResult(run_requests=requests, asset_events=events, cursor=memory.to_cursor())
 
     return sensor
+
+
+def _news(standing: Mapping[Tier, TierFreshness], memory: Memory, now: datetime) -> list[Tier]:
+    """Return the tiers whose verdict is to be written, and take it as said."""
+    verdicts = {tier: f"{of.late}/{of.stale}/{of.missing}/{of.series}" for tier, of in standing.items() if of.series}
+    return [tier for tier, verdict in verdicts.items() if memory.is_news(tier, verdict, now)]
 
 
 def _healing_run(

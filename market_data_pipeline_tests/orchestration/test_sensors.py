@@ -100,6 +100,71 @@ def test_a_series_beyond_its_tiers_rpo_fails_the_check_and_is_healed(ticks: Tick
     assert request.run_config == {"ops": {"critical_series": {"config": {"symbols": ["AAPL"], "timeframes": ["1h"]}}}}
 
 
+def test_a_verdict_shows_each_symbol_by_timeframe_the_worst_first(ticks: Ticks, market: sa.Connection) -> None:
+    market.execute(sa.text("update market_data.series_state set last_ts = '2026-03-11 15:20Z'"))
+    market.execute(sa.text("update market_data.series_state set last_ts = '2026-03-10 20:55Z' where timeframe = '1h'"))
+    market.execute(sa.text("update market_data.series_state set last_ts = '2026-03-10 04:00Z' where timeframe = '1d'"))
+    make_late(market, "MSFT", "1h", timedelta(hours=2))
+    make_late(market, "NVDA", "5m", timedelta(hours=7, minutes=30))
+    market.execute(sa.text("delete from market_data.series_state where (symbol, timeframe) = ('NVDA', '4h')"))
+    table = events_by_tier(ticks.sensor("staleness_sensor"))["critical"].metadata["freshness"]
+    assert isinstance(table, dg.MarkdownMetadataValue)
+    assert table.value.splitlines() == [
+        "Last bar at 2026-03-11 15:30 UTC; bold: not fresh, and for how long.",
+        "",
+        "| symbol | 5m | 15m | 1h | 4h | 1d |",
+        "|---|---|---|---|---|---|",
+        "| NVDA | 15:20 **stale 7.5 h** | 15:20 | Mar 10 20:55 | **missing** | Mar 10 |",
+        "| MSFT | 15:20 | 15:20 | Mar 10 20:55 **aging 2.0 h** | 15:20 | Mar 10 |",
+        "| AAPL | 15:20 | 15:20 | Mar 10 20:55 | 15:20 | Mar 10 |",
+    ]
+
+
+def test_a_table_stays_small_however_many_symbols_a_tier_has(ticks: Ticks, market: sa.Connection) -> None:
+    market.execute(
+        sa.text(
+            "insert into market_data.symbols (symbol, tier, asset_class, active, added_at)"
+            " select 'S' || n, 'low_priority', 'us_equity', true, :now from generate_series(1000, 1999) as n"
+        ),
+        {"now": NOW},
+    )
+    table = events_by_tier(ticks.sensor("staleness_sensor"))["low_priority"].metadata["freshness"]
+    assert isinstance(table, dg.MarkdownMetadataValue)
+    assert table.value.endswith("… and 976 more symbols, none staler than these.")
+    assert len(table.value) < 3_000
+
+
+def test_the_worst_twenty_are_named_worst_first_with_the_reason_of_each(ticks: Ticks, market: sa.Connection) -> None:
+    statements = (
+        "insert into market_data.symbols (symbol, tier, asset_class, active, added_at)"
+        " select 'S' || n, 'critical', 'us_equity', true, :now from generate_series(10, 39) as n",
+        "insert into market_data.series_state"
+        " (symbol, timeframe, tier, features_computed_at, next_due_at, verified_at, last_ts, consecutive_failures)"
+        " select 'S' || n, t, 'critical', :now, :now - make_interval(hours => case t when '5m' then n else 0 end),"
+        " :now, '2026-03-01 15:25Z', 0"
+        " from generate_series(10, 39) as n cross join unnest(array['5m', '15m', '1h', '4h', '1d']) as t",
+        "update market_data.series_state set last_error_class = 'RateLimitedError', consecutive_failures = 3,"
+        " last_error = 'The vendor refused five times.' where (symbol, timeframe) = ('S38', '5m')",
+        "update market_data.series_state set verified_at = '2026-03-10 00:00Z'"
+        " where (symbol, timeframe) = ('S37', '5m')",
+        "delete from market_data.series_state where (symbol, timeframe) = ('NVDA', '1d')",
+    )
+    for statement in statements:
+        market.execute(sa.text(statement), {"now": NOW})
+    metadata = events_by_tier(ticks.sensor("staleness_sensor"))["critical"].metadata
+    assert (metadata["late"].value, metadata["stale"].value, metadata["missing"].value) == (31, 30, 1)
+    worst = metadata["worst"]
+    assert isinstance(worst, dg.TableMetadataValue)
+    shown = [(row.data["series"], row.data["state"], row.data["reason"]) for row in worst.records]
+    assert shown[:4] == [
+        ("NVDA|1d", "MISSING", "Never computed: no run has reached it."),
+        ("S39|5m", "STALE", "No bars from the vendor since 2026-03-01 15:25Z, asked at 2026-03-11 15:30Z."),
+        ("S38|5m", "STALE", "RateLimitedError: The vendor refused five times. (3 times in a row)"),
+        ("S37|5m", "STALE", "Not refreshed since 2026-03-10 00:00Z: no run has reached it."),
+    ]
+    assert [series for series, _, _ in shown] == ["NVDA|1d", *(f"S{n}|5m" for n in range(39, 20, -1))]
+
+
 def test_a_series_that_was_just_tried_waits_and_its_verdict_is_not_repeated(
     ticks: Ticks, market: sa.Connection
 ) -> None:

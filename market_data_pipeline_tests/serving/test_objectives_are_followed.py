@@ -86,7 +86,7 @@ def test_sensors_checks_and_reports_call_a_series_late_when_its_rpo_has_passed(
     standing = tier_freshness(held)[tier]
     held.dispose()
     assert [late.series.symbol for late in standing.late_series] == ["LATE"]
-    assert not evaluation(tier, standing).passed
+    assert not evaluation(tier, standing, None).passed
     report = api.get("/api/v1/admin/features/staleness").json()["by_status"]
     within = {
         one["symbol"]: one["within_rpo"]
