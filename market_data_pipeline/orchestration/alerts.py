@@ -16,6 +16,7 @@ import dagster as dg
 from market_data_pipeline.domain.failures import DatabaseUnavailableError
 from market_data_pipeline.operations.alerting import Alert, Tone
 from market_data_pipeline.orchestration.crossings import tell
+from market_data_pipeline.orchestration.deadline import bound
 from market_data_pipeline.orchestration.jobs import TIER_TAG
 from market_data_pipeline.orchestration.partitions import RANGE_END, RANGE_START
 from market_data_pipeline.orchestration.resources import PipelineResource
@@ -70,6 +71,7 @@ def run_failure_alert_sensor(context: dg.RunFailureSensorContext, pipeline: Pipe
     message = (context.failure_event.message or "").strip() or "No reason was given."
     try:
         with pipeline.database() as engine:
+            bound(engine)
             if not (cut_off := _cut_off(context, engine)):
                 tell_failed_run(engine, settings, run, message)
     except DatabaseUnavailableError:

@@ -16,6 +16,7 @@ import dagster as dg
 from market_data_pipeline.domain.objectives import TIER_OBJECTIVES
 from market_data_pipeline.domain.series import Tier
 from market_data_pipeline.orchestration.partitions import features_key
+from market_data_pipeline.orchestration.queries import instant
 from market_data_pipeline.orchestration.resources import PipelineResource
 from market_data_pipeline.orchestration.results import WORST_SHOWN, table_schema
 
@@ -98,12 +99,10 @@ def _record(lagging: LaggingSeries) -> dg.TableRecord:
         {
             "series": lagging.series.partition_key,
             "state": lagging.status.name,
-            "beyond_rpo": lagging.late,
             "staleness_hours": None if staleness is None else round(staleness / 3600, 2),
-            "last_bar": lagging.last_ts.isoformat() if lagging.last_ts else "",
-            "due_since": lagging.next_due_at.isoformat() if lagging.next_due_at else "",
-            "consecutive_failures": lagging.consecutive_failures,
             "reason": lagging.reason,
+            "last_bar": instant(lagging.last_ts) if lagging.last_ts else "",
+            "due_since": instant(lagging.next_due_at) if lagging.next_due_at else "",
         }
     )
 
@@ -118,11 +117,9 @@ _WORST: Final = table_schema(
     {
         "series": "string",
         "state": "string",
-        "beyond_rpo": "bool",
         "staleness_hours": "float",
+        "reason": "string",
         "last_bar": "string",
         "due_since": "string",
-        "consecutive_failures": "int",
-        "reason": "string",
     }
 )

@@ -14,7 +14,7 @@ from market_data_pipeline.domain.objectives import TIER_OBJECTIVES
 from market_data_pipeline.domain.series import Tier
 from market_data_pipeline.operations.alerting import Alert, Tone, deliver
 from market_data_pipeline.orchestration.checks import spoken
-from market_data_pipeline.orchestration.queries import DETAILS, STANDING, bound_statements, lagging, standing_values
+from market_data_pipeline.orchestration.queries import DETAILS, STANDING, lagging, standing_values
 from market_data_pipeline.orchestration.results import WORST_SHOWN
 from market_data_pipeline.store.alerts import close_alert, open_alert
 
@@ -100,7 +100,6 @@ def tell_crossings(engine: Engine, settings: Settings, standing: Mapping[Tier, T
 def tell(engine: Engine, urls: Sequence[str], change: Callable[[Connection], Alert | None]) -> bool:
     """Commit what `change` notes as told, if its alert is delivered or there is none; return whether it was."""
     with engine.connect() as connection:
-        bound_statements(connection)
         alert = change(connection)
         if alert is not None and not deliver(urls, alert):
             connection.rollback()
@@ -114,7 +113,6 @@ def _forget_unfollowed(engine: Engine) -> None:
     import sqlalchemy as sa
 
     with engine.begin() as connection:
-        bound_statements(connection)
         connection.execute(sa.text(_UNFOLLOWED))
 
 

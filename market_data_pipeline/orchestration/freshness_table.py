@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from market_data_pipeline.domain.due import freshness
 from market_data_pipeline.domain.objectives import Freshness
 from market_data_pipeline.domain.series import Tier, Timeframe
-from market_data_pipeline.orchestration.queries import STANDING, bound_statements, standing_values
+from market_data_pipeline.orchestration.queries import STANDING, standing_values
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -53,7 +53,6 @@ def freshness_table(engine: Engine, tier: Tier) -> str | None:
     import sqlalchemy as sa
 
     with engine.connect() as connection:
-        bound_statements(connection)
         values = standing_values() | {"tier": tier.value, "shown": SYMBOLS_SHOWN}
         rows = connection.execute(sa.text(_CELLS), values).all()
     if not rows:

@@ -16,12 +16,9 @@ from market_data_pipeline.domain.series import Series, Tier, Timeframe
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from sqlalchemy import Connection, Engine
+    from sqlalchemy import Engine
 
 LISTED: Final = 200  # series that one look lists per tier, worst first; the counts are exact
-
-# The slowest look at 50,000 series takes a seventh of a second; a sensor's tick must end also when the server is busy.
-STATEMENT_SECONDS: Final = 15
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +146,6 @@ def tier_freshness(engine: Engine) -> dict[Tier, TierFreshness]:
         "listed": LISTED,
     }
     with engine.connect() as connection:
-        bound_statements(connection)
         rows = connection.execute(sa.text(_FRESHNESS), values).all()
     found: dict[Tier, TierFreshness] = dict.fromkeys(Tier, TierFreshness())
     for tier in Tier:
@@ -166,15 +162,6 @@ def tier_freshness(engine: Engine) -> dict[Tier, TierFreshness]:
                 worst=tuple(lagging(row) for row in of_tier if row.symbol is not None),
             )
     return found
-
-
-def bound_statements(connection: Connection) -> None:
-    """Let no statement of the transaction take longer than a sensor's tick can wait."""
-    import sqlalchemy as sa
-
-    connection.execute(
-        sa.text("select set_config('statement_timeout', :limit, true)"), {"limit": f"{STATEMENT_SECONDS}s"}
-    )
 
 
 def lagging(row: Any) -> LaggingSeries:
@@ -202,11 +189,12 @@ def _reason(row: Any) -> str:
         )
     asked = row.verified_at
     if asked is not None and (row.next_due_at is None or asked >= row.next_due_at):
-        last = f" since {_instant(row.last_ts)}" if row.last_ts else ""
-        return f"No bars from the vendor{last}, asked at {_instant(asked)}."
-    since = f"Not refreshed since {_instant(asked)}" if asked else "Not refreshed yet"
+        last = f" since {instant(row.last_ts)}" if row.last_ts else ""
+        return f"No bars from the vendor{last}, asked at {instant(asked)}."
+    since = f"Not refreshed since {instant(asked)}" if asked else "Not refreshed yet"
     return f"{since}: " + ("it waits for the vendor's rate limit." if row.waiting else "no run has reached it.")
 
 
-def _instant(value: datetime) -> str:
+def instant(value: datetime) -> str:
+    """Return an instant as tables and sentences for people have it."""
     return f"{value.astimezone(UTC):%Y-%m-%d %H:%MZ}"

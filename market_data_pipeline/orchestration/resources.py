@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from sqlalchemy import Engine
 
@@ -52,11 +52,16 @@ class PipelineResource(dg.ConfigurableResource):  # type: ignore[type-arg]
         finally:
             lent.dispose()
 
-    def tracked(self) -> Sequence[TrackedSymbol]:
-        """Return the universe; the universe file is loaded first when there is none yet."""
+    def tracked(self, prepare: Callable[[Engine], None] = lambda _: None) -> Sequence[TrackedSymbol]:
+        """Return the universe; the universe file is loaded first when there is none yet.
+
+        Args:
+            prepare: is given the engine before its first use.
+        """
         from market_data_pipeline.store.universe import ensure_universe, tracked
 
         with self.database() as engine:
+            prepare(engine)
             ensure_universe(self.settings(), engine)
             return tracked(engine)
 

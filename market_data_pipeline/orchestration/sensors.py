@@ -1,8 +1,8 @@
 """What Dagster keeps an eye on: the universe, late series, and series that somebody asked for.
 
-Each tick is a few small queries, none of which may take longer than `queries.STATEMENT_SECONDS`. What goes wrong fails
-the tick, which Dagster shows and repeats; only the staleness sensor skips while the database is away, having told
-people. Add here: a sensor. Keep out: SQL (queries, backfill_requests), deciding (healing) and alerts.
+Each tick is a few small queries, with a deadline for them all together (deadline). What goes wrong fails the tick,
+which Dagster shows and repeats; only the staleness sensor skips while the database is away, having told people. Add
+here: a sensor. Keep out: SQL (queries, backfill_requests), deciding (healing) and alerts.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from market_data_pipeline.orchestration.absence import notice_return, tell_back,
 from market_data_pipeline.orchestration.alerts import tell_runs
 from market_data_pipeline.orchestration.checks import evaluation, spoken
 from market_data_pipeline.orchestration.crossings import tell_crossings
+from market_data_pipeline.orchestration.deadline import bound
 from market_data_pipeline.orchestration.freshness_table import freshness_table
 from market_data_pipeline.orchestration.healing import Memory
 from market_data_pipeline.orchestration.jobs import job_name, run_tags
@@ -54,7 +55,7 @@ _HEALED_AT_ONCE: Final = 50
 )
 def universe_sensor(context: dg.SensorEvaluationContext, pipeline: PipelineResource) -> dg.SensorResult | dg.SkipReason:
     """Register symbols that came, drop those that left; one that moved shows in its new tier what is held of it."""
-    changes = first_of(partition_changes(context.instance, pipeline.tracked()))
+    changes = first_of(partition_changes(context.instance, pipeline.tracked(bound)))
     if not changes:
         return dg.SkipReason("The partitions are those of the `symbols` table.")
     requests: list[dg.AddDynamicPartitionsRequest | dg.DeleteDynamicPartitionsRequest] = []
@@ -64,6 +65,7 @@ def universe_sensor(context: dg.SensorEvaluationContext, pipeline: PipelineResou
         if removed:
             requests.append(symbol_partitions(tier).build_delete_request(removed))
     with pipeline.database() as engine:
+        bound(engine)
         held = carried_over(context.instance, engine, changes)
     return dg.SensorResult(dynamic_partitions_requests=requests, asset_events=held)
 
@@ -83,6 +85,7 @@ def staleness_sensor(jobs: Sequence[AssetJob]) -> dg.SensorDefinition:
         memory = Memory.from_cursor(context.cursor)
         try:
             with pipeline.database() as engine:
+                bound(engine)
                 standing = tier_freshness(engine)
                 notice_return(memory, engine, now)
                 tell_back(memory, pipeline.settings(), now)
@@ -155,6 +158,7 @@ def backfill_request_sensor(jobs: Sequence[AssetJob]) -> dg.SensorDefinition:
         from market_data_pipeline.orchestration.backfill_requests import follow_requests
 
         with pipeline.database() as engine:
+            bound(engine)
             runs = follow_requests(context.instance, engine)
         return dg.SensorResult(run_requests=runs) if runs else dg.SkipReason("Nobody asked for a series.")
 

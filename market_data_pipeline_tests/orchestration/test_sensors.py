@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import dagster as dg
@@ -11,9 +11,12 @@ import pytest
 import sqlalchemy as sa
 
 from market_data_pipeline.definitions import build_defs
-from market_data_pipeline.domain.series import Tier
-from market_data_pipeline.orchestration.partitions import symbols_of
+from market_data_pipeline.domain.objectives import TIER_OBJECTIVES
+from market_data_pipeline.domain.series import Tier, Timeframe
+from market_data_pipeline.orchestration.partitions import features_key, symbols_of
 from market_data_pipeline.orchestration.runs import submit_refresh
+from market_data_pipeline.orchestration.schedules import seconds_until_start
+from market_data_pipeline.store.universe import add_symbols
 from market_data_pipeline_tests.orchestration.conftest import NOW, StandIn
 
 
@@ -287,3 +290,91 @@ def test_a_schedule_without_symbols_says_how_to_get_some(instance: dg.DagsterIns
     skipped = Ticks(instance, database_url).schedule("standard_schedule")
     assert isinstance(skipped, dg.SkipReason)
     assert "market-data universe add" in (skipped.skip_message or "")
+
+
+def test_tiers_that_fall_due_together_start_one_after_the_other_the_most_urgent_first() -> None:
+    midnight = datetime(2026, 3, 11, tzinfo=UTC)
+    waits = [seconds_until_start(TIER_OBJECTIVES[tier], midnight, midnight) for tier in Tier]
+    assert waits[0] == 0
+    assert waits == sorted(set(waits))
+    assert waits[-1] < TIER_OBJECTIVES[Tier.CRITICAL].cadence.total_seconds()
+
+
+def test_a_tick_waits_for_what_is_left_and_no_longer_than_its_tier_whatever_the_clock_says() -> None:
+    objective, due = TIER_OBJECTIVES[Tier.STANDARD], datetime(2026, 3, 11, 12, 0, tzinfo=UTC)
+    whole = objective.starts_after.total_seconds()
+    assert whole > 5
+    assert seconds_until_start(objective, due, due + timedelta(seconds=5)) == whole - 5
+    assert seconds_until_start(objective, due, due + objective.starts_after) == 0
+    assert seconds_until_start(objective, due, due + timedelta(hours=1)) == 0  # the daemon was down
+    assert seconds_until_start(objective, due, due - timedelta(hours=1)) == whole  # its clock is behind
+
+
+def test_a_schedule_waits_for_its_tiers_start(ticks: Ticks, monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[float] = []
+    monkeypatch.setattr("market_data_pipeline.orchestration.schedules.time.sleep", waited.append)
+    context = dg.build_schedule_context(ticks.instance, scheduled_execution_time=datetime.now(UTC) + timedelta(hours=1))
+    assert ticks.repository.get_schedule_def("standard_schedule")(context)
+    assert waited == [TIER_OBJECTIVES[Tier.STANDARD].starts_after.total_seconds()]
+
+
+def test_a_symbol_that_moves_to_another_tier_keeps_its_data_and_its_history(
+    ticks: Ticks, market: sa.Connection, database: sa.Engine
+) -> None:
+    job = ticks.definitions.resolve_job_def("critical_refresh")
+    made = job.execute_in_process(instance=ticks.instance)
+    market.execute(
+        sa.text(
+            "insert into market_data.bars (symbol, timeframe, ts, open, high, low, close, volume, ingested_at)"
+            " values ('AAPL', '5m', :ts, 1, 1, 1, 1, 1, :now)"
+        ),
+        {"ts": NOW - timedelta(minutes=10), "now": NOW},
+    )
+    market.execute(sa.text("update market_data.series_state set first_ts = :now, last_ts = :now"), {"now": NOW})
+    held = rows_of(market, "AAPL")
+    aapl = {f"AAPL|{timeframe}" for timeframe in Timeframe}
+
+    def shown(tier: Tier) -> set[str]:
+        return ticks.instance.get_materialized_partitions(features_key(tier)) & aapl
+
+    assert (shown(Tier.CRITICAL), shown(Tier.STANDARD)) == (aapl, set())
+    for tier, says in ((Tier.STANDARD, "carried over"), (Tier.CRITICAL, None)):  # there, and back again
+        add_symbols(database, tier, ["AAPL"], NOW)
+        happen(ticks.instance, ticks.sensor("universe_sensor"))
+        assert "AAPL" in symbols_of(ticks.instance, tier)
+        assert shown(tier) == aapl
+        assert rows_of(market, "AAPL") == held
+        newest = ticks.instance.fetch_materializations(
+            dg.AssetRecordsFilter(features_key(tier), asset_partitions=["AAPL|5m"]), limit=1
+        ).records[0]
+        assert newest.asset_materialization is not None
+        assert newest.run_id == (made.run_id if says is None else newest.run_id)
+        if says:
+            assert newest.asset_materialization.metadata["status"].value == says
+    assert isinstance(ticks.sensor("universe_sensor"), dg.SkipReason)
+
+
+def rows_of(market: sa.Connection, symbol: str) -> list[Any]:
+    """Return what is held of a symbol, but for the tier that it is in."""
+    bars = market.execute(sa.text("select * from market_data.bars where symbol = :s order by ts"), {"s": symbol})
+    states = market.execute(
+        sa.text(
+            "select timeframe, first_ts, last_ts, verified_at, next_due_at, features_computed_at, revision"
+            " from market_data.series_state where symbol = :s order by timeframe"
+        ),
+        {"s": symbol},
+    )
+    return [*bars.all(), *states.all()]
+
+
+def happen(instance: dg.DagsterInstance, result: dg.SensorResult | dg.SkipReason) -> None:
+    """Do what the daemon does with a result: change the partitions, and store the events."""
+    assert isinstance(result, dg.SensorResult)
+    for request in result.dynamic_partitions_requests or ():
+        if isinstance(request, dg.AddDynamicPartitionsRequest):
+            instance.add_dynamic_partitions(request.partitions_def_name, list(request.partition_keys))
+        else:
+            for key in request.partition_keys:
+                instance.delete_dynamic_partition(request.partitions_def_name, key)
+    for event in result.asset_events:
+        instance.report_runless_asset_event(event)
