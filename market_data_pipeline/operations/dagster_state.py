@@ -10,8 +10,10 @@ Keep out: anything about series; `reports` joins the two.
 
 from __future__ import annotations
 
+import math
 import os
 import threading
+import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
@@ -33,6 +35,10 @@ if TYPE_CHECKING:
 # objective for restoring a crashed scheduler (5 minutes); three missed beats are a daemon that is down.
 HEARTBEAT_TOLERANCE_SECONDS: Final = 100.0
 _CONNECT_SECONDS: Final = 3  # a server that is up answers in milliseconds; whoever asks for health gives up soon
+_REACHED_SECONDS: Final = 1.0  # the questions behind one answer do not all try whether there is a server
+_STATEMENT_TIMEOUT_MS: Final = 5_000  # as the API's own statements
+_RECYCLE_SECONDS: Final = 300  # of a kept connection, of which each of the three storages has one
+_MORE_CONNECTIONS: Final = 4  # while several ask at once
 _RUN_ID_LENGTH: Final = 36
 _LOOKED_THROUGH: Final = 1000  # runs, for one whose id is not written out: some eight days of schedules
 _LONGEST_MESSAGE: Final = 300  # characters of a run's failure; the rest is in Dagster's UI
@@ -87,6 +93,7 @@ class DagsterState:
         self._postgres_url = postgres_url
         self._instance: dg.DagsterInstance | None = None
         self._lock = threading.Lock()
+        self._reached = -math.inf
 
     def open(self) -> None:
         """Open the instance now, which takes a second, rather than at the first question; raises as `runs` does."""
@@ -115,21 +122,29 @@ class DagsterState:
     def close(self) -> None:
         """Let go of the instance."""
         with self._lock:
+            self._reached = -math.inf
             if self._instance is not None:
                 self._instance.dispose()
                 self._instance = None
 
     def _read(self, question: Callable[[dg.DagsterInstance], T]) -> T:
+        kept = self._instance
         try:
             self._refuse_at_once()
-            return question(self._open())
+            return question(kept or self._open())
         except DatabaseUnavailableError:
             raise
         except Exception as error:  # whatever its storage plug-in raises, the state cannot be told
-            raise DatabaseUnavailableError(f"Dagster's storage cannot be read: {type(error).__name__}.") from error
+            if kept is None:
+                raise DatabaseUnavailableError(f"Dagster's storage cannot be read: {type(error).__name__}.") from error
+        # The server may have been started anew, and ended the connections that were kept.
+        self.close()
+        return self._read(question)
 
     def _refuse_at_once(self) -> None:
         """Raise when the storage's server cannot be reached: dagster-postgres tries for 11 s, and somebody waits."""
+        if time.monotonic() - self._reached < _REACHED_SECONDS:
+            return
         if self._instance is not None:
             url = getattr(self._instance.run_storage, "postgres_url", None)
         else:
@@ -141,6 +156,7 @@ class DagsterState:
                 open_connection(libpq_url(url), connect_timeout=_CONNECT_SECONDS).close()
             except DatabaseUnavailableError:  # whose sentence names the server, which is nobody's business here
                 raise DatabaseUnavailableError("Dagster's storage cannot be reached.") from None
+        self._reached = time.monotonic()
 
     def _open(self) -> dg.DagsterInstance:
         with self._lock:
@@ -153,6 +169,8 @@ class DagsterState:
                 import dagster as dg
 
                 self._instance = dg.DagsterInstance.from_config(str(self._home))
+                # Else each of a dozen statements behind one answer would connect anew.
+                self._instance.optimize_for_webserver(_STATEMENT_TIMEOUT_MS, _RECYCLE_SECONDS, _MORE_CONNECTIONS)
             return self._instance
 
 

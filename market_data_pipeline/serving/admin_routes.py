@@ -10,8 +10,13 @@ from starlette.responses import Response
 
 from market_data_pipeline.operations import report_documents, reports
 from market_data_pipeline.serving import documents
+from market_data_pipeline.serving.flights import Flights
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable
+
+    import sqlalchemy as sa
+
     from market_data_pipeline.operations.dagster_state import DagsterState
     from market_data_pipeline.serving.access import AdminAccess
     from market_data_pipeline.serving.database import Database
@@ -40,15 +45,28 @@ class HistoryQuery(NoQuery):
 
 def report_response(report: Any) -> Response:
     """Return a report as JSON, never to be cached."""
-    headers = {"cache-control": "no-store"}
-    return Response(report_documents.to_json(report), 200, headers, "application/json")
+    return json_response(report_documents.to_json(report))
+
+
+def json_response(content: bytes) -> Response:
+    """Return an encoded report, never to be cached."""
+    return Response(content, 200, {"cache-control": "no-store"}, "application/json")
 
 
 def router(database: Database, dagster: DagsterState, access: AdminAccess) -> APIRouter:
     """Return the admin routes, closed to those whom `access` refuses."""
+    flights = Flights()
 
     async def admitted(request: Request) -> None:
         access.require(request)
+
+    async def answer(key: Hashable, make: Callable[[sa.Engine], Any]) -> Response:
+        """Return a report; who asks for it while it is being made gets the same one."""
+
+        def encoded(source: sa.Engine) -> bytes:
+            return report_documents.to_json(make(source))
+
+        return json_response(await flights.share(key, lambda: database.report(encoded)))
 
     routes = APIRouter(prefix="/api/v1/admin", tags=["admin"], dependencies=[Depends(admitted)])
 
@@ -61,7 +79,7 @@ def router(database: Database, dagster: DagsterState, access: AdminAccess) -> AP
     )
     async def staleness(query: Annotated[StalenessQuery, Query()]) -> Response:
         """How many series are fresh, aging, stale and missing, and the worst of each."""
-        return report_response(await database.report(lambda source: reports.staleness_report(source, query.limit)))
+        return await answer(("staleness", query.limit), lambda source: reports.staleness_report(source, query.limit))
 
     @routes.get(
         "/scheduler-health",
@@ -72,7 +90,7 @@ def router(database: Database, dagster: DagsterState, access: AdminAccess) -> AP
     )
     async def scheduler_health(_query: Annotated[NoQuery, Query()]) -> Response:
         """Daemons, schedules, the last refresh, recent failures and the vendor's refusals."""
-        return report_response(await database.report(lambda source: reports.scheduler_health(source, dagster)))
+        return await answer("scheduler_health", lambda source: reports.scheduler_health(source, dagster))
 
     @routes.get(
         "/scheduler/execution-history",
@@ -83,7 +101,8 @@ def router(database: Database, dagster: DagsterState, access: AdminAccess) -> AP
     )
     async def history(query: Annotated[HistoryQuery, Query()]) -> Response:
         """Dagster's runs, newest first, with what the audit trail knows of each."""
-        found = await database.report(lambda source: reports.execution_history(source, dagster, query.limit))
-        return report_response(found)
+        return await answer(
+            ("history", query.limit), lambda source: reports.execution_history(source, dagster, query.limit)
+        )
 
     return routes

@@ -6,11 +6,8 @@ Add here: where the records of an answer come from. Keep out: parameters and rou
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import Hashable
 from dataclasses import dataclass, field
-from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -19,13 +16,14 @@ from market_data_pipeline.serving import reading
 from market_data_pipeline.serving.answers import Answer, RenderedResponse, opening
 from market_data_pipeline.serving.backfills import missing_problem, request_backfill
 from market_data_pipeline.serving.encoding import encode
+from market_data_pipeline.serving.flights import Flights
 from market_data_pipeline.serving.negotiation import ACCEPTED, Media, media_for, takes_gzip
 from market_data_pipeline.serving.problems import Problem
 from market_data_pipeline.serving.shelf import SCOPE_KEY, RequestKey, Shelf, Ticket
 from market_data_pipeline.serving.stock import DEEPEST, SHELF_LIFE_SECONDS, Stock, StockKey, depth_for, start_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Sequence
+    from collections.abc import Callable, Sequence
     from datetime import datetime
 
     import sqlalchemy as sa
@@ -73,7 +71,7 @@ class SeriesAnswers:
     shelf: Shelf
     clock: Callable[[], datetime]
     cut: Callable[[], None]  # called for each answer that was cut from what was in memory
-    _flights: dict[Hashable, asyncio.Task[Any]] = field(default_factory=dict)
+    _flights: Flights = field(default_factory=Flights)
 
     async def respond(self, request: Request, wish: Wish) -> Response:
         """Return the response to a request that the shelf could not answer.
@@ -100,7 +98,7 @@ class SeriesAnswers:
         if media is Media.JSON and wish.as_of is None:
             answer = await self._from_stock(wish, ticket)
         if answer is None:
-            answer = await self._shared((key, ticket), lambda: self._make(wish, media))
+            answer = await self._flights.share((key, ticket), lambda: self._make(wish, media))
         self.shelf.answers.put(key, answer, ticket)
         return answer
 
@@ -115,27 +113,12 @@ class SeriesAnswers:
             depth, newest = depth_for(wanted.limit), wanted.end is None or wanted.end > self.clock()
             if not newest or depth > DEEPEST:
                 return None
-            stock = await self._shared((key, depth, ticket), lambda: self._make_stock(wish, depth))
+            stock = await self._flights.share((key, depth, ticket), lambda: self._make_stock(wish, depth))
             self.shelf.stocks.put(key, stock, ticket)
             records = stock.cut(wanted)
         if stock is None or records is None:
             return None
         return _json(wish, stock.held, records, stock.expires)
-
-    async def _shared(self, key: Hashable, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """Return what `work` returns, or what the same work that is under way will return."""
-        flight = self._flights.get(key)
-        if flight is None:
-            flight = self._flights[key] = asyncio.create_task(work())
-            flight.add_done_callback(partial(self._landed, key))
-        # Shielded: the client who asked first may hang up, and the others still want the answer.
-        found: T = await asyncio.shield(flight)
-        return found
-
-    def _landed(self, key: Hashable, flight: asyncio.Task[Any]) -> None:
-        del self._flights[key]
-        if not flight.cancelled():
-            flight.exception()  # looked at, or asyncio reports it when everybody who asked has hung up
 
     async def _make(self, wish: Wish, media: Media) -> Answer:
         expires = time.monotonic() + SHELF_LIFE_SECONDS
