@@ -17,7 +17,7 @@ from market_data_pipeline.domain.series import Series, Timeframe
 from market_data_pipeline.ingest.demand import reach, status_after, wanted
 from market_data_pipeline.ingest.market_days import from_market_days
 from market_data_pipeline.polygon.usage import Usage
-from market_data_pipeline.polygon.windows import windows
+from market_data_pipeline.polygon.windows import PART_BASE_BARS, parts, windows
 from market_data_pipeline.store.ledger import Coverage, CoverageStatus
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ class Harvest:
         coverage: what is known of the covered days now, and of days before the plan's history.
         usage: requests, refusals and time it took.
         held: the coverage that was known before.
+        complete: nothing is left to ask for; else this is the first part of a long history.
     """
 
     base: Series
@@ -54,6 +55,7 @@ class Harvest:
     seconds: float
     sessions: tuple[Session, ...]
     held: Mapping[date, Coverage] = field(default_factory=dict)
+    complete: bool = True
 
     def days(self) -> dict[date, Coverage]:
         """Return the coverage as it will be once this harvest is stored."""
@@ -77,19 +79,22 @@ def harvest(
     timing: Timing,
     held: Mapping[date, Coverage],
     *,
+    last_ts: datetime | None,
     history_days: int,
     history_limit: timedelta | None,
     priority: int,
     market_days: Mapping[date, MarketDay] | None = None,
     full: bool = False,
 ) -> Harvest:
-    """Ask the vendor for what the base series lacks; ask nothing when it can lack nothing.
+    """Ask the vendor for what the base series lacks, up to a year of it; ask nothing when it can lack nothing.
 
     Args:
         base: a fetched series: `5m` or `1d`.
         client: the vendor.
         timing: when bars can be had, and now.
         held: coverage by session date.
+        last_ts: start of the last bar held, None when none is. A history that goes on after it is taken in part by
+            part; one that begins before it is not, because each part would have all features after it computed again.
         history_days: calendar days of history that the series should hold.
         history_limit: how far back the plan reaches, or None for all.
         priority: whose requests go first when runs compete.
@@ -110,7 +115,10 @@ def harvest(
         return Harvest(base, told.bars, whole_days, (*clamped, *told.coverage), Usage(), 0.0, sessions, dict(held))
     usage, frames, spans, days = Usage(), [], [], clamped
     started = perf_counter()
-    for window in served_windows(missing, base.timeframe, timing):
+    asked = served_windows(missing, base.timeframe, timing)
+    in_parts = not full and asked and (last_ts is None or asked[0].interval.start > last_ts)
+    now_asked = _first_part(asked) if in_parts else asked
+    for window in now_asked:
         span = window.interval
         covered = tuple(session for session in sessions if span.start <= _start(session, base) < span.end)
         try:
@@ -123,8 +131,26 @@ def harvest(
         frames.append(fetched.bars)
         spans.append(span)
     return Harvest(
-        base, _joined(frames), tuple(spans), tuple(days), usage, perf_counter() - started, sessions, dict(held)
+        base,
+        _joined(frames),
+        tuple(spans),
+        tuple(days),
+        usage,
+        perf_counter() - started,
+        sessions,
+        dict(held),
+        complete=len(now_asked) == len(asked),
     )
+
+
+def _first_part(asked: tuple[Window, ...]) -> tuple[Window, ...]:
+    """Return the first windows, together no more than a part; at least one if there is any."""
+    total = 0
+    for at, window in enumerate(asked):
+        total += window.base_bars
+        if at and total > PART_BASE_BARS:
+            return asked[:at]
+    return asked
 
 
 def _start(session: Session, base: Series) -> datetime:
@@ -136,7 +162,7 @@ def served_windows(missing: Sequence[Session], base: Timeframe, timing: Timing) 
 
     Only the last session can still be in progress; each of them must have a bar to give.
     """
-    made = windows(missing, base)
+    made = tuple(part for window in windows(missing, base) for part in _parts(window, timing))
     served = timing.served_until(missing[-1], base) if missing else None
     if served is None or served >= (last := made[-1]).interval.end:
         return made
@@ -145,6 +171,13 @@ def served_windows(missing: Sequence[Session], base: Timeframe, timing: Timing) 
         *made[:-1],
         last._replace(interval=Interval(last.interval.start, served), base_bars=last.base_bars - unserved),
     )
+
+
+def _parts(window: Window, timing: Timing) -> tuple[Window, ...]:
+    if window.base_bars <= PART_BASE_BARS:
+        return (window,)
+    first, end = (timing.calendar.session_date(instant) for instant in window.interval)
+    return parts(window, timing.calendar.sessions(first, end + timedelta(days=1)), PART_BASE_BARS)
 
 
 def _coverage(

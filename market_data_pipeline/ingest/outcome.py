@@ -5,8 +5,8 @@ Add here: a fact of an execution that the audit log, the run page or an alert sh
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final
 
 from market_data_pipeline.domain.series import Series, Tier, Timeframe
 
@@ -69,7 +69,21 @@ class SeriesOutcome:
     warning: str | None = None
     own_features: tuple[Feature, ...] = ()
 
+    def after(self, earlier: SeriesOutcome | None) -> SeriesOutcome:
+        """Return the outcome of two commits of one execution, of which this is the later: a long history takes many."""
+        if earlier is None:
+            return self
+        totals = {name: getattr(earlier, name) + getattr(self, name) for name in _TOTALS}
+        status = "ok" if self.status == "unchanged" and earlier.status == "ok" else self.status
+        return replace(self, status=status, warning=self.warning or earlier.warning, **totals)
+
     @property
     def failed(self) -> bool:
         """True when nothing of this execution was stored but its audit row."""
         return self.status == "failed"
+
+
+_TOTALS: Final = (
+    *("rows_fetched", "rows_inserted", "rows_updated", "rows_filled", "changes", "features_written"),
+    *("requests", "rate_limited", "bytes", "fetch_seconds", "store_seconds", "compute_seconds"),
+)

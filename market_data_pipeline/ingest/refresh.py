@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from market_data_pipeline.ingest.market_days import MarketDay
     from market_data_pipeline.ingest.pipeline import Pipeline
     from market_data_pipeline.store.bulk import Bulk
-    from market_data_pipeline.store.ledger import SeriesState
+    from market_data_pipeline.store.ledger import Coverage, SeriesState
 
 
 class SymbolRefresh:
@@ -101,38 +101,54 @@ class SymbolRefresh:
                     yield from self._family(base, [timeframe for timeframe in asked if timeframe is not base])
 
     def _family(self, base: Timeframe, resampled: list[Timeframe]) -> Iterator[SeriesOutcome]:
-        started_at = self.pipeline.clock()
         series = Series(self.request.symbol, base)
-        watch = Stopwatch()
-        held = read_coverage(self.bulk, series)
+        held: Mapping[date, Coverage] = read_coverage(self.bulk, series)
         if self.request.audit:
             state = states_of(self.states, base, self.request.tier)
             held = opened_for_audit(self.bulk, series, held, state, self.digest, self.timing, self.pipeline)
         self.bulk.commit()  # no transaction stays open while the vendor is asked
-        try:
-            answer = harvest(
-                series,
-                self.pipeline.client,
-                self.timing,
-                held,
-                history_days=self.pipeline.history_days,
-                history_limit=self.pipeline.plan.history,
-                priority=PRIORITIES[self.request.tier],
-                market_days=self.market_days,
-                full=self.full,
-            )
-        except HarvestError as error:
-            watch.fetch_seconds = error.seconds
-            usage, self.extra = error.usage + self.extra, Usage()
-            yield self._failed(series, error.cause, started_at, watch, usage, error.days)
-            for timeframe in resampled:
-                yield self._failed(Series(series.symbol, timeframe), error.cause, started_at, Stopwatch(), Usage())
-            if error.cause.stops_run:
-                raise error.cause from None
-            return
-        watch.fetch_seconds = answer.seconds
+        earlier: dict[Series, SeriesOutcome] = {}
+        last = False
+        while not last:
+            started_at, watch = self.pipeline.clock(), Stopwatch()
+            try:
+                answer = harvest(
+                    series,
+                    self.pipeline.client,
+                    self.timing,
+                    held,
+                    last_ts=states_of(self.states, base, self.request.tier).last_ts,
+                    history_days=self.pipeline.history_days,
+                    history_limit=self.pipeline.plan.history,
+                    priority=PRIORITIES[self.request.tier],
+                    market_days=self.market_days,
+                    full=self.full,
+                )
+            except HarvestError as error:
+                watch.fetch_seconds = error.seconds
+                usage, self.extra = error.usage + self.extra, Usage()
+                failed = self._failed(series, error.cause, started_at, watch, usage, error.days)
+                yield failed.after(earlier.get(series))
+                yield from self._all_failed(resampled, error.cause, started_at)
+                if error.cause.stops_run:
+                    raise error.cause from None
+                return
+            watch.fetch_seconds = answer.seconds
+            last = answer.complete
+            for outcome in self._stored(series, resampled, answer, watch, started_at):
+                last = last or (outcome.failed and outcome.series == series)
+                whole = outcome.after(earlier.get(outcome.series))
+                if last:
+                    yield whole
+                earlier[outcome.series] = whole
+            held = answer.days()
+
+    def _stored(
+        self, series: Series, resampled: list[Timeframe], answer: Harvest, watch: Stopwatch, started_at: datetime
+    ) -> Iterator[SeriesOutcome]:
+        """Commit an answer to the base and to what is made of it, one by one."""
         usage, self.extra = answer.usage + self.extra, Usage()
-        revision = states_of(self.states, base, self.request.tier).revision
+        revision = states_of(self.states, series.timeframe, self.request.tier).revision
         change = self._change(series, answer, watch, usage)
         try:
             yield self._commit(change, started_at)
@@ -141,21 +157,27 @@ class SymbolRefresh:
             yield self._failed(series, error, started_at, watch, usage)
         except PipelineError as error:
             yield self._failed(series, error, started_at, watch, usage)
-            for timeframe in resampled:
-                yield self._failed(Series(series.symbol, timeframe), error, started_at, Stopwatch(), Usage())
+            yield from self._all_failed(resampled, error, started_at)
             if error.stops_run:
                 raise
             return
         for timeframe in resampled:
             yield self._resampled(Series(series.symbol, timeframe), answer, revision)
 
+    def _all_failed(
+        self, timeframes: list[Timeframe], error: PipelineError, started_at: datetime
+    ) -> Iterator[SeriesOutcome]:
+        for timeframe in timeframes:
+            yield self._failed(Series(self.request.symbol, timeframe), error, started_at, Stopwatch(), Usage())
+
     def _change(self, series: Series, answer: Harvest, watch: Stopwatch, usage: Usage) -> Change:
         state = states_of(self.states, series.timeframe, self.request.tier)
+        audited = answer.complete and (self.request.audit or self.full)
         return Change(
             series=series,
             tier=self.request.tier,
             asset_class=self.asset_class,
-            state=replace(state, audited_splits=self.digest) if self.request.audit or self.full else state,
+            state=replace(state, audited_splits=self.digest) if audited else state,
             answer=answer.bars,
             spans=answer.spans,
             coverage=answer.coverage,

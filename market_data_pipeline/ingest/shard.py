@@ -46,8 +46,9 @@ def refresh_shard(
 ) -> Iterator[SeriesOutcome]:
     """Refresh the symbols, `max_concurrent_symbols` at a time, and yield each series' outcome as it commits.
 
-    Every requested series has exactly one outcome, and one audit row unless the database itself is lost. A failure that
-    stops the run (a refused key, a lost database) fails the symbols that were not begun without asking for them.
+    Every requested series has exactly one outcome, and one audit row unless the database itself is lost; one that takes
+    in years of history has one for each part (`windows.PART_BASE_BARS`). A failure that stops the run (a refused
+    key, a lost database) fails the symbols that were not begun without asking for them.
 
     Args:
         requests: the symbols, each once; they are begun in this order.

@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 
 PAGE_LIMIT: Final = 50_000  # base bars per page, the vendor's maximum (API reference, 2026-10)
 
+# A longer window is cut between sessions, so that a history is taken in part by part and a run's memory does not grow
+# with its length. Five full pages: a year of a US equity, 253 sessions of 960 minutes, is one part.
+PART_BASE_BARS: Final = 5 * PAGE_LIMIT
+
 # Size on the wire, gzip level 6, measured: 26.5 bytes a bar (104 unpacked) for 10,000 synthetic 5m bars in the recorded
 # shape, every third volume fractional; 20.7 (94) for the 5m bars of the real minutes in the tests' data, which have
 # whole volumes and estimated vw and n. Rounded up, and unpacked bodies cost three to four times as much.
@@ -131,6 +135,28 @@ def windows(missing: Sequence[Session], timeframe: Timeframe, page_limit: int = 
         interval = Interval(runs[i].interval.start, runs[j - 1].interval.end)
         made.append(Window(interval, timeframe, _pages(base_bars, page_limit), base_bars))
         i = j
+    return tuple(made)
+
+
+def parts(window: Window, sessions: Sequence[Session], most: int) -> tuple[Window, ...]:
+    """Return a 5m window cut between sessions into parts of at most `most` base bars; a small one as it is.
+
+    Args:
+        window: one that `windows` made.
+        sessions: all that lie in it, ascending.
+        most: base bars of a part, at least those of a session.
+    """
+    if window.base_bars <= most:
+        return (window,)
+    bars = [_base_bars(session, window.timeframe) for session in sessions]
+    made: list[Window] = []
+    start = total = 0
+    for at, count in enumerate(bars):
+        total += count
+        if at + 1 == len(bars) or total + bars[at + 1] > most:
+            interval = Interval(sessions[start].start, sessions[at].end)
+            made.append(Window(interval, window.timeframe, _pages(total, PAGE_LIMIT), total))
+            start, total = at + 1, 0
     return tuple(made)
 
 

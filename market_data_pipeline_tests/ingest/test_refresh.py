@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import pytest
 
+from market_data_pipeline.domain.failures import TransientError
 from market_data_pipeline.domain.feature_definitions import FEATURE_NAMES
 from market_data_pipeline.domain.series import Timeframe
 from market_data_pipeline.domain.sessions import NEW_YORK
+from market_data_pipeline.ingest import harvest
+from market_data_pipeline.polygon.client import PolygonClient
 from market_data_pipeline_tests.ingest.conftest import MakeWorld, World
+
+if TYPE_CHECKING:
+    from market_data_pipeline.domain.intervals import Interval
 
 # A Friday in New York's winter time, in the middle of the session.
 NOON = datetime(2026, 11, 20, 12, 0, 30, tzinfo=NEW_YORK)
@@ -140,6 +147,46 @@ def test_appending_leaves_what_one_backfill_leaves(world: World, minutes: int) -
     assert appended[0] == at_once[0]
     pd.testing.assert_frame_equal(pd.DataFrame(appended[1]), pd.DataFrame(at_once[1]), rtol=1e-9, atol=0)
     assert appended[3] == at_once[3]
+
+
+def test_a_long_history_taken_in_part_by_part_is_the_same_as_at_once(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also after an interruption between two parts, which keeps what came before it."""
+    days = 40
+    at_once = world.refresh("AAPL", history_days=days)
+    expected = stored(world)
+    with world.connect() as connection:
+        connection.execute("truncate market_data.bars, market_data.features, market_data.coverage")
+        connection.execute("delete from market_data.series_state")
+    monkeypatch.setattr(harvest, "PART_BASE_BARS", 6 * 960)
+    asked = PolygonClient.bars
+
+    def lost(client: PolygonClient, symbol: str, timeframe: Timeframe, interval: Interval, **more: Any) -> Any:
+        if timeframe is Timeframe.M5 and interval.start > NOON - timedelta(days=20):
+            raise TransientError("the vendor is gone")
+        return asked(client, symbol, timeframe, interval, **more)
+
+    with monkeypatch.context() as gone:
+        gone.setattr(PolygonClient, "bars", lost)
+        broken = world.refresh("AAPL", history_days=days)
+    assert {key for key, outcome in broken.items() if outcome.failed} == {
+        f"AAPL|{t}" for t in ("5m", "15m", "1h", "4h")
+    }
+    kept = broken["AAPL|5m"]
+    held = world.query("select count(*) as bars from market_data.bars where timeframe = '5m'")
+    assert kept.rows_inserted == kept.bar_count == held[0]["bars"] != 0
+    rest = world.refresh("AAPL", history_days=days)
+    assert kept.rows_inserted + rest["AAPL|5m"].rows_inserted == at_once["AAPL|5m"].rows_inserted
+    assert all(not outcome.failed for outcome in rest.values())
+    parts = world.query(
+        "select count(*) as rows from market_data.ingest_log where run_id = 'run-3' and timeframe = '5m'"
+    )
+    assert parts[0]["rows"] > 1
+    found = stored(world)
+    assert found[0] == expected[0]
+    pd.testing.assert_frame_equal(pd.DataFrame(found[1]), pd.DataFrame(expected[1]), rtol=1e-9, atol=0)
+    assert found[2:] == expected[2:]
 
 
 def test_a_resampled_series_alone_brings_its_base_and_is_found_by_its_siblings(world: World) -> None:
