@@ -63,7 +63,7 @@ def freshness_table(engine: Engine, tier: Tier) -> str | None:
     more = rows[0].symbols - len(cells)
     return "\n".join(
         [
-            f"Last bar at {rows[0].now.astimezone(UTC):%Y-%m-%d %H:%M} UTC; bold: not fresh, and for how long.",
+            f"Start of the last bar held, UTC, on {rows[0].now.astimezone(UTC):%Y-%m-%d at %H:%M}. Bold: not fresh.",
             "",
             f"| symbol | {' | '.join(Timeframe)} |",
             "|---" * (len(Timeframe) + 1) + "|",

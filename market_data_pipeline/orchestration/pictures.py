@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SYMBOLS_DRAWN: Final = 24  # what fits on a screen; a tier may hold hundreds
-_COLUMNS: Final = 4
+_COLUMNS: Final = 3  # as wide as the dialog in which Dagster shows Markdown, on a screen of 1,360 pixels
 
 # Okabe and Ito's colours, told apart with any kind of sight, dark enough for white and light enough for black.
 _BLUE, _ORANGE, _GREEN, _GREY, _PURPLE = "#0072B2", "#E69F00", "#009E73", "#9A9A9A", "#CC79A7"
@@ -97,7 +97,7 @@ def coverage_strips(days: pd.DataFrame) -> str:
                 scale=alt.Scale(domain=seen, range=[_STATES[state] for state in seen]),
             ),
         )
-        .properties(width=700, height=alt.Step(12))
+        .properties(width=600, height=alt.Step(12))
     )
     return _markdown(strips, "What is held of each session day")
 

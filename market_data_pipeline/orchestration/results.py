@@ -73,13 +73,14 @@ def summary(tier: Tier, outcomes: Sequence[SeriesOutcome]) -> dg.AssetObservatio
         bars_key(tier),
         description=f"Result of a refresh of the {tier} tier",
         metadata={
+            # First: of a long event a run's page shows the beginning.
+            "symbols": dg.TableMetadataValue([dg.TableRecord(row) for row in rows[:ROWS_SHOWN]], _SUMMARY),
             "series": len(outcomes),
             "failed": sum(outcome.failed for outcome in outcomes),
             "unchanged": sum(outcome.status == "unchanged" for outcome in outcomes),
             "warnings": sum(outcome.warning is not None for outcome in outcomes),
             "requests": sum(outcome.requests for outcome in outcomes),
             "rate_limited": sum(outcome.rate_limited for outcome in outcomes),
-            "symbols": dg.TableMetadataValue([dg.TableRecord(row) for row in rows[:ROWS_SHOWN]], _SUMMARY),
             **changed_bars(outcomes),
         },
     )
@@ -170,16 +171,16 @@ def _rows_by_symbol(outcomes: Sequence[SeriesOutcome]) -> list[dict[str, Any]]:
     return [
         {
             "symbol": symbol,
-            "failed": sum(outcome.failed for outcome in group),
             "series": len(group),
-            "rows_fetched": sum(outcome.rows_fetched for outcome in group),
-            "rows_inserted": sum(outcome.rows_inserted for outcome in group),
-            "rows_updated": sum(outcome.rows_updated for outcome in group),
-            "features_written": sum(outcome.features_written for outcome in group),
-            "requests": sum(outcome.requests for outcome in group),
-            "rate_limited": sum(outcome.rate_limited for outcome in group),
-            "seconds": round(sum(o.fetch_seconds + o.store_seconds + o.compute_seconds for o in group), 2),
+            "failed": sum(outcome.failed for outcome in group),
             "error": next((outcome.error for outcome in group if outcome.error), ""),
+            "fetched": sum(outcome.rows_fetched for outcome in group),
+            "inserted": sum(outcome.rows_inserted for outcome in group),
+            "updated": sum(outcome.rows_updated for outcome in group),
+            "features": sum(outcome.features_written for outcome in group),
+            "requests": sum(outcome.requests for outcome in group),
+            "refused": sum(outcome.rate_limited for outcome in group),
+            "seconds": round(sum(o.fetch_seconds + o.store_seconds + o.compute_seconds for o in group), 2),
             "warning": next((outcome.warning for outcome in group if outcome.warning), ""),
         }
         for symbol, group in grouped.items()
@@ -199,18 +200,18 @@ def _given(**values: Any) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-_COUNTS: Final = (
-    "failed",
-    "series",
-    "rows_fetched",
-    "rows_inserted",
-    "rows_updated",
-    "features_written",
-    "requests",
-    "rate_limited",
-)
+# Why a symbol failed stands beside it: a run's page is narrow.
+_COUNTS: Final = ("fetched", "inserted", "updated", "features", "requests", "refused")
 _SUMMARY: Final = table_schema(
-    {"symbol": "string", **dict.fromkeys(_COUNTS, "int"), "seconds": "float", "error": "string", "warning": "string"}
+    {
+        "symbol": "string",
+        "series": "int",
+        "failed": "int",
+        "error": "string",
+        **dict.fromkeys(_COUNTS, "int"),
+        "seconds": "float",
+        "warning": "string",
+    }
 )
 _CHANGES: Final = table_schema(
     {"series": "string", "ts": "string", "kind": "string", "column": "string", "old": "float", "new": "float"}

@@ -135,7 +135,7 @@ def test_a_run_leaves_one_table_with_a_row_per_symbol_failed_ones_first(
     observation = records[0].asset_observation
     assert observation is not None
     rows = [record.data for record in observation.metadata["symbols"].records]
-    assert [(row["symbol"], row["failed"], row["rows_fetched"]) for row in rows] == [
+    assert [(row["symbol"], row["failed"], row["fetched"]) for row in rows] == [
         ("NVDA", 5, 0),
         ("AAPL", 0, 60),
         ("MSFT", 0, 60),

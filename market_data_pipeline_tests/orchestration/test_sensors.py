@@ -113,7 +113,7 @@ def test_a_verdict_shows_each_symbol_by_timeframe_the_worst_first(ticks: Ticks, 
     table = events_by_tier(ticks.sensor("staleness_sensor"))["critical"].metadata["freshness"]
     assert isinstance(table, dg.MarkdownMetadataValue)
     assert table.value.splitlines() == [
-        "Last bar at 2026-03-11 15:30 UTC; bold: not fresh, and for how long.",
+        "Start of the last bar held, UTC, on 2026-03-11 at 15:30. Bold: not fresh.",
         "",
         "| symbol | 5m | 15m | 1h | 4h | 1d |",
         "|---|---|---|---|---|---|",
