@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from typing import Final
 
-from benchmarks import backfill, document, features, growth, latency, memory, peers, staleness, start, ticks
+from benchmarks import api_memory, backfill, document, features, growth, latency, memory, peers, staleness, start, ticks
 from benchmarks.report import show
 
 _ALL: Final = {
@@ -19,6 +19,7 @@ _ALL: Final = {
     "features": features.measure,
     "latency": latency.measure,
     "memory": memory.measure,
+    "api_memory": api_memory.measure,
     "staleness": staleness.measure,
     "ticks": ticks.measure,
 }

@@ -20,7 +20,18 @@ if TYPE_CHECKING:
 DOCUMENT: Final = REPOSITORY / "docs" / "performance.md"
 FIGURES: Final = REPOSITORY / "docs" / "performance.json"
 PICTURE: Final = REPOSITORY / "docs" / "images" / "performance.svg"
-ORDER: Final = ("backfill", "peers", "growth", "start", "features", "latency", "memory", "staleness", "ticks")
+ORDER: Final = (
+    "backfill",
+    "peers",
+    "growth",
+    "start",
+    "features",
+    "latency",
+    "memory",
+    "api_memory",
+    "staleness",
+    "ticks",
+)
 _BEGIN, _END = "<!-- figures: begin -->", "<!-- figures: end -->"
 # What a ratio compares, in the words of the picture.
 _BARS: Final = {

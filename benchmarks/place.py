@@ -56,6 +56,14 @@ def symbol_requests(symbols: tuple[str, ...]) -> list[SymbolRequest]:
     return [SymbolRequest(symbol, Tier.CRITICAL) for symbol in symbols]
 
 
+def free_port() -> int:
+    """Return a port of this machine that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
 @dataclass(frozen=True)
 class Place:
     """A vendor and a database server."""
@@ -111,9 +119,7 @@ def running_place(latency_ms: float = 0.0) -> Iterator[Place]:
 
 @contextmanager
 def _vendor(latency_ms: float) -> Iterator[str]:
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     module = "market_data_pipeline.sandbox.server"
     options = ["--port", str(port), "--latency-ms", str(latency_ms), "--as-of", NOW.isoformat()]
     command = [sys.executable, "-m", module, *options]

@@ -16,6 +16,7 @@ from market_data_pipeline.ingest.own_module import load_own_features
 from market_data_pipeline.operations.dagster_state import DagsterState
 from market_data_pipeline.serving import admin_routes, documents, page_routes, problems, series_routes, system_routes
 from market_data_pipeline.serving.access import AdminAccess
+from market_data_pipeline.serving.allocation import return_memory
 from market_data_pipeline.serving.changes import follow_changes
 from market_data_pipeline.serving.connections import allow_many_connections, server_options
 from market_data_pipeline.serving.database import Database
@@ -107,6 +108,7 @@ def run(settings: Settings, host: str = LOOPBACK, port: int = PORT) -> None:
     import uvicorn
 
     allow_many_connections()
+    return_memory()
     uvicorn.run(
         create_app(settings),
         host=host,

@@ -20,7 +20,7 @@ from market_data_pipeline.serving.flights import Flights
 from market_data_pipeline.serving.negotiation import ACCEPTED, Media, media_for, takes_gzip
 from market_data_pipeline.serving.problems import Problem
 from market_data_pipeline.serving.shelf import SCOPE_KEY, RequestKey, Shelf, Ticket
-from market_data_pipeline.serving.stock import DEEPEST, SHELF_LIFE_SECONDS, Stock, StockKey, depth_for, start_of
+from market_data_pipeline.serving.stock import DEEPEST, SHELF_LIFE_SECONDS, Stock, StockKey, depth_for, packed, start_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -138,7 +138,7 @@ class SeriesAnswers:
         def read(connection: sa.Connection, held: reading.Held) -> Stock:
             newest = wish.parameters(reading.Range(None, None, depth))
             records = reading.read_records(connection, wish.selection, newest)
-            return Stock(wish.series, held, records, whole=len(records) < depth, expires=expires)
+            return Stock(wish.series, held, packed(records), whole=len(records) < depth, expires=expires)
 
         return await self._read(wish, read)
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from market_data_pipeline.domain.series import Series, Timeframe
 from market_data_pipeline.serving.reading import Held, Range
-from market_data_pipeline.serving.stock import Stock, start_of
+from market_data_pipeline.serving.stock import Stock, packed, start_of
 from market_data_pipeline_tests.serving.conftest import BARS, FEATURES, Api
 from market_data_pipeline_tests.serving.seeding import NOW, Seed
 from market_data_pipeline_tests.serving.waiting import wait_until
@@ -25,7 +25,7 @@ INSTANTS: Final = st.none() | st.integers(-600, 600 * COUNT).map(lambda s: FIRST
 def stock_of(starts: list[datetime], whole: bool) -> Stock:
     records = [f'{{"ts":"{ts:%Y-%m-%dT%H:%M:%SZ}","close":1}}'.encode() for ts in starts]
     held = Held(tracked=True, features=None, bars=None, next_split=None)
-    return Stock(Series("AAPL", Timeframe.M5), held, records, whole, time.monotonic() + 60)
+    return Stock(Series("AAPL", Timeframe.M5), held, packed(records), whole, time.monotonic() + 60)
 
 
 @given(INSTANTS, INSTANTS, st.integers(1, COUNT + 2), st.integers(0, COUNT))

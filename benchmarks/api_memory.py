@@ -1,0 +1,236 @@
+"""The memory of the read API while it answers a million requests of every kind.
+
+A server process as users run it, over made-up bars of 25 symbols, Dagster's storage and daemon beside it. Most
+requests are answered from memory; the others are made from records in memory, read from the database, compressed, CSV
+or Arrow, 304, 404, 422, metrics, reports and pages, each in ever other words where words could be remembered. Once a
+second a series is told to have committed. Its memory is read after every hundredth of the requests: what grows with
+requests would show between the first tenth and the end.
+
+    python -m benchmarks.api_memory [REQUESTS]
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+import time
+from collections import Counter
+from contextlib import contextmanager
+from itertools import count, product
+from typing import TYPE_CHECKING, Final
+
+import psutil
+import psycopg
+import requests
+
+from benchmarks.place import REPOSITORY, free_port, running_place, symbol_requests, universe
+from benchmarks.report import Measurement, show
+from benchmarks.running_dagster import running_dagster
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+REQUESTS: Final = 1_000_000
+TARGET_MB: Final = 250.0
+TARGET_GROWTH_MB: Final = 15.0  # a lucky page of the allocator more or less, not 15 bytes of every request
+SYMBOLS: Final = universe()
+DAYS: Final = 90
+_CONNECTIONS: Final = 32
+_EVERY: Final = 1_000  # requests in which each of the rare kinds comes as often as it says
+
+_FEATURES: Final = "/api/v1/features/quant"
+_SERIES: Final = tuple(product(SYMBOLS, ("5m", "15m", "1h", "4h", "1d")))
+
+
+def _kinds() -> dict[str, tuple[int, Callable[[int], str], str]]:
+    """Return each kind of request: how many of `_EVERY`, its path by its number, and its headers."""
+
+    def of(number: int, more: str, endpoint: str = _FEATURES) -> str:
+        symbol, timeframe = _SERIES[number % len(_SERIES)]
+        return f"{endpoint}/{symbol}?timeframe={timeframe}{more}"
+
+    def started(number: int) -> str:
+        return f"2000-01-01T00:{number // 60 % 60:02}:{number % 60:02}.{number // 3600 % 1_000_000:06}Z"
+
+    def ended(number: int) -> str:
+        return f"2026-{8 + number % 2:02}-{1 + number // 2 % 28:02}T{number // 56 % 24:02}:00:{number % 60:02}Z"
+
+    return {
+        "made from records in memory": (20, lambda n: of(n, f"&limit=500&start={started(n)}"), ""),
+        "the same, compressed": (5, lambda n: of(n, f"&limit=400&start={started(n)}"), "accept-encoding: gzip\r\n"),
+        "read from the database": (4, lambda n: of(n, f"&limit=500&end={ended(n)}"), ""),
+        "CSV": (2, lambda n: of(n, f"&limit=100&start={started(n)}"), "accept: text/csv\r\n"),
+        "Arrow": (
+            2,
+            lambda n: of(n, f"&limit=100&start={started(n)}", "/api/v1/bars"),
+            "accept: application/vnd.apache.arrow.stream\r\n",
+        ),
+        "not changed": (40, lambda n: of(n, "&limit=100"), "if-none-match: *\r\n"),
+        "unknown symbol": (5, lambda n: f"{_FEATURES}/NONE{n}?timeframe=1d", ""),
+        "unknown path": (5, lambda n: f"/api/v1/nothing/{n}", ""),
+        "wrong parameter": (5, lambda n: of(n, f"&limit={10_001 + n}"), ""),
+        "staleness": (1, lambda n: f"/api/v1/admin/features/staleness?limit={1 + n % 5_000}", ""),
+        "scheduler health": (1, lambda _: "/api/v1/admin/scheduler-health", ""),
+        "history": (1, lambda n: f"/api/v1/admin/scheduler/execution-history?limit={1 + n % 50}", ""),
+        "health": (1, lambda _: "/health", ""),
+        "metrics": (1, lambda _: "/metrics", ""),
+        "page": (1, lambda _: "/", ""),
+    }
+
+
+def main() -> int:
+    """Measure, print and return the exit code."""
+    return show("api_memory", measure(int(sys.argv[1]) if len(sys.argv) > 1 else REQUESTS))
+
+
+def measure(requests_: int = REQUESTS) -> list[Measurement]:
+    """Return the largest resident memory and what was added after the first tenth."""
+    with running_place() as place:
+        url = place.new_database("api_memory", SYMBOLS)
+        with place.pipeline(url, history_days=DAYS, threads=3) as pipeline:
+            from market_data_pipeline.ingest.shard import refresh_shard
+
+            for _ in refresh_shard(symbol_requests(SYMBOLS), pipeline=pipeline, run_id="api-memory"):
+                pass
+        with running_dagster(place, url, history_days=DAYS), _running_api() as (port, process):
+            began = time.monotonic()
+            statuses, memory = asyncio.run(_ask(port, process, url, requests_))
+            seconds = time.monotonic() - began
+    tenth = memory[len(memory) // 10]
+    answers = {str(status): number for status, number in sorted(statuses.items())}
+    if statuses[500] or statuses[503]:
+        raise SystemExit(f"The API failed: {answers}.")
+    every_tenth = [round(mb) for mb in memory[:: max(len(memory) // 10, 1)]]
+    what = f"largest memory of the read API over {requests_:,} requests"
+    return [
+        Measurement(what, max(memory), "MB", at_most=TARGET_MB, details={"mb_by_tenth": every_tenth, **answers}),
+        Measurement("growth after the first tenth of them", memory[-1] - tenth, "MB", at_most=TARGET_GROWTH_MB),
+        Measurement("requests of every kind", requests_ / seconds, "a second"),
+    ]
+
+
+@contextmanager
+def _running_api() -> Iterator[tuple[int, psutil.Process]]:
+    port = free_port()
+    environment = {**os.environ, "MARKET_DATA_API_PORT": str(port)}
+    command = [sys.executable, "-m", "market_data_pipeline.serving"]
+    process = subprocess.Popen(command, cwd=REPOSITORY, env=environment)  # noqa: S603 - our own module
+    try:
+        deadline = time.monotonic() + 60
+        while True:
+            try:
+                requests.get(f"http://127.0.0.1:{port}/health", timeout=10)
+                break
+            except requests.ConnectionError:
+                if process.poll() is not None or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.1)
+        yield port, psutil.Process(process.pid)
+    finally:
+        process.terminate()
+        process.wait()
+
+
+class _Client(asyncio.Protocol):
+    """One connection that asks again as soon as it is answered."""
+
+    def __init__(self, ask: Callable[[], bytes | None], answered: Callable[[int], None]) -> None:
+        self._ask = ask
+        self._answered = answered
+        self._got = bytearray()
+        self._whole = 0  # bytes of the answer, once its head has come
+        self._transport: asyncio.WriteTransport | None = None
+        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.WriteTransport)  # noqa: S101 - narrows the type
+        self._transport = transport
+        self._next()
+
+    def data_received(self, data: bytes) -> None:
+        self._got += data
+        if not self._whole:
+            end = self._got.find(b"\r\n\r\n")
+            if end < 0:
+                return
+            head = bytes(self._got[:end]).lower()
+            length = head.partition(b"\r\ncontent-length:")[2].partition(b"\r\n")[0]
+            self._whole = end + 4 + int(length or 0)
+        if len(self._got) >= self._whole:
+            self._answered(int(self._got[9:12]))
+            self._got.clear()
+            self._whole = 0
+            self._next()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if not self.done.done():
+            self.done.set_exception(exc or ConnectionError("The API closed a connection."))
+
+    def _next(self) -> None:
+        assert self._transport is not None  # noqa: S101 - as above
+        request = self._ask()
+        if request is None:
+            self.done.set_result(None)
+            self._transport.close()
+        else:
+            self._transport.write(request)
+
+
+async def _ask(port: int, process: psutil.Process, url: str, requests_: int) -> tuple[Counter[int], list[float]]:
+    """Send the requests; return the answers by status, and the megabytes after every hundredth of them."""
+    statuses: Counter[int] = Counter()
+    memory: list[float] = []
+    plan = _plan()
+    numbers = count()
+
+    def ask() -> bytes | None:
+        number = next(numbers)
+        if number >= requests_:
+            return None
+        path, headers = plan[number % _EVERY](number)
+        return f"GET {path} HTTP/1.1\r\nhost: localhost\r\n{headers}\r\n".encode()
+
+    def answered(status: int) -> None:
+        statuses[status] += 1
+        if statuses.total() % (requests_ // 100) == 0:
+            memory.append(process.memory_info().rss / 2**20)
+
+    loop = asyncio.get_running_loop()
+    clients = [
+        (await loop.create_connection(lambda: _Client(ask, answered), "127.0.0.1", port))[1]
+        for _ in range(_CONNECTIONS)
+    ]
+    committing = asyncio.create_task(_commit(url))
+    await asyncio.gather(*(client.done for client in clients))
+    committing.cancel()
+    return statuses, memory
+
+
+def _plan() -> list[Callable[[int], tuple[str, str]]]:
+    """Return who answers for each number of `_EVERY`: the rare kinds spread evenly, else one symbol from memory."""
+
+    def cached(_: int) -> tuple[str, str]:
+        return f"{_FEATURES}/{SYMBOLS[0]}?timeframe=5m&limit=100", ""
+
+    plan: list[Callable[[int], tuple[str, str]]] = [cached] * _EVERY
+    free = [place * 619 % _EVERY for place in range(_EVERY)]  # 619 and 1,000 have no common divisor
+    for share, path, headers in _kinds().values():
+        for _ in range(share):
+            plan[free.pop()] = lambda n, path=path, headers=headers: (path(n // 7 + n), headers)  # type: ignore[misc]
+    return plan
+
+
+async def _commit(url: str) -> None:
+    """Say once a second that a series has committed."""
+    connection = await psycopg.AsyncConnection.connect(url, autocommit=True)
+    async with connection:
+        for number in count():
+            await asyncio.sleep(1)
+            key = "|".join(_SERIES[number % len(_SERIES)])
+            await connection.execute("select pg_notify('market_data_series', %s)", (key,))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
