@@ -73,6 +73,11 @@ def run_baseline(settings: Settings, symbols: int | None, timeframes: Sequence[T
         processes = Processes(scratch.state_dir, "baseline")
         stack.enter_context(processes.recorded())
         console.print("Baseline  in a scratch database, which is dropped at the end")
+        if not scratch.uses_sandbox:
+            console.print(
+                "Key       calls are counted apart from a running project's: stop one that uses the same key, or both"
+                " together may pass its limit and be refused (429)"
+            )
         engine = prepare(scratch, console, stack)
         _say_plan(scratch, timeframes, console.print)
         instance = stack.enter_context(dagster_instance(scratch, engine))
