@@ -27,6 +27,9 @@ DATABASES: Final = {
 }
 DATABASE, DAGSTER_DATABASE = DATABASES["vendor"]
 DAGSTER_DATABASES: Final = dict(DATABASES.values())
+# Dagster writes times without a zone, in that of its connections, and reads them as UTC. A server has the zone of
+# the machine that it was made on, unless who connects names another; libpq reads this, and poolers let it pass.
+STORAGE_ZONE: Final = {"PGTZ": "UTC"}
 PORT: Final = 5432  # names the socket file only; written into URLs so that a PGPORT in the environment cannot change it
 
 _LONGEST_SOCKET_PATH: Final = 107  # bytes, Linux: sizeof(sockaddr_un.sun_path) - 1

@@ -108,13 +108,21 @@ def with_database(url: str, name: str) -> str:
 
 
 def _new_database(postgres_url: str, template: str) -> Iterator[str]:
+    name = copy_database(postgres_url, template)
+    yield with_database(postgres_url, name)
+    drop_database(postgres_url, name)
+
+
+def copy_database(postgres_url: str, template: str) -> str:
+    """Make a copy of a database of the test server and return its name."""
     name = f"test_{secrets.token_hex(8)}"
     with psycopg.connect(postgres_url, autocommit=True) as connection:
         # Copying files takes 0.04 s; the default, copying through the log, 0.2 s. Before 15 there is only the former.
         strategy = "strategy file_copy" if connection.info.server_version >= 150_000 else ""
         connection.execute(f"create database {name} template {template} {strategy}")
-    yield with_database(postgres_url, name)
-    drop_database(postgres_url, name)
+        # As on a server made where the clocks do not show UTC; every answer has to be the same there.
+        connection.execute(f"alter database {name} set timezone to 'America/New_York'")
+    return name
 
 
 def drop_database(postgres_url: str, name: str) -> None:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Final
 
 from market_data_pipeline.domain.failures import DatabaseUnavailableError
 from market_data_pipeline.domain.objectives import TIER_OBJECTIVES
+from market_data_pipeline.project import STORAGE_ZONE
 from market_data_pipeline.store.database import libpq_url, open_connection
 
 if TYPE_CHECKING:
@@ -166,6 +167,7 @@ class DagsterState:
                     raise DatabaseUnavailableError("There is no dagster.yaml in DAGSTER_HOME.")
                 if not os.environ.get("DAGSTER_POSTGRES_URL"):  # an empty value counts as none, as in the settings
                     os.environ["DAGSTER_POSTGRES_URL"] = self._postgres_url
+                os.environ.update(STORAGE_ZONE)
                 import dagster as dg
 
                 self._instance = dg.DagsterInstance.from_config(str(self._home))

@@ -72,7 +72,7 @@ def write_env(*, take_over: bool = True) -> EnvFile:
     return EnvFile(path, changed, tuple(wanted), tuple(name for name in _MANAGED if name in users))
 
 
-_MANAGED: Final = ("DAGSTER_HOME", "DATABASE_URL", "DAGSTER_POSTGRES_URL")
+_MANAGED: Final = ("DAGSTER_HOME", "DATABASE_URL", "DAGSTER_POSTGRES_URL", *project.STORAGE_ZONE)
 # What decides whether bars are made up, recorded or a vendor's, and with that where Dagster's history of them lies.
 _KIND_OF_BARS: Final = {
     "POLYGON_API_KEY": "api_key",
@@ -100,6 +100,7 @@ def _wanted(
     if not settings.embedded_database:
         lines["DATABASE_URL"] = settings.database_url
     lines["DAGSTER_POSTGRES_URL"] = settings.dagster_postgres_url
+    lines |= project.STORAGE_ZONE
     return {name: value for name, value in lines.items() if value and not users.get(name)}
 
 

@@ -22,6 +22,7 @@ from market_data_pipeline.domain.series import Tier, Timeframe
 from market_data_pipeline.operations.dagster_state import failure_of
 from market_data_pipeline.operations.executions import failed_series, held, lacking_symbols, tier_totals
 from market_data_pipeline.operations.screen import complain
+from market_data_pipeline.project import STORAGE_ZONE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -77,6 +78,7 @@ def environment(settings: Settings) -> dict[str, str]:
         "DAGSTER_HOME": str(settings.dagster_home),
         "DAGSTER_POSTGRES_URL": settings.dagster_postgres_url,
         "MARKET_DATA_PROJECT_ROOT": str(settings.project_root),
+        **STORAGE_ZONE,
     }
 
 

@@ -25,6 +25,7 @@ def test_a_new_file_holds_what_the_dagster_command_needs_and_nobody_else_can_rea
     assert _read(tmp_path) == {
         "DAGSTER_HOME": str(tmp_path),
         "DAGSTER_POSTGRES_URL": load_settings().dagster_postgres_url,
+        "PGTZ": "UTC",
     }
 
 

@@ -21,10 +21,11 @@ from market_data_pipeline.ingest.outcome import SeriesOutcome, SymbolRequest
 from market_data_pipeline.orchestration.partitions import sync_partitions
 from market_data_pipeline.orchestration.queue import keep_connections
 from market_data_pipeline.orchestration.resources import PipelineResource
+from market_data_pipeline.project import STORAGE_ZONE
 from market_data_pipeline.settings import Settings
 from market_data_pipeline.store.database import engine as engine_of
 from market_data_pipeline.store.universe import sync_universe
-from market_data_pipeline_tests.conftest import drop_database, with_database
+from market_data_pipeline_tests.conftest import copy_database, drop_database, with_database
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 NOW = datetime(2026, 3, 11, 15, 30, tzinfo=UTC)
@@ -108,9 +109,7 @@ def dagster_template(postgres_url: str, tmp_path_factory: pytest.TempPathFactory
 @pytest.fixture
 def dagster_url(postgres_url: str, dagster_template: str) -> Iterator[str]:
     """The psycopg2 URL of a new database with Dagster's empty tables."""
-    name = f"test_{secrets.token_hex(8)}"
-    with psycopg.connect(postgres_url, autocommit=True) as connection:
-        connection.execute(f"create database {name} template {dagster_template}")
+    name = copy_database(postgres_url, dagster_template)
     yield psycopg2_url(with_database(postgres_url, name))
     drop_database(postgres_url, name)
 
@@ -120,7 +119,8 @@ def dagster_home(tmp_path: Path, dagster_url: str, monkeypatch: pytest.MonkeyPat
     """A DAGSTER_HOME with this repository's `dagster.yaml` and a storage of its own."""
     shutil.copy(REPOSITORY / "dagster.yaml", tmp_path)
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
-    monkeypatch.setenv("DAGSTER_POSTGRES_URL", dagster_url)
+    for name, value in {"DAGSTER_POSTGRES_URL": dagster_url, **STORAGE_ZONE}.items():
+        monkeypatch.setenv(name, value)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 import re
-import secrets
 from collections.abc import Iterator, Sequence
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -31,7 +30,7 @@ from market_data_pipeline.sandbox.main import open_source
 from market_data_pipeline.sandbox.server import running_server
 from market_data_pipeline.store.database import engine
 from market_data_pipeline.store.sessions import sync_sessions
-from market_data_pipeline_tests.conftest import drop_database, with_database
+from market_data_pipeline_tests.conftest import copy_database, drop_database, with_database
 from market_data_pipeline_tests.ingest.conftest import REAL_SAMPLE, World
 
 BARS, FEATURES = (*BAR_RULES, *ACROSS_RULES), FEATURE_RULES
@@ -61,16 +60,9 @@ def know_sessions(database_url: str) -> None:
     made.dispose()
 
 
-def new_database(postgres_url: str, template: str) -> str:
-    name = f"test_{secrets.token_hex(8)}"
-    with psycopg.connect(postgres_url, autocommit=True) as connection:
-        connection.execute(f"create database {name} template {template} strategy file_copy")
-    return name
-
-
 @pytest.fixture(scope="module")
 def sane_template(postgres_url: str, migrated_template: str) -> Iterator[str]:
-    name = new_database(postgres_url, migrated_template)
+    name = copy_database(postgres_url, migrated_template)
     sane(with_database(postgres_url, name))
     yield name
     drop_database(postgres_url, name)
@@ -78,7 +70,7 @@ def sane_template(postgres_url: str, migrated_template: str) -> Iterator[str]:
 
 @pytest.fixture
 def sane_url(postgres_url: str, sane_template: str) -> Iterator[str]:
-    name = new_database(postgres_url, sane_template)
+    name = copy_database(postgres_url, sane_template)
     yield with_database(postgres_url, name)
     drop_database(postgres_url, name)
 
