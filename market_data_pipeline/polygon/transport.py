@@ -9,19 +9,16 @@ Add here: what the wire needs. Keep out: what a status or a body means (refusals
 from __future__ import annotations
 
 import ipaddress
-import os
 import socket
 import threading
 import weakref
 import zlib
 from contextlib import suppress
 from dataclasses import dataclass
-from http.client import HTTPException
 from typing import TYPE_CHECKING, Final, NamedTuple
 from urllib.parse import urlsplit
 
 import requests
-import urllib3
 from requests.auth import AuthBase
 from requests.structures import CaseInsensitiveDict
 from requests.utils import get_environ_proxies
@@ -33,6 +30,7 @@ from market_data_pipeline.domain.failures import (
     TransientError,
     VendorUnreachableError,
 )
+from market_data_pipeline.polygon.breaks import BROKEN, reason, unmade, words
 from market_data_pipeline.polygon.deadline import Deadline, DeadlineAdapter
 
 if TYPE_CHECKING:
@@ -43,8 +41,6 @@ OK: Final = 200
 _CHUNK: Final = 1 << 16
 _SHORTEST_SECRET: Final = 8  # the vendor's keys have 32 characters
 _GZIP: Final = zlib.MAX_WBITS | 16
-# What requests, the libraries below it and the socket raise when an exchange breaks.
-_BROKEN: Final = (requests.RequestException, urllib3.exceptions.HTTPError, HTTPException, OSError, zlib.error)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,9 +115,9 @@ class Transport:
                 answer = self._exchange(target)
         except PipelineError as error:
             failure = type(error)(f"{what}: {error}.")
-        except _BROKEN as error:
-            unmade = _unmade(error)
-            failure = self._unreachable(what, unmade) if unmade else TransientError(f"{what}: {_reason(error)}.")
+        except BROKEN as error:
+            never_made = unmade(error)
+            failure = self._unreachable(what, never_made) if never_made else TransientError(f"{what}: {reason(error)}.")
         else:
             if not deadline.expired:
                 return answer
@@ -143,7 +139,7 @@ class Transport:
         try:
             socket.create_connection((self._host, port), timeout=self._limits.connect).close()
         except OSError as error:
-            raise self._unreachable(what, _words(error)) from None
+            raise self._unreachable(what, words(error)) from None
 
     def _unreachable(self, what: str, why: str) -> VendorUnreachableError:
         return VendorUnreachableError(f"{what}: {self._base} cannot be reached ({why}).")
@@ -166,7 +162,7 @@ class Transport:
         with self._session().get(url, stream=True, allow_redirects=False, timeout=timeout) as response:
             try:
                 body, size = _unpacked(response, self._limits.body)
-            except (PipelineError, *_BROKEN):
+            except (PipelineError, *BROKEN):
                 if response.status_code == OK:
                     raise
                 body, size = b"", 0  # a refusal counts, whatever became of its words
@@ -245,35 +241,3 @@ def is_loopback(host: str) -> bool:
     with suppress(ValueError):
         return ipaddress.ip_address(host).is_loopback
     return host == "localhost"
-
-
-def _unmade(error: BaseException) -> str | None:
-    """Return why no connection was made, None when one was and broke."""
-    if isinstance(error, requests.exceptions.ProxyError) or not isinstance(error, requests.ConnectionError):
-        return None
-    wrapped = error.args[0] if error.args else None
-    reason = wrapped.reason if isinstance(wrapped, urllib3.exceptions.MaxRetryError) else None
-    if not isinstance(reason, urllib3.exceptions.NewConnectionError | urllib3.exceptions.ConnectTimeoutError):
-        return None
-    return _words(reason.__cause__ or reason.__context__)
-
-
-def _words(error: BaseException | None) -> str:
-    """Return what the system says about a connection that was not made."""
-    if isinstance(error, socket.gaierror):
-        return "its name is not known"
-    if isinstance(error, TimeoutError) or not isinstance(error, OSError) or not error.errno:
-        return "no connection in time"
-    return os.strerror(error.errno).lower()
-
-
-def _reason(error: BaseException) -> str:
-    """Return what went wrong in our words; the exception's own may quote the request."""
-    name = type(error).__name__
-    if isinstance(error, requests.ConnectTimeout):
-        return f"no connection in time ({name})"
-    if isinstance(error, requests.Timeout | urllib3.exceptions.TimeoutError):
-        return f"no byte in time ({name})"
-    if isinstance(error, zlib.error):
-        return "the compressed body is damaged"
-    return f"the connection failed ({name})"
