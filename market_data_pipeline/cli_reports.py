@@ -43,7 +43,11 @@ def plan(
     full: Annotated[bool, typer.Option("--full", help="As if nothing were held.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Show what a backfill would ask the vendor for, and how long that takes; nothing is sent."""
+    """Show what a backfill would ask the vendor for, and how long that takes; nothing is sent.
+
+    The vendor cuts an answer at 50,000 minutes, whatever the bars are made of: a stock's year takes at most 5 calls for
+    5m and one for 1d (52 sessions of 16 hours a call), a round-the-clock symbol's 11 and one (34 days a call).
+    """
     wanted_symbols = names(symbols, parse_symbol)
     wanted_timeframes = names(timeframes, parse_timeframe)
     from market_data_pipeline.operations.plan import plan_backfill

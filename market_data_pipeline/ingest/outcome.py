@@ -13,9 +13,12 @@ from market_data_pipeline.domain.series import Series, Tier, Timeframe
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from market_data_pipeline.domain.failures import FailureKind
+    from market_data_pipeline.domain.failures import FailureKind, PipelineError
     from market_data_pipeline.domain.feature_definitions import Feature
     from market_data_pipeline.ingest.changes import BarChange
+    from market_data_pipeline.ingest.stopwatch import Stopwatch
+    from market_data_pipeline.polygon.usage import Usage
+    from market_data_pipeline.store.ledger import SeriesState
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,3 +90,47 @@ _TOTALS: Final = (
     *("rows_fetched", "rows_inserted", "rows_updated", "rows_filled", "changes", "features_written"),
     *("requests", "rate_limited", "bytes", "fetch_seconds", "store_seconds", "compute_seconds"),
 )
+
+
+def failed_outcome(
+    series: Series,
+    tier: Tier,
+    failure: PipelineError,
+    *,
+    state: SeriesState | None = None,
+    usage: Usage | None = None,
+    watch: Stopwatch | None = None,
+) -> SeriesOutcome:
+    """Return the outcome of a series that failed.
+
+    Args:
+        series: the series.
+        tier: its tier.
+        failure: what it failed of.
+        state: what it holds, which stays as it is; None when that was not read.
+        usage: what its requests cost until then.
+        watch: where the time went until then.
+    """
+    outcome = SeriesOutcome(
+        series, tier, "failed", kind=failure.kind, error_class=type(failure).__name__, error=str(failure)
+    )
+    if state is not None:
+        outcome = replace(
+            outcome,
+            bar_count=state.bar_count,
+            feature_count=state.feature_count,
+            first_ts=state.first_ts,
+            last_ts=state.last_ts,
+            verified_at=state.verified_at,
+            next_due_at=state.next_due_at,
+        )
+    if usage is not None:
+        outcome = replace(outcome, requests=usage.requests, rate_limited=usage.rate_limited, bytes=usage.bytes)
+    if watch is not None:
+        outcome = replace(
+            outcome,
+            fetch_seconds=watch.fetch_seconds,
+            store_seconds=watch.store_seconds,
+            compute_seconds=watch.compute_seconds,
+        )
+    return outcome

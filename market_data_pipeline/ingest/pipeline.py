@@ -38,7 +38,7 @@ class Pipeline:
         clock: answers now, aware UTC.
         plan: what the vendor's subscription allows.
         history_days: calendar days of history that a series should hold.
-        max_concurrent_symbols: symbols in flight at the same time.
+        max_concurrent_symbols: symbols that the vendor is asked for at the same time.
         as_of: the instant of a replay, None for the real clock.
         own_features: what the project computes beside the 17.
     """

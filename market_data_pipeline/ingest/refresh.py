@@ -1,4 +1,4 @@
-"""One symbol: lock it, find what it lacks, fetch that once, and commit its series one by one.
+"""One symbol: lock it, find what it lacks, fetch all of that, and commit its series one by one.
 
 Add here: the order of a symbol's work. Keep out: many symbols at once (shard) and Dagster.
 """
@@ -6,7 +6,7 @@ Add here: the order of a symbol's work. Keep out: many symbols at once (shard) a
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from market_data_pipeline.domain.failures import DataError, FeatureError, PipelineError
 from market_data_pipeline.domain.series import BASE_TIMEFRAMES, Series, Timeframe, asset_class_of
@@ -14,7 +14,7 @@ from market_data_pipeline.ingest.audit import opened_for_audit
 from market_data_pipeline.ingest.commit import Change, commit, log_row
 from market_data_pipeline.ingest.due import Due
 from market_data_pipeline.ingest.harvest import Harvest, HarvestError, harvest
-from market_data_pipeline.ingest.outcome import SeriesOutcome, SymbolRequest
+from market_data_pipeline.ingest.outcome import SeriesOutcome, SymbolRequest, failed_outcome
 from market_data_pipeline.ingest.resampling import coarser
 from market_data_pipeline.ingest.stopwatch import Stopwatch
 from market_data_pipeline.polygon.limiter import PRIORITIES
@@ -26,10 +26,10 @@ from market_data_pipeline.store.ledger import (
     write_failed_days,
     write_failure,
 )
-from market_data_pipeline.store.splits import read_splits, unreadable_splits
+from market_data_pipeline.store.splits import read_splits
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from datetime import date, datetime
 
     from market_data_pipeline.domain.splits import Split
@@ -38,6 +38,22 @@ if TYPE_CHECKING:
     from market_data_pipeline.ingest.pipeline import Pipeline
     from market_data_pipeline.store.bulk import Bulk
     from market_data_pipeline.store.ledger import Coverage, SeriesState
+
+
+class _Family(NamedTuple):
+    """A base series, those to be made of it, and what the vendor answered: a part of it, all, or a failure."""
+
+    series: Series
+    resampled: list[Timeframe]
+    started_at: datetime
+    answer: Harvest | HarvestError
+
+    @property
+    def nothing_more(self) -> bool:
+        """Whether nothing more is asked for it, nor is the run to stop."""
+        if isinstance(self.answer, HarvestError):
+            return not self.answer.cause.stops_run
+        return self.answer.complete
 
 
 class SymbolRefresh:
@@ -51,6 +67,8 @@ class SymbolRefresh:
         full: ask for and compare everything again.
         extra: requests made for the whole run, to be counted with the first series of this symbol.
         market_days: whole-market answers at hand.
+        unreadable: what is wrong with the vendor's splits of the symbol; it fails with that.
+        asked: called as soon as nothing more is asked of the vendor for this symbol, unless the run is to stop.
     """
 
     def __init__(
@@ -63,6 +81,8 @@ class SymbolRefresh:
         full: bool = False,
         extra: Usage | None = None,
         market_days: Mapping[date, MarketDay] | None = None,
+        unreadable: str | None = None,
+        asked: Callable[[], None] = lambda: None,
     ) -> None:
         self.pipeline = pipeline
         self.bulk = bulk
@@ -71,6 +91,8 @@ class SymbolRefresh:
         self.full = full
         self.extra = extra or Usage()
         self.market_days = market_days
+        self.unreadable = unreadable
+        self.asked = asked
         self.asset_class = asset_class_of(request.symbol)
         self.timing: Timing = pipeline.timing(self.asset_class)
         self.states: dict[Timeframe, SeriesState] = {}
@@ -91,47 +113,82 @@ class SymbolRefresh:
             self.timing = self.pipeline.timing(self.asset_class)
             self.states = read_states(self.bulk, self.request.symbol)
             self.splits = read_splits(self.bulk, self.request.symbol)
-            if (unreadable := unreadable_splits(self.bulk).get(self.request.symbol)) is not None:
-                raise DataError(f"The vendor's splits of {self.request.symbol} cannot be read: {unreadable}")
+            if self.unreadable is not None:
+                raise DataError(f"The vendor's splits of {self.request.symbol} cannot be read: {self.unreadable}")
             self.digest = digest(self.splits, self.timing.calendar.session_date(self.timing.now))
-            for base in BASE_TIMEFRAMES:
-                family = [timeframe for timeframe in Timeframe if timeframe.base is base]
-                asked = [timeframe for timeframe in family if timeframe in self.request.timeframes]
-                if asked:
-                    yield from self._family(base, [timeframe for timeframe in asked if timeframe is not base])
+            families = self._gathered()
+            if all(family.nothing_more for family in families):
+                self.asked()
+            while families:
+                family = families.pop(0)
+                try:
+                    yield from self._family(family)
+                except PipelineError:
+                    self.extra = sum((left.answer.usage for left in families), self.extra)
+                    raise
 
-    def _family(self, base: Timeframe, resampled: list[Timeframe]) -> Iterator[SeriesOutcome]:
-        series = Series(self.request.symbol, base)
+    def _gathered(self) -> list[_Family]:
+        """Ask the vendor for what the symbol lacks; what fails is kept, and nothing is asked after what stops."""
+        families: list[_Family] = []
+        for base in BASE_TIMEFRAMES:
+            wanted = [each for each in Timeframe if each.base is base and each in self.request.timeframes]
+            if not wanted:
+                continue
+            resampled = [timeframe for timeframe in wanted if timeframe is not base]
+            series, started_at = Series(self.request.symbol, base), self.pipeline.clock()
+            answer: Harvest | HarvestError
+            try:
+                answer = self._harvest(series, self._coverage(series))
+            except PipelineError as error:  # of the database
+                if not families:
+                    raise
+                answer = HarvestError(error, Usage(), (), 0.0)
+            families.append(_Family(series, resampled, started_at, answer))
+            if isinstance(answer, HarvestError) and answer.cause.stops_run:
+                break
+        return families
+
+    def _coverage(self, series: Series) -> Mapping[date, Coverage]:
         held: Mapping[date, Coverage] = read_coverage(self.bulk, series)
         if self.request.audit:
-            state = states_of(self.states, base, self.request.tier)
+            state = states_of(self.states, series.timeframe, self.request.tier)
             held = opened_for_audit(self.bulk, series, held, state, self.digest, self.timing, self.pipeline)
         self.bulk.commit()  # no transaction stays open while the vendor is asked
+        return held
+
+    def _harvest(self, series: Series, held: Mapping[date, Coverage]) -> Harvest | HarvestError:
+        try:
+            return harvest(
+                series,
+                self.pipeline.client,
+                self.timing,
+                held,
+                last_ts=states_of(self.states, series.timeframe, self.request.tier).last_ts,
+                history_days=self.pipeline.history_days,
+                history_limit=self.pipeline.plan.history,
+                priority=PRIORITIES[self.request.tier],
+                market_days=self.market_days,
+                full=self.full,
+            )
+        except HarvestError as error:
+            return error
+
+    def _family(self, family: _Family) -> Iterator[SeriesOutcome]:
+        """Commit a base series and those that are made of it; of a long history ask for part after part."""
+        series, resampled, started_at, answer = family
         earlier: dict[Series, SeriesOutcome] = {}
         last = False
         while not last:
-            started_at, watch = self.pipeline.clock(), Stopwatch()
-            try:
-                answer = harvest(
-                    series,
-                    self.pipeline.client,
-                    self.timing,
-                    held,
-                    last_ts=states_of(self.states, base, self.request.tier).last_ts,
-                    history_days=self.pipeline.history_days,
-                    history_limit=self.pipeline.plan.history,
-                    priority=PRIORITIES[self.request.tier],
-                    market_days=self.market_days,
-                    full=self.full,
-                )
-            except HarvestError as error:
-                watch.fetch_seconds = error.seconds
-                usage, self.extra = error.usage + self.extra, Usage()
-                failed = self._failed(series, error.cause, started_at, watch, usage, error.days)
+            watch = Stopwatch()
+            if isinstance(answer, HarvestError):
+                self.bulk.rollback()
+                watch.fetch_seconds = answer.seconds
+                usage, self.extra = answer.usage + self.extra, Usage()
+                failed = self._failed(series, answer.cause, started_at, watch, usage, answer.days)
                 yield failed.after(earlier.get(series))
-                yield from self._all_failed(resampled, error.cause, started_at)
-                if error.cause.stops_run:
-                    raise error.cause from None
+                yield from self._all_failed(resampled, answer.cause, started_at)
+                if answer.cause.stops_run:
+                    raise answer.cause from None
                 return
             watch.fetch_seconds = answer.seconds
             last = answer.complete
@@ -141,7 +198,8 @@ class SymbolRefresh:
                 if last:
                     yield whole
                 earlier[outcome.series] = whole
-            held = answer.days()
+            if not last:
+                started_at, answer = self.pipeline.clock(), self._harvest(series, answer.days())
 
     def _stored(
         self, series: Series, resampled: list[Timeframe], answer: Harvest, watch: Stopwatch, started_at: datetime
@@ -241,26 +299,7 @@ class SymbolRefresh:
     ) -> SeriesOutcome:
         """Record that a series failed, keeping all that it held, and return the outcome."""
         state = states_of(self.states, series.timeframe, self.request.tier)
-        outcome = SeriesOutcome(
-            series,
-            self.request.tier,
-            "failed",
-            requests=usage.requests,
-            rate_limited=usage.rate_limited,
-            bytes=usage.bytes,
-            bar_count=state.bar_count,
-            feature_count=state.feature_count,
-            first_ts=state.first_ts,
-            last_ts=state.last_ts,
-            verified_at=state.verified_at,
-            next_due_at=state.next_due_at,
-            fetch_seconds=watch.fetch_seconds,
-            store_seconds=watch.store_seconds,
-            compute_seconds=watch.compute_seconds,
-            kind=error.kind,
-            error_class=type(error).__name__,
-            error=str(error),
-        )
+        outcome = failed_outcome(series, self.request.tier, error, state=state, usage=usage, watch=watch)
         if self.bulk.closed:
             raise error  # there is nothing to record it with
         now = self.pipeline.clock()

@@ -10,17 +10,18 @@ import logging
 from collections import deque
 from contextlib import ExitStack
 from queue import SimpleQueue
-from threading import Event, Lock, Thread
+from threading import BoundedSemaphore, Event, Lock, Thread
 from typing import TYPE_CHECKING, Final
 
 from market_data_pipeline.domain.failures import DatabaseUnavailableError, PipelineError
 from market_data_pipeline.domain.series import Series, Timeframe
 from market_data_pipeline.ingest.market_days import read_market
-from market_data_pipeline.ingest.outcome import SeriesOutcome, SymbolRequest
+from market_data_pipeline.ingest.outcome import SeriesOutcome, SymbolRequest, failed_outcome
 from market_data_pipeline.ingest.reference import ensure_splits
 from market_data_pipeline.ingest.refresh import SymbolRefresh
 from market_data_pipeline.polygon.limiter import PRIORITIES
 from market_data_pipeline.polygon.usage import Usage
+from market_data_pipeline.store.splits import unreadable_splits
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -35,6 +36,10 @@ log = logging.getLogger(__name__)
 # An abandoned run's threads get this long to finish the statement they are in; the database rolls back the rest.
 _LEAVE_SECONDS: Final = 5.0
 
+# Threads beyond the symbols that the vendor is asked for at once: while one stores what it has, another asks. Where
+# symbols are to be done one at a time there is none.
+_STORING: Final = 1
+
 
 def refresh_shard(
     requests: Sequence[SymbolRequest],
@@ -44,7 +49,9 @@ def refresh_shard(
     full: bool = False,
     spent: Usage | None = None,
 ) -> Iterator[SeriesOutcome]:
-    """Refresh the symbols, `max_concurrent_symbols` at a time, and yield each series' outcome as it commits.
+    """Refresh the symbols and yield each series' outcome as it commits.
+
+    The vendor is asked for `max_concurrent_symbols` at a time; what came in is stored while others are asked for.
 
     Every requested series has exactly one outcome, and one audit row unless the database itself is lost; one that takes
     in years of history has one for each part (`windows.PART_BASE_BARS`). A failure that stops the run (a refused
@@ -60,7 +67,7 @@ def refresh_shard(
     shard = _Shard(requests, pipeline, run_id, full=full, spent=spent or Usage())
     threads = [
         Thread(target=shard.work, name=f"refresh-{number}", daemon=True)
-        for number in range(min(pipeline.max_concurrent_symbols, len(requests)))
+        for number in range(min(shard.workers, len(requests)))
     ]
     shard.prepare()
     for thread in threads:
@@ -95,6 +102,10 @@ class _Shard:
         self.stopped_by: PipelineError | None = None
         self.unreachable: DatabaseUnavailableError | None = None
         self.market_days: Mapping[date, MarketDay] = {}
+        self.unreadable: Mapping[str, str] = {}
+        most = pipeline.max_concurrent_symbols
+        self.workers = most + _STORING if most > 1 else 1
+        self._turns = BoundedSemaphore(most)
         self._lock = Lock()
         self._market_wide = spent
         self._first: Bulk | None = None  # opened by `prepare`: one thread goes on with it, the others' are like it
@@ -112,6 +123,7 @@ class _Shard:
                 late = ensure_splits(self.pipeline, bulk)
                 if late is not None:
                     log.warning("The market's splits could not be read today, the last list is used: %s", late)
+                self.unreadable = unreadable_splits(bulk)
                 if not self.full:
                     self._read_market(bulk)
                 bulk.commit()
@@ -166,31 +178,38 @@ class _Shard:
         """Refresh one symbol and return the connection, or None when it is of no more use."""
         done: set[Series] = set()
         refresh: SymbolRefresh | None = None
-        try:
-            bulk = self._connected(bulk)
-            refresh = SymbolRefresh(
-                self.pipeline,
-                bulk,
-                request,
-                self.run_id,
-                full=self.full,
-                extra=self.take_market_wide(),
-                market_days=self.market_days,
-            )
-            if self.stopped_by is not None:
-                raise self.stopped_by
-            for outcome in refresh.outcomes():
-                done.add(outcome.series)
-                self.outcomes.put(outcome)
-        except BaseException as error:  # noqa: BLE001  one symbol is isolated here; interrupts reach the main thread only
-            failure = error if isinstance(error, PipelineError) else _unexpected(request, error)
-            if failure.stops_run or self.stopped_by is not None:
-                self.stopped_by = self.stopped_by or failure
-            self._fail_rest(request, refresh, failure, done)
-            if not isinstance(error, PipelineError) or isinstance(error, DatabaseUnavailableError):
-                if bulk is not None:
-                    bulk.close()
-                return None
+        with ExitStack() as turn:  # ends when nothing more is asked, at the latest here
+            try:
+                bulk = self._connected(bulk)
+                self._turns.acquire()
+                turn.callback(self._turns.release)
+                if self.stop.is_set():
+                    return bulk
+                refresh = SymbolRefresh(
+                    self.pipeline,
+                    bulk,
+                    request,
+                    self.run_id,
+                    full=self.full,
+                    extra=self.take_market_wide(),
+                    market_days=self.market_days,
+                    unreadable=self.unreadable.get(request.symbol),
+                    asked=turn.close,
+                )
+                if self.stopped_by is not None:
+                    raise self.stopped_by
+                for outcome in refresh.outcomes():
+                    done.add(outcome.series)
+                    self.outcomes.put(outcome)
+            except BaseException as error:  # noqa: BLE001  one symbol is isolated here; interrupts reach the main thread only
+                failure = error if isinstance(error, PipelineError) else _unexpected(request, error)
+                if failure.stops_run or self.stopped_by is not None:
+                    self.stopped_by = self.stopped_by or failure
+                self._fail_rest(request, refresh, failure, done)
+                if not isinstance(error, PipelineError) or isinstance(error, DatabaseUnavailableError):
+                    if bulk is not None:
+                        bulk.close()
+                    return None
         return bulk
 
     def _connected(self, bulk: Bulk | None) -> Bulk:
@@ -222,19 +241,7 @@ class _Shard:
                     outcome = refresh.fail(series, failure)
                 except PipelineError as lost:
                     failure = lost
-            self.outcomes.put(outcome or failed_outcome(series, request, failure))
-
-
-def failed_outcome(series: Series, request: SymbolRequest, failure: PipelineError) -> SeriesOutcome:
-    """Return the outcome of a series whose failure could not even be recorded."""
-    return SeriesOutcome(
-        series,
-        request.tier,
-        "failed",
-        kind=failure.kind,
-        error_class=type(failure).__name__,
-        error=str(failure),
-    )
+            self.outcomes.put(outcome or failed_outcome(series, request.tier, failure))
 
 
 def _unexpected(request: SymbolRequest, error: BaseException) -> PipelineError:

@@ -1,0 +1,58 @@
+"""However many threads there are, the vendor is asked for no more symbols at once than the run is configured for."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from market_data_pipeline.sandbox.source import Source
+from market_data_pipeline_tests.conftest import _new_database
+from market_data_pipeline_tests.faults.conftest import NOON
+from market_data_pipeline_tests.faults.vendor import Asked, FaultyVendor, anything
+from market_data_pipeline_tests.faults.world import FaultyWorld
+from market_data_pipeline_tests.polygon.faulty_server import Answer, Handler, send
+
+SYMBOLS = ("AAPL", "MSFT", "NVDA", "AMZN", "META", "TSLA", "SPY", "KO")
+
+
+@contextmanager
+def watched(postgres_url: str, template: str, source: Source) -> Iterator[tuple[FaultyWorld, list[tuple[str, float]]]]:
+    """Give a world whose vendor takes a moment for each answer, and a list of who was asked or answered when."""
+    moments: list[tuple[str, float]] = []
+    lock = threading.Lock()
+
+    def slow(asked: Asked) -> Answer:
+        def answer(handler: Handler) -> None:
+            with lock:
+                moments.append((asked.symbol, time.monotonic()))
+            handler.wait(0.02)
+            with lock:
+                moments.append((asked.symbol, time.monotonic()))
+            send(asked.status, asked.body)(handler)
+
+        return answer
+
+    with contextmanager(_new_database)(postgres_url, template) as url:
+        world = FaultyWorld("http://127.0.0.1:9", url, NOON)
+        with FaultyVendor(source, world.clock) as vendor:
+            vendor.inject(slow, anything, 1_000)
+            world.vendor = vendor
+            yield world, moments
+
+
+def test_no_more_symbols_are_in_flight_than_configured_from_their_first_request_to_their_last_answer(
+    postgres_url: str, migrated_template: str, market: Source
+) -> None:
+    with watched(postgres_url, migrated_template, market) as (world, moments):
+        outcomes = world.refresh(*SYMBOLS, history_days=9)  # so many that day bars are asked for by symbol, too
+        assert {(asked.symbol, asked.kind) for asked in world.vendor.asked} > {(one, "1d") for one in SYMBOLS}
+    assert {outcome.status for outcome in outcomes.values()} == {"ok"}
+    spans = {symbol: [at for asked, at in moments if asked == symbol] for symbol in SYMBOLS}
+    changes = sorted([(min(times), 1) for times in spans.values()] + [(max(times), -1) for times in spans.values()])
+    running = most = 0
+    for _, change in changes:
+        running += change
+        most = max(most, running)
+    assert 1 < most <= world.threads
