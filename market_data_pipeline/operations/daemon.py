@@ -92,6 +92,11 @@ class Daemon:
                 time.sleep(LOOK_SECONDS)
         self._start()
 
+    def mend(self) -> None:
+        """End what a killed command left, its processes and its runs; a daemon that runs does so by itself."""
+        if self._take():
+            self._fail_lost_runs()
+
     def share(self) -> None:
         """Make sure that there is a daemon, ours or another's; to be called again and again while runs are waited for.
 

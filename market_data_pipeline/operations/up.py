@@ -72,7 +72,9 @@ def run_up(settings: Settings, once: bool) -> int:
         if once and not whole:
             _check_vendor(settings)
         write_env()  # what is only in the environment works
-        if not (whole and once):
+        if whole and once:
+            daemon.mend()
+        else:
             daemon.own()
         if not once:
             _start_servers(daemon, settings)

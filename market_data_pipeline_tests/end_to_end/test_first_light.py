@@ -10,6 +10,7 @@ import pytest
 from market_data_pipeline.domain.series import Tier, Timeframe
 from market_data_pipeline_tests.end_to_end.conftest import MakeProject
 from market_data_pipeline_tests.end_to_end.project import Done, Project, until
+from market_data_pipeline_tests.orchestration.test_liveness import started_run
 
 SYMBOLS = {"critical": ["AAPL", "MSFT"], "standard": ["KO"], "low_priority": ["XOM"]}
 EVERYTHING = {f"{symbol}|{timeframe}" for symbols in SYMBOLS.values() for symbol in symbols for timeframe in Timeframe}
@@ -131,6 +132,15 @@ def test_two_backfills_at_once_share_one_daemon_and_do_the_work_once(project: Pr
     assert project.query("select count(*) as n, sum(close) as s from market_data.bars") == held
     assert project.query("select count(*)::int as n from market_data.bar_revisions") == [{"n": 0}]
     assert all(run.is_success for run in project.runs())
+
+
+def test_a_start_with_nothing_to_load_ends_what_a_killed_one_left(project: Project, first_start: Done) -> None:
+    with project.instance() as instance:
+        lost = started_run(instance)
+        instance.add_run_tags(lost, {".dagster/market_data_lock": "held"})  # which nobody holds
+        done = project.run("market-data", "up", "--once")
+        assert "Nothing is missing" in done.out
+        assert instance.get_run_by_id(lost).status is dg.DagsterRunStatus.FAILURE  # type: ignore[union-attr]
 
 
 def test_down_ends_the_database_and_the_sandbox_too_and_is_content_with_nothing(
