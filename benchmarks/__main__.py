@@ -1,38 +1,70 @@
 """All measurements that have a target, one after the other: `python -m benchmarks [NAME …]`, exit code 1 on a miss.
 
-Their figures go into docs/performance.md, those of benchmarks that were not run now as they were.
+Each runs in a process of its own, so that none sees what another left in memory, and one that fails or hangs does not
+take the others' figures with it. At the end docs/performance.md gets what was measured; the figures of benchmarks that
+were not run now, or failed, stay as they were.
 """
 
 from __future__ import annotations
 
+import signal
+import subprocess
 import sys
+import time
 from typing import Final
 
-from benchmarks import api_memory, backfill, document, features, growth, latency, memory, peers, staleness, start, ticks
-from benchmarks.report import show
+from benchmarks import document
+from benchmarks.place import REPOSITORY
+from benchmarks.report import RESULTS
 
-_ALL: Final = {
-    "backfill": backfill.measure,
-    "peers": peers.measure,
-    "growth": growth.measure,
-    "start": start.measure,
-    "features": features.measure,
-    "latency": latency.measure,
-    "memory": memory.measure,
-    "api_memory": api_memory.measure,
-    "staleness": staleness.measure,
-    "ticks": ticks.measure,
-}
+_MOST_SECONDS: Final = 1200.0  # more than twice what the longest takes; after it something hangs
+_END_SECONDS: Final = 90.0  # to stop servers after being told to
 
 
 def main() -> int:
     """Run the named ones, or all, and return the exit code."""
-    chosen = sys.argv[1:] or list(_ALL)
-    if unknown := [name for name in chosen if name not in _ALL]:
-        print(f"Unknown: {', '.join(unknown)}; known are {', '.join(_ALL)}.", file=sys.stderr)
+    chosen = sys.argv[1:] or list(document.ORDER)
+    if unknown := [name for name in chosen if name not in document.ORDER]:
+        print(f"Unknown: {', '.join(unknown)}; known are {', '.join(document.ORDER)}.", file=sys.stderr)
         return 2
-    code = max(show(name, _ALL[name]()) for name in chosen)
-    return max(code, document.main())
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)
+    said = []
+    for position, name in enumerate(chosen, start=1):
+        print(f"\n[{position}/{len(chosen)}] {name} ...", file=sys.stderr, flush=True)
+        began = time.time()
+        try:
+            code = _run(name)
+        except KeyboardInterrupt:
+            print(f"Stopped in {name}; what was measured before is in {RESULTS}.", file=sys.stderr)
+            return 130
+        result = RESULTS / f"{name}.json"
+        measured = result.exists() and result.stat().st_mtime >= began
+        verdict = "FAILED" if not measured else "a target MISSED" if code else "done"
+        said.append((name, verdict))
+        print(f"[{position}/{len(chosen)}] {name}: {verdict} after {time.time() - began:.0f} s", file=sys.stderr)
+    written = document.main()
+    for name, verdict in said:
+        if verdict != "done":
+            print(f"{name}: {verdict}", file=sys.stderr)
+    return max(written, *(verdict != "done" for _, verdict in said))
+
+
+def _run(name: str) -> int:
+    """Run one to its end and return its exit code."""
+    process = subprocess.Popen([sys.executable, "-m", f"benchmarks.{name}"], cwd=REPOSITORY)  # noqa: S603 - ours
+    try:
+        return process.wait(_MOST_SECONDS)
+    except subprocess.TimeoutExpired:
+        print(f"{name} has not ended after {_MOST_SECONDS:.0f} s and is stopped.", file=sys.stderr)
+        return 1
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGINT)
+            try:
+                process.wait(_END_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
 
 
 if __name__ == "__main__":

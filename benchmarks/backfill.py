@@ -29,6 +29,9 @@ import requests
 from benchmarks.limit import Rows, calls_of_each_timeframe, copy_rows, download, finished_rows
 from benchmarks.place import NOW, REPOSITORY, Place, running_place, symbol_requests, universe
 from benchmarks.report import Measurement, show
+from market_data_pipeline.operations.processes import end_trees
+from market_data_pipeline.operations.records import families
+from market_data_pipeline.project import state_dir
 from market_data_pipeline.sandbox.listening import STATUS_PATH
 
 if TYPE_CHECKING:
@@ -60,15 +63,17 @@ def measure(days: int = DAYS, rounds: int = ROUNDS) -> list[Measurement]:
         ours = sum(outcome.requests for outcome in outcomes if outcome.series.symbol == symbols[-1])
         each = calls_of_each_timeframe(place, symbols[-1], days)
         for number in range(rounds):
-            took, calls, size = download(place, symbols, days)
-            found["download"].append(took)
+            seconds, calls, size = download(place, symbols, days)
+            found["download"].append(seconds)
             found["copy"].append(copy_rows(place, f"limit_{number}", rows))
             found["ingestion"].append(ingest(place, f"ingestion_{number}", symbols, days)[1])
             whole, start = through_dagster(place, f"whole_{number}", rows, days)
             found["whole"].append(whole)
             found["start"].append(start)
+            took = ", ".join(f"{name} {values[-1]:.2f} s" for name, values in found.items())
+            print(f"  round {number + 1}: {took}", file=sys.stderr, flush=True)
     limits = [sum(pair) for pair in zip(found["copy"], found["download"], strict=True)]
-    seconds = {name: statistics.median(values) for name, values in found.items()}
+    median = {name: statistics.median(values) for name, values in found.items()}
     what = f"{len(symbols)} symbols, 5 timeframes, {days} days"
     details = {"pairs": rows.pairs, "requests": calls, "megabytes": size / 1e6, "rounds": rounds}
     return [
@@ -76,7 +81,7 @@ def measure(days: int = DAYS, rounds: int = ROUNDS) -> list[Measurement]:
             f"limit: {what}",
             statistics.median(limits),
             "s",
-            details={**details, "copy_s": seconds["copy"], "download_s": seconds["download"]},
+            details={**details, "copy_s": median["copy"], "download_s": median["download"]},
         ),
         _ratio("ingestion per limit", found["ingestion"], limits, at_most=MOST_INGESTION),
         _ratio("ingestion per COPY alone", found["ingestion"], found["copy"]),
@@ -89,7 +94,7 @@ def measure(days: int = DAYS, rounds: int = ROUNDS) -> list[Measurement]:
             at_least=LEAST_FEWER_CALLS,
             details={"ours": ours, "each": each},
         ),
-        Measurement("first of three runs at once to its first request", seconds["start"], "s"),
+        Measurement("first of three runs at once to its first request", median["start"], "s"),
     ]
 
 
@@ -157,18 +162,18 @@ def project_folder(place: Place, name: str, days: int) -> Iterator[tuple[Path, d
         for file in ("dagster.yaml", "workspace.yaml", "pyproject.toml", "sql"):
             (folder / file).symlink_to(REPOSITORY / file)
         environment = {key: os.environ[key] for key in ("PATH", "HOME", "LANG") if key in os.environ}
-        yield (
-            folder,
-            {
-                **environment,
-                **urls,
-                "MARKET_DATA_PROJECT_ROOT": str(folder),
-                "POLYGON_BASE_URL": place.vendor_url,
-                "POLYGON_PLAN": "advanced",
-                "MARKET_DATA_HISTORY_DAYS": str(days),
-                "MARKET_DATA_AS_OF": NOW.isoformat(),
-            },
-        )
+        environment |= {
+            **urls,
+            "MARKET_DATA_PROJECT_ROOT": str(folder),
+            "POLYGON_BASE_URL": place.vendor_url,
+            "POLYGON_PLAN": "advanced",
+            "MARKET_DATA_HISTORY_DAYS": str(days),
+            "MARKET_DATA_AS_OF": NOW.isoformat(),
+        }
+        try:
+            yield folder, environment
+        finally:  # what a command that was interrupted left running
+            end_trees(process for family in families(state_dir(folder)) for process in family.processes)
 
 
 @contextmanager

@@ -1,9 +1,10 @@
 """Whether time and memory of a series stay what they are when there are more symbols, more years, and more to look at.
 
 - 5, 25, 100 and 400 symbols, 30 days each, in one run: seconds and peak memory per series.
-- 1, 5 and 20 years of one symbol: seconds and memory per 10,000 bars.
-- A tick at each number of symbols: the run that comes an hour later, when every symbol has twelve 5m bars more, their
-  coarser bars and the features of all; seconds per series. For 25 symbols, 125 series, the whole has a target.
+- 1, 5 and 20 years of one symbol: seconds per 10,000 bars and peak memory, which is not to grow with the years.
+- A tick at each number of symbols: the run after midnight in New York, half an hour of bars after the one before, when
+  every series has a new bar, the day's and the last four hours' among them; seconds per series. For 25 symbols, 125
+  series, the whole has a target.
 
 Flat means that no size takes more than a fifth more per unit than the next smaller one. Each size runs in a process of
 its own, which has done a small backfill before the clock starts: a run's process is forked with imports and calendar.
@@ -15,16 +16,17 @@ Vendor and database are other processes; the vendor invents its bars while they 
 from __future__ import annotations
 
 import json
+import os
 import resource
-import subprocess
 import sys
 import time
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from typing import Any, Final
 
-from benchmarks.place import REPOSITORY, Place, running_place, symbol_requests
+from benchmarks.place import POSTGRES_URL, Place, running_place, symbol_requests
 from benchmarks.report import Measurement, show
+from market_data_pipeline.domain.series import Timeframe
 
 SYMBOLS: Final = (5, 25, 100, 400)
 YEARS: Final = (1, 5, 20)
@@ -36,14 +38,16 @@ MOST_GROWTH: Final = 1.2
 MOST_TICK_SECONDS: Final = 3.0
 # A Friday's session, New York 11:00: ticks follow, whose bars the vendor has, for its own clock stands a day later.
 _BEFORE: Final = datetime(2026, 11, 20, 16, 0, tzinfo=UTC)
-_EVERY: Final = timedelta(hours=1)
+# Before a tick everything is brought up to half an hour before the session's end, which is not in its time.
+_EVENING: Final = datetime(2026, 11, 18, 0, 30, tzinfo=UTC)  # Tuesday, New York 19:30
+_TICK_AFTER: Final = timedelta(hours=5)
 
 
 def main() -> int:
-    """Measure, print and return the exit code; with a size and two URLs be the measured process."""
+    """Measure, print and return the exit code; with a kind, a size and a vendor be the measured process."""
     if len(sys.argv) > 2:
-        kind, size, vendor_url, postgres_url = sys.argv[1:]
-        print(json.dumps(_WORK[kind](int(size), Place(vendor_url, postgres_url))))
+        kind, size, vendor_url = sys.argv[1:]
+        print(json.dumps(_WORK[kind](int(size), Place(vendor_url, os.environ[POSTGRES_URL]))))
         return 0
     return show("growth", measure())
 
@@ -68,7 +72,7 @@ def measure() -> list[Measurement]:
         "memory of a run with more symbols": [symbols[size]["peak_mb"] for size in SYMBOLS],
         "seconds of a tick's series with more symbols": [symbols[size]["tick_seconds"] / size for size in SYMBOLS],
         "seconds of a bar with more years": [years[size]["seconds"] / years[size]["bars"] for size in YEARS],
-        "memory of a bar with more years": [years[size]["grown_mb"] / years[size]["bars"] for size in YEARS],
+        "memory of a symbol with more years": [years[size]["peak_mb"] for size in YEARS],
     }
     return [
         *found,
@@ -80,9 +84,9 @@ def measure() -> list[Measurement]:
 
 
 def _in_a_process(kind: str, size: int, place: Place) -> dict[str, Any]:
-    command = [sys.executable, "-m", "benchmarks.growth", kind, str(size), place.vendor_url, place.postgres_url]
-    done = subprocess.run(command, stdout=subprocess.PIPE, check=True, cwd=REPOSITORY)  # noqa: S603 - ours
-    found: dict[str, Any] = json.loads(done.stdout)
+    command = [sys.executable, "-m", "benchmarks.growth", kind, str(size), place.vendor_url]
+    found = place.measured(command, place.postgres_url)
+    print(f"  {size} {kind}: {found['seconds']:.1f} s", file=sys.stderr, flush=True)
     return found
 
 
@@ -90,8 +94,14 @@ def _symbols(size: int, place: Place) -> dict[str, Any]:
     symbols = tuple(f"SYN{number:04d}" for number in range(size))
     url = _warm(place, f"symbols_{size}", symbols)
     before = _peak_mb()
-    first = _refresh(place, url, symbols, _DAYS, _BEFORE)
-    ticks = [_refresh(place, url, symbols, _DAYS, _BEFORE + number * _EVERY) for number in range(1, _TICKS + 1)]
+    first = _refresh(place, url, symbols, _DAYS, _EVENING)
+    ticks = []
+    for day in range(_TICKS):
+        evening = _EVENING + timedelta(days=day)
+        _refresh(place, url, symbols, _DAYS, evening)
+        ticks.append(_refresh(place, url, symbols, _DAYS, evening + _TICK_AFTER))
+        if ticks[-1]["series"] != len(symbols) * len(Timeframe):
+            raise SystemExit(f"Only {ticks[-1]['series']} series have a new bar.")
     return {
         **first,
         "grown_mb": _peak_mb() - before,
@@ -130,7 +140,11 @@ def _refresh(place: Place, url: str, symbols: tuple[str, ...], days: int, now: d
         seconds = time.perf_counter() - began
     if failed := [outcome for outcome in outcomes if outcome.failed]:
         raise SystemExit(f"{len(failed)} series failed: {failed[0].error}")
-    return {"seconds": seconds, "bars": sum(outcome.rows_inserted for outcome in outcomes)}
+    return {
+        "seconds": seconds,
+        "bars": sum(outcome.rows_inserted for outcome in outcomes),
+        "series": sum(outcome.rows_inserted > 0 for outcome in outcomes),
+    }
 
 
 def _peak_mb() -> float:

@@ -9,12 +9,12 @@ and database are other processes and not counted.
 from __future__ import annotations
 
 import json
+import os
 import resource
-import subprocess
 import sys
 from typing import Any, Final
 
-from benchmarks.place import REPOSITORY, Place, running_place, symbol_requests, universe
+from benchmarks.place import POSTGRES_URL, Place, running_place, symbol_requests, universe
 from benchmarks.report import Measurement, show
 
 TARGET_MB: Final = 600.0
@@ -23,9 +23,9 @@ _THREADS: Final = 3
 
 
 def main() -> int:
-    """Measure, print and return the exit code; with a vendor's and a database's URL be the measured process."""
+    """Measure, print and return the exit code; with a vendor's URL be the measured process."""
     if len(sys.argv) > 2:
-        print(json.dumps(_ingest(int(sys.argv[1]), Place(sys.argv[2], ""), sys.argv[3])))
+        print(json.dumps(_ingest(int(sys.argv[1]), Place(sys.argv[2], ""), os.environ[POSTGRES_URL])))
         return 0
     return show("memory", measure(int(sys.argv[1]) if len(sys.argv) > 1 else DAYS))
 
@@ -35,9 +35,8 @@ def measure(days: int = DAYS) -> list[Measurement]:
     symbols = universe()
     with running_place() as place:
         url = place.new_database("memory", symbols)
-        command = [sys.executable, "-m", "benchmarks.memory", str(days), place.vendor_url, url]
-        done = subprocess.run(command, stdout=subprocess.PIPE, check=True, cwd=REPOSITORY)  # noqa: S603 - ours
-    found = json.loads(done.stdout)
+        command = [sys.executable, "-m", "benchmarks.memory", str(days), place.vendor_url]
+        found = place.measured(command, url)
     what = f"peak of a run: {len(symbols)} symbols, {days} days, {_THREADS} at once"
     return [Measurement(what, found["peak_mb"], "MB", at_most=TARGET_MB, details=found)]
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 SYMBOLS: Final = 3
-ROUNDS: Final = 2
+ROUNDS: Final = 3
 # Name of the script, what it is, and how many times faster the pipeline is to be at least.
 PEERS: Final[dict[str, tuple[str, float | None]]] = {
     "to_sql": ("official client, pandas.to_sql", 8.0),
@@ -67,6 +67,7 @@ def measure(days: int = DAYS, rounds: int = ROUNDS) -> list[Measurement]:
                 if stored != expected:
                     raise SystemExit(f"{name} stored {stored} bars and features, the pipeline {expected}.")
                 seconds[name].append(took)
+                print(f"  round {number + 1}: {name} {took:.1f} s over {seconds['ours'][-1]:.2f} s", file=sys.stderr)
     what = f"{SYMBOLS} symbols, {days} days"
     details = {"bars": expected[0], "features": expected[1], "rounds": rounds}
     ours = statistics.median(seconds["ours"])

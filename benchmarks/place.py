@@ -1,22 +1,29 @@
 """A vendor, a database and a pipeline of their own, for as long as a measurement takes.
 
 The vendor is the sandbox in a process of its own, the database an embedded server with its usual settings in a folder
-that is removed at the end: what a person has is left alone.
+that is removed at the end: what a person has is left alone. Nothing stays behind when a measurement is stopped by
+Ctrl-C, SIGTERM (as `timeout` sends it) or a closed terminal; what one left that was killed, the next one removes.
 """
 
 from __future__ import annotations
 
+import ctypes
+import fcntl
+import json
+import os
+import shutil
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
 import psycopg
@@ -35,7 +42,9 @@ if TYPE_CHECKING:
 REPOSITORY: Final = Path(__file__).resolve().parent.parent
 # A Saturday, when every day of the week before has settled: the same bars in every run.
 NOW: Final = datetime(2026, 11, 21, 20, 0, tzinfo=UTC)
+POSTGRES_URL: Final = "MARKET_DATA_BENCHMARK_URL"  # in the environment of a measured process
 _START_SECONDS: Final = 60.0
+_FOLDER: Final = "market-data-bench-server-"
 
 
 def now() -> datetime:
@@ -85,6 +94,14 @@ class Place:
                 )
         return url
 
+    @staticmethod
+    def measured(command: list[str], database_url: str) -> dict[str, Any]:
+        """Return what a process of its own prints; its environment tells it the database, with its password."""
+        environment = {**os.environ, POSTGRES_URL: database_url}
+        done = subprocess.run(command, stdout=subprocess.PIPE, check=True, cwd=REPOSITORY, env=environment)  # noqa: S603
+        found: dict[str, Any] = json.loads(done.stdout)
+        return found
+
     def pipeline(self, database_url: str, *, history_days: int, threads: int) -> Pipeline:
         """Return a pipeline as a run has it on an unlimited plan."""
         from market_data_pipeline.ingest.pipeline import Pipeline
@@ -101,13 +118,26 @@ class Place:
 @contextmanager
 def running_server(vendor_url: str = "") -> Iterator[Place]:
     """Start a database server, for what needs no vendor or has one, and stop it at the end."""
-    with tempfile.TemporaryDirectory(prefix="market-data-bench-") as folder:
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)  # so that everything that is open is closed, as on Ctrl-C
+    _remove_leftovers()
+    with tempfile.TemporaryDirectory(prefix=_FOLDER) as folder, (Path(folder) / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
         server = EmbeddedPostgres(Path(folder) / "postgres")
-        server.ensure_running()
         try:
+            server.ensure_running()
             yield Place(vendor_url, server.owner_url)
         finally:
             server.stop()
+
+
+def _remove_leftovers() -> None:
+    """Stop the servers of measurements that were killed and remove their folders."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{_FOLDER}*"):
+        with suppress(OSError), (folder / "lock").open("r") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # refused while its measurement runs
+            EmbeddedPostgres(folder / "postgres").stop()
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager
@@ -117,13 +147,24 @@ def running_place(latency_ms: float = 0.0) -> Iterator[Place]:
         yield place
 
 
+def _end_with_parent() -> None:
+    """Let Linux end this process when its parent is gone, however that came."""
+    set_parent_death_signal = 1
+    ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGTERM)
+
+
 @contextmanager
 def _vendor(latency_ms: float) -> Iterator[str]:
     port = free_port()
     module = "market_data_pipeline.sandbox.server"
     options = ["--port", str(port), "--latency-ms", str(latency_ms), "--as-of", NOW.isoformat()]
     command = [sys.executable, "-m", module, *options]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, cwd=REPOSITORY)  # noqa: S603 - our own module
+    process = subprocess.Popen(  # noqa: S603 - our own module
+        command,
+        stdout=subprocess.DEVNULL,
+        cwd=REPOSITORY,
+        preexec_fn=_end_with_parent,
+    )
     url = f"http://{HOST}:{port}"
     try:
         deadline = time.monotonic() + _START_SECONDS
