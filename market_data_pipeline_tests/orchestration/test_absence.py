@@ -19,7 +19,7 @@ from psycopg import sql
 
 from market_data_pipeline.definitions import build_defs
 from market_data_pipeline.operations.database_watch import DatabaseWatch
-from market_data_pipeline.project import ROLE, socket_dir
+from market_data_pipeline.project import ROLE, socket_dir, state_dir
 from market_data_pipeline.sandbox.postgres import EmbeddedPostgres
 from market_data_pipeline.settings import Settings
 from market_data_pipeline.store.migrate import migrate_database
@@ -151,7 +151,9 @@ class SharedServer:
 
 @pytest.fixture(scope="module")
 def shared() -> Iterator[SharedServer]:
-    with folder() as state:
+    with folder() as root:
+        state = state_dir(root)
+        state.mkdir(mode=0o700)
         made = SharedServer(state)
         yield made
         made.stops()
@@ -248,12 +250,8 @@ def test_who_watches_beside_dagster_tells_of_a_lost_server_meanwhile(shared: Sha
     assert "The database answers again after" in said[1]
 
 
-def test_who_started_the_projects_own_server_starts_it_again_when_it_died(
-    shared: SharedServer, hook: Webhook, tmp_path: Path
-) -> None:
-    """A project has its server in a folder of a fixed name; the shared one is given that name."""
-    (tmp_path / ".market-data").symlink_to(shared.server.state_dir)
-    settings = Settings(project_root=tmp_path, alert_urls=[hook.address()])
+def test_who_started_the_projects_own_server_starts_it_again_when_it_died(shared: SharedServer, hook: Webhook) -> None:
+    settings = Settings(project_root=shared.server.state_dir.parent, alert_urls=[hook.address()])
     assert settings.embedded_database
     said: list[str] = []
     watch = DatabaseWatch(settings, said.append, every=0.0)
