@@ -100,7 +100,7 @@ def _symbols(size: int, place: Place) -> dict[str, Any]:
         evening = _EVENING + timedelta(days=day)
         _refresh(place, url, symbols, _DAYS, evening)
         ticks.append(_refresh(place, url, symbols, _DAYS, evening + _TICK_AFTER))
-        if ticks[-1]["series"] != len(symbols) * len(Timeframe):
+        if ticks[-1]["series"] < 0.99 * len(symbols) * len(Timeframe):  # a thin name may not trade in half an hour
             raise SystemExit(f"Only {ticks[-1]['series']} series have a new bar.")
     return {
         **first,
