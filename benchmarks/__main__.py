@@ -60,7 +60,7 @@ def _run(name: str) -> int:
         return 1
     finally:
         if process.poll() is None:
-            process.send_signal(signal.SIGINT)
+            process.terminate()  # a child of a background job ignores SIGINT
             try:
                 process.wait(_END_SECONDS)
             except subprocess.TimeoutExpired:
