@@ -132,7 +132,12 @@ def _rows(engine: Any) -> Mapping[tuple[str, str], int]:
 
 def _result(suite: Suite, verdict: "Verdict", rows: int, picture: Mapping[str, Any]) -> dg.AssetCheckResult:
     rule, found = verdict.rule, verdict.broken_by
-    metadata: dict[str, Any] = {"bad_rows": found, "rows_held": rows, "severity": rule.why, **picture}
+    metadata: dict[str, Any] = {
+        "bad_rows": found,
+        "rows_held": rows,
+        "severity": f"{rule.severity.value}: {rule.why}",
+        **picture,
+    }
     if verdict.sample:
         metadata["sample"] = dg.TableMetadataValue(*_table(verdict.sample))
     return dg.AssetCheckResult(

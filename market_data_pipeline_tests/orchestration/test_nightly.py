@@ -173,6 +173,7 @@ def test_the_quality_job_finds_bad_values_and_says_which(
     assert found.severity is dg.AssetCheckSeverity.ERROR
     assert found.description == "1 have an open or close outside of low and high."
     assert found.metadata["bad_rows"].value == 1
+    assert str(found.metadata["severity"].value).startswith("error: ")
     (row,) = found.metadata["sample"].records
     assert (row.data["symbol"], row.data["timeframe"], row.data["high"]) == ("AAPL", "15m", 9.0)
     assert row.data["ts"] == "2026-03-11 12:00:00+00:00"
