@@ -12,7 +12,7 @@ ignored until their day comes, and one execution date counts once.
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from market_data_pipeline.domain.bars import PRICES, ts_us
 from market_data_pipeline.domain.series import AssetClass
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
     import numpy as np
     import pandas as pd
+
+NO_TICKER: Final = ""  # in the place of the ticker that a row of the vendor's list does not tell
 
 
 class Split(NamedTuple):

@@ -63,6 +63,7 @@ class Change:
         splits_digest: which of them are in force.
         due: tells when the next bar falls due.
         usage: what the answer cost.
+        notice: a warning of the whole run, told with this series.
         full: compute and compare everything again.
         own: the project's own features.
     """
@@ -78,6 +79,7 @@ class Change:
     splits_digest: str
     due: Due
     usage: Usage
+    notice: str | None = None
     base_revision: int = 0
     full: bool = False
     own: OwnFeatures = NO_OWN_FEATURES
@@ -158,7 +160,7 @@ def _commit(
         expected_last_ts=change.due.expected_last_ts(),
         verified_at=new_state.verified_at,
         next_due_at=new_state.next_due_at,
-        warning=" ".join((*change.own.problems, *(done.problems if done else ()))) or None,
+        warning=" ".join(filter(None, (change.notice, *change.own.problems, *(done.problems if done else ())))) or None,
         own_features=change.own.declarations,
     )
     with watch.storing():

@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Final
 from market_data_pipeline.domain.failures import PipelineError
 from market_data_pipeline.domain.series import Tier
 from market_data_pipeline.domain.sessions import NEW_YORK
+from market_data_pipeline.domain.splits import NO_TICKER
 from market_data_pipeline.polygon.limiter import PRIORITIES
 from market_data_pipeline.store.reference_checks import SPLITS, Check, last_check, write_check
 from market_data_pipeline.store.splits import followed_symbols, unreadable_splits, write_splits
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
     from datetime import date, datetime
 
     from market_data_pipeline.ingest.pipeline import Pipeline
@@ -29,21 +31,23 @@ SPLITS_KEEP: Final = timedelta(days=7)
 UNREADABLE_AGAIN_AFTER: Final = timedelta(hours=1)
 
 
-def splits_due(known: Check | None, history_days: int, now: datetime, *, unreadable: bool = False) -> date | None:
+def splits_due(
+    known: Check | None, history_days: int, now: datetime, *, unreadable: Collection[str] = ()
+) -> date | None:
     """Return since when the market's splits are to be read now; None when that was done today.
 
     Args:
         known: the last reading, None before the first.
         history_days: calendar days of history that has to be adjusted.
         now: aware UTC.
-        unreadable: the last list held rows that matter and could not be read.
+        unreadable: the symbols for which the last list could not be read (`store.splits.unreadable_splits`).
     """
     today = now.astimezone(NEW_YORK).date()
     since = today - timedelta(days=history_days)
     if known is None:
         return since
     read_today = known.verified_at.astimezone(NEW_YORK).date() >= today
-    if unreadable and now - known.verified_at >= UNREADABLE_AGAIN_AFTER:
+    if any(symbol != NO_TICKER for symbol in unreadable) and now - known.verified_at >= UNREADABLE_AGAIN_AFTER:
         read_today = False
     return None if read_today and known.since <= since else min(since, known.since)
 
@@ -53,7 +57,8 @@ def ensure_splits(pipeline: Pipeline, bulk: Bulk) -> PipelineError | None:
 
     Several runs at once ask once: the others wait and find it done. A failure is returned, not raised, while the list
     of an earlier day still serves. A followed ticker whose row cannot be read is remembered with the reason: it is the
-    only one that fails (`refresh`).
+    only one that fails (`refresh`). A row that tells no ticker fails nobody and is told by each run: it says no more
+    than a list without it would, and for its sake nobody is to do without the others' splits.
 
     Raises:
         PipelineError: there is no list that serves.
@@ -61,7 +66,7 @@ def ensure_splits(pipeline: Pipeline, bulk: Bulk) -> PipelineError | None:
     now = pipeline.clock()
     with bulk.symbol_lock("*splits"):
         known = last_check(bulk)
-        doubtful = bool(unreadable_splits(bulk))
+        doubtful = unreadable_splits(bulk)
         followed = followed_symbols(bulk)
         bulk.rollback()
         since = splits_due(known, pipeline.history_days, now, unreadable=doubtful)

@@ -68,6 +68,7 @@ class SymbolRefresh:
         extra: requests made for the whole run, to be counted with the first series of this symbol.
         market_days: whole-market answers at hand.
         unreadable: what is wrong with the vendor's splits of the symbol; it fails with that.
+        notice: gives what the next series to commit is to tell beside its own, None for nothing.
         asked: called as soon as nothing more is asked of the vendor for this symbol, unless the run is to stop.
     """
 
@@ -82,6 +83,7 @@ class SymbolRefresh:
         extra: Usage | None = None,
         market_days: Mapping[date, MarketDay] | None = None,
         unreadable: str | None = None,
+        notice: Callable[[], str | None] = lambda: None,
         asked: Callable[[], None] = lambda: None,
     ) -> None:
         self.pipeline = pipeline
@@ -92,6 +94,7 @@ class SymbolRefresh:
         self.extra = extra or Usage()
         self.market_days = market_days
         self.unreadable = unreadable
+        self.notice = notice
         self.asked = asked
         self.asset_class = asset_class_of(request.symbol)
         self.timing: Timing = pipeline.timing(self.asset_class)
@@ -243,6 +246,7 @@ class SymbolRefresh:
             splits_digest=self.digest,
             due=Due(series.timeframe, self.timing, answer.sessions, answer.days()),
             usage=usage,
+            notice=self.notice(),
             full=self.full,
             own=self.pipeline.own_features,
             watch=watch,

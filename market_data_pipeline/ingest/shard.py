@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from market_data_pipeline.domain.failures import DatabaseUnavailableError, PipelineError
 from market_data_pipeline.domain.series import Series, Timeframe
+from market_data_pipeline.domain.splits import NO_TICKER
 from market_data_pipeline.ingest.market_days import read_market
 from market_data_pipeline.ingest.outcome import SeriesOutcome, SymbolRequest, failed_outcome
 from market_data_pipeline.ingest.reference import ensure_splits
@@ -108,6 +109,7 @@ class _Shard:
         self._turns = BoundedSemaphore(most)
         self._lock = Lock()
         self._market_wide = spent
+        self._notice: str | None = None
         self._first: Bulk | None = None  # opened by `prepare`: one thread goes on with it, the others' are like it
         self._taken = True
 
@@ -124,6 +126,11 @@ class _Shard:
                 if late is not None:
                     log.warning("The market's splits could not be read today, the last list is used: %s", late)
                 self.unreadable = unreadable_splits(bulk)
+                if anonymous := self.unreadable.get(NO_TICKER):
+                    self._notice = (
+                        f"The vendor lists a split without a readable ticker ({anonymous.rstrip('.')}). "
+                        "It is left out: whose it is lacks a split until the list is mended."
+                    )
                 if not self.full:
                     self._read_market(bulk)
                 bulk.commit()
@@ -156,6 +163,12 @@ class _Shard:
         with self._lock:
             usage, self._market_wide = self._market_wide, Usage()
         return usage
+
+    def take_notice(self) -> str | None:
+        """Return, once, what people should know of the market's answers: the first series that commits says it."""
+        with self._lock:
+            notice, self._notice = self._notice, None
+        return notice
 
     def work(self) -> None:
         """Refresh symbols until none waits: the body of one thread."""
@@ -192,6 +205,7 @@ class _Shard:
                     self.run_id,
                     full=self.full,
                     extra=self.take_market_wide(),
+                    notice=self.take_notice,
                     market_days=self.market_days,
                     unreadable=self.unreadable.get(request.symbol),
                     asked=turn.close,

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import msgspec
 
 from market_data_pipeline.domain.failures import DataError
+from market_data_pipeline.domain.splits import NO_TICKER
 from market_data_pipeline.polygon.pages import Envelope, decode, in_words
 
 if TYPE_CHECKING:
@@ -66,7 +67,8 @@ def read_splits(
         body: the unpacked answer.
         since: the first date asked for; earlier splits touch no bar that is wanted.
         followed: the tickers whose splits matter; None for all.
-        unreadable: takes in what is wrong with the row of a ticker that matters, by ticker; None to raise that.
+        unreadable: takes in what is wrong with the row of a ticker that matters, by ticker, and under `NO_TICKER` with
+            one that tells none; None to raise that.
 
     Raises:
         TransientError: the body is not JSON.
@@ -80,13 +82,13 @@ def read_splits(
             row = _read_row(raw, f"splits, row {i}")
         except DataError as error:
             ticker = _ticker_of(raw)
-            if followed is None or ticker is None or ticker in followed:
-                if unreadable is None or ticker is None:
-                    raise
-                _log.warning("%s fails until its splits can be read: %s", ticker, error)
-                unreadable.setdefault(ticker, str(error))
+            if followed is not None and ticker != NO_TICKER and ticker not in followed:
+                strangers.append(str(error))
                 continue
-            strangers.append(str(error))
+            if unreadable is None:
+                raise
+            _log.warning("%s until it can be read: %s", f"{ticker} fails" if ticker else "A split is left out", error)
+            unreadable.setdefault(ticker, str(error))
             continue
         if row.execution_date >= since:
             rows.append(row)
@@ -111,11 +113,11 @@ def _read_row(raw: msgspec.Raw, where: str) -> SplitRow:
     raise failure
 
 
-def _ticker_of(raw: msgspec.Raw) -> str | None:
+def _ticker_of(raw: msgspec.Raw) -> str:
     try:
-        return _NAME.decode(raw).ticker or None
+        return _NAME.decode(raw).ticker or NO_TICKER
     except msgspec.ValidationError:
-        return None
+        return NO_TICKER
 
 
 def without_duplicates(splits: Iterable[SplitRow]) -> tuple[SplitRow, ...]:

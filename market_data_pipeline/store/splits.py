@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from market_data_pipeline.domain.splits import Split
+from market_data_pipeline.domain.splits import NO_TICKER, Split
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -40,7 +40,10 @@ def followed_symbols(bulk: Bulk) -> frozenset[str]:
 
 
 def unreadable_splits(bulk: Bulk) -> dict[str, str]:
-    """Return what is wrong with the vendor's splits of each symbol whose splits could not be read in its last list."""
+    """Return what is wrong with the vendor's splits of each symbol whose splits could not be read in its last list.
+
+    Under `NO_TICKER` stands what is wrong with one that told no ticker.
+    """
     return {row["symbol"]: row["error"] for row in bulk.rows("select symbol, error from market_data.unreadable_splits")}
 
 
@@ -57,7 +60,9 @@ def write_splits(
     A split that the vendor lists with another ratio than before is corrected; one that it no longer lists is taken out,
     so that a corrected date does not adjust twice. Both are kept in `split_revisions`. An empty list takes out nothing:
     the market always has splits, so it says more about the vendor than about them. What is known of a symbol whose
-    splits are `unreadable` stays as it is, and the sentence that says why is kept until a list is readable.
+    splits are `unreadable` stays as it is, and the sentence that says why is kept until a list is readable. A row
+    without a ticker may be anybody's: beside one, a split that is no longer listed goes only when its symbol has
+    another one instead.
     """
     unreadable = unreadable or {}
     splits = [split for split in splits if split[0] not in unreadable]
@@ -80,18 +85,25 @@ def _replace(
     listed = [list(column) for column in zip(*splits, strict=True)]
     bulk.execute(
         """
-        with gone as (
+        with listed as (
+            select symbol, execution_date, split_from, split_to
+            from unnest($1::text[], $2::date[], $3::float8[], $4::float8[])
+                as told (symbol, execution_date, split_from, split_to)
+        ),
+
+        news as (
+            select symbol, execution_date, split_from, split_to from listed
+            except
+            select symbol, execution_date, split_from, split_to from market_data.splits
+        ),
+
+        gone as (
             delete from market_data.splits as known
-            where known.execution_date >= $5 and known.symbol <> all($7::text[]) and not exists (
-                select 1
-                from unnest($1::text[], $2::date[], $3::float8[], $4::float8[])
-                    as listed (symbol, execution_date, split_from, split_to)
-                where
-                    listed.symbol = known.symbol
-                    and listed.execution_date = known.execution_date
-                    and listed.split_from = known.split_from
-                    and listed.split_to = known.split_to
-            )
+            where
+                known.execution_date >= $5
+                and known.symbol <> all($7::text[])
+                and (known.symbol, known.execution_date, known.split_from, known.split_to) not in (table listed)
+                and (not $8::boolean or known.symbol in (select news.symbol from news))
             returning *
         )
 
@@ -101,7 +113,7 @@ def _replace(
         select symbol, execution_date, split_from, split_to, first_seen_at, $6
         from gone
         """,
-        *(*listed, since, now, spared),
+        *(*listed, since, now, spared, NO_TICKER in spared),
     )
     bulk.execute(
         """

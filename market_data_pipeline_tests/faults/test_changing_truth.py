@@ -188,3 +188,54 @@ def test_a_split_that_cannot_be_read_fails_its_symbol_alone_until_it_can(
         assert sum(map(of_splits, world.vendor.asked)) - before == reads
         assert failed(outcomes) == (set() if minutes == 65 else series_of_msft)
     assert world.query("select * from market_data.unreadable_splits") == []
+
+
+def test_a_split_without_a_ticker_fails_nobody_takes_nothing_out_and_is_told_by_each_run(
+    make_world: MakeWorld, market: Source
+) -> None:
+    """It may be one that was known: that one goes only when its symbol is listed with another instead."""
+    known = SplitRow("AAPL", date(2026, 11, 19), 1.0, 4.0)
+    source = WithSplit(market, known)
+    source.announced.set()
+    world = make_world(source=source)
+
+    def without_ticker(asked: Asked) -> Answer:
+        page = asked.page
+        mine = [row["ticker"] == "AAPL" and row["execution_date"] == "2026-11-19" for row in page["results"]]
+        rows = [{**row, "ticker": None} if it else row for row, it in zip(page["results"], mine, strict=True)]
+        return send_json({**page, "results": rows})
+
+    def moved(asked: Asked) -> Answer:
+        page = asked.page
+        rows = [row | {"execution_date": "2026-11-18"} if row["ticker"] == "AAPL" else row for row in page["results"]]
+        return send_json({**page, "results": [*rows, {"ticker": "", "execution_date": "2026-11-18"}]})
+
+    def listed() -> list[date]:
+        rows = world.query("select execution_date from market_data.splits where symbol = 'AAPL' order by 1")
+        return [row["execution_date"] for row in rows]  # type: ignore[misc]
+
+    def reads() -> int:
+        return sum(map(of_splits, world.vendor.asked))
+
+    world.refresh("AAPL", "MSFT", history_days=DAYS)
+    assert listed() == [known.execution_date]
+
+    world.now += timedelta(days=1)
+    world.vendor.inject(without_ticker, of_splits)
+    for hours in (0, 2):  # nobody fails, so the vendor is not asked again within the day
+        world.now += timedelta(hours=hours)
+        outcomes = world.refresh("AAPL", "MSFT", history_days=DAYS)
+        assert not [key for key, outcome in outcomes.items() if outcome.failed]
+        (warning,) = [row["warning"] for row in world.log() if row["warning"]]
+        assert "a split without a readable ticker (splits, row" in str(warning)
+        assert (listed(), reads()) == ([known.execution_date], 2)
+
+    world.now += timedelta(days=1)
+    world.vendor.inject(moved, of_splits)
+    world.refresh("AAPL", "MSFT", history_days=DAYS)
+    assert listed() == [date(2026, 11, 18)]
+
+    world.now += timedelta(days=1)
+    world.refresh("AAPL", "MSFT", history_days=DAYS)
+    assert listed() == [known.execution_date]
+    assert not [row for row in world.log() if row["warning"]]

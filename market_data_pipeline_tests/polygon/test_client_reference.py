@@ -10,6 +10,7 @@ import pytest
 
 from market_data_pipeline.domain import bars as bar_frames
 from market_data_pipeline.domain.failures import DataError, TransientError
+from market_data_pipeline.domain.splits import NO_TICKER
 from market_data_pipeline_tests.polygon.faulty_server import FaultyServer, send, send_json
 from market_data_pipeline_tests.polygon.vendor import KEY, Asker, bar, cost
 
@@ -94,6 +95,19 @@ def test_a_strangers_malformed_split_is_left_out_with_a_warning(caplog: pytest.L
         with pytest.raises(DataError, match=r"WORSE.*split_from"):
             Asker(server.url).client.splits(SINCE, followed={"AAPL", "WORSE"})
     assert "Left out 2 splits of tickers that nobody follows, such as: splits, row 0, field split_to" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "row",
+    [split(None, "2020-08-31", 1, 4), split("", "2020-08-31", 1, 4), {"split_to": 4}, 7],  # type: ignore[arg-type]
+)
+def test_a_split_without_a_ticker_is_told_apart_and_the_others_stay(row: Any) -> None:
+    unreadable: dict[str, str] = {}
+    with FaultyServer(send_json(listing(TESLA, row, APPLE))) as server:
+        splits = Asker(server.url).client.splits(SINCE, followed={"AAPL"}, unreadable=unreadable)
+    assert [each.symbol for each in splits] == ["AAPL", "TSLA"]
+    assert set(unreadable) == {NO_TICKER}
+    assert unreadable[NO_TICKER].startswith("splits, row 1")
 
 
 def test_splits_before_the_first_date_asked_for_are_not_wanted() -> None:
