@@ -265,7 +265,7 @@ class SymbolRefresh:
         base = states_of(self.states, answer.base.timeframe, self.request.tier)
         in_step = state.base_revision == revision and not self.full
         try:
-            bars, spans = coarser(self.bulk, series, state, answer, self.timing, in_step=in_step, watch=watch)
+            bars, spans = coarser(self.bulk, series, state, base, answer, self.timing, in_step=in_step, watch=watch)
             change = replace(
                 self._change(series, answer, watch, Usage()),
                 answer=bars,

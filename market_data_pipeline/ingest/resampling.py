@@ -1,5 +1,9 @@
 """Which base bars a coarser series is made of now, in hand where they can be, read where they must be.
 
+The last coarse bar waits while the end of its span may be missing: a vendor that falls silent at half past leaves an
+hour that looks whole. It is made as soon as a later base bar shows that nothing more comes before, or the silence is no
+longer than this symbol's usual ones, or the day has settled. One that is held already is kept equal to its base.
+
 Add here: how a resampled series keeps step with its base. Keep out: the making of a bar (domain.resample).
 """
 
@@ -30,6 +34,7 @@ def coarser(
     bulk: Bulk,
     series: Series,
     state: SeriesState,
+    held: SeriesState,
     answer: Harvest,
     timing: Timing,
     *,
@@ -42,6 +47,7 @@ def coarser(
         bulk: a transaction that sees the base as it is stored now.
         series: a resampled series.
         state: what is held of it.
+        held: what is held of its base now, `answer` included.
         answer: what was fetched for the base just now.
         timing: calendar, plan and the instant it is now.
         in_step: whether the series was made of all that the base held before `answer`.
@@ -61,7 +67,9 @@ def coarser(
     else:
         return bar_frames.empty(), ()
     with watch.computing():
-        return _over(series, source, timing), spans
+        made = _over(series, source, timing)
+        waiting = len(made) and _waits(series, instant(bar_frames.ts_us(made)[-1]), state, held, answer, timing)
+        return made.iloc[:-1] if waiting else made, spans
 
 
 def _over(series: Series, source: pd.DataFrame, timing: Timing) -> pd.DataFrame:
@@ -74,3 +82,18 @@ def _over(series: Series, source: pd.DataFrame, timing: Timing) -> pd.DataFrame:
     while count and timing.available_at(instant(starts[count - 1]) + series.timeframe.span) > timing.now:
         count -= 1
     return made.iloc[:count]
+
+
+def _waits(
+    series: Series, start: datetime, state: SeriesState, held: SeriesState, answer: Harvest, timing: Timing
+) -> bool:
+    """Return whether base bars may still come for the coarse bar that starts at `start`, the last one made."""
+    if held.last_ts is None or (state.last_ts is not None and start <= state.last_ts):
+        return False
+    day = timing.calendar.session_date(start)
+    session, known = timing.calendar.session_on(day), answer.days().get(day)
+    end = start + series.timeframe.span
+    if session is None or (known is not None and known.status.final):
+        return False
+    silence = min(end, session.end) - (held.last_ts + answer.base.timeframe.span)
+    return silence > held.quiet_slots * answer.base.timeframe.span
