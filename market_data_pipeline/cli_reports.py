@@ -66,10 +66,11 @@ def plan(
     if made.market_days:
         at_once = ", ".join(map(str, made.market_days))
         console().print(f"The day bars of {at_once} come for all symbols at once, one call a day.")
-    if made.least != made.total:
+    if reasons := made.doubts:
+        low, high = made.cost.least, made.cost.most
         console().print(
-            f"Nothing tells yet how often {len(made.unknown)} of the symbols trade; thin ones take less, "
-            f"{made.least.calls} calls in all at the least."
+            f"Between {low.calls} calls with {low.bytes / 1e6:.1f} MB and {high.calls} with {high.bytes / 1e6:.1f} MB: "
+            f"{'; '.join(reasons)}."
         )
     limit = made.plan.calls_per_minute
     console().print(

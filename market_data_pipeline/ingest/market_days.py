@@ -22,7 +22,7 @@ from market_data_pipeline.domain.series import AssetClass, Series, Timeframe, as
 from market_data_pipeline.domain.sessions import to_us
 from market_data_pipeline.ingest.demand import reach, status_after, wanted
 from market_data_pipeline.store.ledger import Coverage, CoverageStatus
-from market_data_pipeline.store.market_days import read_market_days, unlisted_symbols, unsettled_days, write_market_day
+from market_data_pipeline.store.market_days import listed_symbols, read_market_days, unsettled_days, write_market_day
 from market_data_pipeline.store.reference_checks import MARKET_DAY, Check, write_check
 
 if TYPE_CHECKING:
@@ -155,9 +155,9 @@ def plan_market_days(bulk: Bulk, symbols: Collection[str], timing: Timing, histo
         date: MarketDay(sessions[date], stored.fetched_at, stored.values)
         for date, stored in read_market_days(bulk, dates).items()
     }
-    unlisted = unlisted_symbols(bulk)
+    listed = listed_symbols(bulk)
     lacking = {
-        symbol: _lacking(symbol, known, sessions, days, timing, listed=symbol not in unlisted)
+        symbol: _lacking(symbol, known, sessions, days, timing, listed=listed.get(symbol, True))
         for symbol, known in unsettled.items()
     }
     asked = cheapest_days([each for each in lacking.values() if each])

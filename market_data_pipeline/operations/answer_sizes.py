@@ -1,64 +1,94 @@
-"""How large the vendor's answers are, learned from those that came before.
+"""How many pages the vendor's answers to requests take and what they weigh, before anything is sent.
 
-What a symbol holds tells how often it trades, and so how many pages it fills; what its answers weighed tells how large
-the next are. Of a symbol that holds nothing the sandbox's catalogue knows as much; at another vendor it is taken for
-one like those that are held, and before anything is held for a name that somebody trades every minute, which liquid
-ones are and others fall short of. Keep out: what is asked for (plan).
+Whoever knows best is asked. The project's own sandbox is at hand and knows it all (sandbox_market); of any vendor's
+symbol the bars that it holds tell how often it trades (trading_habits), and earlier answers what they weigh
+(answer_weights). A symbol that holds nothing is taken for one like those that do, and before anything is held for a
+name that somebody trades every minute, which liquid ones are and others fall short of: then only bounds are certain.
+Keep out: what is asked for (plan).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
-from datetime import UTC, datetime, timedelta
+import math
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from market_data_pipeline.domain.series import AssetClass, Timeframe, asset_class_of
-from market_data_pipeline.domain.sessions import calendar_for, slot_count
-from market_data_pipeline.polygon.windows import ANSWER_BYTES, BYTES_PER_BAR, Estimate, Habit, estimate
+from market_data_pipeline.operations.answer_weights import MOST_BYTES_PER_BAR, AnswerWeights
+from market_data_pipeline.operations.trading_habits import Rows, fractional_part, read_habits
+from market_data_pipeline.polygon.windows import ANSWER_BYTES, SPLITS_PAGE, Estimate, Habit, estimate, pages_of
+from market_data_pipeline.store.market_days import listed_symbols
 from market_data_pipeline.store.reference_checks import MARKET_DAY, SPLITS, last_check
 
 if TYPE_CHECKING:
-    from market_data_pipeline.domain.intervals import Interval
+    from collections.abc import Collection, Iterable, Mapping, Sequence
+    from datetime import date
+
+    from market_data_pipeline.ingest.demand import Timing
+    from market_data_pipeline.operations.sandbox_market import SandboxMarket
+    from market_data_pipeline.operations.trading_habits import Habits
     from market_data_pipeline.polygon.windows import Window
     from market_data_pipeline.store.bulk import Bulk
+    from market_data_pipeline.store.ledger import Coverage
 
-_MEMORY: Final = timedelta(days=28)  # of bars, to tell how often a symbol trades
-_SESSIONS: Final = 5  # fewer settled ones tell nothing
-_LARGE_ANSWER: Final = 1_000  # bars; what stands around them weighs little then
-_LARGE_ANSWERS: Final = 500  # looked at: a backfill of several hundred symbols
 _PEERS: Final = 50  # symbols looked at to tell what others are like
+_SURE: Final = 4.5  # standard deviations: three, of days that differ by half as much again as chance alone makes them
+_ROW_DOUBT: Final = 0.03  # of what a row weighs: morning's volumes have fewer digits than noon's
 
-# How many stocks an answer for the whole market lists: of the vendor's, 12,000 trade on a day; of the sandbox's, 53.
+# How many stocks an answer for the whole market lists: 12,000 trade on a day.
 _MARKET_ROWS: Final = 12_000
-_SANDBOX_MARKET_ROWS: Final = 53
+_MOST_MARKET_ROWS: Final = 20_000
+_SPLIT_BYTES: Final = 160  # of a row, at most
+_MOST_SPLITS_A_DAY: Final = 14  # five full pages a year, several times what all US stocks have had in any
 
-# Before any answer has been weighed. The sandbox does not compress (sandbox.server), nor has any other server on this
-# machine a reason to; measured over a year of the packaged universe, and of two round-the-clock tickers.
-_SANDBOX_BYTES_PER_BAR: Final = {AssetClass.US_EQUITY: 101.4, AssetClass.CRYPTO: 109.8}
-
-# Volumes of stocks have fractions of a share since 2026 and are whole before. Measured over the sandbox's years before
-# and after, with the coarser bars counted: 67.3 and 71.6 bytes a row.
-_FRACTIONS_SINCE: Final = datetime(2026, 1, 1, tzinfo=UTC)
+# Volumes with fractions weigh more. Measured over the sandbox's years before and after 2026, with the coarser bars
+# counted: 67.3 and 71.6 bytes a row.
 _FRACTIONS_WEIGH: Final = 0.068
 
+_NOBODY: Final = Habit(0.0, 0.0, 0.0)  # trades it
+_EVERYBODY: Final = Habit(1.0, 1.0, MOST_BYTES_PER_BAR)
 
-class Traded(NamedTuple):
-    """Which part of a symbol's minutes has a trade, of its 5m slots a bar, and of its held bars fractional volumes."""
 
-    minutes: float = 1.0
-    bars: float = 1.0
-    fractional: float = 1.0
+class Cost(NamedTuple):
+    """What requests cost: at the least, as is to be expected, and at the most; the same where it is known."""
+
+    least: Estimate = Estimate()
+    likely: Estimate = Estimate()
+    most: Estimate = Estimate()
+
+
+def sure(cost: Estimate) -> Cost:
+    """Return a cost that is known."""
+    return Cost(cost, cost, cost)
+
+
+def total(costs: Iterable[Cost]) -> Cost:
+    """Return the cost of all of them."""
+    return Cost(*(sum(each, Estimate()) for each in zip(Cost(), *costs, strict=True)))
+
+
+class Ask(NamedTuple):
+    """Requests of one fetched series, and what is held of its days."""
+
+    symbol: str
+    requests: tuple[Window, ...]
+    held: Mapping[date, Coverage]
+
+    @property
+    def of_minutes(self) -> bool:
+        """Whether they are for 5m bars."""
+        return any(window.timeframe is Timeframe.M5 for window in self.requests)
 
 
 class AnswerSizes:
-    """What answers to requests of some symbols will weigh, and how many pages they take.
+    """What answers will weigh.
 
     Args:
-        bulk: a connection.
-        symbols: all that requests are planned for.
-        now: aware UTC.
+        bulk: a connection; used by the constructor alone.
+        asked: all requests for bars that are planned.
+        timing: of each asset class.
         near: the vendor is a server on this machine.
-        listed: what the sandbox's catalogue says of a symbol; None where there is none.
+        market: the sandbox's market where the sandbox is the vendor.
+        strangers: ask it of symbols alone that hold nothing: what the others hold may be another market's.
 
     Attributes:
         unknown: symbols of which nothing tells how often they trade.
@@ -67,92 +97,111 @@ class AnswerSizes:
     def __init__(
         self,
         bulk: Bulk,
-        symbols: Collection[str],
-        now: datetime,
+        asked: Collection[Ask],
+        timing: Mapping[AssetClass, Timing],
         *,
         near: bool,
-        listed: Callable[[str], Traded | None] = lambda symbol: None,
+        market: SandboxMarket | None = None,
+        strangers: bool = False,
     ) -> None:
-        self._near = near
-        self._weighed = _bytes_per_bar(bulk)
-        self._traded = _traded(bulk, symbols, now)
-        strangers = [symbol for symbol in symbols if symbol not in self._traded]
-        catalogued = {symbol: found for symbol in strangers if (found := listed(symbol)) is not None}
-        self._traded |= catalogued
-        self.unknown = frozenset(strangers) - catalogued.keys()
-        self._peers: dict[AssetClass, list[Traded]] = {}
-        if self.unknown:
-            for symbol, traded in _traded(bulk, _held_symbols(bulk), now).items():
-                self._peers.setdefault(asset_class_of(symbol), []).append(traded)
+        now = timing[AssetClass.US_EQUITY].now
+        symbols = {each.symbol for each in asked}
+        self._timing = timing
+        self._market = market
+        self._habits = read_habits(bulk, symbols, now) if market is None or strangers else {}
+        strange = (each.symbol for each in asked if each.of_minutes and each.symbol not in self._habits)
+        self.unknown = frozenset(strange if market is None else ())
+        peers = _held_symbols(bulk) if self.unknown else []
+        self._peers: dict[AssetClass, list[Habits]] = {}
+        for symbol, habits in read_habits(bulk, peers, now).items():
+            self._peers.setdefault(asset_class_of(symbol), []).append(habits)
+        self._weights = AnswerWeights(bulk, {*symbols, *peers}, near=near)
         self._market_day = last_check(bulk, MARKET_DAY)
         self._splits = last_check(bulk, SPLITS)
+        self._alike: dict[tuple[AssetClass, tuple[Window, ...]], Estimate] = {}
 
-    def of(self, symbol: str, asked: Sequence[Window]) -> Estimate:
-        """Return what the requests `asked` of one symbol cost."""
-        known = self._traded.get(symbol)
-        likely = [known] if known else self._peers.get(asset_class_of(symbol)) or [Traded()]
-        costs = [estimate(asked, self._habit(symbol, one, asked)) for one in likely]
-        total, count = sum(costs, Estimate()), len(costs)
-        return Estimate(*(round(value / count) for value in (total.calls, total.pages, total.bytes)))
+    def of(self, asked: Ask) -> Cost:
+        """Return what requests for bars of one symbol cost."""
+        habits = self._habits.get(asked.symbol)
+        if habits is None and self._market is not None:
+            return sure(self._looked_up(self._market, asked))
+        likely = self._like_others(asked) if asked.symbol in self.unknown else self._expected(asked, habits)
+        if asked.symbol in self.unknown or not self._weights.is_learned(asked.symbol):
+            return Cost(estimate(asked.requests, _NOBODY), likely, estimate(asked.requests, _EVERYBODY))
+        return Cost(self._expected(asked, habits, -_SURE), likely, self._expected(asked, habits, _SURE))
 
-    def least(self, symbol: str, asked: Sequence[Window]) -> Estimate:
-        """Return what they cost at the least: the same, or one page each when the symbol is unknown."""
-        return self.of(symbol, asked) if symbol not in self.unknown else estimate(asked, Habit(0, 0, 0))
-
-    def market_day(self) -> Estimate:
-        """Return the cost of one day of the whole market."""
+    def market_days(self, days: Sequence[date]) -> Cost:
+        """Return the cost of so many days of the whole market."""
+        calls = len(days)
+        if not calls:
+            return Cost()
         if self._market_day is not None and self._market_day.bytes:
-            return Estimate(1, 1, self._market_day.bytes)
-        rows = _SANDBOX_MARKET_ROWS if self._near else _MARKET_ROWS
-        return Estimate(1, 1, ANSWER_BYTES + round(rows * self._bytes_per_bar("", AssetClass.US_EQUITY)))
+            return sure(Estimate(calls, calls, calls * self._market_day.bytes))
+        if self._market is not None:
+            return sure(Estimate(calls, calls, sum(map(self._market.market_day, days))))
+        row = self._weights.of("", Timeframe.M5, _MARKET_ROWS).row
+        return Cost(
+            *(
+                Estimate(calls, calls, round(calls * (ANSWER_BYTES + rows * weight)))
+                for rows, weight in ((0, 0.0), (_MARKET_ROWS, row), (_MOST_MARKET_ROWS, MOST_BYTES_PER_BAR))
+            )
+        )
 
-    def splits(self) -> Estimate:
-        """Return the cost of the market's list of splits."""
+    def listed(self, bulk: Bulk, symbols: Collection[str]) -> dict[str, bool | None]:
+        """Return whether answers for the whole market list each symbol; None where nothing tells."""
+        said = listed_symbols(bulk)
+        known = self._market.lists if self._market is not None else lambda symbol: None
+        return {symbol: said.get(symbol, known(symbol)) for symbol in symbols}
+
+    def splits(self, since: date) -> Cost:
+        """Return the cost of the market's list of splits from a date on."""
         if self._splits is not None and self._splits.bytes:
-            return Estimate(self._splits.requests, self._splits.requests, self._splits.bytes)
-        return Estimate(1, 1, ANSWER_BYTES)
+            return sure(Estimate(self._splits.requests, self._splits.requests, self._splits.bytes))
+        now = self._timing[AssetClass.US_EQUITY].now
+        if self._market is not None:
+            return sure(Estimate(1, 1, self._market.splits(since, now)))
+        one = Estimate(1, 1, ANSWER_BYTES)
+        rows = (now.date() - since).days * _MOST_SPLITS_A_DAY
+        calls = 1 + rows // SPLITS_PAGE
+        return Cost(Estimate(1, 1, 0), one, Estimate(calls, calls, calls * ANSWER_BYTES + rows * _SPLIT_BYTES))
 
-    def _habit(self, symbol: str, traded: Traded, asked: Sequence[Window]) -> Habit:
-        weight = self._bytes_per_bar(symbol, asset_class_of(symbol))
-        if symbol in self._weighed and asset_class_of(symbol) is AssetClass.US_EQUITY:
-            asked_for = _fractional(*(window.interval for window in asked))
-            weight *= 1 - _FRACTIONS_WEIGH * (traded.fractional - asked_for)
-        return Habit(traded.minutes, traded.bars, weight)
+    def _looked_up(self, market: SandboxMarket, asked: Ask) -> Estimate:
+        cost = Estimate()
+        for window in asked.requests:
+            told = market.told(asked.symbol, window)
+            pages = pages_of(told.rows.base_bars)
+            cost += Estimate(pages, pages, round(pages * ANSWER_BYTES + told.bytes))
+        return cost
 
-    def _bytes_per_bar(self, symbol: str, asset_class: AssetClass) -> float:
-        usual = _SANDBOX_BYTES_PER_BAR[asset_class] if self._near else BYTES_PER_BAR
-        return self._weighed.get(symbol) or self._weighed.get(asset_class) or usual
+    def _expected(self, asked: Ask, habits: Habits | None, doubt: float = 0.0) -> Estimate:
+        """Return the cost with as many rows as are to be expected, and `doubt` standard deviations more."""
+        cost = Estimate()
+        timing = self._timing[asset_class_of(asked.symbol)]
+        for window in asked.requests:
+            if habits is None or window.timeframe is Timeframe.D1:
+                found = Rows(window.base_bars, window.base_bars)
+            else:
+                found = habits.rows(window, asked.held, timing)
+            rows = max(found.rows + doubt * found.doubt, 0.0)
+            pages = pages_of(found.base_bars * (rows / found.rows if found.rows else 1.0))
+            weight = self._weights.of(asked.symbol, window.timeframe, rows)
+            size = weight.of(pages, rows * (1 + math.copysign(_ROW_DOUBT, doubt) if doubt else 1))
+            if habits is not None and asset_class_of(asked.symbol) is AssetClass.US_EQUITY:
+                size *= 1 - _FRACTIONS_WEIGH * (habits.fractional - fractional_part(window.interval))
+            cost += Estimate(pages, pages, round(size))
+        return cost
 
-
-def _fractional(*intervals: Interval) -> float:
-    """Return which part of the intervals lies where volumes have fractions."""
-    whole = sum((interval.end - interval.start for interval in intervals), timedelta())
-    since = sum(
-        (max(interval.end - max(interval.start, _FRACTIONS_SINCE), timedelta()) for interval in intervals), timedelta()
-    )
-    return since / whole if whole else 1.0
-
-
-def _bytes_per_bar(bulk: Bulk) -> dict[str, float]:
-    """Return the bytes a bar of each symbol's last large answers, and of all of an asset class under its name."""
-    rows = bulk.rows(
-        """
-        select
-            coalesce(symbol, case when crypto then 'crypto' else 'us_equity' end) as name,
-            sum(bytes)::float8 / sum(rows_fetched) as bytes_per_bar
-        from (
-            select symbol, symbol like 'X:%' as crypto, bytes, rows_fetched
-            from market_data.ingest_log
-            where timeframe = '5m' and rows_fetched >= $1::bigint and bytes > 0 and rate_limited = 0
-            order by id desc
-            limit $2::bigint
-        ) as large
-        group by grouping sets ((symbol), (crypto))
-        having sum(rows_fetched) > 0
-        """,
-        *(_LARGE_ANSWER, _LARGE_ANSWERS),
-    )
-    return {row["name"]: row["bytes_per_bar"] for row in rows}
+    def _like_others(self, asked: Ask) -> Estimate:
+        """Return the mean of what others' answers to the same requests would cost."""
+        key = asset_class_of(asked.symbol), asked.requests
+        if key not in self._alike:
+            costs = [self._expected(asked._replace(held={}), habits) for habits in self._peers.get(key[0], ())]
+            row = self._weights.of(asked.symbol, Timeframe.M5, asked.requests[0].base_bars).row
+            whole = sum(costs, Estimate()) if costs else estimate(asked.requests, Habit(bytes_per_bar=row))
+            self._alike[key] = Estimate(
+                *(round(value / max(len(costs), 1)) for value in (whole.calls, whole.pages, whole.bytes))
+            )
+        return self._alike[key]
 
 
 def _held_symbols(bulk: Bulk) -> list[str]:
@@ -166,49 +215,3 @@ def _held_symbols(bulk: Bulk) -> list[str]:
         _PEERS,
     )
     return [row["symbol"] for row in rows]
-
-
-def _traded(bulk: Bulk, symbols: Collection[str], now: datetime) -> dict[str, Traded]:
-    """Return how often symbols trade, those left out that do not hold enough to tell.
-
-    Of a 5m bar with n trades 5 * (1 - 0.8**n) minutes have one, when the trades fall anywhere in it alike.
-    """
-    if not symbols:
-        return {}
-    since = now - _MEMORY
-    rows = bulk.rows(
-        """
-        with days as (
-            select symbol, array_agg(session_date) as dates, sum(rows)::float8 as rows
-            from market_data.coverage
-            where timeframe = '5m' and symbol = any($1::text[]) and session_date >= $2::timestamptz::date
-                and status in ('complete', 'empty_confirmed')
-            group by symbol
-        ),
-
-        traded as (
-            select symbol, avg(1 - power(0.8, least(coalesce(trades, 100), 100)))::float8 as minutes
-            from market_data.bars
-            where timeframe = '5m' and symbol = any($1::text[]) and ts >= $2
-            group by symbol
-        )
-
-        select days.symbol, days.dates, days.rows, coalesce(traded.minutes, 1) as minutes, held.first_ts, held.last_ts
-        from days
-        left join traded on traded.symbol = days.symbol
-        left join market_data.series_state as held on held.symbol = days.symbol and held.timeframe = '5m'
-        """,
-        *(sorted(symbols), since),
-    )
-    from market_data_pipeline.domain.intervals import Interval
-
-    traded = {}
-    for row in rows:
-        calendar = calendar_for(asset_class_of(row["symbol"]))
-        sessions = [session for day in row["dates"] if (session := calendar.session_on(day)) is not None]
-        if len(sessions) < _SESSIONS:
-            continue
-        filled = row["rows"] / sum(slot_count(Timeframe.M5, session) for session in sessions)
-        fractional = _fractional(Interval(row["first_ts"], row["last_ts"])) if row["first_ts"] else 1.0
-        traded[row["symbol"]] = Traded(filled * row["minutes"], filled, fractional)
-    return traded

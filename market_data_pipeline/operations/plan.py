@@ -2,37 +2,42 @@
 
 It asks the same functions as a refresh does: which days are worth a request (ingest.demand), which windows cover them
 (ingest.harvest), which days one request tells for all symbols (ingest.market_days). What is estimated besides is how
-full the answers are (operations.answer_sizes).
+full the answers are (operations.answer_sizes). Where that cannot be known, the plan has bounds that hold it.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from market_data_pipeline.domain.series import AssetClass, Series, Timeframe, asset_class_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Collection
     from datetime import date, datetime
 
     from market_data_pipeline.ingest.demand import Timing
-    from market_data_pipeline.operations.answer_sizes import Traded
+    from market_data_pipeline.operations.answer_sizes import Ask, Cost
+    from market_data_pipeline.operations.sandbox_market import SandboxMarket
     from market_data_pipeline.polygon.plans import Plan
-    from market_data_pipeline.polygon.windows import Estimate, Window
+    from market_data_pipeline.polygon.windows import Estimate
     from market_data_pipeline.settings import Settings
     from market_data_pipeline.store.bulk import Bulk
 
+_CLOSE: Final = 0.05  # of what then happens: what a plan may be off by without a word
+_NAMED: Final = 3  # symbols in a sentence
+
 
 class SeriesPlan(NamedTuple):
-    """What one fetched series lacks: session days, and the requests of its own that bring them.
-
-    `least` is what they cost if nobody trades a symbol of which nothing is known yet; else the same as `estimate`.
-    """
+    """What one fetched series lacks: session days, and what the requests of its own cost that bring them."""
 
     series: Series
     sessions: int
-    estimate: Estimate
-    least: Estimate
+    cost: Cost
+
+    @property
+    def estimate(self) -> Estimate:
+        """What they are expected to cost."""
+        return self.cost.likely
 
 
 class BackfillPlan(NamedTuple):
@@ -44,11 +49,13 @@ class BackfillPlan(NamedTuple):
         series: one for each fetched series that needs requests of its own.
         market_days: sessions whose day bars one request each tells for all symbols that lack them.
         served: symbols that lack day bars and need no request of their own for them.
-        reads_splits: the market's splits are still to be read today; at least one request, counted in `total`.
-        total: the cost of all of it.
-        least: what it costs if the symbols of `unknown` hardly trade; else the same as `total`.
+        reads_splits: the market's splits are still to be read today; at least one request, counted in `cost`.
+        cost: of all of it.
         unknown: symbols of which nothing tells how often they trade; they are taken for ones like those that are held,
             and before anything is held for ones that somebody trades every minute.
+        market_unknown: nothing tells how long the answers for the whole market are that it asks for.
+        unlisted: symbols of `served` of which nothing tells whether the answers for the whole market list them; one
+            that they do not takes a request of its own.
     """
 
     plan: Plan
@@ -57,9 +64,15 @@ class BackfillPlan(NamedTuple):
     market_days: tuple[date, ...]
     served: frozenset[str]
     reads_splits: bool
-    total: Estimate
-    least: Estimate
+    cost: Cost
     unknown: frozenset[str]
+    market_unknown: bool
+    unlisted: frozenset[str]
+
+    @property
+    def total(self) -> Estimate:
+        """What all of it is expected to cost."""
+        return self.cost.likely
 
     @property
     def is_empty(self) -> bool:
@@ -71,6 +84,20 @@ class BackfillPlan(NamedTuple):
         """How long the plan's limit makes the calls take."""
         return self.total.seconds(self.plan)
 
+    @property
+    def doubts(self) -> tuple[str, ...]:
+        """Why the plan is no closer than its bounds, in words; none where it is."""
+        doubts = []
+        if self.unknown:
+            doubts.append(f"nothing tells yet how often {_some(self.unknown)} trade, thin ones take less")
+        if self.unlisted:
+            doubts.append(f"nothing tells yet whether the answer for the whole market lists {_some(self.unlisted)}")
+        if self.market_unknown:
+            doubts.append("nothing tells yet how long the answers for the whole market are")
+        if not doubts and self.cost.most.bytes - self.cost.likely.bytes > _CLOSE * self.cost.likely.bytes:
+            doubts.append("how often thin names trade within hours is chance")
+        return tuple(doubts)
+
     def document(self) -> dict[str, Any]:
         """Return the plan as JSON values."""
         return {
@@ -81,8 +108,11 @@ class BackfillPlan(NamedTuple):
             "pages": self.total.pages,
             "bytes": self.total.bytes,
             "seconds": self.seconds,
-            "at_least": {"calls": self.least.calls, "pages": self.least.pages, "bytes": self.least.bytes},
+            "at_least": self._bound(self.cost.least),
+            "at_most": self._bound(self.cost.most),
+            "doubts": list(self.doubts),
             "unknown_symbols": sorted(self.unknown),
+            "perhaps_unlisted_symbols": sorted(self.unlisted),
             "reads_splits": self.reads_splits,
             "market_days": [day.isoformat() for day in self.market_days],
             "series": [
@@ -96,6 +126,14 @@ class BackfillPlan(NamedTuple):
                 for one in self.series
             ],
         }
+
+    def _bound(self, cost: Estimate) -> dict[str, float]:
+        return {"calls": cost.calls, "pages": cost.pages, "bytes": cost.bytes, "seconds": cost.seconds(self.plan)}
+
+
+def _some(symbols: Collection[str]) -> str:
+    shown = ", ".join(sorted(symbols)[:_NAMED])
+    return shown if len(symbols) <= _NAMED else f"{shown} and {len(symbols) - _NAMED} others"
 
 
 def plan_backfill(
@@ -119,10 +157,9 @@ def plan_backfill(
         UsageError: a symbol is not followed.
     """
     from market_data_pipeline.ingest.reference import splits_due
-    from market_data_pipeline.operations.answer_sizes import AnswerSizes
+    from market_data_pipeline.operations.answer_sizes import AnswerSizes, Cost, total
     from market_data_pipeline.operations.universe import check_followed, followed
     from market_data_pipeline.polygon.plans import plan_named
-    from market_data_pipeline.polygon.windows import Estimate
     from market_data_pipeline.store.bulk import Bulk
     from market_data_pipeline.store.reference_checks import last_check
     from market_data_pipeline.store.roles import Role
@@ -135,38 +172,44 @@ def plan_backfill(
     with Bulk(settings.database_url, settings.as_of, Role.READER) as bulk:
         vendor = _Vendor(bulk, plan, days or settings.history_days, settings.clock())
         unreadable = unreadable_splits(bulk)
-        known = last_check(bulk)
-        reads_splits = splits_due(known, vendor.history_days, vendor.now, unreadable=bool(unreadable)) is not None
-        if not reads_splits:  # they fail without a request
+        since = splits_due(last_check(bulk), vendor.history_days, vendor.now, unreadable=unreadable)
+        if since is None:  # they fail without a request
             names = tuple(name for name in names if name not in unreadable)
         market_days, served = vendor.market_days(names if Timeframe.D1 in bases and not full else ())
-        asked = [
-            Series(name, base) for name in names for base in bases if base is not Timeframe.D1 or name not in served
-        ]
-        lacking = vendor.lacking(asked, full=full)
+        lacking = vendor.lacking([Series(name, base) for name in names for base in bases], full=full)
+        near = _is_near(settings)
         sizes = AnswerSizes(
             bulk,
-            {one.series.symbol for one in lacking if one.series.timeframe is Timeframe.M5},
-            vendor.now,
-            near=_is_near(settings),
-            listed=_listed(settings),
+            [one.asked for one in lacking],
+            vendor.timing,
+            near=near,
+            market=_sandbox(settings) if lacking or market_days else None,
+            strangers=not settings.uses_sandbox,
         )
-    found = [
-        SeriesPlan(one.series, one.sessions, sizes.of(symbol, one.requests), sizes.least(symbol, one.requests))
-        for one in lacking
-        for symbol in [one.series.symbol]
-    ]
-    shared = sum((sizes.market_day() for _ in market_days), sizes.splits() if reads_splits else Estimate())
+        listed = sizes.listed(bulk, served)
+    found = []
+    maybe = Cost()
+    for one in lacking:
+        cost = sizes.of(one.asked)
+        symbol = one.series.symbol
+        if one.series.timeframe is not Timeframe.D1 or symbol not in served or listed[symbol] is False:
+            found.append(SeriesPlan(one.series, one.sessions, cost))
+        elif listed[symbol] is None:
+            maybe = total((maybe, Cost(most=cost.most)))
+    shared = [sizes.market_days(market_days)]
+    if since is not None:
+        shared.append(sizes.splits(since))
     return BackfillPlan(
         plan,
         vendor.history_days,
         tuple(found),
         market_days,
         served,
-        reads_splits,
-        sum((one.estimate for one in found), shared),
-        sum((one.least for one in found), shared),
+        since is not None,
+        total((*(one.cost for one in found), *shared, maybe)),
         sizes.unknown,
+        any(cost.least != cost.most for cost in shared),
+        frozenset(symbol for symbol, known in listed.items() if known is None),
     )
 
 
@@ -179,23 +222,16 @@ def _is_near(settings: Settings) -> bool:
     return settings.uses_sandbox or is_loopback(urlsplit(settings.base_url or "").hostname or "")
 
 
-def _listed(settings: Settings) -> Callable[[str], Traded | None]:
-    """Return what the sandbox's catalogue says of a symbol; nothing where another vendor is asked, or a recording.
+def _sandbox(settings: Settings) -> SandboxMarket | None:
+    """Return the market that the sandbox serves; None where another vendor is asked.
 
     A server on this machine that takes no key of its own is a sandbox that somebody started (ingest.pipeline).
     """
-    if settings.sandbox_replay is not None or settings.api_key is not None or not _is_near(settings):
-        return lambda symbol: None
+    if not settings.uses_sandbox and (settings.api_key is not None or not _is_near(settings)):
+        return None
+    from market_data_pipeline.operations.sandbox_market import SandboxMarket
 
-    from market_data_pipeline.operations.answer_sizes import Traded
-    from market_data_pipeline.sandbox.catalogue import instrument
-    from market_data_pipeline.sandbox.synthetic import traded_parts
-
-    def listed(symbol: str) -> Traded | None:
-        item = instrument(symbol)
-        return Traded(*traded_parts(item)) if item is not None else None
-
-    return listed
+    return SandboxMarket(settings.sandbox_replay if settings.uses_sandbox else None)
 
 
 class _Lacking(NamedTuple):
@@ -203,7 +239,7 @@ class _Lacking(NamedTuple):
 
     series: Series
     sessions: int
-    requests: tuple[Window, ...]
+    asked: Ask
 
 
 class _Vendor:
@@ -214,12 +250,13 @@ class _Vendor:
         self.plan = plan
         self.history_days = history_days
         self.now = now
+        self.timing = {asset_class: self._timing(asset_class) for asset_class in AssetClass}
 
     def market_days(self, symbols: Collection[str]) -> tuple[tuple[date, ...], frozenset[str]]:
         """Return the days to ask for the whole market, and the symbols that need no request for day bars then."""
         from market_data_pipeline.ingest.market_days import plan_market_days
 
-        timing = self._timing(AssetClass.US_EQUITY)
+        timing = self.timing[AssetClass.US_EQUITY]
         made = plan_market_days(self.bulk, symbols, timing, self.history_days, self.plan)
         return tuple(session.date for session in made.asked), made.served
 
@@ -227,15 +264,17 @@ class _Vendor:
         """Return what each of the fetched series lacks, those that lack nothing left out."""
         from market_data_pipeline.ingest.demand import reach, wanted
         from market_data_pipeline.ingest.harvest import served_windows
+        from market_data_pipeline.operations.answer_sizes import Ask
         from market_data_pipeline.store.ledger import read_coverage
 
         found = []
         for series in asked:
-            timing = self._timing(asset_class_of(series.symbol))
+            timing, held = self.timing[asset_class_of(series.symbol)], read_coverage(self.bulk, series)
             sessions = reach(timing, self.history_days, self.plan.history).sessions
-            missing = wanted(sessions, read_coverage(self.bulk, series), series.timeframe, timing, full=full)
+            missing = wanted(sessions, held, series.timeframe, timing, full=full)
             if missing:
-                found.append(_Lacking(series, len(missing), served_windows(missing, series.timeframe, timing)))
+                requests = served_windows(missing, series.timeframe, timing)
+                found.append(_Lacking(series, len(missing), Ask(series.symbol, requests, held)))
         return found
 
     def _timing(self, asset_class: AssetClass) -> Timing:

@@ -27,7 +27,7 @@ from market_data_pipeline.polygon.limiter import PRIORITIES
 from market_data_pipeline.polygon.paging import Page, Paging
 from market_data_pipeline.polygon.transport import Limits, Transport
 from market_data_pipeline.polygon.usage import Tally, Usage
-from market_data_pipeline.polygon.windows import PAGE_LIMIT
+from market_data_pipeline.polygon.windows import PAGE_LIMIT, SPLITS_PAGE
 
 if TYPE_CHECKING:
     from datetime import date
@@ -42,7 +42,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Fetched", "PolygonClient", "Usage"]
 
-_SPLITS_LIMIT: Final = 1_000  # the vendor's maximum
 _RANGES: Final = {Timeframe.M5: "5/minute", Timeframe.D1: "1/day"}
 _STANDARD: Final = PRIORITIES[Tier.STANDARD]
 
@@ -168,7 +167,7 @@ class PolygonClient:
         """Return all tickers' splits executed on `since` or later, future ones too, by day and ticker.
 
         A row that cannot be read is an error only when it is of a ticker that is `followed` (None for all), or of one
-        that it does not tell. Into `unreadable`, if given, goes what is wrong with a ticker's row instead.
+        that it does not tell. Into `unreadable`, if given, goes what is wrong with it instead (`reference`).
 
         Raises:
             PipelineError: as `bars`.
@@ -176,7 +175,7 @@ class PolygonClient:
         from market_data_pipeline.polygon import reference
 
         path = "/v3/reference/splits"
-        target = f"{path}?execution_date.gte={since}&limit={_SPLITS_LIMIT}&order=asc&sort=execution_date"
+        target = f"{path}?execution_date.gte={since}&limit={SPLITS_PAGE}&order=asc&sort=execution_date"
 
         def read(body: bytes) -> Page[tuple[SplitRow, ...]]:
             rows, next_url = reference.read_splits(body, since, followed, unreadable)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from market_data_pipeline.polygon.plans import Plan
 
 PAGE_LIMIT: Final = 50_000  # base bars per page, the vendor's maximum (API reference, 2026-10)
+SPLITS_PAGE: Final = 1_000  # splits per page, the same
 
 # A longer window is cut between sessions, so that a history is taken in part by part and a run's memory does not grow
 # with its length. Five full pages: a year of a US equity, 253 sessions of 960 minutes, is one part.
@@ -31,7 +32,9 @@ PART_BASE_BARS: Final = 5 * PAGE_LIMIT
 # shape, every third volume fractional; 20.7 (94) for the 5m bars of the real minutes in the tests' data, which have
 # whole volumes and estimated vw and n. Rounded up, and unpacked bodies cost three to four times as much.
 BYTES_PER_BAR: Final = 30
-ANSWER_BYTES: Final = 300  # of an answer around its bars, recorded
+# Of an answer around its bars, recorded: its keys, a ticker, counts and a request's id. Where a next page follows, its
+# address is 150 bytes more, which are nothing beside the 50,000 minutes that are then on this one.
+ANSWER_BYTES: Final = 160
 
 _DAY: Final = timedelta(days=1)
 _MINUTE: Final = timedelta(minutes=1)
@@ -166,13 +169,18 @@ def estimate(asked: Iterable[Window], habit: Habit | None = None) -> Estimate:
     calls, size = 0, 0.0
     for window in asked:
         if window.timeframe is Timeframe.D1:
-            pages, bars = _pages(window.base_bars, PAGE_LIMIT), float(window.base_bars)
+            pages, bars = pages_of(window.base_bars), float(window.base_bars)
         else:
-            pages = _pages(round(window.base_bars * habit.minutes), PAGE_LIMIT)
+            pages = pages_of(window.base_bars * habit.minutes)
             bars = window.base_bars / window.timeframe.minutes * habit.bars
         calls += pages
         size += pages * ANSWER_BYTES + bars * habit.bytes_per_bar
     return Estimate(calls, calls, round(size))
+
+
+def pages_of(base_bars: float) -> int:
+    """Return how many pages, and so calls, an answer with so many base bars takes."""
+    return _pages(round(base_bars), PAGE_LIMIT)
 
 
 def _pages(base_bars: int, page_limit: int) -> int:

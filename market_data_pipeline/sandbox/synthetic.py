@@ -100,20 +100,6 @@ def month_minutes(item: Instrument, sessions: Sequence[Session], year: int, mont
     return Bars(t, o / 1e4, h / 1e4, lo / 1e4, c / 1e4, micro / 1e6, vw / 1e4, count, np.ones(len(held), dtype="int64"))
 
 
-def traded_parts(item: Instrument) -> tuple[float, float]:
-    """Return which part of a session's minutes, and of its 5-minute slots, is expected to have a trade.
-
-    A minute with `e` expected trades has one with the probability of e * (0.3 + 0.7 * b) + u >= 1, for an exponential b
-    and a uniform u: the mean of min(1, e * (0.3 + 0.7 * b)) over b.
-    """
-    profile = _profiles(item.asset_class is AssetClass.CRYPTO)
-    expected = np.maximum(item.trades * profile.share[0].astype("float64"), item.quiet_trades)[profile.live[0]]
-    enough = np.maximum(1 / expected - 0.3, 0) / 0.7  # the b from which on there surely is a trade
-    minutes = np.minimum(1.0, expected * (0.3 + 0.7 * -np.expm1(-enough)))
-    slots = 1 - np.prod(1 - minutes.reshape(-1, 5), axis=1)
-    return float(minutes.mean()), float(slots.mean())
-
-
 def day_bars(item: Instrument, bars: Bars, sessions: Sequence[Session]) -> Bars:
     """Return the day bars of whole sessions, from all their bars of any length that divides half an hour.
 

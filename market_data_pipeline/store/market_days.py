@@ -104,10 +104,10 @@ def read_market_days(bulk: Bulk, dates: Collection[date]) -> dict[date, StoredDa
     return found
 
 
-def unlisted_symbols(bulk: Bulk) -> frozenset[str]:
-    """Return the symbols that none of the stored answers named."""
-    rows = bulk.rows("select symbol from market_data.market_days group by symbol having count(close) = 0")
-    return frozenset(row["symbol"] for row in rows)
+def listed_symbols(bulk: Bulk) -> dict[str, bool]:
+    """Return, of each symbol that was followed when one of the stored answers came, whether any of them named it."""
+    rows = bulk.rows("select symbol, count(close) > 0 as listed from market_data.market_days group by symbol")
+    return {row["symbol"]: row["listed"] for row in rows}
 
 
 def write_market_day(bulk: Bulk, day: date, market: pd.DataFrame, now: datetime) -> StoredDay:

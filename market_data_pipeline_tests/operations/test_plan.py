@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
 import pytest
@@ -12,7 +12,7 @@ from market_data_pipeline.domain.series import Timeframe
 from market_data_pipeline.domain.sessions import NEW_YORK
 from market_data_pipeline.operations.plan import BackfillPlan, plan_backfill
 from market_data_pipeline.settings import load_settings
-from market_data_pipeline_tests.ingest.conftest import MakeWorld, World
+from market_data_pipeline_tests.ingest.conftest import REAL_SAMPLE, MakeWorld, World
 from market_data_pipeline_tests.ingest.conftest import make_world as make_world
 
 # All tickers trade in nearly every minute but KIMpL, a preferred share that trades in every seventh.
@@ -59,7 +59,12 @@ def test_a_first_backfill_costs_what_was_planned(world: World, monkeypatch: pyte
     assert counted(world).calls == 0, "a plan sends nothing"
     happened = refreshed(world, 45)
     assert planned.total.calls == planned.total.pages == happened.calls
-    assert planned.total.bytes == pytest.approx(happened.bytes, rel=0.15)  # nobody could know how thin KIMpL is
+    assert planned.total.bytes == pytest.approx(happened.bytes, rel=0.02)
+    thin = [one.estimate.bytes for one in planned.series if one.series == ("KIMpL", Timeframe.M5)]
+    weighed = world.query("select bytes from market_data.ingest_log where symbol = 'KIMpL' and timeframe = '5m'")
+    assert thin == [pytest.approx(weighed[0]["bytes"], rel=0.02)]
+    assert planned.doubts == ()
+    assert planned.cost.least == planned.cost.most == planned.total
     assert plan(world, monkeypatch, 45).is_empty
 
 
@@ -122,25 +127,84 @@ def test_how_often_a_sandboxes_symbol_trades_is_known_before_anything_is_held(
     happened = refreshed(world, 80)
     assert planned.total.calls == happened.calls
     assert planned.total.bytes == pytest.approx(happened.bytes, rel=0.05)
-    assert planned.least == planned.total
+    assert planned.doubts == ()
     calls = {(one.series.symbol, one.series.timeframe): one.estimate.calls for one in planned.series}
     assert (calls["AAPL", Timeframe.M5], calls["KIMpL", Timeframe.M5]) == (2, 1)
 
 
-def test_what_nobody_knows_of_another_vendor_is_said(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("POLYGON_BASE_URL", "https://api.polygon.io")
+def another_vendor(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the project ask the same server as one of which nothing is known."""
+    monkeypatch.setenv("POLYGON_BASE_URL", world.base_url)
     monkeypatch.setenv("POLYGON_API_KEY", "a-key-of-somebody")
-    said = plan(world, monkeypatch, 80).document()
+    monkeypatch.setenv("POLYGON_PLAN", "advanced")
+
+
+def within(planned: BackfillPlan, happened: Counted) -> bool:
+    """Say whether the plan's bounds hold what happened."""
+    low, high = planned.cost.least, planned.cost.most
+    return low.calls <= happened.calls <= high.calls and low.bytes <= happened.bytes <= high.bytes
+
+
+def test_what_nobody_knows_of_another_vendor_is_said_within_bounds(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    another_vendor(world, monkeypatch)
+    planned = plan(world, monkeypatch, 80)
+    said = planned.document()
     assert said["unknown_symbols"] == sorted(UNIVERSE)
+    assert said["doubts"] == [
+        "nothing tells yet how often AAPL, BRK.B, KIMpL and 2 others trade, thin ones take less",
+        "nothing tells yet how long the answers for the whole market are",
+    ]
     assert said["calls"] == 5 + 4 * 2 + 3 + 1  # day bars, the stocks' minutes, Bitcoin's, and the splits
     assert said["at_least"]["calls"] == 5 + 5 + 1
-    assert said["at_least"]["bytes"] < said["bytes"] / 50
+    assert said["at_most"]["calls"] >= said["calls"]
+    assert said["at_least"]["seconds"] <= said["seconds"] <= said["at_most"]["seconds"]
+    assert within(planned, refreshed(world, 80))
 
-    refreshed(world, 14)  # what is held tells, and a stranger is taken for one like those that are held
-    world.track("MSFT.WS")
-    said = plan(world, monkeypatch, 80).document()
-    assert said["unknown_symbols"] == ["MSFT.WS"]
-    assert said["at_least"]["calls"] <= said["calls"]
+    world.track("MSFT.WS")  # a stranger is taken for one like those that are held
+    planned = plan(world, monkeypatch, 80)
+    assert planned.document()["unknown_symbols"] == ["MSFT.WS"]
+    assert planned.cost.least.bytes < planned.total.bytes < planned.cost.most.bytes
+
+
+def test_another_vendor_is_planned_by_what_it_gave_before(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Thin names too: what is held of a day comes again, and each slot of the rest has a chance of its own."""
+    another_vendor(world, monkeypatch)
+    refreshed(world, 45)
+    for hour, minute in ((12, 15), (12, 30), (15, 45), (20, 15)):
+        world.now = datetime(2026, 11, 19, hour, minute, 30, tzinfo=NEW_YORK)
+        planned = plan(world, monkeypatch, 45)
+        (one,) = [each for each in planned.series if each.series == ("KIMpL", Timeframe.M5)]
+        happened = refreshed(world, 45)
+        assert planned.total.calls == happened.calls
+        assert planned.total.bytes == pytest.approx(happened.bytes, rel=0.05)
+        assert within(planned, happened)
+        got = world.query(
+            "select bytes from market_data.ingest_log where symbol = 'KIMpL' and timeframe = '5m' order by id desc"
+        )[0]["bytes"]
+        assert one.cost.least.bytes <= got <= one.cost.most.bytes  # type: ignore[operator]
+    planned = plan(world, monkeypatch, 90, full=True)
+    happened = refreshed(world, 90, full=True)
+    assert planned.total.calls == happened.calls
+    assert planned.total.bytes == pytest.approx(happened.bytes, rel=0.05)
+    assert planned.doubts == ()
+
+
+def test_a_recording_is_planned_by_what_was_recorded(make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a year of AAPL it has three days' minutes, and of other symbols nothing."""
+    world = make_world(datetime(2014, 6, 9, 15, 30, 30, tzinfo=UTC), replay=REAL_SAMPLE)
+    monkeypatch.setenv("DATABASE_URL", world.database_url)
+    monkeypatch.setenv("MARKET_DATA_SANDBOX_REPLAY", str(REAL_SAMPLE))
+    world.track("AAPL", "MSFT")
+    for minutes in (0, 15, 24 * 60):
+        world.now += timedelta(minutes=minutes)
+        planned = plan(world, monkeypatch, 365)
+        before = counted(world)
+        world.refresh("AAPL", "MSFT", history_days=365)
+        after = counted(world)
+        assert planned.total.calls == after.calls - before.calls
+        assert planned.total.bytes == pytest.approx(after.bytes - before.bytes, rel=0.05)
 
 
 def test_answers_for_the_whole_market_are_planned_as_they_were_before(
@@ -155,18 +219,34 @@ def test_answers_for_the_whole_market_are_planned_as_they_were_before(
     assert planned.total.bytes == pytest.approx(refreshed(world, 10).bytes, rel=0.05)
 
 
+# The sandbox's market lists only the first two.
+HALF_LISTED = ("AAPL", "MSFT", "SYN0001", "SYN0002", "SYN0003")
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["sandbox", "another vendor"])
 def test_symbols_that_no_answer_for_the_market_lists_are_planned_for_themselves(
-    make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch
+    make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch, known: bool
 ) -> None:
+    """Of another vendor's first answer nobody can know whom it lists: the plan says so, and its bounds hold it."""
     world = make_world(datetime(2026, 11, 19, 12, 0, 30, tzinfo=NEW_YORK))
     monkeypatch.setenv("DATABASE_URL", world.database_url)
-    symbols = ("AAPL", "MSFT", "SYN0001", "SYN0002")  # the sandbox's market lists only the first two
-    asked = []
-    for day in (19, 20, 21):
-        world.now = datetime(2026, 11, day, 11, 0, 30, tzinfo=NEW_YORK)
-        world.track(*symbols)
-        planned = plan(world, monkeypatch, 5)
+    if not known:
+        another_vendor(world, monkeypatch)
+    world.track(*HALF_LISTED)
+    world.refresh(*HALF_LISTED, history_days=10)
+    for day, first in ((20, True), (21, False)):
+        world.now = datetime(2026, 11, day, 0, 15, 30, tzinfo=NEW_YORK)
+        planned = plan(world, monkeypatch, 10)
         before = counted(world)
-        world.refresh(*symbols, history_days=5)
-        asked.append((planned.total.calls, counted(world).calls - before.calls))
-    assert asked[-1] == (1 + 1 + 4 + 2, 1 + 1 + 4 + 2)  # splits, the market's day, minutes, two day bars
+        world.refresh(*HALF_LISTED, history_days=10)
+        happened = Counted(*(after - then for after, then in zip(counted(world), before, strict=True)))
+        if first:
+            assert happened.calls == 1 + 1 + 5 + 3  # splits, the market's day, minutes, three day bars
+        if known or not first:
+            assert planned.total.calls == happened.calls
+            assert planned.total.bytes == pytest.approx(happened.bytes, rel=0.05)
+            assert planned.doubts == ()
+        else:
+            assert planned.document()["perhaps_unlisted_symbols"] == sorted(HALF_LISTED)
+            assert "whether the answer for the whole market lists AAPL, MSFT, SYN0001 and 2 others" in planned.doubts[0]
+        assert known or within(planned, happened)
