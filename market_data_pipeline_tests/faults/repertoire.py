@@ -146,6 +146,11 @@ def ping_pong(asked: Asked) -> Answer:
     return send_json({**page, "resultsCount": 0, "next_url": f"{asked.root}{asked.target}"})
 
 
+def standing_still(asked: Asked, url: str) -> str:
+    """A next page that is this one under another address: the cursor does not advance."""
+    return f"{asked.root}{asked.target}&again=1"
+
+
 def repeated(asked: Asked) -> Answer:
     """The next page begins with a bar that the page before had."""
     page = asked.page
@@ -218,8 +223,16 @@ REFUSED: Final[dict[str, Refused]] = {
     "resets without end": Refused(Fault(always(reset()), later_page, ALWAYS), "TransientError", "connection failed"),
     "truncated JSON without end": Refused(Fault(cut_json, later_page, ALWAYS), "TransientError", "not readable JSON"),
     "400": Refused(Fault(always(send_json(_OUT, 400)), bars, 1), "VendorRequestError", "Could not parse"),
+    "stalls without end": Refused(
+        Fault(always(stall()), later_page, ALWAYS, read_seconds=0.2), "TransientError", "5 attempts"
+    ),
     "404": Refused(Fault(always(send(404)), later_page, 1), "VendorRequestError", "HTTP 404"),
     "400 inside 200": Refused(Fault(always(send_json(_OUT)), later_page, 1), "VendorRequestError", "Could not parse"),
+    "404 inside 200": Refused(
+        Fault(always(send_json({"status": "NOT_FOUND", "message": "Data not found."})), bars, 1),
+        "VendorRequestError",
+        "Data not found",
+    ),
     "a redirect": Refused(
         Fault(always(send(302, headers={"Location": "https://elsewhere.example/"})), bars, 1),
         "VendorRequestError",
@@ -259,6 +272,14 @@ REFUSED: Final[dict[str, Refused]] = {
         "nanoseconds",
     ),
     "a null close": Refused(Fault(row(3, c=None), bars, 1), "DataError", "bar 3, field c"),
+    "a null stamp": Refused(Fault(row(0, t=None), later_page, 1), "DataError", "bar 0, field t"),
+    "a null volume": Refused(Fault(row(5, v=None), bars, 1), "DataError", "bar 5, field v"),
+    "null among the rows": Refused(
+        Fault(of_rows(lambda rows: [*rows[:4], None, *rows[5:]]), bars, 1),  # type: ignore[list-item]
+        "DataError",
+        "bar 4",
+    ),
+    "rows that say nothing": Refused(Fault(of_rows(lambda rows: [{} for _ in rows]), bars, 1), "DataError", "missing"),
     "a price of zero": Refused(Fault(row(0, o=0, l=0), bars, 1), "DataError", "not above 0"),
     "a negative volume": Refused(Fault(row(2, v=-1), later_page, 1), "DataError", "volume"),
     "high below low": Refused(Fault(row(1, h=1.0), bars, 1), "DataError", "low <= open"),
@@ -266,6 +287,9 @@ REFUSED: Final[dict[str, Refused]] = {
         Fault(next_url(lambda asked, url: f"{asked.root}/v1/secrets"), first_page, 1), "DataError", "leads elsewhere"
     ),
     "pages that never end": Refused(Fault(no_end, bars, ALWAYS), "DataError", "pages in a row are empty"),
+    "a cursor that stands still": Refused(
+        Fault(next_url(standing_still), bars, ALWAYS), "DataError", "does not come after"
+    ),
     "pages that go in circles": Refused(Fault(ping_pong, bars, ALWAYS), "DataError", "read before"),
     "401": Refused(
         Fault(always(send_json({"status": "ERROR", "error": "Unknown API Key"}, 401)), later_page, ALWAYS),
@@ -277,6 +301,14 @@ REFUSED: Final[dict[str, Refused]] = {
         Fault(always(send_json({"status": "ERROR", "error": "Unknown API Key"})), bars, ALWAYS),
         "VendorRefusedError",
         "Correct POLYGON_API_KEY",
+        stops_run=True,
+    ),
+    "403 inside 200": Refused(
+        Fault(
+            always(send_json({"status": "NOT_AUTHORIZED", "message": "You are not entitled to this."})), bars, ALWAYS
+        ),
+        "VendorRefusedError",
+        "Check POLYGON_PLAN",
         stops_run=True,
     ),
     "403 for the whole plan": Refused(

@@ -35,6 +35,7 @@ def test_a_fault_that_passes_leaves_the_truth(world: FaultyWorld, truth: Snapsho
 def test_a_fault_that_stays_stores_nothing_says_why_and_is_mended_by_the_next_run(
     world: FaultyWorld, truth: Snapshot, refused: Refused
 ) -> None:
+    world.read_seconds = refused.fault.read_seconds
     world.vendor.inject(refused.fault.make, refused.fault.applies, refused.fault.times)
     outcomes = world.refresh("AAPL", history_days=DAYS)
     failed = {key for key, outcome in outcomes.items() if outcome.failed}
