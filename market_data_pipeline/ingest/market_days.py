@@ -157,7 +157,7 @@ def plan_market_days(bulk: Bulk, symbols: Collection[str], timing: Timing, histo
     }
     listed = listed_symbols(bulk)
     lacking = {
-        symbol: _lacking(symbol, known, sessions, days, timing, listed=listed.get(symbol, True))
+        symbol: _lacking(symbol, known, sessions, days, timing, listed=listed.get(symbol) is not False)
         for symbol, known in unsettled.items()
     }
     asked = cheapest_days([each for each in lacking.values() if each])

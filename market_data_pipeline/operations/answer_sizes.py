@@ -150,8 +150,10 @@ class AnswerSizes:
     def listed(self, bulk: Bulk, symbols: Collection[str]) -> dict[str, bool | None]:
         """Return whether answers for the whole market list each symbol; None where nothing tells."""
         said = listed_symbols(bulk)
-        known = self._market.lists if self._market is not None else lambda symbol: None
-        return {symbol: said.get(symbol, known(symbol)) for symbol in symbols}
+        market = self._market
+        return {
+            symbol: said.get(symbol) if symbol in said or market is None else market.lists(symbol) for symbol in symbols
+        }
 
     def splits(self, since: date) -> Cost:
         """Return the cost of the market's list of splits from a date on."""

@@ -1,7 +1,6 @@
 """What a backfill would ask the vendor for, and what that costs at the plan's limit; nothing is sent.
 
-It asks the same functions as a refresh does: which days are worth a request (ingest.demand), which windows cover them
-(ingest.harvest), which days one request tells for all symbols (ingest.market_days). What is estimated besides is how
+It asks the same functions as a refresh does for what is lacking (operations.lacking). What is estimated besides is how
 full the answers are (operations.answer_sizes). Where that cannot be known, the plan has bounds that hold it.
 """
 
@@ -9,19 +8,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from market_data_pipeline.domain.series import AssetClass, Series, Timeframe, asset_class_of
+from market_data_pipeline.domain.series import Series, Timeframe
 
 if TYPE_CHECKING:
     from collections.abc import Collection
-    from datetime import date, datetime
+    from datetime import date
 
-    from market_data_pipeline.ingest.demand import Timing
-    from market_data_pipeline.operations.answer_sizes import Ask, Cost
+    from market_data_pipeline.operations.answer_sizes import Cost
     from market_data_pipeline.operations.sandbox_market import SandboxMarket
     from market_data_pipeline.polygon.plans import Plan
     from market_data_pipeline.polygon.windows import Estimate
     from market_data_pipeline.settings import Settings
-    from market_data_pipeline.store.bulk import Bulk
 
 _CLOSE: Final = 0.05  # of what then happens: what a plan may be off by without a word
 _NAMED: Final = 3  # symbols in a sentence
@@ -158,6 +155,7 @@ def plan_backfill(
     """
     from market_data_pipeline.ingest.reference import splits_due
     from market_data_pipeline.operations.answer_sizes import AnswerSizes, Cost, total
+    from market_data_pipeline.operations.lacking import Vendor
     from market_data_pipeline.operations.universe import check_followed, followed
     from market_data_pipeline.polygon.plans import plan_named
     from market_data_pipeline.store.bulk import Bulk
@@ -170,19 +168,18 @@ def plan_backfill(
     bases = tuple(dict.fromkeys(timeframe.base for timeframe in (timeframes or Timeframe)))
     plan = plan_named(settings.plan).limited_to(settings.calls_per_minute)
     with Bulk(settings.database_url, settings.as_of, Role.READER) as bulk:
-        vendor = _Vendor(bulk, plan, days or settings.history_days, settings.clock())
+        vendor = Vendor(bulk, plan, days or settings.history_days, settings.clock())
         unreadable = unreadable_splits(bulk)
         since = splits_due(last_check(bulk), vendor.history_days, vendor.now, unreadable=unreadable)
         if since is None:  # they fail without a request
             names = tuple(name for name in names if name not in unreadable)
         market_days, served = vendor.market_days(names if Timeframe.D1 in bases and not full else ())
         lacking = vendor.lacking([Series(name, base) for name in names for base in bases], full=full)
-        near = _is_near(settings)
         sizes = AnswerSizes(
             bulk,
             [one.asked for one in lacking],
             vendor.timing,
-            near=near,
+            near=_is_near(settings),
             market=_sandbox(settings) if lacking or market_days else None,
             strangers=not settings.uses_sandbox,
         )
@@ -232,55 +229,3 @@ def _sandbox(settings: Settings) -> SandboxMarket | None:
     from market_data_pipeline.operations.sandbox_market import SandboxMarket
 
     return SandboxMarket(settings.sandbox_replay if settings.uses_sandbox else None)
-
-
-class _Lacking(NamedTuple):
-    """A fetched series that lacks session days, and the requests that bring them."""
-
-    series: Series
-    sessions: int
-    asked: Ask
-
-
-class _Vendor:
-    """What the vendor would be asked for now."""
-
-    def __init__(self, bulk: Bulk, plan: Plan, history_days: int, now: datetime) -> None:
-        self.bulk = bulk
-        self.plan = plan
-        self.history_days = history_days
-        self.now = now
-        self.timing = {asset_class: self._timing(asset_class) for asset_class in AssetClass}
-
-    def market_days(self, symbols: Collection[str]) -> tuple[tuple[date, ...], frozenset[str]]:
-        """Return the days to ask for the whole market, and the symbols that need no request for day bars then."""
-        from market_data_pipeline.ingest.market_days import plan_market_days
-
-        timing = self.timing[AssetClass.US_EQUITY]
-        made = plan_market_days(self.bulk, symbols, timing, self.history_days, self.plan)
-        return tuple(session.date for session in made.asked), made.served
-
-    def lacking(self, asked: Collection[Series], *, full: bool) -> list[_Lacking]:
-        """Return what each of the fetched series lacks, those that lack nothing left out."""
-        from market_data_pipeline.ingest.demand import reach, wanted
-        from market_data_pipeline.ingest.harvest import served_windows
-        from market_data_pipeline.operations.answer_sizes import Ask
-        from market_data_pipeline.store.ledger import read_coverage
-
-        found = []
-        for series in asked:
-            timing, held = self.timing[asset_class_of(series.symbol)], read_coverage(self.bulk, series)
-            sessions = reach(timing, self.history_days, self.plan.history).sessions
-            missing = wanted(sessions, held, series.timeframe, timing, full=full)
-            if missing:
-                requests = served_windows(missing, series.timeframe, timing)
-                found.append(_Lacking(series, len(missing), Ask(series.symbol, requests, held)))
-        return found
-
-    def _timing(self, asset_class: AssetClass) -> Timing:
-        from market_data_pipeline.domain.sessions import calendar_for
-        from market_data_pipeline.ingest.demand import Timing
-        from market_data_pipeline.polygon.plans import available_at
-
-        calendar = calendar_for(asset_class)
-        return Timing(calendar, lambda end: available_at(self.plan, calendar, end), self.now)

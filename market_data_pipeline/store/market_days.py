@@ -104,9 +104,15 @@ def read_market_days(bulk: Bulk, dates: Collection[date]) -> dict[date, StoredDa
     return found
 
 
-def listed_symbols(bulk: Bulk) -> dict[str, bool]:
-    """Return, of each symbol that was followed when one of the stored answers came, whether any of them named it."""
-    rows = bulk.rows("select symbol, count(close) > 0 as listed from market_data.market_days group by symbol")
+def listed_symbols(bulk: Bulk) -> dict[str, bool | None]:
+    """Return whether the stored answers name each symbol that was followed then: all (True), none, or some (None)."""
+    rows = bulk.rows(
+        """
+        select symbol, case count(close) when count(*) then true when 0 then false end as listed
+        from market_data.market_days
+        group by symbol
+        """
+    )
     return {row["symbol"]: row["listed"] for row in rows}
 
 
