@@ -1,7 +1,8 @@
 """Waiting for a turn: the vendor's rate limit, shared by every thread, process and machine that uses the key.
 
-Calls are spread evenly, never in a burst: one every `spacing_seconds`, so that no 60 seconds hold more than the plan's
-calls. An answer 429 pauses everybody.
+A plan's calls are spread evenly, never in a burst: one every `spacing_seconds`, so that no 60 seconds hold more than
+they may. Where they are unlimited, no second holds more than `UNLIMITED_CALLS_PER_SECOND`. An answer 429 pauses
+everybody.
 
 Add here: ways of waiting. Keep out: what a plan allows (plans), the shared queue's statements (turns) and retrying
 (client).
@@ -12,6 +13,7 @@ from __future__ import annotations
 import re
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Final, Protocol
@@ -22,7 +24,7 @@ from market_data_pipeline.domain.series import Tier
 from market_data_pipeline.polygon.turns import LEASE_SECONDS, Turns
 
 # The vendor asks unlimited plans to stay under 100 calls a second, and the pool `polygon` admits three runs at a time.
-UNLIMITED_CALLS_PER_SECOND: Final = 33.0
+UNLIMITED_CALLS_PER_SECOND: Final = 33
 MAX_PAUSE_SECONDS: Final = 300.0
 PRIORITIES: Final = {Tier.CRITICAL: 0, Tier.STANDARD: 1, Tier.LOW_PRIORITY: 2}  # the lower goes first
 
@@ -56,36 +58,40 @@ def spacing_seconds(calls: int, window_seconds: float = 60.0) -> float:
 
 
 class UnlimitedLimiter:
-    """Spreads the calls of this process evenly and knows no other; for the sandbox and for unlimited plans.
+    """Lets this process send so many calls in any second, and knows no other; for the sandbox and for unlimited plans.
+
+    The first ones go at once: spread evenly, three symbols' year of 18 calls would take half a second for nothing.
 
     Args:
-        per_second: calls per second, None for no limit at all.
+        per_second: calls in any second, None for no limit at all.
         sleep: waits.
         monotonic: seconds on a clock that only rises.
     """
 
     def __init__(
         self,
-        per_second: float | None = UNLIMITED_CALLS_PER_SECOND,
+        per_second: int | None = UNLIMITED_CALLS_PER_SECOND,
         *,
         sleep: Callable[[float], None] = time.sleep,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._spacing = 1 / per_second if per_second else 0.0
+        self._turns: deque[float] | None = deque(maxlen=per_second) if per_second else None
         self._sleep = sleep
         self._monotonic = monotonic
         self._lock = threading.Lock()
-        self._next = 0.0
         self._paused_until = 0.0
 
     def acquire(self, priority: int) -> None:
         """Block until this process may send one request; at this pace everybody's turn comes, whatever the priority."""
         while (paused := self._paused_until - self._monotonic()) > 0:
             self._sleep(paused)
+        if self._turns is None:
+            return
         with self._lock:
-            now = self._monotonic()
-            turn = max(now, self._next)
-            self._next = turn + self._spacing
+            now = turn = self._monotonic()
+            if len(self._turns) == self._turns.maxlen:
+                turn = max(now, self._turns[0] + 1 + _MARGIN)
+            self._turns.append(turn)
         if turn > now:
             self._sleep(turn - now)
 
@@ -102,7 +108,7 @@ class UnlimitedLimiter:
 class SharedLimiter:
     """One limit for all threads, processes and machines that share a database and a bucket's name.
 
-    An unlimited plan is not worth a round trip per call: then each process keeps its own pace, and only the pause is
+    An unlimited plan is not worth a round trip per call: then each process has its own limit, and only the pause is
     shared, read once a second. Nothing is connected before the first use; threads may share the object.
 
     Args:

@@ -91,8 +91,10 @@ class Estimate:
     def seconds(self, plan: Plan) -> float:
         """Return how long the plan's limit makes the calls take, from the first to the last; transfer not counted."""
         limit = plan.calls_per_minute
-        spacing = 1 / UNLIMITED_CALLS_PER_SECOND if limit is None else spacing_seconds(limit)
-        return max(0, self.calls - 1) * spacing
+        waiting = max(0, self.calls - 1)
+        if limit is None:
+            return waiting // UNLIMITED_CALLS_PER_SECOND * spacing_seconds(1, 1.0)
+        return waiting * spacing_seconds(limit)
 
 
 class _Run(NamedTuple):
