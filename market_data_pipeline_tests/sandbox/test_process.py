@@ -19,6 +19,7 @@ import pytest
 import requests
 
 from market_data_pipeline.domain.failures import ConfigurationError
+from market_data_pipeline.sandbox.listening import bind
 from market_data_pipeline.sandbox.process import ensure_sandbox, running_sandbox, stop_sandbox
 from market_data_pipeline_tests.sandbox.vendor import Vendor
 
@@ -41,6 +42,13 @@ def settings(tmp_path: Path) -> Iterator[Settings]:
     made = Settings(tmp_path / "state")
     yield made
     stop_sandbox(made)
+
+
+def test_the_body_of_a_small_answer_does_not_wait_for_the_clients_word_of_its_headers() -> None:
+    with bind("127.0.0.1", 0) as listening, socket.create_connection(listening.getsockname()):
+        accepted, _ = listening.accept()
+        with accepted:
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 def free_port() -> int:
