@@ -27,6 +27,7 @@ from market_data_pipeline.domain.sessions import to_us
 from market_data_pipeline.ingest.demand import reach, wanted
 from market_data_pipeline.ingest.harvest import served_windows
 from market_data_pipeline.sandbox.listening import SANDBOX_KEY
+from market_data_pipeline.store.arrow import ArrowReader
 from market_data_pipeline.store.bulk import Bulk
 
 if TYPE_CHECKING:
@@ -54,14 +55,13 @@ class Rows(NamedTuple):
 def finished_rows(database_url: str, symbols: Sequence[str]) -> Rows:
     """Return what a backfill of `symbols` stored."""
     tables: list[tuple[str, Any]] = []
-    with Bulk(database_url) as bulk:
+    with ArrowReader(database_url) as reader:
         for symbol in symbols:
             for timeframe in Timeframe:
                 for relation in ("bars", "features"):
                     name = f"{relation}_{timeframe}"
                     query = f"select * from market_data.{name} where symbol = $1 order by ts"  # noqa: S608 - two words
-                    tables.append((name, bulk.arrow(query, symbol)))  # type: ignore[arg-type]
-        bulk.rollback()
+                    tables.append((name, reader.arrow(query, symbol)))  # type: ignore[arg-type]
     return Rows(tables, sum(table.num_rows for name, table in tables if name.startswith("bars")))
 
 

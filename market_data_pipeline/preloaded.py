@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import gc
 
-import adbc_driver_postgresql.dbapi
 import dagster_postgres
+import pgpq
 import sqlalchemy.dialects.postgresql.psycopg2
 
 import market_data_pipeline.definitions

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from market_data_pipeline.settings import Settings
-    from market_data_pipeline.store.bulk import Bulk
+    from market_data_pipeline.store.arrow import ArrowReader
 
     When: TypeAlias = str | date | datetime
 
@@ -80,13 +80,13 @@ def read_bars(
     wanted = _Wanted(symbol, timeframe, start, end)
     known_at = None if as_of is None else _instant("as_of", as_of, None)
 
-    def read(bulk: Bulk, now: datetime, series: Series) -> pa.Table:
+    def read(reader: ArrowReader, now: datetime, series: Series) -> pa.Table:
         between = wanted.between(series)
         if known_at is None:
-            bars = bulk.arrow(_BARS, series.symbol, str(series.timeframe), *between)
+            bars = reader.arrow(_BARS, series.symbol, str(series.timeframe), *between)
         else:
-            bars = bulk.arrow(_BARS_AS_OF, series.symbol, str(series.timeframe), *between, known_at)
-        return _adjusted(bulk, bars, series.symbol, known_at, now) if adjusted else bars
+            bars = reader.arrow(_BARS_AS_OF, series.symbol, str(series.timeframe), *between, known_at)
+        return _adjusted(reader, bars, series.symbol, known_at, now) if adjusted else bars
 
     return _read(wanted, settings, read)
 
@@ -122,8 +122,8 @@ def read_features(
     """  # noqa: S608 - names of columns, checked when they were declared
     labels = {feature.name: feature.labels for feature in (*FEATURES, *own) if feature.labels}
 
-    def read(bulk: Bulk, _now: datetime, series: Series) -> pa.Table:
-        return bulk.arrow(statement, series.symbol, str(series.timeframe), *wanted.between(series))
+    def read(reader: ArrowReader, _now: datetime, series: Series) -> pa.Table:
+        return reader.arrow(statement, series.symbol, str(series.timeframe), *wanted.between(series))
 
     return _read(wanted, settings, read, labels)
 
@@ -177,7 +177,7 @@ def _parsed(what: str, text: str, example: str) -> date | datetime:
 def _read(
     wanted: _Wanted,
     settings: Settings | None,
-    read: Callable[[Bulk, datetime, Series], pa.Table],
+    read: Callable[[ArrowReader, datetime, Series], pa.Table],
     labels: dict[str, tuple[str, ...]] | None = None,
 ) -> pd.DataFrame:
     import pyarrow as pa
@@ -186,47 +186,45 @@ def _read(
 
     settings = settings or load_settings()
     now = settings.clock()
-    with _connected(settings) as bulk:
-        bulk.execute("set transaction isolation level repeatable read, read only")
-        _check_symbols(bulk, [series.symbol for series in wanted.series])
-        tables = [read(bulk, now, series) for series in wanted.series]
+    with _connected(settings) as reader:
+        reader.execute("set transaction isolation level repeatable read, read only")
+        _check_symbols(reader, [series.symbol for series in wanted.series])
+        tables = [read(reader, now, series) for series in wanted.series]
     table = tables[0] if len(tables) == 1 else pa.concat_tables(tables)
     order = tuple(series.symbol for series in wanted.series)
     return _frame(table, {**(labels or {}), "symbol": order}, several=wanted.several)
 
 
-def _connected(settings: Settings) -> Bulk:
+def _connected(settings: Settings) -> ArrowReader:
     """Return a connection to a database with our schema; the embedded server is started, and set up, if need be."""
-    from market_data_pipeline.store.bulk import Bulk
-    from market_data_pipeline.store.roles import Role
+    from market_data_pipeline.store.arrow import ArrowReader
 
     embedded = settings.embedded_database
     try:
-        bulk = Bulk(settings.database_url, settings.as_of, Role.READER)
+        reader = ArrowReader(settings.database_url, settings.as_of)
     except DatabaseUnavailableError:
         if not embedded:
             raise
         return _set_up(settings)
-    if bulk.rows("select to_regclass('market_data.features') is not null as there")[0]["there"]:
-        bulk.rollback()
-        return bulk
-    bulk.close()
+    if reader.rows("select to_regclass('market_data.features') is not null as there")[0]["there"]:
+        reader.rollback()
+        return reader
+    reader.close()
     if not embedded:
         raise ConfigurationError("The database holds no market data yet: run `market-data migrate`, then a backfill.")
     return _set_up(settings)
 
 
-def _set_up(settings: Settings) -> Bulk:
+def _set_up(settings: Settings) -> ArrowReader:
     from market_data_pipeline.operations.database import migrate_database
-    from market_data_pipeline.store.bulk import Bulk
-    from market_data_pipeline.store.roles import Role
+    from market_data_pipeline.store.arrow import ArrowReader
 
     migrate_database(settings)
-    return Bulk(settings.database_url, settings.as_of, Role.READER)
+    return ArrowReader(settings.database_url, settings.as_of)
 
 
-def _check_symbols(bulk: Bulk, symbols: list[str]) -> None:
-    known = bulk.rows(
+def _check_symbols(reader: ArrowReader, symbols: list[str]) -> None:
+    known = reader.rows(
         """
         select symbol from market_data.symbols
         where upper(symbol) = any(select upper(unnest($1::text[])))
@@ -241,7 +239,7 @@ def _check_symbols(bulk: Bulk, symbols: list[str]) -> None:
             raise UsageError(f"{symbol[:40]!r} is not tracked here; {hint}")
 
 
-def _adjusted(bulk: Bulk, bars: pa.Table, symbol: str, known_at: datetime | None, now: datetime) -> pa.Table:
+def _adjusted(reader: ArrowReader, bars: pa.Table, symbol: str, known_at: datetime | None, now: datetime) -> pa.Table:
     """Return `bars` adjusted for the splits known and in force at `known_at`, or `now`."""
     import numpy as np
     import pyarrow as pa
@@ -250,7 +248,7 @@ def _adjusted(bulk: Bulk, bars: pa.Table, symbol: str, known_at: datetime | None
     from market_data_pipeline.domain.splits import price_factor
     from market_data_pipeline.store.splits import read_splits
 
-    splits = read_splits(bulk, symbol, known_at)
+    splits = read_splits(reader, symbol, known_at)
     today = (known_at or now).astimezone(NEW_YORK).date()
     starts = bars["ts"].cast(pa.timestamp("us", tz="UTC")).to_numpy().astype("datetime64[us]").view("int64")
     factor = price_factor(starts, splits, today)

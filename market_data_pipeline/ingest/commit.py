@@ -163,11 +163,11 @@ def _commit(
         warning=" ".join(filter(None, (change.notice, *change.own.problems, *(done.problems if done else ())))) or None,
         own_features=change.own.declarations,
     )
-    with watch.storing():
+    logged = log_row(outcome, watch, run_id, started_at, clock(), due_at=state.next_due_at)
+    with watch.storing(), bulk.together():
         write_coverage(bulk, series, change.coverage, run_id)
         write_state(bulk, series, new_state)
-    append_log(bulk, series, log_row(outcome, watch, run_id, started_at, clock(), due_at=state.next_due_at))
-    with watch.storing():
+        append_log(bulk, series, logged)
         bulk.commit()
     return timed(outcome, watch), new_state
 

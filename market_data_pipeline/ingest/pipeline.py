@@ -57,13 +57,13 @@ class Pipeline:
         calendar = calendar_for(asset_class)
         return Timing(calendar, lambda end: available_at(self.plan, calendar, end), self.clock())
 
-    def connect(self, like: Bulk | None = None) -> Bulk:
-        """Return a new connection for one thread; sooner when there is one that it can be `like`.
+    def connect(self) -> Bulk:
+        """Return a new connection for one thread.
 
         Raises:
             DatabaseUnavailableError: PostgreSQL cannot be reached.
         """
-        return Bulk(self.database_url, self.as_of, like=like)
+        return Bulk(self.database_url, self.as_of)
 
     def __enter__(self) -> Self:
         return self

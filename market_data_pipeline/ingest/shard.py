@@ -110,7 +110,7 @@ class _Shard:
         self._lock = Lock()
         self._market_wide = spent
         self._notice: str | None = None
-        self._first: Bulk | None = None  # opened by `prepare`: one thread goes on with it, the others' are like it
+        self._first: Bulk | None = None  # opened by `prepare`: one thread goes on with it
         self._taken = True
 
     def prepare(self) -> None:
@@ -237,7 +237,7 @@ class _Shard:
         if not taken and self._first is not None:
             return self._first
         try:
-            return self.pipeline.connect(self._first)
+            return self.pipeline.connect()
         except DatabaseUnavailableError as error:
             self.unreachable = error
             raise

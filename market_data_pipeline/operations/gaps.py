@@ -40,7 +40,7 @@ from market_data.symbols as s
 left join market_data.series_state as t on t.symbol = s.symbol and t.timeframe = $2
 where s.symbol = $1
 """
-_STARTS: Final = "select ts from market_data.bars where symbol = $1 and timeframe = $2 and ts >= $3 order by ts"
+_STARTS: Final = "select ts from market_data.bars where symbol = $2 and timeframe = $3 and ts >= $1 order by ts"
 
 
 def gaps_document(settings: Settings, symbol: str, timeframes: Sequence[Timeframe] = ()) -> dict[str, Any]:
@@ -82,14 +82,16 @@ def gaps_document(settings: Settings, symbol: str, timeframes: Sequence[Timefram
 
 def _of_series(bulk: Bulk, series: Series, timing: Timing, plan: Plan, history_days: int) -> dict[str, Any]:
     from market_data_pipeline.ingest.demand import reach
+    from market_data_pipeline.store.bars import read_pieces
     from market_data_pipeline.store.ledger import read_coverage
 
     within = reach(timing, history_days, plan.history)
     state = bulk.rows(_STATE, series.symbol, str(series.timeframe))[0]
-    starts = bulk.arrow(_STARTS, series.symbol, str(series.timeframe), history_start(within, timing))["ts"].to_numpy()
+    since = history_start(within, timing)
+    starts = read_pieces(bulk, {"ts": "instant"}, _STARTS, since, series.symbol, str(series.timeframe))["ts"]
     coverage = read_coverage(bulk, series)
     bulk.commit()
-    return series_gaps(series, within, coverage, starts.astype("datetime64[us]").view("int64"), timing, state)
+    return series_gaps(series, within, coverage, starts, timing, state)
 
 
 def history_start(within: Reach, timing: Timing) -> datetime:

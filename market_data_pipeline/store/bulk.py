@@ -1,31 +1,46 @@
-"""One writer's connection: Arrow in, Arrow out, and the statements that commit with them.
+"""A run's connection: bars and features by binary COPY, and the statements that commit with them.
 
-Bars and features go in and out as binary COPY through ADBC. The ledger's rows travel on the same connection, so that
-a series' data and its audit row are one transaction.
+Arrow tables become PostgreSQL's binary COPY format by pgpq and go out through psycopg; numbers come back a column at a
+time. The ledger's rows travel on the same connection, so that a series' data and its audit row are one transaction.
 
 Add here: how statements are sent and how the driver's errors are read. Keep out: the statements themselves (one
-module per family of relations).
+module per family of relations) and reading large results for people (arrow).
 """
 
 from __future__ import annotations
 
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, LiteralString
 
+import psycopg
+from psycopg.adapt import Loader
+from psycopg.pq import Format, TransactionStatus
+from psycopg.rows import dict_row
+from psycopg.types.numeric import Int8BinaryDumper
+from psycopg.types.string import StrBinaryDumper
+
 from market_data_pipeline.domain.failures import DatabaseUnavailableError, PipelineError, TransientError
-from market_data_pipeline.store.database import CONNECT_TIMEOUT_SECONDS, describe, libpq_url
-from market_data_pipeline.store.errors import failure, sentence
-from market_data_pipeline.store.roles import ACT_AS_ADBC, Role
+from market_data_pipeline.store.database import (
+    CONNECT_TIMEOUT_SECONDS,
+    connection_parameters,
+    libpq_url,
+    open_connection,
+)
+from market_data_pipeline.store.errors import failure
+from market_data_pipeline.store.roles import ACT_AS_NUMBERED, Role
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
+    from datetime import datetime
     from typing import Self
 
+    import numpy as np
     import pyarrow as pa
 
 SCHEMA: Final = "market_data"
 
+# Of one piece of a COPY: about 2 MB of features, and so little memory beside the table.
+_COPY_ROWS: Final = 8192
 _LOCK_SPACE: Final = 0x4D44  # "MD": our symbols' advisory locks, apart from anybody else's in the same database
 # A statement waits so long for a table that somebody else has locked. Our own transactions hold a row for
 # milliseconds; whoever waits a minute meets an ALTER TABLE or a VACUUM FULL, and the next run is as good.
@@ -56,68 +71,93 @@ _SESSION: Final = {
 class Bulk:
     """A connection of one thread. Statements run in a transaction that ends with `commit` or `rollback`.
 
+    Parameters are `$1`, `$2`, …; lists are arrays, instants are aware.
+
     Args:
         url: any URL that `DATABASE_URL` may hold.
         as_of: the instant that `market_data.clock()` answers with, or None for the real clock.
         role: as whom the session acts, where the login may and the role has been made.
-        like: an open connection with the same `url`: what the driver asks a server about its types, which takes 40 ms,
-            is not asked again.
 
     Raises:
         DatabaseUnavailableError: PostgreSQL cannot be reached.
     """
 
-    def __init__(
-        self, url: str, as_of: datetime | None = None, role: Role = Role.WRITER, *, like: Bulk | None = None
-    ) -> None:
-        import adbc_driver_manager
-        import adbc_driver_postgresql.dbapi as adbc
-
-        try:
-            clone = like._clone() if like is not None else None
-            self._connection = clone or adbc.connect(_conninfo(url))
-        except adbc_driver_manager.Error as error:
-            hint = "" if "FATAL" in str(error) else " Is it running?"
-            raise DatabaseUnavailableError(f"{describe(url)} cannot be used: {sentence(str(error))}.{hint}") from None
+    def __init__(self, url: str, as_of: datetime | None = None, role: Role = Role.WRITER) -> None:
+        self._connection = open_connection(libpq_url(url), **missing_parameters(url))
+        # Texts and whole numbers have the types that the statements are written for, whatever their values are.
+        self._connection.adapters.register_dumper(str, StrBinaryDumper)
+        self._connection.adapters.register_dumper(int, Int8BinaryDumper)
+        self._cursor = psycopg.RawCursor(self._connection, row_factory=dict_row)
+        self._columns = psycopg.RawCursor(self._connection)
+        for name, kind in _ARRAYS.items():
+            self._columns.adapters.register_loader(psycopg.adapters.types.get_oid(f"{name}[]"), kind)
         self.closed = False
         try:
-            self.execute(_SET_KNOWN, list(_SESSION), list(_SESSION.values()))
-            if as_of is not None:
-                self.execute("select set_config('market_data.as_of', $1, false)", as_of.isoformat())
-            self.execute(ACT_AS_ADBC, role.value)
+            for statement, parameters in session_statements(as_of, role):
+                self.execute(statement, *parameters)
             self.commit()
         except BaseException:
             self.close()
             raise
 
-    def _clone(self) -> Any:
-        """Return a new connection of the driver, None when this one cannot serve any more."""
-        import adbc_driver_manager
-
-        try:
-            return None if self.closed else self._connection.adbc_clone()
-        except adbc_driver_manager.Error:  # closed just now, or the server is gone: a new one tells
-            return None
-
     def execute(self, statement: LiteralString, *parameters: object) -> None:
-        """Run a statement whose rows, if any, nobody wants. Parameters are `$1`, `$2`, …; lists are arrays."""
-        self.arrow(statement, *parameters)  # one that returns rows is only sent when they are fetched
-
-    def arrow(self, statement: LiteralString, *parameters: object) -> pa.Table:
-        """Return a query's rows as an Arrow table; instants are timestamp[us, UTC]."""
-        with self._translated(), self._connection.cursor() as cursor:
-            cursor.execute(statement, [_plain(value) for value in parameters] or None)
-            return cursor.fetch_arrow_table()
+        """Run a statement whose rows, if any, nobody wants."""
+        with self._translated():
+            self._cursor.execute(statement, parameters or None)
 
     def rows(self, statement: LiteralString, *parameters: object) -> list[dict[str, Any]]:
-        """Return a query's rows as dictionaries."""
-        rows: list[dict[str, Any]] = self.arrow(statement, *parameters).to_pylist()
-        return rows
+        """Return a query's rows as dictionaries; instants are aware UTC."""
+        with self._translated():
+            return self._cursor.execute(statement, parameters or None, binary=True).fetchall()
+
+    def columns(self, kinds: Mapping[str, str], statement: LiteralString, *parameters: object) -> dict[str, Any]:
+        """Return a query's columns, each as one array with a value for every row, in the query's order.
+
+        | kind | of | array | null is |
+        |---|---|---|---|
+        | `instant` | timestamptz | int64, microseconds since 1970 UTC | not allowed |
+        | `float` | numbers | float64 | NaN |
+        | `bool` | boolean | int32: 0 or 1 | -1 |
+        | `text` | text | list | None |
+
+        Args:
+            kinds: what is wanted of the query's columns, by their names.
+            statement: the query; the server holds all of its rows in memory.
+            parameters: its parameters.
+        """
+        import numpy as np
+
+        arrays = ", ".join(_ARRAY_OF[kind].format(name) for name, kind in kinds.items())
+        query = f"select {arrays} from ({statement}) as found"  # noqa: S608 - names of columns
+        with self._translated():
+            values = self._columns.execute(query, parameters, binary=True).fetchone()
+        if values is None or values[0] is None:
+            return {name: np.empty(0, _EMPTY[kind]) if kind in _EMPTY else [] for name, kind in kinds.items()}
+        return dict(zip(kinds, values, strict=True))
 
     def copy(self, relation: str, table: pa.Table) -> None:
         """Append an Arrow table to `market_data.<relation>` by binary COPY; its columns go by name."""
-        with self._translated(), self._connection.cursor() as cursor:
-            cursor.adbc_ingest(relation, table, mode="append", db_schema_name=SCHEMA)
+        from pgpq import ArrowToPostgresBinaryEncoder
+        from psycopg import sql
+
+        encoder = ArrowToPostgresBinaryEncoder(table.schema)
+        statement = sql.SQL("copy {} ({}) from stdin (format binary)").format(
+            sql.Identifier(SCHEMA, relation), sql.SQL(", ").join(map(sql.Identifier, table.column_names))
+        )
+        with self._translated(), self._cursor.copy(statement) as copy:
+            copy.write(encoder.write_header())
+            for batch in table.to_batches(max_chunksize=_COPY_ROWS):
+                copy.write(encoder.write_batch(batch))
+            copy.write(encoder.finish())
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Send the block's statements without waiting for one before the next; an error comes at its end at the latest.
+
+        No rows can be had within, and no COPY.
+        """
+        with self._translated(), self._connection.pipeline():
+            yield
 
     def commit(self) -> None:
         """Make everything since the last commit durable and visible."""
@@ -150,11 +190,8 @@ class Bulk:
 
     def close(self) -> None:
         """End the connection; an open transaction is rolled back. A second time it does nothing."""
-        import adbc_driver_manager
-
         self.closed = True
-        with suppress(adbc_driver_manager.Error):  # the server ends the session by itself
-            self._connection.close()
+        self._connection.close()
 
     def __enter__(self) -> Self:
         return self
@@ -195,21 +232,15 @@ class Bulk:
     @contextmanager
     def _translated(self) -> Iterator[None]:
         """Turn the driver's errors into ours; a connection that is lost is closed."""
-        import adbc_driver_manager
-
         if self.closed:
             raise DatabaseUnavailableError("The connection to PostgreSQL was lost before.")
         try:
             yield
-        except adbc_driver_manager.Error as error:
-            lost = self._status() == "unknown"
+        except psycopg.Error as error:
+            lost = self._connection.info.transaction_status is TransactionStatus.UNKNOWN
             if lost:
                 self.close()
-            raise failure(error.sqlstate, str(error), lost=lost) from None
-
-    def _status(self) -> str:
-        """Return libpq's word for the transaction; "unknown" when the connection is gone."""
-        return str(self._connection.adbc_connection.get_option("adbc.postgresql.transaction_status"))
+            raise failure(error.sqlstate, error.diag.message_primary or str(error), lost=lost) from None
 
 
 _SET_KNOWN: Final = """
@@ -231,22 +262,56 @@ where
 """
 
 
-def _plain(value: object) -> object:
-    """Return a parameter as the driver is given it: instants in UTC, which is the session's zone, but without a zone.
-
-    Around every statement that has an instant with a zone the driver asks for the session's zone, sets it twice and
-    has the statement parsed a second time.
-    """
-    if isinstance(value, datetime) and value.tzinfo is not None:
-        return value.astimezone(UTC).replace(tzinfo=None)
-    return [_plain(each) for each in value] if isinstance(value, list) else value
+def session_statements(as_of: datetime | None, role: Role) -> Iterator[tuple[LiteralString, tuple[object, ...]]]:
+    """Yield what a session begins with: its settings, the instant of a replay, and as whom it acts."""
+    yield _SET_KNOWN, (list(_SESSION), list(_SESSION.values()))
+    if as_of is not None:
+        yield "select set_config('market_data.as_of', $1, false)", (as_of.isoformat(),)
+    yield ACT_AS_NUMBERED, (role.value,)
 
 
-def _conninfo(url: str) -> str:
-    """Return what libpq connects with: the URL, and whatever of `_LIBPQ` it does not say itself."""
-    from psycopg.conninfo import conninfo_to_dict, make_conninfo
+def missing_parameters(url: str) -> dict[str, str | int]:
+    """Return what libpq connects with beside the URL: whatever of `_LIBPQ` it does not say itself."""
+    given = connection_parameters(libpq_url(url))
+    return {name: value for name, value in _LIBPQ.items() if name not in given}
 
-    plain = libpq_url(url)
-    describe(plain)  # names a URL that cannot be read without showing it
-    given = conninfo_to_dict(plain)
-    return make_conninfo(plain, **{name: value for name, value in _LIBPQ.items() if name not in given})
+
+class _Numbers(Loader):
+    """Reads a whole array of values of one size, none of them null, without making an object of each."""
+
+    format = Format.BINARY
+    kind: str
+
+    def load(self, data: Any) -> np.ndarray:
+        import numpy as np
+
+        # Dimensions, flags, element type, length and lower bound; then each value after its length.
+        pairs = np.frombuffer(data, [("length", ">i4"), ("value", self.kind)], offset=_ARRAY_HEADER_BYTES)
+        return pairs["value"].astype(self.kind.replace(">", "="))
+
+
+class _Integers(_Numbers):
+    kind = ">i4"
+
+
+class _Floats(_Numbers):
+    kind = ">f8"
+
+
+class _Instants(_Numbers):
+    kind = ">i8"
+
+    def load(self, data: Any) -> np.ndarray:
+        return super().load(data) + _POSTGRES_EPOCH_US
+
+
+_ARRAY_HEADER_BYTES: Final = 20
+_POSTGRES_EPOCH_US: Final = 946_684_800_000_000  # 2000-01-01 UTC
+_ARRAYS: Final = {"int4": _Integers, "float8": _Floats, "timestamptz": _Instants}
+_ARRAY_OF: Final = {
+    "instant": "array_agg({})",
+    "float": "array_agg(coalesce({}::float8, 'NaN'))",
+    "bool": "array_agg(coalesce({}::int, -1))",
+    "text": "array_agg({})",
+}
+_EMPTY: Final = {"instant": "int64", "float": "float64", "bool": "int32"}

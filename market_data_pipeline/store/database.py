@@ -48,7 +48,7 @@ def engine(
         DatabaseUnavailableError: later, from whatever needs a connection, when there is none to be had.
     """
     conninfo = libpq_url(url)
-    parameters = _parameters(conninfo)
+    parameters = connection_parameters(conninfo)
     more = {"connect_timeout": CONNECT_TIMEOUT_SECONDS, "application_name": application_name}
     missing = {name: value for name, value in more.items() if name not in parameters}
 
@@ -101,7 +101,7 @@ def libpq_url(url: str, *, as_of: datetime | None = None) -> str:
 
 def describe(url: str) -> str:
     """Return which server and database `url` means, for a sentence: no password, no parameters."""
-    parameters = _parameters(libpq_url(url))
+    parameters = connection_parameters(libpq_url(url))
     host = parameters.get("host") or parameters.get("hostaddr") or "the local socket"
     port = "" if host.startswith("/") else f":{parameters.get('port', 5432)}"
     return f"PostgreSQL at {host}{port} (database {parameters.get('dbname', '?')}, user {parameters.get('user', '?')})"
@@ -109,11 +109,16 @@ def describe(url: str) -> str:
 
 def server_of(url: str) -> tuple[str, str]:
     """Return the host and port that `url` means, to tell whether two databases are lost together."""
-    parameters = _parameters(libpq_url(url))
+    parameters = connection_parameters(libpq_url(url))
     return parameters.get("host") or parameters.get("hostaddr") or "", str(parameters.get("port", 5432))
 
 
-def _parameters(url: str) -> dict[str, Any]:
+def connection_parameters(url: str) -> dict[str, Any]:
+    """Return what a libpq URL says, by libpq's names.
+
+    Raises:
+        ConfigurationError: it cannot be read; the sentence shows nothing of it.
+    """
     try:
         return conninfo_to_dict(url)
     except psycopg.ProgrammingError:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, LiteralString
 
 from market_data_pipeline.domain.bars import array, ts_us
 from market_data_pipeline.domain.feature_definitions import FEATURE_NAMES, FEATURES
-from market_data_pipeline.store.bars import partition
+from market_data_pipeline.store.bars import partition, read_pieces
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -70,20 +70,37 @@ def read_features(
 
     With `leftovers` there is one more, LEFTOVER: whether the row holds own features that are not in `own`.
     """
-    declared = "{" + ",".join(feature.name for feature in own) + "}"
-    leftover: LiteralString = (
-        f", coalesce(extra - $4::text::text[] <> '{{}}', false) as {LEFTOVER}" if leftovers else ""
-    )
-    return bulk.arrow(
+    import numpy as np
+    import pyarrow as pa
+
+    declared = [feature.name for feature in own]
+    leftover: LiteralString = f", coalesce(extra - $4::text[] <> '{{}}', false) as {LEFTOVER}" if leftovers else ""
+    features = (*FEATURES, *own)
+    kinds = {"ts": "instant", **{feature.name: feature.dtype for feature in features}}
+    found = read_pieces(
+        bulk,
+        kinds | ({LEFTOVER: "bool"} if leftovers else {}),
         f"""
         select ts, {feature_columns(own)}{leftover}
         from market_data.features
-        where symbol = $1 and timeframe = $2 and ts >= $3
+        where symbol = $2 and timeframe = $3 and ts >= $1
         order by ts
         """,  # noqa: S608 - names of columns, checked when they were declared
-        *(series.symbol, str(series.timeframe), start),
+        *(start, series.symbol, str(series.timeframe)),
         *((declared,) if leftovers else ()),
     )
+    columns = {"ts": pa.array(found["ts"]).cast(pa.timestamp("us", tz="UTC"))}
+    for feature in features:
+        values = found[feature.name]
+        if feature.dtype == "text":
+            columns[feature.name] = pa.array(values, pa.string())
+        elif feature.dtype == "bool":
+            columns[feature.name] = pa.array(values == 1, mask=values < 0)
+        else:
+            columns[feature.name] = pa.array(values, mask=np.isnan(values))
+    if leftovers:
+        columns[LEFTOVER] = pa.array(found[LEFTOVER] == 1)
+    return pa.table(columns)
 
 
 def changed_rows(stored: pa.Table, computed: pa.Table) -> np.ndarray:

@@ -31,4 +31,4 @@ where
     and has_schema_privilege(r.oid, to_regnamespace('market_data')::oid, 'usage')
 """
 ACT_AS_PSYCOPG: Final = _ACT_AS.format("%s")
-ACT_AS_ADBC: Final = _ACT_AS.format("$1")
+ACT_AS_NUMBERED: Final = _ACT_AS.format("$1")

@@ -14,10 +14,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from datetime import date, datetime
 
+    from market_data_pipeline.store.arrow import ArrowReader
     from market_data_pipeline.store.bulk import Bulk
 
 
-def read_splits(bulk: Bulk, symbol: str, known_at: datetime | None = None) -> tuple[Split, ...]:
+def read_splits(bulk: Bulk | ArrowReader, symbol: str, known_at: datetime | None = None) -> tuple[Split, ...]:
     """Return a symbol's known splits, future-dated ones among them, by execution date.
 
     With `known_at` those that the vendor had listed to us by then, as it listed them then.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
+from collections.abc import Mapping
 from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import Any, ClassVar
@@ -43,12 +44,12 @@ class Counting(Bulk):
     read: ClassVar[Counter[str]] = Counter()
     written: ClassVar[Counter[str]] = Counter()
 
-    def arrow(self, statement: Any, *parameters: object) -> pa.Table:
-        table = super().arrow(statement, *parameters)
+    def columns(self, kinds: Mapping[str, str], statement: Any, *parameters: object) -> dict[str, Any]:
+        found = super().columns(kinds, statement, *parameters)
         for relation in ("bars", "features"):
             if f"market_data.{relation}\n" in statement:
-                self.read[relation] += table.num_rows
-        return table
+                self.read[relation] += len(found["ts"])
+        return found
 
     def copy(self, relation: str, table: pa.Table) -> None:
         self.written[relation] += table.num_rows
