@@ -12,7 +12,7 @@
 A refusal inside HTTP 200 counts as the status it stands for. The vendor uses one status for "this range is not in your
 plan" and "nothing is": they are told apart by the requested interval (wholly older than the configured plan's history)
 and, where the configuration says more than the plan holds, by the vendor's sentence, which then speaks of the
-data's timeframe.
+data's timeframe, or of the day's end that the plan has to wait for.
 
 Add here: a refusal that somebody recorded. Keep out: retrying (client).
 """
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 _LONGEST_TEXT: Final = 300
 _OUTSIDE_PLAN: Final = re.compile(r"timeframe|time frame|date range|too old", re.IGNORECASE)
+_TOO_EARLY: Final = re.compile(r"before (the )?end of (the )?day", re.IGNORECASE)
 # The status that a refusal inside HTTP 200 stands for, by its words first.
 _IN_WORDS: Final = (
     (re.compile(r"maximum requests|rate limit|too many requests", re.IGNORECASE), 429),
@@ -96,6 +97,11 @@ def failure(code: int, text: str, what: str, *, beyond_history: bool) -> Pipelin
             f"The vendor refuses the API key ({said}). Correct POLYGON_API_KEY, or remove it to use the sandbox."
         )
     if code == 403:
+        if _TOO_EARLY.search(text):
+            return VendorRequestError(
+                f"{what}: not in the plan yet ({said}). It is asked for again by a later run; if that does not help, "
+                "check POLYGON_PLAN: the key's plan gives a day only after its end."
+            )
         if beyond_history or _OUTSIDE_PLAN.search(text):
             return VendorRequestError(f"{what}: not in the plan ({said}). Ask for less history, or upgrade the plan.")
         return VendorRefusedError(

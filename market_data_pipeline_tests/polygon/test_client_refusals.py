@@ -39,6 +39,12 @@ REFUSALS = {
         VendorRequestError,
         "not in the plan",
     ),
+    "403 for a day that is not over": (
+        {"status": "NOT_AUTHORIZED", "message": "Attempted to request today's data before end of day. Please upgrade"},
+        403,
+        VendorRequestError,
+        "not in the plan yet.*POLYGON_PLAN",
+    ),
     "401 inside 200": ({"status": "ERROR", "error": "Unknown API Key"}, 200, VendorRefusedError, "POLYGON_API_KEY"),
     "403 inside 200": (
         {"status": "NOT_AUTHORIZED", "message": "Not entitled."},
