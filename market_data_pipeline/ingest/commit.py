@@ -63,7 +63,7 @@ class Change:
         splits_digest: which of them are in force.
         due: tells when the next bar falls due.
         usage: what the answer cost.
-        notice: a warning of the whole run, told with this series.
+        notice: warnings of the whole run and of the answer, told with this series.
         full: compute and compare everything again.
         own: the project's own features.
     """

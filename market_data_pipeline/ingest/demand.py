@@ -11,7 +11,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from market_data_pipeline.domain.due import settled_at
 from market_data_pipeline.domain.objectives import SETTLE_AFTER
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from market_data_pipeline.domain.sessions import Session, SessionCalendar
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+# With a day on either side of each they still fit one page of 5-minute bars: 15 sessions of 52 (crypto: of 34).
+_WITNESSED: Final = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +103,39 @@ def wanted(
         full: ask for every day again that has a bar to give.
     """
     return tuple(session for session in sessions if _is_wanted(session, coverage.get(session.date), base, timing, full))
+
+
+def with_witnesses(
+    days: tuple[Session, ...],
+    sessions: Sequence[Session],
+    coverage: Mapping[date, Coverage],
+    base: Timeframe,
+    timing: Timing,
+) -> tuple[Session, ...]:
+    """Return the wanted `days`, and beside each that is over and held already the complete ones next to it.
+
+    An answer without the bars of a day is believed only when it has those of the days around it (covering). They cost
+    no request: where many days are read again they are each other's witnesses, and none is added.
+    """
+    again = [session for session in days if _is_read_again(session, coverage.get(session.date), base, timing)]
+    if not 0 < len(again) <= _WITNESSED:
+        return days
+    complete = [
+        session
+        for session in sessions
+        if (known := coverage.get(session.date)) is not None and known.status is CoverageStatus.COMPLETE and known.rows
+    ]
+    dates = [session.date for session in complete]
+    asked = {session.date: session for session in days}
+    for session in again:
+        at = bisect_right(dates, session.date)
+        asked |= {each.date: each for each in complete[max(at - 1, 0) : at + 1]}
+    return tuple(asked[day] for day in sorted(asked))
+
+
+def _is_read_again(session: Session, known: Coverage | None, base: Timeframe, timing: Timing) -> bool:
+    """Return whether bars are held of a day that is over."""
+    return known is not None and known.rows > 0 and timing.available_at(timing.last_end(session, base)) <= timing.now
 
 
 def _is_wanted(session: Session, known: Coverage | None, base: Timeframe, timing: Timing, full: bool) -> bool:

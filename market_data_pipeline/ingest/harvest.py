@@ -11,10 +11,11 @@ from time import perf_counter
 from typing import TYPE_CHECKING
 
 from market_data_pipeline.domain import bars as bar_frames
-from market_data_pipeline.domain.failures import DataError, PipelineError
+from market_data_pipeline.domain.failures import PipelineError
 from market_data_pipeline.domain.intervals import Interval
 from market_data_pipeline.domain.series import Series, Timeframe
-from market_data_pipeline.ingest.demand import reach, status_after, wanted
+from market_data_pipeline.ingest.covering import covering, start_of
+from market_data_pipeline.ingest.demand import reach, wanted, with_witnesses
 from market_data_pipeline.ingest.market_days import from_market_days
 from market_data_pipeline.polygon.usage import Usage
 from market_data_pipeline.polygon.windows import PART_BASE_BARS, parts, windows
@@ -40,10 +41,12 @@ class Harvest:
     Attributes:
         base: the fetched series.
         bars: a bar frame, in full for every session of `spans`.
-        spans: the stretches that the answer covers, each of whole sessions up to the newest served bar.
+        spans: the stretches that the answer covers, each of whole sessions up to the newest served bar; doubted days
+            (covering) are not among them.
         coverage: what is known of the covered days now, and of days before the plan's history.
         usage: requests, refusals and time it took.
         held: the coverage that was known before.
+        doubts: a sentence for each day of which bars are held and the answer has none.
         complete: nothing is left to ask for; else this is the first part of a long history.
     """
 
@@ -55,6 +58,7 @@ class Harvest:
     seconds: float
     sessions: tuple[Session, ...]
     held: Mapping[date, Coverage] = field(default_factory=dict)
+    doubts: tuple[str, ...] = ()
     complete: bool = True
 
     def days(self) -> dict[date, Coverage]:
@@ -113,23 +117,27 @@ def harvest(
     if told is not None:
         whole_days = tuple(Interval(session.day_start, session.day_end) for session in missing)
         return Harvest(base, told.bars, whole_days, (*clamped, *told.coverage), Usage(), 0.0, sessions, dict(held))
-    usage, frames, spans, days = Usage(), [], [], clamped
+    usage, frames, days = Usage(), [], clamped
+    spans: list[Interval] = []
+    doubts: list[str] = []
     started = perf_counter()
-    asked = served_windows(missing, base.timeframe, timing)
+    asked = served_windows(with_witnesses(missing, sessions, held, base.timeframe, timing), base.timeframe, timing)
     in_parts = not full and asked and (last_ts is None or asked[0].interval.start > last_ts)
     now_asked = _first_part(asked) if in_parts else asked
     for window in now_asked:
         span = window.interval
-        covered = tuple(session for session in sessions if span.start <= _start(session, base) < span.end)
+        covered = tuple(session for session in sessions if span.start <= start_of(session, base) < span.end)
         try:
             fetched = client.bars(base.symbol, base.timeframe, span, priority=priority)
             usage += fetched.usage
-            days += _coverage(covered, fetched.bars, base, held, timing)
+            told_of = covering(covered, span, fetched.bars, base, held, timing)
         except PipelineError as error:
             spent = usage + getattr(error, "usage", Usage())
             raise HarvestError(error, spent, tuple(s.date for s in missing), perf_counter() - started) from error
         frames.append(fetched.bars)
-        spans.append(span)
+        spans += told_of.spans
+        days += told_of.coverage
+        doubts += told_of.doubts
     return Harvest(
         base,
         _joined(frames),
@@ -139,6 +147,7 @@ def harvest(
         perf_counter() - started,
         sessions,
         dict(held),
+        doubts=tuple(doubts),
         complete=len(now_asked) == len(asked),
     )
 
@@ -151,10 +160,6 @@ def _first_part(asked: tuple[Window, ...]) -> tuple[Window, ...]:
         if at and total > PART_BASE_BARS:
             return asked[:at]
     return asked
-
-
-def _start(session: Session, base: Series) -> datetime:
-    return session.day_start if base.timeframe is Timeframe.D1 else session.start
 
 
 def served_windows(missing: Sequence[Session], base: Timeframe, timing: Timing) -> tuple[Window, ...]:
@@ -178,29 +183,6 @@ def _parts(window: Window, timing: Timing) -> tuple[Window, ...]:
         return (window,)
     first, end = (timing.calendar.session_date(instant) for instant in window.interval)
     return parts(window, timing.calendar.sessions(first, end + timedelta(days=1)), PART_BASE_BARS)
-
-
-def _coverage(
-    covered: Sequence[Session], bars: pd.DataFrame, base: Series, held: Mapping[date, Coverage], timing: Timing
-) -> list[Coverage]:
-    import numpy as np
-
-    ts = bar_frames.ts_us(bars)
-    starts = np.array([int(_start(session, base).timestamp()) * 1_000_000 for session in covered])
-    counts = np.diff(np.append(np.searchsorted(ts, starts), len(ts))).tolist()
-    last = max((at for at, rows in enumerate(counts) if rows), default=-1)
-    days = []
-    for at, (session, rows) in enumerate(zip(covered, counts, strict=True)):
-        known = held.get(session.date)
-        if not rows and known is not None and known.rows:
-            raise DataError(
-                f"The vendor gave no {base.timeframe} bar of {base.symbol} for {session.date}, where it gave "
-                f"{known.rows} before; the stored ones are kept and the day is asked for again by the next run."
-            )
-        # Of a day bar nothing can be cut off.
-        cut = base.timeframe is not Timeframe.D1 and at == last < len(counts) - 1
-        days.append(Coverage(session.date, status_after(session, rows, known, timing, cut=cut), rows, timing.now))
-    return days
 
 
 def _joined(frames: list[pd.DataFrame]) -> pd.DataFrame:

@@ -246,7 +246,7 @@ class SymbolRefresh:
             splits_digest=self.digest,
             due=Due(series.timeframe, self.timing, answer.sessions, answer.days()),
             usage=usage,
-            notice=self.notice(),
+            notice=" ".join(filter(None, (self.notice(), *(answer.doubts if series == answer.base else ())))),
             full=self.full,
             own=self.pipeline.own_features,
             watch=watch,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from market_data_pipeline.domain.series import AssetClass, asset_class_of
 from market_data_pipeline.domain.sessions import calendar_for
-from market_data_pipeline.ingest.demand import Timing, reach, wanted
+from market_data_pipeline.ingest.demand import Timing, reach, wanted, with_witnesses
 from market_data_pipeline.ingest.harvest import served_windows
 from market_data_pipeline.ingest.market_days import plan_market_days
 from market_data_pipeline.operations.answer_sizes import Ask
@@ -65,7 +65,8 @@ class Vendor:
             sessions = reach(timing, self.history_days, self.plan.history).sessions
             missing = wanted(sessions, held, series.timeframe, timing, full=full)
             if missing:
-                requests = served_windows(missing, series.timeframe, timing)
+                days = with_witnesses(missing, sessions, held, series.timeframe, timing)
+                requests = served_windows(days, series.timeframe, timing)
                 found.append(Lacking(series, len(missing), Ask(series.symbol, requests, held)))
         return found
 

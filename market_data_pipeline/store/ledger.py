@@ -46,6 +46,7 @@ class Coverage:
         rows: bars stored for it.
         fetched_at: when the vendor gave the answer that this speaks of, aware UTC.
         rechecked_at: when it was last asked for again after it had settled, whatever came of it.
+        doubted_at: when the answer that this speaks of had no bar of the day, though `rows` are stored.
     """
 
     session_date: date
@@ -53,6 +54,7 @@ class Coverage:
     rows: int
     fetched_at: datetime
     rechecked_at: datetime | None = None
+    doubted_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,18 +208,13 @@ def read_coverage(bulk: Bulk, series: Series) -> dict[date, Coverage]:
     """Return what is known of each session day of a fetched series."""
     rows = bulk.rows(
         """
-        select session_date, status, rows, fetched_at, rechecked_at
+        select session_date, status, rows, fetched_at, rechecked_at, doubted_at
         from market_data.coverage
         where symbol = $1 and timeframe = $2
         """,
         *(series.symbol, str(series.timeframe)),
     )
-    return {
-        row["session_date"]: Coverage(
-            row["session_date"], CoverageStatus(row["status"]), row["rows"], row["fetched_at"], row["rechecked_at"]
-        )
-        for row in rows
-    }
+    return {row["session_date"]: Coverage(**{**row, "status": CoverageStatus(row["status"])}) for row in rows}
 
 
 def write_coverage(bulk: Bulk, series: Series, days: Iterable[Coverage], run_id: str) -> None:
@@ -227,19 +224,22 @@ def write_coverage(bulk: Bulk, series: Series, days: Iterable[Coverage], run_id:
         return
     bulk.execute(
         """
-        insert into market_data.coverage (symbol, timeframe, session_date, status, rows, fetched_at, run_id)
-        select $1, $2, day.session_date, day.status, day.rows, day.fetched_at, $7
-        from unnest($3::date[], $4::text[], $5::bigint[], $6::timestamptz[])
-            as day (session_date, status, rows, fetched_at)
+        insert into market_data.coverage (
+            symbol, timeframe, session_date, status, rows, fetched_at, doubted_at, run_id
+        )
+        select $1, $2, day.session_date, day.status, day.rows, day.fetched_at, day.doubted_at, $8
+        from unnest($3::date[], $4::text[], $5::bigint[], $6::timestamptz[], $7::timestamptz[])
+            as day (session_date, status, rows, fetched_at, doubted_at)
         on conflict (symbol, timeframe, session_date) do update set
             status = excluded.status,
             rows = excluded.rows,
             fetched_at = excluded.fetched_at,
+            doubted_at = excluded.doubted_at,
             run_id = excluded.run_id
         """,
         *(series.symbol, str(series.timeframe)),
         *([day.session_date for day in days], [str(day.status) for day in days], [day.rows for day in days]),
-        *([day.fetched_at for day in days], run_id),
+        *([day.fetched_at for day in days], [day.doubted_at for day in days], run_id),
     )
 
 

@@ -146,22 +146,89 @@ def test_an_empty_day_is_asked_for_twice_then_confirmed_and_found_when_the_vendo
     assert statuses(world, TUESDAY) == {"5m": "complete", "1d": "complete"}
 
 
-def test_a_day_that_the_vendor_no_longer_has_is_kept_and_leaves_the_ledger_as_it_was(
+def bars_of(world: World, day: date) -> dict[object, object]:
+    of_day = "select timeframe, count(*) as bars from market_data.bars where ts >= %s and ts < %s group by 1"
+    rows = world.query(of_day, session(day).day_start, session(day).day_end)
+    return {row["timeframe"]: row["bars"] for row in rows}
+
+
+def test_a_day_that_the_vendor_withdraws_is_kept_until_a_second_look_and_then_as_revisions(
     world: World, vendor: ChangingSource
 ) -> None:
     world.refresh("AAPL")
-    held = stored(world)
+    before, held_until = bars_of(world, TUESDAY), world.now
     day = session(TUESDAY)
-    vendor.hidden.append(("AAPL", day.start, day.end))
+    vendor.hidden.append(("AAPL", day.day_start, day.day_end))
+    vendor.volumes["AAPL", TEN - DAY] = 1.0  # what else the answer says is taken in
     world.now += DAY
-    failed = world.refresh("AAPL", timeframes=(Timeframe.M5,), audit=True)["AAPL|5m"]
-    assert failed.error_class == "DataError"
-    assert "2026-11-17" in (failed.error or "")
-    after = stored(world)
-    assert after[:2] == held[:2]
-    assert after[2] == held[2]
-    looked = world.query("select distinct rechecked_at from market_data.coverage where session_date = %s", TUESDAY)
-    assert world.now in {row["rechecked_at"] for row in looked}
+    world.query(
+        "update market_data.coverage set status = 'provisional' where timeframe = '1d' and session_date = %s "
+        "returning 1",
+        TUESDAY,
+    )  # as `reconcile` opens a day bar that differs
+    first = world.refresh("AAPL", audit=True)
+    assert {outcome.status for outcome in first.values()} == {"ok"}
+    assert first["AAPL|5m"].rows_updated == 1
+    assert "2026-11-17" in (first["AAPL|5m"].warning or "")
+    assert "2026-11-17" in (first["AAPL|1d"].warning or "")
+    assert first["AAPL|1h"].warning is None
+    assert bars_of(world, TUESDAY) == before
+    assert statuses(world, TUESDAY) == {"5m": "provisional", "1d": "provisional"}
+
+    world.now += timedelta(minutes=16)
+    second = world.refresh("AAPL")
+    assert {key: outcome.rows_updated for key, outcome in second.items()} == {
+        f"AAPL|{timeframe}": bars for timeframe, bars in before.items()
+    }
+    assert bars_of(world, TUESDAY) == {}
+    assert statuses(world, TUESDAY) == {"5m": "empty_confirmed", "1d": "empty_confirmed"}
+    assert len(volume_as_of(world, TEN, held_until)) == 1
+    assert volume_as_of(world, TEN, world.now) == []
+
+    world.now += timedelta(minutes=16)
+    assert sum(outcome.requests for outcome in world.refresh("AAPL").values()) == 0
+
+
+def test_a_day_that_an_answer_lost_is_whole_again_after_the_second_look(world: World, vendor: ChangingSource) -> None:
+    world.refresh("AAPL")
+    before = bars_of(world, TUESDAY)
+    day = session(TUESDAY)
+    vendor.hidden.append(("AAPL", day.day_start, day.day_end))
+    world.now += DAY
+    world.refresh("AAPL", timeframes=(Timeframe.M5,), audit=True)
+    vendor.hidden.clear()
+    world.now += timedelta(minutes=16)
+    again = world.refresh("AAPL", timeframes=(Timeframe.M5,))["AAPL|5m"]
+    assert (again.rows_inserted, again.rows_updated, again.warning) == (0, 0, None)
+    assert statuses(world, TUESDAY)["5m"] == "complete"
+    assert bars_of(world, TUESDAY) == before
+
+
+def test_a_ticker_that_the_vendor_lost_keeps_its_history(world: World, vendor: ChangingSource) -> None:
+    world.refresh("AAPL")
+    held = stored(world)
+    vendor.hidden.append(("AAPL", NOON - 400 * DAY, NOON + 400 * DAY))
+    for _ in range(2):
+        world.now += DAY
+        failed = world.refresh("AAPL", audit=True)["AAPL|5m"]
+        assert failed.error_class == "DataError"
+        assert "the stored ones are kept" in (failed.error or "")
+    assert stored(world)[:2] == held[:2]
+
+
+def test_yesterday_withdrawn_does_not_keep_today_from_coming_in(world: World, vendor: ChangingSource) -> None:
+    world.refresh("AAPL")
+    world.now += timedelta(days=3)  # Monday noon
+    world.refresh("AAPL")
+    monday = session(date(2026, 11, 23))
+    vendor.hidden.append(("AAPL", monday.day_start, monday.day_end))
+    world.now += DAY
+    first = world.refresh("AAPL")
+    assert first["AAPL|5m"].rows_inserted > 0
+    assert bars_of(world, monday.date)["5m"] > 0
+    world.now += timedelta(minutes=16)
+    world.refresh("AAPL")
+    assert bars_of(world, monday.date) == {}
 
 
 def test_an_audit_costs_a_request_for_the_page_of_5m_bars_and_none_for_day_bars_read_this_week(world: World) -> None:
