@@ -6,7 +6,6 @@ The vendor keeps the answers about a symbol until a test lets them go, so that r
 
 from __future__ import annotations
 
-import re
 import signal
 import threading
 from collections.abc import Iterator
@@ -16,14 +15,13 @@ import dagster as dg
 import psutil
 import pytest
 
-from market_data_pipeline.domain.series import Tier, Timeframe
-from market_data_pipeline.orchestration.partitions import sync_partitions
+from market_data_pipeline.domain.series import Timeframe
 from market_data_pipeline.orchestration.runs import submit_refresh
 from market_data_pipeline.sandbox.listening import SANDBOX_KEY
 from market_data_pipeline.sandbox.main import open_source
-from market_data_pipeline.store.database import engine
 from market_data_pipeline_tests.end_to_end.conftest import MakeProject
 from market_data_pipeline_tests.end_to_end.project import NOON, Project, until
+from market_data_pipeline_tests.end_to_end.unattended import hasten, home, unattended
 from market_data_pipeline_tests.faults.vendor import FaultyVendor
 from market_data_pipeline_tests.polygon.faulty_server import Answer, Seen
 
@@ -64,46 +62,12 @@ def project(make_project: MakeProject, vendor: HoldingVendor) -> Project:
         universe=UNIVERSE, POLYGON_BASE_URL=vendor.url, POLYGON_API_KEY=SANDBOX_KEY, POLYGON_PLAN="advanced"
     )
     hasten(made)
-    for command in (["migrate"], ["universe", "import", str(made.root / "universe.yaml")]):
-        done = made.run("market-data", *command)
-        assert done.code == 0, done.out + done.err
     return made
-
-
-def hasten(project: Project) -> None:
-    """Let Dagster's monitoring look every second instead of every half minute."""
-    configured = project.root / "dagster.yaml"
-    text = configured.read_text()
-    for name in ("poll_interval_seconds", "free_slots_after_run_end_seconds"):
-        text, found = re.subn(rf"(?m)^  {name}: 30$", f"  {name}: 1", text)
-        assert found == 1, name
-    configured.unlink()  # a link to the repository's
-    configured.write_text(text)
-
-
-def home(project: Project) -> dict[str, object]:
-    """Return what Dagster's own commands need where `market-data up` has not written it."""
-    return {"DAGSTER_HOME": project.root, "DAGSTER_POSTGRES_URL": project.settings.dagster_postgres_url}
-
-
-def quiet(project: Project) -> None:
-    """Stop what else would ask for runs: empty tables are stale, and a critical tier's healing would go first."""
-    asking = [("sensor", "staleness_sensor"), *(("schedule", f"{tier}_schedule") for tier in Tier)]
-    stopping = [project.start("dagster", kind, "stop", name, **home(project)) for kind, name in asking]
-    for one in stopping:
-        done = one.end()
-        assert done.code == 0, done.out + done.err
 
 
 @pytest.fixture(scope="module")
 def instance(project: Project) -> Iterator[dg.DagsterInstance]:
-    """The project's instance, with its partitions and a daemon that runs."""
-    with project.instance() as made:
-        lent = engine(project.settings.database_url)
-        sync_partitions(made, lent)
-        lent.dispose()
-        quiet(project)
-        project.start("dagster-daemon", "run", **home(project))
+    with unattended(project) as made:
         yield made
 
 

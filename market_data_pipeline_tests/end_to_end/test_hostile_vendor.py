@@ -13,14 +13,12 @@ import dagster as dg
 import pytest
 
 from market_data_pipeline.domain.series import Timeframe
-from market_data_pipeline.orchestration.partitions import sync_partitions
 from market_data_pipeline.polygon.plans import plan_named
 from market_data_pipeline.sandbox.main import open_source
 from market_data_pipeline.sandbox.view import View
-from market_data_pipeline.store.database import engine
 from market_data_pipeline_tests.end_to_end.conftest import MakeProject
 from market_data_pipeline_tests.end_to_end.project import NOON, Project, until
-from market_data_pipeline_tests.end_to_end.test_concurrency import home, quiet
+from market_data_pipeline_tests.end_to_end.unattended import home, unattended
 from market_data_pipeline_tests.faults.repertoire import (
     HTML,
     TOO_MANY,
@@ -77,28 +75,18 @@ def vendor() -> Iterator[FaultyVendor]:
 
 @pytest.fixture(scope="module")
 def project(make_project: MakeProject, vendor: FaultyVendor) -> Project:
-    made = make_project(
+    return make_project(
         universe=f"tiers:\n  critical: [{', '.join(SYMBOLS)}]\n  standard: [KO]\n",
         POLYGON_BASE_URL=vendor.url,
         POLYGON_API_KEY=KEY,
         POLYGON_PLAN="advanced",
         MARKET_DATA_HISTORY_DAYS=3,
     )
-    for command in (["migrate"], ["universe", "import", str(made.root / "universe.yaml")]):
-        done = made.run("market-data", *command)
-        assert done.code == 0, done.out + done.err
-    return made
 
 
 @pytest.fixture(scope="module")
 def instance(project: Project) -> Iterator[dg.DagsterInstance]:
-    """The project's instance with its partitions and a daemon that runs; nobody else asks for runs."""
-    with project.instance() as made:
-        lent = engine(project.settings.database_url)
-        sync_partitions(made, lent)
-        lent.dispose()
-        quiet(project)
-        project.start("dagster-daemon", "run", **home(project))
+    with unattended(project) as made:
         yield made
 
 
