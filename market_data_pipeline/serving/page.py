@@ -17,7 +17,15 @@ from market_data_pipeline.operations.attainment import WINDOWS, rpo_attainment
 from market_data_pipeline.operations.freshness import series_freshness
 from market_data_pipeline.operations.reports import execution_history, scheduler_health
 from market_data_pipeline.operations.snapshot import snapshot
-from market_data_pipeline.serving.page_templates import MARKS, clock_time, render, series_url, short_span
+from market_data_pipeline.serving.page_templates import (
+    MARKS,
+    RENEW_EMPTY_EVERY,
+    RENEW_EVERY,
+    clock_time,
+    render,
+    series_url,
+    short_span,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -104,6 +112,7 @@ def render_status(status: Status | None, now: datetime, *, wall: datetime, dagst
         "status.html",
         root="",
         now=now,
+        every=RENEW_EVERY if series else RENEW_EMPTY_EVERY,
         wall=wall,
         status=status,
         dagster_url=dagster_url,

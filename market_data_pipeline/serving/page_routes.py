@@ -7,6 +7,7 @@ what a page shows (page, series_page).
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from functools import partial
 from gzip import compress
 from http import HTTPStatus
 from pathlib import Path
@@ -117,6 +118,7 @@ def router(
     async def series_page_of(request: Request, symbol: str, timeframe: str) -> Response:
         now, for_operator = settings.clock(), access.is_allowed(request)
         root = _root(request)
+        message = partial(render, "message.html", root=root, now=None)
 
         def make(source: sa.Engine) -> tuple[HTTPStatus, str]:
             calendar = calendar_for(asset_class_of(symbol))
@@ -128,10 +130,9 @@ def router(
                     report = series_report(connection, series, timing, plan, settings.history_days)
                 if report is None:
                     sentence = series if isinstance(series, str) else _unknown(connection, symbol)
-                    page_of_none = render(
-                        "message.html", root=root, heading="There is no such series", sentence=sentence
+                    return HTTPStatus.NOT_FOUND, message(
+                        status=404, heading="There is no such series", sentence=sentence
                     )
-                    return HTTPStatus.NOT_FOUND, page_of_none
             return HTTPStatus.OK, series_page.render_series(
                 report,
                 now,
@@ -144,14 +145,8 @@ def router(
         try:
             return await answer(request, make)
         except DatabaseUnavailableError:
-            return unavailable(
-                render(
-                    "message.html",
-                    root=root,
-                    heading="The database cannot be reached",
-                    sentence="This page and the API come back by themselves as soon as it answers.",
-                )
-            )
+            sentence = "This page and the API come back by themselves as soon as it answers."
+            return unavailable(message(status=503, heading="The database cannot be reached", sentence=sentence))
 
     @routes.get("/series/{symbol:path}")
     async def symbol_page(symbol: str) -> Response:

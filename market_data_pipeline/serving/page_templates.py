@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 
 # A shape and a word beside each colour: the pages read the same in black and white.
 MARKS: Final = {"FRESH": "✓", "AGING": "◔", "STALE": "!", "MISSING": "?"}
+# Seconds between two renewals of a page. The fastest schedule refreshes every 15 minutes: half a minute is soon enough
+# to see it. Who looks at a page without anything on it waits for just that.
+RENEW_EVERY: Final = 30
+RENEW_EMPTY_EVERY: Final = 5
 _MINUTE: Final = 60
 _HOUR: Final = 60 * _MINUTE
 _DAY: Final = 24 * _HOUR

@@ -16,7 +16,7 @@ from market_data_pipeline.domain.objectives import TIER_OBJECTIVES
 from market_data_pipeline.domain.series import Tier, Timeframe
 from market_data_pipeline.operations.gaps import table_rows
 from market_data_pipeline.operations.stretches import Reason
-from market_data_pipeline.serving.page_templates import render
+from market_data_pipeline.serving.page_templates import RENEW_EMPTY_EVERY, RENEW_EVERY, render
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -87,10 +87,12 @@ def render_series(
     gaps = _gap_rows(report.gaps, for_operator=for_operator)
     peers = [symbol for symbol, tier in report.symbols if tier == fresh["tier"]]
     at = peers.index(series.symbol)
+    source = "features" if fresh["features_computed_at"] else "bars" if report.held.get("bar_count") else ""
     return render(
         "series.html",
         root=root,
         now=now,
+        every=RENEW_EVERY if source else RENEW_EMPTY_EVERY,
         symbol=series.symbol,
         timeframe=str(timeframe),
         base=str(timeframe.base),
@@ -99,7 +101,7 @@ def render_series(
         fresh=fresh,
         tier=fresh["tier"].replace("_", " "),
         objective=TIER_OBJECTIVES[Tier(fresh["tier"])],
-        source="features" if fresh["features_computed_at"] else "bars" if report.held.get("bar_count") else "",
+        source=source,
         features=FEATURES,
         own=own,
         squares=squares,

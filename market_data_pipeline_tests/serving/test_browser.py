@@ -261,5 +261,79 @@ def test_one_goes_from_series_to_series(reader: Reader, seed: Seed) -> None:
     page.keyboard.press("Enter")
     expect(page).to_have_url(f"{reader.base}/series/AAPL/5m")
     page.get_by_role("link", name="1d missing").click()
-    expect(page.get_by_text("Nothing is held yet.")).to_be_visible()
+    expect(page.get_by_text("Nothing is held yet")).to_be_visible()
     assert seed.run("select count(*) from market_data.backfill_requests") == [(0,)]  # to look is not to ask
+
+
+def test_the_page_of_a_missing_series_becomes_the_real_one_when_its_bars_come(reader: Reader, seed: Seed) -> None:
+    seed.symbol("AAPL")
+    page = reader.open("/series/AAPL/5m")
+    expect(page.get_by_text("Nothing is held yet")).to_be_visible()
+    expect(page.locator(".updated")).to_contain_text("every 5 s")  # nobody waits for longer than they have to
+    page.get_by_role("button", name="Pause updates").focus()
+    seed.series("AAPL", count=40, first=NOW - timedelta(minutes=210))
+    page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+    page.wait_for_selector("#chart[data-drawn='40'] canvas")
+    assert page.evaluate("document.activeElement.id") == "pause"
+    expect(page.locator("#changes")).to_have_text("There is something else to show now.")
+    expect(page.locator(".updated")).to_contain_text("every 30 s")
+
+
+def test_the_page_of_a_symbol_that_is_not_followed_comes_when_it_is(reader: Reader, seed: Seed) -> None:
+    page = reader.open("/series/AAPL/5m")
+    expect(page.get_by_role("heading", level=1)).to_have_text("There is no such series")
+    reader.renew()
+    expect(page.get_by_role("heading", level=1)).to_have_text("There is no such series")
+    page.get_by_role("link", name="All series").focus()
+    seed.series("AAPL", count=3)
+    page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+    page.wait_for_selector("#chart[data-drawn='3'] canvas")
+    assert {line.split(":")[0] for line in reader.complaints} == {"Failed to load resource"}
+    reader.complaints.clear()
+
+
+def test_pages_come_back_by_themselves_with_the_database(reader: Reader, seed: Seed) -> None:
+    seed.series("AAPL", count=3)
+    seed.run("alter schema market_data rename to elsewhere")
+    page = reader.open("/series/AAPL/5m")
+    expect(page.get_by_role("heading", level=1)).to_have_text("The database cannot be reached")
+    seed.run("alter schema elsewhere rename to market_data")
+    page.wait_for_selector("#chart[data-drawn='3'] canvas")  # it looks after two seconds
+    seed.run("alter schema market_data rename to elsewhere")
+    reader.open("/")
+    expect(page.get_by_text("The database cannot be reached")).to_be_visible()
+    seed.run("alter schema elsewhere rename to market_data")
+    page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+    expect(page.locator("td.FRESH")).to_have_count(1)
+    assert {line.split(":")[0] for line in reader.complaints} == {"Failed to load resource"}
+    reader.complaints.clear()
+
+
+def test_on_paper_are_the_figures_and_nothing_to_press(reader: Reader, seed: Seed) -> None:
+    seed.series("AAPL", count=3)
+    page = drawn_chart(reader)
+    page.get_by_role("button", name="Theme: auto").click()
+    page.get_by_role("button", name="Theme: light").click()
+    scheme = "getComputedStyle(document.documentElement).colorScheme"
+    assert page.evaluate(scheme) == "dark"
+    page.emulate_media(media="print")
+    assert page.evaluate(scheme) == "light"  # paper is white, whatever the screen
+    expect(page.locator("#verdict")).to_be_visible()
+    for path in ("/", "/series/AAPL/5m"):
+        reader.open(path)
+        assert page.locator("button:visible, input:visible, nav:visible").all_inner_texts() == []
+
+
+def test_nothing_moves_for_those_who_want_no_motion(reader: Reader, seed: Seed) -> None:
+    seed.series("AAPL", count=3)
+    moving = """() => [...document.querySelectorAll('*')].filter((one) => {
+      const style = getComputedStyle(one);
+      return parseFloat(style.transitionDuration) > 0 || !['', 'none'].includes(style.animationName);
+    }).map((one) => `${one.tagName} ${one.className}`)"""
+    reader.page.emulate_media(reduced_motion="no-preference")
+    page = reader.open()
+    assert page.evaluate(moving) != []
+    page.emulate_media(reduced_motion="reduce")
+    assert page.evaluate(moving) == []
+    drawn_chart(reader)
+    assert page.evaluate(moving) == []

@@ -1,7 +1,8 @@
 // Renews the parts of a page that carry `data-live`, without losing focus, scroll or what the reader chose.
 // The server renders everything that is shown; without scripts the status page reloads itself.
 
-const EVERY_MS = 30_000; // the fastest schedule refreshes every 15 minutes; half a minute is soon enough to see it
+import { loadAnew, putBack } from "./anew.js";
+
 const KEPT = new Set(["tabindex", "hidden", "open", "aria-pressed"]); // the reader's, not the server's
 
 const trouble = document.getElementById("trouble");
@@ -30,21 +31,24 @@ export function keepLive({ before = () => null, after = () => {} } = {}) {
   const due = () => {
     if (!paused && document.visibilityState === "visible") renew();
   };
-  document.getElementById("pausing").hidden = false;
+  const pausing = document.getElementById("pausing");
+  pausing.hidden = false;
+  putBack();
   pause.addEventListener("click", () => {
     paused = !paused;
     pause.textContent = paused ? "Resume updates" : "Pause updates";
     due();
   });
   document.addEventListener("visibilitychange", due);
-  setInterval(due, EVERY_MS);
+  setInterval(due, pausing.dataset.seconds * 1000);
 }
 
 function put(page) {
+  const kind = (one) => one.getElementById("main").dataset.kind;
   const live = [...document.querySelectorAll("[data-live]")];
   const fresh = new Map([...page.querySelectorAll("[data-live]")].map((part) => [part.id, part]));
-  if (live.length !== fresh.size || live.some((part) => !fresh.has(part.id))) {
-    location.reload(); // another kind of page: a tier came or went, or there is something to show at last
+  if (kind(page) !== kind(document) || live.length !== fresh.size || live.some((part) => !fresh.has(part.id))) {
+    loadAnew("There is something else to show now."); // a tier came or went, the first bars came, or features of them
     return false;
   }
   for (const part of live) {

@@ -124,7 +124,7 @@ async function begin() {
   });
   table.addEventListener("toggle", fillTable);
   addEventListener("themechange", () => chart.paint());
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => chart.paint());
+  for (const media of ["(prefers-color-scheme: dark)", "print"]) matchMedia(media).addEventListener("change", () => chart.paint());
   try {
     records = await ask({ limit: NEWEST });
     whole = records.length < NEWEST;

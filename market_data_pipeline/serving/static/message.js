@@ -1,0 +1,28 @@
+// A page that says why there is nothing to show: looks whether there is, and makes room for it.
+
+import { loadAnew, putBack } from "./anew.js";
+
+const LOST_MS = 2_000; // a restarted database answers within seconds
+const LONGEST_MS = 30_000; // as often as the other pages renew themselves
+
+const { status } = document.getElementById("main").dataset;
+let wait = status === "503" ? LOST_MS : LONGEST_MS;
+let timer;
+
+async function look() {
+  clearTimeout(timer);
+  if (document.visibilityState === "visible") {
+    try {
+      const response = await fetch(location.href, { method: "HEAD", headers: { accept: "text/html" }, cache: "no-store" });
+      if (String(response.status) !== status) return loadAnew("The page is there now.");
+    } catch (error) {
+      if (!(error instanceof TypeError)) throw error; // the API is away as well
+    }
+    wait = Math.min(2 * wait, LONGEST_MS);
+  }
+  timer = setTimeout(look, wait);
+}
+
+putBack();
+document.addEventListener("visibilitychange", look);
+timer = setTimeout(look, wait);
