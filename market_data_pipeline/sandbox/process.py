@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from urllib.parse import urlsplit
 
 from market_data_pipeline.domain.failures import ConfigurationError, TransientError
+from market_data_pipeline.priority import give_way, session_gives_way
 from market_data_pipeline.sandbox.listening import HOST, PORT, STATUS_PATH, bind, parameters
 
 if TYPE_CHECKING:
@@ -115,6 +116,8 @@ def _start(state: Path, wanted: dict[str, Any]) -> str:
             start_new_session=True,  # Ctrl-C in the terminal of whoever needed it first is not meant for it
             cwd=Path(__file__).resolve().parents[2],
         )
+    give_way(process.pid)
+    session_gives_way(process.pid)
     _started.append(process)
     url = f"http://{host}:{port}"
     deadline = time.monotonic() + START_WITHIN.total_seconds()

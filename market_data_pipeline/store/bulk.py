@@ -20,6 +20,7 @@ from psycopg.types.numeric import Int8BinaryDumper
 from psycopg.types.string import StrBinaryDumper
 
 from market_data_pipeline.domain.failures import DatabaseUnavailableError, PipelineError, TransientError
+from market_data_pipeline.priority import server_gives_way
 from market_data_pipeline.store.database import (
     CONNECT_TIMEOUT_SECONDS,
     connection_parameters,
@@ -96,6 +97,8 @@ class Bulk:
             for statement, parameters in session_statements(as_of, role):
                 self.execute(statement, *parameters)
             self.commit()
+            if role is Role.WRITER and self._connection.info.host.startswith("/"):
+                server_gives_way(self._connection.info.backend_pid)
         except BaseException:
             self.close()
             raise

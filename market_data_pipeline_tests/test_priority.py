@@ -1,0 +1,77 @@
+"""A refresh gives way: its runs, its server processes and the made-up vendor stand behind whatever answers somebody."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import psutil
+import pytest
+
+from market_data_pipeline.priority import BULK
+from market_data_pipeline.sandbox.process import ensure_sandbox, stop_sandbox
+from market_data_pipeline.store.bulk import Bulk
+from market_data_pipeline.store.database import server_of
+from market_data_pipeline.store.roles import Role
+
+FORKED = """
+import multiprocessing, os
+if __name__ == "__main__":
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["market_data_pipeline.preloaded"])
+    with context.Pool(1) as pool:
+        print(pool.apply(os.getpriority, (os.PRIO_PROCESS, 0)), os.getpriority(os.PRIO_PROCESS, 0))
+"""
+
+
+@dataclass(frozen=True)
+class Settings:
+    state_dir: Path
+    as_of: datetime | None = datetime(2026, 11, 20, 19, 30, tzinfo=UTC)
+    plan: str = "advanced"
+    calls_per_minute: int | None = None
+    sandbox_replay: Path | None = None
+
+
+def session_nice(pid: int) -> int | None:
+    file = Path(f"/proc/{pid}/autogroup")
+    return int(file.read_text().split()[-1]) if file.exists() else None
+
+
+def expected_session_nice() -> tuple[int | None, ...]:
+    return (BULK,) if Path("/proc/self/autogroup").exists() else (None,)
+
+
+def test_runs_give_way_and_the_code_server_that_has_them_forked_does_not(tmp_path: Path) -> None:
+    script = tmp_path / "forked.py"
+    script.write_text(FORKED)
+    said = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True)
+    mine = os.getpriority(os.PRIO_PROCESS, 0)
+    assert said.stdout.split() == [str(max(BULK, mine)), str(mine)], said.stderr
+
+
+def test_the_servers_process_of_a_writer_gives_way_and_that_of_a_reader_does_not(database_url: str) -> None:
+    if not server_of(database_url)[0].startswith("/"):
+        pytest.skip("the server of MARKET_DATA_TEST_DATABASE_URL is not reached by a socket of this machine")
+    with Bulk(database_url) as writer, Bulk(database_url, role=Role.READER) as reader:
+        behind, before = (each.rows("select pg_backend_pid() as pid")[0]["pid"] for each in (writer, reader))
+        assert psutil.Process(behind).nice() == max(BULK, psutil.Process(before).nice())
+        assert (session_nice(behind),) == expected_session_nice()
+        assert session_nice(before) in {0, None}
+
+
+def test_the_made_up_vendor_gives_way(tmp_path: Path) -> None:
+    settings = Settings(tmp_path / "state")
+    ensure_sandbox(settings)
+    try:
+        (server,) = [
+            one for one in psutil.Process().children() if "market_data_pipeline.sandbox.server" in one.cmdline()
+        ]
+        assert server.nice() == max(BULK, os.getpriority(os.PRIO_PROCESS, 0))
+        assert (session_nice(server.pid),) == expected_session_nice()
+    finally:
+        stop_sandbox(settings)
