@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
@@ -18,7 +19,7 @@ from market_data_pipeline.serving import admin_routes, documents, page_routes, p
 from market_data_pipeline.serving.access import AdminAccess
 from market_data_pipeline.serving.allocation import return_memory
 from market_data_pipeline.serving.changes import follow_changes
-from market_data_pipeline.serving.connections import allow_many_connections, server_options
+from market_data_pipeline.serving.connections import allow_many_connections, listening, server_options
 from market_data_pipeline.serving.database import Database
 from market_data_pipeline.serving.head_requests import HeadMiddleware
 from market_data_pipeline.serving.metrics import Metrics, MetricsMiddleware
@@ -109,7 +110,7 @@ def run(settings: Settings, host: str = LOOPBACK, port: int = PORT) -> None:
 
     allow_many_connections()
     return_memory()
-    uvicorn.run(
+    config = uvicorn.Config(
         create_app(settings),
         host=host,
         port=port,
@@ -117,3 +118,8 @@ def run(settings: Settings, host: str = LOOPBACK, port: int = PORT) -> None:
         timeout_graceful_shutdown=5,
         **server_options(),
     )
+    server = uvicorn.Server(config)
+    with suppress(KeyboardInterrupt):  # uvicorn raises the signal that stopped it once more
+        server.run(listening(config))
+    if not server.started:
+        sys.exit("The read API did not start.")

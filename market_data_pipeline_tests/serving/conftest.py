@@ -18,7 +18,7 @@ import uvicorn
 from dagster._daemon.types import DaemonHeartbeat
 
 from market_data_pipeline.serving.app import create_app
-from market_data_pipeline.serving.connections import server_options
+from market_data_pipeline.serving.connections import listening, server_options
 from market_data_pipeline.settings import Settings
 from market_data_pipeline_tests.serving.seeding import NOW, Seed
 from market_data_pipeline_tests.serving.waiting import wait_until
@@ -61,10 +61,9 @@ class Api:
 
 @contextmanager
 def serve(settings: Settings) -> Iterator[Api]:
-    server = uvicorn.Server(
-        uvicorn.Config(create_app(settings), host="127.0.0.1", port=0, log_level="error", **server_options())
-    )
-    thread = threading.Thread(target=server.run, daemon=True)
+    config = uvicorn.Config(create_app(settings), host="127.0.0.1", port=0, log_level="error", **server_options())
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, args=(listening(config),), daemon=True)
     thread.start()
     wait_until(lambda: server.started)
     port = server.servers[0].sockets[0].getsockname()[1]
