@@ -23,6 +23,7 @@ from market_data_pipeline.serving.connections import allow_many_connections, lis
 from market_data_pipeline.serving.database import Database
 from market_data_pipeline.serving.head_requests import HeadMiddleware
 from market_data_pipeline.serving.metrics import Metrics, MetricsMiddleware
+from market_data_pipeline.serving.renewals import Renewals
 from market_data_pipeline.serving.series_answers import SeriesAnswers
 from market_data_pipeline.serving.shelf import ReportGzip, Shelf, ShelfMiddleware
 
@@ -54,7 +55,7 @@ def create_app(settings: Settings) -> FastAPI:
     access = AdminAccess(settings.api_token)
     shelf = Shelf(settings.clock)
     metrics = Metrics(shelf)
-    answers = SeriesAnswers(database, shelf, settings.clock, metrics.cuts.inc)
+    answers = SeriesAnswers(database, shelf, settings.clock, metrics.cuts.inc, Renewals(metrics.renewals.inc))
     own = load_own_features(settings)
     for problem in own.problems:
         log.warning("%s", problem)
@@ -62,7 +63,7 @@ def create_app(settings: Settings) -> FastAPI:
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         tasks = (
-            asyncio.create_task(follow_changes(database.conninfo, shelf)),
+            asyncio.create_task(follow_changes(database.conninfo, shelf, answers.renewals.add)),
             asyncio.create_task(_open_quietly(dagster)),
         )
         try:

@@ -16,7 +16,10 @@ from market_data_pipeline.domain.failures import UsageError
 from market_data_pipeline.domain.series import Series
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from market_data_pipeline.serving.shelf import Shelf
+    from market_data_pipeline.serving.stock import Stock
 
 CHANNEL: Final = "market_data_series"
 HEARTBEAT_SECONDS: Final = 5.0  # a server that vanished without a word is noticed after two of these at the most
@@ -26,8 +29,11 @@ LONGEST_WAIT_SECONDS: Final = 5.0
 log = logging.getLogger(__name__)
 
 
-async def follow_changes(conninfo: str, shelf: Shelf) -> None:
-    """Keep `shelf` true to the database until cancelled; reconnects for ever."""
+async def follow_changes(conninfo: str, shelf: Shelf, renew: Callable[[Sequence[Stock]], None]) -> None:
+    """Keep `shelf` true to the database until cancelled; reconnects for ever.
+
+    `renew` is given the stocks that were dropped and will be asked for again.
+    """
     wait = FIRST_WAIT_SECONDS
     while True:
         try:
@@ -39,7 +45,7 @@ async def follow_changes(conninfo: str, shelf: Shelf) -> None:
                 shelf.open()
                 log.info("following changes")
                 wait = FIRST_WAIT_SECONDS
-                await _listen(connection, shelf)
+                await _listen(connection, shelf, renew)
         except (psycopg.Error, OSError, TimeoutError) as error:
             log.warning("not hearing of changes, so nothing is cached: %s", type(error).__name__)
         finally:
@@ -48,11 +54,13 @@ async def follow_changes(conninfo: str, shelf: Shelf) -> None:
         wait = min(2 * wait, LONGEST_WAIT_SECONDS)
 
 
-async def _listen(connection: psycopg.AsyncConnection[tuple[object, ...]], shelf: Shelf) -> None:
+async def _listen(
+    connection: psycopg.AsyncConnection[tuple[object, ...]], shelf: Shelf, renew: Callable[[Sequence[Stock]], None]
+) -> None:
     while True:
         async for notification in connection.notifies(timeout=HEARTBEAT_SECONDS):
             try:
-                shelf.drop(Series.from_partition_key(notification.payload))
+                renew(shelf.drop(Series.from_partition_key(notification.payload)))
             except UsageError:
                 log.warning("a change without a series: everything cached is thrown away")
                 shelf.open()

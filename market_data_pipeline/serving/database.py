@@ -11,6 +11,7 @@ import anyio
 import anyio.to_thread
 import sqlalchemy as sa
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.pq import Format
 
 from market_data_pipeline.domain.failures import DatabaseUnavailableError
 from market_data_pipeline.store.database import engine, libpq_url
@@ -32,6 +33,10 @@ LANE_TIMEOUT_SECONDS: Final = 5.0  # a client is told to come back rather than l
 STATEMENT_TIMEOUT_MS: Final = 5_000  # the largest answer takes 70 ms; whatever takes this long is stuck
 
 
+# An execution option of a statement: its values come in PostgreSQL's binary format, which is read several times faster.
+BINARY_RESULT: Final = "market_data_binary"
+
+
 class Database:
     """Reads from PostgreSQL in threads, so that the event loop never waits for it."""
 
@@ -46,6 +51,7 @@ class Database:
             max_overflow=0,
         )
         sa.event.listen(self.engine, "connect", _bound_statements)
+        sa.event.listen(self.engine, "before_cursor_execute", _choose_format)
         self._series_lane = anyio.CapacityLimiter(SERIES_LANE)
         self._report_lane = anyio.CapacityLimiter(REPORT_LANE)
 
@@ -91,6 +97,13 @@ def _bounded(url: str) -> str:
     }
     given = conninfo_to_dict(plain)
     return make_conninfo(plain, **{name: value for name, value in bounds.items() if name not in given})
+
+
+def _choose_format(
+    _connection: object, cursor: Any, _statement: str, _values: object, context: Any, _many: bool
+) -> None:
+    if context.execution_options.get(BINARY_RESULT):
+        cursor.format = Format.BINARY
 
 
 def _bound_statements(connection: Any, _record: object) -> None:

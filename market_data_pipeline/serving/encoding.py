@@ -1,4 +1,4 @@
-"""Rows into bytes, once per cached answer: CSV or an Arrow IPC stream; JSON comes from PostgreSQL (reading).
+"""Rows into bytes, once per cached answer: JSON, CSV or an Arrow IPC stream.
 
 Rows are tuples in the order of their columns, as psycopg gives them; instants are aware UTC and missing values None.
 """
@@ -8,8 +8,10 @@ from __future__ import annotations
 import csv
 import io
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
+import msgspec
 import orjson
 from isal import isal_zlib
 
@@ -26,12 +28,31 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
 
 JSON_OPTIONS: Final = orjson.OPT_UTC_Z
+_JSON: Final = msgspec.json.Encoder()
 
 # A gzip member's ten-byte header: deflate, no name, no time, unknown system (RFC 1952).
 _GZIP_HEADER: Final = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\xff"
 # Of 500 records with features (295 kB) ISA-L makes 70 kB in 0.5 ms, where zlib makes 61 kB in 6 ms.
 _LEVEL: Final = 1
 _LONGEST_STORED_BLOCK: Final = 65_535  # bytes (RFC 1951, section 3.2.4)
+
+
+def json_array(columns: Sequence[Column], rows: Rows) -> bytes:
+    """Return `rows` as a JSON array of objects."""
+    record = _record(tuple(column.name for column in columns))
+    return _JSON.encode([record(*row) for row in rows])
+
+
+def json_lines(columns: Sequence[Column], rows: Rows) -> bytes:
+    """Return `rows` as a JSON object each, a line each; the last line ends, too."""
+    record = _record(tuple(column.name for column in columns))
+    return _JSON.encode_lines([record(*row) for row in rows])
+
+
+@cache
+def _record(names: tuple[str, ...]) -> type[msgspec.Struct]:
+    """Return the type of records with these names: made and encoded in less than half the time of a dictionary."""
+    return msgspec.defstruct("Record", names, gc=False)
 
 
 def encode(media: Media, columns: Sequence[Column], rows: Rows) -> bytes:

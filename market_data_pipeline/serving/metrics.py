@@ -52,6 +52,11 @@ class Metrics:
         self.cuts = Counter(
             "market_data_cache_cuts", "Answers made from records in memory, without a reading.", registry=self.registry
         )
+        self.renewals = Counter(
+            "market_data_cache_renewals",
+            "Records read again after a commit, before anybody asked.",
+            registry=self.registry,
+        )
         cached = Gauge("market_data_cache_bytes", "Memory reserved for answers and records.", registry=self.registry)
         cached.set_function(lambda: shelf.size)
         listening = Gauge(

@@ -15,12 +15,22 @@ from market_data_pipeline.operations.snapshot import snapshot
 from market_data_pipeline.serving import reading
 from market_data_pipeline.serving.answers import Answer, RenderedResponse, opening
 from market_data_pipeline.serving.backfills import missing_problem, request_backfill
-from market_data_pipeline.serving.encoding import encode
+from market_data_pipeline.serving.encoding import encode, json_array, json_lines
 from market_data_pipeline.serving.flights import Flights
 from market_data_pipeline.serving.negotiation import ACCEPTED, Media, media_for, takes_gzip
 from market_data_pipeline.serving.problems import Problem
+from market_data_pipeline.serving.renewals import Renewals
 from market_data_pipeline.serving.shelf import SCOPE_KEY, RequestKey, Shelf, Ticket
-from market_data_pipeline.serving.stock import DEEPEST, SHELF_LIFE_SECONDS, Stock, StockKey, depth_for, packed, start_of
+from market_data_pipeline.serving.stock import (
+    DEEPEST,
+    SHELF_LIFE_SECONDS,
+    Stock,
+    StockKey,
+    bound,
+    depth_for,
+    packed,
+    start_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -46,7 +56,7 @@ class Wish:
     route: str
     records_key: str
     columns: Sequence[Column]
-    selection: reading.Selection
+    selection: sa.TextClause
     wanted: reading.Range
     standing: Callable[[reading.Held], Standing | None]
     adjusted: bool = True
@@ -71,6 +81,7 @@ class SeriesAnswers:
     shelf: Shelf
     clock: Callable[[], datetime]
     cut: Callable[[], None]  # called for each answer that was cut from what was in memory
+    renewals: Renewals
     _flights: Flights = field(default_factory=Flights)
 
     async def respond(self, request: Request, wish: Wish) -> Response:
@@ -92,6 +103,7 @@ class SeriesAnswers:
 
     async def _answer(self, key: RequestKey | None, wish: Wish, media: Media) -> Answer:
         ticket = self.shelf.ticket(wish.series)
+        self.shelf.asked.add(wish.series)
         if key is None or ticket is None:
             return await self._make(wish, media)
         answer = None
@@ -113,21 +125,28 @@ class SeriesAnswers:
             depth, newest = depth_for(wanted.limit), wanted.end is None or wanted.end > self.clock()
             if not newest or depth > DEEPEST:
                 return None
-            stock = await self._flights.share((key, depth, ticket), lambda: self._make_stock(wish, depth))
-            self.shelf.stocks.put(key, stock, ticket)
+            stock = await self._stock(wish, depth, ticket)
             records = stock.cut(wanted)
         if stock is None or records is None:
             return None
-        return _json(wish, stock.held, records, stock.expires)
+        ends = (start_of(records[0]), start_of(records[-1])) if records else None
+        return _json(wish, stock.held, b"[%b]" % b",".join(records), len(records), ends, stock.expires)
+
+    async def _stock(self, wish: Wish, depth: int, ticket: Ticket | None) -> Stock:
+        """Read a stock and keep it."""
+        key = wish.stock_key
+        stock = await self._flights.share((key, depth, ticket), lambda: self._make_stock(wish, depth))
+        self.shelf.stocks.put(key, stock, ticket)
+        return stock
 
     async def _make(self, wish: Wish, media: Media) -> Answer:
         expires = time.monotonic() + SHELF_LIFE_SECONDS
 
         def read(connection: sa.Connection, held: reading.Held) -> Answer:
-            parameters = wish.parameters(wish.wanted)
+            rows = reading.read_rows(connection, wish.selection, wish.parameters(wish.wanted))
             if media is Media.JSON:
-                return _json(wish, held, reading.read_records(connection, wish.selection, parameters), expires)
-            rows = reading.read_rows(connection, wish.selection, parameters)
+                ends = (bound(rows[0][0]), bound(rows[-1][0])) if rows else None
+                return _json(wish, held, json_array(wish.columns, rows), len(rows), ends, expires)
             return _answer(wish, held, media, encode(media, wish.columns, rows), expires)
 
         return await self._read(wish, read)
@@ -135,10 +154,16 @@ class SeriesAnswers:
     async def _make_stock(self, wish: Wish, depth: int) -> Stock:
         expires = time.monotonic() + SHELF_LIFE_SECONDS
 
+        async def remake() -> None:
+            if wish.stock_key not in self.shelf.stocks:
+                await self._stock(wish, depth, self.shelf.ticket(wish.series))
+
         def read(connection: sa.Connection, held: reading.Held) -> Stock:
             newest = wish.parameters(reading.Range(None, None, depth))
-            records = reading.read_records(connection, wish.selection, newest)
-            return Stock(wish.series, held, packed(records), whole=len(records) < depth, expires=expires)
+            rows = reading.read_rows(connection, wish.selection, newest)
+            oldest = bound(rows[0][0]) if rows else b""
+            lines = packed(json_lines(wish.columns, rows))
+            return Stock(wish.series, held, lines, oldest, len(rows) < depth, expires, remake)
 
         return await self._read(wish, read)
 
@@ -172,18 +197,20 @@ def unknown_symbol(symbol: str, similar: str | None) -> Problem:
     return Problem(HTTPStatus.NOT_FOUND, f"{symbol[:40]!r} is not tracked here.{hint}")
 
 
-def _json(wish: Wish, held: reading.Held, records: Sequence[bytes], expires: float) -> Answer:
-    range_ = {name: f"{start_of(records[i]).decode()}Z" for name, i in (("start", 0), ("end", -1))} if records else None
+def _json(
+    wish: Wish, held: reading.Held, array: bytes, count: int, ends: tuple[bytes, bytes] | None, expires: float
+) -> Answer:
+    """Return the answer of an `array` of `count` records; `ends` are the starts of the first and the last bar."""
     head = opening(
         {
             "symbol": wish.series.symbol,
             "timeframe": wish.series.timeframe,
             **wish.members,
-            "records_returned": len(records),
-            "date_range": range_,
+            "records_returned": count,
+            "date_range": {"start": f"{ends[0].decode()}Z", "end": f"{ends[1].decode()}Z"} if ends else None,
         }
     )
-    return _answer(wish, held, Media.JSON, b"[%b]}" % b",".join(records), expires, head)
+    return _answer(wish, held, Media.JSON, array + b"}", expires, head)
 
 
 def _answer(wish: Wish, held: reading.Held, media: Media, content: bytes, expires: float, head: bytes = b"") -> Answer:

@@ -83,6 +83,9 @@ class Room(Generic[K, V]):
     def __len__(self) -> int:
         return len(self._kept)
 
+    def __contains__(self, key: K) -> bool:
+        return key in self._kept
+
     def get(self, key: K) -> V | None:
         """Return what is kept under `key`, if it is there and holds."""
         found = self._kept.get(key)
@@ -93,6 +96,7 @@ class Room(Generic[K, V]):
             self.remove(key)
             return None
         self._kept.move_to_end(key)
+        self._shelf.asked.add(kept.series)
         return kept
 
     def put(self, key: K, new: V, ticket: Ticket | None) -> None:
@@ -121,6 +125,10 @@ class Room(Generic[K, V]):
         if not keys:
             del self._keys[kept.series]
 
+    def of(self, series: Series) -> list[V]:
+        """Return what is kept of `series`."""
+        return [self._kept[key][0] for key in self._keys.get(series, ())]
+
     def drop(self, series: Series) -> None:
         """Throw away what belongs to `series`."""
         for key in tuple(self._keys.get(series, ())):
@@ -142,6 +150,7 @@ class Shelf:
         self.now = now
         self.answers: Room[RequestKey, Answer] = Room(self, answer_bytes)
         self.stocks: Room[StockKey, Stock] = Room(self, stock_bytes)
+        self.asked: set[Series] = set()  # since they changed
         self._changes: dict[Series, int] = {}
         self._epoch = 0
         self.is_open = False
@@ -161,6 +170,7 @@ class Shelf:
         self.answers.clear()
         self.stocks.clear()
         self._changes.clear()
+        self.asked.clear()
         self._epoch += 1
         self.is_open = False
 
@@ -168,11 +178,18 @@ class Shelf:
         """Return what `put` wants; take it before the reading begins. None when nothing is kept."""
         return Ticket(self._epoch, self._changes.get(series, 0)) if self.is_open else None
 
-    def drop(self, series: Series) -> None:
-        """Throw away what is kept of a series: it has changed."""
+    def drop(self, series: Series) -> list[Stock]:
+        """Throw away what is kept of a series: it has changed.
+
+        Returns:
+            The stocks among it, where somebody has asked for the series since it changed before: it will be wanted.
+        """
+        wanted = self.stocks.of(series) if series in self.asked else []
         self._changes[series] = self._changes.get(series, 0) + 1
+        self.asked.discard(series)
         self.answers.drop(series)
         self.stocks.drop(series)
+        return wanted
 
 
 class ReportGzip(GZipMiddleware):

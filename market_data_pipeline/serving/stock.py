@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from isal import isal_zlib
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Awaitable, Callable, Sequence
     from datetime import datetime
 
     from market_data_pipeline.domain.series import Series
@@ -44,15 +44,19 @@ class Stock:
         series: whose records they are.
         held: what else that snapshot said of the series.
         packed: JSON objects that begin with `ts`, ascending, a line each; see `packed`.
+        oldest: start of the first of them, as `start_of` has it.
         whole: whether these are all records of the series.
         expires: monotonic seconds; see `SHELF_LIFE_SECONDS`.
+        remake: has it read anew and kept, unless another is kept already.
     """
 
     series: Series
     held: Held
     packed: bytes
+    oldest: bytes
     whole: bool
     expires: float
+    remake: Callable[[], Awaitable[None]]
 
     @property
     def size(self) -> int:
@@ -66,9 +70,11 @@ class Stock:
 
     def cut(self, wanted: Range) -> Sequence[bytes] | None:
         """Return the newest `wanted.limit` records of the range, or None when the stock does not reach so far back."""
-        records = isal_zlib.decompress(self.packed).split(b"\n") if self.packed else []
-        start = _bound(wanted.start)
-        end = len(records) if wanted.end is None else bisect_left(records, _bound(wanted.end), key=start_of)
+        start = bound(wanted.start)
+        if not self.whole and wanted.end is not None and start < self.oldest >= bound(wanted.end):
+            return None  # nothing of it is here: there is no need to unpack anything
+        records = isal_zlib.decompress(self.packed).split(b"\n")[:-1] if self.packed else []
+        end = len(records) if wanted.end is None else bisect_left(records, bound(wanted.end), key=start_of)
         first = end - wanted.limit
         reaches = self.whole or first >= 0 or (bool(records) and start >= start_of(records[0]))
         if not reaches:
@@ -76,9 +82,9 @@ class Stock:
         return records[max(first, bisect_left(records, start, key=start_of), 0) : end]
 
 
-def packed(records: Sequence[bytes]) -> bytes:
-    """Return `records` as a stock keeps them; empty for none."""
-    return isal_zlib.compress(b"\n".join(records), 1) if records else b""
+def packed(lines: bytes) -> bytes:
+    """Return records, JSON objects with a line's end after each, as a stock keeps them; empty for none."""
+    return isal_zlib.compress(lines, 1) if lines else b""
 
 
 def depth_for(limit: int) -> int:
@@ -91,6 +97,6 @@ def start_of(record: bytes) -> bytes:
     return record[7:26]  # after {"ts":"
 
 
-def _bound(instant: datetime | None) -> bytes:
+def bound(instant: datetime | None) -> bytes:
     """Return an aware UTC instant as `start_of` has it; a fraction of a second sorts after the second."""
     return b"" if instant is None else instant.replace(tzinfo=None).isoformat().encode()

@@ -22,10 +22,15 @@ COUNT: Final = 40
 INSTANTS: Final = st.none() | st.integers(-600, 600 * COUNT).map(lambda s: FIRST + timedelta(seconds=s / 2))
 
 
+async def _never() -> None:
+    pytest.fail("nothing changed")
+
+
 def stock_of(starts: list[datetime], whole: bool) -> Stock:
-    records = [f'{{"ts":"{ts:%Y-%m-%dT%H:%M:%SZ}","close":1}}'.encode() for ts in starts]
+    lines = b"".join(f'{{"ts":"{ts:%Y-%m-%dT%H:%M:%SZ}","close":1}}\n'.encode() for ts in starts)
+    oldest = f"{starts[0]:%Y-%m-%dT%H:%M:%S}".encode() if starts else b""
     held = Held(tracked=True, features=None, bars=None, next_split=None)
-    return Stock(Series("AAPL", Timeframe.M5), held, packed(records), whole, time.monotonic() + 60)
+    return Stock(Series("AAPL", Timeframe.M5), held, packed(lines), oldest, whole, time.monotonic() + 60, _never)
 
 
 @given(INSTANTS, INSTANTS, st.integers(1, COUNT + 2), st.integers(0, COUNT))
@@ -49,9 +54,13 @@ def test_a_window_is_cut_as_from_all_records_or_not_at_all(
         assert [start_of(record) for record in cut] == expected
 
 
+def counted(api: Api, what: str) -> float:
+    lines = api.get("/metrics").text.splitlines()
+    return float(next(line for line in lines if line.startswith(f"market_data_cache_{what}_total")).split()[1])
+
+
 def cuts(api: Api) -> float:
-    found = [line for line in api.get("/metrics").text.splitlines() if line.startswith("market_data_cache_cuts_total")]
-    return float(found[0].split()[1])
+    return counted(api, "cuts")
 
 
 @pytest.mark.parametrize(("path", "key"), [(FEATURES, "features"), (BARS, "bars")])
@@ -110,3 +119,22 @@ def test_raw_and_adjusted_bars_are_kept_apart(api: Api, seed: Seed) -> None:
     )
     assert cuts(api) == 2
     assert raw == [4 * close for close in adjusted]
+
+
+def test_what_is_asked_for_is_read_again_after_a_commit_before_anybody_asks(api: Api, seed: Seed) -> None:
+    seed.series("AAPL", first=FIRST, count=COUNT)
+    seed.series("MSFT", first=FIRST, count=COUNT)
+    api.wait_for_cache()
+    api.get(f"{BARS}/AAPL", timeframe="5m")
+    api.get(f"{BARS}/MSFT", timeframe="5m")
+    last = FIRST + timedelta(minutes=5 * (COUNT - 1))
+
+    seed.correct("AAPL", "5m", last, 55.5, NOW)
+    wait_until(lambda: counted(api, "renewals") == 1)
+    seed.correct("AAPL", "5m", last, 66.6, NOW)  # nobody has asked since
+    seed.correct("MSFT", "5m", last, 77.7, NOW)
+    wait_until(lambda: counted(api, "renewals") == 2)
+
+    answers = [api.get(f"{BARS}/{symbol}", timeframe="5m", limit=3).json() for symbol in ("MSFT", "AAPL")]
+    assert [answer["bars"][-1]["close"] for answer in answers] == [77.7, 66.6]
+    assert cuts(api) == 1  # of MSFT's; AAPL's had to be read
