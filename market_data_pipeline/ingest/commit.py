@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Final
 
 from market_data_pipeline.domain.bars import ts_us
 from market_data_pipeline.domain.failures import TransactionConflictError
-from market_data_pipeline.domain.objectives import TIER_OBJECTIVES
 from market_data_pipeline.domain.own_features import NO_OWN_FEATURES, OwnFeatures
 from market_data_pipeline.domain.series import AssetClass, Series, Tier
+from market_data_pipeline.ingest.audit_row import log_row, timed
 from market_data_pipeline.ingest.changes import changes_of
 from market_data_pipeline.ingest.delta import Delta, compare
 from market_data_pipeline.ingest.due import Due
@@ -29,7 +29,7 @@ from market_data_pipeline.ingest.recompute import (
 )
 from market_data_pipeline.ingest.stopwatch import Stopwatch
 from market_data_pipeline.store.bars import append_bars, extent, read_bars, supersede_bars
-from market_data_pipeline.store.ledger import LogRow, SeriesState, append_log, write_coverage, write_state
+from market_data_pipeline.store.ledger import SeriesState, append_log, write_coverage, write_state
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -244,47 +244,4 @@ def _held(bulk: Bulk, state: SeriesState, answer: pd.DataFrame, delta: Delta, se
         first_ts=min(first, state.first_ts or first),
         last_ts=max(last, state.last_ts or last),
         bar_count=state.bar_count + delta.rows_inserted,
-    )
-
-
-def log_row(
-    outcome: SeriesOutcome,
-    watch: Stopwatch,
-    run_id: str,
-    started_at: datetime,
-    finished_at: datetime,
-    *,
-    due_at: datetime | None,
-) -> LogRow:
-    """Return the audit row of an outcome; `due_at` is when the series' next bar fell, or falls, due before it."""
-    return LogRow(
-        run_id=run_id,
-        started_at=started_at,
-        finished_at=finished_at,
-        status=outcome.status,
-        requests=outcome.requests,
-        rate_limited=outcome.rate_limited,
-        bytes=outcome.bytes,
-        rows_fetched=outcome.rows_fetched,
-        rows_inserted=outcome.rows_inserted,
-        rows_updated=outcome.rows_updated,
-        features_written=outcome.features_written,
-        fetch_seconds=watch.fetch_seconds,
-        store_seconds=watch.store_seconds,
-        compute_seconds=watch.compute_seconds,
-        error_class=outcome.error_class,
-        error=outcome.error,
-        warning=outcome.warning,
-        due_at=due_at,
-        rpo=TIER_OBJECTIVES[outcome.tier].rpo,
-    )
-
-
-def timed(outcome: SeriesOutcome, watch: Stopwatch) -> SeriesOutcome:
-    """Return the outcome with the seconds it took."""
-    return replace(
-        outcome,
-        fetch_seconds=watch.fetch_seconds,
-        store_seconds=watch.store_seconds,
-        compute_seconds=watch.compute_seconds,
     )

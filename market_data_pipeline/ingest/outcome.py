@@ -86,9 +86,12 @@ class SeriesOutcome:
         return self.status == "failed"
 
 
+_HELD: Final = ("bar_count", "feature_count", "first_ts", "last_ts", "verified_at", "next_due_at")  # of a series' state
+_COST: Final = ("requests", "rate_limited", "bytes")  # of its usage
+_TIMES: Final = ("fetch_seconds", "store_seconds", "compute_seconds")  # of its stopwatch
 _TOTALS: Final = (
     *("rows_fetched", "rows_inserted", "rows_updated", "rows_filled", "changes", "features_written"),
-    *("requests", "rate_limited", "bytes", "fetch_seconds", "store_seconds", "compute_seconds"),
+    *(*_COST, *_TIMES),
 )
 
 
@@ -111,26 +114,11 @@ def failed_outcome(
         usage: what its requests cost until then.
         watch: where the time went until then.
     """
-    outcome = SeriesOutcome(
-        series, tier, "failed", kind=failure.kind, error_class=type(failure).__name__, error=str(failure)
-    )
-    if state is not None:
-        outcome = replace(
-            outcome,
-            bar_count=state.bar_count,
-            feature_count=state.feature_count,
-            first_ts=state.first_ts,
-            last_ts=state.last_ts,
-            verified_at=state.verified_at,
-            next_due_at=state.next_due_at,
-        )
+    known = {name: getattr(state, name) for name in _HELD} if state is not None else {}
     if usage is not None:
-        outcome = replace(outcome, requests=usage.requests, rate_limited=usage.rate_limited, bytes=usage.bytes)
+        known |= {name: getattr(usage, name) for name in _COST}
     if watch is not None:
-        outcome = replace(
-            outcome,
-            fetch_seconds=watch.fetch_seconds,
-            store_seconds=watch.store_seconds,
-            compute_seconds=watch.compute_seconds,
-        )
-    return outcome
+        known |= {name: getattr(watch, name) for name in _TIMES}
+    return SeriesOutcome(
+        series, tier, "failed", kind=failure.kind, error_class=type(failure).__name__, error=str(failure), **known
+    )

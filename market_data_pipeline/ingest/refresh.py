@@ -6,54 +6,33 @@ Add here: the order of a symbol's work. Keep out: many symbols at once (shard) a
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from market_data_pipeline.domain.failures import DataError, FeatureError, PipelineError
-from market_data_pipeline.domain.series import BASE_TIMEFRAMES, Series, Timeframe, asset_class_of
-from market_data_pipeline.ingest.audit import opened_for_audit
-from market_data_pipeline.ingest.commit import Change, commit, log_row
+from market_data_pipeline.domain.series import Series, Timeframe, asset_class_of
+from market_data_pipeline.ingest.asking import Asking
+from market_data_pipeline.ingest.audit_row import log_row
+from market_data_pipeline.ingest.commit import Change, commit
 from market_data_pipeline.ingest.due import Due
-from market_data_pipeline.ingest.harvest import Harvest, HarvestError, harvest
+from market_data_pipeline.ingest.harvest import Harvest, HarvestError
 from market_data_pipeline.ingest.outcome import SeriesOutcome, SymbolRequest, failed_outcome
 from market_data_pipeline.ingest.resampling import coarser
 from market_data_pipeline.ingest.stopwatch import Stopwatch
-from market_data_pipeline.polygon.limiter import PRIORITIES
 from market_data_pipeline.polygon.usage import Usage
-from market_data_pipeline.store.ledger import (
-    read_coverage,
-    read_states,
-    states_of,
-    write_failed_days,
-    write_failure,
-)
+from market_data_pipeline.store.ledger import read_states, states_of, write_failed_days, write_failure
 from market_data_pipeline.store.splits import read_splits
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator
     from datetime import date, datetime
 
     from market_data_pipeline.domain.splits import Split
+    from market_data_pipeline.ingest.asking import Family
     from market_data_pipeline.ingest.demand import Timing
-    from market_data_pipeline.ingest.market_days import MarketDay
+    from market_data_pipeline.ingest.market_wide import MarketWide
     from market_data_pipeline.ingest.pipeline import Pipeline
     from market_data_pipeline.store.bulk import Bulk
-    from market_data_pipeline.store.ledger import Coverage, SeriesState
-
-
-class _Family(NamedTuple):
-    """A base series, those to be made of it, and what the vendor answered: a part of it, all, or a failure."""
-
-    series: Series
-    resampled: list[Timeframe]
-    started_at: datetime
-    answer: Harvest | HarvestError
-
-    @property
-    def nothing_more(self) -> bool:
-        """Whether nothing more is asked for it, nor is the run to stop."""
-        if isinstance(self.answer, HarvestError):
-            return not self.answer.cause.stops_run
-        return self.answer.complete
+    from market_data_pipeline.store.ledger import SeriesState
 
 
 class SymbolRefresh:
@@ -65,10 +44,7 @@ class SymbolRefresh:
         request: symbol, tier and timeframes.
         run_id: the run that the audit rows name.
         full: ask for and compare everything again.
-        extra: requests made for the whole run, to be counted with the first series of this symbol.
-        market_days: whole-market answers at hand.
-        unreadable: what is wrong with the vendor's splits of the symbol; it fails with that.
-        notice: gives what the next series to commit is to tell beside its own, None for nothing.
+        market: what the run asked for the whole market; who comes first counts what that cost, and tells what it said.
         asked: called as soon as nothing more is asked of the vendor for this symbol, unless the run is to stop.
     """
 
@@ -79,11 +55,8 @@ class SymbolRefresh:
         request: SymbolRequest,
         run_id: str,
         *,
+        market: MarketWide,
         full: bool = False,
-        extra: Usage | None = None,
-        market_days: Mapping[date, MarketDay] | None = None,
-        unreadable: str | None = None,
-        notice: Callable[[], str | None] = lambda: None,
         asked: Callable[[], None] = lambda: None,
     ) -> None:
         self.pipeline = pipeline
@@ -91,10 +64,8 @@ class SymbolRefresh:
         self.request = request
         self.run_id = run_id
         self.full = full
-        self.extra = extra or Usage()
-        self.market_days = market_days
-        self.unreadable = unreadable
-        self.notice = notice
+        self.market = market
+        self.extra = market.take_usage()
         self.asked = asked
         self.asset_class = asset_class_of(request.symbol)
         self.timing: Timing = pipeline.timing(self.asset_class)
@@ -116,67 +87,24 @@ class SymbolRefresh:
             self.timing = self.pipeline.timing(self.asset_class)
             self.states = read_states(self.bulk, self.request.symbol)
             self.splits = read_splits(self.bulk, self.request.symbol)
-            if self.unreadable is not None:
-                raise DataError(f"The vendor's splits of {self.request.symbol} cannot be read: {self.unreadable}")
+            if (unreadable := self.market.unreadable.get(self.request.symbol)) is not None:
+                raise DataError(f"The vendor's splits of {self.request.symbol} cannot be read: {unreadable}")
             self.digest = digest(self.splits, self.timing.calendar.session_date(self.timing.now))
-            families = self._gathered()
+            asking = Asking(
+                self.pipeline, self.request, self.timing, self.states, self.digest, self.market.days, self.full
+            )
+            families = asking.families(self.bulk)
             if all(family.nothing_more for family in families):
                 self.asked()
             while families:
                 family = families.pop(0)
                 try:
-                    yield from self._family(family)
+                    yield from self._family(family, asking)
                 except PipelineError:
                     self.extra = sum((left.answer.usage for left in families), self.extra)
                     raise
 
-    def _gathered(self) -> list[_Family]:
-        """Ask the vendor for what the symbol lacks; what fails is kept, and nothing is asked after what stops."""
-        families: list[_Family] = []
-        for base in BASE_TIMEFRAMES:
-            wanted = [each for each in Timeframe if each.base is base and each in self.request.timeframes]
-            if not wanted:
-                continue
-            resampled = [timeframe for timeframe in wanted if timeframe is not base]
-            series, started_at = Series(self.request.symbol, base), self.pipeline.clock()
-            answer: Harvest | HarvestError
-            try:
-                answer = self._harvest(series, self._coverage(series))
-            except PipelineError as error:  # of the database
-                if not families:
-                    raise
-                answer = HarvestError(error, Usage(), (), 0.0)
-            families.append(_Family(series, resampled, started_at, answer))
-            if isinstance(answer, HarvestError) and answer.cause.stops_run:
-                break
-        return families
-
-    def _coverage(self, series: Series) -> Mapping[date, Coverage]:
-        held: Mapping[date, Coverage] = read_coverage(self.bulk, series)
-        if self.request.audit:
-            state = states_of(self.states, series.timeframe, self.request.tier)
-            held = opened_for_audit(self.bulk, series, held, state, self.digest, self.timing, self.pipeline)
-        self.bulk.commit()  # no transaction stays open while the vendor is asked
-        return held
-
-    def _harvest(self, series: Series, held: Mapping[date, Coverage]) -> Harvest | HarvestError:
-        try:
-            return harvest(
-                series,
-                self.pipeline.client,
-                self.timing,
-                held,
-                last_ts=states_of(self.states, series.timeframe, self.request.tier).last_ts,
-                history_days=self.pipeline.history_days,
-                history_limit=self.pipeline.plan.history,
-                priority=PRIORITIES[self.request.tier],
-                market_days=self.market_days,
-                full=self.full,
-            )
-        except HarvestError as error:
-            return error
-
-    def _family(self, family: _Family) -> Iterator[SeriesOutcome]:
+    def _family(self, family: Family, asking: Asking) -> Iterator[SeriesOutcome]:
         """Commit a base series and those that are made of it; of a long history ask for part after part."""
         series, resampled, started_at, answer = family
         earlier: dict[Series, SeriesOutcome] = {}
@@ -202,7 +130,7 @@ class SymbolRefresh:
                     yield whole
                 earlier[outcome.series] = whole
             if not last:
-                started_at, answer = self.pipeline.clock(), self._harvest(series, answer.days())
+                started_at, answer = self.pipeline.clock(), asking.ask(series, answer.days())
 
     def _stored(
         self, series: Series, resampled: list[Timeframe], answer: Harvest, watch: Stopwatch, started_at: datetime
@@ -246,7 +174,9 @@ class SymbolRefresh:
             splits_digest=self.digest,
             due=Due(series.timeframe, self.timing, answer.sessions, answer.days()),
             usage=usage,
-            notice=" ".join(filter(None, (self.notice(), *(answer.doubts if series == answer.base else ())))),
+            notice=" ".join(
+                filter(None, (self.market.take_notice(), *(answer.doubts if series == answer.base else ())))
+            ),
             full=self.full,
             own=self.pipeline.own_features,
             watch=watch,

@@ -14,21 +14,15 @@ from threading import BoundedSemaphore, Event, Lock, Thread
 from typing import TYPE_CHECKING, Final
 
 from market_data_pipeline.domain.failures import DatabaseUnavailableError, PipelineError
-from market_data_pipeline.domain.series import Series, Timeframe
-from market_data_pipeline.domain.splits import NO_TICKER
-from market_data_pipeline.ingest.market_days import read_market
+from market_data_pipeline.domain.series import Series
+from market_data_pipeline.ingest.market_wide import MarketWide
 from market_data_pipeline.ingest.outcome import SeriesOutcome, SymbolRequest, failed_outcome
-from market_data_pipeline.ingest.reference import ensure_splits
 from market_data_pipeline.ingest.refresh import SymbolRefresh
-from market_data_pipeline.polygon.limiter import PRIORITIES
 from market_data_pipeline.polygon.usage import Usage
-from market_data_pipeline.store.splits import unreadable_splits
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
-    from datetime import date
+    from collections.abc import Iterator, Sequence
 
-    from market_data_pipeline.ingest.market_days import MarketDay
     from market_data_pipeline.ingest.pipeline import Pipeline
     from market_data_pipeline.store.bulk import Bulk
 
@@ -102,14 +96,11 @@ class _Shard:
         self.full = full
         self.stopped_by: PipelineError | None = None
         self.unreachable: DatabaseUnavailableError | None = None
-        self.market_days: Mapping[date, MarketDay] = {}
-        self.unreadable: Mapping[str, str] = {}
+        self.market = MarketWide(spent)
         most = pipeline.max_concurrent_symbols
         self.workers = most + _STORING if most > 1 else 1
         self._turns = BoundedSemaphore(most)
         self._lock = Lock()
-        self._market_wide = spent
-        self._notice: str | None = None
         self._first: Bulk | None = None  # opened by `prepare`: one thread goes on with it
         self._taken = True
 
@@ -117,58 +108,20 @@ class _Shard:
         """Read what the whole market shares; a failure of the splits is every symbol's failure."""
         if not self.waiting:
             return
-        before = self.pipeline.client.usage
         try:
             bulk = self.pipeline.connect()
             with ExitStack() as unless_kept:
                 unless_kept.callback(bulk.close)
-                late = ensure_splits(self.pipeline, bulk)
-                if late is not None:
-                    log.warning("The market's splits could not be read today, the last list is used: %s", late)
-                self.unreadable = unreadable_splits(bulk)
-                if anonymous := self.unreadable.get(NO_TICKER):
-                    self._notice = (
-                        f"The vendor lists a split without a readable ticker ({anonymous.rstrip('.')}). "
-                        "It is left out: whose it is lacks a split until the list is mended."
-                    )
-                if not self.full:
-                    self._read_market(bulk)
-                bulk.commit()
+                self.market.read(self.pipeline, bulk, self.waiting, full=self.full)
                 unless_kept.pop_all()
             self._first, self._taken = bulk, False
         except PipelineError as error:
             self.stopped_by = error
-        finally:
-            self._market_wide += self.pipeline.client.usage - before  # no other thread asks yet
-
-    def _read_market(self, bulk: Bulk) -> None:
-        daily = [request for request in self.waiting if Timeframe.D1 in request.timeframes]
-        if not daily:
-            return
-        priority = min(PRIORITIES[request.tier] for request in daily)
-        try:
-            self.market_days = read_market(self.pipeline, bulk, [request.symbol for request in daily], priority)
-        except PipelineError as error:
-            if error.stops_run:
-                raise
-            log.warning("Day bars are asked for symbol by symbol, the market's cannot be had: %s", error)
 
     def leave(self) -> None:
         """Close the connection that no thread came to take."""
         if not self._taken and self._first is not None:
             self._first.close()
-
-    def take_market_wide(self) -> Usage:
-        """Return, once, what the requests for the whole market cost: the first series of the run counts them."""
-        with self._lock:
-            usage, self._market_wide = self._market_wide, Usage()
-        return usage
-
-    def take_notice(self) -> str | None:
-        """Return, once, what people should know of the market's answers: the first series that commits says it."""
-        with self._lock:
-            notice, self._notice = self._notice, None
-        return notice
 
     def work(self) -> None:
         """Refresh symbols until none waits: the body of one thread."""
@@ -204,10 +157,7 @@ class _Shard:
                     request,
                     self.run_id,
                     full=self.full,
-                    extra=self.take_market_wide(),
-                    notice=self.take_notice,
-                    market_days=self.market_days,
-                    unreadable=self.unreadable.get(request.symbol),
+                    market=self.market,
                     asked=turn.close,
                 )
                 if self.stopped_by is not None:

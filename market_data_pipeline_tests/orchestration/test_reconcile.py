@@ -124,7 +124,7 @@ def test_a_symbol_that_cannot_be_audited_fails_the_job_and_not_the_others(
     world = make_world(NOW, source=vendor)
     world.refresh("AAPL", "MSFT", timeframes=(Timeframe.M5,), history_days=15)
     day = NOW - timedelta(days=5)
-    vendor.hidden.append(("AAPL", day.replace(hour=6), day + timedelta(days=1)))
+    vendor.volumes["AAPL", day.replace(hour=15)] = -1.0
     vendor.volumes["MSFT", day.replace(hour=15)] = 1.0
     world.now += timedelta(days=1)
 
