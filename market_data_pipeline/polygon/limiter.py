@@ -32,7 +32,9 @@ PRIORITIES: Final = {Tier.CRITICAL: 0, Tier.STANDARD: 1, Tier.LOW_PRIORITY: 2}  
 # second, a pooled one a millisecond. The window is stretched by this much so that the calls still fit on arrival.
 _MARGIN: Final = 1 / 60
 _LONGEST_SLEEP_SECONDS: Final = LEASE_SECONDS / 2
-_PAUSE_CHECK_SECONDS: Final = 1.0
+# A look at the shared pause takes 0.7 ms, 0.14 of them of the processor. This often, a process sends calls into another
+# one's pause for a tenth of a second at most.
+_PAUSE_CHECK_SECONDS: Final = 0.1
 
 
 class Limiter(Protocol):
@@ -109,7 +111,7 @@ class SharedLimiter:
     """One limit for all threads, processes and machines that share a database and a bucket's name.
 
     An unlimited plan is not worth a round trip per call: then each process has its own limit, and only the pause is
-    shared, read once a second. Nothing is connected before the first use; threads may share the object.
+    shared, read ten times a second. Nothing is connected before the first use; threads may share the object.
 
     Args:
         database_url: `postgresql://…`, with or without an SQLAlchemy driver; migration 0012 has run.

@@ -164,7 +164,9 @@ def test_a_pause_called_by_one_holds_the_others(limiters: list[SharedLimiter]) -
 
 def test_a_pause_reaches_the_processes_of_an_unlimited_plan(database_url: str) -> None:
     caller, other = SharedLimiter(database_url, None), SharedLimiter(database_url, None)
-    caller.pause(0.6)
+    other.acquire(0)  # it has just looked
+    caller.pause(0.8)
+    time.sleep(0.15)  # the longest that it may not look
     started = time.monotonic()
     other.acquire(0)
     assert time.monotonic() - started >= 0.5
