@@ -134,6 +134,10 @@ def gaps(
             f"{symbol} {one['timeframe']}: {one['bars_held']} bars held and {one['bars_missing']} missing "
             f"of {one['sessions']} sessions since {instant(one['history_start'])}{unlisted}."
         )
+        if settled := one["settled_until"]:
+            console().print(
+                f"{symbol} {one['timeframe']}: bars before {instant(settled)} have settled, later ones may change."
+            )
     console().print(f"At {instant(document['timestamp'])} on the {document['plan']} plan; ", end="")
     console().print(f"the table's times are {document['exchange_timezone']}.")
 

@@ -139,6 +139,7 @@ def _commit(
         verified_at=change.due.now,
         next_due_at=change.due.next_due(held.last_ts, quiet_slots),
         features_computed_at=now if features_written else state.features_computed_at,
+        settled_until=change.due.settled_until(),
     )
     outcome = SeriesOutcome(
         series,

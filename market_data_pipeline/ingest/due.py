@@ -76,6 +76,14 @@ class Due:
             self.timing.calendar, self.timeframe, now=self.now, availability=self.timing.available_at
         )
 
+    def settled_until(self) -> datetime | None:
+        """Return the midnight that begins the first day not held for good, aware UTC; None when no day is wanted."""
+        for session in self.sessions:
+            known = self.days.get(session.date)
+            if known is None or not known.status.final:
+                return session.day_start
+        return self.sessions[-1].day_end if self.sessions else None
+
     def _first_hole(self, last_ts: datetime | None) -> datetime | None:
         """Return the start of the earliest day before `last_ts` of which nothing is held or confirmed."""
         if last_ts is None:

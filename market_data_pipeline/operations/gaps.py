@@ -32,6 +32,7 @@ select
     coalesce(t.consecutive_failures, 0) as failures,
     t.last_error_class as error_class,
     t.last_error as error,
+    t.settled_until,
     (
         select max(l.finished_at) from market_data.ingest_log as l
         where l.symbol = $1 and l.timeframe = $2 and l.status = 'failed'
@@ -125,6 +126,7 @@ def series_gaps(
         "timeframe": series.timeframe,
         "history_start": history_start(within, timing),
         "sessions": len(days),
+        "settled_until": state.get("settled_until"),
         "bars_held": len(held_us),
         "bars_missing": sum(each.bars for each in found),
         "weekends": weekends(timing.calendar, days[0].date, timing.calendar.session_date(timing.now)) if days else 0,

@@ -164,6 +164,7 @@ def _freshness_headers(fresh: FreshnessBlock) -> Headers:
         (b"x-staleness-seconds", fresh["staleness_seconds"]),
         (b"x-age-seconds", fresh["age_seconds"]),
         (b"x-verified-at", fresh["verified_at"]),
+        (b"x-settled-until", fresh["settled_until"]),
         (b"x-freshness-warning", fresh.get("warning")),
         (b"x-cache-lifespan", fresh.get("cache_lifespan")),
     ):

@@ -46,6 +46,9 @@ class FreshnessMember(BaseModel):
     verified_at: datetime | None = Field(description="When the vendor was last asked and everything due taken in.")
     next_due_at: datetime | None = Field(description="When the first bar that is missing falls, or fell, due.")
     updated_at: datetime = Field(description="When the features were last computed; for bars, when last verified.")
+    settled_until: datetime | None = Field(
+        description="Bars that start before have settled; later ones may still change."
+    )
     warning: str | None = Field(None, description="Absent while FRESH.")
     cache_lifespan: str | None = Field(None, description="Only when STALE: what is left of 24 h, in words.")
     cache_lifespan_seconds: float | None = Field(None, description="The same in seconds; 0 when it has passed.")
@@ -157,6 +160,7 @@ _HEAD: Final = {
         "verified_at": "2026-01-05T14:37:02Z",
         "next_due_at": "2026-01-05T14:42:00Z",
         "updated_at": "2026-01-05T14:37:02Z",
+        "settled_until": "2026-01-05T05:00:00Z",
     },
     "timestamp": "2026-01-05T14:37:43.200000Z",
 }

@@ -57,6 +57,7 @@ _HELD: Final = sa.text("""
         coalesce(s.active, false) as tracked,
         t.verified_at,
         t.next_due_at,
+        t.settled_until,
         t.features_computed_at,
         coalesce(t.verified_at, t.features_computed_at, t.last_ts) as bars_at,
         (
@@ -138,7 +139,7 @@ def read_held(connection: sa.Connection, series: Series, now: datetime) -> Held:
     asked = {"symbol": series.symbol, "timeframe": series.timeframe, "today": now.astimezone(zone).date()}
     row = connection.execute(_HELD, asked).one()
     features, bars = (
-        None if updated_at is None else Standing(row.verified_at, row.next_due_at, updated_at)
+        None if updated_at is None else Standing(row.verified_at, row.next_due_at, updated_at, row.settled_until)
         for updated_at in (row.features_computed_at, row.bars_at)
     )
     day: date | None = row.next_split

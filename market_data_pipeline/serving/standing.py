@@ -25,6 +25,7 @@ class Standing(NamedTuple):
     verified_at: datetime | None
     next_due_at: datetime | None
     updated_at: datetime | None
+    settled_until: datetime | None = None
 
 
 class FreshnessBlock(TypedDict):
@@ -36,6 +37,7 @@ class FreshnessBlock(TypedDict):
     verified_at: str | None
     next_due_at: str | None
     updated_at: str | None
+    settled_until: str | None
     warning: NotRequired[str]
     cache_lifespan: NotRequired[str]
     cache_lifespan_seconds: NotRequired[float]
@@ -59,6 +61,7 @@ def freshness_at(standing: Standing, now: datetime) -> FreshnessBlock:
         "verified_at": _instant(standing.verified_at),
         "next_due_at": _instant(standing.next_due_at),
         "updated_at": _instant(standing.updated_at),
+        "settled_until": _instant(standing.settled_until),
     }
     if status is Freshness.AGING:
         block["warning"] = f"Aging: the newest bar that is due has been missing for {span(staleness)}."

@@ -76,6 +76,7 @@ class SeriesState:
     features_computed_at: datetime | None = None
     audited_splits: str | None = None
     own_features: str = ""
+    settled_until: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +115,7 @@ def read_states(bulk: Bulk, symbol: str) -> dict[Timeframe, SeriesState]:
         select
             timeframe, tier, first_ts, last_ts, bar_count, feature_count, feature_version, splits_digest,
             revision, base_revision, quiet_slots, verified_at, next_due_at, features_computed_at, audited_splits,
-            own_features
+            own_features, settled_until
         from market_data.series_state
         where symbol = $1
         """,
@@ -130,9 +131,9 @@ def write_state(bulk: Bulk, series: Series, state: SeriesState) -> None:
         insert into market_data.series_state (
             symbol, timeframe, tier, first_ts, last_ts, bar_count, feature_count, feature_version, splits_digest,
             revision, base_revision, quiet_slots, verified_at, next_due_at, features_computed_at, audited_splits,
-            own_features
+            own_features, settled_until
         )
-        values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)
+        values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)
         on conflict (symbol, timeframe) do update set
             first_ts = excluded.first_ts,
             last_ts = excluded.last_ts,
@@ -148,6 +149,7 @@ def write_state(bulk: Bulk, series: Series, state: SeriesState) -> None:
             features_computed_at = excluded.features_computed_at,
             audited_splits = excluded.audited_splits,
             own_features = excluded.own_features,
+            settled_until = excluded.settled_until,
             last_error_class = null,
             last_error = null,
             consecutive_failures = 0
@@ -155,7 +157,7 @@ def write_state(bulk: Bulk, series: Series, state: SeriesState) -> None:
         *(series.symbol, str(series.timeframe), state.tier, state.first_ts, state.last_ts, state.bar_count),
         *(state.feature_count, state.feature_version, state.splits_digest, state.revision, state.base_revision),
         *(state.quiet_slots, state.verified_at, state.next_due_at, state.features_computed_at),
-        *(state.audited_splits, state.own_features),
+        *(state.audited_splits, state.own_features, state.settled_until),
     )
 
 

@@ -255,6 +255,21 @@ def test_state_says_when_the_next_bar_falls_due(world: World) -> None:
     assert due["1d"] == datetime(2026, 11, 21, 0, 2, tzinfo=NEW_YORK)
 
 
+def test_state_says_which_bars_may_still_change(world: World) -> None:
+    def settled() -> dict[object, object]:
+        rows = world.query("select timeframe, settled_until from market_data.series_state")
+        return {row["timeframe"]: row["settled_until"].astimezone(NEW_YORK).strftime("%a %H:%M") for row in rows}  # type: ignore[attr-defined]
+
+    world.refresh("AAPL")
+    assert settled() == dict.fromkeys(map(str, Timeframe), "Fri 00:00")
+    world.now = datetime(2026, 11, 21, 10, 0, tzinfo=NEW_YORK)
+    world.refresh("AAPL")
+    assert settled() == dict.fromkeys(map(str, Timeframe), "Fri 00:00")
+    world.now += timedelta(hours=1)
+    world.refresh("AAPL")
+    assert settled() == dict.fromkeys(map(str, Timeframe), "Sat 00:00")
+
+
 def test_audit_rows_add_up_to_what_the_vendor_counted(world: World) -> None:
     import requests
 

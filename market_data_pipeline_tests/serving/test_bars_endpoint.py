@@ -101,6 +101,15 @@ def test_bars_without_features_are_served_and_a_series_without_bars_is_queued(ap
     assert (missing.status_code, missing.json()["backfill_request"]["status"]) == (404, "queued")
 
 
+def test_a_reader_is_told_which_bars_may_still_change(api: Api, seed: Seed) -> None:
+    midnight = NOW.replace(hour=4, minute=0, second=0, microsecond=0)
+    seed.series("AAPL", settled_until=midnight)
+    told = api.get(f"{BARS}/AAPL", timeframe="5m")
+    assert datetime.fromisoformat(told.json()["freshness"]["settled_until"]) == midnight
+    table = api.get(f"{BARS}/AAPL", timeframe="5m", headers={"Accept": "text/csv"})
+    assert table.headers["x-settled-until"] == told.json()["freshness"]["settled_until"]
+
+
 @pytest.mark.parametrize("symbol", ["X:BTCUSD", "BRK.B"])
 def test_a_ticker_may_hold_punctuation(api: Api, seed: Seed, symbol: str) -> None:
     seed.series(symbol)
