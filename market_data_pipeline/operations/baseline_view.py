@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from market_data_pipeline.operations.baseline_document import Part
+from market_data_pipeline.operations.baseline_advice import Part
 from market_data_pipeline.operations.objectives import span
 
 if TYPE_CHECKING:
