@@ -337,3 +337,15 @@ def test_nothing_moves_for_those_who_want_no_motion(reader: Reader, seed: Seed) 
     assert page.evaluate(moving) == []
     drawn_chart(reader)
     assert page.evaluate(moving) == []
+
+
+def test_a_chart_whose_bars_could_not_be_loaded_is_drawn_when_they_can(reader: Reader, seed: Seed) -> None:
+    seed.series("AAPL", count=3)
+    reader.page.route("**/api/v1/**", lambda route: route.abort())
+    page = reader.open("/series/AAPL/5m")
+    expect(page.locator("#readout")).to_contain_text("The bars could not be loaded")
+    reader.page.unroute("**/api/v1/**")
+    reader.renew()
+    page.wait_for_selector("#chart[data-drawn='3'] canvas")
+    assert {line.split(":")[0] for line in reader.complaints} == {"Failed to load resource"}
+    reader.complaints.clear()

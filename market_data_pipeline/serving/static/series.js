@@ -70,7 +70,8 @@ async function loadOlder() {
 
 // New bars, and corrections of the newest ones, without moving what the reader looks at.
 async function loadNewer() {
-  if (loading || !records.length) return;
+  if (loading) return;
+  if (!records.length) return loadFirst(); // the database was away, or there were none
   const since = records[Math.max(records.length - 100, 0)];
   const newer = await ask({ limit: 1000, start: since.ts });
   records = [...records.filter(({ time }) => time < since.time), ...newer];
@@ -125,15 +126,22 @@ async function begin() {
   table.addEventListener("toggle", fillTable);
   addEventListener("themechange", () => chart.paint());
   for (const media of ["(prefers-color-scheme: dark)", "print"]) matchMedia(media).addEventListener("change", () => chart.paint());
+  await loadFirst();
+}
+
+async function loadFirst() {
+  loading = true;
   try {
     records = await ask({ limit: NEWEST });
     whole = records.length < NEWEST;
     if (records.length) draw();
     else say("There is no bar with features yet.");
+    frame.dataset.drawn = records.length;
   } catch (error) {
     say(`The bars could not be loaded: ${error.message}`);
+  } finally {
+    loading = false;
   }
-  frame.dataset.drawn = records.length;
 }
 
 if (frame) begin();
