@@ -9,7 +9,6 @@ Keep out: what is asked for (plan).
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from market_data_pipeline.domain.series import AssetClass, Timeframe, asset_class_of
@@ -32,7 +31,6 @@ if TYPE_CHECKING:
 
 _PEERS: Final = 50  # symbols looked at to tell what others are like
 _SURE: Final = 4.5  # standard deviations: three, of days that differ by half as much again as chance alone makes them
-_ROW_DOUBT: Final = 0.03  # of what a row weighs: morning's volumes have fewer digits than noon's
 
 # How many stocks an answer for the whole market lists: 12,000 trade on a day.
 _MARKET_ROWS: Final = 12_000
@@ -92,6 +90,7 @@ class AnswerSizes:
 
     Attributes:
         unknown: symbols of which nothing tells how often they trade.
+        unweighed: of some answers, as `of` found, none of such a length has been weighed, and they come compressed.
     """
 
     def __init__(
@@ -118,6 +117,7 @@ class AnswerSizes:
         self._weights = AnswerWeights(bulk, {*symbols, *peers}, near=near)
         self._market_day = last_check(bulk, MARKET_DAY)
         self._splits = last_check(bulk, SPLITS)
+        self.unweighed = False
         self._alike: dict[tuple[AssetClass, tuple[Window, ...]], Estimate] = {}
 
     def of(self, asked: Ask) -> Cost:
@@ -187,7 +187,10 @@ class AnswerSizes:
             rows = max(found.rows + doubt * found.doubt, 0.0)
             pages = pages_of(found.base_bars * (rows / found.rows if found.rows else 1.0))
             weight = self._weights.of(asked.symbol, window.timeframe, rows)
-            size = weight.of(pages, rows * (1 + math.copysign(_ROW_DOUBT, doubt) if doubt else 1))
+            self.unweighed = self.unweighed or weight.is_stretched(rows)
+            if doubt:
+                weight = weight._replace(row=weight.bounds(rows)[doubt > 0])
+            size = weight.of(pages, rows)
             if habits is not None and asset_class_of(asked.symbol) is AssetClass.US_EQUITY:
                 size *= 1 - _FRACTIONS_WEIGH * (habits.fractional - fractional_part(window.interval))
             cost += Estimate(pages, pages, round(size))

@@ -7,6 +7,7 @@ fewer. Keep out: how many rows an answer has (trading_habits).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from market_data_pipeline.store.bulk import Bulk
 
 _LARGE: Final = 1_000  # rows; what stands around them weighs little then
+_ROW_DOUBT: Final = 0.03  # of what a row weighs: morning's volumes have fewer digits than noon's
 _LOOKED_AT: Final = 20  # answers of each kind: enough for a line through small ones of different length
 _MOST_ENVELOPE: Final = 1_000  # bytes; a line that says more was drawn through too little
 
@@ -28,15 +30,31 @@ _NEAR_BYTES_PER_BAR: Final = {AssetClass.US_EQUITY: 101.4, AssetClass.CRYPTO: 10
 MOST_BYTES_PER_BAR: Final = 160
 
 
+# A row of JSON that weighs less came compressed: then fewer rows weigh more each, and no line tells how much.
+_COMPRESSED: Final = 60
+
+
 class Weight(NamedTuple):
-    """Bytes of an answer around its rows, and of a row."""
+    """Bytes of an answer around its rows, and of a row; learned from answers of `fewest` to `most` rows."""
 
     envelope: float
     row: float
+    fewest: float = 0
+    most: float = math.inf
 
     def of(self, pages: int, rows: float) -> float:
         """Return what so many rows weigh on so many pages."""
         return pages * self.envelope + rows * self.row
+
+    def is_stretched(self, rows: float) -> bool:
+        """Return whether nothing like an answer of so many rows has been weighed, where that matters."""
+        return self.row < _COMPRESSED and not self.fewest / 2 <= rows <= 2 * self.most
+
+    def bounds(self, rows: float) -> tuple[float, float]:
+        """Return the least and the most that one of so many rows weighs."""
+        if self.is_stretched(rows):
+            return 0.0, MOST_BYTES_PER_BAR
+        return self.row * (1 - _ROW_DOUBT), self.row * (1 + _ROW_DOUBT)
 
 
 class _Answer(NamedTuple):
@@ -89,9 +107,9 @@ def _line(answers: Sequence[_Answer], *, large: bool) -> Weight:
     if not large and len(set(rows.tolist())) > 2:
         row, envelope = np.polyfit(rows, size, 1).tolist()
         if row > 0 and 0 < envelope < _MOST_ENVELOPE:
-            return Weight(envelope, row)
+            return Weight(envelope, row, rows.min(), rows.max())
     around = min(ANSWER_BYTES, size.sum() / pages.sum() / 2)
-    return Weight(around, float((size - around * pages).sum() / rows.sum()))
+    return Weight(around, float((size - around * pages).sum() / rows.sum()), rows.min(), rows.max())
 
 
 # The first series of a run also counts what was asked for the whole market: next to nothing beside a large answer, and

@@ -51,6 +51,7 @@ class BackfillPlan(NamedTuple):
         unknown: symbols of which nothing tells how often they trade; they are taken for ones like those that are held,
             and before anything is held for ones that somebody trades every minute.
         market_unknown: nothing tells how long the answers for the whole market are that it asks for.
+        unweighed: no compressed answer as long as some that it asks for has been weighed.
         unlisted: symbols of `served` of which nothing tells whether the answers for the whole market list them; one
             that they do not takes a request of its own.
     """
@@ -64,6 +65,7 @@ class BackfillPlan(NamedTuple):
     cost: Cost
     unknown: frozenset[str]
     market_unknown: bool
+    unweighed: bool
     unlisted: frozenset[str]
 
     @property
@@ -92,7 +94,11 @@ class BackfillPlan(NamedTuple):
         if self.market_unknown:
             doubts.append("nothing tells yet how long the answers for the whole market are")
         if not doubts and self.cost.most.bytes - self.cost.likely.bytes > _CLOSE * self.cost.likely.bytes:
-            doubts.append("how often thin names trade within hours is chance")
+            doubts.append(
+                "no compressed answer as short as some of these has been weighed yet"
+                if self.unweighed
+                else "how often thin names trade within hours is chance"
+            )
         return tuple(doubts)
 
     def document(self) -> dict[str, Any]:
@@ -206,6 +212,7 @@ def plan_backfill(
         total((*(one.cost for one in found), *shared, maybe)),
         sizes.unknown,
         any(cost.least != cost.most for cost in shared),
+        sizes.unweighed,
         frozenset(symbol for symbol, known in listed.items() if known is None),
     )
 

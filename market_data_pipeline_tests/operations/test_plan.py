@@ -11,6 +11,8 @@ import requests
 from market_data_pipeline.domain.series import Timeframe
 from market_data_pipeline.domain.sessions import NEW_YORK
 from market_data_pipeline.operations.plan import BackfillPlan, plan_backfill
+from market_data_pipeline.sandbox.main import open_source
+from market_data_pipeline.sandbox.server import running_server
 from market_data_pipeline.settings import load_settings
 from market_data_pipeline_tests.ingest.conftest import REAL_SAMPLE, MakeWorld, World
 from market_data_pipeline_tests.ingest.conftest import make_world as make_world
@@ -166,6 +168,26 @@ def test_what_nobody_knows_of_another_vendor_is_said_within_bounds(
     planned = plan(world, monkeypatch, 80)
     assert planned.document()["unknown_symbols"] == ["MSFT.WS"]
     assert planned.cost.least.bytes < planned.total.bytes < planned.cost.most.bytes
+
+
+def test_a_vendor_that_compresses_is_planned_within_bounds_and_soon_closely(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fewer rows weigh more each, which only an answer of such a length tells."""
+    with running_server(open_source(None), world.clock, gzip=True) as url:
+        world.base_url = url
+        another_vendor(world, monkeypatch)
+        refreshed(world, 30)
+        doubts = []
+        for hour, minute in ((12, 15), (12, 30), (12, 45)):
+            world.now = datetime(2026, 11, 19, hour, minute, 30, tzinfo=NEW_YORK)
+            planned = plan(world, monkeypatch, 30)
+            happened = refreshed(world, 30)
+            assert within(planned, happened)
+            doubts.append(planned.doubts)
+        assert planned.total.bytes == pytest.approx(happened.bytes, rel=0.05)
+    assert doubts[0] == ("no compressed answer as short as some of these has been weighed yet",)
+    assert doubts[-1] == ()
 
 
 def test_another_vendor_is_planned_by_what_it_gave_before(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
