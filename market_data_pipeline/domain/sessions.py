@@ -21,8 +21,13 @@ from functools import cache, cached_property
 from typing import TYPE_CHECKING, Final, NamedTuple
 from zoneinfo import ZoneInfo
 
-from market_data_pipeline.domain.failures import UsageError
+from market_data_pipeline.domain.instants import END_DATE as END_DATE
+from market_data_pipeline.domain.instants import FIRST_DATE as FIRST_DATE
+from market_data_pipeline.domain.instants import check_range, outside
+from market_data_pipeline.domain.instants import from_us as from_us
+from market_data_pipeline.domain.instants import to_us as to_us
 from market_data_pipeline.domain.series import AssetClass, Timeframe
+from market_data_pipeline.domain.session_arrays import Axis, SessionArrays
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,13 +38,8 @@ if TYPE_CHECKING:
 NEW_YORK: Final = ZoneInfo("America/New_York")
 UTC: Final = ZoneInfo("UTC")
 
-# The vendor's minute bars begin in 2003. Building 50 years takes 0.14 s, as long as building one.
-FIRST_DATE: Final = dt.date(1990, 1, 1)
-END_DATE: Final = dt.date(2040, 1, 1)  # exclusive
-
 _DAY: Final = dt.timedelta(days=1)
 _HOUR: Final = dt.timedelta(hours=1)
-_EPOCH: Final = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _US: Final = dt.timedelta(microseconds=1)
 
 
@@ -70,17 +70,7 @@ _HOURS: Final = {
 }
 
 
-class _Axis(NamedTuple):
-    """A calendar's instants: int64 microseconds since 1970 UTC, ascending."""
-
-    midnights: np.ndarray  # start of every local day, and of the first one after the range
-    anchors: np.ndarray  # where the bar grid starts on every local day, session or not
-    day_starts: np.ndarray  # of every session: its local midnight,
-    starts: np.ndarray  # the start of its extended hours
-    ends: np.ndarray  # and their end
-
-
-class SessionCalendar:
+class SessionCalendar(SessionArrays):
     """The sessions of one asset class from `FIRST_DATE` to before `END_DATE`.
 
     Making one costs nothing; the first question about sessions loads exchange-calendars (half a second with pandas).
@@ -105,30 +95,30 @@ class SessionCalendar:
         """Return the sessions dated from `start` to before `end`, ascending."""
         if end <= start:
             return ()
-        _check_range(start)
-        _check_range(end - _DAY)
-        return tuple(self._session(day) for day in self._dates[self._position(start) : self._position(end)])
+        check_range(start)
+        check_range(end - _DAY)
+        return tuple(self._session(day) for day in self._dates[self.position(start) : self.position(end)])
 
     def session_on(self, day: dt.date) -> Session | None:
         """Return the session dated `day`, None on a day without one."""
-        _check_range(day)
-        at = self._position(day)
+        check_range(day)
+        at = self.position(day)
         return self._session(day) if at < len(self._dates) and self._dates[at] == day else None
 
     def next_session(self, after: dt.date) -> Session:
         """Return the first session dated after `after`."""
-        _check_range(after + _DAY)
-        at = self._position(after + _DAY)
+        check_range(after + _DAY)
+        at = self.position(after + _DAY)
         if at == len(self._dates):
-            raise _outside(END_DATE)
+            raise outside(END_DATE)
         return self._session(self._dates[at])
 
     def previous_session(self, before: dt.date) -> Session:
         """Return the last session dated before `before`."""
-        _check_range(before - _DAY)
-        at = self._position(before)
+        check_range(before - _DAY)
+        at = self.position(before)
         if at == 0:
-            raise _outside(FIRST_DATE - _DAY)
+            raise outside(FIRST_DATE - _DAY)
         return self._session(self._dates[at - 1])
 
     def sessions_overlapping(self, interval: Interval) -> tuple[Session, ...]:
@@ -148,81 +138,9 @@ class SessionCalendar:
             return np.array([to_us(session.day_start)], dtype="int64")
         return np.arange(to_us(session.start), to_us(session.end), timeframe.span // _US, dtype="int64")
 
-    def slots_between(self, timeframe: Timeframe, interval: Interval) -> np.ndarray:
-        """Return the starts, within `interval`, of all bars that may exist, ascending.
-
-        They are int64 microseconds since 1970 UTC. A year of 5m slots (48,000) takes under a millisecond.
-        """
-        import numpy as np
-
-        start_us, end_us = to_us(interval.start), to_us(interval.end)
-        if end_us <= start_us:
-            return np.empty(0, dtype="int64")
-        first, last = self.session_date(interval.start), self.session_date(interval.end - _US)
-        _check_range(first)
-        _check_range(last)
-        rows = slice(self._position(first), self._position(last + _DAY))
-        if timeframe is Timeframe.D1:
-            slots = self._axis.day_starts[rows]
-        else:
-            span = timeframe.span // _US
-            starts, ends = self._axis.starts[rows, None], self._axis.ends[rows, None]
-            grid = starts + np.arange(self.full_slot_count(timeframe), dtype="int64") * span
-            slots = grid[grid < ends]
-        wanted: np.ndarray = slots[np.searchsorted(slots, start_us) : np.searchsorted(slots, end_us)]
-        return wanted
-
-    def slot_index(self, timeframe: Timeframe, ts_us: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return where each instant lies among the sessions: (session, slot, slots in that session), int64 each.
-
-        `session` counts sessions from `FIRST_DATE` on, so neighbours differ by 1. An instant before its session's first
-        slot or after its last one has a slot below 0 or beyond the count; 1d has one slot a session.
-        """
-        import numpy as np
-
-        session = np.searchsorted(self._axis.day_starts, ts_us, side="right") - 1
-        if timeframe is Timeframe.D1:
-            return session, (ts_us - self._axis.day_starts[session]) // (_DAY // _US), np.ones_like(session)
-        span, start, end = timeframe.span // _US, self._axis.starts[session], self._axis.ends[session]
-        return session, (ts_us - start) // span, -(-(end - start) // span)
-
-    def grid_anchors_us(self, first_us: int, last_us: int) -> np.ndarray:
-        """Return where the bar grid is anchored anew on each calendar day around [first_us, last_us], session or not.
-
-        Int64 microseconds since 1970 UTC, ascending: 04:00 New York (round-the-clock markets 00:00 UTC) of every day
-        from the last anchor at or before `first_us` to the last at or before `last_us`.
-        """
-        import numpy as np
-
-        for at in (first_us, last_us):
-            _check_range(self.session_date(from_us(at)))
-        low, high = np.searchsorted(self._axis.anchors, (first_us, last_us), side="right")
-        return self._axis.anchors[max(int(low) - 1, 0) : int(high)]
-
-    def session_days(self, ts_us: np.ndarray) -> np.ndarray:
-        """Return the exchange-local calendar date of each instant as datetime64[D]; `session_date` for many."""
-        import numpy as np
-
-        return np.datetime64(FIRST_DATE, "D") + (np.searchsorted(self._axis.midnights, ts_us, side="right") - 1)
-
-    def first_of_days(self, ts_us: np.ndarray) -> np.ndarray:
-        """Return the index of the first of the ascending instants on each exchange-local date that has any."""
-        import numpy as np
-
-        if not len(ts_us):
-            return np.empty(0, dtype="int64")
-        midnights = self._axis.midnights
-        low, high = np.searchsorted(midnights, (ts_us[0], ts_us[-1]), side="right")
-        firsts = np.empty(high - low + 1, dtype="int64")
-        firsts[0] = 0
-        firsts[1:] = np.searchsorted(ts_us, midnights[low:high])
-        found = np.ones(len(firsts), dtype=bool)  # a date without any leaves the index of the next date's first
-        np.not_equal(firsts[1:], firsts[:-1], out=found[1:])
-        return firsts[found]
-
     def prepare(self) -> None:
         """Derive now what is derived at first use, about half a second, so that forked processes share it."""
-        _ = self._axis
+        _ = self.axis
 
     # Everything below is derived once from two facts: which dates have sessions, and when each local day begins.
 
@@ -242,7 +160,7 @@ class SessionCalendar:
     def _dates(self) -> tuple[dt.date, ...]:
         return self._schedule[0]
 
-    def _position(self, day: dt.date) -> int:
+    def position(self, day: dt.date) -> int:
         """Return how many sessions are dated before `day`."""
         return bisect_left(self._dates, day)
 
@@ -258,7 +176,8 @@ class SessionCalendar:
         return Session(day, start, end, self.midnight(day), day_end, early)
 
     @cached_property
-    def _axis(self) -> _Axis:
+    def axis(self) -> Axis:
+        """The calendar's instants, derived at first use."""
         import numpy as np
         import pandas as pd
 
@@ -269,7 +188,7 @@ class SessionCalendar:
         early = np.fromiter((day in self._schedule[1] for day in self._dates), dtype=bool, count=len(self._dates))
         length = np.where(early, self._hours.early_end // _US, self._hours.end // _US) - self._hours.start // _US
         starts = anchors[numbers]
-        return _Axis(midnights, anchors, midnights[numbers], starts, starts + length)
+        return Axis(midnights, anchors, midnights[numbers], starts, starts + length)
 
 
 @cache
@@ -286,22 +205,3 @@ def slot_count(timeframe: Timeframe, session: Session) -> int:
 def slot_start(timeframe: Timeframe, session: Session, index: int) -> dt.datetime:
     """Return the start of the slot `index`, counted from 0, of `session`."""
     return session.day_start if timeframe is Timeframe.D1 else session.start + index * timeframe.span
-
-
-def to_us(ts: dt.datetime) -> int:
-    """Return an aware instant as whole microseconds since 1970 UTC."""
-    return (ts - _EPOCH) // _US
-
-
-def from_us(us: int) -> dt.datetime:
-    """Return microseconds since 1970 UTC as an aware UTC instant."""
-    return _EPOCH + int(us) * _US
-
-
-def _check_range(day: dt.date) -> None:
-    if not FIRST_DATE <= day < END_DATE:
-        raise _outside(day)
-
-
-def _outside(day: dt.date) -> UsageError:
-    return UsageError(f"{day} is outside the trading calendar, which reaches from {FIRST_DATE} to {END_DATE - _DAY}.")
