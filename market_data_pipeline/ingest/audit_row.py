@@ -36,6 +36,7 @@ def log_row(
         requests=outcome.requests,
         rate_limited=outcome.rate_limited,
         bytes=outcome.bytes,
+        pages=outcome.pages,
         rows_fetched=outcome.rows_fetched,
         rows_inserted=outcome.rows_inserted,
         rows_updated=outcome.rows_updated,

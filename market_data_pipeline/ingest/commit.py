@@ -154,6 +154,7 @@ def _commit(
         requests=change.usage.requests,
         rate_limited=change.usage.rate_limited,
         bytes=change.usage.bytes,
+        pages=change.usage.pages,
         bar_count=new_state.bar_count,
         feature_count=new_state.feature_count,
         first_ts=new_state.first_ts,

@@ -55,6 +55,7 @@ class SeriesOutcome:
     requests: int = 0
     rate_limited: int = 0
     bytes: int = 0
+    pages: int = 0
     bar_count: int = 0
     feature_count: int = 0
     first_ts: datetime | None = None
@@ -87,7 +88,7 @@ class SeriesOutcome:
 
 
 _HELD: Final = ("bar_count", "feature_count", "first_ts", "last_ts", "verified_at", "next_due_at")  # of a series' state
-_COST: Final = ("requests", "rate_limited", "bytes")  # of its usage
+_COST: Final = ("requests", "rate_limited", "bytes", "pages")  # of its usage
 _TIMES: Final = ("fetch_seconds", "store_seconds", "compute_seconds")  # of its stopwatch
 _TOTALS: Final = (
     *("rows_fetched", "rows_inserted", "rows_updated", "rows_filled", "changes", "features_written"),

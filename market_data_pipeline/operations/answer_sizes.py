@@ -184,6 +184,8 @@ class AnswerSizes:
                 found = Rows(window.base_bars, window.base_bars)
             else:
                 found = habits.rows(window, asked.held, timing)
+                most = found.rows * self._weights.most_minutes(asked.symbol)
+                found = found._replace(base_bars=min(found.base_bars, most))
             rows = max(found.rows + doubt * found.doubt, 0.0)
             pages = pages_of(found.base_bars * (rows / found.rows if found.rows else 1.0))
             weight = self._weights.of(asked.symbol, window.timeframe, rows)

@@ -12,7 +12,7 @@ from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from market_data_pipeline.domain.series import AssetClass, Timeframe, asset_class_of
-from market_data_pipeline.polygon.windows import ANSWER_BYTES, BYTES_PER_BAR
+from market_data_pipeline.polygon.windows import ANSWER_BYTES, BYTES_PER_BAR, PAGE_LIMIT
 
 if TYPE_CHECKING:
     from market_data_pipeline.store.bulk import Bulk
@@ -83,6 +83,11 @@ class AnswerWeights:
             answer = _Answer(row["rows"], row["bytes"], row["pages"])
             for name in (row["symbol"], asset_class_of(row["symbol"])):
                 found.setdefault((name, kind), []).append(answer)
+        self._minutes = {
+            name: min(answer.pages * PAGE_LIMIT / answer.rows for answer in answers)
+            for (name, kind), answers in found.items()
+            if kind == (Timeframe.M5, True)
+        }
         self._learned = {key: _line(answers, large=key[1][1]) for key, answers in found.items()}
 
     def of(self, symbol: str, timeframe: Timeframe, rows: float) -> Weight:
@@ -93,6 +98,10 @@ class AnswerWeights:
                 if (weight := self._learned.get((name, kind))) is not None:
                     return weight
         return Weight(ANSWER_BYTES, _NEAR_BYTES_PER_BAR[asset_class_of(symbol)] if self._near else BYTES_PER_BAR)
+
+    def most_minutes(self, symbol: str) -> float:
+        """Return how many minutes a 5m bar of the symbol has at the most: its answers would have taken more pages."""
+        return self._minutes.get(symbol, math.inf)
 
     def is_learned(self, symbol: str) -> bool:
         """Return whether any answer tells what the symbol's weigh."""
@@ -112,25 +121,25 @@ def _line(answers: Sequence[_Answer], *, large: bool) -> Weight:
     return Weight(around, float((size - around * pages).sum() / rows.sum()), rows.min(), rows.max())
 
 
-# The first series of a run also counts what was asked for the whole market: next to nothing beside a large answer, and
-# no small one is looked at that was not the only request of its series. Audits give large ones every night.
+# Attempts that failed, and what the first series of a run counts for the whole market, are next to nothing beside a
+# large answer; no small one is looked at that cost more requests than its pages. Audits give large ones every night.
 _ANSWERS: Final = """
-select asked.symbol, kind.timeframe, kind.large, told.rows_fetched as rows, told.bytes, told.requests as pages
+select asked.symbol, kind.timeframe, kind.large, told.rows_fetched as rows, told.bytes, told.pages
 from unnest($1::text[]) as asked (symbol)
 cross join (values ('5m', true), ('5m', false), ('1d', true), ('1d', false)) as kind (timeframe, large)
 cross join lateral (
-    select recent.rows_fetched, recent.bytes, recent.requests
+    select recent.rows_fetched, recent.bytes, recent.pages
     from (
-        select l.id, l.rows_fetched, l.bytes, l.requests, l.rate_limited, l.status
+        select l.id, l.rows_fetched, l.bytes, l.requests, l.status, coalesce(l.pages, l.requests) as pages
         from market_data.ingest_log as l
         where l.symbol = asked.symbol and l.timeframe = kind.timeframe
         order by l.id desc
         limit 500
     ) as recent
     where
-        recent.bytes > 0 and recent.rows_fetched > 0 and recent.rate_limited = 0 and recent.status <> 'failed'
+        recent.bytes > 0 and recent.rows_fetched > 0 and recent.pages > 0 and recent.status <> 'failed'
         and (recent.rows_fetched >= $2::bigint) = kind.large
-        and (recent.requests = 1 or recent.rows_fetched >= 10 * $2::bigint)
+        and (recent.requests = recent.pages or recent.rows_fetched >= 10 * $2::bigint)
     order by recent.id desc
     limit $3::bigint
 ) as told

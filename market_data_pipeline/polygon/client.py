@@ -151,6 +151,7 @@ class PolygonClient:
 
             held = []
             for page in self._paging.pages(question, read, path, {"adjusted": "false"}, tally, left):
+                tally.pages += 1
                 if page.count:
                     held.append(page.rows)
                     after = int(page.rows.ts_us[-1])

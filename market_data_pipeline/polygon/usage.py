@@ -19,12 +19,14 @@ class Usage:
         rate_limited: answers 429 among them.
         seconds: time waiting for turns and answers, decoding included.
         bytes: bodies as they came over the wire, compressed.
+        pages: of bars of one symbol that came in, each counted once.
     """
 
     requests: int = 0
     rate_limited: int = 0
     seconds: float = 0.0
     bytes: int = 0
+    pages: int = 0
 
     def __add__(self, other: Usage) -> Usage:
         """Return the cost of both."""
@@ -33,6 +35,7 @@ class Usage:
             self.rate_limited + other.rate_limited,
             self.seconds + other.seconds,
             self.bytes + other.bytes,
+            self.pages + other.pages,
         )
 
     def __sub__(self, other: Usage) -> Usage:
@@ -42,6 +45,7 @@ class Usage:
             self.rate_limited - other.rate_limited,
             self.seconds - other.seconds,
             self.bytes - other.bytes,
+            self.pages - other.pages,
         )
 
 
@@ -52,6 +56,7 @@ class Tally:
     requests: int = 0
     rate_limited: int = 0
     bytes: int = 0
+    pages: int = 0
     monotonic: Callable[[], float] = time.monotonic
     _started: float = field(init=False)
 
@@ -61,4 +66,4 @@ class Tally:
 
     def usage(self) -> Usage:
         """Return the cost so far."""
-        return Usage(self.requests, self.rate_limited, self.monotonic() - self._started, self.bytes)
+        return Usage(self.requests, self.rate_limited, self.monotonic() - self._started, self.bytes, self.pages)

@@ -94,6 +94,7 @@ class LogRow:
     requests: int = 0
     rate_limited: int = 0
     bytes: int = 0
+    pages: int = 0
     rows_fetched: int = 0
     rows_inserted: int = 0
     rows_updated: int = 0
@@ -187,10 +188,11 @@ def append_log(bulk: Bulk, series: Series, row: LogRow) -> None:
             insert into market_data.ingest_log (
                 run_id, symbol, timeframe, started_at, finished_at, status, requests, rate_limited, bytes,
                 rows_fetched, rows_inserted, rows_updated, features_written,
-                fetch_seconds, store_seconds, compute_seconds, error_class, error, warning, outside_rpo_since
+                fetch_seconds, store_seconds, compute_seconds, error_class, error, warning, pages,
+                outside_rpo_since
             )
             values (
-                $1, $2, $3, $4, $5::timestamptz, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19,
+                $1, $2, $3, $4, $5::timestamptz, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $23,
                 case when coalesce($20::timestamptz + $21 * interval '1 second', '-infinity') < $5::timestamptz then
                     market_data.outside_rpo_since($2, $3, $20::timestamptz, $21 * interval '1 second', $5::timestamptz)
                 end
@@ -203,6 +205,7 @@ def append_log(bulk: Bulk, series: Series, row: LogRow) -> None:
         *(row.requests, row.rate_limited, row.bytes, row.rows_fetched, row.rows_inserted, row.rows_updated),
         *(row.features_written, row.fetch_seconds, row.store_seconds, row.compute_seconds),
         *(row.error_class, row.error, row.warning, row.due_at, row.rpo.total_seconds(), series.partition_key),
+        row.pages,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
@@ -11,7 +12,9 @@ import requests
 from market_data_pipeline.domain.series import Timeframe
 from market_data_pipeline.domain.sessions import NEW_YORK
 from market_data_pipeline.operations.plan import BackfillPlan, plan_backfill
+from market_data_pipeline.sandbox.bars import MINUTE_MS, Bars, to_step
 from market_data_pipeline.sandbox.main import open_source
+from market_data_pipeline.sandbox.market import SyntheticMarket
 from market_data_pipeline.sandbox.server import running_server
 from market_data_pipeline.settings import load_settings
 from market_data_pipeline_tests.ingest.conftest import REAL_SAMPLE, MakeWorld, World
@@ -211,6 +214,30 @@ def test_another_vendor_is_planned_by_what_it_gave_before(world: World, monkeypa
     assert planned.total.calls == happened.calls
     assert planned.total.bytes == pytest.approx(happened.bytes, rel=0.05)
     assert planned.doubts == ()
+
+
+class HalfDense(SyntheticMarket):
+    """Every other slot of five minutes holds a bar, of three minutes that have a trade."""
+
+    def intraday(
+        self, ticker: str, step_ms: int, start_ms: int, end_ms: int, *, descending: bool = False
+    ) -> Iterator[Bars]:
+        for minutes in super().intraday(ticker, MINUTE_MS, start_ms, end_ms, descending=descending):
+            yield to_step(minutes.take(minutes.t // MINUTE_MS % 10 < 3), step_ms)
+
+
+def test_pages_are_planned_by_what_earlier_answers_took(make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bar of five minutes does not tell in how many of them somebody traded; a page holds 50,000 of those."""
+    world = make_world(datetime(2026, 11, 19, 12, 0, 30, tzinfo=NEW_YORK), source=HalfDense())
+    monkeypatch.setenv("DATABASE_URL", world.database_url)
+    another_vendor(world, monkeypatch)
+    world.refresh("AAPL", history_days=365)
+    logged = world.query("select requests, pages, rows_fetched from market_data.ingest_log where timeframe = '5m'")
+    assert [(row["requests"], row["pages"]) for row in logged] == [(3, 2)]  # the first series counts the splits too
+    planned = plan(world, monkeypatch, 365, full=True)
+    before = counted(world)
+    world.refresh("AAPL", history_days=365, full=True)
+    assert planned.total.calls == planned.cost.least.calls == counted(world).calls - before.calls == 2 + 1
 
 
 def test_a_recording_is_planned_by_what_was_recorded(make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch) -> None:
