@@ -60,13 +60,16 @@ def measure(days: int = DAYS, rounds: int = ROUNDS) -> list[Measurement]:
     with running_place() as place:
         url, _, outcomes = ingest(place, "warm", symbols, days)
         rows = finished_rows(url, symbols)
+        place.drop(url)
         ours = sum(outcome.requests for outcome in outcomes if outcome.series.symbol == symbols[-1])
         each = calls_of_each_timeframe(place, symbols[-1], days)
         for number in range(rounds):
             seconds, calls, size = download(place, symbols, days)
             found["download"].append(seconds)
             found["copy"].append(copy_rows(place, f"limit_{number}", rows))
-            found["ingestion"].append(ingest(place, f"ingestion_{number}", symbols, days)[1])
+            url, seconds, _ = ingest(place, f"ingestion_{number}", symbols, days)
+            place.drop(url)
+            found["ingestion"].append(seconds)
             whole, start = through_dagster(place, f"whole_{number}", rows, days)
             found["whole"].append(whole)
             found["start"].append(start)
@@ -146,6 +149,8 @@ def through_dagster(place: Place, name: str, rows: Rows, days: int) -> tuple[flo
         ).fetchone()
     if not started or not first:
         raise SystemExit("No run was started.")
+    for variable in ("DATABASE_URL", "DAGSTER_POSTGRES_URL"):
+        place.drop(environment[variable])
     return seconds, first[0] - started[0]
 
 

@@ -102,6 +102,7 @@ def _symbols(size: int, place: Place) -> dict[str, Any]:
         ticks.append(_refresh(place, url, symbols, _DAYS, evening + _TICK_AFTER))
         if ticks[-1]["series"] < 0.99 * len(symbols) * len(Timeframe):  # a thin name may not trade in half an hour
             raise SystemExit(f"Only {ticks[-1]['series']} series have a new bar.")
+    place.drop(url)
     return {
         **first,
         "grown_mb": _peak_mb() - before,
@@ -116,6 +117,7 @@ def _years(size: int, place: Place) -> dict[str, Any]:
     url = _warm(place, f"years_{size}", symbols)
     before = _peak_mb()
     found = _refresh(place, url, symbols, 365 * size, _BEFORE)
+    place.drop(url)
     return {**found, "grown_mb": _peak_mb() - before, "peak_mb": _peak_mb()}
 
 
@@ -124,7 +126,9 @@ _WORK: Final = {"symbols": _symbols, "years": _years}
 
 def _warm(place: Place, name: str, symbols: tuple[str, ...]) -> str:
     """Return a new database for the symbols; another symbol went through this process before, and through a year."""
-    _refresh(place, place.new_database(f"{name}_warm", ("SYN9999",)), ("SYN9999",), _DAYS, _BEFORE)
+    url = place.new_database(f"{name}_warm", ("SYN9999",))
+    _refresh(place, url, ("SYN9999",), _DAYS, _BEFORE)
+    place.drop(url)
     return place.new_database(name, symbols)
 
 

@@ -51,6 +51,7 @@ def _backfill(place: Place, symbols: tuple[str, ...], days: int, *, threads: int
         started = time.perf_counter()
         outcomes = list(refresh_shard(symbol_requests(symbols), pipeline=pipeline, run_id=f"threads {threads}"))
         seconds = time.perf_counter() - started
+    place.drop(url)
     failed = [outcome for outcome in outcomes if outcome.status != "ok"]
     if failed:
         raise SystemExit(f"{len(failed)} series failed: {failed[0].error}")

@@ -79,7 +79,9 @@ def copy_rows(place: Place, name: str, rows: Rows) -> float:
     began = time.perf_counter()
     with ThreadPoolExecutor(CONNECTIONS) as pool:
         list(pool.map(copy, parts))
-    return time.perf_counter() - began
+    seconds = time.perf_counter() - began
+    place.drop(url)
+    return seconds
 
 
 def _halves(tables: list[tuple[str, Any]]) -> list[list[tuple[str, Any]]]:

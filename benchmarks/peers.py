@@ -3,8 +3,8 @@
 The same vendor, PostgreSQL server, tables (dlt makes its own), bars and features; the number of stored rows is
 compared. The peers are spared what only the pipeline pays for (coverage, audit, comparison with what is held, checks of
 every page) and are handed its resampling and its features. Each runs in a process of its own whose imports are not in
-its time, in an environment that this benchmark makes, and by turns with the pipeline, which runs as a library. Three
-symbols only, because a round of all of them takes minutes even so; costs per symbol are flat (see `growth`).
+its time, in an environment that this benchmark makes, right after the pipeline, which runs as a library. Three symbols
+only, because a round of all of them takes minutes even so; costs per symbol are flat (see `growth`).
 
     python -m benchmarks.peers [DAYS]
 """
@@ -18,7 +18,7 @@ import sys
 from datetime import timedelta
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import psycopg
 
@@ -31,13 +31,21 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 SYMBOLS: Final = 3
-ROUNDS: Final = 3
-# Name of the script, what it is, and how many times faster the pipeline is to be at least.
-PEERS: Final[dict[str, tuple[str, float | None]]] = {
-    "to_sql": ("official client, pandas.to_sql", 8.0),
-    "upserts": ("official client, executemany upserts", 7.0),
-    "records": ("official client, dlt merge of rows", 15.0),
-    "merge": ("official client, dlt merge of Arrow", None),
+
+
+class Peer(NamedTuple):
+    """What a script does, in how many rounds, and how many times faster the pipeline is to be at least."""
+
+    title: str
+    rounds: int
+    at_least: float | None
+
+
+PEERS: Final[dict[str, Peer]] = {
+    "to_sql": Peer("official client, pandas.to_sql", 3, 8.0),
+    "upserts": Peer("official client, executemany upserts", 5, 7.0),  # quick enough for two more
+    "records": Peer("official client, dlt merge of rows", 3, 15.0),
+    "merge": Peer("official client, dlt merge of Arrow", 3, None),
 }
 # Of the environment: the first ones are what is compared, the others the pipeline's own versions, so that none differs.
 _FOREIGN: Final = ("massive", "dlt[postgres]")
@@ -52,36 +60,39 @@ def main() -> int:
     return show("peers", measure(int(sys.argv[1]) if len(sys.argv) > 1 else DAYS))
 
 
-def measure(days: int = DAYS, rounds: int = ROUNDS) -> list[Measurement]:
-    """Return how many times faster the pipeline is than each peer."""
+def measure(days: int = DAYS) -> list[Measurement]:
+    """Return how many times faster the pipeline is than each peer, which runs right after it."""
     python = environment()
     symbols = universe()[:SYMBOLS]
-    seconds: dict[str, list[float]] = {name: [] for name in ("ours", *PEERS)}
+    ours: list[float] = []
+    pairs: dict[str, list[tuple[float, float]]] = {name: [] for name in PEERS}
     with running_place() as place:
         url, _, _ = ingest(place, "warm", symbols, days)
         expected = _rows(url, "market_data")
-        for number in range(rounds):
-            seconds["ours"].append(ingest(place, f"ours_{number}", symbols, days)[1])
-            for name in PEERS:
+        place.drop(url)
+        for number in range(max(peer.rounds for peer in PEERS.values())):
+            for name in (name for name, peer in PEERS.items() if number < peer.rounds):
+                url, seconds, _ = ingest(place, f"before_{name}_{number}", symbols, days)
+                place.drop(url)
                 took, stored = _peer(place, python, name, f"{name}_{number}", symbols, days)
                 if stored != expected:
                     raise SystemExit(f"{name} stored {stored} bars and features, the pipeline {expected}.")
-                seconds[name].append(took)
-                print(f"  round {number + 1}: {name} {took:.1f} s over {seconds['ours'][-1]:.2f} s", file=sys.stderr)
+                ours.append(seconds)
+                pairs[name].append((took, seconds))
+                print(f"  round {number + 1}: {name} {took:.1f} s over {seconds:.2f} s", file=sys.stderr, flush=True)
     what = f"{SYMBOLS} symbols, {days} days"
-    details = {"bars": expected[0], "features": expected[1], "rounds": rounds}
-    ours = statistics.median(seconds["ours"])
+    details = {"bars": expected[0], "features": expected[1], "rounds": len(ours)}
     return [
-        Measurement(f"the pipeline: {what}", ours, "s", details=details),
+        Measurement(f"the pipeline: {what}", statistics.median(ours), "s", details=details),
         *(
             Measurement(
-                f"faster than {title}",
-                statistics.median(a / b for a, b in zip(seconds[name], seconds["ours"], strict=True)),
+                f"faster than {peer.title}",
+                statistics.median(took / seconds for took, seconds in pairs[name]),
                 "times",
-                at_least=least,
-                details={"seconds": statistics.median(seconds[name])},
+                at_least=peer.at_least,
+                details={"seconds": statistics.median(took for took, _ in pairs[name]), "rounds": len(pairs[name])},
             )
-            for name, (title, least) in PEERS.items()
+            for name, peer in PEERS.items()
         ),
     ]
 
@@ -120,8 +131,9 @@ def _peer(
     done = subprocess.run(  # noqa: S603 - ours
         command, input=json.dumps(task), stdout=subprocess.PIPE, check=True, cwd=REPOSITORY, text=True
     )
-    schema = "peer" if script in ("merge", "records") else "market_data"
-    return json.loads(done.stdout.splitlines()[-1])["seconds"], _rows(url, schema)
+    stored = _rows(url, "peer" if script in ("merge", "records") else "market_data")
+    place.drop(url)
+    return json.loads(done.stdout.splitlines()[-1])["seconds"], stored
 
 
 def _rows(url: str, schema: str) -> tuple[int, int]:
