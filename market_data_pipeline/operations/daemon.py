@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
 from market_data_pipeline.domain.failures import DatabaseFullError, DatabaseUnavailableError
-from market_data_pipeline.operations.loading import cancel_begun, environment
+from market_data_pipeline.operations.loading import cancel_begun, environment, has_begun
 from market_data_pipeline.operations.processes import Processes, end_trees
 from market_data_pipeline.operations.records import families, others
 from market_data_pipeline.project import LOCATION
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from market_data_pipeline.settings import Settings
 
+_CODE_SERVER: Final = "dagster-code-server"
 LOOK_SECONDS: Final = 0.5  # between two looks at processes while nothing else is to be done
 # The embedded PostgreSQL can go on only where it can add a segment of its log. Without that Dagster cannot even store
 # that a run failed, and whoever waits for the run would wait for ever.
@@ -77,7 +78,9 @@ class Daemon:
                 if not isinstance(failure, DatabaseUnavailableError):
                     cancel_begun(self.instance)
         finally:
-            self.processes.stop()
+            # Asked to end, the code server takes 2 s for it; without a run there is nothing that it would do in them.
+            succeeded = failure is None
+            self.processes.stop(_CODE_SERVER, is_idle=lambda: succeeded and not has_begun(self.instance))
             self._lock.close()
 
     def own(self) -> None:
@@ -152,7 +155,7 @@ class Daemon:
         daemon = [program("dagster-daemon"), "run", "--workspace", str(self.workspace)]
         root, variables = self.settings.project_root, environment(self.settings)
         # All runs are in its session.
-        self.processes.start("dagster-code-server", server, cwd=root, environment=variables, is_bulk=True)
+        self.processes.start(_CODE_SERVER, server, cwd=root, environment=variables, is_bulk=True)
         self.processes.wait_for(socket)
         self.processes.start("dagster-daemon", daemon, cwd=root, environment=variables)
 

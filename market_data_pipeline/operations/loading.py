@@ -225,13 +225,26 @@ def cancel(instance: dg.DagsterInstance, run_ids: Sequence[str]) -> None:
 
 def cancel_begun(instance: dg.DagsterInstance) -> None:
     """Cancel all runs that a daemon has begun, whoever asked for them; those in the queue stay there."""
-    import dagster as dg
     from dagster_postgres.utils import DagsterPostgresException
 
-    begun = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
     with suppress(DagsterPostgresException, sa.exc.SQLAlchemyError):
-        records = instance.get_run_records(dg.RunsFilter(statuses=begun))
-        cancel(instance, [record.dagster_run.run_id for record in records])
+        cancel(instance, _begun(instance))
+
+
+def has_begun(instance: dg.DagsterInstance) -> bool:
+    """Return whether a run that a daemon has begun has not ended, or cannot be told to have."""
+    from dagster_postgres.utils import DagsterPostgresException
+
+    with suppress(DagsterPostgresException, sa.exc.SQLAlchemyError):
+        return bool(_begun(instance))
+    return True
+
+
+def _begun(instance: dg.DagsterInstance) -> list[str]:
+    import dagster as dg
+
+    statuses = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
+    return [record.dagster_run.run_id for record in instance.get_run_records(dg.RunsFilter(statuses=statuses))]
 
 
 def summarise(

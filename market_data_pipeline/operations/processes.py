@@ -133,9 +133,18 @@ class Processes:
                     f"{child.name} ended with code {code}: {_last_line(child.log)} The rest is in {child.log}."
                 )
 
-    def stop(self) -> None:
-        """End all processes and everything they started."""
-        end_trees(child.process for child in self.children)
+    def stop(self, last: str = "", *, is_idle: Callable[[], bool] = lambda: False) -> None:
+        """End all processes and everything they started.
+
+        Args:
+            last: the one that ends after the others.
+            is_idle: whether it can then be killed, because there is nothing that it could still bring to an end.
+        """
+        final = [child.process for child in self.children if child.name == last]
+        end_trees(child.process for child in self.children if child.name != last)
+        if is_idle():
+            kill_trees(final)
+        end_trees(final)
         self.children.clear()
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
@@ -163,6 +172,18 @@ def end_trees(roots: Iterable[psutil.Process], seconds: float = STOP_SECONDS) ->
         with suppress(psutil.NoSuchProcess):
             process.kill()
     psutil.wait_procs(left, timeout=STOP_SECONDS)
+
+
+def kill_trees(roots: Iterable[psutil.Process]) -> None:
+    """End processes and their descendants at once, without asking them."""
+    family: list[psutil.Process] = []
+    for root in roots:
+        with suppress(psutil.NoSuchProcess):
+            family += [root, *root.children(recursive=True)]
+    for process in family:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(family, timeout=STOP_SECONDS)
 
 
 def wait_for_page(url: str, check: Callable[[], None]) -> None:
