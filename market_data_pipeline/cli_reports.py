@@ -73,9 +73,10 @@ def plan(
             f"{'; '.join(reasons)}."
         )
     limit = made.plan.calls_per_minute
+    waiting = f"at least {span(made.seconds)} " if made.seconds else ""
     console().print(
         f"{made.total.calls} calls, {made.total.pages} pages, {made.total.bytes / 1e6:.1f} MB, "
-        f"at least {span(made.seconds)} on the {made.plan.name} plan "
+        f"{waiting}on the {made.plan.name} plan "
         f"({f'{limit} calls a minute' if limit else 'no limit of calls'})."
     )
 
