@@ -14,8 +14,10 @@ import psycopg
 import pytest
 import sqlalchemy as sa
 
+from market_data_pipeline.domain.failures import PipelineError
 from market_data_pipeline.polygon.turns import Turns
 from market_data_pipeline.settings import Settings
+from market_data_pipeline.store.arrow import ArrowReader
 from market_data_pipeline.store.bulk import Bulk
 from market_data_pipeline.store.database import engine
 from market_data_pipeline.store.migrate import migrate, migrate_database
@@ -146,7 +148,7 @@ def act_of_sqlalchemy(url: str) -> str:
     return who
 
 
-def act_of_adbc(url: str) -> str:
+def act_of_a_run(url: str) -> str:
     with Bulk(url) as bulk:
         bulk.rollback()  # what a session acts as outlives its transactions
         return str(bulk.rows("select current_user::text as who")[0]["who"])
@@ -162,11 +164,19 @@ def act_of_the_limiter(url: str) -> str:
         turns.close()
 
 
-@pytest.mark.parametrize("act", [act_of_sqlalchemy, act_of_adbc, act_of_the_limiter])
+@pytest.mark.parametrize("act", [act_of_sqlalchemy, act_of_a_run, act_of_the_limiter])
 def test_every_session_of_the_pipeline_acts_as_the_writer_also_for_an_owners_login(
     act: Callable[[str], str], database_url: str
 ) -> None:
     assert act(database_url) == "market_data_writer"
+
+
+def test_who_reads_bars_for_a_notebook_acts_as_the_reader_also_with_an_owners_login(database_url: str) -> None:
+    with ArrowReader(database_url) as reader:
+        reader.rollback()
+        assert reader.rows("select current_user::text as who") == [{"who": "market_data_reader"}]
+        with pytest.raises(PipelineError, match="42501"):
+            reader.execute("delete from market_data.bars")
 
 
 def test_a_reader_reads_and_may_only_ask_for_series(database_url: str, recorded: object) -> None:
@@ -245,6 +255,6 @@ def test_databases_of_one_server_are_migrated_side_by_side(postgres_url: str) ->
         with ThreadPoolExecutor(3) as pool:
             applied = list(pool.map(lambda url: migrate_database(url, SQL), urls))
         assert all(applied)
-        assert {act_of_adbc(url) for url in urls} == {"market_data_writer"}
+        assert {act_of_a_run(url) for url in urls} == {"market_data_writer"}
         for name in names:
             connection.execute(f"drop database {name} with (force)")
