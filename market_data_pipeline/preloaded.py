@@ -25,9 +25,9 @@ import market_data_pipeline.sandbox.process
 import market_data_pipeline.store.database
 from market_data_pipeline.domain.series import AssetClass
 from market_data_pipeline.domain.sessions import calendar_for
-from market_data_pipeline.priority import give_way
+from market_data_pipeline.priority import runs_give_way
 
 for _asset_class in AssetClass:
     calendar_for(_asset_class).prepare()
 gc.freeze()  # or the first collection of each run would copy all of it
-give_way()  # the runs, which this process forks, take that along; the code server, which answers, stays as it is
+runs_give_way()  # which this process forks; the code server, which answers, stays as it is

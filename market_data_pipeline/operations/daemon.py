@@ -154,8 +154,7 @@ class Daemon:
         self.workspace.write_text(json.dumps({"load_from": [{"grpc_server": entry}]}))  # JSON is YAML, too
         daemon = [program("dagster-daemon"), "run", "--workspace", str(self.workspace)]
         root, variables = self.settings.project_root, environment(self.settings)
-        # All runs are in its session.
-        self.processes.start(_CODE_SERVER, server, cwd=root, environment=variables, is_bulk=True)
+        self.processes.start(_CODE_SERVER, server, cwd=root, environment=variables)
         self.processes.wait_for(socket)
         self.processes.start("dagster-daemon", daemon, cwd=root, environment=variables)
 

@@ -20,7 +20,6 @@ import psutil
 
 from market_data_pipeline.domain.failures import PipelineError, UsageError
 from market_data_pipeline.operations.records import record_file, write_record
-from market_data_pipeline.priority import session_gives_way
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -72,13 +71,8 @@ class Processes:
         """Write down this command and what it has started."""
         write_record(self.file, self.state, self.name, [psutil.Process(), *(child.process for child in self.children)])
 
-    def start(
-        self, name: str, command: Sequence[str], *, cwd: Path, environment: Mapping[str, str], is_bulk: bool = False
-    ) -> Child:
-        """Start a process in a session of its own, so that the terminal's Ctrl-C reaches only this command.
-
-        With `is_bulk` the session gives way to what others wait for (priority).
-        """
+    def start(self, name: str, command: Sequence[str], *, cwd: Path, environment: Mapping[str, str]) -> Child:
+        """Start a process in a session of its own, so that the terminal's Ctrl-C reaches only this command."""
         log = self.state / "logs" / f"{name}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab") as output:
@@ -91,8 +85,6 @@ class Processes:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        if is_bulk:
-            session_gives_way(process.pid)
         child = Child(name, process, log)
         self.children.append(child)
         self.record()
