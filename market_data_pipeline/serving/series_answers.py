@@ -103,7 +103,6 @@ class SeriesAnswers:
 
     async def _answer(self, key: RequestKey | None, wish: Wish, media: Media) -> Answer:
         ticket = self.shelf.ticket(wish.series)
-        self.shelf.asked.add(wish.series)
         if key is None or ticket is None:
             return await self._make(wish, media)
         answer = None
@@ -112,6 +111,7 @@ class SeriesAnswers:
         if answer is None:
             answer = await self._flights.share((key, ticket), lambda: self._make(wish, media))
         self.shelf.answers.put(key, answer, ticket)
+        self.shelf.asked.add(wish.series)  # only now: names that nobody follows would be remembered without end
         return answer
 
     async def _from_stock(self, wish: Wish, ticket: Ticket) -> Answer | None:

@@ -6,13 +6,23 @@ import time
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
+import anyio
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from starlette.requests import Request
 
 from market_data_pipeline.domain.series import Series, Timeframe
+from market_data_pipeline.serving.columns import BAR_COLUMNS
+from market_data_pipeline.serving.database import Database
+from market_data_pipeline.serving.problems import Problem
+from market_data_pipeline.serving.reading import BARS as BARS_SELECTION
 from market_data_pipeline.serving.reading import Held, Range
+from market_data_pipeline.serving.renewals import Renewals
+from market_data_pipeline.serving.series_answers import SeriesAnswers, Wish
+from market_data_pipeline.serving.shelf import SCOPE_KEY, RequestKey, Shelf
 from market_data_pipeline.serving.stock import Stock, packed, start_of
+from market_data_pipeline.settings import Settings
 from market_data_pipeline_tests.serving.conftest import BARS, FEATURES, Api
 from market_data_pipeline_tests.serving.seeding import NOW, Seed
 from market_data_pipeline_tests.serving.waiting import wait_until
@@ -138,3 +148,27 @@ def test_what_is_asked_for_is_read_again_after_a_commit_before_anybody_asks(api:
     answers = [api.get(f"{BARS}/{symbol}", timeframe="5m", limit=3).json() for symbol in ("MSFT", "AAPL")]
     assert [answer["bars"][-1]["close"] for answer in answers] == [77.7, 66.6]
     assert cuts(api) == 1  # of MSFT's; AAPL's had to be read
+
+
+def test_names_that_nobody_follows_are_not_remembered(settings: Settings, seed: Seed) -> None:
+    seed.series("AAPL", first=FIRST, count=COUNT)
+    shelf = Shelf(lambda: NOW)
+    shelf.open()
+    database = Database(settings.database_url, NOW)
+    answers = SeriesAnswers(database, shelf, lambda: NOW, lambda: None, Renewals(lambda: None))
+
+    async def ask(symbol: str) -> None:
+        request = Request({"type": "http", "headers": [], SCOPE_KEY: RequestKey(f"{BARS}/{symbol}", b"", "")})
+        wanted = Range(None, None, 3)
+        series = Series(symbol, Timeframe.M5)
+        wish = Wish(series, BARS, "bars", BAR_COLUMNS, BARS_SELECTION, wanted, lambda held: held.bars)
+        await answers.respond(request, wish)
+
+    try:
+        for number in range(3):
+            with pytest.raises(Problem):
+                anyio.run(ask, f"NONE{number}")
+        anyio.run(ask, "AAPL")
+    finally:
+        database.close()
+    assert shelf.asked == {Series("AAPL", Timeframe.M5)}
