@@ -22,8 +22,8 @@ from urllib.parse import quote, urlsplit
 import requests
 
 from benchmarks.place import NOW, Place
+from market_data_pipeline.domain.instants import to_us
 from market_data_pipeline.domain.series import BASE_TIMEFRAMES, Timeframe, asset_class_of
-from market_data_pipeline.domain.sessions import to_us
 from market_data_pipeline.ingest.demand import reach, wanted
 from market_data_pipeline.ingest.harvest import served_windows
 from market_data_pipeline.sandbox.listening import SANDBOX_KEY

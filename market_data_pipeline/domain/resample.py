@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from market_data_pipeline.domain import bars as bar
+from market_data_pipeline.domain.instants import to_us
 from market_data_pipeline.domain.series import Timeframe
-from market_data_pipeline.domain.sessions import to_us
 
 if TYPE_CHECKING:
     from datetime import datetime

@@ -6,6 +6,7 @@ Add here: what would be slow one instant at a time. Keep out: where sessions com
 from __future__ import annotations
 
 import datetime as dt
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from market_data_pipeline.domain.instants import FIRST_DATE, check_range, from_us, to_us
@@ -30,25 +31,25 @@ class Axis(NamedTuple):
     ends: np.ndarray  # and their end
 
 
-class SessionArrays:
+class SessionArrays(ABC):
     """The part of a calendar that answers for arrays; the rest says where its sessions are."""
 
     @property
+    @abstractmethod
     def axis(self) -> Axis:
         """The calendar's instants."""
-        raise NotImplementedError
 
+    @abstractmethod
     def position(self, day: dt.date) -> int:
         """Return how many sessions are dated before `day`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def session_date(self, ts: dt.datetime) -> dt.date:
         """Return the exchange-local calendar date of `ts`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def full_slot_count(self, timeframe: Timeframe) -> int:
         """Return how many bars of `timeframe` may exist in a session of full length."""
-        raise NotImplementedError
 
     def slots_between(self, timeframe: Timeframe, interval: Interval) -> np.ndarray:
         """Return the starts, within `interval`, of all bars that may exist, ascending.

@@ -21,11 +21,7 @@ from functools import cache, cached_property
 from typing import TYPE_CHECKING, Final, NamedTuple
 from zoneinfo import ZoneInfo
 
-from market_data_pipeline.domain.instants import END_DATE as END_DATE
-from market_data_pipeline.domain.instants import FIRST_DATE as FIRST_DATE
-from market_data_pipeline.domain.instants import check_range, outside
-from market_data_pipeline.domain.instants import from_us as from_us
-from market_data_pipeline.domain.instants import to_us as to_us
+from market_data_pipeline.domain.instants import END_DATE, FIRST_DATE, check_range, outside, to_us
 from market_data_pipeline.domain.series import AssetClass, Timeframe
 from market_data_pipeline.domain.session_arrays import Axis, SessionArrays
 

@@ -15,8 +15,9 @@ import hashlib
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from market_data_pipeline.domain.bars import PRICES, ts_us
+from market_data_pipeline.domain.instants import to_us
 from market_data_pipeline.domain.series import AssetClass
-from market_data_pipeline.domain.sessions import calendar_for, to_us
+from market_data_pipeline.domain.sessions import calendar_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

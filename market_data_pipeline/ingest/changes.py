@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from market_data_pipeline.domain.bars import VALUES, ts_us
-from market_data_pipeline.domain.sessions import to_us
+from market_data_pipeline.domain.instants import to_us
 from market_data_pipeline.ingest.recompute import instant
 
 if TYPE_CHECKING:

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, NamedTuple
 from market_data_pipeline.domain.bars import ts_us
 from market_data_pipeline.domain.due import settled_at
 from market_data_pipeline.domain.failures import DataError
+from market_data_pipeline.domain.instants import to_us
 from market_data_pipeline.domain.intervals import Interval, normalise, subtract
 from market_data_pipeline.domain.objectives import SETTLE_AFTER
 from market_data_pipeline.domain.series import Timeframe
-from market_data_pipeline.domain.sessions import to_us
 from market_data_pipeline.ingest.demand import status_after
 from market_data_pipeline.store.ledger import Coverage, CoverageStatus
 

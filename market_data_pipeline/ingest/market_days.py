@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from market_data_pipeline.domain import bars as bar_frames
 from market_data_pipeline.domain.due import settled_at
 from market_data_pipeline.domain.failures import PipelineError
+from market_data_pipeline.domain.instants import to_us
 from market_data_pipeline.domain.series import AssetClass, Series, Timeframe, asset_class_of
-from market_data_pipeline.domain.sessions import to_us
 from market_data_pipeline.ingest.demand import reach, status_after, wanted
 from market_data_pipeline.store.ledger import Coverage, CoverageStatus
 from market_data_pipeline.store.market_days import listed_symbols, read_market_days, unsettled_days, write_market_day

@@ -12,9 +12,10 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from market_data_pipeline.domain.due import settled_at
+from market_data_pipeline.domain.instants import from_us, to_us
 from market_data_pipeline.domain.intervals import Interval
 from market_data_pipeline.domain.series import AssetClass, Timeframe
-from market_data_pipeline.domain.sessions import from_us, slot_count, to_us
+from market_data_pipeline.domain.sessions import slot_count
 from market_data_pipeline.store.ledger import Coverage, CoverageStatus
 
 if TYPE_CHECKING:

@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import quote, urlsplit
 
 from market_data_pipeline.domain.failures import PipelineError, UsageError
+from market_data_pipeline.domain.instants import from_us, to_us
 from market_data_pipeline.domain.series import AssetClass, Tier, Timeframe, asset_class_of
-from market_data_pipeline.domain.sessions import calendar_for, from_us, to_us
+from market_data_pipeline.domain.sessions import calendar_for
 from market_data_pipeline.polygon.calls import MAX_ATTEMPTS, Caller, Question
 from market_data_pipeline.polygon.limiter import PRIORITIES
 from market_data_pipeline.polygon.paging import Page, Paging

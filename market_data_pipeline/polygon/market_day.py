@@ -15,8 +15,9 @@ import msgspec
 import numpy as np
 
 from market_data_pipeline.domain.failures import DataError
+from market_data_pipeline.domain.instants import to_us
 from market_data_pipeline.domain.series import AssetClass
-from market_data_pipeline.domain.sessions import calendar_for, to_us
+from market_data_pipeline.domain.sessions import calendar_for
 from market_data_pipeline.polygon.pages import Bar, Envelope, broken_rules, check_envelope, decode, frame, matrix, when
 
 if TYPE_CHECKING:

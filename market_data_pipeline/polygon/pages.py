@@ -24,8 +24,9 @@ import numpy as np
 
 from market_data_pipeline.domain.bars import VALUES, bar_frame, empty
 from market_data_pipeline.domain.failures import DataError, PipelineError, TransientError
+from market_data_pipeline.domain.instants import from_us, to_us
 from market_data_pipeline.domain.series import Timeframe, asset_class_of
-from market_data_pipeline.domain.sessions import calendar_for, from_us, to_us
+from market_data_pipeline.domain.sessions import calendar_for
 from market_data_pipeline.polygon.refusals import RefusedInBodyError
 
 if TYPE_CHECKING:

@@ -10,8 +10,9 @@ from collections import OrderedDict
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
+from market_data_pipeline.domain.instants import END_DATE
 from market_data_pipeline.domain.series import AssetClass, asset_class_of
-from market_data_pipeline.domain.sessions import END_DATE, SessionCalendar, calendar_for
+from market_data_pipeline.domain.sessions import SessionCalendar, calendar_for
 from market_data_pipeline.sandbox.bars import MINUTE_MS, NO_BARS, Bars, SplitRow, concat, to_step
 from market_data_pipeline.sandbox.catalogue import FIRST_YEAR, INSTRUMENTS, instrument
 from market_data_pipeline.sandbox.synthetic import day_bars, month_minutes, splits

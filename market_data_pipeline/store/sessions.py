@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from market_data_pipeline.domain.instants import END_DATE, FIRST_DATE
 from market_data_pipeline.domain.series import AssetClass
-from market_data_pipeline.domain.sessions import END_DATE, FIRST_DATE, calendar_for
+from market_data_pipeline.domain.sessions import calendar_for
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine

@@ -19,10 +19,11 @@ from market_data_pipeline.domain.due import (
     settled_at,
     staleness_seconds,
 )
+from market_data_pipeline.domain.instants import from_us, to_us
 from market_data_pipeline.domain.intervals import Interval
 from market_data_pipeline.domain.objectives import DUE_GRACE, TIER_OBJECTIVES, Freshness
 from market_data_pipeline.domain.series import Tier, Timeframe
-from market_data_pipeline.domain.sessions import SessionCalendar, from_us, slot_count, to_us
+from market_data_pipeline.domain.sessions import SessionCalendar, slot_count
 from market_data_pipeline_tests.domain.strategies import (
     CRYPTO,
     INTRADAY,

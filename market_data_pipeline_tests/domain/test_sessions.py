@@ -11,18 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from market_data_pipeline.domain.failures import UsageError
+from market_data_pipeline.domain.instants import END_DATE, FIRST_DATE, from_us, to_us
 from market_data_pipeline.domain.intervals import Interval
 from market_data_pipeline.domain.series import AssetClass, Timeframe
-from market_data_pipeline.domain.sessions import (
-    END_DATE,
-    FIRST_DATE,
-    SessionCalendar,
-    calendar_for,
-    from_us,
-    slot_count,
-    slot_start,
-    to_us,
-)
+from market_data_pipeline.domain.sessions import SessionCalendar, calendar_for, slot_count, slot_start
 from market_data_pipeline_tests.domain.strategies import (
     CRYPTO,
     NEW_YORK,

@@ -12,9 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from market_data_pipeline.domain.bars import PRICES, VALUES, bar_frame, ts_us
+from market_data_pipeline.domain.instants import to_us
 from market_data_pipeline.domain.resample import resample
 from market_data_pipeline.domain.series import AssetClass, Timeframe
-from market_data_pipeline.domain.sessions import calendar_for, to_us
+from market_data_pipeline.domain.sessions import calendar_for
 from market_data_pipeline.domain.splits import Split, adjust, digest, in_force, price_factor
 from market_data_pipeline_tests.domain.strategies import COARSE, STOCKS, bar_frames, days, laws, new_york
 

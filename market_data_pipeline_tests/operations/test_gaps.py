@@ -10,8 +10,9 @@ import pytest
 from pydantic import SecretStr
 
 from market_data_pipeline.domain.failures import UsageError
+from market_data_pipeline.domain.instants import to_us
 from market_data_pipeline.domain.series import AssetClass, Timeframe
-from market_data_pipeline.domain.sessions import NEW_YORK, Session, calendar_for, to_us
+from market_data_pipeline.domain.sessions import NEW_YORK, Session, calendar_for
 from market_data_pipeline.ingest.demand import Reach, Timing
 from market_data_pipeline.operations.gaps import gaps_document, table_rows
 from market_data_pipeline.operations.stretches import Reason, stretches
