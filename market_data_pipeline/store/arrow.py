@@ -13,10 +13,10 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, LiteralString
 
 from market_data_pipeline.domain.failures import DatabaseUnavailableError
-from market_data_pipeline.store.bulk import missing_parameters, session_statements
 from market_data_pipeline.store.database import describe, libpq_url
 from market_data_pipeline.store.errors import failure, sentence
 from market_data_pipeline.store.roles import Role
+from market_data_pipeline.store.session import missing_parameters, session_statements
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

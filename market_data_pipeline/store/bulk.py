@@ -13,29 +13,24 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final, LiteralString
 
 import psycopg
-from psycopg.adapt import Loader
-from psycopg.pq import Format, TransactionStatus
+from psycopg.pq import TransactionStatus
 from psycopg.rows import dict_row
 from psycopg.types.numeric import Int8BinaryDumper
 from psycopg.types.string import StrBinaryDumper
 
 from market_data_pipeline.domain.failures import DatabaseUnavailableError, PipelineError, TransientError
 from market_data_pipeline.priority import server_gives_way
-from market_data_pipeline.store.database import (
-    CONNECT_TIMEOUT_SECONDS,
-    connection_parameters,
-    libpq_url,
-    open_connection,
-)
+from market_data_pipeline.store.arrays import aggregates, by_name, load_arrays
+from market_data_pipeline.store.database import libpq_url, open_connection
 from market_data_pipeline.store.errors import failure
-from market_data_pipeline.store.roles import ACT_AS_NUMBERED, Role
+from market_data_pipeline.store.roles import Role
+from market_data_pipeline.store.session import missing_parameters, session_statements
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from datetime import datetime
     from typing import Self
 
-    import numpy as np
     import pyarrow as pa
 
 SCHEMA: Final = "market_data"
@@ -43,30 +38,9 @@ SCHEMA: Final = "market_data"
 # Of one piece of a COPY: about 2 MB of features, and so little memory beside the table.
 _COPY_ROWS: Final = 8192
 _LOCK_SPACE: Final = 0x4D44  # "MD": our symbols' advisory locks, apart from anybody else's in the same database
-# A statement waits so long for a table that somebody else has locked. Our own transactions hold a row for
-# milliseconds; whoever waits a minute meets an ALTER TABLE or a VACUUM FULL, and the next run is as good.
-_LOCK_TIMEOUT: Final = "60s"
 # A symbol's first year at 5 calls a minute takes 13 minutes beside eight others, half an hour with the longest pauses
 # for 429: who holds a symbol for longer than this hangs.
 _SYMBOL_LOCK_TIMEOUT: Final = "60min"
-# So that neither side keeps a connection, and with it a symbol's lock, to a machine that is gone: a minute and a half.
-# Without it the server would find out after two hours.
-_LIBPQ: Final[dict[str, str | int]] = {
-    "connect_timeout": CONNECT_TIMEOUT_SECONDS,
-    "application_name": "market-data refresh",
-    "keepalives_idle": 30,
-    "keepalives_interval": 10,
-    "keepalives_count": 6,
-    "tcp_user_timeout": 90_000,
-}
-_SESSION: Final = {
-    "timezone": "UTC",
-    "lock_timeout": _LOCK_TIMEOUT,
-    "tcp_keepalives_idle": "30",
-    "tcp_keepalives_interval": "10",
-    "tcp_keepalives_count": "6",
-    "client_connection_check_interval": "10s",  # also while a statement runs or waits; PostgreSQL 14 and later
-}
 
 
 class Bulk:
@@ -90,8 +64,7 @@ class Bulk:
         self._connection.adapters.register_dumper(int, Int8BinaryDumper)
         self._cursor = psycopg.RawCursor(self._connection, row_factory=dict_row)
         self._columns = psycopg.RawCursor(self._connection)
-        for name, kind in _ARRAYS.items():
-            self._columns.adapters.register_loader(psycopg.adapters.types.get_oid(f"{name}[]"), kind)
+        load_arrays(self._columns)
         self.closed = False
         try:
             for statement, parameters in session_statements(as_of, role):
@@ -128,15 +101,9 @@ class Bulk:
             statement: the query; the server holds all of its rows in memory.
             parameters: its parameters.
         """
-        import numpy as np
-
-        arrays = ", ".join(_ARRAY_OF[kind].format(name) for name, kind in kinds.items())
-        query = f"select {arrays} from ({statement}) as found"  # noqa: S608 - names of columns
+        query = f"select {aggregates(kinds)} from ({statement}) as found"  # noqa: S608 - names of columns
         with self._translated():
-            values = self._columns.execute(query, parameters, binary=True).fetchone()
-        if values is None or values[0] is None:
-            return {name: np.empty(0, _EMPTY[kind]) if kind in _EMPTY else [] for name, kind in kinds.items()}
-        return dict(zip(kinds, values, strict=True))
+            return by_name(kinds, self._columns.execute(query, parameters, binary=True).fetchone())
 
     def copy(self, relation: str, table: pa.Table) -> None:
         """Append an Arrow table to `market_data.<relation>` by binary COPY; its columns go by name."""
@@ -246,11 +213,6 @@ class Bulk:
             raise failure(error.sqlstate, error.diag.message_primary or str(error), lost=lost) from None
 
 
-_SET_KNOWN: Final = """
-select set_config(s.name, wanted.value, false)
-from pg_settings as s
-inner join unnest($1::text[], $2::text[]) as wanted (name, value) on lower(wanted.name) = lower(s.name)
-"""
 _AS_LOGIN: Final = "select set_config('role', 'none', true)"
 _HOLDERS: Final = """
 select format('process %s of %s since %s', a.pid, a.application_name, date_trunc('second', a.backend_start)) as who
@@ -263,58 +225,3 @@ where
     and l.classid::bigint = $1
     and l.objid::bigint = hashtext($2)::bigint & 4294967295
 """
-
-
-def session_statements(as_of: datetime | None, role: Role) -> Iterator[tuple[LiteralString, tuple[object, ...]]]:
-    """Yield what a session begins with: its settings, the instant of a replay, and as whom it acts."""
-    yield _SET_KNOWN, (list(_SESSION), list(_SESSION.values()))
-    if as_of is not None:
-        yield "select set_config('market_data.as_of', $1, false)", (as_of.isoformat(),)
-    yield ACT_AS_NUMBERED, (role.value,)
-
-
-def missing_parameters(url: str) -> dict[str, str | int]:
-    """Return what libpq connects with beside the URL: whatever of `_LIBPQ` it does not say itself."""
-    given = connection_parameters(libpq_url(url))
-    return {name: value for name, value in _LIBPQ.items() if name not in given}
-
-
-class _Numbers(Loader):
-    """Reads a whole array of values of one size, none of them null, without making an object of each."""
-
-    format = Format.BINARY
-    kind: str
-
-    def load(self, data: Any) -> np.ndarray:
-        import numpy as np
-
-        # Dimensions, flags, element type, length and lower bound; then each value after its length.
-        pairs = np.frombuffer(data, [("length", ">i4"), ("value", self.kind)], offset=_ARRAY_HEADER_BYTES)
-        return pairs["value"].astype(self.kind.replace(">", "="))
-
-
-class _Integers(_Numbers):
-    kind = ">i4"
-
-
-class _Floats(_Numbers):
-    kind = ">f8"
-
-
-class _Instants(_Numbers):
-    kind = ">i8"
-
-    def load(self, data: Any) -> np.ndarray:
-        return super().load(data) + _POSTGRES_EPOCH_US
-
-
-_ARRAY_HEADER_BYTES: Final = 20
-_POSTGRES_EPOCH_US: Final = 946_684_800_000_000  # 2000-01-01 UTC
-_ARRAYS: Final = {"int4": _Integers, "float8": _Floats, "timestamptz": _Instants}
-_ARRAY_OF: Final = {
-    "instant": "array_agg({})",
-    "float": "array_agg(coalesce({}::float8, 'NaN'))",
-    "bool": "array_agg(coalesce({}::int, -1))",
-    "text": "array_agg({})",
-}
-_EMPTY: Final = {"instant": "int64", "float": "float64", "bool": "int32"}

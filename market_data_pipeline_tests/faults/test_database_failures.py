@@ -20,6 +20,7 @@ from market_data_pipeline.domain.series import Tier
 from market_data_pipeline.ingest.outcome import SeriesOutcome, SymbolRequest
 from market_data_pipeline.ingest.shard import refresh_shard
 from market_data_pipeline.store import bulk as bulk_module
+from market_data_pipeline.store import session as session_module
 from market_data_pipeline.store.bulk import Bulk
 from market_data_pipeline_tests.faults.conftest import DAYS
 from market_data_pipeline_tests.faults.processes import advisory_locks, sessions, until, wire
@@ -165,7 +166,7 @@ def test_a_connection_lost_in_the_middle_of_a_transaction_leaves_nothing_of_it(
 def test_a_table_that_somebody_locked_fails_the_series_after_a_while(
     world: FaultyWorld, truth: Snapshot, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(bulk_module._SESSION, "lock_timeout", "100ms")
+    monkeypatch.setitem(session_module._SESSION, "lock_timeout", "100ms")
     with world.connect() as other, other.transaction():
         other.execute("lock table market_data.features_4h in exclusive mode")
         outcomes = world.refresh("AAPL", history_days=DAYS)
