@@ -6,7 +6,7 @@ partitions in step.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from market_data_pipeline.domain.failures import UsageError
 
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     from market_data_pipeline.settings import Settings
     from market_data_pipeline.store.universe import TrackedSymbol
+
+_MOST_NAMED: Final = 40  # symbols in a sentence: the packaged universe and some more
 
 
 def open_universe(settings: Settings) -> sa.Engine:
@@ -47,13 +49,15 @@ def check_followed(settings: Settings, symbols: Collection[str]) -> None:
     """Do nothing when all of `symbols` are followed.
 
     Raises:
-        UsageError: one is not; the sentence lists those that are. Else as `open_universe`.
+        UsageError: one is not; the sentence lists those that are, as many as can be read. Else as `open_universe`.
     """
     if not symbols:
         return
-    known = {each.symbol for each in followed(settings)}
+    known = sorted({each.symbol for each in followed(settings)})
     if unknown := [symbol for symbol in symbols if symbol not in known]:
+        others = f" and {len(known) - _MOST_NAMED} others" if len(known) > _MOST_NAMED else ""
+        named = f"{', '.join(known[:_MOST_NAMED]) or 'no symbols'}{others}"
         raise UsageError(
-            f"Not followed: {', '.join(unknown)}. Followed are {', '.join(sorted(known)) or 'no symbols'}; "
+            f"Not followed: {', '.join(unknown)}. Followed are {named}; "
             f"add one with: market-data universe add {unknown[0]}"
         )
