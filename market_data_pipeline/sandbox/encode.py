@@ -3,7 +3,8 @@
 Numbers are written as Go writes the shortest float: `45`, `187.1234`, and from one million up `7.0790813e+07`.
 Every number is cut into chunks of four digits, looked up in tables of their text, and laid into a fixed-width record
 per bar; unused places hold NUL bytes, which are deleted at the end. Numbers that do not fit (more than four decimals
-in a price, six in a volume) take the slow path, one bar at a time, with the same result.
+in a price, six in a volume, a price of a million, a volume below 0.0001) take the slow path, one bar at a time, with
+the same result.
 
 Add here: text of bars. Keep out: pages (wire).
 """
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from market_data_pipeline.sandbox.bars import Bars, Floats, Ints
 
 _BASE: Final = 10_000
+# Where Go's %g begins to write exponents.
+_EXPONENT_BELOW: Final = 1e-4
+_EXPONENT_FROM: Final = 1e6
 
 
 def _table(texts: list[bytes]) -> np.ndarray[Any, np.dtype[np.uint32]]:
@@ -69,9 +73,9 @@ def encode_bars(bars: Bars) -> bytes | bytearray:
     if not len(bars):
         return b""
     prices = {"o": bars.o, "c": bars.c, "h": bars.h, "l": bars.low}
-    scaled = {name: _fixed(values, 1e4, 1e8) for name, values in prices.items()}
+    scaled = {name: _fixed(values, 1e4, _EXPONENT_FROM) for name, values in prices.items()}
     vw_known, n_known = ~np.isnan(bars.vw), ~np.isnan(bars.n)
-    vw = _fixed(np.where(vw_known, bars.vw, 0.0), 1e4, 1e8)
+    vw = _fixed(np.where(vw_known, bars.vw, 0.0), 1e4, _EXPONENT_FROM)
     n = _fixed(np.where(n_known, bars.n, 0.0), 1.0, 1e8)
     volume = _fixed(bars.v, 1e6, 9e9)  # in millionths that is just below 2**53, up to where floats count in ones
     if vw is None or n is None or volume is None or bool((bars.t < 0).any()) or any(x is None for x in scaled.values()):
@@ -94,9 +98,10 @@ def encode_bars(bars: Bars) -> bytes | bytearray:
 
 
 def _fixed(values: Floats, scale: float, most: float) -> Ints | None:
-    """Return `values` x `scale` as whole numbers, None unless every value is such a decimal within [0, most)."""
+    """Return `values` x `scale` as whole numbers; None unless each is such a decimal: 0, or in [0.0001, most)."""
     scaled = np.rint(values * scale)
-    if (scaled / scale == values).all() and bool((values >= 0).all()) and bool((values < most).all()):
+    within = (values == 0) | ((values >= _EXPONENT_BELOW) & (values < most))
+    if (scaled / scale == values).all() and bool(within.all()):
         return scaled.astype("int64")
     return None
 

@@ -6,7 +6,7 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from market_data_pipeline.sandbox.bars import Bars
@@ -44,6 +44,8 @@ rows = st.tuples(
 
 
 @given(st.lists(rows, min_size=1, max_size=5))
+@example([(0, 1.0, 1.0, 1.0, 1.0, 0.000001, 1.0, 1.0)])
+@example([(0, 1e6, 1.0, 1.0, 1e6, 1.0, 1e6, 1.0)])
 def test_every_bar_reads_back_as_it_was(held: list[tuple[float, ...]]) -> None:
     t, *values = (np.array(column) for column in zip(*held, strict=True))
     bars = Bars(t.astype("int64"), *values, base=np.ones(len(held), dtype="int64"))  # type: ignore[misc]
@@ -53,3 +55,4 @@ def test_every_bar_reads_back_as_it_was(held: list[tuple[float, ...]]) -> None:
     for row in held:
         assert f'"v":{number(row[5])}' in text
         assert f'"o":{number(row[1])},"c":{number(row[4])}' in text
+        assert row[6] != row[6] or f'"vw":{number(row[6])}' in text
