@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-import anyio
 import pytest
+from anyio.from_thread import start_blocking_portal
 from hypothesis import given
 from hypothesis import strategies as st
 from starlette.requests import Request
@@ -164,11 +165,9 @@ def test_names_that_nobody_follows_are_not_remembered(settings: Settings, seed: 
         wish = Wish(series, BARS, "bars", BAR_COLUMNS, BARS_SELECTION, wanted, lambda held: held.bars)
         await answers.respond(request, wish)
 
-    try:
+    with closing(database), start_blocking_portal() as portal:
         for number in range(3):
             with pytest.raises(Problem):
-                anyio.run(ask, f"NONE{number}")
-        anyio.run(ask, "AAPL")
-    finally:
-        database.close()
+                portal.call(ask, f"NONE{number}")
+        portal.call(ask, "AAPL")
     assert shelf.asked == {Series("AAPL", Timeframe.M5)}
