@@ -29,10 +29,10 @@ import requests
 from benchmarks.limit import Rows, calls_of_each_timeframe, copy_rows, download, finished_rows
 from benchmarks.place import NOW, REPOSITORY, Place, running_place, symbol_requests, universe
 from benchmarks.report import Measurement, show
-from market_data_pipeline.operations.processes import end_trees
-from market_data_pipeline.operations.records import families
-from market_data_pipeline.project import state_dir
-from market_data_pipeline.sandbox.listening import STATUS_PATH
+from market_data_pipeline.runtime.process_records import families
+from market_data_pipeline.runtime.processes import end_trees
+from market_data_pipeline.runtime.sandbox import STATUS_PATH
+from market_data_pipeline.settings.project import state_dir
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -30,9 +30,9 @@ import talib
 
 from benchmarks.report import Measurement, show
 from market_data_pipeline.domain.bars import bar_frame
-from market_data_pipeline.domain.features import WARM_UP_BARS, compute_features, features_from, warm_up_suffices
+from market_data_pipeline.domain.calendar import calendar_for
+from market_data_pipeline.domain.features.compute import WARM_UP_BARS, compute_features, features_from, warm_up_suffices
 from market_data_pipeline.domain.series import AssetClass, Series, Timeframe
-from market_data_pipeline.domain.sessions import calendar_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -118,10 +118,10 @@ def computing(repetitions: int) -> dict[str, list[float]]:
 
 def storing(repetitions: int) -> dict[str, list[float]]:
     """Measure with a database."""
-    from market_data_pipeline.ingest.recompute import bars_to_compute, recompute_features
-    from market_data_pipeline.ingest.stopwatch import Stopwatch
+    from market_data_pipeline.ingest.features import bars_to_compute, recompute_features
+    from market_data_pipeline.ingest.outcome import Stopwatch
     from market_data_pipeline.store.bars import append_bars
-    from market_data_pipeline.store.bulk import Bulk
+    from market_data_pipeline.store.copy import Bulk
 
     series, bars = Series("BENCH", Timeframe.M5), series_of_bars(BARS + _APPENDS * (repetitions + 1))
     held = [bars.iloc[:BARS]]
@@ -166,8 +166,8 @@ def storing(repetitions: int) -> dict[str, list[float]]:
 
 @contextmanager
 def _database() -> Iterator[str]:
-    from market_data_pipeline.sandbox.postgres import EmbeddedPostgres
-    from market_data_pipeline.store.migrate import migrate_database
+    from market_data_pipeline.runtime.postgres import EmbeddedPostgres
+    from market_data_pipeline.store.migrations import migrate_database
 
     with tempfile.TemporaryDirectory(prefix="market-data-bench-") as folder:
         server = EmbeddedPostgres(Path(folder) / "postgres")

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from market_data_pipeline.domain.feature_definitions import FEATURES
-from market_data_pipeline.domain.features import compute_features
+from market_data_pipeline.domain.features.compute import compute_features
+from market_data_pipeline.domain.features.definitions import FEATURES
 from market_data_pipeline.domain.series import AssetClass, Timeframe
 from market_data_pipeline_tests.domain.feature_series import (
     KINDS,

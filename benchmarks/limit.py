@@ -22,13 +22,13 @@ from urllib.parse import quote, urlsplit
 import requests
 
 from benchmarks.place import NOW, Place
-from market_data_pipeline.domain.instants import to_us
+from market_data_pipeline.domain.calendar import to_us
 from market_data_pipeline.domain.series import BASE_TIMEFRAMES, Timeframe, asset_class_of
-from market_data_pipeline.ingest.demand import reach, wanted
-from market_data_pipeline.ingest.harvest import served_windows
-from market_data_pipeline.sandbox.listening import SANDBOX_KEY
+from market_data_pipeline.ingest.fetch import served_windows
+from market_data_pipeline.ingest.fetch_plan import reach, wanted
+from market_data_pipeline.runtime.sandbox import SANDBOX_KEY
 from market_data_pipeline.store.arrow import ArrowReader
-from market_data_pipeline.store.bulk import Bulk
+from market_data_pipeline.store.copy import Bulk
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -30,9 +30,9 @@ import psycopg
 import requests
 
 from market_data_pipeline.domain.series import Tier, asset_class_of
-from market_data_pipeline.sandbox.listening import HOST, SANDBOX_KEY, STATUS_PATH
-from market_data_pipeline.sandbox.postgres import EmbeddedPostgres
-from market_data_pipeline.store.migrate import migrate_database
+from market_data_pipeline.runtime.postgres import EmbeddedPostgres
+from market_data_pipeline.runtime.sandbox import HOST, SANDBOX_KEY, STATUS_PATH
+from market_data_pipeline.store.migrations import migrate_database
 from market_data_pipeline.store.universe import load_universe_file
 
 if TYPE_CHECKING:
@@ -117,8 +117,8 @@ class Place:
         """Return a pipeline as a run has it on an unlimited plan."""
         from market_data_pipeline.ingest.pipeline import Pipeline
         from market_data_pipeline.polygon.client import PolygonClient
-        from market_data_pipeline.polygon.limiter import SharedLimiter
         from market_data_pipeline.polygon.plans import plan_named
+        from market_data_pipeline.polygon.rate_limit import SharedLimiter
 
         plan = plan_named("advanced")
         limiter = SharedLimiter(database_url, plan.calls_per_minute)

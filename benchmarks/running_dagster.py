@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 import psycopg
 
 from benchmarks.place import NOW, REPOSITORY, Place
-from market_data_pipeline.sandbox.listening import SANDBOX_KEY
+from market_data_pipeline.runtime.sandbox import SANDBOX_KEY
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,9 +35,9 @@ def running_dagster(place: Place, database_url: str, *, history_days: int) -> It
     """Start a daemon for the market data in `database_url` and lend its instance, partitions registered."""
     import dagster as dg
 
+    from market_data_pipeline.orchestration.dagster_internals import keep_connections
     from market_data_pipeline.orchestration.partitions import sync_partitions
-    from market_data_pipeline.orchestration.queue import keep_connections
-    from market_data_pipeline.store.database import engine
+    from market_data_pipeline.store.connection import engine
 
     name = "dagster_" + urlsplit(database_url).path.strip("/")
     with psycopg.connect(place.postgres_url, autocommit=True) as connection:

@@ -67,9 +67,9 @@ def measure() -> list[Measurement]:
 
 
 def _ask(url: str, size: int) -> tuple[float, float]:
-    from market_data_pipeline.operations.reports import staleness_report
-    from market_data_pipeline.orchestration.queries import tier_freshness
-    from market_data_pipeline.store.database import engine
+    from market_data_pipeline.reports.freshness import tier_freshness
+    from market_data_pipeline.reports.health import staleness_report
+    from market_data_pipeline.store.connection import engine
 
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute(_SYMBOLS, {"now": NOW, "symbols": size // 5})

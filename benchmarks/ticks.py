@@ -145,7 +145,7 @@ def _weigh(storage: Engine) -> dict[str, float]:
 
 def _year(storage: Engine, ticks: int, before: dict[str, float], after: dict[str, float]) -> list[Measurement]:
     """Return what a tick writes, what stays of it, and what a year of them amounts to."""
-    from market_data_pipeline.orchestration.prune import KEPT_DAYS, prune_events
+    from market_data_pipeline.orchestration.jobs.prune import KEPT_DAYS, prune_events
 
     written = {name: (after[name] - before[name]) / ticks for name in _GROWING}
     # Bytes of the table and its indexes for a byte of its rows: by now it holds thousands.

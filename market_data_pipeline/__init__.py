@@ -5,14 +5,14 @@ __version__ = "0.1.0"
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from market_data_pipeline.domain.own_features import OwnFeature
+    from market_data_pipeline.domain.features.own import OwnFeature
     from market_data_pipeline.reading import read_bars, read_features
 
 __all__ = ["OwnFeature", "read_bars", "read_features"]
 
 # Where the names above live: every process of the pipeline imports this package, few of them need pandas.
 _HOMES = {
-    "OwnFeature": "market_data_pipeline.domain.own_features",
+    "OwnFeature": "market_data_pipeline.domain.features.own",
     "read_bars": "market_data_pipeline.reading",
     "read_features": "market_data_pipeline.reading",
 }

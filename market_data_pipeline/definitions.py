@@ -11,17 +11,21 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from market_data_pipeline.domain.series import Tier
-from market_data_pipeline.orchestration.alerts import run_failure_alert_sensor
+from market_data_pipeline.orchestration.alerts.failed_runs import run_failure_alert_sensor
 from market_data_pipeline.orchestration.assets import all_assets
-from market_data_pipeline.orchestration.checks import freshness_check
-from market_data_pipeline.orchestration.jobs import refresh_job
-from market_data_pipeline.orchestration.prune import prune_job
-from market_data_pipeline.orchestration.quality import quality_checks, quality_job
-from market_data_pipeline.orchestration.reconcile import reconcile_job
+from market_data_pipeline.orchestration.checks.freshness import freshness_check
+from market_data_pipeline.orchestration.checks.quality import quality_checks, quality_job
+from market_data_pipeline.orchestration.dagster_internals import start_runs_warm
+from market_data_pipeline.orchestration.jobs.prune import prune_job
+from market_data_pipeline.orchestration.jobs.reconcile import reconcile_job
+from market_data_pipeline.orchestration.jobs.refresh import refresh_job
 from market_data_pipeline.orchestration.resources import PipelineResource
 from market_data_pipeline.orchestration.schedules import nightly_schedule, tier_schedule
-from market_data_pipeline.orchestration.sensors import backfill_request_sensor, staleness_sensor, universe_sensor
-from market_data_pipeline.orchestration.workers import start_runs_warm
+from market_data_pipeline.orchestration.sensors.staleness import (
+    backfill_request_sensor,
+    staleness_sensor,
+    universe_sensor,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -16,10 +16,10 @@ from datetime import UTC, date, datetime, time
 from typing import TYPE_CHECKING, Final
 
 from market_data_pipeline.domain.bars import COLUMNS
-from market_data_pipeline.domain.failures import ConfigurationError, DatabaseUnavailableError, UsageError
-from market_data_pipeline.domain.feature_definitions import FEATURES
+from market_data_pipeline.domain.calendar import NEW_YORK, calendar_for
+from market_data_pipeline.domain.errors import ConfigurationError, DatabaseUnavailableError, UsageError
+from market_data_pipeline.domain.features.definitions import FEATURES
 from market_data_pipeline.domain.series import Series, asset_class_of, parse_timeframe
-from market_data_pipeline.domain.sessions import NEW_YORK, calendar_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -107,7 +107,7 @@ def read_features(
         The 17 features and the project's own ones, with `ts` as the index. Floats are float64 with NaN for NULL,
         booleans pandas `boolean` with NA, texts a `category` over their labels (own texts without labels: `str`).
     """
-    from market_data_pipeline.ingest.own_module import load_own_features
+    from market_data_pipeline.ingest.own_features import load_own_features
     from market_data_pipeline.settings import load_settings
     from market_data_pipeline.store.features import feature_columns
 
@@ -216,7 +216,7 @@ def _connected(settings: Settings) -> ArrowReader:
 
 
 def _set_up(settings: Settings) -> ArrowReader:
-    from market_data_pipeline.operations.database import migrate_database
+    from market_data_pipeline.runtime.database import migrate_database
     from market_data_pipeline.store.arrow import ArrowReader
 
     migrate_database(settings)
@@ -245,8 +245,8 @@ def _adjusted(reader: ArrowReader, bars: pa.Table, symbol: str, known_at: dateti
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    from market_data_pipeline.domain.splits import price_factor
-    from market_data_pipeline.store.splits import read_splits
+    from market_data_pipeline.domain.adjustments import price_factor
+    from market_data_pipeline.store.reference import read_splits
 
     splits = read_splits(reader, symbol, known_at)
     today = (known_at or now).astimezone(NEW_YORK).date()

@@ -20,8 +20,8 @@ from urllib.parse import urlsplit, urlunsplit
 import psycopg
 import pytest
 
-from market_data_pipeline.sandbox.postgres import EmbeddedPostgres
-from market_data_pipeline.store.migrate import migrate_database
+from market_data_pipeline.runtime.postgres import EmbeddedPostgres
+from market_data_pipeline.store.migrations import migrate_database
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SQL = REPOSITORY / "sql"

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from market_data_pipeline import cli
-from market_data_pipeline.domain.failures import (
+from market_data_pipeline.cli import main as cli
+from market_data_pipeline.domain.errors import (
     ConfigurationError,
     DatabaseUnavailableError,
     DataError,
@@ -86,7 +86,7 @@ def test_help_loads_nothing_heavy() -> None:
     )
     code = (
         "import sys; sys.argv = ['market-data', '--help']\n"
-        "from market_data_pipeline.cli import main\n"
+        "from market_data_pipeline.cli.main import main\n"
         "try: main()\n"
         "except SystemExit: pass\n"
         f"print(sorted(set(sys.modules) & set({heavy!r})), file=sys.stderr)"
@@ -141,7 +141,7 @@ def test_a_failure_leaves_as_a_sentence_and_an_exit_code(
     def fail() -> None:
         raise error
 
-    monkeypatch.setattr(cli_module("operations.objectives"), "objectives_document", fail)
+    monkeypatch.setattr(cli_module("reports.objectives"), "objectives_document", fail)
     result = run("objectives")
     assert result.code == code
     assert sentence in result.err
@@ -153,7 +153,7 @@ def test_debug_shows_the_traceback_wherever_it_stands(monkeypatch: pytest.Monkey
     def fail() -> None:
         raise UsageError("No such thing.")
 
-    monkeypatch.setattr(cli_module("operations.objectives"), "objectives_document", fail)
+    monkeypatch.setattr(cli_module("reports.objectives"), "objectives_document", fail)
     for arguments in (["--debug", "objectives"], ["objectives", "--debug"]):
         monkeypatch.setattr(sys, "argv", ["market-data", *arguments])
         with pytest.raises(UsageError):
@@ -312,7 +312,7 @@ def test_staleness_lists_what_was_never_computed(run, project: str) -> None:
 
 
 def test_a_table_in_a_file_is_not_cut_to_the_width_of_a_terminal(project: str) -> None:
-    code = "from market_data_pipeline.cli import main; main()"
+    code = "from market_data_pipeline.cli.main import main; main()"
     environment = {name: value for name, value in os.environ.items() if name != "COLUMNS"}
     done = subprocess.run(
         [sys.executable, "-c", code, "objectives"], capture_output=True, text=True, check=True, env=environment
@@ -354,7 +354,7 @@ def test_the_sandbox_answers_with_its_key_until_it_is_interrupted() -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    code = "from market_data_pipeline.cli import main; main()"
+    code = "from market_data_pipeline.cli.main import main; main()"
     process = subprocess.Popen(
         [sys.executable, "-c", code, "sandbox", "--port", str(port), "--as-of", "2025-03-15T12:00Z"]
     )

@@ -62,8 +62,8 @@ def test_development_runs_on_the_pins_of_production() -> None:
 def test_the_command_and_the_location_have_their_names() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     assert project["project"]["scripts"] == {
-        "market-data": "market_data_pipeline.cli:main",
-        "dagster": "market_data_pipeline.dagster_cli:main",
+        "market-data": "market_data_pipeline.cli.main:main",
+        "dagster": "market_data_pipeline.cli.dagster:main",
     }
     assert project["tool"]["dagster"]["module_name"] == "market_data_pipeline.definitions"
 

@@ -13,16 +13,15 @@ import psutil
 import pytest
 
 from market_data_pipeline.priority import BULK
-from market_data_pipeline.sandbox.process import ensure_sandbox, stop_sandbox
-from market_data_pipeline.store.bulk import Bulk
-from market_data_pipeline.store.database import server_of
-from market_data_pipeline.store.roles import Role
+from market_data_pipeline.runtime.sandbox import ensure_sandbox, stop_sandbox
+from market_data_pipeline.store.connection import Role, server_of
+from market_data_pipeline.store.copy import Bulk
 
 FORKED = """
 import multiprocessing, os
 if __name__ == "__main__":
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["market_data_pipeline.preloaded"])
+    context.set_forkserver_preload(["market_data_pipeline.runtime.preloaded"])
     with context.Pool(1) as pool:
         print(pool.apply(os.getpriority, (os.PRIO_PROCESS, 0)), os.getpriority(os.PRIO_PROCESS, 0))
         print(pool.apply(os.getsid, (0,)) != os.getsid(0))

@@ -15,9 +15,9 @@ import pytest
 
 import market_data_pipeline
 from market_data_pipeline import read_bars, read_features
-from market_data_pipeline.domain.failures import ConfigurationError, DatabaseUnavailableError, UsageError
-from market_data_pipeline.domain.feature_definitions import FEATURE_NAMES, FEATURES
-from market_data_pipeline.domain.sessions import NEW_YORK
+from market_data_pipeline.domain.calendar import NEW_YORK
+from market_data_pipeline.domain.errors import ConfigurationError, DatabaseUnavailableError, UsageError
+from market_data_pipeline.domain.features.definitions import FEATURE_NAMES, FEATURES
 from market_data_pipeline_tests.ingest.conftest import REAL_SAMPLE, MakeWorld, World, make_world  # noqa: F401
 
 NOON = datetime(2014, 6, 10, 12, 0, tzinfo=NEW_YORK)  # the day after Apple's 7-for-1 split
@@ -174,7 +174,7 @@ def test_a_database_that_was_never_set_up_or_is_away_is_named(
 
 @pytest.mark.xdist_group("embedded")
 def test_the_embedded_server_is_started_by_whoever_reads_first(tmp_path: Path) -> None:
-    from market_data_pipeline.sandbox.postgres import EmbeddedPostgres
+    from market_data_pipeline.runtime.postgres import EmbeddedPostgres
     from market_data_pipeline.settings import load_settings
 
     settings = load_settings()

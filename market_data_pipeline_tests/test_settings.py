@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from market_data_pipeline.domain.failures import ConfigurationError
-from market_data_pipeline.project import STORAGE_ZONE
+from market_data_pipeline.domain.errors import ConfigurationError
 from market_data_pipeline.settings import Settings, load_settings
+from market_data_pipeline.settings.project import STORAGE_ZONE
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 

@@ -17,10 +17,10 @@ import pandas as pd
 from massive import RESTClient
 
 from market_data_pipeline.domain.bars import VALUES, bar_frame
-from market_data_pipeline.domain.features import compute_features
+from market_data_pipeline.domain.calendar import calendar_for
+from market_data_pipeline.domain.features.compute import compute_features
 from market_data_pipeline.domain.resample import resample
 from market_data_pipeline.domain.series import Timeframe, asset_class_of
-from market_data_pipeline.domain.sessions import calendar_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

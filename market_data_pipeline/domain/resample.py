@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from market_data_pipeline.domain import bars as bar
-from market_data_pipeline.domain.instants import to_us
+from market_data_pipeline.domain.calendar import to_us
 from market_data_pipeline.domain.series import Timeframe
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-    from market_data_pipeline.domain.sessions import SessionCalendar
+    from market_data_pipeline.domain.calendar import SessionCalendar
 
 
 def bucket_start_us(ts_us: np.ndarray, timeframe: Timeframe, calendar: SessionCalendar) -> np.ndarray:

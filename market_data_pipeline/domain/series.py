@@ -11,7 +11,7 @@ from datetime import timedelta
 from enum import StrEnum
 from typing import Final, NamedTuple, Self
 
-from market_data_pipeline.domain.failures import UsageError
+from market_data_pipeline.domain.errors import UsageError
 
 
 class AssetClass(StrEnum):

@@ -1,4 +1,8 @@
-"""Store one series: bars, features, coverage, state and audit row, in one transaction.
+"""The audit row of an execution: what `ingest_log` keeps of its outcome.
+
+Keep out: writing it, which belongs to the transaction of the data it speaks of (commit).
+
+Store one series: bars, features, coverage, state and audit row, in one transaction.
 
 Add here: what belongs to that one transaction. Keep out: asking the vendor (harvest) and walking over a symbol's
 series (refresh).
@@ -10,15 +14,13 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
 from market_data_pipeline.domain.bars import ts_us
-from market_data_pipeline.domain.failures import TransactionConflictError
-from market_data_pipeline.domain.own_features import NO_OWN_FEATURES, OwnFeatures
+from market_data_pipeline.domain.errors import TransactionConflictError
+from market_data_pipeline.domain.features.own import NO_OWN_FEATURES, OwnFeatures
+from market_data_pipeline.domain.objectives import TIER_OBJECTIVES
 from market_data_pipeline.domain.series import AssetClass, Series, Tier
-from market_data_pipeline.ingest.audit_row import log_row, timed
-from market_data_pipeline.ingest.changes import changes_of
-from market_data_pipeline.ingest.delta import Delta, compare
-from market_data_pipeline.ingest.due import Due
-from market_data_pipeline.ingest.outcome import SeriesOutcome
-from market_data_pipeline.ingest.recompute import (
+from market_data_pipeline.ingest.compare import Delta, changes_of, compare
+from market_data_pipeline.ingest.coverage import Due
+from market_data_pipeline.ingest.features import (
     BEGINNING,
     Recomputed,
     bars_to_compute,
@@ -27,9 +29,9 @@ from market_data_pipeline.ingest.recompute import (
     own_features_after,
     recompute_features,
 )
-from market_data_pipeline.ingest.stopwatch import Stopwatch
+from market_data_pipeline.ingest.outcome import SeriesOutcome, Stopwatch
 from market_data_pipeline.store.bars import append_bars, extent, read_bars, supersede_bars
-from market_data_pipeline.store.ledger import SeriesState, append_log, write_coverage, write_state
+from market_data_pipeline.store.ledger import LogRow, SeriesState, append_log, write_coverage, write_state
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -38,11 +40,56 @@ if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
 
+    from market_data_pipeline.domain.adjustments import Split
     from market_data_pipeline.domain.intervals import Interval
-    from market_data_pipeline.domain.splits import Split
     from market_data_pipeline.polygon.client import Usage
-    from market_data_pipeline.store.bulk import Bulk
+    from market_data_pipeline.store.copy import Bulk
     from market_data_pipeline.store.ledger import Coverage
+
+
+def log_row(
+    outcome: SeriesOutcome,
+    watch: Stopwatch,
+    run_id: str,
+    started_at: datetime,
+    finished_at: datetime,
+    *,
+    due_at: datetime | None,
+) -> LogRow:
+    """Return the audit row of an outcome; `due_at` is when the series' next bar fell, or falls, due before it."""
+    return LogRow(
+        run_id=run_id,
+        started_at=started_at,
+        finished_at=finished_at,
+        status=outcome.status,
+        requests=outcome.requests,
+        rate_limited=outcome.rate_limited,
+        bytes=outcome.bytes,
+        pages=outcome.pages,
+        rows_fetched=outcome.rows_fetched,
+        rows_inserted=outcome.rows_inserted,
+        rows_updated=outcome.rows_updated,
+        features_written=outcome.features_written,
+        fetch_seconds=watch.fetch_seconds,
+        store_seconds=watch.store_seconds,
+        compute_seconds=watch.compute_seconds,
+        error_class=outcome.error_class,
+        error=outcome.error,
+        warning=outcome.warning,
+        due_at=due_at,
+        rpo=TIER_OBJECTIVES[outcome.tier].rpo,
+    )
+
+
+def timed(outcome: SeriesOutcome, watch: Stopwatch) -> SeriesOutcome:
+    """Return the outcome with the seconds it took."""
+    return replace(
+        outcome,
+        fetch_seconds=watch.fetch_seconds,
+        store_seconds=watch.store_seconds,
+        compute_seconds=watch.compute_seconds,
+    )
+
 
 _ATTEMPTS: Final = 3  # at one transaction; a conflict with another of our own is over in milliseconds
 
@@ -112,7 +159,7 @@ def commit(
 def _commit(
     bulk: Bulk, change: Change, run_id: str, started_at: datetime, clock: Callable[[], datetime]
 ) -> tuple[SeriesOutcome, SeriesState]:
-    from market_data_pipeline.domain.features import FEATURE_VERSION
+    from market_data_pipeline.domain.features.compute import FEATURE_VERSION
 
     series, state, watch, now = change.series, change.state, change.watch, clock()
     with watch.storing():
@@ -198,8 +245,8 @@ def _within(bars: pd.DataFrame, spans: Sequence[Interval]) -> np.ndarray:
 def _features(bulk: Bulk, change: Change, delta: Delta, now: datetime) -> tuple[Recomputed | None, pd.DataFrame]:
     """Recompute what the change reaches; return what that wrote (None: nothing to do) and the bars it had at hand."""
     from market_data_pipeline.domain import bars as bar_frames
-    from market_data_pipeline.domain.sessions import NEW_YORK
-    from market_data_pipeline.domain.splits import adjust
+    from market_data_pipeline.domain.adjustments import adjust
+    from market_data_pipeline.domain.calendar import NEW_YORK
 
     state = change.state
     outdated = is_outdated(state, change.splits_digest, change.own, bars_change=delta.first_us is not None)

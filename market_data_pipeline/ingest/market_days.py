@@ -16,14 +16,14 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from market_data_pipeline.domain import bars as bar_frames
-from market_data_pipeline.domain.due import settled_at
-from market_data_pipeline.domain.failures import PipelineError
-from market_data_pipeline.domain.instants import to_us
+from market_data_pipeline.domain.calendar import to_us
+from market_data_pipeline.domain.errors import PipelineError
+from market_data_pipeline.domain.freshness import settled_at
 from market_data_pipeline.domain.series import AssetClass, Series, Timeframe, asset_class_of
-from market_data_pipeline.ingest.demand import reach, status_after, wanted
+from market_data_pipeline.ingest.fetch_plan import reach, status_after, wanted
 from market_data_pipeline.store.ledger import Coverage, CoverageStatus
 from market_data_pipeline.store.market_days import listed_symbols, read_market_days, unsettled_days, write_market_day
-from market_data_pipeline.store.reference_checks import MARKET_DAY, Check, write_check
+from market_data_pipeline.store.reference import MARKET_DAY, Check, write_check
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -31,11 +31,11 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-    from market_data_pipeline.domain.sessions import Session
-    from market_data_pipeline.ingest.demand import Timing
+    from market_data_pipeline.domain.calendar import Session
+    from market_data_pipeline.ingest.fetch_plan import Timing
     from market_data_pipeline.ingest.pipeline import Pipeline
     from market_data_pipeline.polygon.plans import Plan
-    from market_data_pipeline.store.bulk import Bulk
+    from market_data_pipeline.store.copy import Bulk
     from market_data_pipeline.store.market_days import Unsettled, Values
 
 log = logging.getLogger(__name__)

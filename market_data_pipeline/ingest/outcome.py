@@ -1,24 +1,57 @@
-"""What goes into a refresh and what comes out of it.
+"""Where the wall-clock seconds of an execution go.
+
+Add here: a stage that a person asks about. Keep out: instants (the injected clock has those).
+
+What goes into a refresh and what comes out of it.
 
 Add here: a fact of an execution that the audit log, the run page or an alert shows. Keep out: how it is come by.
 """
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from time import perf_counter
 from typing import TYPE_CHECKING, Final
 
 from market_data_pipeline.domain.series import Series, Tier, Timeframe
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from datetime import datetime
 
-    from market_data_pipeline.domain.failures import FailureKind, PipelineError
-    from market_data_pipeline.domain.feature_definitions import Feature
-    from market_data_pipeline.ingest.changes import BarChange
-    from market_data_pipeline.ingest.stopwatch import Stopwatch
-    from market_data_pipeline.polygon.usage import Usage
+    from market_data_pipeline.domain.errors import FailureKind, PipelineError
+    from market_data_pipeline.domain.features.definitions import Feature
+    from market_data_pipeline.domain.usage import Usage
+    from market_data_pipeline.ingest.compare import BarChange
     from market_data_pipeline.store.ledger import SeriesState
+
+
+@dataclass(slots=True)
+class Stopwatch:
+    """Seconds spent waiting for the vendor, in PostgreSQL, and computing."""
+
+    fetch_seconds: float = 0.0
+    store_seconds: float = 0.0
+    compute_seconds: float = 0.0
+
+    @contextmanager
+    def storing(self) -> Iterator[None]:
+        """Count the block as time in PostgreSQL."""
+        started = perf_counter()
+        try:
+            yield
+        finally:
+            self.store_seconds += perf_counter() - started
+
+    @contextmanager
+    def computing(self) -> Iterator[None]:
+        """Count the block as time resampling and computing features."""
+        started = perf_counter()
+        try:
+            yield
+        finally:
+            self.compute_seconds += perf_counter() - started
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +121,11 @@ class SeriesOutcome:
 
 
 _HELD: Final = ("bar_count", "feature_count", "first_ts", "last_ts", "verified_at", "next_due_at")  # of a series' state
+
 _COST: Final = ("requests", "rate_limited", "bytes", "pages")  # of its usage
+
 _TIMES: Final = ("fetch_seconds", "store_seconds", "compute_seconds")  # of its stopwatch
+
 _TOTALS: Final = (
     *("rows_fetched", "rows_inserted", "rows_updated", "rows_filled", "changes", "features_written"),
     *(*_COST, *_TIMES),

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from market_data_pipeline.domain.failures import ConfigurationError
-from market_data_pipeline.domain.own_features import NO_OWN_FEATURES, OwnFeatures
-from market_data_pipeline.domain.sessions import calendar_for
-from market_data_pipeline.ingest.demand import Timing
-from market_data_pipeline.ingest.own_module import load_own_features
+from market_data_pipeline.domain.calendar import calendar_for
+from market_data_pipeline.domain.errors import ConfigurationError
+from market_data_pipeline.domain.features.own import NO_OWN_FEATURES, OwnFeatures
+from market_data_pipeline.ingest.fetch_plan import Timing
+from market_data_pipeline.ingest.own_features import load_own_features
 from market_data_pipeline.polygon.plans import available_at, plan_named
-from market_data_pipeline.store.bulk import Bulk
+from market_data_pipeline.store.copy import Bulk
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -80,7 +80,7 @@ def build_pipeline(settings: Settings, *, history_days: int | None = None) -> Pi
         PipelineError: the sandbox does not start.
     """
     from market_data_pipeline.polygon.client import PolygonClient
-    from market_data_pipeline.polygon.limiter import SharedLimiter
+    from market_data_pipeline.polygon.rate_limit import SharedLimiter
 
     plan = plan_named(settings.plan).limited_to(settings.calls_per_minute)
     base_url, key = vendor_access(settings)
@@ -109,10 +109,10 @@ def vendor_access(settings: Settings) -> tuple[str, str]:
         ConfigurationError: the address is another machine's and there is no key, or the sandbox cannot start.
     """
     from market_data_pipeline.polygon.transport import is_loopback
-    from market_data_pipeline.sandbox.listening import SANDBOX_KEY
+    from market_data_pipeline.runtime.sandbox import SANDBOX_KEY
 
     if settings.uses_sandbox:
-        from market_data_pipeline.sandbox.process import ensure_sandbox
+        from market_data_pipeline.runtime.sandbox import ensure_sandbox
 
         return ensure_sandbox(settings), SANDBOX_KEY
     base_url = str(settings.base_url)

@@ -8,20 +8,27 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
-from market_data_pipeline.domain.failures import PipelineError
+from market_data_pipeline.domain.adjustments import NO_TICKER
+from market_data_pipeline.domain.calendar import NEW_YORK
+from market_data_pipeline.domain.errors import PipelineError
 from market_data_pipeline.domain.series import Tier
-from market_data_pipeline.domain.sessions import NEW_YORK
-from market_data_pipeline.domain.splits import NO_TICKER
-from market_data_pipeline.polygon.limiter import PRIORITIES
-from market_data_pipeline.store.reference_checks import SPLITS, Check, last_check, write_check
-from market_data_pipeline.store.splits import followed_symbols, unreadable_splits, write_splits
+from market_data_pipeline.polygon.rate_limit import PRIORITIES
+from market_data_pipeline.store.reference import (
+    SPLITS,
+    Check,
+    followed_symbols,
+    last_check,
+    unreadable_splits,
+    write_check,
+    write_splits,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Collection
     from datetime import date, datetime
 
     from market_data_pipeline.ingest.pipeline import Pipeline
-    from market_data_pipeline.store.bulk import Bulk
+    from market_data_pipeline.store.copy import Bulk
 
 # Splits are announced days ahead, so a list of yesterday is right today in all but a recorded handful of cases; after a
 # week without an answer nothing that is adjusted with it can be trusted.

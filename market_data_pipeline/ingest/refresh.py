@@ -8,30 +8,27 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from market_data_pipeline.domain.failures import DataError, FeatureError, PipelineError
+from market_data_pipeline.domain.errors import DataError, FeatureError, PipelineError
 from market_data_pipeline.domain.series import Series, Timeframe, asset_class_of
-from market_data_pipeline.ingest.asking import Asking
-from market_data_pipeline.ingest.audit_row import log_row
-from market_data_pipeline.ingest.commit import Change, commit
-from market_data_pipeline.ingest.due import Due
-from market_data_pipeline.ingest.harvest import Harvest, HarvestError
-from market_data_pipeline.ingest.outcome import SeriesOutcome, SymbolRequest, failed_outcome
-from market_data_pipeline.ingest.resampling import coarser
-from market_data_pipeline.ingest.stopwatch import Stopwatch
-from market_data_pipeline.polygon.usage import Usage
+from market_data_pipeline.domain.usage import Usage
+from market_data_pipeline.ingest.commit import Change, commit, log_row
+from market_data_pipeline.ingest.coverage import Due
+from market_data_pipeline.ingest.fetch import Asking, Harvest, HarvestError
+from market_data_pipeline.ingest.outcome import SeriesOutcome, Stopwatch, SymbolRequest, failed_outcome
+from market_data_pipeline.ingest.resample import coarser
 from market_data_pipeline.store.ledger import read_states, states_of, write_failed_days, write_failure
-from market_data_pipeline.store.splits import read_splits
+from market_data_pipeline.store.reference import read_splits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from datetime import date, datetime
 
-    from market_data_pipeline.domain.splits import Split
-    from market_data_pipeline.ingest.asking import Family
-    from market_data_pipeline.ingest.demand import Timing
-    from market_data_pipeline.ingest.market_wide import MarketWide
+    from market_data_pipeline.domain.adjustments import Split
+    from market_data_pipeline.ingest.fetch import Family
+    from market_data_pipeline.ingest.fetch_plan import Timing
     from market_data_pipeline.ingest.pipeline import Pipeline
-    from market_data_pipeline.store.bulk import Bulk
+    from market_data_pipeline.ingest.shard import MarketWide
+    from market_data_pipeline.store.copy import Bulk
     from market_data_pipeline.store.ledger import SeriesState
 
 
@@ -80,7 +77,7 @@ class SymbolRefresh:
             PipelineError: one that stops the whole run, after the series' failures were recorded; or one that the
                 symbol fails with before any of its series was begun.
         """
-        from market_data_pipeline.domain.splits import digest
+        from market_data_pipeline.domain.adjustments import digest
 
         with self.bulk.symbol_lock(self.request.symbol):
             # Read under the lock: a run that had to wait finds the other one's work and leaves it be.

@@ -17,20 +17,24 @@ from typing import TYPE_CHECKING, Any, Final
 
 import dagster as dg
 
-from market_data_pipeline.domain.failures import PipelineError
+from market_data_pipeline.domain.errors import PipelineError
 from market_data_pipeline.domain.objectives import TIER_OBJECTIVES
 from market_data_pipeline.domain.series import Tier
-from market_data_pipeline.orchestration.checks import evaluation, read_freshness
+from market_data_pipeline.orchestration.checks.freshness import evaluation, freshness_policy, read_freshness
 from market_data_pipeline.orchestration.columns import BAR_COLUMNS, FEATURE_COLUMNS
-from market_data_pipeline.orchestration.events import log_materializations, log_planned
-from market_data_pipeline.orchestration.freshness import freshness_policy
-from market_data_pipeline.orchestration.jobs import op_name
-from market_data_pipeline.orchestration.liveness import alive
-from market_data_pipeline.orchestration.partitions import bars_key, features_key, series_partitions
+from market_data_pipeline.orchestration.dagster_internals import log_materializations, log_planned
+from market_data_pipeline.orchestration.jobs.refresh import op_name
+from market_data_pipeline.orchestration.partitions import (
+    RefreshConfig,
+    bars_key,
+    features_key,
+    selected,
+    series_partitions,
+)
 from market_data_pipeline.orchestration.provenance import of_run
 from market_data_pipeline.orchestration.resources import PipelineResource
 from market_data_pipeline.orchestration.results import failure, materializations, stopped, summary, warned
-from market_data_pipeline.orchestration.selection import RefreshConfig, selected
+from market_data_pipeline.orchestration.run_liveness import alive
 
 if TYPE_CHECKING:
     from market_data_pipeline.ingest.outcome import SeriesOutcome
@@ -100,7 +104,7 @@ def refresh_tier(
     Raises:
         dg.Failure: at least one series failed, or the run could not be done at all.
     """
-    from market_data_pipeline.store.run_log import append_run
+    from market_data_pipeline.store.audit_log import append_run
 
     partitioned = context.has_partition_key or context.has_partition_key_range
     outcomes: list[SeriesOutcome] = []

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Final
 import dagster as dg
 
 from market_data_pipeline.domain.bars import PRICES
-from market_data_pipeline.domain.feature_definitions import FEATURES
+from market_data_pipeline.domain.features.definitions import FEATURES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from market_data_pipeline.domain.feature_definitions import Feature
+    from market_data_pipeline.domain.features.definitions import Feature
 
 
 def _column(name: str, kind: str, description: str, *, nullable: bool = False) -> dg.TableColumn:

@@ -43,7 +43,7 @@ class PipelineResource(dg.ConfigurableResource):  # type: ignore[type-arg]
         Raises:
             DatabaseUnavailableError: from the first statement, when PostgreSQL cannot be reached.
         """
-        from market_data_pipeline.store.database import engine
+        from market_data_pipeline.store.connection import engine
 
         settings = self.settings()
         lent = engine(settings.database_url, as_of=settings.as_of, application_name="market-data-dagster", pool_size=1)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from datetime import datetime
 
-    from market_data_pipeline.domain.failures import PipelineError
+    from market_data_pipeline.domain.errors import PipelineError
     from market_data_pipeline.domain.series import Tier
     from market_data_pipeline.ingest.outcome import SeriesOutcome
 

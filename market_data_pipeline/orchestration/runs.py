@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 import dagster as dg
 
-from market_data_pipeline.domain.failures import UsageError
+from market_data_pipeline.domain.errors import UsageError
 from market_data_pipeline.domain.objectives import TIER_OBJECTIVES
 from market_data_pipeline.domain.series import Tier, Timeframe
-from market_data_pipeline.orchestration.jobs import QUALITY_JOB, job_name, op_name, run_tags
+from market_data_pipeline.orchestration.dagster_internals import enqueue, keep_connections, load_location
+from market_data_pipeline.orchestration.jobs.refresh import QUALITY_JOB, job_name, op_name, run_tags
 from market_data_pipeline.orchestration.partitions import range_tags, symbols_of
 from market_data_pipeline.orchestration.provenance import REASON_TAG, TRIGGER_TAG, USER_TAG, caller
-from market_data_pipeline.orchestration.queue import enqueue, keep_connections, load_location
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence

@@ -18,7 +18,7 @@ from market_data_pipeline.orchestration.runs import tier_run_requests, unfinishe
 
 if TYPE_CHECKING:
     from market_data_pipeline.domain.objectives import TierObjective
-    from market_data_pipeline.orchestration.jobs import AssetJob
+    from market_data_pipeline.orchestration.jobs.refresh import AssetJob
 
 _NEW_YORK: Final = "America/New_York"
 

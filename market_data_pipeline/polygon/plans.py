@@ -11,10 +11,10 @@ from datetime import UTC, datetime, time, timedelta
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
-from market_data_pipeline.domain.failures import ConfigurationError
+from market_data_pipeline.domain.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from market_data_pipeline.domain.sessions import SessionCalendar
+    from market_data_pipeline.domain.calendar import SessionCalendar
 
 _DELAYED: Final = timedelta(minutes=15)
 _YEAR: Final = timedelta(days=365)

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
 
-from market_data_pipeline.domain.failures import DataError
-from market_data_pipeline.domain.splits import NO_TICKER
-from market_data_pipeline.polygon.pages import Envelope, decode, in_words
+from market_data_pipeline.domain.adjustments import NO_TICKER
+from market_data_pipeline.domain.errors import DataError
+from market_data_pipeline.polygon.wire import Envelope, decode, in_words
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from market_data_pipeline.domain.failures import (
+from market_data_pipeline.domain.errors import (
     DataError,
     PipelineError,
     RateLimitedError,

@@ -1,4 +1,15 @@
-"""One HTTP exchange with the vendor: the key, the deadlines, the size, and nothing of the answer's meaning.
+"""How an HTTP exchange breaks, in our words: the exceptions' own may quote the request, and so the key.
+
+Add here: a way to break that deserves a sentence of its own. Keep out: which class of failure it is (transport).
+
+A total deadline for an HTTP exchange, which `requests` does not have.
+
+Its read timeout starts anew with every byte, so a server that drips, in the header or in the body, never meets it. Here
+a timer shuts the exchange's socket down, whatever the thread that waits on it is doing.
+
+Add here: what has to reach below `requests` to end an exchange. Keep out: everything else about it (transport).
+
+One HTTP exchange with the vendor: the key, the deadlines, the size, and nothing of the answer's meaning.
 
 The key travels in the Authorization header to the configured host and nowhere else: redirects are not followed, and no
 exception of `requests` leaves this module, because each drags along the request that holds the key.
@@ -9,37 +20,154 @@ Add here: what the wire needs. Keep out: what a status or a body means (refusals
 from __future__ import annotations
 
 import ipaddress
+import os
 import socket
 import threading
 import weakref
 import zlib
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, NamedTuple
+from http.client import HTTPException
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
 from urllib.parse import urlsplit
 
 import requests
+import urllib3
+from requests.adapters import HTTPAdapter
 from requests.auth import AuthBase
 from requests.structures import CaseInsensitiveDict
 from requests.utils import get_environ_proxies
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
-from market_data_pipeline.domain.failures import (
+from market_data_pipeline.domain.errors import (
     ConfigurationError,
     DataError,
     PipelineError,
     TransientError,
     VendorUnreachableError,
 )
-from market_data_pipeline.polygon.breaks import BROKEN, reason, unmade, words
-from market_data_pipeline.polygon.deadline import Deadline, DeadlineAdapter
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+
+# What requests, the libraries below it and the socket raise when an exchange breaks.
+BROKEN: Final = (requests.RequestException, urllib3.exceptions.HTTPError, HTTPException, OSError, zlib.error)
+
+
+def unmade(error: BaseException) -> str | None:
+    """Return why no connection was made, None when one was and broke."""
+    if isinstance(error, requests.exceptions.ProxyError) or not isinstance(error, requests.ConnectionError):
+        return None
+    wrapped = error.args[0] if error.args else None
+    inner = wrapped.reason if isinstance(wrapped, urllib3.exceptions.MaxRetryError) else None
+    if not isinstance(inner, urllib3.exceptions.NewConnectionError | urllib3.exceptions.ConnectTimeoutError):
+        return None
+    return words(inner.__cause__ or inner.__context__)
+
+
+def words(error: BaseException | None) -> str:
+    """Return what the system says about a connection that was not made."""
+    if isinstance(error, socket.gaierror):
+        return "its name is not known"
+    if isinstance(error, TimeoutError) or not isinstance(error, OSError) or not error.errno:
+        return "no connection in time"
+    return os.strerror(error.errno).lower()
+
+
+def reason(error: BaseException) -> str:
+    """Return what went wrong in our words; the exception's own may quote the request."""
+    name = type(error).__name__
+    if isinstance(error, requests.ConnectTimeout):
+        return f"no connection in time ({name})"
+    if isinstance(error, requests.Timeout | urllib3.exceptions.TimeoutError):
+        return f"no byte in time ({name})"
+    if isinstance(error, zlib.error):
+        return "the compressed body is damaged"
+    return f"the connection failed ({name})"
+
+
+class Deadline:
+    """Ends the exchange that this thread makes inside the `with` block through a `DeadlineAdapter`.
+
+    Attributes:
+        expired: the time was over before the block was left; what came in is not to be trusted.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self.expired = False
+        self._socket: socket.socket | None = None
+        self._timer = threading.Timer(seconds, self._expire)
+        self._timer.daemon = True
+
+    def __enter__(self) -> Self:
+        _thread.deadline = self
+        self._timer.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._timer.cancel()
+        _thread.deadline = None
+
+    def watch(self, connected: socket.socket | None) -> None:
+        """Take note of the socket that the exchange waits on."""
+        self._socket = connected
+        if self.expired:
+            self._expire()
+
+    def _expire(self) -> None:
+        self.expired = True
+        if self._socket is not None:
+            with suppress(OSError):
+                # An SSLSocket's own shutdown would drop its encryption state under the reader's feet.
+                socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
+
+
+class DeadlineAdapter(HTTPAdapter):
+    """Gives requests the connections that a `Deadline` can end; through a proxy it has only the read timeout."""
+
+    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
+        """Make the pools; see HTTPAdapter."""
+        super().init_poolmanager(*args, **kwargs)
+        self.poolmanager.pool_classes_by_scheme = {"http": _HTTPPool, "https": _HTTPSPool}
+
+
+class _Thread(threading.local):
+    deadline: Deadline | None = None
+
+
+_thread = _Thread()
+
+
+class _WatchedHTTPConnection(HTTPConnection):
+    def getresponse(self) -> Any:
+        if _thread.deadline is not None:
+            _thread.deadline.watch(self.sock)
+        return super().getresponse()
+
+
+class _WatchedHTTPSConnection(HTTPSConnection):
+    def getresponse(self) -> Any:
+        if _thread.deadline is not None:
+            _thread.deadline.watch(self.sock)
+        return super().getresponse()
+
+
+class _HTTPPool(HTTPConnectionPool):
+    ConnectionCls = _WatchedHTTPConnection
+
+
+class _HTTPSPool(HTTPSConnectionPool):
+    ConnectionCls = _WatchedHTTPSConnection
+
+
 OK: Final = 200
 
 _CHUNK: Final = 1 << 16
+
 _SHORTEST_SECRET: Final = 8  # the vendor's keys have 32 characters
+
 _GZIP: Final = zlib.MAX_WBITS | 16
 
 

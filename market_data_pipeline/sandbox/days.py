@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from market_data_pipeline.domain.sessions import Session
+    from market_data_pipeline.domain.calendar import Session
 
 # From the start of the extended session at 04:00 New York, in minutes.
 OPEN: Final = 330  # 09:30

@@ -12,9 +12,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from market_data_pipeline.domain.failures import ConfigurationError, PipelineError
+from market_data_pipeline.domain.errors import ConfigurationError, PipelineError
 from market_data_pipeline.polygon.plans import PLANS, plan_named
-from market_data_pipeline.sandbox.listening import HOST, PORT, SANDBOX_KEY, parameters
+from market_data_pipeline.runtime.sandbox import HOST, PORT, SANDBOX_KEY, parameters
 from market_data_pipeline.sandbox.server import run_server
 
 if TYPE_CHECKING:

@@ -10,9 +10,8 @@ from collections import OrderedDict
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
-from market_data_pipeline.domain.instants import END_DATE
+from market_data_pipeline.domain.calendar import END_DATE, SessionCalendar, calendar_for
 from market_data_pipeline.domain.series import AssetClass, asset_class_of
-from market_data_pipeline.domain.sessions import SessionCalendar, calendar_for
 from market_data_pipeline.sandbox.bars import MINUTE_MS, NO_BARS, Bars, SplitRow, concat, to_step
 from market_data_pipeline.sandbox.catalogue import FIRST_YEAR, INSTRUMENTS, instrument
 from market_data_pipeline.sandbox.synthetic import day_bars, month_minutes, splits
@@ -20,7 +19,7 @@ from market_data_pipeline.sandbox.synthetic import day_bars, month_minutes, spli
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterator, Sequence
 
-    from market_data_pipeline.domain.sessions import Session
+    from market_data_pipeline.domain.calendar import Session
 
 FIVE_MINUTES_MS: Final = 5 * MINUTE_MS
 _HOUR_MS: Final = 60 * MINUTE_MS

@@ -16,9 +16,8 @@ from dataclasses import dataclass
 from typing import Final
 from urllib.parse import parse_qsl, urlencode
 
-from market_data_pipeline.domain.instants import END_DATE, FIRST_DATE
+from market_data_pipeline.domain.calendar import END_DATE, FIRST_DATE, SessionCalendar, calendar_for
 from market_data_pipeline.domain.series import asset_class_of
-from market_data_pipeline.domain.sessions import SessionCalendar, calendar_for
 from market_data_pipeline.sandbox.bars import MINUTE_MS
 from market_data_pipeline.sandbox.view import from_ms, to_ms
 

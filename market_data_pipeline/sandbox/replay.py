@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from market_data_pipeline.domain.failures import ConfigurationError
+from market_data_pipeline.domain.errors import ConfigurationError
 from market_data_pipeline.sandbox.bars import NO_BARS, Bars, SplitRow, to_step
 
 if TYPE_CHECKING:

@@ -25,7 +25,7 @@ from urllib.parse import parse_qsl
 import uvicorn
 
 from market_data_pipeline.polygon.plans import Plan, plan_named
-from market_data_pipeline.sandbox.listening import HOST, PORT, SANDBOX_KEY, STATUS_PATH, bind
+from market_data_pipeline.runtime.sandbox import HOST, PORT, SANDBOX_KEY, STATUS_PATH, bind
 from market_data_pipeline.sandbox.query import refused
 from market_data_pipeline.sandbox.view import View
 from market_data_pipeline.sandbox.wire import Answer, answer

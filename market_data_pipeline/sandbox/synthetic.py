@@ -26,7 +26,7 @@ from market_data_pipeline.sandbox.days import CLOSE, EARLY_CLOSE, OPEN, days_of
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from market_data_pipeline.domain.sessions import Session
+    from market_data_pipeline.domain.calendar import Session
     from market_data_pipeline.sandbox.bars import Floats
 
     Single = np.ndarray[Any, np.dtype[np.float32]]

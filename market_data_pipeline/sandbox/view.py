@@ -12,16 +12,15 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from market_data_pipeline.domain.instants import END_DATE, FIRST_DATE
+from market_data_pipeline.domain.calendar import END_DATE, FIRST_DATE, calendar_for
 from market_data_pipeline.domain.series import AssetClass, asset_class_of
-from market_data_pipeline.domain.sessions import calendar_for
 from market_data_pipeline.sandbox.bars import MINUTE_MS, NO_BARS, Bars, concat, join, to_step
 from market_data_pipeline.sandbox.days import days_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from market_data_pipeline.domain.sessions import SessionCalendar
+    from market_data_pipeline.domain.calendar import SessionCalendar
     from market_data_pipeline.polygon.plans import Plan
     from market_data_pipeline.sandbox.bars import Floats, SplitRow
     from market_data_pipeline.sandbox.source import Source

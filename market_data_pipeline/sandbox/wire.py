@@ -17,8 +17,8 @@ from urllib.parse import quote
 
 import numpy as np
 
+from market_data_pipeline.domain.calendar import calendar_for
 from market_data_pipeline.domain.series import AssetClass
-from market_data_pipeline.domain.sessions import calendar_for
 from market_data_pipeline.sandbox.encode import encode_bars, number
 from market_data_pipeline.sandbox.pages import page_of, reverse
 from market_data_pipeline.sandbox.query import (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from market_data_pipeline.domain.failures import ConfigurationError
+from market_data_pipeline.domain.errors import ConfigurationError
 from market_data_pipeline.serving.app import run
 from market_data_pipeline.settings import load_settings
 

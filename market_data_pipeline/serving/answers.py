@@ -14,9 +14,8 @@ import orjson
 from starlette.responses import Response
 from xxhash import xxh3_128
 
-from market_data_pipeline.serving.encoding import JSON_OPTIONS, deflate, gzip_member
-from market_data_pipeline.serving.negotiation import Media
-from market_data_pipeline.serving.standing import freshness_at
+from market_data_pipeline.serving.formats import JSON_OPTIONS, Media, deflate, gzip_member
+from market_data_pipeline.serving.freshness import freshness_at
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
     from market_data_pipeline.domain.series import Series
-    from market_data_pipeline.serving.standing import FreshnessBlock, Standing
+    from market_data_pipeline.serving.freshness import FreshnessBlock, Standing
 
 Headers = list[tuple[bytes, bytes]]
 

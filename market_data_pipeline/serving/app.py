@@ -12,20 +12,24 @@ import anyio.to_thread
 from fastapi import FastAPI
 
 from market_data_pipeline import __version__
-from market_data_pipeline.domain.failures import DatabaseUnavailableError
-from market_data_pipeline.ingest.own_module import load_own_features
-from market_data_pipeline.operations.dagster_state import DagsterState
-from market_data_pipeline.serving import admin_routes, documents, page_routes, problems, series_routes, system_routes
+from market_data_pipeline.domain.errors import DatabaseUnavailableError
+from market_data_pipeline.ingest.own_features import load_own_features
+from market_data_pipeline.orchestration.dagster_internals import DagsterState
+from market_data_pipeline.serving import openapi as documents
+from market_data_pipeline.serving import problems
 from market_data_pipeline.serving.access import AdminAccess
 from market_data_pipeline.serving.allocation import return_memory
-from market_data_pipeline.serving.changes import follow_changes
+from market_data_pipeline.serving.cache import Renewals, ReportGzip, Shelf, ShelfMiddleware
 from market_data_pipeline.serving.connections import allow_many_connections, listening, server_options
 from market_data_pipeline.serving.database import Database
 from market_data_pipeline.serving.head_requests import HeadMiddleware
+from market_data_pipeline.serving.invalidation import follow_changes
 from market_data_pipeline.serving.metrics import Metrics, MetricsMiddleware
-from market_data_pipeline.serving.renewals import Renewals
+from market_data_pipeline.serving.routes import admin as admin_routes
+from market_data_pipeline.serving.routes import pages as page_routes
+from market_data_pipeline.serving.routes import series as series_routes
+from market_data_pipeline.serving.routes import system as system_routes
 from market_data_pipeline.serving.series_answers import SeriesAnswers
-from market_data_pipeline.serving.shelf import ReportGzip, Shelf, ShelfMiddleware
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

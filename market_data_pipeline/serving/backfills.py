@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import sqlalchemy as sa
 
-from market_data_pipeline.operations.snapshot import unavailable_when_lost
-from market_data_pipeline.serving.encoding import instant
+from market_data_pipeline.serving.formats import instant
 from market_data_pipeline.serving.problems import Problem
+from market_data_pipeline.store.connection import unavailable_when_lost
 
 if TYPE_CHECKING:
     from datetime import datetime

@@ -13,9 +13,8 @@ import sqlalchemy as sa
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.pq import Format
 
-from market_data_pipeline.domain.failures import DatabaseUnavailableError
-from market_data_pipeline.store.database import engine, libpq_url
-from market_data_pipeline.store.roles import Role
+from market_data_pipeline.domain.errors import DatabaseUnavailableError
+from market_data_pipeline.store.connection import Role, engine, libpq_url
 
 if TYPE_CHECKING:
     from collections.abc import Callable

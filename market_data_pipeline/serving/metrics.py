@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Final
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import GaugeMetricFamily
 
-from market_data_pipeline.domain.failures import DatabaseUnavailableError
+from market_data_pipeline.domain.errors import DatabaseUnavailableError
 from market_data_pipeline.domain.objectives import Freshness
-from market_data_pipeline.operations.freshness import freshness_counts
-from market_data_pipeline.operations.reports import vendor_requests
-from market_data_pipeline.operations.snapshot import snapshot
+from market_data_pipeline.reports.freshness import freshness_counts
+from market_data_pipeline.reports.health import vendor_requests
+from market_data_pipeline.store.connection import snapshot
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from prometheus_client.registry import Collector
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-    from market_data_pipeline.serving.shelf import Shelf
+    from market_data_pipeline.serving.cache import Shelf
 
 # Seconds: from a shelf hit (0.1 ms) to the statement timeout.
 _BUCKETS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)

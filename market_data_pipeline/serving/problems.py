@@ -15,7 +15,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from market_data_pipeline.domain.failures import DatabaseUnavailableError
+from market_data_pipeline.domain.errors import DatabaseUnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

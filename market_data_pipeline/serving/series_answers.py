@@ -11,26 +11,28 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from market_data_pipeline.operations.snapshot import snapshot
-from market_data_pipeline.serving import reading
+from market_data_pipeline.reports import series_records as reading
 from market_data_pipeline.serving.answers import Answer, RenderedResponse, opening
 from market_data_pipeline.serving.backfills import missing_problem, request_backfill
-from market_data_pipeline.serving.encoding import encode, json_array, json_lines
-from market_data_pipeline.serving.flights import Flights
-from market_data_pipeline.serving.negotiation import ACCEPTED, Media, media_for, takes_gzip
-from market_data_pipeline.serving.problems import Problem
-from market_data_pipeline.serving.renewals import Renewals
-from market_data_pipeline.serving.shelf import SCOPE_KEY, RequestKey, Shelf, Ticket
-from market_data_pipeline.serving.stock import (
+from market_data_pipeline.serving.cache import (
     DEEPEST,
+    SCOPE_KEY,
     SHELF_LIFE_SECONDS,
+    Flights,
+    Renewals,
+    RequestKey,
+    Shelf,
     Stock,
     StockKey,
+    Ticket,
     bound,
     depth_for,
     packed,
     start_of,
 )
+from market_data_pipeline.serving.formats import ACCEPTED, Media, encode, json_array, json_lines, media_for, takes_gzip
+from market_data_pipeline.serving.problems import Problem
+from market_data_pipeline.store.connection import snapshot
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -41,9 +43,9 @@ if TYPE_CHECKING:
     from starlette.responses import Response
 
     from market_data_pipeline.domain.series import Series
-    from market_data_pipeline.serving.columns import Column
     from market_data_pipeline.serving.database import Database
-    from market_data_pipeline.serving.standing import Standing
+    from market_data_pipeline.serving.formats import Column
+    from market_data_pipeline.serving.freshness import Standing
 
 T = TypeVar("T")
 

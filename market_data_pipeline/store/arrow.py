@@ -12,11 +12,9 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, LiteralString
 
-from market_data_pipeline.domain.failures import DatabaseUnavailableError
-from market_data_pipeline.store.database import describe, libpq_url
+from market_data_pipeline.domain.errors import DatabaseUnavailableError
+from market_data_pipeline.store.connection import Role, describe, libpq_url, missing_parameters, session_statements
 from market_data_pipeline.store.errors import failure, sentence
-from market_data_pipeline.store.roles import Role
-from market_data_pipeline.store.session import missing_parameters, session_statements
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from market_data_pipeline.domain.series import Series, Timeframe
-    from market_data_pipeline.store.bulk import Bulk
+    from market_data_pipeline.store.copy import Bulk
 
 _KINDS: Final = {"ts": "instant", **dict.fromkeys(VALUES, "float")}
 # About a year of 5m bars; the server's memory for their features is 25 MB.

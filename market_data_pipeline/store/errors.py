@@ -20,7 +20,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from market_data_pipeline.domain.failures import (
+from market_data_pipeline.domain.errors import (
     ConfigurationError,
     DatabaseFullError,
     DatabaseUnavailableError,

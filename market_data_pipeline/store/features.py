@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final, LiteralString
 
 from market_data_pipeline.domain.bars import array, ts_us
-from market_data_pipeline.domain.feature_definitions import FEATURE_NAMES, FEATURES
+from market_data_pipeline.domain.features.definitions import FEATURE_NAMES, FEATURES
 from market_data_pipeline.store.bars import partition, read_pieces
 
 if TYPE_CHECKING:
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
-    from market_data_pipeline.domain.feature_definitions import Feature
+    from market_data_pipeline.domain.features.definitions import Feature
     from market_data_pipeline.domain.series import Series
-    from market_data_pipeline.store.bulk import Bulk
+    from market_data_pipeline.store.copy import Bulk
 
 LEFTOVER: Final = "_leftover"  # no name of a feature begins like this
 ROUNDING: Final = 1e-12  # relative

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-    from market_data_pipeline.store.bulk import Bulk
+    from market_data_pipeline.store.copy import Bulk
 
 Values = tuple[float, ...]  # in the order of `domain.bars.VALUES`, NaN for what the vendor did not send
 

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
-from market_data_pipeline.store.database import libpq_url, open_connection
-from market_data_pipeline.store.roles import Role
+from market_data_pipeline.store.connection import Role, libpq_url, open_connection
 
 if TYPE_CHECKING:
     from market_data_pipeline.settings import Settings

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import sqlalchemy as sa
 
-from market_data_pipeline.domain.failures import ConfigurationError, UsageError
+from market_data_pipeline.domain.errors import ConfigurationError, UsageError
 from market_data_pipeline.domain.series import AssetClass, Tier, Timeframe, asset_class_of, parse_symbol
 
 if TYPE_CHECKING:

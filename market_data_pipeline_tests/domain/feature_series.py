@@ -12,7 +12,7 @@ import pandas as pd
 from hypothesis import strategies as st
 
 from market_data_pipeline.domain.bars import bar_frame, ts_us
-from market_data_pipeline.domain.feature_definitions import FEATURES
+from market_data_pipeline.domain.features.definitions import FEATURES
 from market_data_pipeline.domain.series import AssetClass, Timeframe
 from market_data_pipeline_tests.domain.answers import feature_oracle
 

@@ -11,9 +11,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 
 from market_data_pipeline.domain.bars import VALUES, bar_frame
+from market_data_pipeline.domain.calendar import calendar_for
 from market_data_pipeline.domain.intervals import Interval
 from market_data_pipeline.domain.series import AssetClass, Timeframe
-from market_data_pipeline.domain.sessions import calendar_for
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -16,8 +16,8 @@ import talib
 from hypothesis import given, settings
 
 from benchmarks import features_oracle
-from market_data_pipeline.domain.failures import FeatureError
-from market_data_pipeline.domain.features import FEATURE_NAMES, FEATURES, bars_per_year, compute_features
+from market_data_pipeline.domain.errors import FeatureError
+from market_data_pipeline.domain.features.compute import FEATURE_NAMES, FEATURES, bars_per_year, compute_features
 from market_data_pipeline.domain.series import AssetClass, Timeframe
 from market_data_pipeline_tests.domain.answers import feature_oracle
 from market_data_pipeline_tests.domain.feature_series import (

@@ -11,7 +11,7 @@ import talib
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from market_data_pipeline.domain.features import (
+from market_data_pipeline.domain.features.compute import (
     FEATURES,
     WARM_UP_BARS,
     compute_features,

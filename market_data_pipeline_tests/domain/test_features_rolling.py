@@ -9,7 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from market_data_pipeline.domain.rolling import previous_extreme, trailing_mean, trailing_median, trailing_moments
+from market_data_pipeline.domain.features.rolling import (
+    previous_extreme,
+    trailing_mean,
+    trailing_median,
+    trailing_moments,
+)
 
 SIZES = (2, 3, 20, 50)
 

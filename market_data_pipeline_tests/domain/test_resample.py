@@ -11,11 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from market_data_pipeline.domain.bars import COLUMNS, TS_DTYPE, VALUES, bar_frame, empty, ts_us
-from market_data_pipeline.domain.instants import from_us, to_us
+from market_data_pipeline.domain.calendar import SessionCalendar, calendar_for, from_us, to_us
 from market_data_pipeline.domain.intervals import Interval
 from market_data_pipeline.domain.resample import bucket_start_us, completed, resample
 from market_data_pipeline.domain.series import AssetClass, Timeframe
-from market_data_pipeline.domain.sessions import SessionCalendar, calendar_for
 from market_data_pipeline_tests.domain.strategies import COARSE, CRYPTO, STOCKS, bar_frames, instants, laws, new_york
 
 Sample = tuple[pd.DataFrame, AssetClass]

@@ -21,7 +21,7 @@ import psutil
 import psycopg
 from psycopg.rows import dict_row
 
-from market_data_pipeline.sandbox.postgres import EmbeddedPostgres
+from market_data_pipeline.runtime.postgres import EmbeddedPostgres
 from market_data_pipeline.settings import Settings, load_settings
 
 REPOSITORY: Final = Path(__file__).resolve().parents[2]

@@ -17,7 +17,7 @@ import pytest
 
 from market_data_pipeline.domain.series import Timeframe
 from market_data_pipeline.orchestration.runs import submit_refresh
-from market_data_pipeline.sandbox.listening import SANDBOX_KEY
+from market_data_pipeline.runtime.sandbox import SANDBOX_KEY
 from market_data_pipeline.sandbox.main import open_source
 from market_data_pipeline_tests.end_to_end.conftest import MakeProject
 from market_data_pipeline_tests.end_to_end.project import NOON, Project, until

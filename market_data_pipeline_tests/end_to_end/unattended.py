@@ -11,7 +11,7 @@ import dagster as dg
 from market_data_pipeline.domain.objectives import TIER_OBJECTIVES
 from market_data_pipeline.domain.series import Tier
 from market_data_pipeline.orchestration.partitions import sync_partitions
-from market_data_pipeline.store.database import engine
+from market_data_pipeline.store.connection import engine
 from market_data_pipeline_tests.end_to_end.project import Project
 
 

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from market_data_pipeline.domain.sessions import NEW_YORK
+from market_data_pipeline.domain.calendar import NEW_YORK
 from market_data_pipeline.sandbox.market import SyntheticMarket
 from market_data_pipeline.sandbox.source import Source
 from market_data_pipeline_tests.conftest import _new_database

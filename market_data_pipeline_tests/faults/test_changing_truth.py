@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from market_data_pipeline.domain.calendar import NEW_YORK
 from market_data_pipeline.domain.series import Timeframe
-from market_data_pipeline.domain.sessions import NEW_YORK
 from market_data_pipeline.ingest.outcome import SeriesOutcome
 from market_data_pipeline.sandbox.bars import SplitRow
 from market_data_pipeline.sandbox.source import Source

@@ -15,9 +15,9 @@ import psycopg
 import pytest
 
 from market_data_pipeline.domain.series import Timeframe
-from market_data_pipeline.sandbox.postgres import EmbeddedPostgres
+from market_data_pipeline.runtime.postgres import EmbeddedPostgres
 from market_data_pipeline.sandbox.source import Source
-from market_data_pipeline.store.migrate import migrate_database
+from market_data_pipeline.store.migrations import migrate_database
 from market_data_pipeline_tests.conftest import SQL
 from market_data_pipeline_tests.faults.conftest import DAYS, NOON, new_world
 from market_data_pipeline_tests.faults.processes import advisory_locks, kill, sessions, start, until, wire

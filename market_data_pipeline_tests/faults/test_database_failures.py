@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 import sqlalchemy as sa
 
-from market_data_pipeline.domain.failures import (
+from market_data_pipeline.domain.errors import (
     ConfigurationError,
     DatabaseUnavailableError,
     PipelineError,
@@ -19,9 +19,9 @@ from market_data_pipeline.domain.failures import (
 from market_data_pipeline.domain.series import Tier
 from market_data_pipeline.ingest.outcome import SeriesOutcome, SymbolRequest
 from market_data_pipeline.ingest.shard import refresh_shard
-from market_data_pipeline.store import bulk as bulk_module
-from market_data_pipeline.store import session as session_module
-from market_data_pipeline.store.bulk import Bulk
+from market_data_pipeline.store import connection as session_module
+from market_data_pipeline.store import copy as bulk_module
+from market_data_pipeline.store.copy import Bulk
 from market_data_pipeline_tests.faults.conftest import DAYS
 from market_data_pipeline_tests.faults.processes import advisory_locks, sessions, until, wire
 from market_data_pipeline_tests.faults.vendor import Asked, later_page

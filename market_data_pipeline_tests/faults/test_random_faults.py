@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from market_data_pipeline.domain.sessions import NEW_YORK
+from market_data_pipeline.domain.calendar import NEW_YORK
 from market_data_pipeline.sandbox.source import Source
 from market_data_pipeline_tests.faults.conftest import NOON, new_world
 from market_data_pipeline_tests.faults.repertoire import REFUSED, SURVIVED

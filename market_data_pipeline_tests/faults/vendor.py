@@ -16,8 +16,8 @@ from typing import Any, Final
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from market_data_pipeline.polygon.plans import plan_named
+from market_data_pipeline.runtime.sandbox import SANDBOX_KEY
 from market_data_pipeline.sandbox.bars import SplitRow
-from market_data_pipeline.sandbox.listening import SANDBOX_KEY
 from market_data_pipeline.sandbox.source import Source
 from market_data_pipeline.sandbox.view import View
 from market_data_pipeline.sandbox.wire import answer

@@ -7,10 +7,10 @@ from itertools import zip_longest
 from math import isclose
 from typing import TYPE_CHECKING, Any
 
-from market_data_pipeline.domain.feature_definitions import FEATURE_NAMES
+from market_data_pipeline.domain.features.definitions import FEATURE_NAMES
 from market_data_pipeline.polygon.client import PolygonClient
-from market_data_pipeline.polygon.limiter import UnlimitedLimiter
 from market_data_pipeline.polygon.plans import plan_named
+from market_data_pipeline.polygon.rate_limit import UnlimitedLimiter
 from market_data_pipeline.polygon.transport import Limits
 from market_data_pipeline_tests.ingest.conftest import World
 

@@ -17,8 +17,8 @@ from market_data_pipeline.ingest.outcome import SeriesOutcome, SymbolRequest
 from market_data_pipeline.ingest.pipeline import Pipeline
 from market_data_pipeline.ingest.shard import refresh_shard
 from market_data_pipeline.polygon.client import PolygonClient
-from market_data_pipeline.polygon.limiter import UnlimitedLimiter
 from market_data_pipeline.polygon.plans import plan_named
+from market_data_pipeline.polygon.rate_limit import UnlimitedLimiter
 from market_data_pipeline.sandbox.main import open_source
 from market_data_pipeline.sandbox.server import SANDBOX_KEY, running_server
 from market_data_pipeline.sandbox.source import Source

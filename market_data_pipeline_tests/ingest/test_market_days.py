@@ -7,9 +7,9 @@ from datetime import date, datetime, timedelta
 import pytest
 import requests
 
+from market_data_pipeline.domain.calendar import NEW_YORK, calendar_for
 from market_data_pipeline.domain.series import AssetClass, Timeframe
-from market_data_pipeline.domain.sessions import NEW_YORK, calendar_for
-from market_data_pipeline.ingest.demand import Timing
+from market_data_pipeline.ingest.fetch_plan import Timing
 from market_data_pipeline.ingest.market_days import MOST_DAYS, MarketDay, cheapest_days
 from market_data_pipeline.store.ledger import Coverage, CoverageStatus
 from market_data_pipeline_tests.ingest.conftest import MakeWorld, World
@@ -186,7 +186,7 @@ def test_a_replay_of_an_earlier_instant_does_not_know_a_later_answer(world: Worl
 def test_a_market_that_cannot_be_had_leaves_the_symbols_to_themselves(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from market_data_pipeline.domain.failures import DataError
+    from market_data_pipeline.domain.errors import DataError
     from market_data_pipeline.polygon.client import PolygonClient
 
     world.refresh(*UNIVERSE, timeframes=DAYS)

@@ -14,11 +14,11 @@ import pandas as pd
 import pytest
 
 from market_data_pipeline import read_bars, read_features
-from market_data_pipeline.domain.feature_definitions import FEATURE_NAMES
-from market_data_pipeline.domain.own_features import NO_OWN_FEATURES
+from market_data_pipeline.domain.calendar import NEW_YORK
+from market_data_pipeline.domain.features.definitions import FEATURE_NAMES
+from market_data_pipeline.domain.features.own import NO_OWN_FEATURES
 from market_data_pipeline.domain.series import Timeframe
-from market_data_pipeline.domain.sessions import NEW_YORK
-from market_data_pipeline.ingest.own_module import load_own_features
+from market_data_pipeline.ingest.own_features import load_own_features
 from market_data_pipeline.ingest.pipeline import Pipeline, build_pipeline
 from market_data_pipeline.orchestration.results import materializations, summary, warned
 from market_data_pipeline.settings import load_settings

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from market_data_pipeline.domain.sessions import NEW_YORK
+from market_data_pipeline.domain.calendar import NEW_YORK
 from market_data_pipeline_tests.ingest.conftest import REAL_SAMPLE, MakeWorld, World
 
 REAL = Path(__file__).resolve().parents[3] / "shared" / "data" / "real"

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 import pytest
 
-from market_data_pipeline.domain.failures import TransientError
-from market_data_pipeline.domain.feature_definitions import FEATURE_NAMES
+from market_data_pipeline.domain.calendar import NEW_YORK
+from market_data_pipeline.domain.errors import TransientError
+from market_data_pipeline.domain.features.definitions import FEATURE_NAMES
 from market_data_pipeline.domain.series import Timeframe
-from market_data_pipeline.domain.sessions import NEW_YORK
-from market_data_pipeline.ingest import harvest
+from market_data_pipeline.ingest import fetch as harvest
 from market_data_pipeline.polygon.client import PolygonClient
 from market_data_pipeline_tests.ingest.conftest import MakeWorld, World
 

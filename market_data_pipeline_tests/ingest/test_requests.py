@@ -9,15 +9,14 @@ from datetime import UTC, date, datetime, timedelta
 import pytest
 import requests
 
+from market_data_pipeline.domain.calendar import NEW_YORK, calendar_for
 from market_data_pipeline.domain.series import AssetClass, Tier, Timeframe
-from market_data_pipeline.domain.sessions import NEW_YORK, calendar_for
-from market_data_pipeline.ingest.demand import Timing, reach, status_after, wanted
-from market_data_pipeline.ingest.harvest import served_windows
-from market_data_pipeline.operations.reports import vendor_requests
-from market_data_pipeline.operations.snapshot import snapshot
+from market_data_pipeline.ingest.fetch import served_windows
+from market_data_pipeline.ingest.fetch_plan import Timing, reach, status_after, wanted
 from market_data_pipeline.orchestration.results import summary
 from market_data_pipeline.polygon.plans import Plan, available_at, plan_named
-from market_data_pipeline.store.database import engine
+from market_data_pipeline.reports.health import vendor_requests
+from market_data_pipeline.store.connection import engine, snapshot
 from market_data_pipeline.store.ledger import Coverage
 from market_data_pipeline_tests.ingest.conftest import MakeWorld, World
 

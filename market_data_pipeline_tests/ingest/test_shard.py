@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from market_data_pipeline.domain import features
+from market_data_pipeline.domain.calendar import NEW_YORK
+from market_data_pipeline.domain.features.compute import compute as features
 from market_data_pipeline.domain.series import AssetClass, Timeframe
-from market_data_pipeline.domain.sessions import NEW_YORK
-from market_data_pipeline.polygon.calls import CUT_OFF_AFTER
+from market_data_pipeline.polygon.retry import CUT_OFF_AFTER
 from market_data_pipeline_tests.ingest.conftest import MakeWorld, World
 
 if TYPE_CHECKING:

@@ -15,15 +15,15 @@ import pytest
 import sqlalchemy as sa
 from pydantic import Field
 
-from market_data_pipeline.domain.failures import FailureKind
+from market_data_pipeline.domain.errors import FailureKind
 from market_data_pipeline.domain.series import Series, Tier
 from market_data_pipeline.ingest.outcome import SeriesOutcome, SymbolRequest
+from market_data_pipeline.orchestration.dagster_internals import keep_connections
 from market_data_pipeline.orchestration.partitions import sync_partitions
-from market_data_pipeline.orchestration.queue import keep_connections
 from market_data_pipeline.orchestration.resources import PipelineResource
-from market_data_pipeline.project import STORAGE_ZONE
 from market_data_pipeline.settings import Settings
-from market_data_pipeline.store.database import engine as engine_of
+from market_data_pipeline.settings.project import STORAGE_ZONE
+from market_data_pipeline.store.connection import engine as engine_of
 from market_data_pipeline.store.universe import sync_universe
 from market_data_pipeline_tests.conftest import copy_database, drop_database, with_database
 

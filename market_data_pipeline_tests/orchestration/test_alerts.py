@@ -12,11 +12,11 @@ import pytest
 import sqlalchemy as sa
 
 from market_data_pipeline.definitions import build_defs
-from market_data_pipeline.domain.failures import DatabaseUnavailableError
-from market_data_pipeline.operations.alerting import Alert, deliver
-from market_data_pipeline.orchestration.alerts import tell_runs
-from market_data_pipeline.orchestration.crossings import tell_crossings
-from market_data_pipeline.orchestration.queries import tier_freshness
+from market_data_pipeline.domain.errors import DatabaseUnavailableError
+from market_data_pipeline.orchestration.alerts.delivery import Alert, deliver
+from market_data_pipeline.orchestration.alerts.failed_runs import tell_runs
+from market_data_pipeline.orchestration.alerts.thresholds import tell_crossings
+from market_data_pipeline.reports.freshness import tier_freshness
 from market_data_pipeline_tests.orchestration.conftest import NOW, StandIn
 from market_data_pipeline_tests.orchestration.webhook import Webhook, webhook
 

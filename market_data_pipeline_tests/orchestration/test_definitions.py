@@ -15,7 +15,7 @@ from syrupy.assertion import SnapshotAssertion
 
 from market_data_pipeline.definitions import build_defs
 from market_data_pipeline.domain.bars import COLUMNS
-from market_data_pipeline.domain.feature_definitions import FEATURE_NAMES
+from market_data_pipeline.domain.features.definitions import FEATURE_NAMES
 from market_data_pipeline.domain.series import Tier
 from market_data_pipeline.orchestration.partitions import bars_key, features_key
 from market_data_pipeline_tests.orchestration.conftest import REPOSITORY
@@ -108,7 +108,7 @@ def test_the_instance_limits_the_pool_as_promised(instance: dg.DagsterInstance) 
 
 
 def test_the_workspace_names_the_module_that_runs_and_schedules_are_recorded_under() -> None:
-    from market_data_pipeline.orchestration.queue import LOCATION
+    from market_data_pipeline.orchestration.dagster_internals import LOCATION
 
     (location,) = yaml.safe_load((REPOSITORY / "workspace.yaml").read_text())["load_from"]
     assert location["python_module"] == {"module_name": LOCATION, "location_name": LOCATION}

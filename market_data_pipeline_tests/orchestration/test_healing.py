@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 from market_data_pipeline.domain.series import Series, Timeframe
-from market_data_pipeline.orchestration.healing import FIRST_WAIT, LONGEST_WAIT, REPEAT_AFTER, Memory
+from market_data_pipeline.orchestration.sensors.memory import FIRST_WAIT, LONGEST_WAIT, REPEAT_AFTER, Memory
 
 NOW = datetime(2026, 3, 11, 15, 30, tzinfo=UTC)
 AAPL, MSFT = Series("AAPL", Timeframe.M5), Series("MSFT", Timeframe.D1)

@@ -24,7 +24,7 @@ from market_data_pipeline.orchestration.partitions import sync_partitions
 from market_data_pipeline.polygon import client
 from market_data_pipeline.polygon.transport import Limits
 from market_data_pipeline.sandbox.market import SyntheticMarket
-from market_data_pipeline.store.database import engine
+from market_data_pipeline.store.connection import engine
 from market_data_pipeline.store.universe import sync_universe
 from market_data_pipeline_tests.conftest import SESSION
 from market_data_pipeline_tests.faults.repertoire import always, cut_gzip, next_url, of_page, too_long

@@ -12,9 +12,9 @@ import sqlalchemy as sa
 
 from market_data_pipeline.definitions import build_defs
 from market_data_pipeline.domain.series import Tier
+from market_data_pipeline.orchestration.jobs.prune import prune_events
+from market_data_pipeline.orchestration.jobs.reconcile import Difference, differences
 from market_data_pipeline.orchestration.partitions import bars_key, features_key, series_partitions
-from market_data_pipeline.orchestration.prune import prune_events
-from market_data_pipeline.orchestration.reconcile import Difference, differences
 from market_data_pipeline_tests.orchestration.conftest import NOW, StandIn
 
 BARS = bars_key(Tier.CRITICAL)

@@ -17,19 +17,18 @@ import pytest
 import sqlalchemy as sa
 from PIL import Image
 
+from market_data_pipeline.domain.calendar import NEW_YORK, calendar_for
 from market_data_pipeline.domain.series import AssetClass, Tier
-from market_data_pipeline.domain.sessions import NEW_YORK, calendar_for
-from market_data_pipeline.orchestration import portraits
-from market_data_pipeline.orchestration.across_rules import ACROSS_RULES
-from market_data_pipeline.orchestration.bar_rules import BAR_RULES
-from market_data_pipeline.orchestration.expectations import SAMPLE, Inspector, Verdict
-from market_data_pipeline.orchestration.feature_rules import FEATURE_RULES
-from market_data_pipeline.orchestration.pictures import price_and_volume
-from market_data_pipeline.orchestration.rules import Rule
+from market_data_pipeline.orchestration.checks import charts as portraits
+from market_data_pipeline.orchestration.checks.charts import price_and_volume
+from market_data_pipeline.orchestration.checks.expectations import SAMPLE, Inspector, Verdict
+from market_data_pipeline.reports.quality.bars import ACROSS_RULES, BAR_RULES
+from market_data_pipeline.reports.quality.features import FEATURE_RULES
+from market_data_pipeline.reports.quality.rules import Rule
 from market_data_pipeline.sandbox.main import open_source
 from market_data_pipeline.sandbox.server import running_server
-from market_data_pipeline.store.database import engine
-from market_data_pipeline.store.sessions import sync_sessions
+from market_data_pipeline.store.calendar import sync_sessions
+from market_data_pipeline.store.connection import engine
 from market_data_pipeline_tests.conftest import copy_database, drop_database, with_database
 from market_data_pipeline_tests.ingest.conftest import REAL_SAMPLE, World
 

@@ -9,11 +9,11 @@ from pydantic import SecretStr
 
 from market_data_pipeline.definitions import build_defs
 from market_data_pipeline.domain.series import Timeframe
-from market_data_pipeline.orchestration.reconcile import reconcile
+from market_data_pipeline.orchestration.jobs.reconcile import reconcile
 from market_data_pipeline.orchestration.resources import PipelineResource
 from market_data_pipeline.sandbox.main import open_source
 from market_data_pipeline.settings import Settings
-from market_data_pipeline.store.database import engine
+from market_data_pipeline.store.connection import engine
 from market_data_pipeline_tests.ingest.changing import ChangingSource
 from market_data_pipeline_tests.ingest.conftest import MakeWorld, World, make_world
 

@@ -8,7 +8,7 @@ import dagster as dg
 import pytest
 import sqlalchemy as sa
 
-from market_data_pipeline import cli
+from market_data_pipeline.cli import main as cli
 from market_data_pipeline.definitions import build_defs
 from market_data_pipeline.orchestration.provenance import caller
 from market_data_pipeline.orchestration.runs import submit_refresh

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from market_data_pipeline.definitions import build_defs
-from market_data_pipeline.domain.failures import UsageError
+from market_data_pipeline.domain.errors import UsageError
 from market_data_pipeline.domain.objectives import TIER_OBJECTIVES
 from market_data_pipeline.domain.series import Tier, Timeframe
 from market_data_pipeline.orchestration.partitions import partition_changes, series_partitions, symbols_of

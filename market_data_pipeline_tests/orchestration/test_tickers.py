@@ -13,7 +13,7 @@ from market_data_pipeline.domain.series import Tier
 from market_data_pipeline.orchestration.partitions import bars_key, features_key, range_tags, sync_partitions
 from market_data_pipeline.sandbox.main import open_source
 from market_data_pipeline.sandbox.server import SANDBOX_KEY, running_server
-from market_data_pipeline.store.database import engine
+from market_data_pipeline.store.connection import engine
 from market_data_pipeline.store.universe import sync_universe
 
 NOW = datetime(2026, 11, 20, 17, 0, 30, tzinfo=UTC)

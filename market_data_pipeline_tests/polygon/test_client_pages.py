@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from market_data_pipeline.domain import bars as bar_frames
-from market_data_pipeline.domain.failures import DataError, UsageError
+from market_data_pipeline.domain.errors import DataError, UsageError
 from market_data_pipeline.domain.intervals import Interval
 from market_data_pipeline.domain.series import Timeframe
-from market_data_pipeline.polygon.paging import EMPTY_PAGE_CAP
+from market_data_pipeline.polygon.client import EMPTY_PAGE_CAP
 from market_data_pipeline_tests.polygon.faulty_server import FaultyServer, Handler, send, send_json
 from market_data_pipeline_tests.polygon.vendor import (
     KEY,

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from market_data_pipeline.domain import bars as bar_frames
-from market_data_pipeline.domain.failures import DataError, TransientError
-from market_data_pipeline.domain.splits import NO_TICKER
+from market_data_pipeline.domain.adjustments import NO_TICKER
+from market_data_pipeline.domain.errors import DataError, TransientError
 from market_data_pipeline_tests.polygon.faulty_server import FaultyServer, send, send_json
 from market_data_pipeline_tests.polygon.vendor import KEY, Asker, bar, cost
 

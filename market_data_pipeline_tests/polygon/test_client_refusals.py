@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from market_data_pipeline.domain.failures import PipelineError, VendorRefusedError, VendorRequestError
+from market_data_pipeline.domain.errors import PipelineError, VendorRefusedError, VendorRequestError
 from market_data_pipeline.polygon.plans import plan_named
 from market_data_pipeline_tests.polygon.faulty_server import FaultyServer, send, send_json
 from market_data_pipeline_tests.polygon.vendor import WHOLE, Asker, cost

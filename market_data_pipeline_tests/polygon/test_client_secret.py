@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from market_data_pipeline.domain.failures import ConfigurationError, PipelineError
+from market_data_pipeline.domain.errors import ConfigurationError, PipelineError
 from market_data_pipeline.polygon.client import PolygonClient
 from market_data_pipeline.polygon.transport import Limits
 from market_data_pipeline_tests.polygon.faulty_server import (

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from market_data_pipeline.domain.failures import (
+from market_data_pipeline.domain.errors import (
     DataError,
     RateLimitedError,
     TransientError,
@@ -19,9 +19,9 @@ from market_data_pipeline.domain.failures import (
     VendorUnreachableError,
 )
 from market_data_pipeline.domain.series import Timeframe
-from market_data_pipeline.polygon.calls import CUT_OFF_AFTER
 from market_data_pipeline.polygon.client import PolygonClient
-from market_data_pipeline.polygon.limiter import UnlimitedLimiter
+from market_data_pipeline.polygon.rate_limit import UnlimitedLimiter
+from market_data_pipeline.polygon.retry import CUT_OFF_AFTER
 from market_data_pipeline.polygon.transport import Limits
 from market_data_pipeline_tests.polygon.faulty_server import (
     Answer,

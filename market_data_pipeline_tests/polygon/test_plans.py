@@ -6,9 +6,9 @@ import datetime as dt
 
 import pytest
 
-from market_data_pipeline.domain.failures import ConfigurationError
+from market_data_pipeline.domain.calendar import calendar_for
+from market_data_pipeline.domain.errors import ConfigurationError
 from market_data_pipeline.domain.series import AssetClass
-from market_data_pipeline.domain.sessions import calendar_for
 from market_data_pipeline.polygon.plans import PLANS, available_at, plan_named
 
 STOCKS = calendar_for(AssetClass.US_EQUITY)

@@ -6,7 +6,7 @@ import datetime as dt
 from collections.abc import Sequence
 from typing import Any, Final
 
-from market_data_pipeline.domain.failures import PipelineError
+from market_data_pipeline.domain.errors import PipelineError
 from market_data_pipeline.domain.intervals import Interval
 from market_data_pipeline.domain.series import Timeframe
 from market_data_pipeline.polygon.client import PolygonClient, Usage

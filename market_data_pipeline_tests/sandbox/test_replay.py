@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from market_data_pipeline.domain.failures import ConfigurationError
+from market_data_pipeline.domain.errors import ConfigurationError
 from market_data_pipeline.sandbox.replay import Replay
 from market_data_pipeline_tests.sandbox.vendor import MINUTE, NEW_YORK, Vendor, ms, vendor
 

@@ -11,7 +11,7 @@ from zoneinfo import ZoneInfo
 
 import requests
 
-from market_data_pipeline.sandbox.listening import SANDBOX_KEY
+from market_data_pipeline.runtime.sandbox import SANDBOX_KEY
 from market_data_pipeline.sandbox.market import SyntheticMarket
 from market_data_pipeline.sandbox.server import running_server
 from market_data_pipeline.sandbox.source import Source

@@ -10,9 +10,9 @@ import psycopg
 
 from market_data_pipeline.domain.series import Series, Timeframe
 from market_data_pipeline.serving.answers import Answer
-from market_data_pipeline.serving.negotiation import Media
-from market_data_pipeline.serving.shelf import RequestKey, Shelf
-from market_data_pipeline.serving.standing import Standing
+from market_data_pipeline.serving.cache import RequestKey, Shelf
+from market_data_pipeline.serving.formats import Media
+from market_data_pipeline.serving.freshness import Standing
 from market_data_pipeline_tests.serving.conftest import BARS, FEATURES, Api
 from market_data_pipeline_tests.serving.seeding import NOW, Seed
 from market_data_pipeline_tests.serving.waiting import wait_until

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 
 import pytest
 
-from market_data_pipeline.domain.feature_definitions import FEATURES as DEFINED
+from market_data_pipeline.domain.features.definitions import FEATURES as DEFINED
 from market_data_pipeline_tests.serving.conftest import FEATURES, Api
 from market_data_pipeline_tests.serving.seeding import NOW, Seed
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import dagster as dg
 import pytest
 
-from market_data_pipeline.domain.failures import UsageError
-from market_data_pipeline.operations.load_scenarios import QUIET, REFRESH, measured, scenarios, verdict
-from market_data_pipeline.operations.loadtest import chosen, loadtest_document, measure
-from market_data_pipeline.operations.loadtest_view import loadtest_chart
+from market_data_pipeline.domain.errors import UsageError
+from market_data_pipeline.measure.load_scenarios import QUIET, REFRESH, measured, scenarios, verdict
+from market_data_pipeline.measure.loadtest import chosen, loadtest_document, measure
+from market_data_pipeline.measure.loadtest_view import loadtest_chart
 from market_data_pipeline_tests.serving.conftest import Api
 from market_data_pipeline_tests.serving.seeding import Seed
 

@@ -16,13 +16,13 @@ from market_data_pipeline.domain.objectives import (
     TierObjective,
 )
 from market_data_pipeline.domain.series import Tier
-from market_data_pipeline.operations.objectives import objectives_markdown, span
-from market_data_pipeline.orchestration.checks import evaluation
-from market_data_pipeline.orchestration.jobs import run_tags
+from market_data_pipeline.orchestration.checks.freshness import evaluation
+from market_data_pipeline.orchestration.jobs.refresh import run_tags
 from market_data_pipeline.orchestration.partitions import bars_key, features_key
-from market_data_pipeline.orchestration.queries import tier_freshness
 from market_data_pipeline.orchestration.runs import tier_run_requests
-from market_data_pipeline.store.database import engine
+from market_data_pipeline.reports.freshness import tier_freshness
+from market_data_pipeline.reports.objectives import objectives_markdown, span
+from market_data_pipeline.store.connection import engine
 from market_data_pipeline_tests.conftest import REPOSITORY
 from market_data_pipeline_tests.serving.conftest import FEATURES, Api
 from market_data_pipeline_tests.serving.seeding import NOW, Seed

@@ -9,10 +9,10 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from market_data_pipeline.domain.failures import DatabaseUnavailableError
-from market_data_pipeline.operations import reports
-from market_data_pipeline.operations.dagster_state import HEARTBEAT_TOLERANCE_SECONDS, DagsterState
-from market_data_pipeline.store.database import engine
+from market_data_pipeline.domain.errors import DatabaseUnavailableError
+from market_data_pipeline.orchestration.dagster_internals import HEARTBEAT_TOLERANCE_SECONDS, DagsterState
+from market_data_pipeline.reports import health as reports
+from market_data_pipeline.store.connection import engine
 from market_data_pipeline_tests.serving.conftest import Api, beat
 from market_data_pipeline_tests.serving.seeding import NOW, Seed
 

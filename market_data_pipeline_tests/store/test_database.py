@@ -12,8 +12,8 @@ import pytest
 import sqlalchemy as sa
 from adbc_driver_postgresql import dbapi as adbc
 
-from market_data_pipeline.domain.failures import ConfigurationError, DatabaseUnavailableError
-from market_data_pipeline.store.database import describe, engine, libpq_url
+from market_data_pipeline.domain.errors import ConfigurationError, DatabaseUnavailableError
+from market_data_pipeline.store.connection import describe, engine, libpq_url
 
 AS_OF = datetime(2025, 3, 14, 19, 30, tzinfo=UTC)
 

@@ -14,15 +14,14 @@ import psycopg
 import pytest
 import sqlalchemy as sa
 
-from market_data_pipeline.domain.failures import PipelineError
-from market_data_pipeline.polygon.turns import Turns
+from market_data_pipeline.domain.errors import PipelineError
 from market_data_pipeline.settings import Settings
 from market_data_pipeline.store.arrow import ArrowReader
-from market_data_pipeline.store.bulk import Bulk
-from market_data_pipeline.store.database import engine
-from market_data_pipeline.store.migrate import migrate, migrate_database
+from market_data_pipeline.store.connection import Role, engine
+from market_data_pipeline.store.copy import Bulk
+from market_data_pipeline.store.migrations import migrate, migrate_database
 from market_data_pipeline.store.privileges import lacking_privileges
-from market_data_pipeline.store.roles import Role
+from market_data_pipeline.store.rate_limit_queue import Turns
 from market_data_pipeline_tests.conftest import REPOSITORY, SQL
 
 AT = datetime(2026, 3, 11, 15, 30, tzinfo=UTC)

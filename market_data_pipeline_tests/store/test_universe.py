@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from market_data_pipeline.domain.failures import ConfigurationError, UsageError
+from market_data_pipeline.domain.errors import ConfigurationError, UsageError
 from market_data_pipeline.domain.series import AssetClass, Tier, Timeframe
 from market_data_pipeline.settings import PACKAGED_UNIVERSE, load_settings
-from market_data_pipeline.store.database import engine
+from market_data_pipeline.store.connection import engine
 from market_data_pipeline.store.universe import (
     TrackedSymbol,
     UniverseChange,

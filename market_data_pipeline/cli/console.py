@@ -1,0 +1,104 @@
+"""What all commands share: the screen, the settings and the reading of lists.
+
+Add here: a way of printing or reading that more than one command needs. Keep out: commands.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from datetime import UTC
+from typing import TYPE_CHECKING, TypeVar
+
+from market_data_pipeline.runtime.console import complain, console
+
+if TYPE_CHECKING:
+    from datetime import datetime
+    from pathlib import Path
+
+    from market_data_pipeline.settings import Settings
+
+__all__ = [
+    "complain",
+    "console",
+    "instant",
+    "names",
+    "print_json",
+    "print_table",
+    "settings",
+    "write_json",
+    "write_text",
+]
+
+T = TypeVar("T")
+
+
+def settings() -> Settings:
+    """Return the settings of this process.
+
+    Raises:
+        ConfigurationError: a value is bad.
+    """
+    from market_data_pipeline.settings import load_settings
+
+    return load_settings()
+
+
+def names(text: str, parse: Callable[[str], T]) -> tuple[T, ...]:
+    """Return the comma-separated parts of `text`, each parsed once, in the order given.
+
+    Raises:
+        UsageError: from `parse`.
+    """
+    return tuple(dict.fromkeys(parse(part.strip()) for part in text.split(",") if part.strip()))
+
+
+def instant(value: datetime | None) -> str | None:
+    """Return an instant to the second, in UTC."""
+    return None if value is None else f"{value.astimezone(UTC):%Y-%m-%d %H:%M:%SZ}"
+
+
+def print_json(value: object) -> None:
+    """Write `value` as JSON on standard output, for a program to read."""
+    sys.stdout.write(_json(value))
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write `value` as JSON into a file, and say so; `-` is standard output."""
+    write_text(path, _json(value))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` into a file, and say so; `-` is standard output."""
+    if str(path) == "-":
+        sys.stdout.write(text)
+        return
+    path.write_text(text, encoding="utf-8")
+    console().print(f"Wrote {path}")
+
+
+def _json(value: object) -> str:
+    import orjson
+
+    return orjson.dumps(value, option=orjson.OPT_UTC_Z | orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE).decode()
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, title: str | None = None) -> None:
+    """Print a table; columns whose name starts with `>` are aligned to the right, None is a dash.
+
+    Nothing is printed without rows.
+    """
+    if not rows:
+        return
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
+    for column in columns:
+        table.add_column(column.removeprefix(">"), justify="right" if column.startswith(">") else "left")
+    for row in rows:
+        table.add_row(
+            *(value if isinstance(value, Text) else Text("-" if value is None else str(value)) for value in row)
+        )
+    console().print(table, soft_wrap=False)

@@ -1,0 +1,137 @@
+"""The commands that try something out beside the project: they use a scratch one, and leave the user's alone.
+
+Add here: a measurement. Keep out: measuring (operations.baseline, operations.drill, operations.loadtest) and reports
+(cli_reports, cli_runs).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from market_data_pipeline.cli.console import console, names, print_table, settings, write_json
+from market_data_pipeline.domain.errors import UsageError
+from market_data_pipeline.domain.objectives import Outage
+from market_data_pipeline.domain.series import parse_timeframe
+from market_data_pipeline.reports.objectives import span
+
+_PICTURES = (".png", ".svg", ".html")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the measurements to the command line `app`."""
+    app.command(epilog="Example: market-data baseline --symbols 5 --days 90")(baseline)
+    app.command(epilog="Example: market-data drill SCHEDULER_CRASH --json drill.json")(drill)
+    app.command(epilog="Example: market-data loadtest --seconds 5 --scenarios cached_symbol,uncached_mixed")(loadtest)
+
+
+def baseline(
+    symbols: Annotated[
+        int | None, typer.Option(min=1, help="The first so many of the universe; 25, or all, when left out.")
+    ] = None,
+    timeframes: Annotated[str, typer.Option(help="Comma-separated: 5m, 15m, 1h, 4h, 1d; all when left out.")] = "",
+    days: Annotated[int, typer.Option(min=1, help="Calendar days of history.")] = 365,
+    json_file: Annotated[
+        Path, typer.Option("--json", metavar="FILE", help="Where the document goes; - for standard output.")
+    ] = Path("baseline.json"),
+    picture: Annotated[Path, typer.Option(metavar="FILE", help="Where the picture goes: png, svg or html.")] = Path(
+        "baseline.png"
+    ),
+) -> None:
+    """Measure a first backfill into a scratch database: how long, how much, and what holds it up."""
+    wanted = names(timeframes, parse_timeframe)
+    _check_files(json_file, picture)
+    from market_data_pipeline.measure.baseline import run_baseline
+    from market_data_pipeline.measure.baseline_view import draw_baseline, print_baseline
+
+    document = run_baseline(settings(), symbols, wanted, days)
+    print_baseline(document, print_table, lambda text: console().print(text, markup=False))
+    write_json(json_file, document)
+    draw_baseline(document, picture)
+    console().print(f"Wrote {picture}")
+    raise typer.Exit(0 if document["jobs"]["completed"] == document["jobs"]["total"] else 1)
+
+
+def drill(
+    outages: Annotated[
+        list[Outage] | None,
+        typer.Argument(metavar="OUTAGE", help="Which to cause; all when left out.", show_default=False),
+    ] = None,
+    json_file: Annotated[
+        Path | None,
+        typer.Option("--json", metavar="FILE", help="Write the document to FILE; - for standard output."),
+    ] = None,
+) -> None:
+    """Cause the outages of the objectives in a scratch project, and compare how long each lasts with its RTO."""
+    if json_file is not None:
+        _check_folder(json_file)
+    _keep_for_json(json_file)
+    from market_data_pipeline.measure.drill import run_drill
+
+    document = run_drill(settings(), outages or ())
+    print_table(
+        ("outage", ">lasted", ">RTO", "kept", "end"),
+        [
+            (
+                one["outage"],
+                None if one["recovery_seconds"] is None else f"{one['recovery_seconds']:.1f} s",
+                span(one["rto_seconds"]),
+                "yes" if one["kept"] else "NO",
+                one["problem"] or one["steps"][-1]["what"],
+            )
+            for one in document["outages"]
+        ],
+        title="Recovery",
+    )
+    if json_file is not None:
+        write_json(json_file, document)
+    raise typer.Exit(0 if document["kept"] else 1)
+
+
+def loadtest(
+    symbols: Annotated[int, typer.Option(min=1, help="The first so many of the universe.")] = 8,
+    days: Annotated[int, typer.Option(min=1, help="Calendar days of history that are loaded first.")] = 365,
+    seconds: Annotated[float, typer.Option(min=0.1, help="How long each scenario counts.")] = 10.0,
+    users: Annotated[int, typer.Option(min=1, max=10_000, help="At the same time, in the widest scenario.")] = 100,
+    names_: Annotated[str, typer.Option("--scenarios", help="Comma-separated; all when left out.")] = "",
+    json_file: Annotated[
+        Path, typer.Option("--json", metavar="FILE", help="Where the document goes; - for standard output.")
+    ] = Path("loadtest.json"),
+    picture: Annotated[Path, typer.Option(metavar="FILE", help="Where the picture goes: png, svg or html.")] = Path(
+        "loadtest.png"
+    ),
+) -> None:
+    """Put load on a read API of its own, over made-up bars, and judge how it answers; also while it is refreshed."""
+    wanted = names(names_, str)
+    _check_files(json_file, picture)
+    from market_data_pipeline.measure.loadtest import run_loadtest
+    from market_data_pipeline.measure.loadtest_view import draw_loadtest, print_loadtest
+
+    document = run_loadtest(settings(), symbols=symbols, days=days, seconds=seconds, users=users, names=wanted)
+    print_loadtest(document, print_table, lambda text: console().print(text, markup=False))
+    write_json(json_file, document)
+    draw_loadtest(document, picture)
+    console().print(f"Wrote {picture}")
+    raise typer.Exit(1 if document["verdict"] == "critical" else 0)
+
+
+def _check_files(json_file: Path, picture: Path) -> None:
+    """Raise before anything is measured where the results could not be written."""
+    if picture.suffix not in _PICTURES:
+        raise UsageError(f"A picture's name ends in one of {', '.join(_PICTURES)}: {picture} does not.")
+    for file in (json_file, picture):
+        _check_folder(file)
+    _keep_for_json(json_file)
+
+
+def _check_folder(file: Path) -> None:
+    if not file.absolute().parent.is_dir():
+        raise UsageError(f"There is no folder {file.absolute().parent} for {file.name}.")
+
+
+def _keep_for_json(file: Path | None) -> None:
+    """Leave standard output to the document when that is where it goes."""
+    if str(file) == "-":
+        console().stderr = True

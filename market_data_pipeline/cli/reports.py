@@ -1,0 +1,190 @@
+"""The commands that only look at data: what is promised, what is held and what lacks.
+
+Add here: a report on series. Keep out: reports on runs (cli_runs), and how values come about (operations.reports,
+operations.objectives).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from market_data_pipeline.cli.console import (
+    console,
+    instant,
+    names,
+    print_json,
+    print_table,
+    settings,
+    write_json,
+    write_text,
+)
+from market_data_pipeline.domain.errors import UsageError
+from market_data_pipeline.domain.series import Timeframe, parse_symbol, parse_timeframe
+from market_data_pipeline.reports.objectives import span
+
+_AsJson = Annotated[bool, typer.Option("--json", help="Print what the endpoint of the read API answers.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the reports to the command line `app`."""
+    app.command(epilog="Example: market-data plan --symbols AAPL --days 30")(plan)
+    app.command(epilog="Example: market-data staleness --json")(staleness)
+    app.command(epilog="Example: market-data gaps AAPL --timeframe 5m")(gaps)
+    app.command(epilog="Example: market-data objectives --json objectives.json")(objectives)
+
+
+def plan(
+    symbols: Annotated[str, typer.Option(help="Comma-separated followed symbols; all when left out.")] = "",
+    timeframes: Annotated[str, typer.Option(help="Comma-separated: 5m, 15m, 1h, 4h, 1d; all when left out.")] = "",
+    days: Annotated[int | None, typer.Option(min=1, help="Calendar days of history; MARKET_DATA_HISTORY_DAYS.")] = None,
+    full: Annotated[bool, typer.Option("--full", help="As if nothing were held.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show what a backfill would ask the vendor for, and how long that takes; nothing is sent.
+
+    The vendor cuts an answer at 50,000 minutes, whatever the bars are made of: a stock's year takes at most 5 calls for
+    5m and one for 1d (52 sessions of 16 hours a call), a round-the-clock symbol's 11 and one (34 days a call).
+    """
+    wanted_symbols = names(symbols, parse_symbol)
+    wanted_timeframes = names(timeframes, parse_timeframe)
+    from market_data_pipeline.reports.estimate import plan_backfill
+
+    made = plan_backfill(settings(), wanted_symbols, wanted_timeframes, days, full=full)
+    if as_json:
+        print_json(made.document())
+        return
+    print_table(
+        ("symbol", "timeframe", ">sessions", ">calls", ">kB"),
+        [
+            (one.series.symbol, one.series.timeframe, one.sessions, one.estimate.calls, one.estimate.bytes // 1000)
+            for one in made.series
+        ],
+    )
+    if made.market_days:
+        at_once = ", ".join(map(str, made.market_days))
+        console().print(f"The day bars of {at_once} come for all symbols at once, one call a day.")
+    if reasons := made.doubts:
+        low, high = made.cost.least, made.cost.most
+        console().print(
+            f"Between {low.calls} calls with {low.bytes / 1e6:.1f} MB and {high.calls} with {high.bytes / 1e6:.1f} MB: "
+            f"{'; '.join(reasons)}."
+        )
+    limit = made.plan.calls_per_minute
+    waiting = f"at least {span(made.seconds)} " if made.seconds else ""
+    console().print(
+        f"{made.total.calls} calls, {made.total.pages} pages, {made.total.bytes / 1e6:.1f} MB, "
+        f"{waiting}on the {made.plan.name} plan "
+        f"({f'{limit} calls a minute' if limit else 'no limit of calls'})."
+    )
+
+
+def staleness(
+    limit: Annotated[int, typer.Option(min=1, help="At most so many series of each state.")] = 50,
+    as_json: _AsJson = False,
+) -> None:
+    """Show how far each series is behind, worst first."""
+    from market_data_pipeline.reports.health import staleness_report
+    from market_data_pipeline.runtime.database import reading_engine
+
+    report = staleness_report(reading_engine(settings()), limit)
+    if as_json:
+        print_json(report)
+        return
+    states = report["by_status"]
+    worst_first = [*states["missing"], *states["stale"], *states["aging"], *states["fresh"]]
+    print_table(
+        ("symbol", "timeframe", "tier", "state", ">behind", "within RPO", "last bar", "last error"),
+        [
+            (
+                one["symbol"],
+                one["timeframe"],
+                one["tier"],
+                one["status"],
+                None if one["staleness_seconds"] is None else span(one["staleness_seconds"]),
+                "yes" if one["within_rpo"] else "NO",
+                instant(one["last_ts"]),
+                one["last_error"],
+            )
+            for one in worst_first
+        ],
+    )
+    counts = {name: count for name, count in report["summary"].items() if name.endswith("_count")}
+    said = ", ".join(f"{count} {name.removesuffix('_count')}" for name, count in counts.items())
+    console().print(f"{said} at {instant(report['timestamp'])}")
+
+
+def gaps(
+    symbol: Annotated[str, typer.Argument(help="A followed symbol, as the vendor writes it.", show_default=False)],
+    timeframe: Annotated[str, typer.Option(help="5m or 1d, which are fetched; both when left out.")] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Explain every missing stretch of a symbol's history; sends nothing."""
+    from market_data_pipeline.reports.gaps import gaps_document, table_rows
+
+    document = gaps_document(settings(), parse_symbol(symbol), names(timeframe, _fetched))
+    if as_json:
+        print_json(document)
+        return
+    print_table(("timeframe", "from", "to", ">bars", "reason"), table_rows(document))
+    for one in document["timeframes"]:
+        unlisted = f"; nights and {one['weekends']} weekends are not listed" if one["weekends"] else ""
+        console().print(
+            f"{symbol} {one['timeframe']}: {one['bars_held']} bars held and {one['bars_missing']} missing "
+            f"of {one['sessions']} sessions since {instant(one['history_start'])}{unlisted}."
+        )
+        if settled := one["settled_until"]:
+            console().print(
+                f"{symbol} {one['timeframe']}: bars before {instant(settled)} have settled, later ones may change."
+            )
+    console().print(f"At {instant(document['timestamp'])} on the {document['plan']} plan; ", end="")
+    console().print(f"the table's times are {document['exchange_timezone']}.")
+
+
+def _fetched(text: str) -> Timeframe:
+    if (timeframe := parse_timeframe(text)).is_base:
+        return timeframe
+    raise UsageError(f"{timeframe} bars are made of {timeframe.base} ones and lack what those lack; choose 5m or 1d.")
+
+
+def objectives(
+    json_file: Annotated[
+        Path | None,
+        typer.Option("--json", metavar="FILE", help="Write the document to FILE; - for standard output."),
+    ] = None,
+    markdown_file: Annotated[
+        Path | None,
+        typer.Option("--markdown", metavar="FILE", help="Write it as a page with the procedures; - as above."),
+    ] = None,
+) -> None:
+    """Show what is promised: freshness per tier, and recovery per failure."""
+    from market_data_pipeline.reports.objectives import limit, objectives_document, objectives_markdown
+
+    document = objectives_document()
+    if json_file is not None:
+        write_json(json_file, document)
+    if markdown_file is not None:
+        write_text(markdown_file, objectives_markdown())
+    if json_file is not None or markdown_file is not None:
+        return
+    print_table(
+        ("tier", "at most behind", "refreshed", "promise"),
+        [
+            (name, span(tier["rpo_seconds"]), f"{tier['cron']} {tier['cron_timezone']}", tier["description"])
+            for name, tier in document["tiers"].items()
+        ],
+        title="Freshness per tier (RPO)",
+    )
+    print_table(
+        ("state", "up to", "condition", "what the API does"),
+        [(name, limit(rule), rule["condition"], rule["action"]) for name, rule in document["freshness"].items()],
+        title="States of a series",
+    )
+    print_table(
+        ("failure", "over within", "symptom"),
+        [(name, span(one["rto_seconds"]), one["symptom"]) for name, one in document["recovery"].items()],
+        title="Recovery per failure (RTO)",
+    )
+    console().print("market-data objectives --markdown - shows what to do about each, market-data drill tries it out.")

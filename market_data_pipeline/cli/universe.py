@@ -1,0 +1,77 @@
+"""`market-data universe`: which symbols are followed.
+
+Add here: a command about the universe. Keep out: what it does (store.universe).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from market_data_pipeline.cli.console import console, print_json, print_table, settings
+from market_data_pipeline.domain.series import Tier, parse_symbol
+
+if TYPE_CHECKING:
+    from market_data_pipeline.store.universe import UniverseChange
+
+app = typer.Typer(help="List and change the symbols that are followed.", no_args_is_help=True)
+_Symbols = Annotated[list[str], typer.Argument(metavar="SYMBOL...", help="Tickers as the vendor writes them.")]
+
+
+@app.command("list", epilog="Example: market-data universe list --json")
+def list_symbols(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+    """Show the followed symbols, their tier and their asset class."""
+    from market_data_pipeline.runtime.database import followed
+
+    symbols = followed(settings())
+    if as_json:
+        print_json([{"symbol": s.symbol, "tier": s.tier, "asset_class": s.asset_class} for s in symbols])
+        return
+    print_table(("symbol", "tier", "asset class"), [(s.symbol, s.tier, s.asset_class) for s in symbols])
+
+
+@app.command(epilog="Example: market-data universe add NFLX X:BTCUSD --tier standard")
+def add(
+    symbols: _Symbols,
+    tier: Annotated[Tier, typer.Option(help="How fresh they have to be.")] = Tier.STANDARD,
+) -> None:
+    """Follow symbols; one that is followed in another tier moves."""
+    tickers = [parse_symbol(symbol) for symbol in symbols]
+    from market_data_pipeline.runtime.database import open_universe
+    from market_data_pipeline.store.universe import add_symbols
+
+    config = settings()
+    _print_change(add_symbols(open_universe(config), tier, tickers, config.clock()))
+
+
+@app.command(epilog="Example: market-data universe remove NFLX")
+def remove(symbols: _Symbols) -> None:
+    """Stop following symbols; their bars and their history stay."""
+    tickers = [parse_symbol(symbol) for symbol in symbols]
+    from market_data_pipeline.runtime.database import open_universe
+    from market_data_pipeline.store.universe import remove_symbols
+
+    _print_change(remove_symbols(open_universe(settings()), tickers))
+
+
+@app.command("import", epilog="Example: market-data universe import universe.yaml")
+def import_file(
+    file: Annotated[Path, typer.Argument(help="YAML: tiers: {critical: [AAPL], standard: [], low_priority: []}.")],
+) -> None:
+    """Follow exactly the symbols of a file; the others leave and keep their data."""
+    from market_data_pipeline.runtime.database import open_universe
+    from market_data_pipeline.store.universe import load_universe_file, sync_universe
+
+    universe = load_universe_file(file)
+    config = settings()
+    _print_change(sync_universe(open_universe(config), universe, config.clock()))
+
+
+def _print_change(change: UniverseChange) -> None:
+    if not change:
+        console().print("Nothing changed.")
+    for word, symbols in zip(change._fields, change, strict=True):
+        if symbols:
+            console().print(f"{word} {', '.join(symbols)}")

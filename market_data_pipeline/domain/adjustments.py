@@ -1,0 +1,87 @@
+"""Split adjustment: which splits are in force, and what they do to raw bars.
+
+Add here: corporate actions that rescale history. Keep out: fetching and storing splits (polygon, store). The view
+`market_data.bars_adjusted` does the same in SQL.
+
+A split turns `split_from` old shares into `split_to` new ones at 00:00 New York of its execution date. Every bar that
+starts before that instant has its prices multiplied by split_from / split_to and its volume divided by it, so that the
+money traded stays the same. The vendor lists splits before they happen and lists some twice: those after today are
+ignored until their day comes, and one execution date counts once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from market_data_pipeline.domain.bars import PRICES, ts_us
+from market_data_pipeline.domain.calendar import calendar_for, to_us
+from market_data_pipeline.domain.series import AssetClass
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from datetime import date
+
+    import numpy as np
+    import pandas as pd
+
+NO_TICKER: Final = ""  # in the place of the ticker that a row of the vendor's list does not tell
+
+
+class Split(NamedTuple):
+    """`split_from` old shares become `split_to` new ones: 1 and 4 in a four-for-one split, 10 and 1 in a reverse."""
+
+    execution_date: date  # in force from 00:00 New York on
+    split_from: float
+    split_to: float
+
+
+def in_force(splits: Iterable[Split], today: date) -> tuple[Split, ...]:
+    """Return the splits of ONE ticker that adjust its history on `today` (New York), one a day, by date.
+
+    Of two different splits on one day, which only a vendor's error can bring, the one with the larger terms counts:
+    the choice does not depend on the order in which they arrive.
+    """
+    by_day = {split.execution_date: split for split in sorted(splits) if split.execution_date <= today}
+    return tuple(by_day.values())
+
+
+def price_factor(ts_us: np.ndarray, splits: Iterable[Split], today: date) -> np.ndarray:
+    """Return what each bar's raw prices are multiplied by, and its volume divided by.
+
+    Args:
+        ts_us: the bars' starts, int64 microseconds since 1970 UTC.
+        splits: of the bars' ticker, in any order, future and repeated ones included.
+        today: the New York date whose knowledge adjusts.
+
+    Returns:
+        float64, as long as `ts_us`; 1.0 after the last split.
+    """
+    import numpy as np
+
+    applied = in_force(splits, today)
+    new_york = calendar_for(AssetClass.US_EQUITY)
+    instants = np.array([to_us(new_york.midnight(split.execution_date)) for split in applied], dtype="int64")
+    ratios = np.array([split.split_from / split.split_to for split in applied])
+    remaining = np.r_[np.cumprod(ratios[::-1])[::-1], 1.0]  # of the splits from the i-th on
+    factor: np.ndarray = remaining[np.searchsorted(instants, ts_us, side="right")]
+    return factor
+
+
+def adjust(bars: pd.DataFrame, splits: Iterable[Split], today: date) -> pd.DataFrame:
+    """Return a bar frame of `bars` with open, high, low, close, vwap and volume adjusted; trades stay.
+
+    The arguments are as in `price_factor`. `bars` itself is returned when no split touches it.
+    """
+    factor = price_factor(ts_us(bars), splits, today)
+    if (factor == 1.0).all():
+        return bars
+    changed = {name: bars[name] * factor for name in (*PRICES, "vwap")}
+    return bars.assign(**changed, volume=bars["volume"] / factor)
+
+
+def digest(splits: Iterable[Split], today: date) -> str:
+    """Return a fingerprint of the splits in force on `today`, equal exactly when they are; empty for none."""
+    applied = in_force(splits, today)
+    text = ";".join(f"{s.execution_date.isoformat()} {float(s.split_from)!r}:{float(s.split_to)!r}" for s in applied)
+    return hashlib.sha256(text.encode()).hexdigest()[:16] if applied else ""

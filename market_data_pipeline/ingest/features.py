@@ -1,0 +1,195 @@
+"""Bring a series' stored features in step with its bars: recompute what a change can reach, write what differs.
+
+Add here: how far a change reaches and what has to be read for it. Keep out: the formulas (domain.features).
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from market_data_pipeline.domain.bars import ts_us
+from market_data_pipeline.domain.errors import FeatureError, PipelineError
+from market_data_pipeline.domain.features.own import FAILED_MARK, NO_OWN_FEATURES, OwnFeatures
+from market_data_pipeline.store.bars import read_bars, read_bars_before
+from market_data_pipeline.store.features import (
+    append_features,
+    changed_rows,
+    feature_table,
+    read_features,
+    remove_features,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import pandas as pd
+    import pyarrow as pa
+
+    from market_data_pipeline.domain.series import AssetClass, Series
+    from market_data_pipeline.ingest.outcome import Stopwatch
+    from market_data_pipeline.store.copy import Bulk
+    from market_data_pipeline.store.ledger import SeriesState
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+BEGINNING: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_END: Final = datetime(2100, 1, 1, tzinfo=UTC)
+
+
+def instant(us: int) -> datetime:
+    """Return microseconds since 1970 UTC as an aware instant."""
+    return _EPOCH + timedelta(microseconds=int(us))
+
+
+class Recomputed(NamedTuple):
+    """What a recomputation wrote, and a sentence for each own feature that it could not compute."""
+
+    rows: int
+    problems: tuple[str, ...]
+
+
+def is_outdated(state: SeriesState, splits_digest: str, own: OwnFeatures, *, bars_change: bool) -> bool:
+    """Return whether all stored features are to be computed again, whatever bars come.
+
+    They are when they were made with other splits, by another version of the 17 or of the own features, and, as soon
+    as there are new bars, when one of the own features failed the last time.
+    """
+    from market_data_pipeline.domain.features.compute import FEATURE_VERSION
+
+    stored = state.own_features
+    return state.bar_count > 0 and (
+        state.splits_digest != splits_digest
+        or state.feature_version != FEATURE_VERSION
+        or (own.readable and stored.removesuffix(FAILED_MARK) != own.digest)
+        or (own.readable and bars_change and stored.endswith(FAILED_MARK))
+    )
+
+
+def own_features_after(state: SeriesState, own: OwnFeatures, done: Recomputed) -> str:
+    """Return the fingerprint of the own features behind the stored rows after a recomputation."""
+    if own.readable:
+        return own.digest + (FAILED_MARK if done.problems else "")
+    return FAILED_MARK if done.rows else state.own_features
+
+
+def bars_to_compute(
+    bulk: Bulk,
+    series: Series,
+    answer: pd.DataFrame,
+    *,
+    first: datetime | None,
+    held_until: datetime | None,
+    joined: bool,
+    adjusted: Callable[[pd.DataFrame], pd.DataFrame],
+    warm_up: int | None,
+) -> tuple[pd.DataFrame, int]:
+    """Return the adjusted bars that a recomputation from `first` on needs, and the index of `first` among them.
+
+    Args:
+        bulk: the transaction in which the changed bars are already stored.
+        series: whose bars.
+        answer: the raw bars that the change came with; read again only where they cannot serve.
+        first: start of the first bar that changed, None to recompute all.
+        held_until: start of the last bar that was held before the change, None when none was.
+        joined: whether `answer` is all there is from its first bar to its last.
+        adjusted: makes adjusted bars of raw ones.
+        warm_up: how many bars before `first` are needed, None for all of them.
+    """
+    import pandas as pd
+
+    from market_data_pipeline.domain.features.compute import warm_up_suffices
+
+    if held_until is None:
+        return adjusted(answer), 0
+    if first is None:
+        return adjusted(read_bars(bulk, series, BEGINNING, _END)), 0
+    if warm_up is not None:
+        before = read_bars_before(bulk, series, first, warm_up)
+        starts = ts_us(answer)
+        if joined and len(starts) and starts[-1] >= _us(held_until):
+            changed = answer.iloc[int(starts.searchsorted(_us(first))) :]
+        else:
+            changed = read_bars(bulk, series, first, _END)
+        bars = adjusted(pd.concat((before, changed), ignore_index=True))
+        if len(before) < warm_up or warm_up_suffices(bars, len(before)):
+            return bars, len(before)
+    bars = adjusted(read_bars(bulk, series, BEGINNING, _END))
+    return bars, int(ts_us(bars).searchsorted(_us(first)))
+
+
+def recompute_features(
+    bulk: Bulk,
+    series: Series,
+    bars: pd.DataFrame,
+    start: int,
+    *,
+    asset_class: AssetClass,
+    now: datetime,
+    compare_from: datetime | None,
+    watch: Stopwatch,
+    own: OwnFeatures = NO_OWN_FEATURES,
+) -> Recomputed:
+    """Compute the features of `bars` from index `start` on and store the rows that differ.
+
+    Args:
+        bulk: the transaction.
+        series: whose features.
+        bars: adjusted bars, the first `start` of them as warm-up.
+        start: index of the first bar whose features are stored.
+        asset_class: for the bars per year and the session date.
+        now: becomes `features_computed_at`.
+        compare_from: first instant at which features may be stored already, None when there are none.
+        watch: takes the time.
+        own: the project's own features; one that fails is NULL and has a sentence in the result.
+
+    Raises:
+        FeatureError: the bars break a formula of the 17; the sentence names the series.
+    """
+    with watch.computing():
+        table, problems = _computed(series, bars, start, asset_class, own)
+    with watch.storing():
+        if compare_from is not None:
+            table = _differing(bulk, series, table, compare_from, own)
+        append_features(bulk, series, table, now)
+    return Recomputed(int(table.num_rows), problems)
+
+
+def _computed(
+    series: Series, bars: pd.DataFrame, start: int, asset_class: AssetClass, own: OwnFeatures
+) -> tuple[pa.Table, tuple[str, ...]]:
+    from market_data_pipeline.domain.features.compute import features_from
+
+    try:
+        computed = features_from(bars, start, series.timeframe, asset_class)
+        problems: tuple[str, ...] = ()
+        if own.features:
+            import pandas as pd
+
+            from market_data_pipeline.domain.features.own import compute_own
+
+            columns, problems = compute_own(own.features, bars, start, series.timeframe, asset_class)
+            computed = pd.concat((computed, columns), axis="columns")
+        return feature_table(computed, own.declarations), problems
+    except PipelineError:
+        raise
+    except Exception as error:  # TA-Lib raises plain Exception
+        where = f"{bars['ts'].iloc[start]:%Y-%m-%d %H:%M}" if len(bars) > start else "its end"
+        raise FeatureError(
+            f"The features of {series.partition_key} from {where} on cannot be computed: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+
+
+def _differing(bulk: Bulk, series: Series, computed: pa.Table, compare_from: datetime, own: OwnFeatures) -> pa.Table:
+    import numpy as np
+
+    stored = read_features(bulk, series, compare_from, own.declarations, leftovers=own.readable)
+    mask = changed_rows(stored, computed)
+    stored_ts, computed_ts = stored["ts"].to_numpy(), computed["ts"].to_numpy()
+    outdated = np.isin(stored_ts, computed_ts[mask]) | ~np.isin(stored_ts, computed_ts)
+    remove_features(bulk, series, stored["ts"].filter(outdated).to_pylist())
+    return computed.filter(mask)
+
+
+def _us(ts: datetime) -> int:
+    return (ts - _EPOCH) // timedelta(microseconds=1)

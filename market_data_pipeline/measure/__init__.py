@@ -1,0 +1,1 @@
+"""Measurements of the product in scratch projects: baseline, load test, outage drill."""

@@ -1,0 +1,172 @@
+"""`market-data baseline`: load a universe into a scratch database through Dagster, and measure where the time goes.
+
+Everything is as in a backfill, run processes included; only database, folder and Dagster's storage are scratch.
+Add here: what is measured. Keep out: what follows from it (baseline_document) and how it looks (baseline_view).
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final
+
+import psutil
+import sqlalchemy as sa
+
+from market_data_pipeline import __version__
+from market_data_pipeline.domain.errors import UsageError
+from market_data_pipeline.domain.series import Timeframe
+from market_data_pipeline.measure.baseline_document import RunTimes, SeriesCost, baseline_document
+from market_data_pipeline.measure.scratch import scratch_project
+from market_data_pipeline.runtime.console import console as screen
+from market_data_pipeline.runtime.daemon import Daemon
+from market_data_pipeline.runtime.load import Load, dagster_instance, load
+from market_data_pipeline.runtime.processes import Processes
+from market_data_pipeline.runtime.up import prepare, until_terminated
+from market_data_pipeline.store.universe import load_universe_file
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import dagster as dg
+
+    from market_data_pipeline.domain.series import Tier
+    from market_data_pipeline.settings import Settings
+
+_COSTS: Final = sa.text("""
+    select
+        symbol, timeframe, s.tier, l.run_id, l.status, l.started_at, l.finished_at, l.requests, l.rate_limited,
+        l.bytes, l.rows_fetched, l.rows_inserted, l.features_written, l.fetch_seconds, l.store_seconds,
+        l.compute_seconds, l.error
+    from market_data.ingest_log as l
+    join market_data.series_state as s using (symbol, timeframe)
+    order by l.id
+""")
+
+
+def run_baseline(settings: Settings, symbols: int | None, timeframes: Sequence[Timeframe], days: int) -> dict[str, Any]:
+    """Measure a first backfill and return the document; what it prints meanwhile is for people.
+
+    Args:
+        settings: of the user's project, whose vendor and database server are measured.
+        symbols: how many of the universe file's, in its order; None for 25, or all if there are fewer.
+        timeframes: all when empty; a resampled one brings `5m` along.
+        days: calendar days of history.
+
+    Raises:
+        UsageError: the universe has fewer symbols.
+        PipelineError: a part does not start or the database cannot be used; what had been started is ended.
+    """
+    universe = first_symbols(load_universe_file(settings.universe_file), symbols)
+    console = screen()
+    began = time.monotonic()
+    with (
+        until_terminated(),
+        scratch_project(
+            settings, "baseline", universe=universe, own_server=False, MARKET_DATA_HISTORY_DAYS=days
+        ) as scratch,
+        ExitStack() as stack,
+    ):
+        processes = Processes(scratch.state_dir, "baseline")
+        stack.enter_context(processes.recorded())
+        console.print("Baseline  in a scratch database, which is dropped at the end")
+        if not scratch.uses_sandbox:
+            console.print(
+                "Key       calls are counted apart from a running project's: stop one that uses the same key, or both"
+                " together may pass its limit and be refused (429)"
+            )
+        engine = prepare(scratch, console, stack)
+        _say_plan(scratch, timeframes, console.print)
+        instance = stack.enter_context(dagster_instance(scratch, engine))
+        daemon = stack.enter_context(Daemon(scratch, console, processes, instance))
+        daemon.own()
+        prepared = time.monotonic()
+        psutil.cpu_percent()  # from here on
+        load(engine, instance, console, Load(timeframes=timeframes, days=days), daemon.check)
+        duration, busy = time.monotonic() - prepared, psutil.cpu_percent()
+        with engine.connect() as connection:
+            costs = [SeriesCost(**row) for row in connection.execute(_COSTS).mappings()]
+            server = connection.execute(sa.text("show server_version")).scalar_one()
+        runs = _runs(instance)
+    return baseline_document(
+        costs,
+        runs,
+        duration=duration,
+        preparation=prepared - began,
+        circumstances=_circumstances(scratch, universe, timeframes, days, server, busy),
+    )
+
+
+def first_symbols(universe: Mapping[Tier, tuple[str, ...]], count: int | None) -> dict[Tier, tuple[str, ...]]:
+    """Return the first `count` symbols of a universe by tier; None for 25, or all if there are fewer.
+
+    Raises:
+        UsageError: there are fewer than `count`.
+    """
+    all_of_it = sum(map(len, universe.values()))
+    if count is not None and count > all_of_it:
+        raise UsageError(
+            f"The universe has {all_of_it} symbols, {count} were asked for; MARKET_DATA_UNIVERSE names it."
+        )
+    left = min(count or 25, all_of_it)
+    chosen = {}
+    for tier, symbols in universe.items():
+        chosen[tier] = symbols[:left]
+        left -= len(chosen[tier])
+    return chosen
+
+
+def _say_plan(scratch: Settings, timeframes: Sequence[Timeframe], say: Any) -> None:
+    """Say what the vendor will be asked, which on a small plan takes long."""
+    from market_data_pipeline.reports.estimate import plan_backfill
+    from market_data_pipeline.reports.objectives import span
+
+    made = plan_backfill(scratch, timeframes=timeframes)
+    at_least = f", {span(made.seconds)} or more" if made.seconds >= 1 else ""
+    say(f"Plan      {made.total.calls} requests{at_least} on the {made.plan.name} plan")
+
+
+def _runs(instance: dg.DagsterInstance) -> list[RunTimes]:
+    return [
+        RunTimes(
+            record.dagster_run.run_id,
+            record.dagster_run.job_name,
+            record.dagster_run.status.value,
+            record.create_timestamp.replace(tzinfo=UTC).timestamp(),
+            record.start_time,
+            record.end_time,
+        )
+        for record in instance.get_run_records(ascending=True)
+    ]
+
+
+def _circumstances(
+    scratch: Settings,
+    universe: Mapping[Tier, tuple[str, ...]],
+    timeframes: Sequence[Timeframe],
+    days: int,
+    server: str,
+    busy: float,
+) -> dict[str, Any]:
+    from market_data_pipeline.polygon.plans import plan_named
+
+    plan = plan_named(scratch.plan).limited_to(scratch.calls_per_minute)
+    return {
+        "taken_at": datetime.now(UTC).replace(microsecond=0),
+        "version": __version__,
+        "vendor": "sandbox" if scratch.uses_sandbox else scratch.base_url,
+        "plan": plan.name,
+        "calls_per_minute": plan.calls_per_minute,
+        "symbols": [symbol for of_tier in universe.values() for symbol in of_tier],
+        "timeframes": [str(timeframe) for timeframe in timeframes or Timeframe],
+        "days": days,
+        "max_concurrent_symbols": scratch.max_concurrent_symbols,
+        "processors": os.cpu_count(),
+        "processors_busy_percent": busy,
+        "memory_bytes": psutil.virtual_memory().total,
+        "python": platform.python_version(),
+        "postgresql": server.split()[0],
+    }

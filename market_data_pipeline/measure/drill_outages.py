@@ -1,0 +1,196 @@
+"""The four outages: how each is caused in the drill's project, how it shows, how it is mended, and when it is over.
+
+An outage is over when its cause is gone, everything that it broke works again and a refresh has succeeded. Add here: an
+outage of `domain.objectives`. Keep out: processes (drill_project) and verdicts (drill).
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Final
+
+from market_data_pipeline.domain.objectives import RECOVERY_OBJECTIVES, Outage
+from market_data_pipeline.measure.drill_project import NO_FEATURES, OWN_FEATURES, OverdueError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from market_data_pipeline.measure.drill_project import DrillProject
+
+_CALLS: Final = 3  # a minute; a full refresh of the drill's symbols sends more, so that some are refused
+_SYMBOL: Final = "X:BTCUSD"  # alone in its tier, so in a process of its own: what breaks that breaks no other run
+
+# TA-Lib's settings are the process's: the series after this one would be computed by other formulas, and is refused.
+_SPOILING: Final = """\
+import talib
+
+from market_data_pipeline import OwnFeature
+
+
+def spoiling(bars, timeframe, asset_class):
+    if timeframe == "4h" and asset_class == "crypto":
+        talib.set_unstable_period("EMA", 10)
+    return bars["close"]
+
+
+FEATURES = (OwnFeature(name="spoiling", compute=spoiling, dtype="float", warm_up=0, description="breaks the next"),)
+"""
+
+
+class Course:
+    """What happens in one outage; the clock begins when it is caused, or with its first symptom."""
+
+    def __init__(self, project: DrillProject, rto: float, say: Callable[[str], None]) -> None:
+        self.project = project
+        self.rto = rto
+        self.steps: list[tuple[float, str]] = []
+        self._say = say
+        self._began = time.monotonic()
+        self.began_at = time.time()
+
+    def begins(self, what: str) -> None:
+        """Start the clock: `what` has just happened."""
+        self._began, self.began_at = time.monotonic(), time.time()
+        self.note(what)
+
+    def note(self, what: str) -> None:
+        """Write down what has just happened."""
+        after = time.monotonic() - self._began
+        self.steps.append((after, what))
+        self._say(f"{after:7.1f} s  {what}")
+
+    @property
+    def seconds(self) -> float:
+        """How long the outage has lasted."""
+        return time.monotonic() - self._began
+
+    def until(self, what: str, condition: Callable[[], object]) -> None:
+        """Wait until a condition holds and write it down; what has ended is started again meanwhile.
+
+        Raises:
+            OverdueError: the recovery time objective is over.
+        """
+
+        def holds() -> bool:
+            if condition():  # which may be that something has ended
+                return True
+            self.project.keep_up()
+            return False
+
+        self.project.wait_for(what, holds, self.rto - self.seconds)
+        self.note(what)
+
+    def until_refreshed(self) -> None:
+        """Ask for a refresh and wait until it has succeeded; one whose run is lost is asked for again."""
+        asked: list[str] = []
+
+        def succeeded() -> bool:
+            if not asked or set(self.project.statuses(asked).values()) & {"FAILURE", "CANCELED"}:
+                asked[:] = self.project.refresh()
+            return set(self.project.statuses(asked).values()) == {"SUCCESS"}
+
+        self.until("a refresh succeeded", succeeded)
+
+
+def ready(project: DrillProject, seconds: float) -> None:
+    """Wait until everything runs, every series is loaded and nothing is under way.
+
+    Raises:
+        OverdueError: it does not come about within `seconds`.
+    """
+
+    def is_ready() -> bool:
+        project.keep_up()
+        missing = project.rows(
+            "select 1 from market_data.symbols as m cross join unnest(array['5m', '15m', '1h', '4h', '1d']) as t (name)"
+            " left join market_data.series_state as s on s.symbol = m.symbol and s.timeframe = t.name"
+            " where m.active and (s.verified_at is null or s.last_error is not null)"
+        )
+        return not missing and project.health() == 200 and not project.unfinished()
+
+    project.wait_for("the project to be ready", is_ready, seconds)
+
+
+def _scheduler_crash(course: Course) -> None:
+    project = course.project
+    runs = project.refresh(full=True)
+    project.wait_for("a run to be under way", lambda: "STARTED" in project.statuses(runs).values(), 120.0)
+    killed = project.kill_dagster()
+    course.begins(f"killed {killed} processes of Dagster, a run among them")
+    crashed_at = course.began_at
+    course.until("`market-data up` noticed and ended", project.up_has_ended)
+    course.until("every daemon sends heartbeats", lambda: project.daemons_live_since(crashed_at))
+    course.until("the runs that died are accounted for", lambda: not set(runs) & set(project.unfinished()))
+    course.until_refreshed()
+
+
+def _rate_limit(course: Course) -> None:
+    project = course.project
+    project.start_vendor(_CALLS)
+    runs = project.refresh(full=True)
+    project.wait_for("the vendor to refuse", lambda: project.refusals() > 0, 120.0)
+    course.begins(f"the vendor refused a request, at {_CALLS} calls a minute")
+    try:
+        course.until("the refresh succeeded", lambda: set(project.statuses(runs).values()) == {"SUCCESS"})
+        (counted,) = project.rows(
+            "select sum(rate_limited)::int as refused, sum(requests)::int as sent from market_data.ingest_log"
+            " where run_id = any(:runs)",
+            runs=runs,
+        )
+        course.note(f"{counted.refused} of {counted.sent} requests were refused and sent again")
+    finally:
+        project.start_vendor()
+
+
+def _database_connection_loss(course: Course) -> None:
+    project = course.project
+    project.kill_database()
+    course.begins("killed PostgreSQL")
+    try:
+        course.until("/health answers 503", lambda: project.health() == 503)
+    finally:
+        project.start_database()
+    course.note("started PostgreSQL")
+    course.until("/health answers 200", lambda: project.health() == 200)
+    course.until_refreshed()
+
+
+def _feature_computation_failure(course: Course) -> None:
+    project = course.project
+    module = project.settings.project_root / OWN_FEATURES
+    runs: list[str] = []
+    failures = (
+        "select symbol, timeframe, error_class from market_data.ingest_log where status = 'failed'"
+        " and run_id = any(:runs)"
+    )
+    try:
+        module.write_text(_SPOILING, encoding="utf-8")
+        runs += project.refresh([_SYMBOL])
+        project.wait_for("a series to fail", lambda: project.rows(failures, runs=runs), 120.0)
+        failed = [f"{row.symbol} {row.timeframe} ({row.error_class})" for row in project.rows(failures, runs=runs)]
+        course.begins(f"an own feature broke TA-Lib's settings: {', '.join(failed)} failed")
+    finally:
+        module.write_text(NO_FEATURES, encoding="utf-8")
+    course.note("mended the feature")
+    course.until_refreshed()
+
+
+COURSES: Final[Mapping[Outage, Callable[[Course], None]]] = {
+    Outage.SCHEDULER_CRASH: _scheduler_crash,
+    Outage.POLYGON_API_RATE_LIMIT: _rate_limit,
+    Outage.DATABASE_CONNECTION_LOSS: _database_connection_loss,
+    Outage.FEATURE_COMPUTATION_FAILURE: _feature_computation_failure,
+}
+
+
+def rehearse(project: DrillProject, outage: Outage, say: Callable[[str], None]) -> tuple[Course, OverdueError | None]:
+    """Cause an outage and follow it to its end; the error says what was waited for in vain."""
+    course = Course(project, RECOVERY_OBJECTIVES[outage].rto.total_seconds(), say)
+    project.on_restart = course.note
+    try:
+        COURSES[outage](course)
+    except OverdueError as overdue:
+        return course, overdue
+    finally:
+        project.on_restart = lambda _: None
+    return course, None

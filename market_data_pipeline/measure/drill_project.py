@@ -1,0 +1,228 @@
+"""The project that drills are held in: `market-data up` as a real process in a scratch project, and a vendor to break.
+
+Add here: something that an outage does to the project, or that a person does to mend it. Keep out: the outages
+(drill_outages) and what is reported (drill).
+"""
+
+from __future__ import annotations
+
+import socket
+import sys
+import time
+from contextlib import ExitStack, contextmanager, suppress
+from typing import TYPE_CHECKING, Any, Final
+
+import psutil
+import requests
+import sqlalchemy as sa
+
+from market_data_pipeline.domain.errors import DatabaseUnavailableError, PipelineError
+from market_data_pipeline.domain.series import Tier
+from market_data_pipeline.measure.scratch import scratch_project
+from market_data_pipeline.orchestration.dagster_internals import DagsterState
+from market_data_pipeline.runtime.load import dagster_instance
+from market_data_pipeline.runtime.postgres import EmbeddedPostgres
+from market_data_pipeline.runtime.processes import Child, Processes, end_trees
+from market_data_pipeline.runtime.sandbox import HOST, SANDBOX_KEY, STATUS_PATH
+from market_data_pipeline.store.connection import engine
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from market_data_pipeline.settings import Settings
+
+UNIVERSE: Final = {Tier.CRITICAL: ("AAPL", "MSFT"), Tier.STANDARD: (), Tier.LOW_PRIORITY: ("X:BTCUSD",)}
+OWN_FEATURES: Final = "drill_features.py"
+NO_FEATURES: Final = "FEATURES = ()\n"
+
+_HISTORY_DAYS: Final = 5  # an outage lasts no longer with more to load, the drill does
+_POLL_SECONDS: Final = 0.5
+_UP: Final = "from market_data_pipeline.cli.main import main; main()"
+
+
+class OverdueError(PipelineError):
+    """Something did not come about in time; the text completes "waited in vain for"."""
+
+
+class DrillProject:
+    """A running project; whatever it is asked while its database is away raises `DatabaseUnavailableError`."""
+
+    def __init__(self, settings: Settings, processes: Processes, vendor_port: int) -> None:
+        self.settings = settings
+        self.vendor_port = vendor_port
+        self.api = f"http://127.0.0.1:{settings.api_port}"
+        self.on_restart: Callable[[str], None] = lambda _: None
+        self._processes = processes
+        self._up: Child | None = None
+        self._vendor: Child | None = None
+        self._engine = engine(settings.database_url, pool_size=1)
+        self._dagster = DagsterState(settings.dagster_home, settings.dagster_postgres_url)
+
+    def close(self) -> None:
+        """Let go of the databases."""
+        self._dagster.close()
+        self._engine.dispose()
+
+    def start_vendor(self, calls_per_minute: int = 0) -> None:
+        """Start the vendor, or start it again with another limit, of which the pipeline does not know."""
+        if self._vendor is not None:
+            end_trees([self._vendor.process])
+            self._processes.children.remove(self._vendor)
+        command = [sys.executable, "-m", "market_data_pipeline.sandbox.server", "--port", str(self.vendor_port)]
+        command += ["--plan", "advanced", "--calls-per-minute", str(calls_per_minute)]
+        self._vendor = self._processes.start("vendor", command, cwd=self.settings.project_root, environment={})
+        self.wait_for("the vendor to start", lambda: self._status() is not None, 60.0)
+
+    def refusals(self) -> int:
+        """Return how many requests the vendor has refused for the rate since it was started."""
+        return int((self._status() or {}).get("answered", {}).get("429", 0))
+
+    def _status(self) -> dict[str, Any] | None:
+        with suppress(requests.RequestException):
+            found: dict[str, Any] = requests.get(f"http://{HOST}:{self.vendor_port}{STATUS_PATH}", timeout=5).json()
+            return found
+        return None
+
+    def start_up(self) -> None:
+        """Start `market-data up`."""
+        if self._up is not None:
+            self._processes.children.remove(self._up)
+        command = [sys.executable, "-c", _UP, "up"]
+        self._up = self._processes.start("market-data-up", command, cwd=self.settings.project_root, environment={})
+
+    def up_has_ended(self) -> bool:
+        """Return whether `market-data up` ended by itself."""
+        return self._up is not None and self._up.process.poll() is not None
+
+    def keep_up(self) -> None:
+        """Start `market-data up` again when it has ended, as a person or a supervisor does."""
+        if self.up_has_ended():
+            self.start_up()
+            self.on_restart("`market-data up` had ended and was started again")
+
+    def kill_dagster(self) -> int:
+        """Kill Dagster's daemon, its code server and the runs that they do; return how many processes these were."""
+        killed = 0
+        children = self._up.process.children() if self._up is not None else []
+        roots = [
+            each for each in children if {"dagster-daemon", "code-server"} & {_word(a) for a in each.cmdline()[:3]}
+        ]
+        for process in [*roots, *(child for root in roots for child in root.children(recursive=True))]:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+                killed += 1
+        return killed
+
+    def kill_database(self) -> None:
+        """Kill PostgreSQL's first process, which takes all its connections with it."""
+        pid = (self.settings.state_dir / "postgres" / "postmaster.pid").read_text(encoding="ascii").split("\n", 1)[0]
+        process = psutil.Process(int(pid))
+        process.kill()
+        self.wait_for("PostgreSQL to die", lambda: not process.is_running() or process.status() == "zombie", 60.0)
+
+    def start_database(self) -> None:
+        """Start PostgreSQL again, which recovers what was committed."""
+        EmbeddedPostgres.of(self.settings).ensure_running()
+
+    def health(self) -> int | None:
+        """Return the status with which `/health` answers; None when nobody does."""
+        with suppress(requests.RequestException):
+            return requests.get(f"{self.api}/health", timeout=30).status_code
+        return None
+
+    def daemons_live_since(self, instant: float) -> bool:
+        """Return whether every daemon has sent a heartbeat after `instant`, in seconds since 1970."""
+        beats = [daemon.last_heartbeat for daemon in self._dagster.daemons()]
+        return bool(beats) and all(beat is not None and beat.timestamp() > instant for beat in beats)
+
+    def refresh(self, symbols: Sequence[str] = (), *, full: bool = False) -> list[str]:
+        """Put a refresh into Dagster's queue and return its runs."""
+        from market_data_pipeline.orchestration.runs import submit_refresh
+
+        with self._instance() as instance:
+            return submit_refresh(instance, symbols=symbols, full=full, trigger="drill")
+
+    def statuses(self, run_ids: Sequence[str]) -> dict[str, str]:
+        """Return how the runs stand, by Dagster's names."""
+        wanted = set(run_ids)
+        return {run.run_id: run.status for run in self._dagster.runs(100) if run.run_id in wanted}
+
+    def unfinished(self) -> list[str]:
+        """Return the runs that are queued or under way."""
+        from market_data_pipeline.orchestration.runs import UNFINISHED
+
+        names = {status.value for status in UNFINISHED}
+        return [run.run_id for run in self._dagster.runs(100) if run.status in names]
+
+    def rows(self, statement: str, **values: object) -> list[sa.Row[Any]]:
+        """Return rows of the project's market data."""
+        with self._engine.connect() as connection:
+            return list(connection.execute(sa.text(statement), values))
+
+    @contextmanager
+    def _instance(self) -> Iterator[Any]:
+        with dagster_instance(self.settings, self._engine) as instance:
+            yield instance
+
+    def wait_for(self, what: str, condition: Callable[[], object], seconds: float) -> None:
+        """Wait until a condition holds; a database that is away means that it does not hold yet.
+
+        Raises:
+            OverdueError: it does not within `seconds`.
+        """
+        from dagster_postgres.utils import DagsterPostgresException
+
+        deadline = time.monotonic() + seconds
+        while True:
+            with suppress(DatabaseUnavailableError, DagsterPostgresException, sa.exc.DBAPIError):
+                if condition():
+                    return
+            if time.monotonic() > deadline:
+                raise OverdueError(what)
+            time.sleep(_POLL_SECONDS)
+
+
+@contextmanager
+def running_project(settings: Settings) -> Iterator[DrillProject]:
+    """Give a scratch project with a database server of its own, in which everything runs and is loaded."""
+    vendor_port, api_port, ui_port = _free_ports(3)
+    with (
+        scratch_project(
+            settings,
+            "drill",
+            universe=UNIVERSE,
+            own_server=True,
+            files={OWN_FEATURES: NO_FEATURES},
+            POLYGON_API_KEY=SANDBOX_KEY,
+            POLYGON_BASE_URL=f"http://{HOST}:{vendor_port}",
+            POLYGON_PLAN="advanced",
+            POLYGON_CALLS_PER_MINUTE=0,
+            MARKET_DATA_FEATURES_MODULE=OWN_FEATURES,
+            MARKET_DATA_HISTORY_DAYS=_HISTORY_DAYS,
+            MARKET_DATA_API_PORT=api_port,
+            MARKET_DATA_UI_PORT=ui_port,
+        ) as scratch,
+        ExitStack() as stack,
+    ):
+        processes = Processes(scratch.state_dir, "drill")
+        stack.callback(processes.stop)
+        stack.enter_context(processes.recorded())
+        project = DrillProject(scratch, processes, vendor_port)
+        stack.callback(project.close)
+        project.start_vendor()
+        project.start_up()
+        yield project
+
+
+def _free_ports(count: int) -> list[int]:
+    probes = [socket.socket() for _ in range(count)]
+    for probe in probes:
+        probe.bind((HOST, 0))
+    ports = [int(probe.getsockname()[1]) for probe in probes]
+    for probe in probes:
+        probe.close()
+    return ports
+
+
+def _word(argument: str) -> str:
+    return argument.rpartition("/")[2]

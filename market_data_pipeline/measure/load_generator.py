@@ -1,0 +1,155 @@
+"""`python -m market_data_pipeline.measure.load_generator`: one scenario, by Locust, in a process of its own.
+
+Locust replaces Python's sockets and threads, which no other process should have to live with. The scenario comes as
+one line of JSON on standard input; asking goes on for its seconds, or until standard input is closed; what was
+measured goes to standard output as JSON.
+
+Keep out: what is asked (load_scenarios).
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime, timedelta
+from itertools import count, cycle
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import orjson
+
+from market_data_pipeline.domain.errors import PipelineError
+
+if TYPE_CHECKING:
+    from market_data_pipeline.measure.load_scenarios import Scenario
+
+WARM_UP_SECONDS: Final = 1.0  # connections are made and memory is filled before anything counts
+_START_SECONDS: Final = 60.0  # Locust starts within two seconds here
+_LONG_AGO: Final = datetime(2000, 1, 1, tzinfo=UTC)  # before any bar, so that the newest records follow
+_DAY_OF_MICROSECONDS: Final = 86_400_000_000  # two measurements of one API do not ask the same
+_GOLDEN: Final = (5**0.5 - 1) / 2  # its multiples spread evenly over an interval and never come again
+
+
+class Measured(NamedTuple):
+    """What one process measured: seconds of each request, failed ones included."""
+
+    times: list[float]
+    failures: int
+    first_failure: str | None
+    seconds: float
+
+
+class Generator:
+    """A generator process, started when made.
+
+    Args:
+        base: the address of the API, without a path.
+        scenario: what it asks.
+        seconds: how long it counts; None for until `result` is asked for.
+        token: for the admin endpoints, sent in a header.
+    """
+
+    def __init__(self, base: str, scenario: Scenario, seconds: float | None, token: str | None = None) -> None:
+        command = [sys.executable, "-m", __name__]
+        self._seconds = seconds
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)  # noqa: S603 - our own module
+        spec = {
+            "base": base,
+            "token": token,
+            "seconds": seconds,
+            "users": scenario.users,
+            "paths": scenario.paths,
+            "unique": scenario.unique,
+            "past": scenario.past,
+            "rate": scenario.rate,
+        }
+        assert self._process.stdin is not None  # noqa: S101 - narrows the type
+        self._process.stdin.write(orjson.dumps(spec) + b"\n")
+        self._process.stdin.flush()
+
+    def result(self) -> Measured:
+        """Wait for the end, or bring it about where no seconds were given, and return what was measured.
+
+        Raises:
+            PipelineError: the generator failed.
+        """
+        try:
+            if self._seconds is None:
+                output, _ = self._process.communicate(timeout=_START_SECONDS)  # closes its standard input
+            else:
+                output = self._process.stdout.read() if self._process.stdout else b""
+                self._process.wait(_START_SECONDS)
+        finally:
+            self.end()
+        if self._process.returncode != 0:
+            raise PipelineError(f"The load generator ended with code {self._process.returncode}.")
+        return Measured(**orjson.loads(output))
+
+    def end(self) -> None:
+        """End the process, if it runs."""
+        if self._process.poll() is None:
+            self._process.kill()
+            self._process.wait()
+
+
+def _stamp(instant: datetime) -> str:
+    return f"{instant:%Y-%m-%dT%H:%M:%S.%f}Z"
+
+
+def main() -> None:
+    """Run the scenario on standard input."""
+    import gevent
+    from gevent.fileobject import FileObjectThread
+    from locust import FastHttpUser, constant_throughput, task
+    from locust.env import Environment
+
+    source = FileObjectThread(sys.stdin.buffer, "rb")
+    spec: dict[str, Any] = orjson.loads(source.readline())
+    now = datetime.now(UTC)
+    paths, numbers = cycle(spec["paths"]), count(time.time_ns() // 1000 % _DAY_OF_MICROSECONDS)
+    headers = {"authorization": f"Bearer {spec['token']}"} if spec["token"] else {}
+
+    class Reader(FastHttpUser):
+        host = spec["base"]
+        if spec["rate"]:
+            wait_time = constant_throughput(spec["rate"])
+
+        @task
+        def read(self) -> None:
+            path = next(paths)
+            if spec["unique"]:
+                path += f"&start={_stamp(_LONG_AGO + timedelta(microseconds=next(numbers)))}"
+            if spec["past"]:
+                shortest, longest = spec["past"]
+                days = shortest + next(numbers) * _GOLDEN % 1 * (longest - shortest)
+                path += f"&end={_stamp(now - timedelta(days=days))}"
+            self.client.get(path, name="read", headers=headers)
+
+    times: list[float] = []
+    errors: list[str] = []
+
+    def note(response_time: float, exception: BaseException | None, **_: Any) -> None:
+        times.append(response_time / 1000)
+        if exception is not None:
+            errors.append(str(exception))
+
+    environment = Environment(user_classes=[Reader])
+    runner = environment.create_local_runner()
+    runner.start(spec["users"], spawn_rate=spec["users"])
+    gevent.sleep(WARM_UP_SECONDS)
+    environment.events.request.add_listener(note)  # type: ignore[no-untyped-call]  # Locust's
+    began = time.perf_counter()
+    closed = gevent.spawn(source.read)  # returns when whoever started this has closed it
+    gevent.wait([closed], timeout=spec["seconds"])
+    seconds = time.perf_counter() - began
+    result = Measured(times.copy(), len(errors), errors[0] if errors else None, seconds)
+    sys.stdout.buffer.write(orjson.dumps(result._asdict()))
+    sys.stdout.buffer.flush()
+    # Requests are still under way, and nobody waits for them.
+    import os
+
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,234 @@
+"""A project beside the user's own, for what must not touch it: the baseline and the drills.
+
+It has a folder in `.market-data/scratch`, databases of its own and no `.env`; what it is stands in the environment of
+this process, from which Dagster's processes inherit it. Nothing of it is left at the end, however that comes; what a
+killed command left behind, the next one removes.
+
+Add here: what makes a project a scratch one. Keep out: what is done in it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import secrets
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Final
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+
+import psycopg
+import yaml
+
+from market_data_pipeline.domain.errors import ConfigurationError, DatabaseUnavailableError
+from market_data_pipeline.domain.series import Tier
+from market_data_pipeline.runtime.postgres import EmbeddedPostgres
+from market_data_pipeline.runtime.process_records import families
+from market_data_pipeline.runtime.processes import end_trees
+from market_data_pipeline.runtime.sandbox import stop_sandbox_in
+from market_data_pipeline.settings import Settings, load_settings, project
+from market_data_pipeline.store.connection import describe, libpq_url, open_connection
+
+_PREFIX: Final = "market_data_scratch_"  # of databases; whoever finds one may drop it when nobody uses it
+_STORAGE: Final = {"postgres": {"postgres_url": {"env": "DAGSTER_POSTGRES_URL"}}}
+
+
+@contextmanager
+def scratch_project(
+    settings: Settings,
+    name: str,
+    *,
+    universe: Mapping[Tier, tuple[str, ...]],
+    own_server: bool,
+    files: Mapping[str, str] = MappingProxyType({}),
+    **variables: object,
+) -> Iterator[Settings]:
+    """Give the settings of a new project, which is also this process's environment and working directory meanwhile.
+
+    Args:
+        settings: of the user's project: vendor, plan, limits and own features are taken over. The clock is the real
+            one, nobody is alerted, and no token is needed.
+        name: of the command that needs it.
+        universe: the symbols to follow.
+        own_server: an embedded PostgreSQL of its own, which may be broken; else two new databases on the server of
+            DATABASE_URL.
+        files: more files in its folder, by their names.
+        variables: of the environment, instead of what is taken over.
+
+    Raises:
+        ConfigurationError: the role of DATABASE_URL may not create databases, or the folder cannot be written.
+        DatabaseUnavailableError: its server cannot be reached.
+    """
+    remove_leftovers(settings)
+    root = settings.state_dir / "scratch" / f"{name}-{os.getpid()}"
+    with ExitStack() as stack:
+        stack.enter_context(_folder(root))
+        _write_files(root, settings, universe)
+        for file, text in files.items():
+            (root / file).write_text(text, encoding="utf-8")
+        urls = {} if own_server else stack.enter_context(_databases(settings))
+        stack.enter_context(_environment({**_variables(settings, root), **urls, **_texts(variables)}))
+        stack.enter_context(contextlib.chdir(root))
+        stack.callback(_end, root)
+        yield load_settings()
+
+
+def remove_leftovers(settings: Settings) -> None:
+    """Remove the scratch projects of commands that were killed, with the processes that they left."""
+    for root in sorted((settings.state_dir / "scratch").glob("[!.]*")):
+        with contextlib.suppress(OSError), (root / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # refused while its command runs
+            _end(root)
+            shutil.rmtree(root, ignore_errors=True)
+
+
+def _end(root: Path) -> None:
+    """End everything that runs in a scratch project, this process excepted."""
+    state = project.state_dir(root)
+    end_trees(process for family in families(state) for process in family.processes if process.pid != os.getpid())
+    stop_sandbox_in(state)
+    server = EmbeddedPostgres(state / "postgres")
+    if server.data_dir.exists():
+        server.stop()
+        shutil.rmtree(project.socket_dir(state), ignore_errors=True)  # elsewhere when the path is long
+
+
+@contextmanager
+def _folder(root: Path) -> Iterator[None]:
+    """Keep the folder, locked, for the length of the block."""
+    draft = root.with_name(f".{root.name}")  # nobody takes it for a leftover before it is locked
+    try:
+        draft.mkdir(mode=0o711, parents=True)
+        lock = (draft / "lock").open("w")
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        draft.rename(root)
+    except OSError as error:
+        raise ConfigurationError(f"{root} cannot be written: {error.strerror}.") from None
+    try:
+        with lock:
+            yield
+    finally:
+        shutil.rmtree(root, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            root.parent.rmdir()  # unless another command has one
+
+
+def _write_files(root: Path, settings: Settings, universe: Mapping[Tier, tuple[str, ...]]) -> None:
+    (root / "sql").symlink_to(project.sql_dir(settings.project_root))
+    tiers = {"tiers": {str(tier): list(symbols) for tier, symbols in universe.items()}}
+    (root / "universe.yaml").write_text(yaml.safe_dump(tiers), encoding="utf-8")
+    try:
+        dagster = yaml.safe_load((settings.dagster_home / "dagster.yaml").read_text(encoding="utf-8")) or {}
+    except (OSError, yaml.YAMLError) as error:
+        raise ConfigurationError(f"{settings.dagster_home / 'dagster.yaml'} cannot be read: {error}.") from None
+    # Runs stay in this machine's processes: elsewhere they would have the environment of the user's project.
+    dagster.pop("run_launcher", None)
+    (root / "dagster.yaml").write_text(yaml.safe_dump({**dagster, "storage": _STORAGE}), encoding="utf-8")
+
+
+def _variables(settings: Settings, root: Path) -> dict[str, str]:
+    """Return every variable that settings are read from; an empty one counts as not set."""
+    limit, module = settings.calls_per_minute, settings.features_module
+    taken_over = _texts(
+        {
+            "POLYGON_API_KEY": settings.api_key.get_secret_value() if settings.api_key else "",
+            "POLYGON_BASE_URL": settings.base_url or "",
+            "POLYGON_PLAN": settings.plan,
+            "POLYGON_CALLS_PER_MINUTE": "" if limit is None else limit,
+            "MARKET_DATA_MAX_CONCURRENT_SYMBOLS": settings.max_concurrent_symbols,
+            "MARKET_DATA_FEATURES_MODULE": module or "",
+            "MARKET_DATA_HISTORY_DAYS": settings.history_days,
+            "MARKET_DATA_PROJECT_ROOT": root,
+            "MARKET_DATA_UNIVERSE": root / "universe.yaml",
+            "DAGSTER_HOME": root,
+            # An importable module of own features may lie in the user's project.
+            "PYTHONPATH": os.pathsep.join(filter(None, (str(settings.project_root), os.environ.get("PYTHONPATH")))),
+        }
+    )
+    others = {str(field.validation_alias): "" for field in Settings.model_fields.values()}
+    return {**others, **taken_over}
+
+
+def _texts(values: Mapping[str, object]) -> dict[str, str]:
+    return {name: str(value) for name, value in values.items()}
+
+
+@contextmanager
+def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
+
+
+@contextmanager
+def _databases(settings: Settings) -> Iterator[dict[str, str]]:
+    """Create two databases on the server of DATABASE_URL, dropped at the end; give the variables that name them."""
+    if settings.embedded_database:
+        EmbeddedPostgres.of(settings).ensure_running()
+    name = f"{_PREFIX}{os.getpid()}_{secrets.token_hex(4)}"
+    names = (name, f"{name}_dagster")
+    try:
+        with _administration(settings) as connection:
+            _drop_unused(connection)
+            for each in names:
+                connection.execute(f'create database "{each}"')
+    except psycopg.Error as error:
+        said = (error.diag.message_primary or type(error).__name__).removesuffix(".")
+        raise ConfigurationError(
+            f"A scratch database is needed, and {describe(settings.owner_url)} does not make one: {said}. Grant the "
+            "role CREATEDB, or leave DATABASE_URL out to use the embedded server."
+        ) from None
+    try:
+        yield dict(
+            zip(("DATABASE_URL", "DAGSTER_POSTGRES_URL"), (_other(settings, each) for each in names), strict=True)
+        )
+    finally:
+        with contextlib.suppress(DatabaseUnavailableError), _administration(settings) as connection:
+            for each in names:
+                _drop(connection, each)
+
+
+def _drop(connection: psycopg.Connection[Any], name: str) -> None:
+    try:
+        connection.execute(f'drop database if exists "{name}" with (force)')
+    except psycopg.errors.InsufficientPrivilege:
+        # An autovacuum worker is in it, which our role may not end; the plain statement asks it to leave.
+        ours = "select pg_terminate_backend(pid) from pg_stat_activity where datname = %s and usename = current_user"
+        connection.execute(ours, (name,))
+        connection.execute(f'drop database if exists "{name}"')
+
+
+def _administration(settings: Settings) -> psycopg.Connection[Any]:
+    return open_connection(libpq_url(settings.owner_url), autocommit=True)
+
+
+def _drop_unused(connection: psycopg.Connection[Any]) -> None:
+    """Drop the databases of commands that were killed: nobody is connected to them."""
+    left = connection.execute(
+        """
+        select datname from pg_database as d
+        where starts_with(datname, %s) and pg_has_role(datdba, 'member')
+            and not exists (select from pg_stat_activity as a where a.datid = d.oid)
+        """,
+        (_PREFIX,),
+    )
+    for (name,) in left.fetchall():
+        with contextlib.suppress(psycopg.errors.ObjectInUse, psycopg.errors.InvalidCatalogName):
+            connection.execute(f'drop database "{name}"')
+
+
+def _other(settings: Settings, name: str) -> str:
+    """Return the owner's URL with another database: it owns the scratch databases, too."""
+    parts = urlsplit(libpq_url(settings.owner_url))
+    rest = [(key, value) for key, value in parse_qsl(parts.query) if key != "dbname"]
+    return urlunsplit(parts._replace(path=f"/{name}", query=urlencode(rest)))

@@ -1,1 +1,0 @@
-"""What an operator asks for: start, stop, plan, gaps, reports."""

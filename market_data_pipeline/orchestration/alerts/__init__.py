@@ -1,0 +1,1 @@
+"""The alerts: what is worth one, and how it is delivered."""

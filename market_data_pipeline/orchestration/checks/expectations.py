@@ -1,0 +1,126 @@
+"""Running rules as Great Expectations suites inside PostgreSQL.
+
+A suite is the rules about one table of one tier; each rule is one statement, and no row but the sample leaves the
+database. Importing this module imports Great Expectations (2.5 s). Keep out: the rules (bar_rules, across_rules,
+feature_rules) and Dagster (quality).
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple
+
+os.environ["GX_ANALYTICS_ENABLED"] = "false"  # read at its import: it would report its use to its makers
+
+import great_expectations as gx
+from great_expectations.data_context.types.base import ProgressBarsConfig
+from great_expectations.datasource.fluent.interfaces import GxDatasourceWarning
+from great_expectations.expectations.core.unexpected_rows_expectation import UnexpectedRowsExpectation
+from great_expectations.expectations.metadata_types import FailureSeverity
+
+from market_data_pipeline.reports.quality.rules import Rule, Severity
+from market_data_pipeline.store.connection import libpq_url
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import datetime
+
+    from great_expectations.datasource.fluent.sql_datasource import SQLDatasource
+
+    from market_data_pipeline.domain.series import Tier
+
+SAMPLE: Final = 20  # rows of a sample: what a person reads; the count beside it is exact
+
+# `t` are the tier's symbols and `b` their rows; a rule that names `b` twice is to be planned as a whole.
+_STATEMENT: Final = """
+with t as (
+    select s.symbol, s.asset_class from market_data.symbols as s where s.tier = '{tier}' and s.active
+),
+b as not materialized (
+    select r.*, t.asset_class from {{batch}} as r join t on t.symbol = r.symbol
+)
+select count(*) over () as rows_in_all, bad.* from ({query}) as bad order by 2, 3, 4 limit {sample}"""
+
+
+_SEVERITIES: Final = {Severity.ERROR: FailureSeverity.CRITICAL, Severity.WARN: FailureSeverity.WARNING}
+
+
+class NoRowBreaksTheRule(UnexpectedRowsExpectation):
+    """No row breaks a rule; the statement counts the rows that do and fetches a sample, in one pass."""
+
+    # Its parent runs the statement twice, once for the rows and once for their number.
+    metric_dependencies: ClassVar[tuple[str, ...]] = ("unexpected_rows_query.table",)
+
+    def _validate(
+        self,
+        metrics: dict[str, Any],
+        runtime_configuration: dict[str, Any] | None = None,
+        execution_engine: Any = None,
+    ) -> dict[str, Any]:
+        del runtime_configuration, execution_engine
+        rows = metrics["unexpected_rows_query.table"]
+        return {
+            "success": not rows,
+            "result": {
+                "observed_value": rows[0]["rows_in_all"] if rows else 0,
+                "details": {"unexpected_rows": [{k: v for k, v in row.items() if k != "rows_in_all"} for row in rows]},
+            },
+        }
+
+
+class Verdict(NamedTuple):
+    """What a rule's statement found."""
+
+    rule: Rule
+    broken_by: int  # rows
+    sample: list[dict[str, Any]]  # the first of them by key, as the statement selects them
+    error: str  # why there is no verdict; empty when there is one
+
+
+class Inspector:
+    """Great Expectations on one database."""
+
+    def __init__(self, database_url: str, as_of: datetime | None = None) -> None:
+        """Prepare it; nothing is connected yet."""
+        context = gx.get_context(mode="ephemeral")
+        context.variables.progress_bars = ProgressBarsConfig(globally=False)
+        url = libpq_url(database_url, as_of=as_of).replace("postgresql://", "postgresql+psycopg://", 1)
+        with warnings.catch_warnings():
+            # It would rather have its PostgreSQL source, which refuses the URL of a local socket.
+            warnings.simplefilter("ignore", GxDatasourceWarning)
+            # It would read a dollar sign as the beginning of a variable.
+            self._source: SQLDatasource = context.data_sources.add_sql(
+                "market_data", connection_string=url.replace("$", r"\$")
+            )
+
+    def inspect(self, tier: Tier, table: str, rules: Sequence[Rule]) -> list[Verdict]:
+        """Return the verdict on each rule about a tier's rows of `market_data.<table>`; ask once for each of them."""
+        asset = self._source.add_query_asset(f"{tier}_{table}", query=f"select * from market_data.{table}")  # noqa: S608
+        batch = asset.add_batch_definition_whole_table("all").get_batch()
+        suite = gx.ExpectationSuite(name=f"{tier}_{table}", expectations=[_expectation(tier, rule) for rule in rules])
+        results: list[Any] = batch.validate(suite, result_format="COMPLETE").results
+        by_name = {result.expectation_config.meta["rule"]: result for result in results}
+        return [_verdict(rule, by_name[rule.name]) for rule in rules]
+
+
+def _expectation(tier: Tier, rule: Rule) -> NoRowBreaksTheRule:
+    return NoRowBreaksTheRule(
+        unexpected_rows_query=_STATEMENT.format(tier=tier.value, query=rule.query, sample=SAMPLE),
+        description=rule.holds,
+        severity=_SEVERITIES[rule.severity],
+        meta={"rule": rule.name},
+    )
+
+
+def _verdict(rule: Rule, result: Any) -> Verdict:
+    found = result.result
+    if "observed_value" in found:
+        return Verdict(rule, found["observed_value"], found["details"]["unexpected_rows"], "")
+    return Verdict(rule, 0, [], _reason(result.exception_info))
+
+
+def _reason(told: dict[str, Any]) -> str:
+    """Return the first line of what went wrong, from one exception or from one for each metric."""
+    message = next((m for m in (told, *told.values()) if isinstance(m, dict) and m.get("exception_message")), {})
+    return str(message.get("exception_message", "no result")).strip().partition("\n")[0]

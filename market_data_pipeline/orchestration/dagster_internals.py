@@ -1,0 +1,443 @@
+"""Writing a run's many materializations cheaply.
+
+`context.log_event` writes one event in two transactions on two new connections: 11 ms each here, 2.7 s for a shard of
+125 series. Dagster's storage can write a batch in 0.6 ms an event, and Dagster does so for assets that return one
+result for many partitions, but gives users no way to batch results that differ. So this module, and no other, uses what
+lies under `log_event`: the names `DagsterEvent.asset_materialization` and `DagsterEventBatchMetadata` of Dagster 1.13.
+Should they change, `context.log_event` does the same work slowly.
+
+Putting a run into Dagster's queue from any process; the daemon starts it.
+
+Measured for a tier of 25 symbols: 0.8 s here. `dagster job launch` takes 5 s, because it first starts a code server of
+its own; GraphQL needs a running webserver. The cost is a handful of private names of Dagster 1.13, which all stand in
+this module: they say where a run's code is to be found, which is wherever the workspace says.
+
+Run processes that start warm: forked from a process that has imported what a run needs, once.
+
+Dagster's code server gives every run a process of its own and starts it from nothing ("spawn"): it imports Dagster,
+pandas and this package again and computes the calendars again. Python's "forkserver" starts it as a copy of a process
+that has all that at hand and no connections, and no threads but those of libraries that know of forks (OpenBLAS,
+jemalloc): a run of 9 symbols that finds nothing to do takes 1.0 s of processor time instead of 3.8 s. What runs hold in
+common they share in memory, too.
+
+Dagster 1.13 offers no choice of the method, so this module, and no other, uses a private name of it: the attribute
+`_mp_ctx` of `DagsterApiServer`. Should it change, runs start slowly again and do the same work.
+
+Add here: how a run's process comes to be. Keep out: what it needs (preloaded) and what it does (assets).
+
+What Dagster's own storage knows: runs, daemons, schedules.
+
+Dagster is used by its public face elsewhere; here it is not, and that is why this is a module of its own. Only
+`get_run_records` is documented as public; daemon heartbeats, schedule states and a run's failure event have no public
+reading except GraphQL from the webserver, which may be down just when they are asked for. Reading the tables by SQL
+would be cheaper still (no import of 0.7 s), but their rows are Dagster's serialised objects. Checked with 1.13.27.
+
+Keep out: anything about series; `reports` joins the two.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import math
+import multiprocessing
+import multiprocessing.forkserver
+import os
+import sys
+import threading
+import time
+import uuid
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import groupby
+from operator import attrgetter
+from typing import TYPE_CHECKING, Final
+
+import dagster as dg
+
+from market_data_pipeline.domain.errors import DatabaseUnavailableError
+from market_data_pipeline.domain.objectives import TIER_OBJECTIVES
+from market_data_pipeline.settings.project import LOCATION, STORAGE_ZONE
+from market_data_pipeline.store.connection import libpq_url, open_connection
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+    from pathlib import Path
+    from typing import TypeVar
+
+    from dagster._core.origin import JobPythonOrigin
+    from dagster._core.remote_origin import RemoteJobOrigin
+
+    T = TypeVar("T")
+
+_LARGEST_BATCH = "1000"  # events of one INSERT: 1000 rows of about 2 kB
+
+
+def log_materializations(
+    context: dg.AssetExecutionContext, materializations: Iterable[dg.AssetMaterialization]
+) -> None:
+    """Write materializations of the running step to the event log, one batch per asset.
+
+    They are stored when this returns.
+    """
+    from dagster._core.events import DagsterEvent, DagsterEventBatchMetadata
+
+    # Read by Dagster at each event; without it batches are taken apart again.
+    os.environ.setdefault("DAGSTER_EVENT_BATCH_SIZE", _LARGEST_BATCH)
+    step = context.op_execution_context.get_step_execution_context()
+    by_asset = attrgetter("asset_key")
+    for _, group in groupby(sorted(materializations, key=by_asset), key=by_asset):
+        batch, batch_id = list(group), str(uuid.uuid4())
+        for position, materialization in enumerate(batch, 1):
+            end = DagsterEventBatchMetadata(batch_id, position == len(batch))
+            DagsterEvent.asset_materialization(step, materialization, end)
+
+
+def log_planned(context: dg.AssetExecutionContext, asset_keys: Iterable[dg.AssetKey], partition: str) -> None:
+    """Note that the run meant to materialize a partition: one that it then does not is shown as failed.
+
+    A run with partition tags has such notes from its launch; one for a whole tier has none.
+    """
+    from dagster._core.events import AssetMaterializationPlannedData, DagsterEvent
+
+    step_key = context.op_execution_context.get_step_execution_context().step.key
+    for asset_key in asset_keys:
+        planned = AssetMaterializationPlannedData(asset_key, partition=partition, partitions_subset=None)
+        event = DagsterEvent.build_asset_materialization_planned_event(context.job_name, step_key, planned)
+        context.instance.report_dagster_event(event, context.run.run_id, logging.DEBUG)
+
+
+_ATTRIBUTE: Final = "defs"
+
+
+def keep_connections(instance: dg.DagsterInstance) -> None:
+    """Let this process keep its connections to Dagster's storage instead of opening two for every event.
+
+    A run for 125 partitions of two assets begins with 250 events: 0.8 s instead of 3.5 s. The webserver does the same.
+    """
+    instance.optimize_for_webserver(statement_timeout=60_000, pool_recycle=3600, max_overflow=5)
+
+
+def load_location() -> dg.Definitions:
+    """Return the definitions under the name by which every Dagster process loads them."""
+    definitions: dg.Definitions = getattr(importlib.import_module(LOCATION), _ATTRIBUTE)
+    return definitions
+
+
+def enqueue(
+    instance: dg.DagsterInstance,
+    repository: dg.RepositoryDefinition,
+    request: dg.RunRequest,
+    more_tags: Mapping[str, str] | None = None,
+) -> str:
+    """Put a run into the queue and return its id."""
+    job = str(request.job_name)
+    with dg.partition_loading_context(dynamic_partitions_store=instance):
+        run = instance.create_run_for_job(
+            repository.get_job(job),
+            run_config=request.run_config,
+            tags={**request.tags, **(more_tags or {})},
+            remote_job_origin=_remote_origin(repository.name, job),
+            job_code_origin=_python_origin(job),
+        )
+    # The queue does not look at the workspace; the daemon has its own.
+    instance.submit_run(run.run_id, workspace=None)  # type: ignore[arg-type]
+    return run.run_id
+
+
+def _remote_origin(repository: str, job: str) -> RemoteJobOrigin:
+    """Return what the daemon reads: the location that the workspace calls so, and the job in it."""
+    from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteRepositoryOrigin
+
+    return RemoteRepositoryOrigin(RegisteredCodeLocationOrigin(LOCATION), repository).get_job_origin(job)
+
+
+def _python_origin(job: str) -> JobPythonOrigin:
+    """Return what launchers read that start the run elsewhere (Kubernetes, Celery): the module to import."""
+    from dagster._core.code_pointer import ModuleCodePointer
+    from dagster._core.origin import DEFAULT_DAGSTER_ENTRY_POINT, JobPythonOrigin, RepositoryPythonOrigin
+
+    pointer = ModuleCodePointer(LOCATION, _ATTRIBUTE)
+    code = RepositoryPythonOrigin(sys.executable, pointer, entry_point=DEFAULT_DAGSTER_ENTRY_POINT)
+    return JobPythonOrigin(job, code)
+
+
+_CODE_SERVER: Final = ["api", "grpc"]  # `python -m dagster api grpc …`, however it was started
+
+_PRELOADED: Final = "market_data_pipeline.runtime.preloaded"
+
+
+def start_runs_warm() -> None:
+    """Let the code server that this process is fork its runs; in any other process do nothing."""
+    if sys.argv[1:3] != _CODE_SERVER:
+        return
+    from dagster._grpc.server import DagsterApiServer
+
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([_PRELOADED])
+    # The server was made before it loaded this module: a property stands before what it set itself.
+    DagsterApiServer._mp_ctx = property(lambda _: context, lambda *_: None)  # type: ignore[assignment]
+    multiprocessing.forkserver.ensure_running()  # so that it is ready when the first run comes
+
+
+# A daemon writes a heartbeat every 30 s. Dagster itself forgives half an hour of silence, which is six times the
+# objective for restoring a crashed scheduler (5 minutes); three missed beats are a daemon that is down.
+HEARTBEAT_TOLERANCE_SECONDS: Final = 100.0
+
+_CONNECT_SECONDS: Final = 3  # a server that is up answers in milliseconds; whoever asks for health gives up soon
+
+_REACHED_SECONDS: Final = 1.0  # the questions behind one answer do not all try whether there is a server
+
+_STATEMENT_TIMEOUT_MS: Final = 5_000  # as the API's own statements
+
+_RECYCLE_SECONDS: Final = 300  # of a kept connection, of which each of the three storages has one
+
+_MORE_CONNECTIONS: Final = 4  # while several ask at once
+
+_RUN_ID_LENGTH: Final = 36
+
+_LOOKED_THROUGH: Final = 1000  # runs, for one whose id is not written out: some eight days of schedules
+
+_LONGEST_MESSAGE: Final = 300  # characters of a run's failure; the rest is in Dagster's UI
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One run; instants are aware UTC, None where it has not got there yet."""
+
+    run_id: str
+    job: str
+    trigger: str  # this and the next three as orchestration.provenance says
+    requested_by: str
+    reason: str
+    series: str
+    status: str  # Dagster's name for it: QUEUED, STARTED, SUCCESS, FAILURE, CANCELED, …
+    created_at: datetime
+    started_at: datetime | None
+    completed_at: datetime | None
+    failure: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Daemon:
+    """One of the daemons that this instance needs."""
+
+    name: str
+    alive: bool
+    last_heartbeat: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """One schedule and its last tick."""
+
+    name: str
+    cron: str
+    timezone: str
+    running: bool
+    last_tick_at: datetime | None
+    last_tick_status: str | None
+
+
+class DagsterState:
+    """Reads the instance whose `dagster.yaml` lies in `home`; opened at first use, and shared by threads.
+
+    `dagster.yaml` takes the storage's URL from the environment: `postgres_url` is put there unless it has one.
+    """
+
+    def __init__(self, home: Path, postgres_url: str) -> None:
+        self._home = home
+        self._postgres_url = postgres_url
+        self._instance: dg.DagsterInstance | None = None
+        self._lock = threading.Lock()
+        self._reached = -math.inf
+
+    def open(self) -> None:
+        """Open the instance now, which takes a second, rather than at the first question; raises as `runs` does."""
+        self._read(lambda _instance: None)
+
+    def runs(self, limit: int, jobs: tuple[str, ...] = ()) -> tuple[Run, ...]:
+        """Return the newest `limit` runs, of `jobs` only if any are named; newest first.
+
+        Raises:
+            DatabaseUnavailableError: the storage cannot be read.
+        """
+        return self._read(lambda instance: _runs(instance, limit, jobs))
+
+    def run(self, beginning: str) -> Run | None:
+        """Return the newest run whose id begins so; None when there is none. Raises as `runs` does."""
+        return self._read(lambda instance: _run_called(instance, beginning))
+
+    def daemons(self) -> tuple[Daemon, ...]:
+        """Return the daemons that the instance needs; raises as `runs` does."""
+        return self._read(_daemons)
+
+    def schedules(self) -> tuple[Schedule, ...]:
+        """Return the tiers' schedules; raises as `runs` does."""
+        return self._read(_schedules)
+
+    def close(self) -> None:
+        """Let go of the instance."""
+        with self._lock:
+            self._reached = -math.inf
+            if self._instance is not None:
+                self._instance.dispose()
+                self._instance = None
+
+    def _read(self, question: Callable[[dg.DagsterInstance], T]) -> T:
+        kept = self._instance
+        try:
+            self._refuse_at_once()
+            return question(kept or self._open())
+        except DatabaseUnavailableError:
+            raise
+        except Exception as error:  # whatever its storage plug-in raises, the state cannot be told
+            if kept is None:
+                raise DatabaseUnavailableError(f"Dagster's storage cannot be read: {type(error).__name__}.") from error
+        # The server may have been started anew, and ended the connections that were kept.
+        self.close()
+        return self._read(question)
+
+    def _refuse_at_once(self) -> None:
+        """Raise when the storage's server cannot be reached: dagster-postgres tries for 11 s, and somebody waits."""
+        if time.monotonic() - self._reached < _REACHED_SECONDS:
+            return
+        if self._instance is not None:
+            url = getattr(self._instance.run_storage, "postgres_url", None)
+        else:
+            file = self._home / "dagster.yaml"
+            named = file.is_file() and "DAGSTER_POSTGRES_URL" in file.read_text(encoding="utf-8")
+            url = (os.environ.get("DAGSTER_POSTGRES_URL") or self._postgres_url) if named else None
+        if url:
+            try:
+                open_connection(libpq_url(url), connect_timeout=_CONNECT_SECONDS).close()
+            except DatabaseUnavailableError:  # whose sentence names the server, which is nobody's business here
+                raise DatabaseUnavailableError("Dagster's storage cannot be reached.") from None
+        self._reached = time.monotonic()
+
+    def _open(self) -> dg.DagsterInstance:
+        with self._lock:
+            if self._instance is None:
+                if not (self._home / "dagster.yaml").is_file():
+                    # Dagster would quietly make an empty SQLite instance there.
+                    raise DatabaseUnavailableError("There is no dagster.yaml in DAGSTER_HOME.")
+                if not os.environ.get("DAGSTER_POSTGRES_URL"):  # an empty value counts as none, as in the settings
+                    os.environ["DAGSTER_POSTGRES_URL"] = self._postgres_url
+                os.environ.update(STORAGE_ZONE)
+                import dagster as dg
+
+                self._instance = dg.DagsterInstance.from_config(str(self._home))
+                # Else each of a dozen statements behind one answer would connect anew.
+                self._instance.optimize_for_webserver(_STATEMENT_TIMEOUT_MS, _RECYCLE_SECONDS, _MORE_CONNECTIONS)
+            return self._instance
+
+
+def _runs(instance: dg.DagsterInstance, limit: int, jobs: tuple[str, ...]) -> tuple[Run, ...]:
+    import dagster as dg
+
+    if not jobs:
+        records = list(instance.get_run_records(limit=limit))
+    else:
+        found = (instance.get_run_records(dg.RunsFilter(job_name=job), limit=limit) for job in jobs)
+        records = sorted((r for of_job in found for r in of_job), key=lambda r: r.create_timestamp, reverse=True)[
+            :limit
+        ]
+    return tuple(_run(instance, record) for record in records)
+
+
+def _run_called(instance: dg.DagsterInstance, beginning: str) -> Run | None:
+    import dagster as dg
+
+    if len(beginning) == _RUN_ID_LENGTH:
+        found = instance.get_run_records(dg.RunsFilter(run_ids=[beginning]))
+    else:
+        recent = instance.get_run_records(limit=_LOOKED_THROUGH)
+        found = [record for record in recent if record.dagster_run.run_id.startswith(beginning)]
+    return _run(instance, found[0]) if found else None
+
+
+def _run(instance: dg.DagsterInstance, record: dg.RunRecord) -> Run:
+    import dagster as dg
+
+    from market_data_pipeline.orchestration.provenance import of_run
+
+    run = record.dagster_run
+    origin = of_run(run)
+    failed = run.status is dg.DagsterRunStatus.FAILURE
+    return Run(
+        run_id=run.run_id,
+        job="asset materialization" if run.job_name.startswith("__ASSET_JOB") else run.job_name,
+        trigger=origin.trigger,
+        requested_by=origin.requested_by,
+        reason=origin.reason,
+        series=origin.series,
+        status=run.status.value,
+        created_at=_aware(record.create_timestamp),
+        started_at=_from_epoch(record.start_time),
+        completed_at=_from_epoch(record.end_time),
+        failure=failure_of(instance, run.run_id) if failed else None,
+    )
+
+
+def failure_of(instance: dg.DagsterInstance, run_id: str) -> str | None:
+    """Return the first line of what a failed run said, without the stack that follows; None when it did not fail."""
+    import dagster as dg
+
+    kinds = {dg.DagsterEventType.STEP_FAILURE, dg.DagsterEventType.RUN_FAILURE}
+    page = instance.get_records_for_run(run_id, of_type=kinds, limit=1)
+    for record in page.records:
+        event = record.event_log_entry.dagster_event
+        if event is None:
+            continue
+        if event.is_step_failure:
+            failure = event.step_failure_data
+            message = failure.user_failure_data.description if failure.user_failure_data else None
+            message = message or (failure.error.message if failure.error else None)
+        else:
+            message = event.message
+        if message:
+            return message.strip().splitlines()[0][:_LONGEST_MESSAGE]
+    return None
+
+
+def _daemons(instance: dg.DagsterInstance) -> tuple[Daemon, ...]:
+    # Heartbeats carry the real time, also in a replay.
+    now = datetime.now(UTC).timestamp()
+    found = []
+    for name, status in instance.get_daemon_statuses().items():
+        if not status.required:
+            continue
+        beat = status.last_heartbeat.timestamp if status.last_heartbeat else None
+        alive = beat is not None and now - beat <= HEARTBEAT_TOLERANCE_SECONDS
+        found.append(Daemon(name.lower(), alive, _from_epoch(beat)))
+    return tuple(sorted(found, key=lambda daemon: daemon.name))
+
+
+def _schedules(instance: dg.DagsterInstance) -> tuple[Schedule, ...]:
+    from dagster._core.definitions.run_request import InstigatorType
+
+    states = {state.name: state for state in instance.all_instigator_state(instigator_type=InstigatorType.SCHEDULE)}
+    found = []
+    for tier, objective in TIER_OBJECTIVES.items():
+        name = f"{tier}_schedule"
+        state = states.get(name)
+        ticks = instance.get_ticks(state.instigator_origin_id, state.selector_id, limit=1) if state else ()
+        found.append(
+            Schedule(
+                name=name,
+                cron=objective.cron,
+                timezone=objective.cron_timezone,
+                running=state is not None and state.is_running,
+                last_tick_at=_from_epoch(ticks[0].timestamp) if ticks else None,
+                last_tick_status=ticks[0].status.value if ticks else None,
+            )
+        )
+    return tuple(found)
+
+
+def _from_epoch(seconds: float | None) -> datetime | None:
+    return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
+
+
+def _aware(value: datetime) -> datetime:
+    return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)

@@ -1,0 +1,1 @@
+"""The jobs: one refresh per tier, and the nightly ones."""

@@ -1,0 +1,1 @@
+"""The sensors: what Dagster watches between the schedules."""

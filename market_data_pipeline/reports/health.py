@@ -1,0 +1,223 @@
+"""What an operator asks of the whole pipeline: staleness, executions, the scheduler's health, reachability.
+
+Plain functions, an engine in and a dict out, which the API's admin endpoints and the report commands both print. The
+pipeline's now is the database's `market_data.clock()`, so a replay's reports speak of the replay's time.
+Keep out: wording for a screen, HTTP, and what Dagster's storage looks like (dagster_state).
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import sqlalchemy as sa
+
+from market_data_pipeline.domain.errors import DatabaseUnavailableError
+from market_data_pipeline.domain.objectives import Freshness
+from market_data_pipeline.domain.series import Tier, Timeframe
+from market_data_pipeline.reports.attainment import rpo_attainment
+from market_data_pipeline.reports.executions import join_runs, last_execution
+from market_data_pipeline.reports.freshness import freshness_counts, worst_series
+from market_data_pipeline.store.connection import snapshot
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from market_data_pipeline.orchestration.dagster_internals import DagsterState, Run
+    from market_data_pipeline.reports.freshness import Count
+    from market_data_pipeline.reports.models import (
+        Dependency,
+        ExecutionHistory,
+        HealthReport,
+        RecentFailure,
+        RecentWarning,
+        SchedulerHealth,
+        StalenessReport,
+    )
+
+RECENT: Final = timedelta(hours=24)  # failures and refusals older than a day's schedules are history
+RECENT_FAILURES: Final = 20
+REFRESH_JOBS: Final = tuple(f"{tier}_refresh" for tier in Tier)
+
+_NOW: Final = sa.text("select market_data.clock()")
+
+_FAILURES: Final = sa.text("""
+    select run_id as execution_id, symbol, timeframe, finished_at as failed_at, error_class, error
+    from market_data.ingest_log
+    where status = 'failed' and finished_at > market_data.clock() - cast(:recent as interval)
+    order by finished_at desc, id desc
+    limit :limit
+""")
+
+_WARNINGS: Final = sa.text("""
+    select
+        warning, count(distinct (symbol, timeframe)) as series, min(symbol || '|' || timeframe) as example,
+        max(finished_at) as last_seen_at
+    from market_data.ingest_log
+    where warning is not null and finished_at > market_data.clock() - cast(:recent as interval)
+    group by warning
+    order by last_seen_at desc, warning
+    limit :limit
+""")
+
+_REQUESTS: Final = sa.text("""
+    select coalesce(sum(requests), 0)::bigint as requests, coalesce(sum(rate_limited), 0)::bigint as rate_limited
+    from market_data.ingest_log
+    where finished_at > market_data.clock() - cast(:recent as interval)
+""")
+
+
+class VendorRequests(NamedTuple):
+    """Requests sent to the vendor within `RECENT`, each attempt counted, and how many it refused for the rate."""
+
+    requests: int
+    rate_limited: int
+
+
+def vendor_requests(connection: sa.Connection) -> VendorRequests:
+    """Return what the audit log counts."""
+    return VendorRequests(*connection.execute(_REQUESTS, {"recent": RECENT}).one())
+
+
+def staleness_report(source: sa.Engine, limit: int | None = 50) -> StalenessReport:
+    """Return how many series are fresh, aging, stale and missing, and the worst `limit` of each (None: all).
+
+    Raises:
+        DatabaseUnavailableError: the database cannot be used.
+    """
+    with snapshot(source) as connection:
+        now = _now(connection)
+        found = worst_series(connection, limit)
+    fresh, aging, stale, missing = (found[state] for state in Freshness)
+    return {
+        "timestamp": now,
+        "summary": {
+            "fresh_count": fresh.series,
+            "aging_count": aging.series,
+            "stale_count": stale.series,
+            "missing_count": missing.series,
+            "total_monitored": sum(state.series for state in found.values()),
+        },
+        "by_status": {
+            "fresh": fresh.worst,
+            "aging": aging.worst,
+            "stale": stale.worst,
+            "missing": missing.worst,
+        },
+    }
+
+
+def execution_history(source: sa.Engine, dagster: DagsterState, limit: int = 20) -> ExecutionHistory:
+    """Return the newest `limit` runs of Dagster, joined with what `ingest_log` says of them.
+
+    Raises:
+        DatabaseUnavailableError: the database or Dagster's storage cannot be used.
+    """
+    runs = dagster.runs(limit)
+    with snapshot(source) as connection:
+        now = _now(connection)
+        executions = join_runs(connection, runs)
+    return {"timestamp": now, "executions": executions}
+
+
+def scheduler_health(source: sa.Engine, dagster: DagsterState) -> SchedulerHealth:
+    """Return whether daemons, schedules, the newest refresh and the series are as they should be.
+
+    An unreadable Dagster storage makes the answer `degraded` rather than none.
+
+    Raises:
+        DatabaseUnavailableError: the database cannot be used.
+    """
+    runs: tuple[Run, ...] = ()
+    daemons = schedules = None
+    with suppress(DatabaseUnavailableError):
+        runs = dagster.runs(1, REFRESH_JOBS)
+        daemons, schedules = dagster.daemons(), dagster.schedules()
+    with snapshot(source) as connection:
+        now = _now(connection)
+        counts = freshness_counts(connection)
+        last = next((last_execution(execution) for execution in join_runs(connection, runs)), None)
+        failures = connection.execute(_FAILURES, {"recent": RECENT, "limit": RECENT_FAILURES}).mappings()
+        recent: list[RecentFailure] = [dict(row) for row in failures]  # type: ignore[misc]  # its columns are the keys
+        requests = vendor_requests(connection)
+        attainment = rpo_attainment(connection)
+        warned = connection.execute(_WARNINGS, {"recent": RECENT, "limit": RECENT_FAILURES}).mappings()
+        warnings: list[RecentWarning] = [dict(row) for row in warned]  # type: ignore[misc]  # as above
+    stale, missing = _in_state(counts, Freshness.STALE), _in_state(counts, Freshness.MISSING)
+    series = _in_state(counts, *Freshness)
+    reasons = [
+        *(["Dagster's storage cannot be read."] if daemons is None else []),
+        *(f"The {daemon.name} daemon is not running." for daemon in daemons or () if not daemon.alive),
+        *(f"{schedule.name} is stopped." for schedule in schedules or () if not schedule.running),
+        *(
+            [f"The last refresh ended as {last['status']}."]
+            if last and last["status"] in {"FAILURE", "CANCELED"}
+            else []
+        ),
+        *([f"{stale} of {series} series are stale."] if stale else []),
+        *([f"{missing} of {series} series were never computed."] if missing else []),
+    ]
+    return {
+        "status": "degraded" if reasons else "healthy",
+        "reasons": reasons,
+        "timestamp": now,
+        "daemons": [{"name": d.name, "alive": d.alive, "last_heartbeat": d.last_heartbeat} for d in daemons or ()],
+        "schedules": [
+            {
+                "name": s.name,
+                "cron": s.cron,
+                "timezone": s.timezone,
+                "running": s.running,
+                "last_tick_at": s.last_tick_at,
+                "last_tick_status": s.last_tick_status,
+            }
+            for s in schedules or ()
+        ],
+        "last_execution": last,
+        "stale_features_count": stale,
+        "recent_failures": recent,
+        "recent_warnings": warnings,
+        "rate_limit": {
+            "window_hours": int(RECENT.total_seconds()) // 3600,
+            "total_requests": requests.requests,
+            "rate_limited": requests.rate_limited,
+            "rate": requests.rate_limited / requests.requests if requests.requests else 0.0,
+        },
+        "rpo_attainment": attainment,
+        "total_symbols_monitored": series // len(Timeframe),
+    }
+
+
+def health_report(source: sa.Engine, dagster: DagsterState) -> HealthReport:
+    """Return whether the database and Dagster's daemon can be reached; never raises for one that cannot."""
+    now, database = datetime.now(UTC), _dependency(reachable=False, detail="PostgreSQL cannot be reached.")
+    with suppress(DatabaseUnavailableError), snapshot(source) as connection:
+        now, database = _now(connection), _dependency(reachable=True, detail="PostgreSQL answers.")
+    daemon = _dependency(reachable=False, detail="Dagster's storage cannot be read.")
+    with suppress(DatabaseUnavailableError):
+        down = [d.name for d in dagster.daemons() if not d.alive]
+        daemon = _dependency(
+            reachable=not down,
+            detail=f"No heartbeat from: {', '.join(down)}." if down else "Every daemon sends heartbeats.",
+        )
+    healthy = database["reachable"] and daemon["reachable"]
+    return {
+        "status": "healthy" if healthy else "unhealthy",
+        "timestamp": now,
+        "database": database,
+        "dagster_daemon": daemon,
+    }
+
+
+def _dependency(*, reachable: bool, detail: str) -> Dependency:
+    return {"reachable": reachable, "detail": detail}
+
+
+def _in_state(counts: Iterable[Count], *states: Freshness) -> int:
+    return sum(count.series for count in counts if count.status in states)
+
+
+def _now(connection: sa.Connection) -> datetime:
+    now: datetime = connection.execute(_NOW).scalar_one()
+    return now.astimezone(UTC)

@@ -1,0 +1,1 @@
+"""The rules that stored bars and features must meet, as SQL."""

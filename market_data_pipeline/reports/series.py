@@ -1,0 +1,250 @@
+"""All that is known of one series beside its bars: freshness, coverage, gaps, corrections and executions.
+
+For the page of a series; plain values, read in one snapshot. Keep out: why a bar is missing (stretches, gaps), bars and
+features themselves (the read API serves those), and wording for a screen.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import sqlalchemy as sa
+
+from market_data_pipeline.domain.series import Series, Timeframe
+from market_data_pipeline.reports.attainment import rpo_attainment
+from market_data_pipeline.reports.freshness import series_freshness
+from market_data_pipeline.reports.gaps import history_start, series_gaps
+from market_data_pipeline.store.ledger import Coverage, CoverageStatus
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import date, datetime
+
+    from market_data_pipeline.ingest.fetch_plan import Timing
+    from market_data_pipeline.polygon.plans import Plan
+    from market_data_pipeline.reports.models import Attainment, SeriesFreshness
+
+CORRECTIONS: Final = 50  # the newest; what a reader looks through, while the number beside them is exact
+EXECUTIONS: Final = 20
+BAR_VALUES: Final = ("open", "high", "low", "close", "volume", "vwap", "trades")
+
+
+class Day(NamedTuple):
+    """A session day of the history and how it is held; None when it was never asked for, and whether it could be."""
+
+    session_date: date
+    status: CoverageStatus | None
+    rows: int
+    is_due: bool
+
+
+class Correction(NamedTuple):
+    """A version of a bar that was replaced, RAW as it was traded, and the values that replaced it by name."""
+
+    ts: datetime
+    superseded_at: datetime
+    run_id: str
+    changes: tuple[tuple[str, float | None, float | None], ...]  # name, old, new
+    withdrawn: bool  # the vendor has no such bar any more
+
+
+@dataclass(frozen=True, slots=True)
+class SeriesReport:
+    """What is known of one series; instants are aware UTC.
+
+    Attributes:
+        series: which.
+        freshness: of the symbol's series, in the order of the timeframes.
+        held: `bar_count`, `feature_count`, `first_ts`, `last_ts` of the series; empty before it is first loaded.
+        attainment: of its RPO, by window.
+        days: its history's session days, ascending; of its base where it is resampled.
+        gaps: every stretch without a bar, as `gaps.table_rows` takes it; of its base where it is resampled.
+        corrections: the newest `CORRECTIONS`, newest first.
+        correction_count: of all there are.
+        executions: rows of the audit trail, newest first.
+        splits: known ones, newest first.
+        request: the open backfill request, if there is one.
+        symbols: all that are followed, with their tiers, in alphabetical order.
+    """
+
+    series: Series
+    freshness: list[SeriesFreshness]
+    held: dict[str, Any]
+    attainment: list[Attainment]
+    days: list[Day]
+    gaps: dict[str, Any]
+    corrections: list[Correction]
+    correction_count: int
+    executions: list[dict[str, Any]]
+    splits: list[dict[str, Any]]
+    request: dict[str, Any] | None
+    symbols: list[tuple[str, str]]
+
+
+_SYMBOLS: Final = sa.text("select symbol, tier from market_data.symbols where active order by symbol")
+
+_STATE: Final = sa.text("""
+    select
+        bar_count, feature_count, first_ts, last_ts, tier, consecutive_failures as failures,
+        last_error_class as error_class, last_error as error,
+        (
+            select max(l.finished_at) from market_data.ingest_log as l
+            where l.symbol = :symbol and l.timeframe = :timeframe and l.status = 'failed'
+        ) as failed_at
+    from market_data.series_state
+    where symbol = :symbol and timeframe = :timeframe
+""")
+
+_COVERAGE: Final = sa.text("""
+    select session_date, status, rows, fetched_at, rechecked_at
+    from market_data.coverage
+    where symbol = :symbol and timeframe = :timeframe
+""")
+
+_STARTS: Final = sa.text("""
+    select coalesce(array_agg(cast(extract(epoch from ts) * 1000000 as bigint) order by ts), '{}')
+    from market_data.bars
+    where symbol = :symbol and timeframe = :timeframe and ts >= :start
+""")
+
+# A version gave way to the next one of the same bar, the last of them to what is stored now.
+_CORRECTIONS: Final = sa.text(f"""
+    with newest as (
+        select r.* from market_data.bar_revisions as r
+        where r.symbol = :symbol and r.timeframe = :timeframe
+        order by r.id desc
+        limit :limit
+    )
+
+    select
+        o.ts, o.superseded_at, o.run_id, n.ts is null as withdrawn,
+        {", ".join(f"o.{name}, n.{name} as new_{name}" for name in BAR_VALUES)}
+    from newest as o
+    left join lateral (
+        select v.* from (
+            select r.id, r.ts, {", ".join(f"r.{name}" for name in BAR_VALUES)}
+            from market_data.bar_revisions as r
+            where r.symbol = o.symbol and r.timeframe = o.timeframe and r.ts = o.ts and r.id > o.id
+            union all
+            select null, b.ts, {", ".join(f"b.{name}" for name in BAR_VALUES)}
+            from market_data.bars as b
+            where b.symbol = o.symbol and b.timeframe = o.timeframe and b.ts = o.ts
+        ) as v
+        order by v.id nulls last
+        limit 1
+    ) as n on true
+    order by o.id desc
+""")  # noqa: S608 - the names are constants of this module
+
+_CORRECTION_COUNT: Final = sa.text(
+    "select count(*) from market_data.bar_revisions where symbol = :symbol and timeframe = :timeframe"
+)
+
+_EXECUTIONS: Final = sa.text("""
+    select
+        run_id, started_at, finished_at, status, requests, rate_limited, rows_fetched, rows_inserted, rows_updated,
+        features_written, fetch_seconds, store_seconds, compute_seconds, error_class, error, warning
+    from market_data.ingest_log
+    where symbol = :symbol and timeframe = :timeframe
+    order by id desc
+    limit :limit
+""")
+
+_SPLITS: Final = sa.text("""
+    select execution_date, split_from, split_to from market_data.splits where symbol = :symbol order by 1 desc
+""")
+
+_REQUEST: Final = sa.text("""
+    select requested_at, status from market_data.backfill_requests
+    where symbol = :symbol and timeframe = :timeframe and status in ('queued', 'running')
+""")
+
+
+def followed_symbols(connection: sa.Connection) -> list[tuple[str, str]]:
+    """Return the symbols of the active universe with their tiers, in alphabetical order."""
+    return [(row.symbol, row.tier) for row in connection.execute(_SYMBOLS)]
+
+
+def series_report(
+    connection: sa.Connection, series: Series, timing: Timing, plan: Plan, history_days: int
+) -> SeriesReport | None:
+    """Return what is known of `series`; None when its symbol is not followed.
+
+    Args:
+        connection: inside a snapshot.
+        series: any timeframe of any symbol.
+        timing: calendar, plan and the instant it is now.
+        plan: how much history there is to be had.
+        history_days: how much of it is wanted.
+    """
+    freshness = series_freshness(connection, series.symbol)
+    if not freshness:
+        return None
+    named = {"symbol": series.symbol, "timeframe": str(series.timeframe)}
+    state = connection.execute(_STATE, named).mappings().one_or_none()
+    days, gaps = _days_and_gaps(connection, series, freshness[0]["tier"], timing, plan, history_days)
+    found = connection.execute(_CORRECTIONS, {**named, "limit": CORRECTIONS}).mappings()
+    request = connection.execute(_REQUEST, named).mappings().one_or_none()
+    order = list(Timeframe)
+    return SeriesReport(
+        series=series,
+        freshness=sorted(freshness, key=lambda one: order.index(Timeframe(one["timeframe"]))),
+        held=dict(state) if state else {},
+        attainment=rpo_attainment(connection, series),
+        days=days,
+        gaps=gaps,
+        corrections=[_correction(row) for row in found],
+        correction_count=connection.execute(_CORRECTION_COUNT, named).scalar_one(),
+        executions=[dict(row) for row in connection.execute(_EXECUTIONS, {**named, "limit": EXECUTIONS}).mappings()],
+        splits=[dict(row) for row in connection.execute(_SPLITS, {"symbol": series.symbol}).mappings()],
+        request=dict(request) if request else None,
+        symbols=followed_symbols(connection),
+    )
+
+
+def _days_and_gaps(
+    connection: sa.Connection, series: Series, tier: str, timing: Timing, plan: Plan, history_days: int
+) -> tuple[list[Day], dict[str, Any]]:
+    import numpy as np
+
+    from market_data_pipeline.ingest.fetch_plan import reach
+
+    base = Series(series.symbol, series.timeframe.base)
+    named = {"symbol": base.symbol, "timeframe": str(base.timeframe)}
+    within = reach(timing, history_days, plan.history)
+    coverage = {
+        row.session_date: Coverage(
+            row.session_date, CoverageStatus(row.status), row.rows, row.fetched_at, row.rechecked_at
+        )
+        for row in connection.execute(_COVERAGE, named)
+    }
+    starts = connection.execute(_STARTS, {**named, "start": history_start(within, timing)}).scalar_one()
+    held_us = np.asarray(starts, dtype="int64")
+    state: dict[str, Any] = {"tier": tier, "failures": 0, "error_class": None, "error": None, "failed_at": None}
+    if row := connection.execute(_STATE, named).mappings().one_or_none():
+        state |= row
+    gaps = {
+        "symbol": base.symbol,
+        "exchange_timezone": str(timing.calendar.tz),
+        "timeframes": [series_gaps(base, within, coverage, held_us, timing, state)],
+    }
+    days = []
+    for session in (*within.beyond, *within.sessions):
+        known = coverage.get(session.date)
+        is_due = timing.served_until(session, base.timeframe) is not None
+        days.append(Day(session.date, known.status if known else None, known.rows if known else 0, is_due))
+    return days, gaps
+
+
+def _correction(row: Any) -> Correction:
+    changes: Sequence[tuple[str, float | None, float | None]] = [
+        (name, row[name], row[f"new_{name}"]) for name in BAR_VALUES
+    ]
+    return Correction(
+        row["ts"],
+        row["superseded_at"],
+        row["run_id"],
+        tuple(change for change in changes if row["withdrawn"] or change[1] != change[2]),
+        row["withdrawn"],
+    )

@@ -1,0 +1,101 @@
+"""The database as a command needs it: running and with this version's schema.
+
+Keep out: how the embedded server starts (sandbox.postgres) and how migrations run (store.migrate).
+
+The universe as a command needs it: database up, schema applied, the configured file loaded on first use.
+
+Keep out: reading and changing it (store.universe). Dagster learns of a change by itself: its universe sensor keeps the
+partitions in step.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from market_data_pipeline.domain.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    import sqlalchemy as sa
+
+    from market_data_pipeline.settings import Settings
+    from market_data_pipeline.store.universe import TrackedSymbol
+
+
+def migrate_database(settings: Settings) -> list[str]:
+    """Start the embedded server if that is the database, apply what migrations it lacks, return their names.
+
+    Raises:
+        ConfigurationError: the embedded server cannot start, or the schema is newer than this code.
+        DatabaseUnavailableError: the server cannot be reached.
+    """
+    from market_data_pipeline.store.migrations import migrate
+
+    if settings.embedded_database:
+        from market_data_pipeline.runtime.postgres import EmbeddedPostgres
+
+        EmbeddedPostgres.of(settings).ensure_running()
+    return migrate(settings)
+
+
+def reading_engine(settings: Settings, *, start: bool = True) -> sa.Engine:
+    """Return an engine for a report: it changes no schema of a server that is the user's own.
+
+    Args:
+        settings: of the project.
+        start: start and migrate the embedded server if that is the database and it does not run.
+
+    Raises:
+        ConfigurationError, DatabaseUnavailableError: as `migrate_database`.
+    """
+    from market_data_pipeline.store.connection import Role, engine
+
+    if start and settings.embedded_database:
+        migrate_database(settings)
+    return engine(settings.database_url, as_of=settings.as_of, role=Role.READER, pool_size=1)
+
+
+_MOST_NAMED: Final = 40  # symbols in a sentence: the packaged universe and some more
+
+
+def open_universe(settings: Settings) -> sa.Engine:
+    """Return an engine on a database that has this version's schema and a universe.
+
+    Raises:
+        ConfigurationError: the universe file, the schema or the embedded server is wrong.
+        DatabaseUnavailableError: the server cannot be reached.
+    """
+    from market_data_pipeline.runtime.database import migrate_database
+    from market_data_pipeline.store.connection import engine
+    from market_data_pipeline.store.universe import ensure_universe
+
+    migrate_database(settings)
+    made = engine(settings.database_url, as_of=settings.as_of, pool_size=1)
+    ensure_universe(settings, made)
+    return made
+
+
+def followed(settings: Settings) -> list[TrackedSymbol]:
+    """Return the symbols that are followed, critical ones first, then alphabetically; raises as `open_universe`."""
+    from market_data_pipeline.store.universe import tracked
+
+    return [each for each in tracked(open_universe(settings)) if each.active]
+
+
+def check_followed(settings: Settings, symbols: Collection[str]) -> None:
+    """Do nothing when all of `symbols` are followed.
+
+    Raises:
+        UsageError: one is not; the sentence lists those that are, as many as can be read. Else as `open_universe`.
+    """
+    if not symbols:
+        return
+    known = sorted({each.symbol for each in followed(settings)})
+    if unknown := [symbol for symbol in symbols if symbol not in known]:
+        others = f" and {len(known) - _MOST_NAMED} others" if len(known) > _MOST_NAMED else ""
+        named = f"{', '.join(known[:_MOST_NAMED]) or 'no symbols'}{others}"
+        raise UsageError(
+            f"Not followed: {', '.join(unknown)}. Followed are {named}; "
+            f"add one with: market-data universe add {unknown[0]}"
+        )

@@ -1,0 +1,282 @@
+"""Load the universe through Dagster: find out whether anything is missing, put runs into the queue, show what comes.
+
+Add here: what `up` and `backfill` do with runs. Keep out: starting and ending processes (up) and how it looks
+(progress).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections import Counter
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import sqlalchemy as sa
+
+from market_data_pipeline.domain.errors import DatabaseUnavailableError, PipelineError, UsageError
+from market_data_pipeline.domain.features.definitions import FEATURE_VERSION
+from market_data_pipeline.domain.series import Tier, Timeframe
+from market_data_pipeline.orchestration.dagster_internals import failure_of
+from market_data_pipeline.reports.executions import failed_series, held, lacking_symbols, tier_totals
+from market_data_pipeline.runtime.console import complain
+from market_data_pipeline.settings.project import STORAGE_ZONE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    import dagster as dg
+    from rich.console import Console
+
+    from market_data_pipeline.settings import Settings
+
+_CANCEL_SECONDS: Final = 10.0  # a cancelled run stops at once, unless it waits for the vendor or the database
+_MOST_NAMES: Final = 5  # what a person reads of a list in a sentence
+
+# A series is whole when its last execution went well, nothing it should hold is due, and what is made of other rows is
+# made of the ones that are there.
+_NOT_WHOLE: Final = sa.text("""
+    select count(*)
+    from market_data.symbols as m
+    cross join unnest(cast(:timeframes as text[])) as t (timeframe)
+    left join market_data.series_state as s on s.symbol = m.symbol and s.timeframe = t.timeframe
+    left join market_data.series_state as b on b.symbol = m.symbol and b.timeframe = '5m'
+    where m.active and not coalesce(
+        s.verified_at is not null
+        and s.last_error is null
+        and s.next_due_at > market_data.clock()
+        and s.feature_version = :feature_version
+        and rtrim(s.own_features, '!') = :own_features
+        and (s.timeframe in ('5m', '1d') or s.base_revision = b.revision),
+        false
+    )
+""")
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What to load: empty means all.
+
+    Attributes:
+        symbols: tracked symbols.
+        timeframes: a resampled one brings `5m` along.
+        days: calendar days of history, instead of the settings'.
+        full: fetch again what is held.
+    """
+
+    symbols: Sequence[str] = ()
+    timeframes: Sequence[Timeframe] = ()
+    days: int | None = None
+    full: bool = False
+
+
+def environment(settings: Settings) -> dict[str, str]:
+    """Return the variables by which `dagster.yaml` and every process find this project."""
+    return {
+        "DAGSTER_HOME": str(settings.dagster_home),
+        "DAGSTER_POSTGRES_URL": settings.dagster_postgres_url,
+        "MARKET_DATA_PROJECT_ROOT": str(settings.project_root),
+        **STORAGE_ZONE,
+    }
+
+
+@contextmanager
+def dagster_instance(settings: Settings, engine: sa.Engine) -> Iterator[dg.DagsterInstance]:
+    """Give Dagster's instance, its tables created and its partitions equal to the universe."""
+    import dagster as dg
+
+    from market_data_pipeline.orchestration.partitions import sync_partitions
+
+    os.environ.update(environment(settings))
+    # Dagster says so several lines long at each of its tries, before it raises what we report.
+    logging.getLogger().addFilter(lambda record: not str(record.msg).startswith("Retrying failed database connection"))
+    with dg.DagsterInstance.get() as instance:
+        sync_partitions(instance, engine)
+        yield instance
+
+
+def nothing_is_missing(settings: Settings, engine: sa.Engine, instance: dg.DagsterInstance) -> bool:
+    """Return whether a load of everything would ask nothing, compute nothing and show nothing new in Dagster."""
+    from market_data_pipeline.ingest.own_features import load_own_features
+    from market_data_pipeline.orchestration.partitions import all_materialized
+    from market_data_pipeline.reports.estimate import plan_backfill
+
+    own = load_own_features(settings)
+    if own.problems:
+        return False  # somebody is to hear of them
+    parameters = {
+        "timeframes": [str(timeframe) for timeframe in Timeframe],
+        "feature_version": FEATURE_VERSION,
+        "own_features": own.digest,
+    }
+    with engine.connect() as connection:
+        if connection.execute(_NOT_WHOLE, parameters).scalar_one():
+            return False
+    return all_materialized(instance) and plan_backfill(settings).is_empty
+
+
+def load(
+    engine: sa.Engine,
+    instance: dg.DagsterInstance,
+    console: Console,
+    wanted: Load,
+    check: Callable[[], None],
+) -> int:
+    """Refresh through Dagster, show it, print what came of it, and return the exit code: 0 when all is complete.
+
+    Args:
+        engine: where market data lives.
+        instance: Dagster's.
+        console: where to print.
+        wanted: what to load.
+        check: called first and then now and then; starts the daemon if there is none, and raises when a process that is
+            needed has ended.
+
+    Raises:
+        UsageError: nothing is tracked.
+        DatabaseUnavailableError: the connection to PostgreSQL was lost.
+    """
+    began = time.monotonic()
+    expected = expected_series(engine, wanted)
+    check()  # the daemon starts while definitions are loaded and runs are put into the queue
+    from dagster_postgres.utils import DagsterPostgresException
+
+    from market_data_pipeline.definitions import defs
+    from market_data_pipeline.orchestration.runs import submit_refresh, wait_for_runs
+    from market_data_pipeline.runtime.progress import BackfillProgress
+
+    run_ids = submit_refresh(
+        instance,
+        defs,
+        symbols=wanted.symbols,
+        timeframes=wanted.timeframes,
+        history_days=wanted.days,
+        full=wanted.full,
+        trigger="backfill",
+    )
+    console.print(f"Backfill  {sum(expected.values())} series in {len(run_ids)} Dagster runs")
+    with BackfillProgress(console, expected).shown() as progress:
+
+        def look(_: object) -> None:
+            check()
+            progress.update(tier_totals(engine, run_ids))
+
+        try:
+            statuses = wait_for_runs(instance, run_ids, on_look=look)
+        except DatabaseUnavailableError:
+            raise
+        except (sa.exc.DBAPIError, DagsterPostgresException):
+            raise DatabaseUnavailableError(
+                "The connection to Dagster's storage was lost, is PostgreSQL running? What was committed is kept."
+            ) from None
+        except BaseException as error:  # Ctrl-C above all: what we asked for is not to be done by a later start
+            if isinstance(error, PipelineError):
+                engine.connect().close()  # a daemon that ended because of the database is not the sentence to read
+            cancel(instance, run_ids)
+            raise
+    summarise(engine, console, expected, run_ids, time.monotonic() - began)
+    totals, failures = tier_totals(engine, run_ids), failed_series(engine, run_ids)
+    done = sum(known.done for known in totals.values())
+    if failures:
+        reason, count = Counter(failed.error for failed in failures).most_common(1)[0]
+        others = f" The other {len(failures) - count} failed for other reasons." if count < len(failures) else ""
+        complain(f"{len(failures)} of {sum(expected.values())} series failed: {reason}{others}")
+    lacking = sum(known.lacking for known in totals.values())
+    if lacking:
+        symbols = lacking_symbols(engine, run_ids)
+        names = ", ".join(symbols[:_MOST_NAMES]) + (", ..." if len(symbols) > _MOST_NAMES else "")
+        complain(
+            f"{lacking} series lack bars that were due, the vendor gave none ({names}); "
+            f"market-data gaps {symbols[0]} explains."
+        )
+    if never_begun := sum(expected.values()) - done - lacking - len(failures):
+        reasons = [why for run_id in run_ids if (why := failure_of(instance, run_id))]
+        ended = ", ".join(f"{count} {status}" for status, count in Counter(s.value for s in statuses.values()).items())
+        why = f": {reasons[0]}" if reasons else "."
+        complain(f"{never_begun} series were never begun, their runs ended as {ended}{why}")
+    return 0 if done == sum(expected.values()) else 1
+
+
+def cancel(instance: dg.DagsterInstance, run_ids: Sequence[str]) -> None:
+    """Cancel those of the runs that are not finished, and wait until the processes that do them have ended."""
+    import dagster as dg
+    from dagster_postgres.utils import DagsterPostgresException
+
+    from market_data_pipeline.orchestration.runs import UNFINISHED
+
+    if not run_ids:
+        return
+    # Whatever keeps us from cancelling, the processes are ended next: Dagster's monitoring then finds the runs lost.
+    with suppress(dg.DagsterError, DagsterPostgresException, sa.exc.SQLAlchemyError):
+        ours = dg.RunsFilter(run_ids=list(run_ids), statuses=list(UNFINISHED))
+        for record in instance.get_run_records(ours):
+            with suppress(dg.DagsterError):  # its code server is gone
+                instance.run_coordinator.cancel_run(record.dagster_run.run_id)
+        deadline = time.monotonic() + _CANCEL_SECONDS
+        while left := instance.get_run_records(ours):
+            if time.monotonic() > deadline:
+                for record in left:
+                    instance.report_run_canceled(record.dagster_run)
+                return
+            time.sleep(0.1)
+
+
+def cancel_begun(instance: dg.DagsterInstance) -> None:
+    """Cancel all runs that a daemon has begun, whoever asked for them; those in the queue stay there."""
+    from dagster_postgres.utils import DagsterPostgresException
+
+    with suppress(DagsterPostgresException, sa.exc.SQLAlchemyError):
+        cancel(instance, _begun(instance))
+
+
+def has_begun(instance: dg.DagsterInstance) -> bool:
+    """Return whether a run that a daemon has begun has not ended, or cannot be told to have."""
+    from dagster_postgres.utils import DagsterPostgresException
+
+    with suppress(DagsterPostgresException, sa.exc.SQLAlchemyError):
+        return bool(_begun(instance))
+    return True
+
+
+def _begun(instance: dg.DagsterInstance) -> list[str]:
+    import dagster as dg
+
+    statuses = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
+    return [record.dagster_run.run_id for record in instance.get_run_records(dg.RunsFilter(statuses=statuses))]
+
+
+def summarise(
+    engine: sa.Engine, console: Console, expected: dict[Tier, int], run_ids: Sequence[str], seconds: float
+) -> None:
+    """Print the table of what was done and is held, and the failures."""
+    from market_data_pipeline.runtime.progress import failures_table, summary_table
+
+    console.print()
+    console.print(
+        summary_table(expected, tier_totals(engine, run_ids), held(engine), seconds if run_ids else None),
+        soft_wrap=False,
+    )
+    if failures := failed_series(engine, run_ids):
+        console.print(failures_table(failures), soft_wrap=False)
+
+
+def expected_series(engine: sa.Engine, wanted: Load) -> dict[Tier, int]:
+    """Return how many series of each tier a load is about.
+
+    Raises:
+        UsageError: none.
+    """
+    from market_data_pipeline.store.universe import tracked
+
+    # A resampled series is made of 5m bars, which the run refreshes and counts as well.
+    spans = {span for timeframe in wanted.timeframes or Timeframe for span in (timeframe, timeframe.base)}
+    counts = Counter(
+        Tier(entry.tier)
+        for entry in tracked(engine)
+        if entry.active and (not wanted.symbols or entry.symbol in wanted.symbols)
+    )
+    if not counts:
+        raise UsageError("No symbol is tracked; add one with: market-data universe add AAPL --tier critical")
+    return {tier: counts[tier] * len(spans) for tier in Tier if counts[tier]}

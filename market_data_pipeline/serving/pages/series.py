@@ -1,0 +1,167 @@
+"""The page of one series: its chart's frame, and everything else that is known of the series as tables.
+
+The chart takes its bars and features from the read API, as any client does. Everybody sees what is held and what is
+missing; texts of errors are for those who may see the admin endpoints. Keep out: figures of its own
+(operations.series_report) and how it is served (page_routes).
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from itertools import groupby
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from market_data_pipeline.domain.features.definitions import FEATURES
+from market_data_pipeline.domain.objectives import TIER_OBJECTIVES
+from market_data_pipeline.domain.series import Tier, Timeframe
+from market_data_pipeline.reports.gaps import Reason, table_rows
+from market_data_pipeline.serving.pages.templates import RENEW_EMPTY_EVERY, RENEW_EVERY, render
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from datetime import date, datetime
+
+    from market_data_pipeline.domain.features.definitions import Feature
+    from market_data_pipeline.reports.series import Day, SeriesReport
+
+GAPS: Final = 100  # rows of the table, the newest; the sums above it are exact
+_PITCH: Final = 13  # pixels from one day of the coverage calendar to the next
+_MONTHS_HEIGHT: Final = 16  # pixels above the days for the months' names
+_WEEK: Final = 7
+
+# How a day is held, in the words of the coverage table.
+STATUS_WORDS: Final = {
+    "complete": "settled and stored",
+    "provisional": "stored, read again until it settles",
+    "empty_confirmed": "the vendor has nothing",
+    "clamped": "before the plan's history",
+    "failed": "the last attempt failed",
+    "never_asked": "nobody has asked for it",
+    "not_due": "the plan serves nothing of it yet",
+}
+
+
+class Square(NamedTuple):
+    """One day of the coverage calendar."""
+
+    x: int
+    y: int
+    status: str
+    title: str
+
+
+class Run(NamedTuple):
+    """Days in a row that are held alike."""
+
+    first: date
+    last: date
+    status: str
+    days: int
+    rows: int
+
+
+def render_series(
+    report: SeriesReport,
+    now: datetime,
+    *,
+    root: str,
+    for_operator: bool,
+    own: Sequence[Feature] = (),
+    dagster_url: str | None = None,
+) -> str:
+    """Return the page of a series at `now`, aware UTC.
+
+    Args:
+        report: what is known of it.
+        now: the pipeline's.
+        root: the relative path to the status page.
+        for_operator: whether texts of errors are shown.
+        own: the project's own features.
+        dagster_url: where Dagster's UI is, without a trailing slash; None shows no links to runs.
+    """
+    series, timeframe = report.series, report.series.timeframe
+    fresh = next(one for one in report.freshness if one["timeframe"] == timeframe)
+    days = [(day, _status(day)) for day in report.days]
+    squares = _squares(days)
+    gaps = _gap_rows(report.gaps, for_operator=for_operator)
+    peers = [symbol for symbol, tier in report.symbols if tier == fresh["tier"]]
+    at = peers.index(series.symbol)
+    source = "features" if fresh["features_computed_at"] else "bars" if report.held.get("bar_count") else ""
+    return render(
+        "series.html",
+        root=root,
+        now=now,
+        every=RENEW_EVERY if source else RENEW_EMPTY_EVERY,
+        symbol=series.symbol,
+        timeframe=str(timeframe),
+        base=str(timeframe.base),
+        timeframes=[str(each) for each in Timeframe],
+        report=report,
+        fresh=fresh,
+        tier=fresh["tier"].replace("_", " "),
+        objective=TIER_OBJECTIVES[Tier(fresh["tier"])],
+        source=source,
+        features=FEATURES,
+        own=own,
+        squares=squares,
+        months=_months(report.days),
+        width=max((square.x for square in squares), default=0) + _PITCH,
+        height=max((square.y for square in squares), default=0) + _PITCH,
+        runs=_runs(days),
+        day_counts={name: sum(status == name for _, status in days) for name in STATUS_WORDS},
+        status_words=STATUS_WORDS,
+        gaps=gaps[:GAPS],
+        gap_count=len(gaps),
+        for_operator=for_operator,
+        dagster_url=dagster_url,
+        previous=peers[at - 1] if at else None,
+        following=peers[at + 1] if at + 1 < len(peers) else None,
+    )
+
+
+def _status(day: Day) -> str:
+    return str(day.status) if day.status else "never_asked" if day.is_due else "not_due"
+
+
+def _squares(days: Iterable[tuple[Day, str]]) -> list[Square]:
+    """Return the days as squares: a column is a week from Monday on, as in a calendar that lies on its side."""
+    found: list[Square] = []
+    monday = None
+    for day, status in days:
+        monday = monday or day.session_date - timedelta(days=day.session_date.weekday())
+        week, weekday = divmod((day.session_date - monday).days, _WEEK)
+        title = f"{day.session_date:%a %Y-%m-%d}: {status.replace('_', ' ')}, {day.rows} bars"
+        found.append(Square(week * _PITCH, _MONTHS_HEIGHT + weekday * _PITCH, status, title))
+    return found
+
+
+def _months(days: Sequence[Day]) -> list[tuple[int, str]]:
+    """Return where each month's name stands above the squares."""
+    if not days:
+        return []
+    monday = days[0].session_date - timedelta(days=days[0].session_date.weekday())
+    firsts = [next(members) for _, members in groupby(days, key=lambda day: day.session_date.replace(day=1))]
+    places = [((day.session_date - monday).days // _WEEK * _PITCH, f"{day.session_date:%b}") for day in firsts]
+    # The first month may be a few days of its last week, whose name the next one's would cover.
+    return places[1:] if len(places) > 1 and places[1][0] - places[0][0] < 2 * _PITCH else places
+
+
+def _runs(days: Iterable[tuple[Day, str]]) -> list[Run]:
+    """Return the days as stretches with the same status, the newest first."""
+    found = []
+    for status, group in groupby(days, key=lambda each: each[1]):
+        members = [day for day, _ in group]
+        rows = sum(day.rows for day in members)
+        found.append(Run(members[0].session_date, members[-1].session_date, status, len(members), rows))
+    return found[::-1]
+
+
+def _gap_rows(document: dict[str, Any], *, for_operator: bool) -> list[tuple[str, str, str, int, str]]:
+    """Return the missing stretches as `table_rows` does, the newest first."""
+    if not for_operator:
+        stretches = [
+            {**each, "explanation": "failed"} if each["reason"] is Reason.FAILED else each
+            for each in document["timeframes"][0]["stretches"]
+        ]
+        document = {**document, "timeframes": [{**document["timeframes"][0], "stretches": stretches}]}
+    return table_rows(document)[::-1]

@@ -1,0 +1,194 @@
+"""The status page: what a person wants to see first, about every series and about the pipeline as a whole.
+
+Everybody sees how fresh each series is; failures and executions, whose texts are for operators, only those who may see
+the admin endpoints. Keep out: figures of its own (operations has them), and how it is served (page_routes).
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from market_data_pipeline.domain.errors import DatabaseUnavailableError
+from market_data_pipeline.domain.objectives import TIER_OBJECTIVES
+from market_data_pipeline.domain.series import Timeframe
+from market_data_pipeline.reports.attainment import WINDOWS, rpo_attainment
+from market_data_pipeline.reports.freshness import series_freshness
+from market_data_pipeline.reports.health import execution_history, scheduler_health
+from market_data_pipeline.serving.pages.templates import (
+    MARKS,
+    RENEW_EMPTY_EVERY,
+    RENEW_EVERY,
+    clock_time,
+    render,
+    series_url,
+    short_span,
+)
+from market_data_pipeline.store.connection import snapshot
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from datetime import datetime
+
+    import sqlalchemy as sa
+
+    from market_data_pipeline.orchestration.dagster_internals import DagsterState
+    from market_data_pipeline.reports.models import (
+        Attainment,
+        ExecutionHistory,
+        SchedulerHealth,
+        SeriesFreshness,
+    )
+
+EXECUTIONS: Final = 10
+# A table of symbols is broken into pieces that stand side by side: three fit a wide screen, and more than 20 rows
+# would take the columns' heads out of sight.
+_PIECES: Final = 3
+_MOST_ROWS: Final = 20
+_FEWEST_ROWS: Final = 3
+_ON_TIME: Final = 60  # seconds of staleness that are no lateness: a refresh is under way
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """What the page shows."""
+
+    series: list[SeriesFreshness]
+    attainment: list[Attainment]
+    health: SchedulerHealth | None  # None for those who may not see it
+    history: ExecutionHistory | None  # None also when Dagster's storage cannot be read
+
+
+class Cell(NamedTuple):
+    """One series in the matrix: its state, what is seen, what is read aloud after it, and the details."""
+
+    status: str
+    url: str
+    shown: str
+    said: str
+    title: str
+    failures: int
+    outside_rpo: bool
+
+
+class Failing(NamedTuple):
+    """Series whose last execution failed for the same reason."""
+
+    error_class: str
+    error: str
+    series: list[SeriesFreshness]
+
+
+def read_status(source: sa.Engine, dagster: DagsterState, *, for_operator: bool) -> Status:
+    """Return what the page shows now.
+
+    Raises:
+        DatabaseUnavailableError: the database cannot be used.
+    """
+    with snapshot(source) as connection:
+        series = series_freshness(connection)
+        if not for_operator:
+            return Status(series, rpo_attainment(connection), None, None)
+    health = scheduler_health(source, dagster)
+    try:
+        history = execution_history(source, dagster, EXECUTIONS)
+    except DatabaseUnavailableError:
+        history = None
+    return Status(series, health["rpo_attainment"], health, history)
+
+
+def render_status(status: Status | None, now: datetime, *, wall: datetime, dagster_url: str | None = None) -> str:
+    """Return the page at `now`; `status` None says that the database cannot be reached.
+
+    Args:
+        status: what it shows.
+        now: the pipeline's, aware UTC.
+        wall: the real time, which Dagster keeps to also in a replay.
+        dagster_url: where Dagster's UI is, without a trailing slash, for links to runs; None shows none.
+    """
+    series = status.series if status else []
+    return render(
+        "status.html",
+        root="",
+        now=now,
+        every=RENEW_EVERY if series else RENEW_EMPTY_EVERY,
+        wall=wall,
+        status=status,
+        dagster_url=dagster_url,
+        counts={name: sum(one["status"] == name for one in series) for name in MARKS},
+        within=sum(one["within_rpo"] for one in series),
+        loaded=any(one["features_computed_at"] for one in series),
+        failing=failing(series),
+        failing_count=sum(one["consecutive_failures"] > 0 for one in series),
+        outside_count=sum(not one["within_rpo"] for one in series),
+        tiers=_tiers(status) if status else [],
+        timeframes=list(Timeframe),
+        windows=list(WINDOWS),
+    )
+
+
+def failing(series: Iterable[SeriesFreshness]) -> list[Failing]:
+    """Return the series that fail, by their reason, the most frequent one first: an outage is one row, not hundreds."""
+    reasons: defaultdict[tuple[str, str], list[SeriesFreshness]] = defaultdict(list)
+    for one in series:
+        if one["consecutive_failures"]:
+            reasons[one["last_error_class"] or "", one["last_error"] or ""].append(one)
+    found = [Failing(*reason, members) for reason, members in reasons.items()]
+    return sorted(found, key=lambda one: (-len(one.series), one.error_class, one.error))
+
+
+def _tiers(status: Status) -> list[dict[str, Any]]:
+    by_tier: defaultdict[str, dict[str, dict[str, Cell]]] = defaultdict(dict)
+    within: defaultdict[str, list[bool]] = defaultdict(list)
+    for one in sorted(status.series, key=lambda one: one["symbol"]):
+        by_tier[one["tier"]].setdefault(one["symbol"], {})[one["timeframe"]] = _cell(one)
+        within[one["tier"]].append(one["within_rpo"])
+    attainment = {(one["tier"], one["window"]): one for one in status.attainment}
+    return [
+        {
+            "key": str(tier),
+            "name": tier.replace("_", " "),
+            "objective": objective.description,
+            "rpo": objective.rpo,
+            "cadence": objective.cadence,
+            "symbols": len(by_tier[tier]),
+            "within": sum(within[tier]),
+            "total": len(within[tier]),
+            "counts": _counts(by_tier[tier]),
+            "attainment": {name: attainment.get((str(tier), name)) for name in WINDOWS},
+            "pieces": _pieces(list(by_tier[tier].items())),
+        }
+        for tier, objective in TIER_OBJECTIVES.items()
+        if tier in by_tier
+    ]
+
+
+def _counts(rows: dict[str, dict[str, Cell]]) -> dict[str, int]:
+    cells = [cell for row in rows.values() for cell in row.values()]
+    return {name: sum(cell.status == name for cell in cells) for name in MARKS}
+
+
+def _pieces(rows: list[Any]) -> list[list[Any]]:
+    size = min(max(-(-len(rows) // _PIECES), _FEWEST_ROWS), _MOST_ROWS)
+    return [rows[at : at + size] for at in range(0, len(rows), size)]
+
+
+def _cell(one: SeriesFreshness) -> Cell:
+    status, staleness, failures = one["status"], one["staleness_seconds"], one["consecutive_failures"]
+    if staleness is None:
+        shown, said = "", "never computed"
+    elif staleness < _ON_TIME:
+        shown, said = "", "on time"
+    else:
+        shown, said = short_span(staleness), f" late, {status.lower()}"
+    if failures:
+        said += f", {failures} {'failure' if failures == 1 else 'failures'} in a row"
+    if outside := not one["within_rpo"]:
+        said += ", outside its RPO"
+    details = [
+        *([f"verified {clock_time(one['verified_at'])}"] if one["verified_at"] else []),
+        *([f"next bar due {clock_time(one['next_due_at'])}"] if one["next_due_at"] else []),
+    ]
+    url = series_url(one["symbol"], one["timeframe"])
+    return Cell(status, url, shown, said, "; ".join(details), failures, outside)

@@ -1,0 +1,116 @@
+"""How the pages are rendered: the templates, and the words that all of them use.
+
+Add here: a filter that more than one template needs. Keep out: what a page shows (page, series_page) and how it is
+served (page_routes).
+"""
+
+from __future__ import annotations
+
+import math
+from datetime import UTC, datetime
+from functools import cache
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import quote
+
+from market_data_pipeline.domain.objectives import FRESHNESS, Freshness
+from market_data_pipeline.reports.attainment import percent
+from market_data_pipeline.serving.freshness import span
+
+if TYPE_CHECKING:
+    import jinja2
+
+# A shape and a word beside each colour: the pages read the same in black and white.
+MARKS: Final = {"FRESH": "✓", "AGING": "◔", "STALE": "!", "MISSING": "?"}
+# Seconds between two renewals of a page. The fastest schedule refreshes every 15 minutes: half a minute is soon enough
+# to see it. Who looks at a page without anything on it waits for just that.
+RENEW_EVERY: Final = 30
+RENEW_EMPTY_EVERY: Final = 5
+_MINUTE: Final = 60
+_HOUR: Final = 60 * _MINUTE
+_DAY: Final = 24 * _HOUR
+
+
+def render(template: str, **members: Any) -> str:
+    """Return a page: the template of that name with `members`."""
+    return _environment().get_template(template).render(**members)
+
+
+def clock_time(value: datetime | None) -> str:
+    """Return an instant to the second, in UTC."""
+    return "" if value is None else value.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+
+
+def minute(value: datetime | None) -> str:
+    """Return an instant to the minute, in UTC."""
+    return "" if value is None else value.astimezone(UTC).strftime("%Y-%m-%d %H:%MZ")
+
+
+def iso(value: datetime) -> str:
+    """Return an instant as a machine reads it."""
+    return value.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def short_span(seconds: float) -> str:
+    """Return a length of time in its largest unit, rounded down, for a narrow cell: `45m`, `9h`, `3d`."""
+    if seconds < _HOUR:
+        return f"{int(seconds // _MINUTE)}m"
+    return f"{int(seconds // _HOUR)}h" if seconds < 2 * _DAY else f"{int(seconds // _DAY)}d"
+
+
+def ago(then: datetime, now: datetime) -> str:
+    """Return how long `then` lies before `now`: `5 min ago`, or `in 5 min` after it."""
+    seconds = (now - then).total_seconds()
+    return f"{span(seconds)} ago" if seconds >= 0 else f"in {span(-seconds)}"
+
+
+def late(seconds: float | None) -> str:
+    """Return how far behind a series is."""
+    if seconds is None:
+        return "never computed"
+    return f"{span(seconds)} late" if seconds >= _MINUTE else "on time"
+
+
+def number(value: float) -> str:
+    """Return a count with its thousands apart."""
+    return f"{value:,.0f}"
+
+
+def rate(share: float) -> str:
+    """Return a share that should be small, rounded up so that only none at all reads as 0 %."""
+    return "0 %" if share <= 0 else f"{math.ceil(share * 1_000) / 10:.1f} %"
+
+
+def series_url(symbol: str, timeframe: str) -> str:
+    """Return the path of a series' page below the pages' root."""
+    return f"series/{quote(symbol, safe='')}/{timeframe}"
+
+
+@cache
+def _environment() -> jinja2.Environment:
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("market_data_pipeline.serving", "templates"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.filters.update(
+        late=late,
+        time=clock_time,
+        minute=minute,
+        iso=iso,
+        span=span,
+        ago=ago,
+        percent=percent,
+        number=number,
+        rate=rate,
+    )
+    environment.globals.update(
+        marks=MARKS,
+        conditions={state.name: rule.condition for state, rule in FRESHNESS.items()},
+        series_url=series_url,
+        statuses=[state.name for state in Freshness],
+    )
+    return environment

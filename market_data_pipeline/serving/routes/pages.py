@@ -1,0 +1,193 @@
+"""The pages and their static files: addresses, headers, and what is shown when there is nothing to show.
+
+Everything that a page needs comes from this server, and its Content-Security-Policy lets nothing else in. Keep out:
+what a page shows (page, series_page).
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from functools import partial
+from gzip import compress
+from http import HTTPStatus
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+from urllib.parse import quote
+
+from fastapi import APIRouter, Request
+from starlette.responses import HTMLResponse, RedirectResponse, Response
+from starlette.staticfiles import StaticFiles
+
+from market_data_pipeline.domain.calendar import calendar_for
+from market_data_pipeline.domain.errors import DatabaseUnavailableError, UsageError
+from market_data_pipeline.domain.series import Series, Timeframe, asset_class_of, parse_timeframe
+from market_data_pipeline.ingest.fetch_plan import Timing
+from market_data_pipeline.polygon.plans import available_at, plan_named
+from market_data_pipeline.reports import series_records as reading
+from market_data_pipeline.reports.series import series_report
+from market_data_pipeline.serving.formats import takes_gzip
+from market_data_pipeline.serving.pages import series as series_page
+from market_data_pipeline.serving.pages import status as page
+from market_data_pipeline.serving.pages.templates import render, series_url
+from market_data_pipeline.serving.problems import RETRY_DATABASE_AFTER
+from market_data_pipeline.store.connection import snapshot
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from os import PathLike, stat_result
+
+    import sqlalchemy as sa
+    from starlette.types import Scope
+
+    from market_data_pipeline.domain.features.definitions import Feature
+    from market_data_pipeline.orchestration.dagster_internals import DagsterState
+    from market_data_pipeline.serving.access import AdminAccess
+    from market_data_pipeline.serving.database import Database
+    from market_data_pipeline.settings import Settings
+
+STATIC: Final = Path(__file__).resolve().parents[1] / "static"
+_LEVEL: Final = 4  # a page of 500 symbols shrinks to a twentieth; a higher level takes twice as long for little
+LONGEST_SYMBOL: Final = 40  # characters; tickers have at most 34
+STATIC_PATH: Final = "/static"
+
+PAGE_HEADERS: Final = {
+    "cache-control": "no-store",
+    "content-security-policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
+        "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+    ),
+    "cross-origin-opener-policy": "same-origin",
+    "referrer-policy": "no-referrer",
+    "vary": "Accept-Encoding",
+    "x-content-type-options": "nosniff",
+}
+
+
+class PageFiles(StaticFiles):
+    """The pages' styles and scripts; a browser keeps them and asks each time whether they are still the same."""
+
+    def file_response(
+        self, full_path: str | PathLike[str], stat_result: stat_result, scope: Scope, status_code: int = 200
+    ) -> Response:
+        """Return a file, or 304 for the one that the browser has."""
+        response = super().file_response(full_path, stat_result, scope, status_code)
+        response.headers["cache-control"] = "no-cache"
+        response.headers["x-content-type-options"] = "nosniff"
+        return response
+
+
+def router(
+    database: Database, dagster: DagsterState, access: AdminAccess, settings: Settings, own: Sequence[Feature] = ()
+) -> APIRouter:
+    """Return the routes of the pages; `own` are the project's own features, which a series' chart offers, too."""
+    routes = APIRouter(include_in_schema=False)
+    plan = plan_named(settings.plan)
+
+    async def answer(request: Request, make: Callable[[sa.Engine], tuple[HTTPStatus, str]]) -> Response:
+        """Return the page that `make` renders, in a thread: the event loop has others to serve meanwhile."""
+        gzip_wanted = takes_gzip(",".join(request.headers.getlist("accept-encoding")))
+
+        def rendered(source: sa.Engine) -> tuple[HTTPStatus, bytes]:
+            status, text = make(source)
+            return status, compress(text.encode(), _LEVEL) if gzip_wanted else text.encode()
+
+        status, content = await database.report(rendered)
+        headers = PAGE_HEADERS | ({"content-encoding": "gzip"} if gzip_wanted else {})
+        return HTMLResponse(content, status, headers)
+
+    @routes.get("/")
+    async def status_page(request: Request) -> Response:
+        now, wall, for_operator = settings.clock(), datetime.now(UTC), access.is_allowed(request)
+        dagster_url = _dagster_url(request, settings.ui_port)
+
+        def make(source: sa.Engine) -> tuple[HTTPStatus, str]:
+            status = page.read_status(source, dagster, for_operator=for_operator)
+            return HTTPStatus.OK, page.render_status(status, now, wall=wall, dagster_url=dagster_url)
+
+        try:
+            return await answer(request, make)
+        except DatabaseUnavailableError:
+            return unavailable(page.render_status(None, now, wall=wall))
+
+    @routes.get("/series")
+    async def chosen(request: Request) -> Response:
+        """Go to the series that the form of a series' page names."""
+        symbol = request.query_params.get("symbol", "").strip()
+        timeframe = request.query_params.get("timeframe", str(Timeframe.D1))
+        return RedirectResponse(series_url(symbol, quote(timeframe, safe="")) if symbol else "./", HTTPStatus.SEE_OTHER)
+
+    @routes.get("/series/{symbol:path}/{timeframe}")
+    async def series_page_of(request: Request, symbol: str, timeframe: str) -> Response:
+        now, for_operator = settings.clock(), access.is_allowed(request)
+        root = _root(request)
+        message = partial(render, "message.html", root=root, now=None)
+
+        def make(source: sa.Engine) -> tuple[HTTPStatus, str]:
+            calendar = calendar_for(asset_class_of(symbol))
+            timing = Timing(calendar, lambda end: available_at(plan, calendar, end), now)
+            with snapshot(source) as connection:
+                series = _named(symbol, timeframe)
+                report = None
+                if isinstance(series, Series):
+                    report = series_report(connection, series, timing, plan, settings.history_days)
+                if report is None:
+                    sentence = series if isinstance(series, str) else _unknown(connection, symbol)
+                    return HTTPStatus.NOT_FOUND, message(
+                        status=404, heading="There is no such series", sentence=sentence
+                    )
+            return HTTPStatus.OK, series_page.render_series(
+                report,
+                now,
+                root=root,
+                for_operator=for_operator,
+                own=own,
+                dagster_url=_dagster_url(request, settings.ui_port),
+            )
+
+        try:
+            return await answer(request, make)
+        except DatabaseUnavailableError:
+            sentence = "This page and the API come back by themselves as soon as it answers."
+            return unavailable(message(status=503, heading="The database cannot be reached", sentence=sentence))
+
+    @routes.get("/series/{symbol:path}")
+    async def symbol_page(symbol: str) -> Response:
+        """Go to the day bars of a symbol that is named without a timeframe."""
+        return RedirectResponse(f"{quote(symbol, safe='')}/{Timeframe.D1}", HTTPStatus.SEE_OTHER)
+
+    return routes
+
+
+def unavailable(content: str) -> HTMLResponse:
+    """Return a page that says that the database cannot be used."""
+    headers = PAGE_HEADERS | {"retry-after": str(RETRY_DATABASE_AFTER)}
+    return HTMLResponse(content, HTTPStatus.SERVICE_UNAVAILABLE, headers)
+
+
+def _named(symbol: str, timeframe: str) -> Series | str:
+    """Return the series that an address names, or the sentence that says why it names none."""
+    if len(symbol) > LONGEST_SYMBOL or not symbol.isprintable():
+        return "No symbol is called that."
+    try:
+        return Series(symbol, parse_timeframe(timeframe))
+    except UsageError as error:
+        return str(error)
+
+
+def _unknown(connection: sa.Connection, symbol: str) -> str:
+    similar = reading.similar_symbol(connection, symbol)
+    hint = f"Did you mean {similar}?" if similar else f"`market-data universe add {symbol}` would add it."
+    return f"{symbol} is not followed. {hint}"
+
+
+def _root(request: Request) -> str:
+    """Return the way from a page's address up to the status page, relative, so that a proxy may put both elsewhere."""
+    path: bytes = request.scope.get("raw_path") or request.url.path.encode()
+    return "../" * (path.partition(b"?")[0].count(b"/") - 1)
+
+
+def _dagster_url(request: Request, ui_port: int) -> str | None:
+    host = request.url.hostname
+    if not host:
+        return None
+    return f"http://[{host}]:{ui_port}" if ":" in host else f"http://{host}:{ui_port}"

@@ -1,0 +1,69 @@
+"""Health and metrics."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Annotated
+
+from fastapi import APIRouter, Query
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.responses import Response
+
+from market_data_pipeline.reports import health as reports
+from market_data_pipeline.reports import models as report_documents
+from market_data_pipeline.serving import openapi as documents
+from market_data_pipeline.serving.metrics import SeriesCollector, scrape_registry
+from market_data_pipeline.serving.problems import RETRY_DATABASE_AFTER, Problem
+from market_data_pipeline.serving.routes.admin import NoQuery, report_response
+
+if TYPE_CHECKING:
+    import sqlalchemy as sa
+
+    from market_data_pipeline.orchestration.dagster_internals import DagsterState
+    from market_data_pipeline.serving.database import Database
+    from market_data_pipeline.serving.metrics import Metrics
+
+
+def router(database: Database, dagster: DagsterState, metrics: Metrics) -> APIRouter:
+    """Return the routes that speak of the service itself."""
+    routes = APIRouter(tags=["system"])
+
+    @routes.get(
+        "/health",
+        summary="Whether the dependencies answer",
+        responses=documents.health_responses(report_documents.HealthReport),
+        response_class=Response,
+        operation_id="health",
+    )
+    async def health(_query: Annotated[NoQuery, Query()]) -> Response:
+        """200 when the database and Dagster's daemon can be reached, else 503 with the same members."""
+        report = await database.report(lambda source: reports.health_report(source, dagster))
+        if report["status"] == "healthy":
+            return report_response(report)
+        parts = (report["database"], report["dagster_daemon"])
+        raise Problem(
+            HTTPStatus.SERVICE_UNAVAILABLE,
+            " ".join(part["detail"] for part in parts if not part["reachable"]),
+            headers={"retry-after": str(RETRY_DATABASE_AFTER)},
+            health=report["status"],
+            timestamp=report["timestamp"],
+            database=report["database"],
+            dagster_daemon=report["dagster_daemon"],
+        )
+
+    @routes.get(
+        "/metrics",
+        summary="Metrics for Prometheus",
+        response_class=Response,
+        responses={200: {"description": "The text format", "content": {"text/plain": {"schema": {"type": "string"}}}}},
+        operation_id="metrics",
+    )
+    async def scrape() -> Response:
+        """Requests, the cache, and the series' freshness by tier."""
+
+        def read(source: sa.Engine) -> bytes:
+            return generate_latest(metrics.registry) + generate_latest(scrape_registry(SeriesCollector(source)))
+
+        return Response(await database.report(read), 200, {"cache-control": "no-store"}, CONTENT_TYPE_LATEST)
+
+    return routes

@@ -1,0 +1,244 @@
+"""The one typed reading of the environment, done at the edge: by a command, never at import of a module.
+
+Add here: a variable, with a parser whose complaint completes the sentence "VARIABLE …", and an example. Document it
+in `.env.example` too. Keep out: what the values mean (the plans are in polygon.plans, the tiers in domain).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final, cast
+from urllib.parse import urlsplit
+
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError, ValidationInfo, field_validator
+from pydantic_core import PydanticUseDefault
+from pydantic_settings import BaseSettings, DotEnvSettingsSource, NoDecode, SettingsConfigDict
+
+from market_data_pipeline.domain.errors import ConfigurationError
+from market_data_pipeline.settings import parsing, project
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
+    from pydantic_settings import InitSettingsSource, PydanticBaseSettingsSource
+
+VENDOR_URL: Final = "https://api.polygon.io"
+PLAN_NAMES: Final = ("basic", "starter", "developer", "advanced")
+PACKAGED_UNIVERSE: Final = Path(__file__).resolve().parent.parent / "universe.yaml"
+
+# From 1990, where the calendars begin, to today there are fewer days than this.
+_LONGEST_HISTORY_DAYS: Final = 13_000
+# A symbol in flight holds a database connection, and the embedded server allows 200 in all.
+_MOST_CONCURRENT_SYMBOLS: Final = 50
+
+
+def _default_base_url(values: dict[str, Any]) -> str | None:
+    return VENDOR_URL if values.get("api_key") else None
+
+
+def _default_plan(values: dict[str, Any]) -> str:
+    return "basic" if values.get("base_url") else "advanced"
+
+
+def _default_database_url(values: dict[str, Any]) -> str:
+    """Return a database for the kind of bars that the settings ask for, on the project's server."""
+    kind = "vendor" if values.get("base_url") else "replay" if values.get("sandbox_replay") else "sandbox"
+    return project.local_url(project.state_dir(values["project_root"]), project.DATABASES[kind][0])
+
+
+def _default_owner_url(values: dict[str, Any]) -> str:
+    """Return the login that owns the project's database; on a user's server the pipeline's, unless another is named."""
+    url: str = values.get("database_url", "")
+    state = project.state_dir(values["project_root"])
+    if url and project.is_local(url, state):
+        url = project.local_url(state, urlsplit(url).path.strip("/"), role=project.OWNER)
+    return url
+
+
+def _default_dagster_url(values: dict[str, Any]) -> str:
+    """Return a database of its own on the project's server; a user's server may not let us create one."""
+    url: str = values.get("database_url", "")
+    state = project.state_dir(values["project_root"])
+    if url and project.is_local(url, state):
+        market_data = urlsplit(url).path.strip("/")
+        url = project.local_url(state, project.DAGSTER_DATABASES.get(market_data, project.DAGSTER_DATABASE))
+    return _psycopg2(url)
+
+
+def _psycopg2(url: str) -> str:
+    """Return `url` for dagster-postgres, which speaks psycopg2 only while SQLAlchemy 2.1 would choose psycopg 3."""
+    return "postgresql+psycopg2" + url[url.index("://") :] if url else url
+
+
+def _known(default: Any, variable: str, example: str, parse: Callable[[Any], Any] | None = None, **more: Any) -> Any:
+    """Return a field that is read from `variable`; `default` is a value or a function of the fields before it."""
+    more |= {"default_factory": default} if callable(default) else {"default": default}
+    return Field(validation_alias=variable, examples=[example], validate_default=False, **more)
+
+
+class Settings(BaseSettings):
+    """What the environment and `.env` say, checked; the environment wins and an empty value counts as none.
+
+    The secrets are SecretStr or kept out of the representation. Times are aware UTC.
+    """
+
+    model_config = SettingsConfigDict(
+        frozen=True, extra="ignore", case_sensitive=True, populate_by_name=True, env_prefix="MARKET_DATA_FIELD_"
+    )
+
+    project_root: Annotated[Path, BeforeValidator(parsing.existing_path)] = _known(
+        lambda: project_root(), "MARKET_DATA_PROJECT_ROOT", "/srv/market-data"
+    )
+    api_key: Annotated[SecretStr | None, BeforeValidator(parsing.api_key)] = _known(None, "POLYGON_API_KEY", "your-key")
+    base_url: Annotated[str | None, BeforeValidator(parsing.base_url)] = _known(
+        _default_base_url, "POLYGON_BASE_URL", VENDOR_URL
+    )
+    plan: Annotated[str, BeforeValidator(parsing.one_of("plan", PLAN_NAMES))] = _known(
+        _default_plan, "POLYGON_PLAN", "starter"
+    )
+    calls_per_minute: Annotated[int | None, BeforeValidator(parsing.whole_number(0, 100_000))] = _known(
+        None, "POLYGON_CALLS_PER_MINUTE", "100 (0 lifts the limit)"
+    )
+    sandbox_replay: Annotated[Path | None, BeforeValidator(parsing.existing_path)] = _known(
+        None, "MARKET_DATA_SANDBOX_REPLAY", "recorded/"
+    )
+    database_url: Annotated[str, BeforeValidator(parsing.database_url)] = _known(
+        _default_database_url, "DATABASE_URL", "postgresql://user:password@localhost:5432/market_data", repr=False
+    )
+    owner_url: Annotated[str, BeforeValidator(parsing.database_url)] = _known(
+        _default_owner_url,
+        "MARKET_DATA_OWNER_URL",
+        "postgresql://owner:password@localhost:5432/market_data",
+        repr=False,
+    )
+    dagster_postgres_url: Annotated[str, BeforeValidator(lambda url: _psycopg2(parsing.database_url(url)))] = _known(
+        _default_dagster_url,
+        "DAGSTER_POSTGRES_URL",
+        "postgresql+psycopg2://user:password@localhost:5432/dagster",
+        repr=False,
+    )
+    dagster_home: Annotated[Path, BeforeValidator(parsing.existing_path)] = _known(
+        lambda values: values.get("project_root"), "DAGSTER_HOME", "/srv/market-data"
+    )
+    universe_file: Annotated[Path, BeforeValidator(parsing.existing_path)] = _known(
+        PACKAGED_UNIVERSE, "MARKET_DATA_UNIVERSE", "universe.yaml"
+    )
+    history_days: Annotated[int, BeforeValidator(parsing.whole_number(1, _LONGEST_HISTORY_DAYS))] = _known(
+        365, "MARKET_DATA_HISTORY_DAYS", "365"
+    )
+    max_concurrent_symbols: Annotated[int, BeforeValidator(parsing.whole_number(1, _MOST_CONCURRENT_SYMBOLS))] = _known(
+        3, "MARKET_DATA_MAX_CONCURRENT_SYMBOLS", "3"
+    )
+    as_of: Annotated[datetime | None, BeforeValidator(parsing.instant)] = _known(
+        None, "MARKET_DATA_AS_OF", "2025-03-14T15:30:00-04:00"
+    )
+    api_token: SecretStr | None = _known(None, "MARKET_DATA_API_TOKEN", "a-long-random-text")
+    alert_urls: Annotated[list[str], NoDecode, BeforeValidator(parsing.alert_urls)] = _known(
+        list, "MARKET_DATA_ALERT_URLS", "json://alerts.example/market-data", repr=False
+    )
+    features_module: Annotated[str | None, BeforeValidator(parsing.module)] = _known(
+        None, "MARKET_DATA_FEATURES_MODULE", "my_features.py"
+    )
+    api_port: Annotated[int, BeforeValidator(parsing.whole_number(1, 65_535))] = _known(
+        8000, "MARKET_DATA_API_PORT", "8000"
+    )
+    ui_port: Annotated[int, BeforeValidator(parsing.whole_number(1, 65_535))] = _known(
+        3000, "MARKET_DATA_UI_PORT", "3000"
+    )
+    ui_url: Annotated[str, BeforeValidator(parsing.base_url)] = _known(
+        lambda values: f"http://127.0.0.1:{values.get('ui_port', 3000)}",
+        "MARKET_DATA_UI_URL",
+        "https://dagster.example",
+    )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        *_: PydanticBaseSettingsSource,
+        **__: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Read arguments first, then the environment, then `.env` of the project root, wherever the command runs."""
+        stated = cast("InitSettingsSource", init_settings).init_kwargs  # by the variables' names
+        root = stated.get("MARKET_DATA_PROJECT_ROOT") or project_root()
+        return init_settings, env_settings, DotEnvSettingsSource(settings_cls, env_file=root / ".env")
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _empty_counts_as_not_set(cls, value: Any) -> Any:
+        if isinstance(value, str) and not value.strip():
+            raise PydanticUseDefault
+        return value
+
+    @field_validator("features_module")
+    @classmethod
+    def _beside_the_project(cls, value: str | None, info: ValidationInfo) -> str | None:
+        return parsing.file_of_module(value, info.data.get("project_root", Path()))
+
+    @field_validator("dagster_postgres_url", mode="before")
+    @classmethod
+    def _follows_the_bars(cls, value: Any, info: ValidationInfo) -> Any:
+        """Let Dagster's history of one kind of bars not go to that of another, which `.env` may name."""
+        root, bars = info.data.get("project_root"), info.data.get("database_url")
+        if root is not None and bars and isinstance(value, str):
+            state = project.state_dir(root)
+            ours = urlsplit(value).path.strip("/") in project.DAGSTER_DATABASES.values()
+            if ours and project.is_local(value, state) and project.is_local(bars, state):
+                raise PydanticUseDefault
+        return value
+
+    @property
+    def state_dir(self) -> Path:
+        """The folder for what the project keeps while it runs; only its owner may look into it."""
+        return project.state_dir(self.project_root)
+
+    @property
+    def embedded_database(self) -> bool:
+        """True when market data lives on the project's own server, which is then started on demand."""
+        return project.is_local(self.database_url, self.state_dir)
+
+    @property
+    def uses_sandbox(self) -> bool:
+        """True when bars come from the sandbox server, which is then started on demand."""
+        return self.base_url is None
+
+    def clock(self) -> datetime:
+        """Return the pipeline's now, aware UTC: `as_of` when set, else the real clock."""
+        return self.as_of or datetime.now(UTC)
+
+
+def load_settings(**stated: Any) -> Settings:
+    """Return what the environment and the project's `.env` say; fields `stated` by the caller win over both.
+
+    Raises:
+        ConfigurationError: a value is bad; one sentence for each, on a line of its own, without secrets.
+    """
+    root = stated.pop("project_root", None) or project_root()
+    try:
+        return Settings(project_root=root, **stated)
+    except ValidationError as error:
+        # Defaults that follow from another variable are not known while that one is bad.
+        bad = [problem for problem in error.errors() if problem["type"] != "default_factory_not_called"]
+        raise ConfigurationError("\n".join(map(_sentence, bad))) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(
+            f"{root / '.env'} cannot be read: {getattr(error, 'strerror', None) or error}."
+        ) from None
+
+
+def project_root() -> Path:
+    """Return the project's folder: the stated one, else the one around the working directory or the package."""
+    stated = os.environ.get("MARKET_DATA_PROJECT_ROOT", "").strip()
+    return Path(stated).expanduser().resolve() if stated else project.find_project_root(Path.cwd().resolve())
+
+
+def _sentence(problem: ErrorDetails) -> str:
+    """Return the sentence about one bad value: which variable, what is wrong with it, and a good one."""
+    name = str(problem["loc"][0])
+    field = next(f for n, f in Settings.model_fields.items() if name in (n, f.validation_alias))
+    cause = problem.get("ctx", {}).get("error", problem["msg"])
+    return f"{field.validation_alias} {cause}; for example {field.validation_alias}={(field.examples or [''])[0]}"

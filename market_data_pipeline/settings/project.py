@@ -1,0 +1,141 @@
+"""Where this project lies on disk, and the address and password of the PostgreSQL server that lies inside it.
+
+Add here: paths and secrets that belong to one checkout. Keep out: reading the environment (settings) and
+starting the server (sandbox.postgres).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+from pathlib import Path
+from typing import Final
+from urllib.parse import parse_qs, quote, urlsplit
+
+from market_data_pipeline.domain.errors import ConfigurationError
+
+LOCATION: Final = "market_data_pipeline.definitions"  # the module; workspace.yaml gives the location its name
+ROLE: Final = "market_data"  # what the pipeline, the API and Dagster log in as
+OWNER: Final = "market_data_owner"  # what migrations log in as: it owns the relations of the market data
+# One database per kind of bars, so that made-up or recorded ones can never stand among a vendor's: our relations in the
+# first of each pair, Dagster's history of them in the second.
+DATABASES: Final = {
+    "vendor": ("market_data", "dagster"),
+    "sandbox": ("sandbox", "sandbox_dagster"),
+    "replay": ("replay", "replay_dagster"),
+}
+DATABASE, DAGSTER_DATABASE = DATABASES["vendor"]
+DAGSTER_DATABASES: Final = dict(DATABASES.values())
+# Dagster writes times without a zone, in that of its connections, and reads them as UTC. A server has the zone of
+# the machine that it was made on, unless who connects names another; libpq reads this, and poolers let it pass.
+STORAGE_ZONE: Final = {"PGTZ": "UTC"}
+PORT: Final = 5432  # names the socket file only; written into URLs so that a PGPORT in the environment cannot change it
+
+_LONGEST_SOCKET_PATH: Final = 107  # bytes, Linux: sizeof(sockaddr_un.sun_path) - 1
+_ROOT_FILES: Final = ("workspace.yaml", "pyproject.toml")
+
+
+def find_project_root(start: Path) -> Path:
+    """Return the nearest folder at or above `start` that is this project, else the folder above the package."""
+    for folder in (start, *start.parents):
+        if any(_speaks_of_us(folder / name) for name in _ROOT_FILES):
+            return folder
+    above = Path(__file__).resolve().parents[2]
+    # An installed package lies in a folder that the next `pip install` may replace: no place for a database.
+    return start if above.name in {"site-packages", "dist-packages"} else above
+
+
+def _speaks_of_us(file: Path) -> bool:
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return False
+    return "market_data_pipeline" in text or "market-data-pipeline" in text
+
+
+def sql_dir(root: Path) -> Path:
+    """Return the folder of the migrations: the project's, else the one beside the package.
+
+    Raises:
+        ConfigurationError: there is none.
+    """
+    beside = Path(__file__).resolve().parents[2] / "sql"
+    for folder in (root / "sql", beside):
+        if any(folder.glob("[0-9]*.sql")):
+            return folder
+    raise ConfigurationError(f"There are no migrations in {root / 'sql'}; run from a clone of the repository.")
+
+
+def state_dir(root: Path) -> Path:
+    """Return the folder for what the project keeps while it runs; it need not exist yet."""
+    return root / ".market-data"
+
+
+def socket_dir(state: Path) -> Path:
+    """Return the folder of the server's socket, the same one every time for the same project.
+
+    It is in the state folder unless the socket's path would be longer than the kernel allows. The other place is
+    /tmp, not XDG_RUNTIME_DIR: that one differs between a login shell and cron, and vanishes at logout. Nobody can
+    create the name in /tmp before us, because it follows from the password.
+    """
+    here = state / "run"
+    if _fits_a_socket(here):
+        return here
+    name = hashlib.blake2b(os.fsencode(state), key=password(state).encode(), digest_size=8).hexdigest()
+    return Path("/tmp") / f"market-data-{name}"  # noqa: S108 - see above; the server checks who owns it
+
+
+def _fits_a_socket(folder: Path) -> bool:
+    return len(os.fsencode(folder / f".s.PGSQL.{PORT}")) <= _LONGEST_SOCKET_PATH
+
+
+def _password_file(state: Path, role: str) -> Path:
+    return state / {ROLE: "postgres.password", OWNER: "postgres.owner.password"}[role]
+
+
+def password(state: Path, role: str = ROLE) -> str:
+    """Return a role's password, made at the first call and kept in a file that only its owner may read.
+
+    Raises:
+        ConfigurationError: the file cannot be read or written.
+    """
+    file = _password_file(state, role)
+    try:
+        if not file.exists():
+            _create_once(file, secrets.token_urlsafe(32))
+        return file.read_text(encoding="ascii").strip()
+    except OSError as error:
+        raise ConfigurationError(
+            f"{error.filename or file} cannot be used ({error.strerror}): the embedded database belongs to the user "
+            "who first started it; run as that user, or name a server of your own, "
+            "for example DATABASE_URL=postgresql://user:password@localhost/market_data."
+        ) from None
+
+
+def _create_once(file: Path, text: str) -> None:
+    """Write `file`, mode 0600, unless another process has just done so; it is never seen half written."""
+    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    draft = file.with_name(f"{file.name}.{secrets.token_hex(8)}")
+    draft.touch(mode=0o600, exist_ok=False)
+    draft.write_text(text, encoding="ascii")
+    try:
+        file.hardlink_to(draft)
+    except FileExistsError:
+        pass
+    finally:
+        draft.unlink()
+
+
+def local_url(state: Path, database: str = DATABASE, *, role: str = ROLE) -> str:
+    """Return the libpq URL of a database on the project's own server, whether it runs or not."""
+    host = quote(str(socket_dir(state)), safe="")
+    return f"postgresql://{role}:{quote(password(state, role), safe='')}@/{database}?host={host}&port={PORT}"
+
+
+def is_local(url: str, state: Path) -> bool:
+    """Return True when `url` names the project's own server; nothing is made to find out."""
+    parts = urlsplit(url)
+    if parts.hostname or not (_fits_a_socket(state / "run") or _password_file(state, ROLE).exists()):
+        return False
+    return parse_qs(parts.query).get("host") == [str(socket_dir(state))]

@@ -1,0 +1,129 @@
+"""Bringing a database to the schema of this code, with dbmate running the files of `sql/`.
+
+Add here: nothing but how migrations are run; a change of the schema is a new file in `sql/`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sysconfig
+from pathlib import Path
+from shutil import which
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import quote, urlencode
+
+from market_data_pipeline.domain.errors import ConfigurationError
+from market_data_pipeline.settings import project
+from market_data_pipeline.store.connection import describe, libpq_url, open_connection
+from market_data_pipeline.store.privileges import grant_privileges, login_of
+
+if TYPE_CHECKING:
+    import psycopg
+
+    from market_data_pipeline.settings import Settings
+
+OLDEST_SERVER: Final = 14  # the oldest that PostgreSQL's developers still maintain
+MIGRATIONS_TABLE: Final = "market_data.schema_migrations"
+_LOCK: Final = 0x6D61726B6574  # any number that nothing else in the database locks; dbmate's own lock is another
+
+
+def migrate(settings: Settings) -> list[str]:
+    """Apply to the project's database what it lacks; return the names of the files applied.
+
+    Raises:
+        ConfigurationError, DatabaseUnavailableError: as `migrate_database`.
+    """
+    return migrate_database(
+        settings.owner_url, project.sql_dir(settings.project_root), login=login_of(settings.database_url)
+    )
+
+
+def migrate_database(url: str, sql: Path, *, login: str | None = None) -> list[str]:
+    """Apply the migrations in the folder `sql` that the database lacks, in order, each in a transaction of its own.
+
+    Two at once are harmless: the second waits and finds nothing to do. The database must exist; no right to create
+    one is needed. What the groups and the pipeline's `login` may do is granted, too (store.privileges).
+
+    Raises:
+        ConfigurationError: the server is too old, the schema is newer than this code, or a migration failed; what
+            failed has left nothing behind.
+        DatabaseUnavailableError: the server cannot be reached.
+    """
+    known = {file.name.split("_", 1)[0]: file.name for file in sorted(sql.glob("[0-9]*.sql"))}
+    with open_connection(libpq_url(url), autocommit=True) as connection:
+        if (found := connection.info.server_version // 10_000) < OLDEST_SERVER:
+            raise ConfigurationError(f"{describe(url)} is version {found}; version {OLDEST_SERVER} or newer is needed.")
+        connection.execute("select pg_advisory_lock(%s)", (_LOCK,))
+        before = _applied(connection)
+        if newer := sorted(before - known.keys()):
+            raise ConfigurationError(
+                f"{describe(url)} holds migration {', '.join(newer)}, which this code does not know: a newer "
+                "version changed it. Update the code, for example with `git pull && make install`."
+            )
+        changed = not known.keys() <= before
+        if changed:
+            _run_dbmate(connection, sql, url)
+        grant_privileges(connection, login, anew=changed)
+        return [known[version] for version in sorted(_applied(connection) - before)]
+
+
+def _applied(connection: psycopg.Connection[Any]) -> set[str]:
+    row = connection.execute("select to_regclass(%s)", (MIGRATIONS_TABLE,)).fetchone()
+    if row is None or row[0] is None:
+        return set()
+    return {version for (version,) in connection.execute("select version from market_data.schema_migrations")}
+
+
+def _run_dbmate(connection: psycopg.Connection[Any], sql: Path, url: str) -> None:
+    """Run dbmate; the URL, which holds the password, is in its environment and not among its arguments."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("PG", "DBMATE_"))}
+    arguments = ("-d", str(sql.resolve()), "--migrations-table", MIGRATIONS_TABLE, "--migration-lock")
+    done = subprocess.run(  # noqa: S603
+        [_dbmate(), *arguments, "--no-dump-schema", "migrate"],
+        check=False,
+        capture_output=True,
+        text=True,
+        env=environment | {"DATABASE_URL": _dbmate_url(connection)},
+        cwd="/",  # dbmate would read the `.env` of the working directory
+    )
+    if done.returncode:
+        raise ConfigurationError(_why(done.stdout + done.stderr, url, connection.info.password))
+
+
+def _dbmate_url(connection: psycopg.Connection[Any]) -> str:
+    """Return the URL of a connection that works, written out: dbmate's driver knows fewer ways to say it than libpq."""
+    info = connection.info
+    given = {name: value for name, value in info.get_parameters().items() if name in _PASSED_ON}
+    # libpq tries TLS and does without; dbmate's driver has to be told.
+    given |= {"sslmode": given.get("sslmode", "require") if connection.pgconn.ssl_in_use else "disable"}
+    if given["sslmode"] in {"prefer", "allow"}:
+        given["sslmode"] = "require"
+    login = quote(info.user, safe="") + (f":{quote(info.password, safe='')}" if info.password else "")
+    where = {"host": info.host, "port": info.port} | given
+    return f"postgres://{login}@/{quote(info.dbname, safe='')}?{urlencode(where, quote_via=quote)}"
+
+
+_PASSED_ON: Final = ("sslmode", "sslrootcert", "sslcert", "sslkey")
+
+
+def _dbmate() -> str:
+    beside = Path(sysconfig.get_path("scripts")) / "dbmate"
+    found = str(beside) if beside.exists() else which("dbmate")
+    if found is None:
+        raise ConfigurationError("dbmate is not installed: run `make install`.")
+    return found
+
+
+def _why(said: str, url: str, password: str) -> str:
+    """Return one sentence from dbmate's output: the file it was applying and PostgreSQL's words."""
+    if password:
+        said = said.replace(password, "***")
+    files = re.findall(r"^Applying: (\S+)", said, flags=re.MULTILINE)
+    errors = re.findall(r"^Error: (.+)", said, flags=re.MULTILINE) or said.strip().splitlines()[-1:]
+    what = f"Migration {files[-1]} was not applied to" if files else "Migrations could not start on"
+    hint = ""
+    if re.search("permission denied|must be owner", " ".join(errors)):
+        hint = "; migrations run as the owner of the schema, which MARKET_DATA_OWNER_URL may name"
+    return f"{what} {describe(url)}: {' '.join(errors)}{hint}"

@@ -1,0 +1,204 @@
+"""The queue for the vendor's rate limit, as it stands in PostgreSQL.
+
+Who waits has a row, ordered by priority and then by arrival; whoever is first tries to take the next slot of
+pyrate-limiter's PostgreSQL bucket, whose rate is ONE call per spacing, so calls never come in a burst. All times are
+the database's: the machines' own clocks may differ.
+
+Add here: statements on the tables of migrations 0005 and 0012. Keep out: sleeping (limiter).
+"""
+
+from __future__ import annotations
+
+import threading
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Final
+from uuid import UUID
+
+from market_data_pipeline.domain.errors import ConfigurationError, DatabaseUnavailableError
+from market_data_pipeline.store.connection import ACT_AS_PSYCOPG, Role
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import psycopg
+    from psycopg_pool import ConnectionPool
+    from pyrate_limiter.buckets import PostgresBucket
+
+LEASE_SECONDS: Final = 10.0  # a waiter that did not look for so long is taken for dead
+
+_POOL_TIMEOUT_SECONDS: Final = 10.0  # a server that is up answers in milliseconds, also across a continent
+_LOCKED_WAIT_SECONDS: Final = 0.02  # the bucket's table is locked for milliseconds: by another put, or by vacuum
+_LEAK_EVERY: Final = 50  # grants between two removals of old calls from the bucket
+
+_CONNECTION: Final[dict[str, Any]] = {
+    "application_name": "market-data rate limit",
+    "connect_timeout": int(_POOL_TIMEOUT_SECONDS),
+    "prepare_threshold": None,  # connection poolers hand statements to other servers' sessions
+}
+
+_LOOK: Final = """
+with me as (
+    insert into market_data.rate_limit_queue as q (id, bucket, priority, expires_at)
+    values (%(id)s, %(bucket)s, %(priority)s, clock_timestamp() + %(lease)s * interval '1 second')
+    on conflict (id) do update set expires_at = excluded.expires_at
+    returning q.id, q.bucket, q.priority, q.since
+)
+select
+    (extract(epoch from clock_timestamp()) * 1000)::bigint,
+    coalesce((
+        select greatest(0, extract(epoch from p.until - clock_timestamp()))::float8
+        from market_data.rate_limit_pauses as p
+        where p.bucket = me.bucket
+    ), 0),
+    (
+        select count(*)
+        from market_data.rate_limit_queue as q
+        where
+            q.bucket = me.bucket
+            and q.expires_at > clock_timestamp()
+            and (q.priority, q.since, q.id) < (me.priority, me.since, me.id)
+    )
+from me
+"""
+_LEAVE: Final = """
+delete from market_data.rate_limit_queue
+where id = %s or expires_at < clock_timestamp() - interval '1 hour'
+"""
+_PAUSED: Final = """
+select greatest(0, extract(epoch from until - clock_timestamp()))::float8
+from market_data.rate_limit_pauses
+where bucket = %s
+"""
+_PAUSE: Final = """
+insert into market_data.rate_limit_pauses as p (bucket, until)
+values (%s, clock_timestamp() + %s * interval '1 second')
+on conflict (bucket) do update set until = greatest(p.until, excluded.until)
+"""
+
+
+class Turns:
+    """The shared state of one limit. Nothing is connected before the first use; threads may share the object.
+
+    Every method raises `DatabaseUnavailableError` when PostgreSQL cannot be reached, and `ConfigurationError` when
+    migration 0012 has not run.
+
+    Args:
+        url: `postgresql://…`, as libpq takes it.
+        bucket: what the sharers call the limit; its table `ratelimit___<bucket>` is made by a migration.
+        spacing: seconds between two calls; None when only the pause is shared.
+    """
+
+    def __init__(self, url: str, bucket: str, spacing: float | None) -> None:
+        self._url = url
+        self._name = bucket
+        self._spacing = spacing
+        self._lock = threading.Lock()
+        self._put_lock = threading.Lock()  # a bucket object remembers its last verdict
+        self._pool_made: ConnectionPool[psycopg.Connection[Any]] | None = None
+        self._bucket_made: PostgresBucket | None = None
+        self._granted = 0
+
+    def take(self, waiter: UUID, priority: int) -> float:
+        """Take the next turn and return 0; when it is not this waiter's, return the seconds after which to ask again.
+
+        The waiter stands in the queue from its first call until it leaves.
+        """
+        from pyrate_limiter import RateItem
+
+        look = {"id": waiter, "bucket": self._name, "priority": priority, "lease": LEASE_SECONDS}
+        now_ms, paused, ahead = self._execute(_LOOK, look)
+        if paused:
+            return float(paused)
+        if ahead:
+            return float(ahead) * (self._spacing or 0)  # each of those takes a slot first
+        with self._put_lock, _failures():
+            bucket = self._bucket()
+            decision = bucket.put_decision(RateItem("call", now_ms))
+            assert not hasattr(decision, "__await__")  # noqa: S101 - the type allows for buckets that are not ours
+            if not decision.allowed:
+                return max(_LOCKED_WAIT_SECONDS, (decision.retry_after_ms or 0) / 1000)
+            self._granted += 1
+            if self._granted % _LEAK_EVERY == 0:
+                bucket.leak(now_ms)
+        return 0.0
+
+    def leave(self, waiter: UUID) -> None:
+        """Take the waiter out of the queue."""
+        self._execute(_LEAVE, (waiter,))
+
+    def pause(self, seconds: float) -> None:
+        """Let nobody have a turn for `seconds`; a longer pause under way stands."""
+        self._execute(_PAUSE, (self._name, seconds))
+
+    def paused(self) -> float:
+        """Return for how many seconds nobody will have a turn."""
+        row = self._execute(_PAUSED, (self._name,))
+        return float(row[0]) if row else 0.0
+
+    def close(self) -> None:
+        """Close the connections; the object can be used again."""
+        with self._lock:
+            pool, self._pool_made, self._bucket_made = self._pool_made, None, None
+        if pool is not None:
+            pool.close()
+
+    def _execute(self, statement: str, parameters: Any) -> Any:
+        with _failures(), self._pool().connection() as connection:
+            cursor = connection.execute(statement, parameters)
+            return cursor.fetchone() if cursor.description else None
+
+    def _pool(self) -> ConnectionPool[psycopg.Connection[Any]]:
+        import psycopg
+        from psycopg_pool import ConnectionPool
+
+        with self._lock:
+            if self._pool_made is None:
+                # A pool keeps the reason of a failed connection to itself, and tries until its timeout.
+                psycopg.connect(self._url, **_CONNECTION).close()
+                self._pool_made = ConnectionPool(
+                    self._url,
+                    min_size=0,
+                    max_size=4,  # a turn takes 3 ms of a connection, so threads share them
+                    timeout=_POOL_TIMEOUT_SECONDS,
+                    reconnect_timeout=_POOL_TIMEOUT_SECONDS,
+                    check=ConnectionPool.check_connection,
+                    configure=_configure,
+                    kwargs=_CONNECTION,
+                    open=True,
+                    name="rate-limit",
+                )
+            return self._pool_made
+
+    def _bucket(self) -> PostgresBucket:
+        from pyrate_limiter import Rate
+        from pyrate_limiter.buckets import PostgresBucket
+
+        class MadeBucket(PostgresBucket):
+            def _create_table(self) -> None:
+                """Do nothing: migration 0012 has made the table, and the writer may not."""
+
+        if self._bucket_made is None:
+            rate = Rate(1, max(1, round((self._spacing or 0) * 1000)))
+            self._bucket_made = MadeBucket(self._pool(), self._name, [rate])
+        return self._bucket_made
+
+
+def _configure(connection: psycopg.Connection[Any]) -> None:
+    connection.execute(ACT_AS_PSYCOPG, (Role.WRITER.value,))
+    # pyrate-limiter names its table without a schema and stores local time. Statements instead of the startup
+    # parameter `options`, which connection poolers refuse.
+    connection.execute("select set_config('search_path', 'market_data', false), set_config('TimeZone', 'UTC', false)")
+    connection.commit()
+
+
+@contextmanager
+def _failures() -> Iterator[None]:
+    import psycopg
+
+    try:
+        yield
+    except psycopg.errors.UndefinedTable:
+        raise ConfigurationError("The database lacks the rate limit's tables; run `market-data migrate`.") from None
+    except (psycopg.OperationalError, psycopg.InterfaceError) as error:
+        text = " ".join(str(error).split())
+        raise DatabaseUnavailableError(f"The shared rate limit in PostgreSQL cannot be reached: {text}") from None

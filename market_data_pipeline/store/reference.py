@@ -1,0 +1,170 @@
+"""When market-wide answers were last read, and what they cost, in PostgreSQL.
+
+Add here: statements on `reference_checks`. Keep out: what the answers said (splits, market_days).
+
+Splits in PostgreSQL.
+
+Add here: statements on `splits`, `split_revisions` and `unreadable_splits`. Keep out: when the market's list was read
+(reference_checks), and adjusting (domain.splits).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from market_data_pipeline.domain.adjustments import NO_TICKER, Split
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from datetime import date, datetime
+
+    from market_data_pipeline.store.arrow import ArrowReader
+    from market_data_pipeline.store.copy import Bulk
+
+
+SPLITS: Final = "splits"
+
+MARKET_DAY: Final = "market day"
+
+
+class Check(NamedTuple):
+    """The last reading: the first date that it covers, its instant, its pages, and its bytes on the wire."""
+
+    since: date
+    verified_at: datetime
+    requests: int = 1
+    bytes: int = 0
+
+
+def last_check(bulk: Bulk, name: str = SPLITS) -> Check | None:
+    """Return the last reading of one kind, None before the first."""
+    rows = bulk.rows(
+        "select since, verified_at, requests, bytes from market_data.reference_checks where name = $1", name
+    )
+    return Check(**rows[0]) if rows else None
+
+
+def write_check(bulk: Bulk, name: str, check: Check) -> None:
+    """Store that an answer was read; the caller commits."""
+    bulk.execute(
+        """
+        insert into market_data.reference_checks (name, since, verified_at, requests, bytes)
+        values ($1, $2, $3, $4::int, $5::bigint)
+        on conflict (name) do update set
+            since = excluded.since,
+            verified_at = excluded.verified_at,
+            requests = excluded.requests,
+            bytes = excluded.bytes
+        """,
+        *(name, *check),
+    )
+
+
+def read_splits(bulk: Bulk | ArrowReader, symbol: str, known_at: datetime | None = None) -> tuple[Split, ...]:
+    """Return a symbol's known splits, future-dated ones among them, by execution date.
+
+    With `known_at` those that the vendor had listed to us by then, as it listed them then.
+    """
+    rows = bulk.rows(
+        """
+        select execution_date, split_from, split_to
+        from market_data.splits_as_of(coalesce($2::timestamptz, 'infinity'))
+        where symbol = $1
+        order by execution_date
+        """,
+        *(symbol, known_at),
+    )
+    return tuple(Split(**row) for row in rows)
+
+
+def followed_symbols(bulk: Bulk) -> frozenset[str]:
+    """Return the symbols whose splits matter: those that are followed, and those whose bars are kept."""
+    return frozenset(row["symbol"] for row in bulk.rows("select symbol from market_data.symbols"))
+
+
+def unreadable_splits(bulk: Bulk) -> dict[str, str]:
+    """Return what is wrong with the vendor's splits of each symbol whose splits could not be read in its last list.
+
+    Under `NO_TICKER` stands what is wrong with one that told no ticker.
+    """
+    return {row["symbol"]: row["error"] for row in bulk.rows("select symbol, error from market_data.unreadable_splits")}
+
+
+def write_splits(
+    bulk: Bulk,
+    splits: Iterable[tuple[str, date, float, float]],
+    *,
+    since: date,
+    now: datetime,
+    unreadable: Mapping[str, str] | None = None,
+) -> None:
+    """Store the market's splits (symbol, execution date, from, to), as they were listed now.
+
+    A split that the vendor lists with another ratio than before is corrected; one that it no longer lists is taken out,
+    so that a corrected date does not adjust twice. Both are kept in `split_revisions`. An empty list takes out nothing:
+    the market always has splits, so it says more about the vendor than about them. What is known of a symbol whose
+    splits are `unreadable` stays as it is, and the sentence that says why is kept until a list is readable. A row
+    without a ticker may be anybody's: beside one, a split that is no longer listed goes only when its symbol has
+    another one instead.
+    """
+    unreadable = unreadable or {}
+    splits = [split for split in splits if split[0] not in unreadable]
+    if splits:
+        _replace(bulk, splits, since, now, list(unreadable))
+    bulk.execute("delete from market_data.unreadable_splits")
+    if unreadable:
+        bulk.execute(
+            """
+            insert into market_data.unreadable_splits (symbol, error, seen_at)
+            select symbol, error, $3 from unnest($1::text[], $2::text[]) as told (symbol, error)
+            """,
+            *(list(unreadable), list(unreadable.values()), now),
+        )
+
+
+def _replace(
+    bulk: Bulk, splits: list[tuple[str, date, float, float]], since: date, now: datetime, spared: list[str]
+) -> None:
+    listed = [list(column) for column in zip(*splits, strict=True)]
+    bulk.execute(
+        """
+        with listed as (
+            select symbol, execution_date, split_from, split_to
+            from unnest($1::text[], $2::date[], $3::float8[], $4::float8[])
+                as told (symbol, execution_date, split_from, split_to)
+        ),
+
+        news as (
+            select symbol, execution_date, split_from, split_to from listed
+            except
+            select symbol, execution_date, split_from, split_to from market_data.splits
+        ),
+
+        gone as (
+            delete from market_data.splits as known
+            where
+                known.execution_date >= $5
+                and known.symbol <> all($7::text[])
+                and (known.symbol, known.execution_date, known.split_from, known.split_to) not in (table listed)
+                and (not $8::boolean or known.symbol in (select news.symbol from news))
+            returning *
+        )
+
+        insert into market_data.split_revisions (
+            symbol, execution_date, split_from, split_to, first_seen_at, superseded_at
+        )
+        select symbol, execution_date, split_from, split_to, first_seen_at, $6
+        from gone
+        """,
+        *(*listed, since, now, spared, NO_TICKER in spared),
+    )
+    bulk.execute(
+        """
+        insert into market_data.splits (symbol, execution_date, split_from, split_to, first_seen_at)
+        select listed.symbol, listed.execution_date, listed.split_from, listed.split_to, $5
+        from unnest($1::text[], $2::date[], $3::float8[], $4::float8[])
+            as listed (symbol, execution_date, split_from, split_to)
+        on conflict (symbol, execution_date) do nothing
+        """,
+        *(*listed, now),
+    )

@@ -1,0 +1,329 @@
+from __future__ import annotations
+
+from collections.abc import Container
+from datetime import UTC, date, datetime, timedelta
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from market_data_pipeline.domain.calendar import SessionCalendar, from_us, slot_count, to_us
+from market_data_pipeline.domain.freshness import (
+    Availability,
+    bar_end,
+    expected_last_ts,
+    freshness,
+    next_due,
+    quiet_slots,
+    settled_at,
+    staleness_seconds,
+)
+from market_data_pipeline.domain.intervals import Interval
+from market_data_pipeline.domain.objectives import DUE_GRACE, TIER_OBJECTIVES, Freshness
+from market_data_pipeline.domain.series import Tier, Timeframe
+from market_data_pipeline_tests.domain.strategies import (
+    CRYPTO,
+    INTRADAY,
+    NEW_YORK,
+    STOCKS,
+    calendars,
+    instants,
+    laws,
+    new_york,
+)
+
+DAY = timedelta(days=1)
+HISTORY_START = datetime(2022, 6, 1, tzinfo=UTC)
+
+
+def real_time(end: datetime) -> datetime:
+    return end
+
+
+def quarter_hour_late(end: datetime) -> datetime:
+    return end + timedelta(minutes=15)
+
+
+def end_of_day(end: datetime) -> datetime:
+    """Served at the New York midnight at or after the bar's end."""
+    day = end.astimezone(NEW_YORK).date()
+    return end if STOCKS.midnight(day) == end else STOCKS.midnight(day + DAY)
+
+
+availabilities = st.sampled_from([real_time, quarter_hour_late, end_of_day])
+
+
+def due(
+    last: datetime | None,
+    timeframe: Timeframe = Timeframe.M5,
+    calendar: SessionCalendar = STOCKS,
+    *,
+    quiet: int = 0,
+    confirmed: Container[date] = (),
+    availability: Availability = real_time,
+    hole: datetime | None = None,
+    history_start: datetime = HISTORY_START,
+) -> datetime:
+    return next_due(
+        calendar,
+        timeframe,
+        last_ts=last,
+        history_start=history_start,
+        quiet_slots=quiet,
+        confirmed=confirmed,
+        availability=availability,
+        first_hole_ts=hole,
+    )
+
+
+# In New York's time: the last bar held, and when the next one is due on a real-time plan (bar end + 2 minutes).
+@pytest.mark.parametrize(
+    ("timeframe", "last", "expected"),
+    [
+        ("5m", "2025-11-19 10:00", "2025-11-19 10:12"),  # within a session
+        ("15m", "2025-11-19 10:00", "2025-11-19 10:32"),
+        ("4h", "2025-11-19 12:00", "2025-11-19 20:02"),
+        ("5m", "2025-11-21 19:55", "2025-11-24 04:07"),  # over a weekend
+        ("1d", "2025-11-21 00:00", "2025-11-25 00:02"),
+        ("5m", "2025-11-26 19:55", "2025-11-28 04:07"),  # over Thanksgiving
+        ("1d", "2025-11-26 00:00", "2025-11-29 00:02"),
+        ("5m", "2025-11-28 16:50", "2025-11-28 17:02"),  # to the end of an early close
+        ("5m", "2025-11-28 16:55", "2025-12-01 04:07"),  # and over the weekend behind it
+        ("4h", "2025-11-28 12:00", "2025-11-28 20:02"),
+        ("4h", "2025-11-28 16:00", "2025-12-01 08:02"),
+        ("5m", "2025-10-31 19:55", "2025-11-03 04:07"),  # the clocks go back on 2 November
+        ("1d", "2025-10-31 00:00", "2025-11-04 00:02"),
+        ("5m", "2025-03-07 19:55", "2025-03-10 04:07"),  # and forward on 9 March
+        ("1h", "2025-12-31 19:00", "2026-01-02 05:02"),  # over New Year
+    ],
+)
+def test_the_next_bar_is_due_two_minutes_after_the_next_slot_ends(timeframe: str, last: str, expected: str) -> None:
+    assert due(new_york(last), Timeframe(timeframe)) == new_york(expected)
+
+
+def test_crypto_bars_fall_due_on_weekends_too() -> None:
+    saturday = datetime(2025, 11, 22, 23, 55, tzinfo=UTC)
+    assert due(saturday, Timeframe.M5, CRYPTO) == datetime(2025, 11, 23, 0, 7, tzinfo=UTC)
+    assert due(datetime(2025, 11, 22, tzinfo=UTC), Timeframe.D1, CRYPTO) == datetime(2025, 11, 24, 0, 2, tzinfo=UTC)
+
+
+def test_the_plans_delay_comes_on_top() -> None:
+    last = new_york("2025-11-19 10:00")
+    assert due(last, availability=quarter_hour_late) == new_york("2025-11-19 10:27")
+    assert due(last, availability=end_of_day) == new_york("2025-11-20 00:02")
+
+
+def test_nothing_goes_stale_on_a_sunday_and_everything_does_when_bars_stop() -> None:
+    sunday = new_york("2025-11-23 15:00")
+    assert staleness_seconds(sunday, due(new_york("2025-11-21 19:55"))) == 0
+    assert staleness_seconds(sunday, due(new_york("2025-11-21 00:00"), Timeframe.D1)) == 0
+    stopped = due(new_york("2025-11-21 12:00"))
+    assert staleness_seconds(new_york("2025-11-21 12:12"), stopped) == 0
+    assert staleness_seconds(new_york("2025-11-21 12:42"), stopped) == 30 * 60
+    assert freshness(staleness_seconds(sunday, stopped)) is Freshness.STALE
+
+
+def test_a_session_that_the_vendor_confirmed_lacks_nothing() -> None:
+    friday, monday = date(2025, 11, 21), date(2025, 11, 24)
+    halted_on_friday = new_york("2025-11-21 12:00")
+    assert due(halted_on_friday, confirmed={friday}) == new_york("2025-11-24 04:07")
+    assert due(halted_on_friday, confirmed={friday, monday}) == new_york("2025-11-25 04:07")
+    assert due(new_york("2025-11-20 00:00"), Timeframe.D1, confirmed={friday}) == new_york("2025-11-25 00:02")
+
+
+def test_a_series_without_bars_lacks_its_first_one_since_the_start_of_its_history() -> None:
+    start = new_york("2025-11-19 00:00")
+    assert due(None, history_start=start) == new_york("2025-11-19 04:07")
+    assert due(None, Timeframe.D1, history_start=start) == new_york("2025-11-20 00:02")
+    assert due(None, history_start=start, confirmed={date(2025, 11, 19)}) == new_york("2025-11-20 04:07")
+    assert due(None, history_start=new_york("2025-11-22 12:00")) == new_york("2025-11-24 04:07")
+
+
+def test_no_bar_is_wanted_that_starts_before_the_history() -> None:
+    start = new_york("2025-11-19 12:02")
+    assert due(None, history_start=start) == new_york("2025-11-19 12:12")
+    assert due(None, Timeframe.D1, history_start=start) == new_york("2025-11-21 00:02")
+    assert due(new_york("2024-01-03 10:00"), history_start=start) == new_york("2025-11-19 12:12")
+
+
+def test_a_hole_before_the_last_bar_is_due_since_its_own_time() -> None:
+    last = new_york("2025-11-21 19:55")
+    assert due(last, hole=new_york("2025-11-18 04:00")) == new_york("2025-11-18 04:07")
+    monday = new_york("2025-11-17 00:00")
+    assert due(new_york("2025-11-21 00:00"), Timeframe.D1, hole=monday) == new_york("2025-11-18 00:02")
+    in_its_hours = new_york("2025-11-17 04:00")
+    assert due(new_york("2025-11-21 00:00"), Timeframe.D1, hole=in_its_hours) == new_york("2025-11-18 00:02")
+
+
+# A thinly traded series whose usual quiet stretch is 12 slots (one hour of 5m).
+@pytest.mark.parametrize(
+    ("last", "expected"),
+    [
+        ("2025-11-19 10:00", "2025-11-19 11:12"),  # the 13th slot after it starts at 11:05
+        ("2025-11-19 18:50", "2025-11-19 20:02"),  # 13 slots are left: the last of them
+        ("2025-11-19 18:55", "2025-11-20 05:07"),  # 12 are left: an ordinary evening, and an ordinary morning
+        ("2025-11-26 18:55", "2025-11-28 05:07"),
+        ("2025-11-28 15:55", "2025-12-01 05:07"),
+    ],
+)
+def test_a_quiet_stretch_of_the_usual_length_is_not_missing(last: str, expected: str) -> None:
+    assert due(new_york(last), quiet=12) == new_york(expected)
+
+
+def test_no_quiet_stretch_excuses_a_full_session_without_a_bar() -> None:
+    assert due(new_york("2025-11-19 10:00"), quiet=10_000) == new_york("2025-11-20 20:02")
+    short_day_passes = due(new_york("2025-11-26 10:00"), quiet=10_000)
+    assert short_day_passes == new_york("2025-12-01 20:02")
+
+
+def slots_of(calendar: SessionCalendar, timeframe: Timeframe, start: str, end: str) -> list[datetime]:
+    return [from_us(us) for us in calendar.slots_between(timeframe, Interval(new_york(start), new_york(end)))]
+
+
+def quiet(bars: list[datetime], timeframe: Timeframe = Timeframe.M5, calendar: SessionCalendar = STOCKS) -> int:
+    return quiet_slots(calendar, timeframe, np.array([to_us(ts) for ts in bars], dtype="int64"))
+
+
+def test_a_gapless_series_has_no_quiet_stretches_over_nights_weekends_and_early_closes() -> None:
+    for timeframe in Timeframe:
+        assert quiet(slots_of(STOCKS, timeframe, "2025-10-27 00:00", "2025-12-06 00:00"), timeframe) == 0
+
+
+def test_the_longest_leading_inner_or_trailing_run_counts() -> None:
+    week = slots_of(STOCKS, Timeframe.M5, "2025-11-24 00:00", "2025-12-02 00:00")
+
+    def without(start: str, end: str) -> int:
+        return quiet([ts for ts in week if not new_york(start) <= ts < new_york(end)])
+
+    assert without("2025-11-25 10:00", "2025-11-25 10:30") == 6
+    assert without("2025-11-25 04:00", "2025-11-25 06:00") == 24
+    assert without("2025-11-28 16:00", "2025-11-28 17:00") == 12  # trailing, of an early close
+    assert without("2025-11-24 19:00", "2025-11-25 05:00") == 12  # two runs, not one: the night does not count
+
+
+def test_the_runs_at_the_edges_of_what_was_given_do_not_count() -> None:
+    cut_at_noon_and_in_progress = slots_of(STOCKS, Timeframe.M5, "2025-11-24 12:00", "2025-11-26 10:00")
+    assert quiet(cut_at_noon_and_in_progress) == 0
+    first_day_of_a_listing = slots_of(STOCKS, Timeframe.M5, "2025-11-24 09:30", "2025-11-24 15:00")
+    assert quiet(first_day_of_a_listing) == 66
+
+
+def test_a_series_without_bars_or_of_days_has_no_quiet_stretch() -> None:
+    assert quiet([]) == 0
+    assert quiet([new_york("2025-11-23 12:00")]) == 0  # a stray bar on a Sunday
+    assert quiet([new_york("2025-11-03 00:00"), new_york("2025-11-21 00:00")], Timeframe.D1) == 0
+
+
+@laws
+@given(calendars, st.sampled_from(Timeframe), instants, availabilities)
+def test_who_holds_every_due_bar_is_never_stale(
+    calendar: SessionCalendar, timeframe: Timeframe, now: datetime, availability: Availability
+) -> None:
+    last = expected_last_ts(calendar, timeframe, now=now, availability=availability)
+    assert due(last, timeframe, calendar, availability=availability) > now
+    session = calendar.session_on(calendar.session_date(last))
+    assert session is not None
+    assert availability(bar_end(session, timeframe, last)) + DUE_GRACE <= now
+
+
+@laws
+@given(calendars, st.sampled_from(Timeframe), instants, st.integers(0, 400), availabilities)
+def test_the_first_missing_bar_is_the_one_that_counting_slots_finds(
+    calendar: SessionCalendar, timeframe: Timeframe, last: datetime, tolerated: int, availability: Availability
+) -> None:
+    tolerated = 0 if timeframe is Timeframe.D1 else tolerated
+    full = max(slot_count(timeframe, s) for s in calendar.sessions(date(2025, 1, 6), date(2025, 1, 20)))
+    found: datetime | None = None
+    day = calendar.session_date(last)
+    while found is None:
+        session = calendar.session_on(day)
+        if session is not None:
+            after = [from_us(us) for us in calendar.slots_us(timeframe, session) if from_us(us) > last]
+            for missing in after[min(tolerated, full - 1) :][:1]:
+                found = availability(bar_end(session, timeframe, missing)) + DUE_GRACE
+        day += DAY
+    assert due(last, timeframe, calendar, quiet=tolerated, availability=availability) == found
+
+
+@laws
+@given(
+    calendars, st.sampled_from(INTRADAY), instants, st.integers(0, 300), st.integers(0, 50), st.sets(st.integers(0, 9))
+)
+def test_holding_confirming_or_excusing_more_never_makes_a_series_staler(
+    calendar: SessionCalendar, timeframe: Timeframe, last: datetime, quiet: int, more: int, offsets: set[int]
+) -> None:
+    confirmed = {calendar.session_date(last) + i * DAY for i in offsets}
+    before = due(last, timeframe, calendar, quiet=quiet)
+    assert due(last + more * timeframe.span, timeframe, calendar, quiet=quiet) >= before
+    assert due(last, timeframe, calendar, quiet=quiet, confirmed=confirmed) >= before
+    assert due(last, timeframe, calendar, quiet=quiet + more) >= before
+
+
+@laws
+@given(calendars, st.sampled_from(Timeframe), instants, st.integers(0, 10_000), availabilities)
+def test_when_bars_stop_every_series_goes_stale_within_the_longest_holiday_and_a_session(
+    calendar: SessionCalendar, timeframe: Timeframe, last: datetime, quiet: int, availability: Availability
+) -> None:
+    assert due(last, timeframe, calendar, quiet=quiet, availability=availability) - last < timedelta(days=7)
+
+
+# Weeks with Thanksgiving and its early close, and with both changes of clock.
+@pytest.mark.parametrize("monday", ["2025-11-24", "2025-10-27", "2025-03-03"])
+@pytest.mark.parametrize("tier", Tier)
+@pytest.mark.parametrize("availability", [real_time, quarter_hour_late])
+def test_a_tier_that_is_refreshed_on_schedule_stays_within_its_rpo(
+    tier: Tier, monday: str, availability: Availability
+) -> None:
+    objective = TIER_OBJECTIVES[tier]
+    daily = tier is Tier.LOW_PRIORITY
+    first = new_york(f"{monday} 00:30") if daily else new_york(f"{monday} 00:00")
+    refreshes = [first + i * objective.cadence for i in range(timedelta(days=14) // objective.cadence)]
+    if daily:
+        start = date.fromisoformat(monday)
+        refreshes = [new_york(f"{start + i * DAY} 00:30") for i in range(14)]
+    for timeframe in Timeframe:
+        for refresh, following in pairwise(refreshes):
+            last = expected_last_ts(STOCKS, timeframe, now=refresh, availability=availability)
+            assert staleness_seconds(following, due(last, timeframe, availability=availability)) <= (
+                objective.rpo.total_seconds()
+            )
+
+
+def test_staleness_grows_from_the_instant_a_bar_falls_due() -> None:
+    at = new_york("2025-11-19 10:12")
+    assert staleness_seconds(at - timedelta(hours=1), at) == staleness_seconds(at, at) == 0.0
+    assert staleness_seconds(at + timedelta(milliseconds=1500), at) == 1.5
+
+
+def test_a_series_is_fresh_to_the_hour_aging_to_six_stale_beyond_and_missing_when_never_computed() -> None:
+    assert [freshness(s) for s in (0.0, 3600.0, 3600.1, 21600.0, 21600.1, 1e9, None)] == [
+        Freshness.FRESH,
+        Freshness.FRESH,
+        Freshness.AGING,
+        Freshness.AGING,
+        Freshness.STALE,
+        Freshness.STALE,
+        Freshness.MISSING,
+    ]
+
+
+def test_a_session_settles_at_eleven_the_next_day_weekend_or_not() -> None:
+    friday, crypto_day = STOCKS.session_on(date(2025, 11, 28)), CRYPTO.session_on(date(2025, 11, 28))
+    assert friday is not None
+    assert crypto_day is not None
+    assert settled_at(friday) == settled_at(crypto_day) == new_york("2025-11-29 11:00")
+
+
+def test_the_last_bar_that_should_exist_follows_the_calendar() -> None:
+    def last(timeframe: Timeframe, now: str, availability: Availability = real_time) -> datetime:
+        return expected_last_ts(STOCKS, timeframe, now=new_york(now), availability=availability)
+
+    assert last(Timeframe.M5, "2025-11-28 17:02") == new_york("2025-11-28 16:55")
+    assert last(Timeframe.M5, "2025-11-28 17:01") == new_york("2025-11-28 16:50")
+    assert last(Timeframe.M5, "2025-11-27 12:00") == new_york("2025-11-26 19:55")
+    assert last(Timeframe.H4, "2025-11-28 19:00") == new_york("2025-11-28 12:00")
+    assert last(Timeframe.D1, "2025-11-30 12:00") == new_york("2025-11-28 00:00")
+    assert last(Timeframe.D1, "2025-11-28 20:00") == new_york("2025-11-26 00:00")
+    assert last(Timeframe.M5, "2025-11-28 23:00", end_of_day) == new_york("2025-11-26 19:55")

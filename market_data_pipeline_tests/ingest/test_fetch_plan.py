@@ -1,0 +1,110 @@
+"""Which days are worth a request, on the real calendar around Thanksgiving 2025."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime, timedelta
+
+import pytest
+
+from market_data_pipeline.domain.calendar import NEW_YORK, calendar_for
+from market_data_pipeline.domain.series import AssetClass, Timeframe
+from market_data_pipeline.ingest.fetch_plan import Timing, status_after, wanted
+from market_data_pipeline.store.ledger import Coverage, CoverageStatus
+
+CALENDAR = calendar_for(AssetClass.US_EQUITY)
+# Wednesday, Friday (early close), Monday: Thursday is Thanksgiving.
+WEEK = CALENDAR.sessions(date(2025, 11, 26), date(2025, 12, 2))
+WEDNESDAY, FRIDAY, MONDAY = WEEK
+
+
+def new_york(day: int, hour: int, minute: int = 0, month: int = 11) -> datetime:
+    return datetime(2025, month, day, hour, minute, tzinfo=NEW_YORK).astimezone(UTC)
+
+
+def timing(now: datetime, delay: timedelta = timedelta(0)) -> Timing:
+    return Timing(CALENDAR, lambda end: end + delay, now)
+
+
+def held(session_date: date, status: CoverageStatus, asked: datetime, rows: int = 192) -> dict[date, Coverage]:
+    return {session_date: Coverage(session_date, status, rows, asked)}
+
+
+def days(now: datetime, coverage: dict[date, Coverage], base: Timeframe = Timeframe.M5, **more: bool) -> list[date]:
+    return [session.date for session in wanted(WEEK, coverage, base, timing(now), **more)]
+
+
+def test_an_unknown_day_is_wanted_as_soon_as_its_first_bar_is_served() -> None:
+    assert days(new_york(26, 4, 4), {}) == []
+    assert days(new_york(26, 4, 5), {}) == [WEDNESDAY.date]
+
+
+def test_a_day_bar_is_wanted_once_its_day_is_over() -> None:
+    assert days(new_york(26, 23, 59), {}, Timeframe.D1) == []
+    assert days(new_york(27, 0, 0), {}, Timeframe.D1) == [WEDNESDAY.date]
+
+
+@pytest.mark.parametrize("status", [CoverageStatus.COMPLETE, CoverageStatus.EMPTY_CONFIRMED])
+def test_a_final_day_is_never_asked_for_again(status: CoverageStatus) -> None:
+    assert days(new_york(28, 12), held(WEDNESDAY.date, status, new_york(27, 11))) == [FRIDAY.date]
+
+
+def test_a_day_that_a_better_plan_now_reaches_is_asked_for() -> None:
+    clamped = held(WEDNESDAY.date, CoverageStatus.CLAMPED, new_york(27, 11), rows=0)
+    assert days(new_york(27, 12), clamped) == [WEDNESDAY.date]
+
+
+def test_a_failed_day_is_asked_for_again() -> None:
+    failed = held(WEDNESDAY.date, CoverageStatus.FAILED, new_york(26, 10), rows=0)
+    assert days(new_york(26, 10, 1), failed) == [WEDNESDAY.date]
+
+
+def test_a_session_in_progress_is_asked_for_when_another_bar_is_served() -> None:
+    asked = held(WEDNESDAY.date, CoverageStatus.PROVISIONAL, new_york(26, 10, 2))
+    assert days(new_york(26, 10, 4), asked) == []
+    assert days(new_york(26, 10, 5), asked) == [WEDNESDAY.date]
+
+
+def test_the_plans_delay_postpones_a_bar() -> None:
+    asked = held(WEDNESDAY.date, CoverageStatus.PROVISIONAL, new_york(26, 10, 17))
+    late = timing(new_york(26, 10, 19), timedelta(minutes=15))
+    assert wanted(WEEK, asked, Timeframe.M5, late) == ()
+    late = timing(new_york(26, 10, 20), timedelta(minutes=15))
+    assert wanted(WEEK, asked, Timeframe.M5, late) == (WEDNESDAY,)
+
+
+def test_a_night_and_a_holiday_cost_two_looks_in_all() -> None:
+    """After the close the day is read once for late trades and once when it has settled, and not between."""
+    closed = held(WEDNESDAY.date, CoverageStatus.PROVISIONAL, new_york(26, 20, 0))
+    assert days(new_york(26, 20, 14), closed) == []
+    assert days(new_york(26, 20, 15), closed) == [WEDNESDAY.date]
+    read_again = held(WEDNESDAY.date, CoverageStatus.PROVISIONAL, new_york(26, 20, 15))
+    assert days(new_york(27, 10, 59), read_again) == []
+    assert days(new_york(27, 11, 0), read_again) == [WEDNESDAY.date]
+
+
+def test_an_early_close_ends_at_17_new_york() -> None:
+    asked = held(WEDNESDAY.date, CoverageStatus.COMPLETE, new_york(27, 11))
+    asked |= held(FRIDAY.date, CoverageStatus.PROVISIONAL, new_york(28, 17, 15))
+    assert days(new_york(28, 19, 0), asked) == []
+
+
+def test_a_settled_day_without_a_bar_gets_a_second_look_before_it_counts_as_empty() -> None:
+    settled = new_york(27, 12)
+    first = status_after(WEDNESDAY, 0, None, timing(settled))
+    assert first is CoverageStatus.PROVISIONAL
+    known = held(WEDNESDAY.date, first, settled, rows=0)
+    assert days(settled + timedelta(minutes=14), known) == []
+    assert days(settled + timedelta(minutes=15), known) == [WEDNESDAY.date]
+    second = status_after(WEDNESDAY, 0, known[WEDNESDAY.date], timing(settled + timedelta(minutes=15)))
+    assert second is CoverageStatus.EMPTY_CONFIRMED
+
+
+def test_a_day_is_complete_only_once_it_has_settled() -> None:
+    assert status_after(WEDNESDAY, 192, None, timing(new_york(27, 10, 59))) is CoverageStatus.PROVISIONAL
+    assert status_after(WEDNESDAY, 192, None, timing(new_york(27, 11, 0))) is CoverageStatus.COMPLETE
+
+
+def test_a_full_refresh_asks_for_every_day_that_the_plan_reaches() -> None:
+    known = held(WEDNESDAY.date, CoverageStatus.COMPLETE, new_york(27, 11))
+    known |= held(FRIDAY.date, CoverageStatus.EMPTY_CONFIRMED, new_york(30, 11), rows=0)
+    assert days(new_york(2, 12, month=12), known, full=True) == [WEDNESDAY.date, FRIDAY.date, MONDAY.date]

@@ -1,0 +1,62 @@
+"""Dagster's storage is read over kept connections, which a server that is started anew has ended."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from market_data_pipeline.domain.errors import DatabaseUnavailableError
+from market_data_pipeline.orchestration.dagster_internals import DagsterState
+from market_data_pipeline.settings import Settings
+
+STORAGE = """
+storage: {postgres: {postgres_url: {env: DAGSTER_POSTGRES_URL}}}
+telemetry: {enabled: false}
+"""
+
+
+@pytest.fixture
+def state(database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[DagsterState]:
+    url = Settings(
+        database_url=database_url, dagster_postgres_url=database_url, project_root=tmp_path
+    ).dagster_postgres_url
+    monkeypatch.setenv("DAGSTER_POSTGRES_URL", url)
+    (tmp_path / "dagster.yaml").write_text(STORAGE)
+    reader = DagsterState(tmp_path, url)
+    yield reader
+    reader.close()
+
+
+def connections(database_url: str, do: str = "pid") -> list[int]:
+    """Return the connections of everybody else, each after `do`."""
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        return connection.execute(
+            f"select {do} from pg_stat_activity"
+            " where datname = current_database() and pid <> pg_backend_pid() and backend_type = 'client backend'"
+        ).fetchall()
+
+
+def test_many_questions_share_few_connections_which_may_be_ended(state: DagsterState, database_url: str) -> None:
+    assert state.runs(1) == ()
+    before = set(connections(database_url))
+    for _ in range(3):
+        state.runs(5)
+        state.schedules()
+    kept = set(connections(database_url))
+    assert before <= kept
+    assert len(kept) <= 3  # one of each of Dagster's three storages
+
+    connections(database_url, "pg_terminate_backend(pid)")
+
+    assert state.runs(1) == ()
+    assert [schedule.running for schedule in state.schedules()] == [False, False, False]
+
+
+def test_a_storage_that_cannot_be_reached_is_told_in_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "dagster.yaml").write_text(STORAGE)
+    state = DagsterState(tmp_path, "postgresql://nobody@127.0.0.1:1/none")
+    with pytest.raises(DatabaseUnavailableError, match=r"^Dagster's storage cannot be reached\.$"):
+        state.runs(1)

@@ -1,0 +1,74 @@
+"""Runs whose process is gone."""
+
+from __future__ import annotations
+
+import dagster as dg
+import sqlalchemy as sa
+
+from market_data_pipeline.definitions import build_defs
+from market_data_pipeline.orchestration.run_liveness import alive, fail_lost_runs
+
+
+def started_run(instance: dg.DagsterInstance) -> str:
+    run = instance.create_run_for_job(build_defs().resolve_job_def("critical_refresh"))
+    instance.report_dagster_event(
+        dg.DagsterEvent(dg.DagsterEventType.RUN_START.value, "critical_refresh"), run_id=run.run_id
+    )
+    return run.run_id
+
+
+def status(instance: dg.DagsterInstance, run_id: str) -> dg.DagsterRunStatus:
+    run = instance.get_run_by_id(run_id)
+    assert run is not None
+    return run.status
+
+
+def test_a_run_that_works_is_left_alone(instance: dg.DagsterInstance, database: sa.Engine) -> None:
+    run_id = started_run(instance)
+    with alive(instance, database, run_id):
+        assert fail_lost_runs(instance, database) == []
+    assert status(instance, run_id) is dg.DagsterRunStatus.STARTED
+
+
+def test_a_run_whose_process_died_is_marked_as_failed_and_leaves_its_pool(
+    instance: dg.DagsterInstance, database: sa.Engine
+) -> None:
+    run_id = started_run(instance)
+    slots = instance.event_log_storage
+    slots.set_concurrency_slots("polygon", 3)
+    slots.claim_concurrency_slot("polygon", run_id, "critical_series")
+    assert slots.get_concurrency_info("polygon").active_slot_count == 1
+    with alive(instance, database, run_id):
+        with database.connect() as connection:  # what PostgreSQL does when the process at the other end is killed
+            connection.execute(sa.text("reset role"))  # as whom the test's login may end its other sessions
+            connection.execute(
+                sa.text("""
+                    select pg_terminate_backend(pid, 5000) from pg_locks
+                    where locktype = 'advisory' and granted and database in
+                    (select oid from pg_database where datname = current_database())
+                """)
+            )
+        assert fail_lost_runs(instance, database) == [run_id]
+        assert status(instance, run_id) is dg.DagsterRunStatus.FAILURE
+        assert slots.get_concurrency_info("polygon").active_slot_count == 0
+        assert fail_lost_runs(instance, database) == []
+
+
+def test_a_run_that_is_about_to_end_is_left_alone(instance: dg.DagsterInstance, database: sa.Engine) -> None:
+    run_id = started_run(instance)
+    with alive(instance, database, run_id):
+        pass
+    assert fail_lost_runs(instance, database) == []
+    assert status(instance, run_id) is dg.DagsterRunStatus.STARTED
+
+
+def test_a_run_that_has_not_begun_its_work_is_left_alone(instance: dg.DagsterInstance, database: sa.Engine) -> None:
+    started_run(instance)
+    assert fail_lost_runs(instance, database) == []
+
+
+def test_a_run_that_was_made_just_now_has_time_to_reach_the_queue(
+    instance: dg.DagsterInstance, database: sa.Engine
+) -> None:
+    instance.create_run_for_job(build_defs().resolve_job_def("critical_refresh"))
+    assert fail_lost_runs(instance, database) == []

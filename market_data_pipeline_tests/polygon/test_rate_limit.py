@@ -1,0 +1,244 @@
+"""Waiting for a turn, alone and together with other threads and processes, in a real PostgreSQL."""
+
+from __future__ import annotations
+
+import multiprocessing
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+from uuid import uuid4
+
+import psycopg
+import pytest
+
+from market_data_pipeline.domain.errors import ConfigurationError, DatabaseUnavailableError
+from market_data_pipeline.domain.series import Tier
+from market_data_pipeline.polygon.rate_limit import PRIORITIES, SharedLimiter, UnlimitedLimiter, spacing_seconds
+from market_data_pipeline.store.rate_limit_queue import Turns
+
+CALLS, WINDOW = 10, 2.0
+SPACING = spacing_seconds(CALLS, WINDOW)
+
+
+class PaperClock:
+    """Time that passes only by sleeping."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+def test_an_unlimited_plan_has_a_third_of_100_calls_in_any_second_and_waits_for_none_of_the_first() -> None:
+    clock = PaperClock()
+    limiter = UnlimitedLimiter(sleep=clock.sleep, monotonic=lambda: clock.now)
+    turns = []
+    for number in range(200):
+        clock.now += 0.004 * (number % 7)
+        before = clock.now
+        limiter.acquire(0)
+        turns.append(clock.now)
+        assert number >= 33 or clock.now == before
+    assert min(later - earlier for earlier, later in zip(turns, turns[33:], strict=False)) > 1
+    assert turns[-1] - turns[0] < 200 / 33 + 1
+
+
+def test_no_limit_at_all_never_waits() -> None:
+    clock = PaperClock()
+    limiter = UnlimitedLimiter(None, sleep=clock.sleep, monotonic=lambda: clock.now)
+    for _ in range(1000):
+        limiter.acquire(0)
+    assert clock.now == 1000
+
+
+def test_a_pause_holds_everybody_for_its_time_and_a_shorter_one_does_not_shorten_it() -> None:
+    clock = PaperClock()
+    limiter = UnlimitedLimiter(sleep=clock.sleep, monotonic=lambda: clock.now)
+    limiter.pause(40)
+    limiter.pause(5)
+    limiter.acquire(0)
+    assert clock.now == 1040
+    limiter.pause(100_000)
+    limiter.acquire(0)
+    assert clock.now == pytest.approx(1340, abs=0.1)
+
+
+def test_the_tiers_have_their_order() -> None:
+    assert sorted(PRIORITIES, key=PRIORITIES.__getitem__) == [Tier.CRITICAL, Tier.STANDARD, Tier.LOW_PRIORITY]
+
+
+def test_no_minute_holds_more_than_the_plans_calls_with_a_second_to_spare() -> None:
+    assert spacing_seconds(5) * 5 == pytest.approx(61)
+
+
+def take_turns(url: str, count: int, out: multiprocessing.Queue[list[float]]) -> None:
+    limiter = SharedLimiter(url, CALLS, window_seconds=WINDOW)
+
+    def turn(_: int) -> float:
+        limiter.acquire(1)
+        return time.time()
+
+    with ThreadPoolExecutor(2) as pool:
+        out.put(list(pool.map(turn, range(count))))
+    limiter.close()
+
+
+def most_in_any(window: float, instants: Sequence[float]) -> int:
+    return max(sum(start <= instant < start + window for instant in instants) for start in instants)
+
+
+def granted(url: str) -> list[float]:
+    """When calls were granted, by the database's clock."""
+    with psycopg.connect(url) as connection:
+        found = connection.execute(
+            "select extract(epoch from item_timestamp)::float8 from market_data.ratelimit___polygon order by 1"
+        )
+        return [row[0] for row in found]
+
+
+def test_processes_together_stay_within_the_limit_in_every_window_and_lose_no_time(database_url: str) -> None:
+    spawn = multiprocessing.get_context("spawn")
+    out: multiprocessing.Queue[list[float]] = spawn.Queue()
+    workers = [spawn.Process(target=take_turns, args=(database_url, 8, out)) for _ in range(3)]
+    for worker in workers:
+        worker.start()
+    seen = sorted(instant for _ in workers for instant in out.get(timeout=60))
+    for worker in workers:
+        worker.join()
+    turns = granted(database_url)
+    assert len(seen) == len(turns) == 24
+    assert most_in_any(WINDOW, turns) <= CALLS
+    assert min(b - a for a, b in pairwise(turns)) >= SPACING - 0.001
+    # What the processes saw is the same, but for when the system let each of them look at the clock.
+    assert most_in_any(WINDOW - 0.3, seen) <= CALLS
+    with psycopg.connect(database_url) as connection:
+        assert connection.execute("select count(*) from market_data.rate_limit_queue").fetchone() == (0,)
+
+
+@pytest.fixture
+def limiters(database_url: str) -> Iterator[list[SharedLimiter]]:
+    """Three limiters as three processes would have them, 5 calls a second."""
+    made = [SharedLimiter(database_url, 5, window_seconds=1) for _ in range(3)]
+    yield made
+    for limiter in made:
+        limiter.close()
+
+
+def queued(url: str) -> int:
+    with psycopg.connect(url) as connection:
+        row = connection.execute("select count(*) from market_data.rate_limit_queue").fetchone()
+    return int(row[0]) if row else 0
+
+
+def test_critical_goes_before_standard_before_low_priority(database_url: str, limiters: list[SharedLimiter]) -> None:
+    order: list[int] = []
+    limiters[0].pause(3)  # so that all of them compete for the first turn
+
+    def turn(limiter: SharedLimiter, priority: int) -> None:
+        limiter.acquire(priority)
+        order.append(priority)
+
+    threads = []
+    for waiting, (limiter, priority) in enumerate(zip([*limiters, *limiters], [2, 1, 2, 0, 1, 0], strict=True)):
+        threads.append(threading.Thread(target=turn, args=(limiter, priority)))
+        threads[-1].start()
+        while queued(database_url) <= waiting and not order:
+            time.sleep(0.01)
+    for thread in threads:
+        thread.join()
+    assert order == [0, 0, 1, 1, 2, 2]
+
+
+def test_a_pause_called_by_one_holds_the_others(limiters: list[SharedLimiter]) -> None:
+    caller, other, _ = limiters
+    other.acquire(0)
+    started = time.monotonic()
+    caller.pause(0.8)
+    caller.pause(0.1)
+    other.acquire(0)
+    assert time.monotonic() - started >= 0.75
+
+
+def test_a_pause_reaches_the_processes_of_an_unlimited_plan(database_url: str) -> None:
+    caller, other = SharedLimiter(database_url, None), SharedLimiter(database_url, None)
+    other.acquire(0)  # it has just looked
+    caller.pause(0.8)
+    time.sleep(0.15)  # the longest that it may not look
+    started = time.monotonic()
+    other.acquire(0)
+    assert time.monotonic() - started >= 0.5
+    caller.close()
+    other.close()
+
+
+def test_a_waiter_that_died_is_passed_over_when_its_lease_is_over(database_url: str) -> None:
+    turns = Turns(database_url, "polygon", 0.01)
+    dead, living = uuid4(), uuid4()
+    with psycopg.connect(database_url) as connection:
+        connection.execute(
+            "insert into market_data.rate_limit_queue (id, bucket, priority, expires_at) "
+            "values (%s, 'polygon', 0, now() + interval '1 hour')",
+            (dead,),
+        )
+    assert turns.take(living, 1) > 0
+    with psycopg.connect(database_url) as connection:
+        connection.execute("update market_data.rate_limit_queue set expires_at = now() where id = %s", (dead,))
+    assert turns.take(living, 1) == 0
+    turns.close()
+
+
+def test_who_gives_up_waiting_leaves_the_queue(database_url: str) -> None:
+    class GaveUpError(Exception):
+        pass
+
+    def give_up(_: float) -> None:
+        raise GaveUpError
+
+    limiter = SharedLimiter(database_url, 1, sleep=give_up)
+    limiter.acquire(0)
+    with pytest.raises(GaveUpError):
+        limiter.acquire(0)
+    limiter.close()
+    assert queued(database_url) == 0
+
+
+def test_the_calls_of_the_past_do_not_pile_up(database_url: str) -> None:
+    turns = Turns(database_url, "polygon", 0.001)
+    for _ in range(120):
+        waiter = uuid4()
+        while turns.take(waiter, 0):
+            pass
+        turns.leave(waiter)
+    turns.close()
+    assert len(granted(database_url)) < 60
+
+
+def test_sessions_in_other_time_zones_share_the_limit(database_url: str) -> None:
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        name = connection.info.dbname
+        connection.execute(f"alter database {name} set timezone to 'Asia/Tokyo'")
+    first, second = Turns(database_url, "polygon", 30), Turns(database_url, "polygon", 30)
+    taken = uuid4()
+    assert first.take(taken, 0) == 0
+    first.leave(taken)
+    assert 20 < second.take(uuid4(), 0) <= 30.001
+    first.close()
+    second.close()
+
+
+def test_a_database_that_cannot_be_reached_is_said_so_and_ends_the_run() -> None:
+    limiter = SharedLimiter("postgresql+psycopg://nobody:hush@127.0.0.1:9/none?connect_timeout=1", 5)
+    with pytest.raises(DatabaseUnavailableError) as caught:
+        limiter.acquire(0)
+    assert caught.value.stops_run
+    assert "hush" not in str(caught.value)
+
+
+def test_a_database_without_the_tables_names_the_command_that_makes_them(empty_database_url: str) -> None:
+    limiter = SharedLimiter(empty_database_url, 5)
+    with pytest.raises(ConfigurationError, match="market-data migrate"):
+        limiter.acquire(0)
+    limiter.close()

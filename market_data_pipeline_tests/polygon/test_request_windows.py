@@ -1,0 +1,106 @@
+"""Which requests cover what is missing: nothing missing is left out, and no request is made that another one saves."""
+
+from __future__ import annotations
+
+import datetime as dt
+from itertools import pairwise
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from market_data_pipeline.domain.calendar import Session, calendar_for
+from market_data_pipeline.domain.series import AssetClass, Timeframe
+from market_data_pipeline.polygon.plans import plan_named
+from market_data_pipeline.polygon.request_windows import BYTES_PER_BAR, Habit, estimate, windows
+
+STOCKS = calendar_for(AssetClass.US_EQUITY)
+CRYPTO = calendar_for(AssetClass.CRYPTO)
+YEAR = STOCKS.sessions(dt.date(2024, 1, 1), dt.date(2025, 1, 1))
+
+
+def test_nothing_missing_is_nothing_asked() -> None:
+    assert windows((), Timeframe.M5) == ()
+    assert estimate(()).calls == 0
+
+
+def test_a_first_year_of_5m_is_one_window_of_5_pages_and_of_1d_one_page() -> None:
+    (minutes,) = windows(YEAR, Timeframe.M5)
+    assert minutes.interval == (YEAR[0].start, YEAR[-1].end)
+    assert minutes.expected_calls == 5
+    assert minutes.base_bars == 249 * 960 + 3 * 780  # 252 sessions, three of which close early
+    (days,) = windows(YEAR, Timeframe.D1)
+    assert days.interval == (YEAR[0].day_start, YEAR[-1].day_end)
+    assert days.expected_calls == 1
+
+
+def test_a_day_is_asked_for_from_its_first_to_its_last_minute() -> None:
+    early = STOCKS.session_on(dt.date(2024, 7, 3))
+    assert early is not None
+    (window,) = windows((early,), Timeframe.M5)
+    assert window.interval == (early.start, early.end)
+    assert (window.base_bars, window.expected_calls) == (780, 1)
+
+
+def test_a_weekend_between_two_sessions_costs_nothing() -> None:
+    friday, monday = STOCKS.sessions(dt.date(2024, 1, 5), dt.date(2024, 1, 9))
+    (window,) = windows((friday, monday), Timeframe.M5)
+    assert window.base_bars == 2 * 960
+
+
+def test_a_gap_that_fits_on_the_page_is_bridged_and_one_that_does_not_is_not() -> None:
+    near = windows((YEAR[0], YEAR[40]), Timeframe.M5)
+    assert [window.expected_calls for window in near] == [1]
+    assert near[0].interval == (YEAR[0].start, YEAR[40].end)
+    far = windows((YEAR[0], YEAR[200]), Timeframe.M5)
+    assert [window.interval for window in far] == [(YEAR[i].start, YEAR[i].end) for i in (0, 200)]
+
+
+def test_a_crypto_year_is_11_pages() -> None:
+    days = CRYPTO.sessions(dt.date(2023, 1, 1), dt.date(2024, 1, 1))
+    (window,) = windows(days, Timeframe.M5)
+    assert window.base_bars == 365 * 1440
+    assert window.expected_calls == 11
+
+
+def calls_by_trying_everything(missing: tuple[Session, ...], page_limit: int) -> int:
+    """The fewest calls, found by trying every way to cut the missing sessions into stretches."""
+
+    def stretch(first: Session, last: Session) -> int:
+        between = YEAR[YEAR.index(first) : YEAR.index(last) + 1]
+        bars = sum((session.end - session.start) // dt.timedelta(minutes=1) for session in between)
+        return max(1, -(-bars // page_limit))
+
+    best = [0] * (len(missing) + 1)
+    for i in reversed(range(len(missing))):
+        best[i] = min(stretch(missing[i], missing[j]) + best[j + 1] for j in range(i, len(missing)))
+    return best[0]
+
+
+@settings(max_examples=80, deadline=None)
+@given(held=st.sets(st.integers(0, 24)), page_limit=st.sampled_from([500, 960, 2_000, 5_000, 50_000]))
+def test_windows_cover_what_is_missing_with_the_fewest_calls(held: set[int], page_limit: int) -> None:
+    missing = tuple(session for i, session in enumerate(YEAR[115:140]) if i not in held)
+    made = windows(missing, Timeframe.M5, page_limit)
+    for session in missing:
+        assert sum(w.interval.start <= session.start and session.end <= w.interval.end for w in made) == 1
+    assert all(a.interval.end <= b.interval.start for a, b in pairwise(made))
+    edges = {instant for session in missing for instant in (session.start, session.end)}
+    assert {instant for window in made for instant in window.interval} <= edges
+    assert sum(window.expected_calls for window in made) == calls_by_trying_everything(missing, page_limit)
+
+
+def test_an_estimate_says_calls_bytes_and_the_time_that_the_plan_makes_them_take() -> None:
+    asked = estimate([*windows(YEAR, Timeframe.M5), *windows(YEAR, Timeframe.D1)])
+    assert (asked.calls, asked.pages) == (6, 6)
+    assert asked.seconds(plan_named("basic")) == pytest.approx(5 * 12.2)
+    assert asked.seconds(plan_named("advanced")) < 1
+    assert asked.bytes == pytest.approx(48_000 * BYTES_PER_BAR, rel=0.1)
+
+
+def test_a_name_that_trades_one_minute_in_four_fills_a_quarter_of_the_pages() -> None:
+    asked = windows(YEAR, Timeframe.M5)
+    assert estimate(asked).pages == 5
+    thin = estimate(asked, Habit(minutes=0.25, bars=0.5, bytes_per_bar=100))
+    assert thin.pages == 2
+    assert thin.bytes == pytest.approx(24_000 * 100, rel=0.02)
