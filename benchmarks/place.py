@@ -115,13 +115,12 @@ class Place:
 
     def pipeline(self, database_url: str, *, history_days: int, threads: int) -> Pipeline:
         """Return a pipeline as a run has it on an unlimited plan."""
-        from market_data_pipeline.ingest.pipeline import Pipeline
+        from market_data_pipeline.ingest.pipeline import Pipeline, shared_limiter
         from market_data_pipeline.polygon.client import PolygonClient
         from market_data_pipeline.polygon.plans import plan_named
-        from market_data_pipeline.polygon.rate_limit import SharedLimiter
 
         plan = plan_named("advanced")
-        limiter = SharedLimiter(database_url, plan.calls_per_minute)
+        limiter = shared_limiter(database_url, plan.calls_per_minute)
         client = PolygonClient(self.vendor_url, SANDBOX_KEY, limiter=limiter, plan=plan, clock=now)
         return Pipeline(client, database_url, now, plan, history_days, threads, NOW)
 

@@ -5,6 +5,7 @@ Add here: a thing that every symbol of a run shares. Keep out: Dagster, which on
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from market_data_pipeline.domain.series import AssetClass
     from market_data_pipeline.polygon.client import PolygonClient
     from market_data_pipeline.polygon.plans import Plan
+    from market_data_pipeline.polygon.rate_limit import SharedLimiter
     from market_data_pipeline.settings import Settings
 
 
@@ -80,7 +82,6 @@ def build_pipeline(settings: Settings, *, history_days: int | None = None) -> Pi
         PipelineError: the sandbox does not start.
     """
     from market_data_pipeline.polygon.client import PolygonClient
-    from market_data_pipeline.polygon.rate_limit import SharedLimiter
 
     plan = plan_named(settings.plan).limited_to(settings.calls_per_minute)
     base_url, key = vendor_access(settings)
@@ -88,7 +89,7 @@ def build_pipeline(settings: Settings, *, history_days: int | None = None) -> Pi
         client=PolygonClient(
             base_url,
             key,
-            limiter=SharedLimiter(settings.database_url, plan.calls_per_minute),
+            limiter=shared_limiter(settings.database_url, plan.calls_per_minute),
             plan=plan,
             clock=settings.clock,
         ),
@@ -100,6 +101,28 @@ def build_pipeline(settings: Settings, *, history_days: int | None = None) -> Pi
         as_of=settings.as_of,
         own_features=load_own_features(settings),
     )
+
+
+def shared_limiter(
+    database_url: str,
+    calls_per_minute: int | None,
+    *,
+    window_seconds: float = 60.0,
+    sleep: Callable[[float], None] = time.sleep,
+) -> SharedLimiter:
+    """Return the limit that all users of a database share; nothing is connected before its first use.
+
+    Args:
+        database_url: where the queue is.
+        calls_per_minute: the plan's limit, None for an unlimited plan.
+        window_seconds: the window that `calls_per_minute` is counted in, if it is not a minute.
+        sleep: waits.
+    """
+    from market_data_pipeline.polygon.rate_limit import SharedLimiter, spacing_seconds
+    from market_data_pipeline.store.rate_limit_queue import RateLimitQueue
+
+    spacing = spacing_seconds(calls_per_minute, window_seconds) if calls_per_minute else None
+    return SharedLimiter(RateLimitQueue(database_url, spacing), sleep=sleep)
 
 
 def vendor_access(settings: Settings) -> tuple[str, str]:

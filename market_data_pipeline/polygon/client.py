@@ -166,7 +166,7 @@ class PolygonClient:
     Args:
         base_url: the server, such as https://api.polygon.io.
         api_key: travels in the Authorization header only, and only to `base_url`.
-        limiter: gives turns.
+        limiter: decides when a request may be sent.
         plan: tells a 403 for bars older than its history from one for everything; None when unknown.
         limits: deadlines and sizes of one exchange.
         max_attempts: attempts per page.

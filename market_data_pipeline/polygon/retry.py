@@ -75,7 +75,7 @@ class Caller:
 
     Args:
         transport: the wire.
-        limiter: gives turns.
+        limiter: decides when a request may be sent.
         max_attempts: attempts per question, the first included.
         sleep: waits between attempts.
         uniform: a random number between two.

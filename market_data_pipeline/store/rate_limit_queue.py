@@ -1,10 +1,8 @@
-"""The queue for the vendor's rate limit, as it stands in PostgreSQL.
+"""The queue for the vendor's rate limit, kept in PostgreSQL.
 
-Who waits has a row, ordered by priority and then by arrival; whoever is first tries to take the next slot of
+Each waiter has a row, ordered by priority and then by arrival; the first in the queue tries to take the next slot of
 pyrate-limiter's PostgreSQL bucket, whose rate is ONE call per spacing, so calls never come in a burst. All times are
 the database's: the machines' own clocks may differ.
-
-Add here: statements on the tables of migrations 0005 and 0012. Keep out: sleeping (limiter).
 """
 
 from __future__ import annotations
@@ -15,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
 from market_data_pipeline.domain.errors import ConfigurationError, DatabaseUnavailableError
-from market_data_pipeline.store.connection import ACT_AS_PSYCOPG, Role
+from market_data_pipeline.store.connection import ACT_AS_PSYCOPG, Role, libpq_url
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,7 +22,7 @@ if TYPE_CHECKING:
     from psycopg_pool import ConnectionPool
     from pyrate_limiter.buckets import PostgresBucket
 
-LEASE_SECONDS: Final = 10.0  # a waiter that did not look for so long is taken for dead
+LEASE_SECONDS: Final = 10.0  # a waiter that has not looked for this long is considered dead
 
 _POOL_TIMEOUT_SECONDS: Final = 10.0  # a server that is up answers in milliseconds, also across a continent
 _LOCKED_WAIT_SECONDS: Final = 0.02  # the bucket's table is locked for milliseconds: by another put, or by vacuum
@@ -76,32 +74,34 @@ on conflict (bucket) do update set until = greatest(p.until, excluded.until)
 """
 
 
-class Turns:
+class RateLimitQueue:
     """The shared state of one limit. Nothing is connected before the first use; threads may share the object.
 
     Every method raises `DatabaseUnavailableError` when PostgreSQL cannot be reached, and `ConfigurationError` when
     migration 0012 has not run.
 
     Args:
-        url: `postgresql://…`, as libpq takes it.
-        bucket: what the sharers call the limit; its table `ratelimit___<bucket>` is made by a migration.
+        url: any URL that `DATABASE_URL` may hold.
         spacing: seconds between two calls; None when only the pause is shared.
+        bucket: the limit's name; a migration creates its table `ratelimit___<bucket>`.
     """
 
-    def __init__(self, url: str, bucket: str, spacing: float | None) -> None:
-        self._url = url
+    lease_seconds = LEASE_SECONDS
+
+    def __init__(self, url: str, spacing: float | None, bucket: str = "polygon") -> None:
+        self._url = libpq_url(url)
         self._name = bucket
-        self._spacing = spacing
+        self.spacing = spacing
         self._lock = threading.Lock()
-        self._put_lock = threading.Lock()  # a bucket object remembers its last verdict
+        self._put_lock = threading.Lock()  # a bucket object keeps its last decision
         self._pool_made: ConnectionPool[psycopg.Connection[Any]] | None = None
         self._bucket_made: PostgresBucket | None = None
         self._granted = 0
 
-    def take(self, waiter: UUID, priority: int) -> float:
-        """Take the next turn and return 0; when it is not this waiter's, return the seconds after which to ask again.
+    def request(self, waiter: UUID, priority: int) -> float:
+        """Grant the next call and return 0; if it is not this waiter's, return the seconds after which to try again.
 
-        The waiter stands in the queue from its first call until it leaves.
+        The waiter is in the queue from its first request until it leaves; the lowest `priority` goes first.
         """
         from pyrate_limiter import RateItem
 
@@ -110,7 +110,7 @@ class Turns:
         if paused:
             return float(paused)
         if ahead:
-            return float(ahead) * (self._spacing or 0)  # each of those takes a slot first
+            return float(ahead) * (self.spacing or 0)  # each of those takes a slot first
         with self._put_lock, _failures():
             bucket = self._bucket()
             decision = bucket.put_decision(RateItem("call", now_ms))
@@ -123,15 +123,15 @@ class Turns:
         return 0.0
 
     def leave(self, waiter: UUID) -> None:
-        """Take the waiter out of the queue."""
+        """Remove the waiter from the queue."""
         self._execute(_LEAVE, (waiter,))
 
     def pause(self, seconds: float) -> None:
-        """Let nobody have a turn for `seconds`; a longer pause under way stands."""
+        """Grant no call for `seconds`; a longer pause in progress is kept."""
         self._execute(_PAUSE, (self._name, seconds))
 
     def paused(self) -> float:
-        """Return for how many seconds nobody will have a turn."""
+        """Return the seconds that are left of the pause, 0 without one."""
         row = self._execute(_PAUSED, (self._name,))
         return float(row[0]) if row else 0.0
 
@@ -153,12 +153,12 @@ class Turns:
 
         with self._lock:
             if self._pool_made is None:
-                # A pool keeps the reason of a failed connection to itself, and tries until its timeout.
+                # A pool does not report why a connection failed, and retries until its timeout.
                 psycopg.connect(self._url, **_CONNECTION).close()
                 self._pool_made = ConnectionPool(
                     self._url,
                     min_size=0,
-                    max_size=4,  # a turn takes 3 ms of a connection, so threads share them
+                    max_size=4,  # a request uses a connection for 3 ms, so threads share them
                     timeout=_POOL_TIMEOUT_SECONDS,
                     reconnect_timeout=_POOL_TIMEOUT_SECONDS,
                     check=ConnectionPool.check_connection,
@@ -175,10 +175,10 @@ class Turns:
 
         class MadeBucket(PostgresBucket):
             def _create_table(self) -> None:
-                """Do nothing: migration 0012 has made the table, and the writer may not."""
+                """Do nothing: migration 0012 created the table, and the writer may not create one."""
 
         if self._bucket_made is None:
-            rate = Rate(1, max(1, round((self._spacing or 0) * 1000)))
+            rate = Rate(1, max(1, round((self.spacing or 0) * 1000)))
             self._bucket_made = MadeBucket(self._pool(), self._name, [rate])
         return self._bucket_made
 

@@ -1,4 +1,4 @@
-"""Waiting for a turn, alone and together with other threads and processes, in a real PostgreSQL."""
+"""Waiting for the rate limit, alone and together with other threads and processes, in a real PostgreSQL."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ import pytest
 
 from market_data_pipeline.domain.errors import ConfigurationError, DatabaseUnavailableError
 from market_data_pipeline.domain.series import Tier
+from market_data_pipeline.ingest.pipeline import shared_limiter
 from market_data_pipeline.polygon.rate_limit import PRIORITIES, SharedLimiter, UnlimitedLimiter, spacing_seconds
-from market_data_pipeline.store.rate_limit_queue import Turns
+from market_data_pipeline.store.rate_limit_queue import RateLimitQueue
 
 CALLS, WINDOW = 10, 2.0
 SPACING = spacing_seconds(CALLS, WINDOW)
@@ -35,15 +36,15 @@ class PaperClock:
 def test_an_unlimited_plan_has_a_third_of_100_calls_in_any_second_and_waits_for_none_of_the_first() -> None:
     clock = PaperClock()
     limiter = UnlimitedLimiter(sleep=clock.sleep, monotonic=lambda: clock.now)
-    turns = []
+    sent = []
     for number in range(200):
         clock.now += 0.004 * (number % 7)
         before = clock.now
         limiter.acquire(0)
-        turns.append(clock.now)
+        sent.append(clock.now)
         assert number >= 33 or clock.now == before
-    assert min(later - earlier for earlier, later in zip(turns, turns[33:], strict=False)) > 1
-    assert turns[-1] - turns[0] < 200 / 33 + 1
+    assert min(later - earlier for earlier, later in zip(sent, sent[33:], strict=False)) > 1
+    assert sent[-1] - sent[0] < 200 / 33 + 1
 
 
 def test_no_limit_at_all_never_waits() -> None:
@@ -74,15 +75,15 @@ def test_no_minute_holds_more_than_the_plans_calls_with_a_second_to_spare() -> N
     assert spacing_seconds(5) * 5 == pytest.approx(61)
 
 
-def take_turns(url: str, count: int, out: multiprocessing.Queue[list[float]]) -> None:
-    limiter = SharedLimiter(url, CALLS, window_seconds=WINDOW)
+def send_calls(url: str, count: int, out: multiprocessing.Queue[list[float]]) -> None:
+    limiter = shared_limiter(url, CALLS, window_seconds=WINDOW)
 
-    def turn(_: int) -> float:
+    def call(_: int) -> float:
         limiter.acquire(1)
         return time.time()
 
     with ThreadPoolExecutor(2) as pool:
-        out.put(list(pool.map(turn, range(count))))
+        out.put(list(pool.map(call, range(count))))
     limiter.close()
 
 
@@ -102,16 +103,16 @@ def granted(url: str) -> list[float]:
 def test_processes_together_stay_within_the_limit_in_every_window_and_lose_no_time(database_url: str) -> None:
     spawn = multiprocessing.get_context("spawn")
     out: multiprocessing.Queue[list[float]] = spawn.Queue()
-    workers = [spawn.Process(target=take_turns, args=(database_url, 8, out)) for _ in range(3)]
+    workers = [spawn.Process(target=send_calls, args=(database_url, 8, out)) for _ in range(3)]
     for worker in workers:
         worker.start()
     seen = sorted(instant for _ in workers for instant in out.get(timeout=60))
     for worker in workers:
         worker.join()
-    turns = granted(database_url)
-    assert len(seen) == len(turns) == 24
-    assert most_in_any(WINDOW, turns) <= CALLS
-    assert min(b - a for a, b in pairwise(turns)) >= SPACING - 0.001
+    grants = granted(database_url)
+    assert len(seen) == len(grants) == 24
+    assert most_in_any(WINDOW, grants) <= CALLS
+    assert min(b - a for a, b in pairwise(grants)) >= SPACING - 0.001
     # What the processes saw is the same, but for when the system let each of them look at the clock.
     assert most_in_any(WINDOW - 0.3, seen) <= CALLS
     with psycopg.connect(database_url) as connection:
@@ -121,7 +122,7 @@ def test_processes_together_stay_within_the_limit_in_every_window_and_lose_no_ti
 @pytest.fixture
 def limiters(database_url: str) -> Iterator[list[SharedLimiter]]:
     """Three limiters as three processes would have them, 5 calls a second."""
-    made = [SharedLimiter(database_url, 5, window_seconds=1) for _ in range(3)]
+    made = [shared_limiter(database_url, 5, window_seconds=1) for _ in range(3)]
     yield made
     for limiter in made:
         limiter.close()
@@ -135,15 +136,15 @@ def queued(url: str) -> int:
 
 def test_critical_goes_before_standard_before_low_priority(database_url: str, limiters: list[SharedLimiter]) -> None:
     order: list[int] = []
-    limiters[0].pause(3)  # so that all of them compete for the first turn
+    limiters[0].pause(3)  # so that all of them compete for the first call
 
-    def turn(limiter: SharedLimiter, priority: int) -> None:
+    def call(limiter: SharedLimiter, priority: int) -> None:
         limiter.acquire(priority)
         order.append(priority)
 
     threads = []
     for waiting, (limiter, priority) in enumerate(zip([*limiters, *limiters], [2, 1, 2, 0, 1, 0], strict=True)):
-        threads.append(threading.Thread(target=turn, args=(limiter, priority)))
+        threads.append(threading.Thread(target=call, args=(limiter, priority)))
         threads[-1].start()
         while queued(database_url) <= waiting and not order:
             time.sleep(0.01)
@@ -163,7 +164,7 @@ def test_a_pause_called_by_one_holds_the_others(limiters: list[SharedLimiter]) -
 
 
 def test_a_pause_reaches_the_processes_of_an_unlimited_plan(database_url: str) -> None:
-    caller, other = SharedLimiter(database_url, None), SharedLimiter(database_url, None)
+    caller, other = shared_limiter(database_url, None), shared_limiter(database_url, None)
     other.acquire(0)  # it has just looked
     caller.pause(0.8)
     time.sleep(0.15)  # the longest that it may not look
@@ -175,7 +176,7 @@ def test_a_pause_reaches_the_processes_of_an_unlimited_plan(database_url: str) -
 
 
 def test_a_waiter_that_died_is_passed_over_when_its_lease_is_over(database_url: str) -> None:
-    turns = Turns(database_url, "polygon", 0.01)
+    queue = RateLimitQueue(database_url, 0.01)
     dead, living = uuid4(), uuid4()
     with psycopg.connect(database_url) as connection:
         connection.execute(
@@ -183,11 +184,11 @@ def test_a_waiter_that_died_is_passed_over_when_its_lease_is_over(database_url: 
             "values (%s, 'polygon', 0, now() + interval '1 hour')",
             (dead,),
         )
-    assert turns.take(living, 1) > 0
+    assert queue.request(living, 1) > 0
     with psycopg.connect(database_url) as connection:
         connection.execute("update market_data.rate_limit_queue set expires_at = now() where id = %s", (dead,))
-    assert turns.take(living, 1) == 0
-    turns.close()
+    assert queue.request(living, 1) == 0
+    queue.close()
 
 
 def test_who_gives_up_waiting_leaves_the_queue(database_url: str) -> None:
@@ -197,7 +198,7 @@ def test_who_gives_up_waiting_leaves_the_queue(database_url: str) -> None:
     def give_up(_: float) -> None:
         raise GaveUpError
 
-    limiter = SharedLimiter(database_url, 1, sleep=give_up)
+    limiter = shared_limiter(database_url, 1, sleep=give_up)
     limiter.acquire(0)
     with pytest.raises(GaveUpError):
         limiter.acquire(0)
@@ -206,13 +207,13 @@ def test_who_gives_up_waiting_leaves_the_queue(database_url: str) -> None:
 
 
 def test_the_calls_of_the_past_do_not_pile_up(database_url: str) -> None:
-    turns = Turns(database_url, "polygon", 0.001)
+    queue = RateLimitQueue(database_url, 0.001)
     for _ in range(120):
         waiter = uuid4()
-        while turns.take(waiter, 0):
+        while queue.request(waiter, 0):
             pass
-        turns.leave(waiter)
-    turns.close()
+        queue.leave(waiter)
+    queue.close()
     assert len(granted(database_url)) < 60
 
 
@@ -220,17 +221,17 @@ def test_sessions_in_other_time_zones_share_the_limit(database_url: str) -> None
     with psycopg.connect(database_url, autocommit=True) as connection:
         name = connection.info.dbname
         connection.execute(f"alter database {name} set timezone to 'Asia/Tokyo'")
-    first, second = Turns(database_url, "polygon", 30), Turns(database_url, "polygon", 30)
+    first, second = RateLimitQueue(database_url, 30), RateLimitQueue(database_url, 30)
     taken = uuid4()
-    assert first.take(taken, 0) == 0
+    assert first.request(taken, 0) == 0
     first.leave(taken)
-    assert 20 < second.take(uuid4(), 0) <= 30.001
+    assert 20 < second.request(uuid4(), 0) <= 30.001
     first.close()
     second.close()
 
 
 def test_a_database_that_cannot_be_reached_is_said_so_and_ends_the_run() -> None:
-    limiter = SharedLimiter("postgresql+psycopg://nobody:hush@127.0.0.1:9/none?connect_timeout=1", 5)
+    limiter = shared_limiter("postgresql+psycopg://nobody:hush@127.0.0.1:9/none?connect_timeout=1", 5)
     with pytest.raises(DatabaseUnavailableError) as caught:
         limiter.acquire(0)
     assert caught.value.stops_run
@@ -238,7 +239,7 @@ def test_a_database_that_cannot_be_reached_is_said_so_and_ends_the_run() -> None
 
 
 def test_a_database_without_the_tables_names_the_command_that_makes_them(empty_database_url: str) -> None:
-    limiter = SharedLimiter(empty_database_url, 5)
+    limiter = shared_limiter(empty_database_url, 5)
     with pytest.raises(ConfigurationError, match="market-data migrate"):
         limiter.acquire(0)
     limiter.close()

@@ -21,7 +21,7 @@ from market_data_pipeline.store.connection import Role, engine
 from market_data_pipeline.store.copy import Bulk
 from market_data_pipeline.store.migrations import migrate, migrate_database
 from market_data_pipeline.store.privileges import lacking_privileges
-from market_data_pipeline.store.rate_limit_queue import Turns
+from market_data_pipeline.store.rate_limit_queue import RateLimitQueue
 from market_data_pipeline_tests.conftest import REPOSITORY, SQL
 
 AT = datetime(2026, 3, 11, 15, 30, tzinfo=UTC)
@@ -154,13 +154,13 @@ def act_of_a_run(url: str) -> str:
 
 
 def act_of_the_limiter(url: str) -> str:
-    turns = Turns(url, "polygon", 0.01)
+    queue = RateLimitQueue(url, 0.01)
     try:
-        with turns._pool().connection() as connection:
+        with queue._pool().connection() as connection:
             row = connection.execute("select current_user").fetchone()
             return str(row and row[0])
     finally:
-        turns.close()
+        queue.close()
 
 
 @pytest.mark.parametrize("act", [act_of_sqlalchemy, act_of_a_run, act_of_the_limiter])
