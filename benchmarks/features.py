@@ -121,14 +121,16 @@ def storing(repetitions: int) -> dict[str, list[float]]:
     from market_data_pipeline.ingest.features import bars_to_compute, recompute_features
     from market_data_pipeline.ingest.outcome import Stopwatch
     from market_data_pipeline.store.bars import append_bars
-    from market_data_pipeline.store.copy import Bulk
+    from market_data_pipeline.store.copy import StoreConnection
 
     series, bars = Series("BENCH", Timeframe.M5), series_of_bars(BARS + _APPENDS * (repetitions + 1))
     held = [bars.iloc[:BARS]]
 
-    def recompute(bulk: Bulk, answer: pd.DataFrame, first: datetime | None, held_until: datetime | None) -> int:
+    def recompute(
+        connection: StoreConnection, answer: pd.DataFrame, first: datetime | None, held_until: datetime | None
+    ) -> int:
         found, start = bars_to_compute(
-            bulk,
+            connection,
             series,
             answer,
             first=first,
@@ -138,27 +140,27 @@ def storing(repetitions: int) -> dict[str, list[float]]:
             warm_up=WARM_UP_BARS,
         )
         done = recompute_features(
-            bulk, series, found, start, asset_class=_EQUITY, now=_NOW, compare_from=None, watch=Stopwatch()
+            connection, series, found, start, asset_class=_EQUITY, now=_NOW, compare_from=None, watch=Stopwatch()
         )
         return done.rows
 
-    with _database() as url, Bulk(url) as bulk, psycopg.connect(url, autocommit=True) as owner:
-        append_bars(bulk, series, held[0], _NOW)
-        bulk.commit()
+    with _database() as url, StoreConnection(url) as connection, psycopg.connect(url, autocommit=True) as owner:
+        append_bars(connection, series, held[0], _NOW)
+        connection.commit()
 
         def whole() -> None:
             owner.execute("truncate market_data.features_5m")  # the pipeline's role may not
-            if recompute(bulk, held[0], None, _NOW) < BARS:
+            if recompute(connection, held[0], None, _NOW) < BARS:
                 raise AssertionError("not everything was computed")
-            bulk.commit()
+            connection.commit()
 
         def append() -> None:
             known = len(held[0])
             new, last = bars.iloc[known : known + 1].reset_index(drop=True), held[0]["ts"].iloc[-1].to_pydatetime()
-            append_bars(bulk, series, new, _NOW)
-            if recompute(bulk, new, new["ts"].iloc[0].to_pydatetime(), last) != 1:
+            append_bars(connection, series, new, _NOW)
+            if recompute(connection, new, new["ts"].iloc[0].to_pydatetime(), last) != 1:
                 raise AssertionError("one row follows from one bar")
-            bulk.commit()
+            connection.commit()
             held[0] = bars.iloc[: known + 1]
 
         return by_turns({"whole": (1, whole), "append": (_APPENDS, append)}, repetitions)

@@ -28,7 +28,7 @@ from market_data_pipeline.ingest.fetch import served_windows
 from market_data_pipeline.ingest.fetch_plan import reach, wanted
 from market_data_pipeline.runtime.sandbox import SANDBOX_KEY
 from market_data_pipeline.store.arrow import ArrowReader
-from market_data_pipeline.store.copy import Bulk
+from market_data_pipeline.store.copy import StoreConnection
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -70,10 +70,10 @@ def copy_rows(place: Place, name: str, rows: Rows) -> float:
     url = place.new_database(name, ())
 
     def copy(part: Sequence[tuple[str, Any]]) -> None:
-        with Bulk(url) as bulk:
+        with StoreConnection(url) as connection:
             for relation, table in part:
-                bulk.copy(relation, table)
-            bulk.commit()
+                connection.copy(relation, table)
+            connection.commit()
 
     parts = _halves(rows.tables)
     began = time.perf_counter()

@@ -8,7 +8,7 @@ Linux shares the processors out twice (sched(7)): among sessions first, where it
 among the processes of each by their nice values. So both have to be told. Where the system does not let us, as with
 another user's process, or knows no such thing, nothing happens.
 
-Add here: how a process gives way. Keep out: which ones do (preloaded, sandbox.process, store.bulk).
+Add here: how a process gives way. Keep out: which ones do.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ import pytest
 from market_data_pipeline.priority import BULK
 from market_data_pipeline.runtime.sandbox import ensure_sandbox, stop_sandbox
 from market_data_pipeline.store.connection import Role, server_of
-from market_data_pipeline.store.copy import Bulk
+from market_data_pipeline.store.copy import StoreConnection
 
 FORKED = """
 import multiprocessing, os
@@ -59,7 +59,7 @@ def test_runs_give_way_and_the_code_server_that_has_them_forked_does_not(tmp_pat
 def test_the_servers_process_of_a_writer_gives_way_and_that_of_a_reader_does_not(database_url: str) -> None:
     if not server_of(database_url)[0].startswith("/"):
         pytest.skip("the server of MARKET_DATA_TEST_DATABASE_URL is not reached by a socket of this machine")
-    with Bulk(database_url) as writer, Bulk(database_url, role=Role.READER) as reader:
+    with StoreConnection(database_url) as writer, StoreConnection(database_url, role=Role.READER) as reader:
         behind, before = (each.rows("select pg_backend_pid() as pid")[0]["pid"] for each in (writer, reader))
         assert psutil.Process(behind).nice() == max(BULK, psutil.Process(before).nice())
         assert (session_nice(behind),) == expected_session_nice()

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from market_data_pipeline.domain.adjustments import Split
     from market_data_pipeline.domain.intervals import Interval
     from market_data_pipeline.polygon.client import Usage
-    from market_data_pipeline.store.copy import Bulk
+    from market_data_pipeline.store.copy import StoreConnection
     from market_data_pipeline.store.ledger import Coverage
 
 
@@ -134,7 +134,7 @@ class Change:
 
 
 def commit(
-    bulk: Bulk, change: Change, *, run_id: str, started_at: datetime, clock: Callable[[], datetime]
+    connection: StoreConnection, change: Change, *, run_id: str, started_at: datetime, clock: Callable[[], datetime]
 ) -> tuple[SeriesOutcome, SeriesState]:
     """Store a change and return its outcome and the new state; on an error nothing of it is stored.
 
@@ -145,33 +145,33 @@ def commit(
     """
     for attempt in range(1, _ATTEMPTS + 1):
         try:
-            return _commit(bulk, change, run_id, started_at, clock)
+            return _commit(connection, change, run_id, started_at, clock)
         except TransactionConflictError:
-            bulk.rollback()
+            connection.rollback()
             if attempt == _ATTEMPTS:
                 raise
         except BaseException:
-            bulk.rollback()
+            connection.rollback()
             raise
     raise AssertionError("the last attempt returns or raises")  # pragma: no cover
 
 
 def _commit(
-    bulk: Bulk, change: Change, run_id: str, started_at: datetime, clock: Callable[[], datetime]
+    connection: StoreConnection, change: Change, run_id: str, started_at: datetime, clock: Callable[[], datetime]
 ) -> tuple[SeriesOutcome, SeriesState]:
     from market_data_pipeline.domain.features.compute import FEATURE_VERSION
 
     series, state, watch, now = change.series, change.state, change.watch, clock()
     with watch.storing():
-        stored = _stored(bulk, change)
+        stored = _stored(connection, change)
     delta = compare(stored, change.answer)
     changed = changes_of(stored, change.answer, delta, state.last_ts)
     with watch.storing():
-        supersede_bars(bulk, series, [instant(us) for us in ts_us(stored)[delta.replaced]], now, run_id)
-        append_bars(bulk, series, change.answer[delta.inserted | delta.updated], now)
-    done, recent = _features(bulk, change, delta, now)
+        supersede_bars(connection, series, [instant(us) for us in ts_us(stored)[delta.replaced]], now, run_id)
+        append_bars(connection, series, change.answer[delta.inserted | delta.updated], now)
+    done, recent = _features(connection, change, delta, now)
     features_written = done.rows if done else 0
-    held = _held(bulk, state, change.answer, delta, series)
+    held = _held(connection, state, change.answer, delta, series)
     quiet_slots = change.due.quiet_slots(recent) if len(recent) else state.quiet_slots
     new_state = replace(
         held,
@@ -213,22 +213,22 @@ def _commit(
         own_features=change.own.declarations,
     )
     logged = log_row(outcome, watch, run_id, started_at, clock(), due_at=state.next_due_at)
-    with watch.storing(), bulk.together():
-        write_coverage(bulk, series, change.coverage, run_id)
-        write_state(bulk, series, new_state)
-        append_log(bulk, series, logged)
-        bulk.commit()
+    with watch.storing(), connection.together():
+        write_coverage(connection, series, change.coverage, run_id)
+        write_state(connection, series, new_state)
+        append_log(connection, series, logged)
+        connection.commit()
     return timed(outcome, watch), new_state
 
 
-def _stored(bulk: Bulk, change: Change) -> pd.DataFrame:
+def _stored(connection: StoreConnection, change: Change) -> pd.DataFrame:
     """Return the stored bars within the spans, as far as any can be there."""
     from market_data_pipeline.domain import bars as bar_frames
 
     last_ts = change.state.last_ts
     if not change.spans or last_ts is None or change.spans[0].start > last_ts:
         return bar_frames.empty()
-    stored = read_bars(bulk, change.series, change.spans[0].start, change.spans[-1].end)
+    stored = read_bars(connection, change.series, change.spans[0].start, change.spans[-1].end)
     return stored[_within(stored, change.spans)].reset_index(drop=True) if len(change.spans) > 1 else stored
 
 
@@ -242,7 +242,9 @@ def _within(bars: pd.DataFrame, spans: Sequence[Interval]) -> np.ndarray:
     return inside
 
 
-def _features(bulk: Bulk, change: Change, delta: Delta, now: datetime) -> tuple[Recomputed | None, pd.DataFrame]:
+def _features(
+    connection: StoreConnection, change: Change, delta: Delta, now: datetime
+) -> tuple[Recomputed | None, pd.DataFrame]:
     """Recompute what the change reaches; return what that wrote (None: nothing to do) and the bars it had at hand."""
     from market_data_pipeline.domain import bars as bar_frames
     from market_data_pipeline.domain.adjustments import adjust
@@ -256,7 +258,7 @@ def _features(bulk: Bulk, change: Change, delta: Delta, now: datetime) -> tuple[
     today = now.astimezone(NEW_YORK).date()
     with change.watch.storing():
         bars, start = bars_to_compute(
-            bulk,
+            connection,
             change.series,
             change.answer,
             first=first,
@@ -267,7 +269,7 @@ def _features(bulk: Bulk, change: Change, delta: Delta, now: datetime) -> tuple[
         )
     begin = first or BEGINNING
     done = recompute_features(
-        bulk,
+        connection,
         change.series,
         bars,
         start,
@@ -280,10 +282,12 @@ def _features(bulk: Bulk, change: Change, delta: Delta, now: datetime) -> tuple[
     return done, bars
 
 
-def _held(bulk: Bulk, state: SeriesState, answer: pd.DataFrame, delta: Delta, series: Series) -> SeriesState:
+def _held(
+    connection: StoreConnection, state: SeriesState, answer: pd.DataFrame, delta: Delta, series: Series
+) -> SeriesState:
     """Return the state with the extent of the bars as it is now."""
     if delta.rows_removed:
-        return replace(state, **extent(bulk, series))
+        return replace(state, **extent(connection, series))
     if not delta.rows_inserted:
         return state
     added = ts_us(answer)[delta.inserted]

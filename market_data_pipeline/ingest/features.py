@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from market_data_pipeline.domain.series import AssetClass, Series
     from market_data_pipeline.ingest.outcome import Stopwatch
-    from market_data_pipeline.store.copy import Bulk
+    from market_data_pipeline.store.copy import StoreConnection
     from market_data_pipeline.store.ledger import SeriesState
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -73,7 +73,7 @@ def own_features_after(state: SeriesState, own: OwnFeatures, done: Recomputed) -
 
 
 def bars_to_compute(
-    bulk: Bulk,
+    connection: StoreConnection,
     series: Series,
     answer: pd.DataFrame,
     *,
@@ -86,7 +86,7 @@ def bars_to_compute(
     """Return the adjusted bars that a recomputation from `first` on needs, and the index of `first` among them.
 
     Args:
-        bulk: the transaction in which the changed bars are already stored.
+        connection: the transaction in which the changed bars are already stored.
         series: whose bars.
         answer: the raw bars that the change came with; read again only where they cannot serve.
         first: start of the first bar that changed, None to recompute all.
@@ -102,23 +102,23 @@ def bars_to_compute(
     if held_until is None:
         return adjusted(answer), 0
     if first is None:
-        return adjusted(read_bars(bulk, series, BEGINNING, _END)), 0
+        return adjusted(read_bars(connection, series, BEGINNING, _END)), 0
     if warm_up is not None:
-        before = read_bars_before(bulk, series, first, warm_up)
+        before = read_bars_before(connection, series, first, warm_up)
         starts = ts_us(answer)
         if joined and len(starts) and starts[-1] >= _us(held_until):
             changed = answer.iloc[int(starts.searchsorted(_us(first))) :]
         else:
-            changed = read_bars(bulk, series, first, _END)
+            changed = read_bars(connection, series, first, _END)
         bars = adjusted(pd.concat((before, changed), ignore_index=True))
         if len(before) < warm_up or warm_up_suffices(bars, len(before)):
             return bars, len(before)
-    bars = adjusted(read_bars(bulk, series, BEGINNING, _END))
+    bars = adjusted(read_bars(connection, series, BEGINNING, _END))
     return bars, int(ts_us(bars).searchsorted(_us(first)))
 
 
 def recompute_features(
-    bulk: Bulk,
+    connection: StoreConnection,
     series: Series,
     bars: pd.DataFrame,
     start: int,
@@ -132,7 +132,7 @@ def recompute_features(
     """Compute the features of `bars` from index `start` on and store the rows that differ.
 
     Args:
-        bulk: the transaction.
+        connection: the transaction.
         series: whose features.
         bars: adjusted bars, the first `start` of them as warm-up.
         start: index of the first bar whose features are stored.
@@ -149,8 +149,8 @@ def recompute_features(
         table, problems = _computed(series, bars, start, asset_class, own)
     with watch.storing():
         if compare_from is not None:
-            table = _differing(bulk, series, table, compare_from, own)
-        append_features(bulk, series, table, now)
+            table = _differing(connection, series, table, compare_from, own)
+        append_features(connection, series, table, now)
     return Recomputed(int(table.num_rows), problems)
 
 
@@ -180,14 +180,16 @@ def _computed(
         ) from error
 
 
-def _differing(bulk: Bulk, series: Series, computed: pa.Table, compare_from: datetime, own: OwnFeatures) -> pa.Table:
+def _differing(
+    connection: StoreConnection, series: Series, computed: pa.Table, compare_from: datetime, own: OwnFeatures
+) -> pa.Table:
     import numpy as np
 
-    stored = read_features(bulk, series, compare_from, own.declarations, leftovers=own.readable)
+    stored = read_features(connection, series, compare_from, own.declarations, leftovers=own.readable)
     mask = changed_rows(stored, computed)
     stored_ts, computed_ts = stored["ts"].to_numpy(), computed["ts"].to_numpy()
     outdated = np.isin(stored_ts, computed_ts[mask]) | ~np.isin(stored_ts, computed_ts)
-    remove_features(bulk, series, stored["ts"].filter(outdated).to_pylist())
+    remove_features(connection, series, stored["ts"].filter(outdated).to_pylist())
     return computed.filter(mask)
 
 

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from market_data_pipeline.ingest.pipeline import Pipeline
     from market_data_pipeline.polygon.client import PolygonClient
     from market_data_pipeline.polygon.request_windows import Window
-    from market_data_pipeline.store.copy import Bulk
+    from market_data_pipeline.store.copy import StoreConnection
     from market_data_pipeline.store.ledger import SeriesState
 
 
@@ -243,7 +243,7 @@ class Asking(NamedTuple):
     market_days: Mapping[date, MarketDay]
     full: bool
 
-    def families(self, bulk: Bulk) -> list[Family]:
+    def families(self, connection: StoreConnection) -> list[Family]:
         """Ask for what the symbol lacks; what fails is kept, and nothing is asked after what stops the run.
 
         Raises:
@@ -258,7 +258,7 @@ class Asking(NamedTuple):
             series, started_at = Series(self.request.symbol, base), self.pipeline.clock()
             answer: Harvest | HarvestError
             try:
-                answer = self.ask(series, self._coverage(bulk, series))
+                answer = self.ask(series, self._coverage(connection, series))
             except PipelineError as error:  # of the database
                 if not families:
                     raise
@@ -286,10 +286,10 @@ class Asking(NamedTuple):
         except HarvestError as error:
             return error
 
-    def _coverage(self, bulk: Bulk, series: Series) -> Mapping[date, Coverage]:
-        held: Mapping[date, Coverage] = read_coverage(bulk, series)
+    def _coverage(self, connection: StoreConnection, series: Series) -> Mapping[date, Coverage]:
+        held: Mapping[date, Coverage] = read_coverage(connection, series)
         if self.request.audit:
             state = states_of(self.states, series.timeframe, self.request.tier)
-            held = opened_for_audit(bulk, series, held, state, self.splits_digest, self.timing, self.pipeline)
-        bulk.commit()  # no transaction stays open while the vendor is asked
+            held = opened_for_audit(connection, series, held, state, self.splits_digest, self.timing, self.pipeline)
+        connection.commit()  # no transaction stays open while the vendor is asked
         return held

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from market_data_pipeline.ingest.fetch_plan import Timing
     from market_data_pipeline.ingest.pipeline import Pipeline
     from market_data_pipeline.polygon.plans import Plan
-    from market_data_pipeline.store.copy import Bulk
+    from market_data_pipeline.store.copy import StoreConnection
     from market_data_pipeline.store.market_days import Unsettled, Values
 
 log = logging.getLogger(__name__)
@@ -134,11 +134,13 @@ class MarketPlan:
     served: frozenset[str] = frozenset()
 
 
-def plan_market_days(bulk: Bulk, symbols: Collection[str], timing: Timing, history_days: int, plan: Plan) -> MarketPlan:
+def plan_market_days(
+    connection: StoreConnection, symbols: Collection[str], timing: Timing, history_days: int, plan: Plan
+) -> MarketPlan:
     """Return which market days serve the 1d series of `symbols` at the fewest requests for all that are followed.
 
     Args:
-        bulk: a connection.
+        connection: a connection.
         symbols: whose day bars are wanted now; those of round-the-clock markets are passed over.
         timing: of US equities.
         history_days: calendar days of history that a series should hold.
@@ -146,16 +148,16 @@ def plan_market_days(bulk: Bulk, symbols: Collection[str], timing: Timing, histo
     """
     ours = {symbol for symbol in symbols if asset_class_of(symbol) is AssetClass.US_EQUITY}
     sessions = {session.date: session for session in reach(timing, history_days, plan.history).sessions}
-    unsettled = unsettled_days(bulk, list(sessions), ours, most=_LOOKED_AT) if ours else {}
+    unsettled = unsettled_days(connection, list(sessions), ours, most=_LOOKED_AT) if ours else {}
     ours = {symbol for symbol in ours if _wanted(unsettled.get(symbol, ()), sessions, timing)}
     if not ours:
         return MarketPlan()
     dates = {day.session_date for days in unsettled.values() for day in days}
     days = {
         date: MarketDay(sessions[date], stored.fetched_at, stored.values)
-        for date, stored in read_market_days(bulk, dates).items()
+        for date, stored in read_market_days(connection, dates).items()
     }
-    listed = listed_symbols(bulk)
+    listed = listed_symbols(connection)
     lacking = {
         symbol: _lacking(symbol, known, sessions, days, timing, listed=listed.get(symbol) is not False)
         for symbol, known in unsettled.items()
@@ -181,7 +183,9 @@ def cheapest_days(lacking: Collection[Collection[date]]) -> frozenset[date]:
     return min(options, key=lambda days: len(days) + sum(not days.issuperset(each) for each in lacking))
 
 
-def read_market(pipeline: Pipeline, bulk: Bulk, symbols: Collection[str], priority: int) -> Mapping[date, MarketDay]:
+def read_market(
+    pipeline: Pipeline, connection: StoreConnection, symbols: Collection[str], priority: int
+) -> Mapping[date, MarketDay]:
     """Return the market days that serve the 1d series of `symbols`, asking for those that are worth a request.
 
     Several runs at once ask once: the others wait and find the answer. When a day cannot be had, its symbols are left
@@ -189,7 +193,7 @@ def read_market(pipeline: Pipeline, bulk: Bulk, symbols: Collection[str], priori
 
     Args:
         pipeline: vendor, clock and plan.
-        bulk: a connection without an open transaction.
+        connection: a connection without an open transaction.
         symbols: whose day bars are wanted.
         priority: whose requests go first when runs compete.
 
@@ -199,13 +203,13 @@ def read_market(pipeline: Pipeline, bulk: Bulk, symbols: Collection[str], priori
 
     def planned() -> MarketPlan:
         timing = pipeline.timing(AssetClass.US_EQUITY)
-        found = plan_market_days(bulk, symbols, timing, pipeline.history_days, pipeline.plan)
-        bulk.commit()  # no transaction stays open while the vendor is asked
+        found = plan_market_days(connection, symbols, timing, pipeline.history_days, pipeline.plan)
+        connection.commit()  # no transaction stays open while the vendor is asked
         return found
 
     if not (plan := planned()).asked:
         return plan.days
-    with bulk.symbol_lock("*market days"):
+    with connection.symbol_lock("*market days"):
         plan = planned()
         days = dict(plan.days)
         for session in plan.asked:
@@ -217,9 +221,9 @@ def read_market(pipeline: Pipeline, bulk: Bulk, symbols: Collection[str], priori
                     raise
                 log.warning("%s Its day bars are asked for symbol by symbol.", error)
                 break
-            stored = write_market_day(bulk, session.date, answer.bars, now)
-            write_check(bulk, MARKET_DAY, Check(session.date, now, 1, answer.usage.bytes))
-            bulk.commit()
+            stored = write_market_day(connection, session.date, answer.bars, now)
+            write_check(connection, MARKET_DAY, Check(session.date, now, 1, answer.usage.bytes))
+            connection.commit()
             days[session.date] = MarketDay(session, now, stored.values, fresh=True)
     return days
 

@@ -16,7 +16,7 @@ from market_data_pipeline.domain.features.own import NO_OWN_FEATURES, OwnFeature
 from market_data_pipeline.ingest.fetch_plan import Timing
 from market_data_pipeline.ingest.own_features import load_own_features
 from market_data_pipeline.polygon.plans import available_at, plan_named
-from market_data_pipeline.store.copy import Bulk
+from market_data_pipeline.store.copy import StoreConnection
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -59,13 +59,13 @@ class Pipeline:
         calendar = calendar_for(asset_class)
         return Timing(calendar, lambda end: available_at(self.plan, calendar, end), self.clock())
 
-    def connect(self) -> Bulk:
+    def connect(self) -> StoreConnection:
         """Return a new connection for one thread.
 
         Raises:
             DatabaseUnavailableError: PostgreSQL cannot be reached.
         """
-        return Bulk(self.database_url, self.as_of)
+        return StoreConnection(self.database_url, self.as_of)
 
     def __enter__(self) -> Self:
         return self

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from datetime import date, datetime
 
     from market_data_pipeline.ingest.pipeline import Pipeline
-    from market_data_pipeline.store.copy import Bulk
+    from market_data_pipeline.store.copy import StoreConnection
 
 # Splits are announced days ahead, so a list of yesterday is right today in all but a recorded handful of cases; after a
 # week without an answer nothing that is adjusted with it can be trusted.
@@ -59,7 +59,7 @@ def splits_due(
     return None if read_today and known.since <= since else min(since, known.since)
 
 
-def ensure_splits(pipeline: Pipeline, bulk: Bulk) -> PipelineError | None:
+def ensure_splits(pipeline: Pipeline, connection: StoreConnection) -> PipelineError | None:
     """Read the market's splits unless that was done today.
 
     Several runs at once ask once: the others wait and find it done. A failure is returned, not raised, while the list
@@ -71,11 +71,11 @@ def ensure_splits(pipeline: Pipeline, bulk: Bulk) -> PipelineError | None:
         PipelineError: there is no list that serves.
     """
     now = pipeline.clock()
-    with bulk.symbol_lock("*splits"):
-        known = last_check(bulk)
-        doubtful = unreadable_splits(bulk)
-        followed = followed_symbols(bulk)
-        bulk.rollback()
+    with connection.symbol_lock("*splits"):
+        known = last_check(connection)
+        doubtful = unreadable_splits(connection)
+        followed = followed_symbols(connection)
+        connection.rollback()
         since = splits_due(known, pipeline.history_days, now, unreadable=doubtful)
         if since is None:
             return None
@@ -90,7 +90,7 @@ def ensure_splits(pipeline: Pipeline, bulk: Bulk) -> PipelineError | None:
                 raise
             return error
         spent = pipeline.client.usage - before
-        write_splits(bulk, splits, since=since, now=now, unreadable=unreadable)
-        write_check(bulk, SPLITS, Check(since, now, spent.requests - spent.rate_limited, spent.bytes))
-        bulk.commit()
+        write_splits(connection, splits, since=since, now=now, unreadable=unreadable)
+        write_check(connection, SPLITS, Check(since, now, spent.requests - spent.rate_limited, spent.bytes))
+        connection.commit()
         return None

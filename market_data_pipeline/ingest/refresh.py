@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from market_data_pipeline.ingest.fetch_plan import Timing
     from market_data_pipeline.ingest.pipeline import Pipeline
     from market_data_pipeline.ingest.shard import MarketWide
-    from market_data_pipeline.store.copy import Bulk
+    from market_data_pipeline.store.copy import StoreConnection
     from market_data_pipeline.store.ledger import SeriesState
 
 
@@ -37,7 +37,7 @@ class SymbolRefresh:
 
     Args:
         pipeline: vendor, clock and plan.
-        bulk: the thread's connection.
+        connection: the thread's connection.
         request: symbol, tier and timeframes.
         run_id: the run that the audit rows name.
         full: ask for and compare everything again.
@@ -48,7 +48,7 @@ class SymbolRefresh:
     def __init__(
         self,
         pipeline: Pipeline,
-        bulk: Bulk,
+        connection: StoreConnection,
         request: SymbolRequest,
         run_id: str,
         *,
@@ -57,7 +57,7 @@ class SymbolRefresh:
         asked: Callable[[], None] = lambda: None,
     ) -> None:
         self.pipeline = pipeline
-        self.bulk = bulk
+        self.connection = connection
         self.request = request
         self.run_id = run_id
         self.full = full
@@ -79,18 +79,18 @@ class SymbolRefresh:
         """
         from market_data_pipeline.domain.adjustments import digest
 
-        with self.bulk.symbol_lock(self.request.symbol):
+        with self.connection.symbol_lock(self.request.symbol):
             # Read under the lock: a run that had to wait finds the other one's work and leaves it be.
             self.timing = self.pipeline.timing(self.asset_class)
-            self.states = read_states(self.bulk, self.request.symbol)
-            self.splits = read_splits(self.bulk, self.request.symbol)
+            self.states = read_states(self.connection, self.request.symbol)
+            self.splits = read_splits(self.connection, self.request.symbol)
             if (unreadable := self.market.unreadable.get(self.request.symbol)) is not None:
                 raise DataError(f"The vendor's splits of {self.request.symbol} cannot be read: {unreadable}")
             self.digest = digest(self.splits, self.timing.calendar.session_date(self.timing.now))
             asking = Asking(
                 self.pipeline, self.request, self.timing, self.states, self.digest, self.market.days, self.full
             )
-            families = asking.families(self.bulk)
+            families = asking.families(self.connection)
             if all(family.nothing_more for family in families):
                 self.asked()
             while families:
@@ -109,7 +109,7 @@ class SymbolRefresh:
         while not last:
             watch = Stopwatch()
             if isinstance(answer, HarvestError):
-                self.bulk.rollback()
+                self.connection.rollback()
                 watch.fetch_seconds = answer.seconds
                 usage, self.extra = answer.usage + self.extra, Usage()
                 failed = self._failed(series, answer.cause, started_at, watch, usage, answer.days)
@@ -192,7 +192,9 @@ class SymbolRefresh:
         base = states_of(self.states, answer.base.timeframe, self.request.tier)
         in_step = state.base_revision == revision and not self.full
         try:
-            bars, spans = coarser(self.bulk, series, state, base, answer, self.timing, in_step=in_step, watch=watch)
+            bars, spans = coarser(
+                self.connection, series, state, base, answer, self.timing, in_step=in_step, watch=watch
+            )
             change = replace(
                 self._change(series, answer, watch, Usage()),
                 answer=bars,
@@ -202,20 +204,20 @@ class SymbolRefresh:
             )
             return self._commit(change, started_at)
         except PipelineError as error:
-            self.bulk.rollback()
+            self.connection.rollback()
             if error.stops_run:
                 raise
             return self._failed(series, error, started_at, watch, Usage())
 
     def _commit(self, change: Change, started_at: datetime) -> SeriesOutcome:
         outcome, self.states[change.series.timeframe] = commit(
-            self.bulk, change, run_id=self.run_id, started_at=started_at, clock=self.pipeline.clock
+            self.connection, change, run_id=self.run_id, started_at=started_at, clock=self.pipeline.clock
         )
         return outcome
 
     def fail(self, series: Series, error: PipelineError) -> SeriesOutcome:
         """Record that a series was not even begun, and why."""
-        self.bulk.rollback()
+        self.connection.rollback()
         usage, self.extra = self.extra, Usage()
         return self._failed(series, error, self.pipeline.clock(), Stopwatch(), usage)
 
@@ -231,11 +233,11 @@ class SymbolRefresh:
         """Record that a series failed, keeping all that it held, and return the outcome."""
         state = states_of(self.states, series.timeframe, self.request.tier)
         outcome = failed_outcome(series, self.request.tier, error, state=state, usage=usage, watch=watch)
-        if self.bulk.closed:
+        if self.connection.closed:
             raise error  # there is nothing to record it with
         now = self.pipeline.clock()
         row = log_row(outcome, watch, self.run_id, started_at, now, due_at=state.next_due_at)
-        write_failure(self.bulk, series, self.request.tier, row)
-        write_failed_days(self.bulk, series, days, now, self.run_id)
-        self.bulk.commit()
+        write_failure(self.connection, series, self.request.tier, row)
+        write_failed_days(self.connection, series, days, now, self.run_id)
+        self.connection.commit()
         return outcome

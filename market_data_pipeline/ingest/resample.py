@@ -24,14 +24,14 @@ if TYPE_CHECKING:
     from market_data_pipeline.ingest.fetch import Harvest
     from market_data_pipeline.ingest.fetch_plan import Timing
     from market_data_pipeline.ingest.outcome import Stopwatch
-    from market_data_pipeline.store.copy import Bulk
+    from market_data_pipeline.store.copy import StoreConnection
     from market_data_pipeline.store.ledger import SeriesState
 
 _END: Final = datetime(2100, 1, 1, tzinfo=UTC)
 
 
 def coarser(
-    bulk: Bulk,
+    connection: StoreConnection,
     series: Series,
     state: SeriesState,
     held: SeriesState,
@@ -44,7 +44,7 @@ def coarser(
     """Return the coarser bars that are to be held now, and the spans for which that is all of them.
 
     Args:
-        bulk: a transaction that sees the base as it is stored now.
+        connection: a transaction that sees the base as it is stored now.
         series: a resampled series.
         state: what is held of it.
         held: what is held of its base now, `answer` included.
@@ -62,7 +62,7 @@ def coarser(
         since = timing.calendar.midnight(timing.calendar.session_date(state.last_ts)) if state.last_ts else BEGINNING
         start = since if in_step else BEGINNING
         with watch.storing():
-            source = read_bars(bulk, base, start, _END)
+            source = read_bars(connection, base, start, _END)
         spans = (Interval(start, timing.now),) if start < timing.now else ()
     else:
         return bar_frames.empty(), ()

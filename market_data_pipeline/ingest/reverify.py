@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from market_data_pipeline.domain.series import Series
     from market_data_pipeline.ingest.fetch_plan import Timing
     from market_data_pipeline.ingest.pipeline import Pipeline
-    from market_data_pipeline.store.copy import Bulk
+    from market_data_pipeline.store.copy import StoreConnection
     from market_data_pipeline.store.ledger import SeriesState
 
 
@@ -161,7 +161,7 @@ def _page_sessions(days: Sequence[_Day], base: Timeframe) -> int:
 
 
 def opened_for_audit(
-    bulk: Bulk,
+    connection: StoreConnection,
     series: Series,
     held: Mapping[date, Coverage],
     state: SeriesState,
@@ -174,7 +174,7 @@ def opened_for_audit(
     The ledger keeps its statuses: when the vendor fails, the days are as settled as they were.
 
     Args:
-        bulk: the transaction, which the caller commits.
+        connection: the transaction, which the caller commits.
         series: a fetched one.
         held: what is known of its days.
         state: of the series.
@@ -190,5 +190,5 @@ def opened_for_audit(
         timing.now,
         splits_changed=state.audited_splits not in (None, splits_digest),
     )
-    write_rechecked(bulk, series, days, timing.now)
+    write_rechecked(connection, series, days, timing.now)
     return reopened(held, days, sessions)

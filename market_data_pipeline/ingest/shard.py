@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from market_data_pipeline.ingest.market_days import MarketDay
     from market_data_pipeline.ingest.pipeline import Pipeline
-    from market_data_pipeline.store.copy import Bulk
+    from market_data_pipeline.store.copy import StoreConnection
 
 
 log = logging.getLogger(__name__)
@@ -58,12 +58,14 @@ class MarketWide:
         self._spent = spent
         self._notice: str | None = None
 
-    def read(self, pipeline: Pipeline, bulk: Bulk, requests: Collection[SymbolRequest], *, full: bool) -> None:
+    def read(
+        self, pipeline: Pipeline, connection: StoreConnection, requests: Collection[SymbolRequest], *, full: bool
+    ) -> None:
         """Ask for what the run lacks; what it costs is counted whatever comes of it.
 
         Args:
             pipeline: vendor, clock and plan; no other thread asks yet.
-            bulk: a connection without an open transaction.
+            connection: a connection without an open transaction.
             requests: the run's symbols.
             full: everything is asked for again, symbol by symbol.
 
@@ -72,10 +74,10 @@ class MarketWide:
         """
         before = pipeline.client.usage
         try:
-            late = ensure_splits(pipeline, bulk)
+            late = ensure_splits(pipeline, connection)
             if late is not None:
                 log.warning("The market's splits could not be read today, the last list is used: %s", late)
-            self.unreadable = unreadable_splits(bulk)
+            self.unreadable = unreadable_splits(connection)
             if anonymous := self.unreadable.get(NO_TICKER):
                 self._notice = (
                     f"The vendor lists a split without a readable ticker ({anonymous.rstrip('.')}). "
@@ -83,15 +85,15 @@ class MarketWide:
                 )
             daily = [request for request in requests if Timeframe.D1 in request.timeframes]
             if daily and not full:
-                self._read_days(pipeline, bulk, daily)
-            bulk.commit()
+                self._read_days(pipeline, connection, daily)
+            connection.commit()
         finally:
             self._spent += pipeline.client.usage - before
 
-    def _read_days(self, pipeline: Pipeline, bulk: Bulk, daily: Collection[SymbolRequest]) -> None:
+    def _read_days(self, pipeline: Pipeline, connection: StoreConnection, daily: Collection[SymbolRequest]) -> None:
         priority = min(PRIORITIES[request.tier] for request in daily)
         try:
-            self.days = read_market(pipeline, bulk, [request.symbol for request in daily], priority)
+            self.days = read_market(pipeline, connection, [request.symbol for request in daily], priority)
         except PipelineError as error:
             if error.stops_run:
                 raise
@@ -183,7 +185,7 @@ class _Shard:
         self.workers = most + _STORING if most > 1 else 1
         self._turns = BoundedSemaphore(most)
         self._lock = Lock()
-        self._first: Bulk | None = None  # opened by `prepare`: one thread goes on with it
+        self._first: StoreConnection | None = None  # opened by `prepare`: one thread goes on with it
         self._taken = True
 
     def prepare(self) -> None:
@@ -191,12 +193,12 @@ class _Shard:
         if not self.waiting:
             return
         try:
-            bulk = self.pipeline.connect()
+            connection = self.pipeline.connect()
             with ExitStack() as unless_kept:
-                unless_kept.callback(bulk.close)
-                self.market.read(self.pipeline, bulk, self.waiting, full=self.full)
+                unless_kept.callback(connection.close)
+                self.market.read(self.pipeline, connection, self.waiting, full=self.full)
                 unless_kept.pop_all()
-            self._first, self._taken = bulk, False
+            self._first, self._taken = connection, False
         except PipelineError as error:
             self.stopped_by = error
 
@@ -207,35 +209,35 @@ class _Shard:
 
     def work(self) -> None:
         """Refresh symbols until none waits: the body of one thread."""
-        bulk: Bulk | None = None
+        connection: StoreConnection | None = None
         try:
             while not self.stop.is_set():
                 try:
                     request = self.waiting.popleft()
                 except IndexError:
                     return
-                bulk = self._symbol(request, bulk)
+                connection = self._symbol(request, connection)
         finally:
             try:
-                if bulk is not None:
-                    bulk.close()
+                if connection is not None:
+                    connection.close()
             finally:
                 self.outcomes.put(None)  # whatever happens: somebody waits for it
 
-    def _symbol(self, request: SymbolRequest, bulk: Bulk | None) -> Bulk | None:
+    def _symbol(self, request: SymbolRequest, connection: StoreConnection | None) -> StoreConnection | None:
         """Refresh one symbol and return the connection, or None when it is of no more use."""
         done: set[Series] = set()
         refresh: SymbolRefresh | None = None
         with ExitStack() as turn:  # ends when nothing more is asked, at the latest here
             try:
-                bulk = self._connected(bulk)
+                connection = self._connected(connection)
                 self._turns.acquire()
                 turn.callback(self._turns.release)
                 if self.stop.is_set():
-                    return bulk
+                    return connection
                 refresh = SymbolRefresh(
                     self.pipeline,
-                    bulk,
+                    connection,
                     request,
                     self.run_id,
                     full=self.full,
@@ -253,15 +255,15 @@ class _Shard:
                     self.stopped_by = self.stopped_by or failure
                 self._fail_rest(request, refresh, failure, done)
                 if not isinstance(error, PipelineError) or isinstance(error, DatabaseUnavailableError):
-                    if bulk is not None:
-                        bulk.close()
+                    if connection is not None:
+                        connection.close()
                     return None
-        return bulk
+        return connection
 
-    def _connected(self, bulk: Bulk | None) -> Bulk:
+    def _connected(self, connection: StoreConnection | None) -> StoreConnection:
         """Return the thread's connection, or a new one; once none could be had, nobody waits for one again."""
-        if bulk is not None and not bulk.closed:
-            return bulk
+        if connection is not None and not connection.closed:
+            return connection
         if self.unreachable is not None:
             raise self.unreachable
         with self._lock:
@@ -282,7 +284,7 @@ class _Shard:
             if series in done:
                 continue
             outcome = None
-            if refresh is not None and not refresh.bulk.closed:
+            if refresh is not None and not refresh.connection.closed:
                 try:
                     outcome = refresh.fail(series, failure)
                 except PipelineError as lost:

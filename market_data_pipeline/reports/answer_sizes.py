@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from market_data_pipeline.polygon.request_windows import Window
     from market_data_pipeline.reports.sandbox_market import SandboxMarket
     from market_data_pipeline.reports.trading_habits import Habits
-    from market_data_pipeline.store.copy import Bulk
+    from market_data_pipeline.store.copy import StoreConnection
     from market_data_pipeline.store.ledger import Coverage
 
 _PEERS: Final = 50  # symbols looked at to tell what others are like
@@ -81,7 +81,7 @@ class AnswerSizes:
     """What answers will weigh.
 
     Args:
-        bulk: a connection; used by the constructor alone.
+        connection: a connection; used by the constructor alone.
         asked: all requests for bars that are planned.
         timing: of each asset class.
         near: the vendor is a server on this machine.
@@ -95,7 +95,7 @@ class AnswerSizes:
 
     def __init__(
         self,
-        bulk: Bulk,
+        connection: StoreConnection,
         asked: Collection[Ask],
         timing: Mapping[AssetClass, Timing],
         *,
@@ -107,16 +107,16 @@ class AnswerSizes:
         symbols = {each.symbol for each in asked}
         self._timing = timing
         self._market = market
-        self._habits = read_habits(bulk, symbols, now) if market is None or strangers else {}
+        self._habits = read_habits(connection, symbols, now) if market is None or strangers else {}
         strange = (each.symbol for each in asked if each.of_minutes and each.symbol not in self._habits)
         self.unknown = frozenset(strange if market is None else ())
-        peers = _held_symbols(bulk) if self.unknown else []
+        peers = _held_symbols(connection) if self.unknown else []
         self._peers: dict[AssetClass, list[Habits]] = {}
-        for symbol, habits in read_habits(bulk, peers, now).items():
+        for symbol, habits in read_habits(connection, peers, now).items():
             self._peers.setdefault(asset_class_of(symbol), []).append(habits)
-        self._weights = AnswerWeights(bulk, {*symbols, *peers}, near=near)
-        self._market_day = last_check(bulk, MARKET_DAY)
-        self._splits = last_check(bulk, SPLITS)
+        self._weights = AnswerWeights(connection, {*symbols, *peers}, near=near)
+        self._market_day = last_check(connection, MARKET_DAY)
+        self._splits = last_check(connection, SPLITS)
         self.unweighed = False
         self._alike: dict[tuple[AssetClass, tuple[Window, ...]], Estimate] = {}
 
@@ -147,9 +147,9 @@ class AnswerSizes:
             )
         )
 
-    def listed(self, bulk: Bulk, symbols: Collection[str]) -> dict[str, bool | None]:
+    def listed(self, connection: StoreConnection, symbols: Collection[str]) -> dict[str, bool | None]:
         """Return whether answers for the whole market list each symbol; None where nothing tells."""
-        said = listed_symbols(bulk)
+        said = listed_symbols(connection)
         market = self._market
         return {
             symbol: said.get(symbol) if symbol in said or market is None else market.lists(symbol) for symbol in symbols
@@ -211,8 +211,8 @@ class AnswerSizes:
         return self._alike[key]
 
 
-def _held_symbols(bulk: Bulk) -> list[str]:
-    rows = bulk.rows(
+def _held_symbols(connection: StoreConnection) -> list[str]:
+    rows = connection.rows(
         """
         select symbol from market_data.series_state
         where timeframe = '5m' and bar_count > 0

@@ -15,7 +15,7 @@ from market_data_pipeline.domain.series import AssetClass, Timeframe, asset_clas
 from market_data_pipeline.polygon.request_windows import ANSWER_BYTES, BYTES_PER_BAR, PAGE_LIMIT
 
 if TYPE_CHECKING:
-    from market_data_pipeline.store.copy import Bulk
+    from market_data_pipeline.store.copy import StoreConnection
 
 _LARGE: Final = 1_000  # rows; what stands around them weighs little then
 _ROW_DOUBT: Final = 0.03  # of what a row weighs: morning's volumes have fewer digits than noon's
@@ -70,15 +70,15 @@ class AnswerWeights:
     """What answers to requests of some symbols weigh.
 
     Args:
-        bulk: a connection.
+        connection: a connection.
         symbols: all that requests are planned for, and some whose answers tell of the others'.
         near: the vendor is a server on this machine.
     """
 
-    def __init__(self, bulk: Bulk, symbols: Collection[str], *, near: bool) -> None:
+    def __init__(self, connection: StoreConnection, symbols: Collection[str], *, near: bool) -> None:
         self._near = near
         found: dict[tuple[str, _Kind], list[_Answer]] = {}
-        for row in bulk.rows(_ANSWERS, sorted(symbols), _LARGE, _LOOKED_AT):
+        for row in connection.rows(_ANSWERS, sorted(symbols), _LARGE, _LOOKED_AT):
             kind = Timeframe(row["timeframe"]), row["large"]
             answer = _Answer(row["rows"], row["bytes"], row["pages"])
             for name in (row["symbol"], asset_class_of(row["symbol"])):

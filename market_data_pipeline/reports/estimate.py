@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from market_data_pipeline.reports.answer_sizes import Cost
     from market_data_pipeline.reports.sandbox_market import SandboxMarket
     from market_data_pipeline.settings import Settings
-    from market_data_pipeline.store.copy import Bulk
+    from market_data_pipeline.store.copy import StoreConnection
 
 
 class Lacking(NamedTuple):
@@ -46,14 +46,14 @@ class Vendor:
     """What the vendor would be asked for now.
 
     Args:
-        bulk: a connection.
+        connection: a connection.
         plan: the vendor's subscription.
         history_days: calendar days of history that a series should hold.
         now: aware UTC.
     """
 
-    def __init__(self, bulk: Bulk, plan: Plan, history_days: int, now: datetime) -> None:
-        self.bulk = bulk
+    def __init__(self, connection: StoreConnection, plan: Plan, history_days: int, now: datetime) -> None:
+        self.connection = connection
         self.plan = plan
         self.history_days = history_days
         self.now = now
@@ -62,14 +62,14 @@ class Vendor:
     def market_days(self, symbols: Collection[str]) -> tuple[tuple[date, ...], frozenset[str]]:
         """Return the days to ask for the whole market, and the symbols that need no request for day bars then."""
         timing = self.timing[AssetClass.US_EQUITY]
-        made = plan_market_days(self.bulk, symbols, timing, self.history_days, self.plan)
+        made = plan_market_days(self.connection, symbols, timing, self.history_days, self.plan)
         return tuple(session.date for session in made.asked), made.served
 
     def lacking(self, asked: Collection[Series], *, full: bool) -> list[Lacking]:
         """Return what each of the fetched series lacks, those that lack nothing left out."""
         found = []
         for series in asked:
-            timing, held = self.timing[asset_class_of(series.symbol)], read_coverage(self.bulk, series)
+            timing, held = self.timing[asset_class_of(series.symbol)], read_coverage(self.connection, series)
             sessions = reach(timing, self.history_days, self.plan.history).sessions
             missing = wanted(sessions, held, series.timeframe, timing, full=full)
             if missing:
@@ -229,30 +229,30 @@ def plan_backfill(
     from market_data_pipeline.reports.estimate import Vendor
     from market_data_pipeline.runtime.database import check_followed, followed
     from market_data_pipeline.store.connection import Role
-    from market_data_pipeline.store.copy import Bulk
+    from market_data_pipeline.store.copy import StoreConnection
     from market_data_pipeline.store.reference import last_check, unreadable_splits
 
     check_followed(settings, symbols)
     names = tuple(symbols) or tuple(each.symbol for each in followed(settings))
     bases = tuple(dict.fromkeys(timeframe.base for timeframe in (timeframes or Timeframe)))
     plan = plan_named(settings.plan).limited_to(settings.calls_per_minute)
-    with Bulk(settings.database_url, settings.as_of, Role.READER) as bulk:
-        vendor = Vendor(bulk, plan, days or settings.history_days, settings.clock())
-        unreadable = unreadable_splits(bulk)
-        since = splits_due(last_check(bulk), vendor.history_days, vendor.now, unreadable=unreadable)
+    with StoreConnection(settings.database_url, settings.as_of, Role.READER) as connection:
+        vendor = Vendor(connection, plan, days or settings.history_days, settings.clock())
+        unreadable = unreadable_splits(connection)
+        since = splits_due(last_check(connection), vendor.history_days, vendor.now, unreadable=unreadable)
         if since is None:  # they fail without a request
             names = tuple(name for name in names if name not in unreadable)
         market_days, served = vendor.market_days(names if Timeframe.D1 in bases and not full else ())
         lacking = vendor.lacking([Series(name, base) for name in names for base in bases], full=full)
         sizes = AnswerSizes(
-            bulk,
+            connection,
             [one.asked for one in lacking],
             vendor.timing,
             near=_is_near(settings),
             market=_sandbox(settings) if lacking or market_days else None,
             strangers=not settings.uses_sandbox,
         )
-        listed = sizes.listed(bulk, served)
+        listed = sizes.listed(connection, served)
     found = []
     maybe = Cost()
     for one in lacking:

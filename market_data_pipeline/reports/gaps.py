@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from market_data_pipeline.ingest.fetch_plan import Reach, Timing
     from market_data_pipeline.polygon.plans import Plan
     from market_data_pipeline.settings import Settings
-    from market_data_pipeline.store.copy import Bulk
+    from market_data_pipeline.store.copy import StoreConnection
 
 
 class Reason(StrEnum):
@@ -257,15 +257,15 @@ def gaps_document(settings: Settings, symbol: str, timeframes: Sequence[Timefram
     from market_data_pipeline.polygon.plans import available_at, plan_named
     from market_data_pipeline.runtime.database import check_followed
     from market_data_pipeline.store.connection import Role
-    from market_data_pipeline.store.copy import Bulk
+    from market_data_pipeline.store.copy import StoreConnection
 
     check_followed(settings, [symbol])
     plan = plan_named(settings.plan)
     calendar = calendar_for(asset_class_of(symbol))
     timing = Timing(calendar, lambda end: available_at(plan, calendar, end), settings.clock())
-    with Bulk(settings.database_url, settings.as_of, Role.READER) as bulk:
+    with StoreConnection(settings.database_url, settings.as_of, Role.READER) as connection:
         documents = [
-            _of_series(bulk, Series(symbol, timeframe), timing, plan, settings.history_days)
+            _of_series(connection, Series(symbol, timeframe), timing, plan, settings.history_days)
             for timeframe in timeframes or BASE_TIMEFRAMES
         ]
     return {
@@ -277,17 +277,19 @@ def gaps_document(settings: Settings, symbol: str, timeframes: Sequence[Timefram
     }
 
 
-def _of_series(bulk: Bulk, series: Series, timing: Timing, plan: Plan, history_days: int) -> dict[str, Any]:
+def _of_series(
+    connection: StoreConnection, series: Series, timing: Timing, plan: Plan, history_days: int
+) -> dict[str, Any]:
     from market_data_pipeline.ingest.fetch_plan import reach
     from market_data_pipeline.store.bars import read_pieces
     from market_data_pipeline.store.ledger import read_coverage
 
     within = reach(timing, history_days, plan.history)
-    state = bulk.rows(_STATE, series.symbol, str(series.timeframe))[0]
+    state = connection.rows(_STATE, series.symbol, str(series.timeframe))[0]
     since = history_start(within, timing)
-    starts = read_pieces(bulk, {"ts": "instant"}, _STARTS, since, series.symbol, str(series.timeframe))["ts"]
-    coverage = read_coverage(bulk, series)
-    bulk.commit()
+    starts = read_pieces(connection, {"ts": "instant"}, _STARTS, since, series.symbol, str(series.timeframe))["ts"]
+    coverage = read_coverage(connection, series)
+    connection.commit()
     return series_gaps(series, within, coverage, starts, timing, state)
 
 

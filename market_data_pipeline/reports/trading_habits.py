@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from market_data_pipeline.domain.calendar import Session
     from market_data_pipeline.ingest.fetch_plan import Timing
     from market_data_pipeline.polygon.request_windows import Window
-    from market_data_pipeline.store.copy import Bulk
+    from market_data_pipeline.store.copy import StoreConnection
     from market_data_pipeline.store.ledger import Coverage
 
     Floats = np.ndarray[tuple[int], np.dtype[np.float64]]
@@ -102,7 +102,7 @@ def fractional_part(*intervals: Interval) -> float:
     return since / whole if whole else 1.0
 
 
-def read_habits(bulk: Bulk, symbols: Collection[str], now: datetime) -> dict[str, Habits]:
+def read_habits(connection: StoreConnection, symbols: Collection[str], now: datetime) -> dict[str, Habits]:
     """Return the habits of symbols, those left out that do not hold enough to tell.
 
     Days before a symbol's first bar count for nothing: it may not have been listed. Of a 5m bar with n trades
@@ -111,10 +111,10 @@ def read_habits(bulk: Bulk, symbols: Collection[str], now: datetime) -> dict[str
     if not symbols:
         return {}
     filled: dict[str, dict[int, int]] = {}
-    for row in bulk.rows(_SLOTS, sorted(symbols), now - _MEMORY, now):
+    for row in connection.rows(_SLOTS, sorted(symbols), now - _MEMORY, now):
         filled.setdefault(row["symbol"], {})[row["slot"]] = row["bars"]
     habits = {}
-    for row in bulk.rows(_DAYS, sorted(symbols), now - _MEMORY, now):
+    for row in connection.rows(_DAYS, sorted(symbols), now - _MEMORY, now):
         symbol, sessions = row["symbol"], row["sessions"]
         if not sessions and row["empty"] < _SESSIONS:
             continue

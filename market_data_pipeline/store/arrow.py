@@ -1,7 +1,7 @@
 """A reader's connection that answers with Arrow: large results for people who calculate.
 
 The driver is ADBC: values go from the wire into columns without an object of each, however many there are, and a null
-is a null. What a run reads and writes goes through `bulk`.
+is a null. What a run reads and writes goes through `StoreConnection`.
 
 Add here: how such a query is sent. Keep out: the queries (reading).
 """

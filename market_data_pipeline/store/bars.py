@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from market_data_pipeline.domain.series import Series, Timeframe
-    from market_data_pipeline.store.copy import Bulk
+    from market_data_pipeline.store.copy import StoreConnection
 
 _KINDS: Final = {"ts": "instant", **dict.fromkeys(VALUES, "float")}
 # About a year of 5m bars; the server's memory for their features is 25 MB.
@@ -30,11 +30,11 @@ def partition(relation: str, timeframe: Timeframe) -> str:
     return f"{relation}_{timeframe}"
 
 
-def read_bars(bulk: Bulk, series: Series, start: datetime, end: datetime) -> pd.DataFrame:
+def read_bars(connection: StoreConnection, series: Series, start: datetime, end: datetime) -> pd.DataFrame:
     """Return the stored raw bars with `ts` in [start, end) as a bar frame."""
     return _frame(
         read_pieces(
-            bulk,
+            connection,
             _KINDS,
             """
             select ts, open, high, low, close, volume, vwap, trades
@@ -47,10 +47,10 @@ def read_bars(bulk: Bulk, series: Series, start: datetime, end: datetime) -> pd.
     )
 
 
-def read_bars_before(bulk: Bulk, series: Series, before: datetime, count: int) -> pd.DataFrame:
+def read_bars_before(connection: StoreConnection, series: Series, before: datetime, count: int) -> pd.DataFrame:
     """Return the last `count` stored raw bars with `ts` before `before` as a bar frame, ascending."""
     return _frame(
-        bulk.columns(
+        connection.columns(
             _KINDS,
             """
             select * from (
@@ -68,12 +68,16 @@ def read_bars_before(bulk: Bulk, series: Series, before: datetime, count: int) -
 
 
 def read_pieces(
-    bulk: Bulk, kinds: Mapping[str, str], statement: LiteralString, start: datetime, *parameters: object
+    connection: StoreConnection,
+    kinds: Mapping[str, str],
+    statement: LiteralString,
+    start: datetime,
+    *parameters: object,
 ) -> dict[str, Any]:
-    """Return a query's columns as `Bulk.columns` does, asked for piece by piece, which the server holds one at a time.
+    """Return a query's columns as `StoreConnection.columns` does, read in pieces: the server holds one at a time.
 
     Args:
-        bulk: the transaction.
+        connection: the transaction.
         kinds: the columns; the first is `ts`.
         statement: a query with ascending `ts`, which begins at `$1`.
         start: the first of them.
@@ -83,7 +87,7 @@ def read_pieces(
 
     pieces = []
     while True:
-        piece = bulk.columns(kinds, f"{statement} limit {_PIECE}", start, *parameters)
+        piece = connection.columns(kinds, f"{statement} limit {_PIECE}", start, *parameters)
         pieces.append(piece)
         if len(piece["ts"]) < _PIECE:
             break
@@ -98,7 +102,7 @@ def read_pieces(
     }
 
 
-def append_bars(bulk: Bulk, series: Series, bars: pd.DataFrame, now: datetime) -> None:
+def append_bars(connection: StoreConnection, series: Series, bars: pd.DataFrame, now: datetime) -> None:
     """Store bars that are not held yet."""
     import numpy as np
     import pyarrow as pa
@@ -118,22 +122,22 @@ def append_bars(bulk: Bulk, series: Series, bars: pd.DataFrame, now: datetime) -
         "trades": pa.array(np.where(absent, 0, trades).astype("int64"), mask=absent),
         "ingested_at": pa.repeat(pa.scalar(now, type=instant), rows),
     }
-    bulk.copy(partition("bars", series.timeframe), pa.table(columns))
+    connection.copy(partition("bars", series.timeframe), pa.table(columns))
 
 
-def supersede_bars(bulk: Bulk, series: Series, ts: list[datetime], now: datetime, run_id: str) -> None:
+def supersede_bars(connection: StoreConnection, series: Series, ts: list[datetime], now: datetime, run_id: str) -> None:
     """Move the stored bars at `ts` to `bar_revisions`, with the run that took them out."""
     if not ts:
         return
-    bulk.execute(  # with the owner's rights: the pipeline itself may not take a bar out
+    connection.execute(  # with the owner's rights: the pipeline itself may not take a bar out
         "select market_data.supersede_bars($1, $2, $3::timestamptz[], $4::timestamptz, $5)::text",
         *(series.symbol, str(series.timeframe), ts, now, run_id),
     )
 
 
-def extent(bulk: Bulk, series: Series) -> dict[str, Any]:
+def extent(connection: StoreConnection, series: Series) -> dict[str, Any]:
     """Return `first_ts`, `last_ts` (None when nothing is held) and `bar_count` of a series."""
-    return bulk.rows(
+    return connection.rows(
         """
         select min(ts) as first_ts, max(ts) as last_ts, count(*) as bar_count
         from market_data.bars

@@ -51,7 +51,7 @@ def load_arrays(context: AdaptContext) -> None:
 
 
 def aggregates(kinds: Mapping[str, str]) -> str:
-    """Return the select list that makes one array of each column; its kind is one of `Bulk.columns`."""
+    """Return the select list that makes one array of each column; its kind is one of `StoreConnection.columns`."""
     return ", ".join(_ARRAY_OF[kind].format(name) for name, kind in kinds.items())
 
 
@@ -120,7 +120,7 @@ _LOCK_SPACE: Final = 0x4D44  # "MD": our symbols' advisory locks, apart from any
 _SYMBOL_LOCK_TIMEOUT: Final = "60min"
 
 
-class Bulk:
+class StoreConnection:
     """A connection of one thread. Statements run in a transaction that ends with `commit` or `rollback`.
 
     Parameters are `$1`, `$2`, …; lists are arrays, instants are aware.

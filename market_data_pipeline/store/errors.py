@@ -10,7 +10,7 @@
 | 3F000, 42P01, 42703 | ConfigurationError: the schema is not the one this program was written for |
 | anything else | PipelineError: a statement is wrong, or a rule of the schema was broken |
 
-Whether the connection is gone is asked of the connection (bulk): libpq's words depend on its version and language.
+Whether the connection is gone is asked of the connection: libpq's words depend on its version and language.
 
 Add here: a SQLSTATE that somebody has to react to differently. Keep out: trying again.
 """

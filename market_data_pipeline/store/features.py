@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from market_data_pipeline.domain.features.definitions import Feature
     from market_data_pipeline.domain.series import Series
-    from market_data_pipeline.store.copy import Bulk
+    from market_data_pipeline.store.copy import StoreConnection
 
 LEFTOVER: Final = "_leftover"  # no name of a feature begins like this
 ROUNDING: Final = 1e-12  # relative
@@ -64,7 +64,12 @@ def feature_columns(own: Sequence[Feature], relation: str = "features") -> Liter
 
 
 def read_features(
-    bulk: Bulk, series: Series, start: datetime, own: Sequence[Feature] = (), *, leftovers: bool = False
+    connection: StoreConnection,
+    series: Series,
+    start: datetime,
+    own: Sequence[Feature] = (),
+    *,
+    leftovers: bool = False,
 ) -> pa.Table:
     """Return the stored features with `ts` at or after `start`, ascending: `ts`, the 17 columns and those of `own`.
 
@@ -78,7 +83,7 @@ def read_features(
     features = (*FEATURES, *own)
     kinds = {"ts": "instant", **{feature.name: feature.dtype for feature in features}}
     found = read_pieces(
-        bulk,
+        connection,
         kinds | ({LEFTOVER: "bool"} if leftovers else {}),
         f"""
         select ts, {feature_columns(own)}{leftover}
@@ -133,7 +138,7 @@ def changed_rows(stored: pa.Table, computed: pa.Table) -> np.ndarray:
     return changed
 
 
-def append_features(bulk: Bulk, series: Series, features: pa.Table, now: datetime) -> None:
+def append_features(connection: StoreConnection, series: Series, features: pa.Table, now: datetime) -> None:
     """Store feature rows that are not held yet; columns beyond the 17 go into `extra`."""
     import pyarrow as pa
 
@@ -146,7 +151,7 @@ def append_features(bulk: Bulk, series: Series, features: pa.Table, now: datetim
         .add_column(1, "timeframe", pa.repeat(pa.scalar(str(series.timeframe)), rows))
         .append_column("features_computed_at", pa.repeat(pa.scalar(now, type=pa.timestamp("us", tz="UTC")), rows))
     )
-    bulk.copy(partition("features", series.timeframe), table)
+    connection.copy(partition("features", series.timeframe), table)
 
 
 def _with_extra(features: pa.Table) -> pa.Table:
@@ -181,10 +186,10 @@ def _json(column: pa.Array) -> pa.Array:
     return words.take(coded.indices)
 
 
-def remove_features(bulk: Bulk, series: Series, ts: list[datetime]) -> None:
+def remove_features(connection: StoreConnection, series: Series, ts: list[datetime]) -> None:
     """Take out the rows at `ts`: they are about to be stored anew, or their bars are gone."""
     if ts:
-        bulk.execute(
+        connection.execute(
             "delete from market_data.features where symbol = $1 and timeframe = $2 and ts = any($3)",
             *(series.symbol, str(series.timeframe), ts),
         )

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from datetime import date, datetime
 
     from market_data_pipeline.domain.series import Series
-    from market_data_pipeline.store.copy import Bulk
+    from market_data_pipeline.store.copy import StoreConnection
 
 
 class CoverageStatus(StrEnum):
@@ -109,9 +109,9 @@ class LogRow:
     rpo: timedelta = timedelta(0)
 
 
-def read_states(bulk: Bulk, symbol: str) -> dict[Timeframe, SeriesState]:
+def read_states(connection: StoreConnection, symbol: str) -> dict[Timeframe, SeriesState]:
     """Return the states of a symbol's series."""
-    rows = bulk.rows(
+    rows = connection.rows(
         """
         select
             timeframe, tier, first_ts, last_ts, bar_count, feature_count, feature_version, splits_digest,
@@ -125,9 +125,9 @@ def read_states(bulk: Bulk, symbol: str) -> dict[Timeframe, SeriesState]:
     return {Timeframe(row.pop("timeframe")): SeriesState(**row) for row in rows}
 
 
-def write_state(bulk: Bulk, series: Series, state: SeriesState) -> None:
+def write_state(connection: StoreConnection, series: Series, state: SeriesState) -> None:
     """Store the state of a series after a good execution: its errors are over."""
-    bulk.execute(
+    connection.execute(
         """
         insert into market_data.series_state (
             symbol, timeframe, tier, first_ts, last_ts, bar_count, feature_count, feature_version, splits_digest,
@@ -162,9 +162,9 @@ def write_state(bulk: Bulk, series: Series, state: SeriesState) -> None:
     )
 
 
-def write_failure(bulk: Bulk, series: Series, tier: str, row: LogRow) -> None:
+def write_failure(connection: StoreConnection, series: Series, tier: str, row: LogRow) -> None:
     """Store that a series failed: its data and what was known of it stay as they are."""
-    bulk.execute(
+    connection.execute(
         """
         insert into market_data.series_state (
             symbol, timeframe, tier, last_error_class, last_error, consecutive_failures
@@ -177,12 +177,12 @@ def write_failure(bulk: Bulk, series: Series, tier: str, row: LogRow) -> None:
         """,
         *(series.symbol, str(series.timeframe), tier, row.error_class, row.error),
     )
-    append_log(bulk, series, row)
+    append_log(connection, series, row)
 
 
-def append_log(bulk: Bulk, series: Series, row: LogRow) -> None:
+def append_log(connection: StoreConnection, series: Series, row: LogRow) -> None:
     """Add the audit row of one execution, and tell listeners (the read API's cache) which series it was."""
-    bulk.execute(
+    connection.execute(
         """
         with logged as (
             insert into market_data.ingest_log (
@@ -209,9 +209,9 @@ def append_log(bulk: Bulk, series: Series, row: LogRow) -> None:
     )
 
 
-def read_coverage(bulk: Bulk, series: Series) -> dict[date, Coverage]:
+def read_coverage(connection: StoreConnection, series: Series) -> dict[date, Coverage]:
     """Return what is known of each session day of a fetched series."""
-    rows = bulk.rows(
+    rows = connection.rows(
         """
         select session_date, status, rows, fetched_at, rechecked_at, doubted_at
         from market_data.coverage
@@ -222,12 +222,12 @@ def read_coverage(bulk: Bulk, series: Series) -> dict[date, Coverage]:
     return {row["session_date"]: Coverage(**{**row, "status": CoverageStatus(row["status"])}) for row in rows}
 
 
-def write_coverage(bulk: Bulk, series: Series, days: Iterable[Coverage], run_id: str) -> None:
+def write_coverage(connection: StoreConnection, series: Series, days: Iterable[Coverage], run_id: str) -> None:
     """Store what is now known of the given session days."""
     days = list(days)
     if not days:
         return
-    bulk.execute(
+    connection.execute(
         """
         insert into market_data.coverage (
             symbol, timeframe, session_date, status, rows, fetched_at, doubted_at, run_id
@@ -248,12 +248,12 @@ def write_coverage(bulk: Bulk, series: Series, days: Iterable[Coverage], run_id:
     )
 
 
-def write_rechecked(bulk: Bulk, series: Series, days: Iterable[date], now: datetime) -> None:
+def write_rechecked(connection: StoreConnection, series: Series, days: Iterable[date], now: datetime) -> None:
     """Store that settled days are being asked for again now, so that the next such choice falls on others."""
     days = list(days)
     if not days:
         return
-    bulk.execute(
+    connection.execute(
         """
         update market_data.coverage set rechecked_at = $4
         where symbol = $1 and timeframe = $2 and session_date = any($3)
@@ -262,12 +262,14 @@ def write_rechecked(bulk: Bulk, series: Series, days: Iterable[date], now: datet
     )
 
 
-def write_failed_days(bulk: Bulk, series: Series, days: Iterable[date], now: datetime, run_id: str) -> None:
+def write_failed_days(
+    connection: StoreConnection, series: Series, days: Iterable[date], now: datetime, run_id: str
+) -> None:
     """Mark days that were asked for in vain as failed, unless something is held of them."""
     days = list(days)
     if not days:
         return
-    bulk.execute(
+    connection.execute(
         """
         insert into market_data.coverage (symbol, timeframe, session_date, status, rows, fetched_at, run_id)
         select $1, $2, day, 'failed', 0, $4, $5

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-    from market_data_pipeline.store.copy import Bulk
+    from market_data_pipeline.store.copy import StoreConnection
 
 Values = tuple[float, ...]  # in the order of `domain.bars.VALUES`, NaN for what the vendor did not send
 
@@ -43,17 +43,17 @@ class StoredDay(NamedTuple):
 
 
 def unsettled_days(
-    bulk: Bulk, dates: Collection[date], symbols: Collection[str], *, most: int
+    connection: StoreConnection, dates: Collection[date], symbols: Collection[str], *, most: int
 ) -> dict[str, list[Unsettled]]:
     """Return the days among `dates` that US equities do not hold for good, by symbol.
 
     Args:
-        bulk: a connection.
+        connection: a connection.
         dates: session dates that a 1d series should hold.
         symbols: whose; every followed US equity is looked at besides.
         most: leave out symbols with more such days.
     """
-    rows = bulk.rows(
+    rows = connection.rows(
         """
         with asked as (
             select symbol from market_data.symbols where active and asset_class = 'us_equity'
@@ -85,9 +85,9 @@ def unsettled_days(
     return found
 
 
-def read_market_days(bulk: Bulk, dates: Collection[date]) -> dict[date, StoredDay]:
+def read_market_days(connection: StoreConnection, dates: Collection[date]) -> dict[date, StoredDay]:
     """Return the stored answer of each of `dates` that has one."""
-    rows = bulk.rows(
+    rows = connection.rows(
         """
         select session_date, symbol, fetched_at, open, high, low, close, volume, vwap, trades::float8 as trades
         from market_data.market_days
@@ -104,9 +104,9 @@ def read_market_days(bulk: Bulk, dates: Collection[date]) -> dict[date, StoredDa
     return found
 
 
-def listed_symbols(bulk: Bulk) -> dict[str, bool | None]:
+def listed_symbols(connection: StoreConnection) -> dict[str, bool | None]:
     """Return whether the stored answers name each symbol that was followed then: all (True), none, or some (None)."""
-    rows = bulk.rows(
+    rows = connection.rows(
         """
         select symbol, case count(close) when count(*) then true when 0 then false end as listed
         from market_data.market_days
@@ -116,19 +116,19 @@ def listed_symbols(bulk: Bulk) -> dict[str, bool | None]:
     return {row["symbol"]: row["listed"] for row in rows}
 
 
-def write_market_day(bulk: Bulk, day: date, market: pd.DataFrame, now: datetime) -> StoredDay:
+def write_market_day(connection: StoreConnection, day: date, market: pd.DataFrame, now: datetime) -> StoredDay:
     """Store the answer for `day` that was asked for at `now`, and return what was stored.
 
     It takes the place of an earlier one. Only the followed US equities are kept; days of more than two weeks before are
     forgotten.
 
     Args:
-        bulk: a transaction; the caller commits.
+        connection: a transaction; the caller commits.
         day: the session's date.
         market: a bar frame with a column `symbol`, at most one row each.
         now: when the vendor was asked, aware UTC.
     """
-    followed = bulk.rows(
+    followed = connection.rows(
         "select symbol from market_data.symbols where active and asset_class = 'us_equity' order by symbol"
     )
     symbols: list[str] = [row["symbol"] for row in followed]
@@ -139,11 +139,11 @@ def write_market_day(bulk: Bulk, day: date, market: pd.DataFrame, now: datetime)
     if not symbols:
         return told
     columns = zip(*(values or _NOTHING for values in told.values.values()), strict=True)
-    bulk.execute(
+    connection.execute(
         "delete from market_data.market_days where session_date = $1::date or session_date < $1::date - $2::int",
         *(day, _KEEP_DAYS),
     )
-    bulk.execute(
+    connection.execute(
         """
         insert into market_data.market_days (
             session_date, symbol, fetched_at, open, high, low, close, volume, vwap, trades

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from datetime import date, datetime
 
     from market_data_pipeline.store.arrow import ArrowReader
-    from market_data_pipeline.store.copy import Bulk
+    from market_data_pipeline.store.copy import StoreConnection
 
 
 SPLITS: Final = "splits"
@@ -36,17 +36,17 @@ class Check(NamedTuple):
     bytes: int = 0
 
 
-def last_check(bulk: Bulk, name: str = SPLITS) -> Check | None:
+def last_check(connection: StoreConnection, name: str = SPLITS) -> Check | None:
     """Return the last reading of one kind, None before the first."""
-    rows = bulk.rows(
+    rows = connection.rows(
         "select since, verified_at, requests, bytes from market_data.reference_checks where name = $1", name
     )
     return Check(**rows[0]) if rows else None
 
 
-def write_check(bulk: Bulk, name: str, check: Check) -> None:
+def write_check(connection: StoreConnection, name: str, check: Check) -> None:
     """Store that an answer was read; the caller commits."""
-    bulk.execute(
+    connection.execute(
         """
         insert into market_data.reference_checks (name, since, verified_at, requests, bytes)
         values ($1, $2, $3, $4::int, $5::bigint)
@@ -60,12 +60,14 @@ def write_check(bulk: Bulk, name: str, check: Check) -> None:
     )
 
 
-def read_splits(bulk: Bulk | ArrowReader, symbol: str, known_at: datetime | None = None) -> tuple[Split, ...]:
+def read_splits(
+    connection: StoreConnection | ArrowReader, symbol: str, known_at: datetime | None = None
+) -> tuple[Split, ...]:
     """Return a symbol's known splits, future-dated ones among them, by execution date.
 
     With `known_at` those that the vendor had listed to us by then, as it listed them then.
     """
-    rows = bulk.rows(
+    rows = connection.rows(
         """
         select execution_date, split_from, split_to
         from market_data.splits_as_of(coalesce($2::timestamptz, 'infinity'))
@@ -77,21 +79,24 @@ def read_splits(bulk: Bulk | ArrowReader, symbol: str, known_at: datetime | None
     return tuple(Split(**row) for row in rows)
 
 
-def followed_symbols(bulk: Bulk) -> frozenset[str]:
+def followed_symbols(connection: StoreConnection) -> frozenset[str]:
     """Return the symbols whose splits matter: those that are followed, and those whose bars are kept."""
-    return frozenset(row["symbol"] for row in bulk.rows("select symbol from market_data.symbols"))
+    return frozenset(row["symbol"] for row in connection.rows("select symbol from market_data.symbols"))
 
 
-def unreadable_splits(bulk: Bulk) -> dict[str, str]:
+def unreadable_splits(connection: StoreConnection) -> dict[str, str]:
     """Return what is wrong with the vendor's splits of each symbol whose splits could not be read in its last list.
 
     Under `NO_TICKER` stands what is wrong with one that told no ticker.
     """
-    return {row["symbol"]: row["error"] for row in bulk.rows("select symbol, error from market_data.unreadable_splits")}
+    return {
+        row["symbol"]: row["error"]
+        for row in connection.rows("select symbol, error from market_data.unreadable_splits")
+    }
 
 
 def write_splits(
-    bulk: Bulk,
+    connection: StoreConnection,
     splits: Iterable[tuple[str, date, float, float]],
     *,
     since: date,
@@ -110,10 +115,10 @@ def write_splits(
     unreadable = unreadable or {}
     splits = [split for split in splits if split[0] not in unreadable]
     if splits:
-        _replace(bulk, splits, since, now, list(unreadable))
-    bulk.execute("delete from market_data.unreadable_splits")
+        _replace(connection, splits, since, now, list(unreadable))
+    connection.execute("delete from market_data.unreadable_splits")
     if unreadable:
-        bulk.execute(
+        connection.execute(
             """
             insert into market_data.unreadable_splits (symbol, error, seen_at)
             select symbol, error, $3 from unnest($1::text[], $2::text[]) as told (symbol, error)
@@ -123,10 +128,14 @@ def write_splits(
 
 
 def _replace(
-    bulk: Bulk, splits: list[tuple[str, date, float, float]], since: date, now: datetime, spared: list[str]
+    connection: StoreConnection,
+    splits: list[tuple[str, date, float, float]],
+    since: date,
+    now: datetime,
+    spared: list[str],
 ) -> None:
     listed = [list(column) for column in zip(*splits, strict=True)]
-    bulk.execute(
+    connection.execute(
         """
         with listed as (
             select symbol, execution_date, split_from, split_to
@@ -158,7 +167,7 @@ def _replace(
         """,
         *(*listed, since, now, spared, NO_TICKER in spared),
     )
-    bulk.execute(
+    connection.execute(
         """
         insert into market_data.splits (symbol, execution_date, split_from, split_to, first_seen_at)
         select listed.symbol, listed.execution_date, listed.split_from, listed.split_to, $5

@@ -21,7 +21,7 @@ from market_data_pipeline.ingest.outcome import SeriesOutcome, SymbolRequest
 from market_data_pipeline.ingest.shard import refresh_shard
 from market_data_pipeline.store import connection as session_module
 from market_data_pipeline.store import copy as bulk_module
-from market_data_pipeline.store.copy import Bulk
+from market_data_pipeline.store.copy import StoreConnection
 from market_data_pipeline_tests.faults.conftest import DAYS
 from market_data_pipeline_tests.faults.processes import advisory_locks, sessions, until, wire
 from market_data_pipeline_tests.faults.vendor import Asked, later_page
@@ -58,8 +58,8 @@ def accept(world: FaultyWorld, relation: str) -> None:
 
 
 @pytest.fixture
-def bulk(world: FaultyWorld) -> Iterator[Bulk]:
-    with Bulk(world.database_url) as made:
+def connection(world: FaultyWorld) -> Iterator[StoreConnection]:
+    with StoreConnection(world.database_url) as made:
         yield made
 
 
@@ -177,76 +177,78 @@ def test_a_table_that_somebody_locked_fails_the_series_after_a_while(
 
 
 def test_a_symbol_that_another_process_never_lets_go_of_is_named_with_its_holder(
-    world: FaultyWorld, bulk: Bulk, monkeypatch: pytest.MonkeyPatch
+    world: FaultyWorld, connection: StoreConnection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(bulk_module, "_SYMBOL_LOCK_TIMEOUT", "100ms")
-    with bulk.symbol_lock("AAPL"):
+    with connection.symbol_lock("AAPL"):
         outcomes = world.refresh("AAPL", "MSFT", history_days=DAYS)
-    held = bulk.rows("select pg_backend_pid() as pid")[0]["pid"]
+    held = connection.rows("select pg_backend_pid() as pid")[0]["pid"]
     assert {key.split("|")[0] for key, outcome in outcomes.items() if outcome.failed} == {"AAPL"}
     assert f"another run, process {held} of market-data refresh since" in str(outcomes["AAPL|5m"].error)
     assert outcomes["AAPL|5m"].error_class == "TransientError"
     assert not any(outcome.failed for outcome in world.refresh("AAPL", history_days=DAYS).values())
 
 
-def test_a_statement_over_its_time_is_transient_and_leaves_the_connection_usable(bulk: Bulk) -> None:
-    bulk.execute("select set_config('statement_timeout', '50ms', false)")
-    bulk.commit()
-    error = caught(lambda: bulk.execute("select pg_sleep(5)"))
+def test_a_statement_over_its_time_is_transient_and_leaves_the_connection_usable(connection: StoreConnection) -> None:
+    connection.execute("select set_config('statement_timeout', '50ms', false)")
+    connection.commit()
+    error = caught(lambda: connection.execute("select pg_sleep(5)"))
     assert type(error) is TransientError
     assert not error.stops_run
-    aborted = caught(lambda: bulk.execute("select 1"))
+    aborted = caught(lambda: connection.execute("select 1"))
     assert not isinstance(aborted, DatabaseUnavailableError)
-    bulk.rollback()
-    bulk.execute("select 1")
+    connection.rollback()
+    connection.execute("select 1")
 
 
-def test_a_real_serialization_failure_is_a_conflict(world: FaultyWorld, bulk: Bulk) -> None:
+def test_a_real_serialization_failure_is_a_conflict(world: FaultyWorld, connection: StoreConnection) -> None:
     world.track("AAPL")
-    bulk.execute("set transaction isolation level repeatable read")
-    bulk.rows("select * from market_data.symbols")
+    connection.execute("set transaction isolation level repeatable read")
+    connection.rows("select * from market_data.symbols")
     world.query("update market_data.symbols set tier = 'standard' returning 1")
-    error = caught(lambda: bulk.execute("update market_data.symbols set active = false"))
+    error = caught(lambda: connection.execute("update market_data.symbols set active = false"))
     assert isinstance(error, TransactionConflictError)
 
 
-def test_a_standby_cannot_be_written_to(bulk: Bulk) -> None:
-    bulk.execute("set transaction read only")
-    error = caught(lambda: bulk.execute("insert into market_data.rate_limit_pauses values ('x', now())"))
+def test_a_standby_cannot_be_written_to(connection: StoreConnection) -> None:
+    connection.execute("set transaction read only")
+    error = caught(lambda: connection.execute("insert into market_data.rate_limit_pauses values ('x', now())"))
     assert isinstance(error, DatabaseUnavailableError)
     assert "DATABASE_URL" in str(error)
 
 
-def test_a_missing_table_asks_for_the_migrations(bulk: Bulk) -> None:
-    error = caught(lambda: bulk.rows("select * from market_data.no_such_relation"))
+def test_a_missing_table_asks_for_the_migrations(connection: StoreConnection) -> None:
+    error = caught(lambda: connection.rows("select * from market_data.no_such_relation"))
     assert isinstance(error, ConfigurationError)
     assert "market-data migrate" in str(error)
 
 
-def test_a_lost_connection_says_so_once_and_is_of_no_more_use(world: FaultyWorld, bulk: Bulk) -> None:
-    pid = bulk.rows("select pg_backend_pid() as pid")[0]["pid"]
+def test_a_lost_connection_says_so_once_and_is_of_no_more_use(world: FaultyWorld, connection: StoreConnection) -> None:
+    pid = connection.rows("select pg_backend_pid() as pid")[0]["pid"]
     world.query("select pg_terminate_backend(%s)", pid)
     until(lambda: not world.query("select 1 from pg_stat_activity where pid = %s", pid))
-    assert isinstance(caught(bulk.commit), DatabaseUnavailableError)
-    bulk.rollback()  # it has forgotten already
-    assert bulk.closed
-    assert isinstance(caught(lambda: bulk.execute("select 1")), DatabaseUnavailableError)
-    bulk.close()
+    assert isinstance(caught(connection.commit), DatabaseUnavailableError)
+    connection.rollback()  # it has forgotten already
+    assert connection.closed
+    assert isinstance(caught(lambda: connection.execute("select 1")), DatabaseUnavailableError)
+    connection.close()
 
 
-def test_what_fails_under_a_symbol_lock_is_raised_as_it_is_and_frees_the_lock(world: FaultyWorld, bulk: Bulk) -> None:
+def test_what_fails_under_a_symbol_lock_is_raised_as_it_is_and_frees_the_lock(
+    world: FaultyWorld, connection: StoreConnection
+) -> None:
     def fail_inside() -> None:
-        with bulk.symbol_lock("AAPL"):
-            bulk.execute("select 1 / 0")
+        with connection.symbol_lock("AAPL"):
+            connection.execute("select 1 / 0")
 
     error = caught(fail_inside)
     assert "division by zero" in str(error)
     assert advisory_locks(world) == []
-    bulk.execute("select 1")  # not aborted
+    connection.execute("select 1")  # not aborted
 
 
 def test_a_server_that_is_not_there_is_named_without_its_password() -> None:
-    error = caught(lambda: Bulk("postgresql://market_data:s3cretpassword@127.0.0.1:9/market_data"))
+    error = caught(lambda: StoreConnection("postgresql://market_data:s3cretpassword@127.0.0.1:9/market_data"))
     assert isinstance(error, DatabaseUnavailableError)
     assert "127.0.0.1:9" in str(error)
     assert "s3cretpassword" not in str(error)
@@ -266,6 +268,6 @@ def test_a_run_whose_server_is_not_there_fails_every_series_without_a_request(wo
 def test_settings_of_a_url_win_over_ours_but_for_the_zone_on_which_dates_rest(world: FaultyWorld) -> None:
     settings = {"application_name": "mine", "options": "-ctimezone=America/New_York"}
     url = sa.make_url(world.database_url).update_query_dict(settings).render_as_string(hide_password=False)
-    with Bulk(url) as mine:
+    with StoreConnection(url) as mine:
         shown = mine.rows("select current_setting('application_name') as name, current_setting('timezone') as zone")
     assert shown == [{"name": "mine", "zone": "UTC"}]

@@ -29,7 +29,7 @@ from market_data_pipeline.orchestration.results import failure
 from market_data_pipeline.reports.health import scheduler_health
 from market_data_pipeline.store.bars import append_bars
 from market_data_pipeline.store.connection import engine
-from market_data_pipeline.store.copy import Bulk
+from market_data_pipeline.store.copy import StoreConnection
 from market_data_pipeline_tests.domain.feature_series import assert_same, random_bars
 from market_data_pipeline_tests.ingest.conftest import MakeWorld, World
 
@@ -38,7 +38,7 @@ FIVES = (Timeframe.M5,)
 DAYS = 21  # of which 14 are sessions: about 2,600 bars, well beyond the warm-up
 
 
-class Counting(Bulk):
+class Counting(StoreConnection):
     """A connection that counts the rows it was given and the rows it copied, by relation."""
 
     read: ClassVar[Counter[str]] = Counter()
@@ -58,7 +58,7 @@ class Counting(Bulk):
 
 @pytest.fixture
 def counted(monkeypatch: pytest.MonkeyPatch) -> type[Counting]:
-    monkeypatch.setattr(pipeline, "Bulk", Counting)
+    monkeypatch.setattr(pipeline, "StoreConnection", Counting)
     return Counting
 
 
@@ -204,10 +204,10 @@ def test_a_ticker_that_stands_still_is_judged_by_its_adjusted_prices(
             made[name] = np.where(np.arange(2_500) < 100, made[name], price)
         assert 200 < (~before).sum() < WARM_UP_BARS - 200
     newest = made["ts"].iloc[-1].to_pydatetime()
-    with Bulk(database_url) as bulk:
-        append_bars(bulk, series, made, NOON)
+    with StoreConnection(database_url) as connection:
+        append_bars(connection, series, made, NOON)
         found, start = bars_to_compute(
-            bulk,
+            connection,
             series,
             made.iloc[-1:],
             first=newest,

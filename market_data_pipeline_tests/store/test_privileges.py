@@ -18,7 +18,7 @@ from market_data_pipeline.domain.errors import PipelineError
 from market_data_pipeline.settings import Settings
 from market_data_pipeline.store.arrow import ArrowReader
 from market_data_pipeline.store.connection import Role, engine
-from market_data_pipeline.store.copy import Bulk
+from market_data_pipeline.store.copy import StoreConnection
 from market_data_pipeline.store.migrations import migrate, migrate_database
 from market_data_pipeline.store.privileges import lacking_privileges
 from market_data_pipeline.store.rate_limit_queue import RateLimitQueue
@@ -148,9 +148,9 @@ def act_of_sqlalchemy(url: str) -> str:
 
 
 def act_of_a_run(url: str) -> str:
-    with Bulk(url) as bulk:
-        bulk.rollback()  # what a session acts as outlives its transactions
-        return str(bulk.rows("select current_user::text as who")[0]["who"])
+    with StoreConnection(url) as connection:
+        connection.rollback()  # what a session acts as outlives its transactions
+        return str(connection.rows("select current_user::text as who")[0]["who"])
 
 
 def act_of_the_limiter(url: str) -> str:
