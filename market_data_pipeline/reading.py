@@ -16,7 +16,7 @@ from datetime import UTC, date, datetime, time
 from typing import TYPE_CHECKING, Final
 
 from market_data_pipeline.domain.bars import COLUMNS
-from market_data_pipeline.domain.calendar import NEW_YORK, calendar_for
+from market_data_pipeline.domain.calendar import calendar_for, exchange_date
 from market_data_pipeline.domain.errors import ConfigurationError, DatabaseUnavailableError, UsageError
 from market_data_pipeline.domain.features.definitions import FEATURES
 from market_data_pipeline.domain.series import Series, asset_class_of, parse_timeframe
@@ -249,7 +249,7 @@ def _adjusted(reader: ArrowReader, bars: pa.Table, symbol: str, known_at: dateti
     from market_data_pipeline.store.reference import read_splits
 
     splits = read_splits(reader, symbol, known_at)
-    today = (known_at or now).astimezone(NEW_YORK).date()
+    today = exchange_date(known_at or now)
     starts = bars["ts"].cast(pa.timestamp("us", tz="UTC")).to_numpy().astype("datetime64[us]").view("int64")
     factor = price_factor(starts, splits, today)
     if np.all(factor == 1.0):

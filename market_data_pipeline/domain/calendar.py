@@ -86,11 +86,21 @@ class Axis(NamedTuple):
     ends: np.ndarray  # and their end
 
 
-NEW_YORK: Final = ZoneInfo("America/New_York")
-
+EXCHANGE_ZONE_NAME: Final = "America/New_York"  # of the US exchanges, as cron schedules and SQL name it
+NEW_YORK: Final = ZoneInfo(EXCHANGE_ZONE_NAME)
 UTC: Final = ZoneInfo("UTC")
 
 _HOUR: Final = dt.timedelta(hours=1)
+
+
+def exchange_date(ts: dt.datetime) -> dt.date:
+    """Return the date in New York at the aware instant `ts`: the "today" of splits and of the vendor's lists."""
+    return ts.astimezone(NEW_YORK).date()
+
+
+def exchange_instant(day: dt.date, at: dt.time) -> dt.datetime:
+    """Return the aware UTC instant at which clocks in New York show `at` on `day`."""
+    return dt.datetime.combine(day, at, NEW_YORK).astimezone(dt.UTC)
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,13 @@ from bisect import bisect_right
 from collections.abc import Callable, Container
 from typing import TYPE_CHECKING
 
-from market_data_pipeline.domain.calendar import NEW_YORK, Session, SessionCalendar, slot_count, slot_start
+from market_data_pipeline.domain.calendar import (
+    Session,
+    SessionCalendar,
+    exchange_instant,
+    slot_count,
+    slot_start,
+)
 from market_data_pipeline.domain.objectives import DUE_GRACE, FRESHNESS, SETTLED_AT, Freshness
 from market_data_pipeline.domain.series import Timeframe
 
@@ -44,7 +50,7 @@ def due_at(session: Session, timeframe: Timeframe, ts: dt.datetime, availability
 
 def settled_at(session: Session) -> dt.datetime:
     """Return when the vendor no longer changes the bars of `session`: 11:00 New York of the next day, in UTC."""
-    return dt.datetime.combine(session.date + _DAY, SETTLED_AT, NEW_YORK).astimezone(dt.UTC)
+    return exchange_instant(session.date + _DAY, SETTLED_AT)
 
 
 def next_due(

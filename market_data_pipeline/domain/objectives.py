@@ -13,6 +13,7 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
+from market_data_pipeline.domain.calendar import EXCHANGE_ZONE_NAME
 from market_data_pipeline.domain.series import Tier
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ TIER_OBJECTIVES: Final[Mapping[Tier, TierObjective]] = MappingProxyType(
             rpo=timedelta(hours=24),
             cadence=timedelta(hours=24),
             cron="30 0 * * *",
-            cron_timezone="America/New_York",
+            cron_timezone=EXCHANGE_ZONE_NAME,
             description="Looked at now and then: refreshed once a day, half an hour after New York's midnight.",
             warn_after=timedelta(hours=26),
             fail_after=timedelta(hours=30),

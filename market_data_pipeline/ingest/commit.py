@@ -248,14 +248,14 @@ def _features(
     """Recompute what the change reaches; return what that wrote (None: nothing to do) and the bars it had at hand."""
     from market_data_pipeline.domain import bars as bar_frames
     from market_data_pipeline.domain.adjustments import adjust
-    from market_data_pipeline.domain.calendar import NEW_YORK
+    from market_data_pipeline.domain.calendar import exchange_date
 
     state = change.state
     outdated = is_outdated(state, change.splits_digest, change.own, bars_change=delta.first_us is not None)
     if delta.first_us is None and not outdated and not (change.full and state.bar_count):
         return None, bar_frames.empty()
     first = None if outdated or change.full or delta.first_us is None else instant(delta.first_us)
-    today = now.astimezone(NEW_YORK).date()
+    today = exchange_date(now)
     with change.watch.storing():
         bars, start = bars_to_compute(
             connection,

@@ -9,7 +9,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
 from market_data_pipeline.domain.adjustments import NO_TICKER
-from market_data_pipeline.domain.calendar import NEW_YORK
+from market_data_pipeline.domain.calendar import exchange_date
 from market_data_pipeline.domain.errors import PipelineError
 from market_data_pipeline.domain.series import Tier
 from market_data_pipeline.polygon.rate_limit import PRIORITIES
@@ -49,11 +49,11 @@ def splits_due(
         now: aware UTC.
         unreadable: the symbols for which the last list could not be read (`store.splits.unreadable_splits`).
     """
-    today = now.astimezone(NEW_YORK).date()
+    today = exchange_date(now)
     since = today - timedelta(days=history_days)
     if known is None:
         return since
-    read_today = known.verified_at.astimezone(NEW_YORK).date() >= today
+    read_today = exchange_date(known.verified_at) >= today
     if any(symbol != NO_TICKER for symbol in unreadable) and now - known.verified_at >= UNREADABLE_AGAIN_AFTER:
         read_today = False
     return None if read_today and known.since <= since else min(since, known.since)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 import dagster as dg
 
+from market_data_pipeline.domain.calendar import EXCHANGE_ZONE_NAME
 from market_data_pipeline.domain.objectives import TIER_OBJECTIVES
 from market_data_pipeline.domain.series import Tier
 from market_data_pipeline.orchestration.partitions import symbols_of
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from market_data_pipeline.domain.objectives import TierObjective
     from market_data_pipeline.orchestration.jobs.refresh import AssetJob
 
-_NEW_YORK: Final = "America/New_York"
 
 # Job -> cron, New York. Days settle at 11:00, so `reconcile` then finds final day bars; `quality` reads what the
 # nightly low_priority refresh (00:30) stored; `prune` runs when nobody looks at yesterday's logs.
@@ -68,7 +68,7 @@ def nightly_schedule(job: dg.JobDefinition | AssetJob) -> dg.ScheduleDefinition:
         name=f"{job.name}_schedule",
         job=job,
         cron_schedule=NIGHTLY[job.name],
-        execution_timezone=_NEW_YORK,
+        execution_timezone=EXCHANGE_ZONE_NAME,
         default_status=dg.DefaultScheduleStatus.RUNNING,
         description=job.description,
     )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, time, timedelta
+from datetime import datetime, timedelta
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
@@ -78,5 +78,4 @@ def available_at(plan: Plan, calendar: SessionCalendar, bar_end: datetime) -> da
     if not plan.end_of_day:
         return published
     day = calendar.session_date(bar_end - timedelta(microseconds=1))
-    midnight = datetime.combine(day + timedelta(days=1), time(), calendar.tz).astimezone(UTC)
-    return max(published, midnight)
+    return max(published, calendar.midnight(day + timedelta(days=1)))

@@ -16,7 +16,7 @@ from enum import StrEnum
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from market_data_pipeline.domain.calendar import from_us, slot_count, to_us
+from market_data_pipeline.domain.calendar import calendar_for, from_us, slot_count, to_us
 from market_data_pipeline.domain.freshness import settled_at
 from market_data_pipeline.domain.intervals import Interval
 from market_data_pipeline.domain.objectives import TIER_OBJECTIVES
@@ -252,7 +252,6 @@ def gaps_document(settings: Settings, symbol: str, timeframes: Sequence[Timefram
         UsageError: the symbol is not followed.
         DatabaseUnavailableError: the database cannot be reached.
     """
-    from market_data_pipeline.domain.calendar import calendar_for
     from market_data_pipeline.ingest.fetch_plan import Timing
     from market_data_pipeline.polygon.plans import available_at, plan_named
     from market_data_pipeline.runtime.database import check_followed
@@ -342,9 +341,7 @@ def table_rows(document: dict[str, Any]) -> list[tuple[str, str, str, int, str]]
 
     Stretches of one day with the same explanation are one row, which says how many they are: a thin name has dozens.
     """
-    from zoneinfo import ZoneInfo
-
-    zone = ZoneInfo(document["exchange_timezone"])
+    zone = calendar_for(asset_class_of(document["symbol"])).tz
     rows = []
     for one in document["timeframes"]:
 

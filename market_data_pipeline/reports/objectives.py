@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from market_data_pipeline.domain.calendar import EXCHANGE_ZONE_NAME
 from market_data_pipeline.domain.objectives import (
     CACHE_LIFESPAN,
     DUE_GRACE,
@@ -52,7 +53,7 @@ def objectives_document() -> dict[str, Any]:
             "grace_seconds": _seconds(DUE_GRACE),
             "settle_after_seconds": _seconds(SETTLE_AFTER),
             "settled_at": f"{SETTLED_AT:%H:%M} of the next day",
-            "settled_at_timezone": "America/New_York",
+            "settled_at_timezone": EXCHANGE_ZONE_NAME,
         },
         "recovery": {
             str(outage): {

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import sqlalchemy as sa
 
-from market_data_pipeline.domain.calendar import calendar_for
+from market_data_pipeline.domain.calendar import EXCHANGE_ZONE_NAME, calendar_for
 from market_data_pipeline.domain.series import asset_class_of
 from market_data_pipeline.serving.database import BINARY_RESULT
 from market_data_pipeline.serving.formats import BAR_COLUMNS
@@ -79,17 +79,17 @@ _IN_RANGE: Final = """
 """
 
 # The view bars_adjusted does the same bar by bar. Here the splits are read once: a third of the time of an answer.
-_SPLITS: Final = """
+_SPLITS: Final = f"""
     splits as materialized (
-        select split_from / split_to as ratio, execution_date::timestamp at time zone 'America/New_York' as since
+        select split_from / split_to as ratio, execution_date::timestamp at time zone '{EXCHANGE_ZONE_NAME}' as since
         from market_data.splits_as_of(coalesce(cast(:as_of as timestamptz), 'infinity'))
         where
             :adjusted
             and symbol = :symbol
             and execution_date
-            <= (coalesce(cast(:as_of as timestamptz), market_data.clock()) at time zone 'America/New_York')::date
+            <= (coalesce(cast(:as_of as timestamptz), market_data.clock()) at time zone '{EXCHANGE_ZONE_NAME}')::date
     )
-"""
+"""  # noqa: S608 - constants
 
 _ADJUSTED: Final = {
     **dict.fromkeys(("open", "high", "low", "close", "vwap"), "b.{0} * x.factor as {0}"),

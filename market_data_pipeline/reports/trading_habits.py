@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 
-from market_data_pipeline.domain.calendar import calendar_for, slot_count
+from market_data_pipeline.domain.calendar import EXCHANGE_ZONE_NAME, calendar_for, slot_count
 from market_data_pipeline.domain.intervals import Interval
 from market_data_pipeline.domain.series import Timeframe, asset_class_of
 
@@ -128,7 +128,7 @@ def read_habits(connection: StoreConnection, symbols: Collection[str], now: date
 
 
 # A session's dates are New York's, or UTC's; no session is longer than a day, and none of them sees the clocks change.
-_LOCAL: Final = "case when symbol like 'X:%' then 'UTC' else 'America/New_York' end"
+_LOCAL: Final = f"case when symbol like 'X:%' then 'UTC' else '{EXCHANGE_ZONE_NAME}' end"
 _OPENS: Final = "case when symbol like 'X:%' then 0 else 4 * 3600 end"
 _SLOTS: Final = f"""
 select symbol, ((extract(epoch from local)::bigint % 86400 - {_OPENS}) / 300)::int as slot, count(*) as bars

@@ -1,3 +1,5 @@
+"""Split adjustment against the adjusted closes that vendors publish, and its rules for the list of splits."""
+
 from __future__ import annotations
 
 import csv

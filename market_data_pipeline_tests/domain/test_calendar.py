@@ -1,3 +1,5 @@
+"""Trading sessions against the exchange's own announcements, and slots across clock changes."""
+
 from __future__ import annotations
 
 import subprocess

@@ -15,10 +15,10 @@ import pytest
 import talib
 from hypothesis import given, settings
 
-from benchmarks import features_oracle
 from market_data_pipeline.domain.errors import FeatureError
 from market_data_pipeline.domain.features.compute import FEATURE_NAMES, FEATURES, bars_per_year, compute_features
 from market_data_pipeline.domain.series import AssetClass, Timeframe
+from market_data_pipeline_tests.domain import compare_with_oracle
 from market_data_pipeline_tests.domain.answers import feature_oracle
 from market_data_pipeline_tests.domain.feature_series import (
     NEW_YORK,
@@ -59,7 +59,7 @@ def test_every_value_follows_from_the_definitions(case: Case) -> None:
 
 
 def test_the_long_comparison_finds_no_difference_in_its_first_bars() -> None:
-    found = features_oracle.main(bars=4_000, root=SAMPLE)
+    found = compare_with_oracle.main(bars=4_000, root=SAMPLE)
     assert found["random"]["bars"] == 4_000
     assert found["recorded"]["bars"] == 836
     assert found["differences"] == 0

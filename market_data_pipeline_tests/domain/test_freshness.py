@@ -1,3 +1,5 @@
+"""When the next bar is due and how stale a series is, by hand-worked examples."""
+
 from __future__ import annotations
 
 from collections.abc import Container

@@ -1,3 +1,5 @@
+"""Interval algebra against sets of integers."""
+
 from __future__ import annotations
 
 from datetime import timedelta

@@ -1,3 +1,5 @@
+"""The objectives that are promised, and that schedules and policies can keep them."""
+
 from __future__ import annotations
 
 from datetime import time, timedelta

@@ -1,3 +1,5 @@
+"""Coarser bars against loops and worked examples, on the grid of the exchange's clock."""
+
 from __future__ import annotations
 
 import math

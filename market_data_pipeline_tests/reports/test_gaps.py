@@ -145,10 +145,9 @@ def test_a_symbol_that_is_not_followed_is_refused_with_a_sentence(make_world: Ma
 
 
 def test_many_stretches_of_a_day_are_one_row_for_people() -> None:
-    zone = "America/New_York"
     one = {"bars": 1, "explanation": "vendor gave none (confirmed on 2026-11-27)"}
     several = [{**one, "start": at(24, 10 + i), "end": at(24, 10 + i, 5)} for i in range(3)]
-    document = {"exchange_timezone": zone, "timeframes": [{"timeframe": "5m", "stretches": several}]}
+    document = {"symbol": "AAPL", "timeframes": [{"timeframe": "5m", "stretches": several}]}
     assert table_rows(document) == [
         ("5m", "Tue 2026-11-24 10:00", "Tue 2026-11-24 12:05", 3, f"{one['explanation']} (3 stretches)")
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 import sys
@@ -13,6 +14,24 @@ import pytest
 from market_data_pipeline.domain.series import Tier, Timeframe
 
 ROOT = Path(__file__).resolve().parent.parent
+PACKAGE, TESTS, BENCHMARKS = (
+    ROOT / name for name in ("market_data_pipeline", "market_data_pipeline_tests", "benchmarks")
+)
+
+
+def modules(*folders: Path) -> list[Path]:
+    return sorted(file for folder in folders for file in folder.rglob("*.py"))
+
+
+def imported(file: Path) -> set[str]:
+    """Return the names of the modules that `file` imports anywhere, and of what it imports from them."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return found
 
 
 def test_imports_run_one_way() -> None:
@@ -25,10 +44,35 @@ def test_imports_run_one_way() -> None:
 def test_every_module_says_what_it_is_for() -> None:
     silent = [
         str(file.relative_to(ROOT))
-        for file in (ROOT / "market_data_pipeline").rglob("*.py")
-        if not file.read_text(encoding="utf-8").lstrip().startswith(('"""', 'r"""'))
+        for file in modules(PACKAGE, TESTS, BENCHMARKS)
+        if (text := file.read_text(encoding="utf-8")) and not ast.get_docstring(ast.parse(text))
     ]
     assert silent == []
+
+
+def test_benchmarks_and_tests_do_not_import_each_other() -> None:
+    def crossing(files: list[Path], forbidden: str) -> list[str]:
+        return [
+            f"{file.relative_to(ROOT)}: {name}"
+            for file in files
+            for name in imported(file)
+            if name.partition(".")[0] == forbidden
+        ]
+
+    assert crossing(modules(BENCHMARKS), TESTS.name) == []
+    assert crossing(modules(TESTS), BENCHMARKS.name) == []
+    assert crossing(modules(PACKAGE), BENCHMARKS.name) + crossing(modules(PACKAGE), TESTS.name) == []
+
+
+def test_only_the_calendar_knows_the_time_in_new_york() -> None:
+    clock = re.compile(r"America/New_York|\bZoneInfo\b|\bNEW_YORK\b")
+    elsewhere = [
+        f"{file.relative_to(ROOT)}: {match[0]}"
+        for file in modules(PACKAGE)
+        if file != PACKAGE / "domain" / "calendar.py"
+        for match in clock.finditer(file.read_text(encoding="utf-8"))
+    ]
+    assert elsewhere == []
 
 
 def test_the_locks_pin_every_requirement_by_hash_and_name_no_host() -> None:

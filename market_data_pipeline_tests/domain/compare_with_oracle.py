@@ -1,10 +1,10 @@
-"""Every feature of a million random bars and of all recorded ones against the plain loops of the tests' oracle.
+"""Compares every feature of a million random bars, and of all recorded ones, with the plain loops of the oracle.
 
-Random series of every timeframe, calendar and kind of price, with gaps, changes of clock and early closes. A float
-differs when it is off by more than 1e-9 of itself, everything else when it is not equal. The oracle takes 0.3 ms a bar,
-so a million takes five minutes; the tests run the same on a few thousand. Needs what `make test` installs.
+The random series cover every timeframe, calendar and kind of price, with gaps, clock changes and early closes. A float
+differs when its relative error exceeds 1e-9, anything else when it is not equal. The oracle takes 0.3 ms a bar, a
+million bars five minutes; `test_features` runs the same comparison on a few thousand.
 
-    python -m benchmarks.features_oracle [BARS]
+    python -m market_data_pipeline_tests.domain.compare_with_oracle [BARS]
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 BARS: Final = 1_000_000
-TOLERANCE: Final = 1e-9  # relative, as the definition of the features has it
-_LONGEST: Final = 900  # bars of a random series; longer ones show nothing new, every window ends within 100
+TOLERANCE: Final = 1e-9  # relative, as the features are defined
+_LONGEST: Final = 900  # bars of a random series; longer ones show nothing new: no window spans more than 100
 
 
 @dataclass
