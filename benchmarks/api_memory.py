@@ -115,7 +115,7 @@ def measure(requests_: int = REQUESTS) -> list[Measurement]:
 def _running_api() -> Iterator[tuple[int, psutil.Process]]:
     port = free_port()
     environment = {**os.environ, "MARKET_DATA_API_PORT": str(port)}
-    command = [sys.executable, "-m", "market_data_pipeline.serving"]
+    command = [sys.executable, "-m", "market_data_pipeline.runtime.api"]
     process = subprocess.Popen(command, cwd=REPOSITORY, env=environment)  # noqa: S603 - our own module
     try:
         deadline = time.monotonic() + 60

@@ -169,11 +169,14 @@ def test_the_names_that_dashboards_and_scripts_hold_on_to_stay() -> None:
 
 
 def test_the_addresses_of_the_read_api_stay(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from market_data_pipeline.orchestration.dagster_internals import StoredDagsterState
     from market_data_pipeline.serving.app import create_app
     from market_data_pipeline.settings import load_settings
 
     monkeypatch.setenv("DATABASE_URL", database_url)
-    assert create_app(load_settings()).openapi()["paths"].keys() >= {
+    settings = load_settings()
+    dagster = StoredDagsterState(settings.dagster_home, settings.dagster_postgres_url)
+    assert create_app(settings, dagster).openapi()["paths"].keys() >= {
         "/health",
         "/api/v1/features/quant/{symbol}",
         "/api/v1/bars/{symbol}",

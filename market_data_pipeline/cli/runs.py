@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     import sqlalchemy as sa
 
-    from market_data_pipeline.orchestration.dagster_internals import DagsterState
+    from market_data_pipeline.reports.dagster_state import DagsterState
 
 _AsJson = Annotated[bool, typer.Option("--json", help="Print what the endpoint of the read API answers.")]
 
@@ -171,11 +171,11 @@ def _run(run_id: str, *, as_json: bool) -> None:
 @contextmanager
 def _sources(*, start: bool) -> Iterator[tuple[sa.Engine, DagsterState]]:
     """Yield what reports are made of: our database and Dagster's storage."""
-    from market_data_pipeline.orchestration.dagster_internals import DagsterState
+    from market_data_pipeline.orchestration.dagster_internals import StoredDagsterState
     from market_data_pipeline.runtime.database import reading_engine
 
     config = settings()
-    dagster = DagsterState(config.dagster_home, config.dagster_postgres_url)
+    dagster = StoredDagsterState(config.dagster_home, config.dagster_postgres_url)
     try:
         yield reading_engine(config, start=start), dagster
     finally:

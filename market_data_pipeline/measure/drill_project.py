@@ -19,7 +19,7 @@ import sqlalchemy as sa
 from market_data_pipeline.domain.errors import DatabaseUnavailableError, PipelineError
 from market_data_pipeline.domain.series import Tier
 from market_data_pipeline.measure.scratch import scratch_project
-from market_data_pipeline.orchestration.dagster_internals import DagsterState
+from market_data_pipeline.orchestration.dagster_internals import StoredDagsterState
 from market_data_pipeline.runtime.load import dagster_instance
 from market_data_pipeline.runtime.postgres import EmbeddedPostgres
 from market_data_pipeline.runtime.processes import Child, Processes, end_trees
@@ -56,7 +56,7 @@ class DrillProject:
         self._up: Child | None = None
         self._vendor: Child | None = None
         self._engine = engine(settings.database_url, pool_size=1)
-        self._dagster = DagsterState(settings.dagster_home, settings.dagster_postgres_url)
+        self._dagster = StoredDagsterState(settings.dagster_home, settings.dagster_postgres_url)
 
     def close(self) -> None:
         """Let go of the databases."""

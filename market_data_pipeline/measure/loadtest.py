@@ -103,7 +103,7 @@ def run_loadtest(
             load(engine, instance, console, Load(days=days, full=full), daemon.check)
 
         refresh(full=False)
-        command = [sys.executable, "-m", "market_data_pipeline.serving"]
+        command = [sys.executable, "-m", "market_data_pipeline.runtime.api"]
         api = processes.start("read-api", command, cwd=scratch.project_root, environment=environment(scratch))
         base = f"http://127.0.0.1:{scratch.api_port}"
         wait_for_page(f"{base}/openapi.json", daemon.check)

@@ -47,16 +47,14 @@ import sys
 import threading
 import time
 import uuid
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import groupby
 from operator import attrgetter
 from typing import TYPE_CHECKING, Final
 
-import dagster as dg
-
 from market_data_pipeline.domain.errors import DatabaseUnavailableError
 from market_data_pipeline.domain.objectives import TIER_OBJECTIVES
+from market_data_pipeline.reports.dagster_state import Daemon, Run, Schedule
 from market_data_pipeline.settings.project import LOCATION, STORAGE_ZONE
 from market_data_pipeline.store.connection import libpq_url, open_connection
 
@@ -65,6 +63,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import TypeVar
 
+    import dagster as dg
     from dagster._core.origin import JobPythonOrigin
     from dagster._core.remote_origin import RemoteJobOrigin
 
@@ -131,6 +130,8 @@ def enqueue(
     more_tags: Mapping[str, str] | None = None,
 ) -> str:
     """Put a run into the queue and return its id."""
+    import dagster as dg
+
     job = str(request.job_name)
     with dg.partition_loading_context(dynamic_partitions_store=instance):
         run = instance.create_run_for_job(
@@ -201,45 +202,7 @@ _LOOKED_THROUGH: Final = 1000  # runs, for one whose id is not written out: some
 _LONGEST_MESSAGE: Final = 300  # characters of a run's failure; the rest is in Dagster's UI
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
-    """One run; instants are aware UTC, None where it has not got there yet."""
-
-    run_id: str
-    job: str
-    trigger: str  # this and the next three as orchestration.provenance says
-    requested_by: str
-    reason: str
-    series: str
-    status: str  # Dagster's name for it: QUEUED, STARTED, SUCCESS, FAILURE, CANCELED, …
-    created_at: datetime
-    started_at: datetime | None
-    completed_at: datetime | None
-    failure: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class Daemon:
-    """One of the daemons that this instance needs."""
-
-    name: str
-    alive: bool
-    last_heartbeat: datetime | None
-
-
-@dataclass(frozen=True, slots=True)
-class Schedule:
-    """One schedule and its last tick."""
-
-    name: str
-    cron: str
-    timezone: str
-    running: bool
-    last_tick_at: datetime | None
-    last_tick_status: str | None
-
-
-class DagsterState:
+class StoredDagsterState:
     """Reads the instance whose `dagster.yaml` lies in `home`; opened at first use, and shared by threads.
 
     `dagster.yaml` takes the storage's URL from the environment: `postgres_url` is put there unless it has one.

@@ -20,13 +20,13 @@ from typing import TYPE_CHECKING, Any, Final
 import sqlalchemy as sa
 
 from market_data_pipeline.domain.errors import DatabaseUnavailableError, UsageError
-from market_data_pipeline.orchestration.dagster_internals import Run
+from market_data_pipeline.reports.dagster_state import Run
 from market_data_pipeline.store.connection import snapshot
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from market_data_pipeline.orchestration.dagster_internals import DagsterState
+    from market_data_pipeline.reports.dagster_state import DagsterState
     from market_data_pipeline.reports.models import Execution, ExecutionDetail, LastExecution, SeriesExecution
 
 

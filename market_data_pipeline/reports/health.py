@@ -24,7 +24,7 @@ from market_data_pipeline.store.connection import snapshot
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from market_data_pipeline.orchestration.dagster_internals import DagsterState, Run
+    from market_data_pipeline.reports.dagster_state import DagsterState, Run
     from market_data_pipeline.reports.freshness import Count
     from market_data_pipeline.reports.models import (
         Dependency,

@@ -1,8 +1,8 @@
-"""Noticing that the database is lost where Dagster cannot: on the server that is away are its own tables, too.
+"""`market-data up` notices that the database is lost, and starts the project's own server again.
 
-`market-data up` looks by itself then. That the server is back is told by the staleness sensor if it had to be started
-again (orchestration.absence), and from here if only the way to it was lost. Keep out: looking while Dagster's storage
-is elsewhere, which its sensors do.
+Where Dagster's storage is on the same server, no sensor can: so the loss is alerted from here. The return is alerted by
+the staleness sensor if the server was restarted (`orchestration.alerts.database_loss`), and from here if only the
+connection was lost.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from market_data_pipeline.domain.errors import DatabaseUnavailableError, PipelineError
+from market_data_pipeline.orchestration.alerts.database_loss import lost_alert
 from market_data_pipeline.orchestration.alerts.delivery import Alert, Tone, deliver
 from market_data_pipeline.reports.objectives import span
 
@@ -22,17 +23,6 @@ if TYPE_CHECKING:
 # A look is a connection, 5 ms. Two that fail in a row are told: a server that is started again within seconds is not.
 LOOK_SECONDS: Final = 15.0
 _MISSED: Final = 2
-
-_WHAT_TO_DO: Final = (
-    "Nothing is refreshed or served meanwhile, and nothing that was stored is lost by that. Look whether the server "
-    "runs and DATABASE_URL is still right; `market-data up` starts the project's own, and starts it again. What was "
-    "missed is then fetched by itself."
-)
-
-
-def lost_alert(settings: Settings, error: DatabaseUnavailableError) -> Alert:
-    """Return what people are told of a database that does not answer."""
-    return Alert("The market database cannot be reached", (str(error), _WHAT_TO_DO), link=settings.ui_url)
 
 
 class DatabaseWatch:

@@ -193,7 +193,7 @@ def _check_vendor(settings: Settings) -> None:
 def _start_servers(daemon: Daemon, settings: Settings) -> None:
     ui = [program("dagster-webserver"), "--host", "127.0.0.1", "--port", str(settings.ui_port)]
     ui += ["--workspace", str(daemon.workspace)]
-    api = [sys.executable, "-m", "market_data_pipeline.serving"]
+    api = [sys.executable, "-m", "market_data_pipeline.runtime.api"]
     root, variables = settings.project_root, environment(settings)
     daemon.processes.start("dagster-webserver", ui, cwd=root, environment=variables)
     daemon.processes.start("read-api", api, cwd=root, environment=variables)

@@ -14,7 +14,6 @@ from fastapi import FastAPI
 from market_data_pipeline import __version__
 from market_data_pipeline.domain.errors import DatabaseUnavailableError
 from market_data_pipeline.ingest.own_features import load_own_features
-from market_data_pipeline.orchestration.dagster_internals import DagsterState
 from market_data_pipeline.serving import openapi as documents
 from market_data_pipeline.serving import problems
 from market_data_pipeline.serving.access import AdminAccess
@@ -34,6 +33,7 @@ from market_data_pipeline.serving.series_answers import SeriesAnswers
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from market_data_pipeline.reports.dagster_state import DagsterState
     from market_data_pipeline.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -48,14 +48,13 @@ JSON, CSV or an Arrow stream, as `Accept` asks. Errors are RFC 9457 problem docu
 back in `If-None-Match`, and unchanged records cost nothing."""
 
 
-def create_app(settings: Settings) -> FastAPI:
-    """Return the read API for `settings`.
+def create_app(settings: Settings, dagster: DagsterState) -> FastAPI:
+    """Return the read API for `settings`, which reads Dagster's runs, daemons and schedules through `dagster`.
 
     Nothing is connected before the app starts, and it starts without a database, too: it answers 503 until
     there is one.
     """
     database = Database(settings.database_url, settings.as_of)
-    dagster = DagsterState(settings.dagster_home, settings.dagster_postgres_url)
     access = AdminAccess(settings.api_token)
     shelf = Shelf(settings.clock)
     metrics = Metrics(shelf)
@@ -109,14 +108,14 @@ async def _open_quietly(dagster: DagsterState) -> None:
         await anyio.to_thread.run_sync(dagster.open)
 
 
-def run(settings: Settings, host: str = LOOPBACK, port: int = PORT) -> None:
+def run(settings: Settings, dagster: DagsterState, host: str = LOOPBACK, port: int = PORT) -> None:
     """Serve until SIGINT or SIGTERM."""
     import uvicorn
 
     allow_many_connections()
     return_memory()
     config = uvicorn.Config(
-        create_app(settings),
+        create_app(settings, dagster),
         host=host,
         port=port,
         log_level="error",  # what clients do wrong is told to them, and what fails is logged as an error

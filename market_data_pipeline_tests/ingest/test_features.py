@@ -24,7 +24,7 @@ from market_data_pipeline.domain.features.definitions import FEATURE_NAMES, FEAT
 from market_data_pipeline.domain.series import AssetClass, Series, Timeframe
 from market_data_pipeline.ingest import commit, pipeline
 from market_data_pipeline.ingest.features import bars_to_compute
-from market_data_pipeline.orchestration.dagster_internals import DagsterState
+from market_data_pipeline.orchestration.dagster_internals import StoredDagsterState
 from market_data_pipeline.orchestration.results import failure
 from market_data_pipeline.reports.health import scheduler_health
 from market_data_pipeline.store.bars import append_bars
@@ -290,7 +290,7 @@ def test_a_breaking_formula_fails_its_series_only_and_says_where(
     run = failure(list(outcomes.values()))
     assert run is not None
     assert run.description == (f"1 of 10 series failed; the others are stored.\nAAPL|5m: FeatureError: {failed.error}")
-    no_dagster = DagsterState(tmp_path, "postgresql+psycopg2://nobody@127.0.0.1:1/nothing")
+    no_dagster = StoredDagsterState(tmp_path, "postgresql+psycopg2://nobody@127.0.0.1:1/nothing")
     report = scheduler_health(engine(world.database_url, as_of=world.now), no_dagster)
     assert [(one["symbol"], one["timeframe"], one["error"]) for one in report["recent_failures"]] == [
         ("AAPL", "5m", failed.error)

@@ -9,7 +9,7 @@ import psycopg
 import pytest
 
 from market_data_pipeline.domain.errors import DatabaseUnavailableError
-from market_data_pipeline.orchestration.dagster_internals import DagsterState
+from market_data_pipeline.orchestration.dagster_internals import StoredDagsterState
 from market_data_pipeline.settings import Settings
 
 STORAGE = """
@@ -19,13 +19,13 @@ telemetry: {enabled: false}
 
 
 @pytest.fixture
-def state(database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[DagsterState]:
+def state(database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StoredDagsterState]:
     url = Settings(
         database_url=database_url, dagster_postgres_url=database_url, project_root=tmp_path
     ).dagster_postgres_url
     monkeypatch.setenv("DAGSTER_POSTGRES_URL", url)
     (tmp_path / "dagster.yaml").write_text(STORAGE)
-    reader = DagsterState(tmp_path, url)
+    reader = StoredDagsterState(tmp_path, url)
     yield reader
     reader.close()
 
@@ -39,7 +39,7 @@ def connections(database_url: str, do: str = "pid") -> list[int]:
         ).fetchall()
 
 
-def test_many_questions_share_few_connections_which_may_be_ended(state: DagsterState, database_url: str) -> None:
+def test_many_questions_share_few_connections_which_may_be_ended(state: StoredDagsterState, database_url: str) -> None:
     assert state.runs(1) == ()
     before = set(connections(database_url))
     for _ in range(3):
@@ -57,6 +57,6 @@ def test_many_questions_share_few_connections_which_may_be_ended(state: DagsterS
 
 def test_a_storage_that_cannot_be_reached_is_told_in_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "dagster.yaml").write_text(STORAGE)
-    state = DagsterState(tmp_path, "postgresql://nobody@127.0.0.1:1/none")
+    state = StoredDagsterState(tmp_path, "postgresql://nobody@127.0.0.1:1/none")
     with pytest.raises(DatabaseUnavailableError, match=r"^Dagster's storage cannot be reached\.$"):
         state.runs(1)

@@ -17,6 +17,7 @@ import requests
 import uvicorn
 from dagster._daemon.types import DaemonHeartbeat
 
+from market_data_pipeline.orchestration.dagster_internals import StoredDagsterState
 from market_data_pipeline.serving.app import create_app
 from market_data_pipeline.serving.connections import listening, server_options
 from market_data_pipeline.settings import Settings
@@ -59,9 +60,15 @@ class Api:
         return float(line.split()[1])
 
 
+def dagster_state(settings: Settings) -> StoredDagsterState:
+    return StoredDagsterState(settings.dagster_home, settings.dagster_postgres_url)
+
+
 @contextmanager
 def serve(settings: Settings) -> Iterator[Api]:
-    config = uvicorn.Config(create_app(settings), host="127.0.0.1", port=0, log_level="error", **server_options())
+    config = uvicorn.Config(
+        create_app(settings, dagster_state(settings)), host="127.0.0.1", port=0, log_level="error", **server_options()
+    )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, args=(listening(config),), daemon=True)
     thread.start()

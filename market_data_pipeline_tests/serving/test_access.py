@@ -11,7 +11,7 @@ import pytest
 from pydantic import SecretStr
 
 from market_data_pipeline.serving.app import create_app
-from market_data_pipeline_tests.serving.conftest import Api, MovableClock, serve
+from market_data_pipeline_tests.serving.conftest import Api, MovableClock, dagster_state, serve
 from market_data_pipeline_tests.serving.seeding import Seed
 
 STALENESS = "/api/v1/admin/features/staleness"
@@ -35,7 +35,7 @@ def ask(settings: MovableClock, path: str, client: str | None, headers: dict[str
     async def send(message: Any) -> None:
         sent.append(message)
 
-    asyncio.run(create_app(settings)(scope, receive, send))
+    asyncio.run(create_app(settings, dagster_state(settings))(scope, receive, send))
     body = b"".join(message.get("body", b"") for message in sent[1:])
     document = json.loads(body) if body.startswith(b"{") else {"text": body.decode()}
     return sent[0]["status"], document | {"headers": dict(sent[0]["headers"])}

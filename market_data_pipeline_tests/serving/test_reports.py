@@ -10,7 +10,7 @@ import dagster as dg
 import pytest
 
 from market_data_pipeline.domain.errors import DatabaseUnavailableError
-from market_data_pipeline.orchestration.dagster_internals import HEARTBEAT_TOLERANCE_SECONDS, DagsterState
+from market_data_pipeline.orchestration.dagster_internals import HEARTBEAT_TOLERANCE_SECONDS, StoredDagsterState
 from market_data_pipeline.reports import health as reports
 from market_data_pipeline.store.connection import engine
 from market_data_pipeline_tests.serving.conftest import Api, beat
@@ -169,7 +169,7 @@ def test_health_is_503_when_a_daemon_is_silent(api: Api, dagster_instance: dg.Da
 
 def test_a_folder_without_an_instance_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(DatabaseUnavailableError):
-        DagsterState(tmp_path, "postgresql+psycopg2://nobody@nowhere/nothing").runs(1)
+        StoredDagsterState(tmp_path, "postgresql+psycopg2://nobody@nowhere/nothing").runs(1)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -222,7 +222,7 @@ def test_an_execution_says_which_command_asked_for_it(
 def test_a_storage_that_cannot_be_reached_is_said_at_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Whoever asks for health gives up within seconds; Dagster's plug-in would try for eleven."""
     (tmp_path / "dagster.yaml").write_text("storage: {postgres: {postgres_url: {env: DAGSTER_POSTGRES_URL}}}\n")
-    state = DagsterState(tmp_path, "postgresql+psycopg2://nobody:secret@127.0.0.1:1/nothing")
+    state = StoredDagsterState(tmp_path, "postgresql+psycopg2://nobody:secret@127.0.0.1:1/nothing")
     with pytest.raises(DatabaseUnavailableError, match=r"^Dagster's storage cannot be reached\.$"):
         state.daemons()
     assert "Retrying" not in caplog.text

@@ -2,7 +2,7 @@
 
 What was told cannot stand in the database that is away, so it stands in the staleness sensor's cursor, in Dagster's
 storage. Where both are on one lost server no tick begins; the first one after its return finds a server that was
-started since the last look, and tells it then (`market-data up` tells the loss itself: operations.database_watch). Keep
+started since the last look, and tells it then (`market-data up` tells the loss itself: runtime.database_watch). Keep
 out: everything that needs the database to be told (crossings, alerts).
 """
 
@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Final
 from market_data_pipeline.orchestration.alerts.delivery import Alert, Tone, deliver
 from market_data_pipeline.orchestration.sensors.memory import Absence, Sighting
 from market_data_pipeline.reports.objectives import span
-from market_data_pipeline.runtime.database_watch import lost_alert
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -30,6 +29,18 @@ select
     cast(coalesce(extract(epoch from stats_reset), 0) as double precision) as recovered
 from pg_stat_archiver
 """
+
+
+_WHAT_TO_DO: Final = (
+    "Nothing is refreshed or served meanwhile, and nothing that was stored is lost by that. Look whether the server "
+    "runs and DATABASE_URL is still right; `market-data up` starts the project's own, and starts it again. What was "
+    "missed is then fetched by itself."
+)
+
+
+def lost_alert(settings: Settings, error: DatabaseUnavailableError) -> Alert:
+    """Return what people are told of a database that does not answer."""
+    return Alert("The market database cannot be reached", (str(error), _WHAT_TO_DO), link=settings.ui_url)
 
 
 def tell_lost(memory: Memory, settings: Settings, error: DatabaseUnavailableError, now: datetime) -> None:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     import sqlalchemy as sa
 
-    from market_data_pipeline.orchestration.dagster_internals import DagsterState
+    from market_data_pipeline.reports.dagster_state import DagsterState
     from market_data_pipeline.reports.models import (
         Attainment,
         ExecutionHistory,

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     import sqlalchemy as sa
 
-    from market_data_pipeline.orchestration.dagster_internals import DagsterState
+    from market_data_pipeline.reports.dagster_state import DagsterState
     from market_data_pipeline.serving.access import AdminAccess
     from market_data_pipeline.serving.database import Database
 

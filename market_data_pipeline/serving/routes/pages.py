@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from starlette.types import Scope
 
     from market_data_pipeline.domain.features.definitions import Feature
-    from market_data_pipeline.orchestration.dagster_internals import DagsterState
+    from market_data_pipeline.reports.dagster_state import DagsterState
     from market_data_pipeline.serving.access import AdminAccess
     from market_data_pipeline.serving.database import Database
     from market_data_pipeline.settings import Settings

@@ -19,7 +19,7 @@ from market_data_pipeline.serving.routes.admin import NoQuery, report_response
 if TYPE_CHECKING:
     import sqlalchemy as sa
 
-    from market_data_pipeline.orchestration.dagster_internals import DagsterState
+    from market_data_pipeline.reports.dagster_state import DagsterState
     from market_data_pipeline.serving.database import Database
     from market_data_pipeline.serving.metrics import Metrics
 

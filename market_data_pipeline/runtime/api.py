@@ -1,22 +1,24 @@
-"""`python -m market_data_pipeline.serving`: serve until told to stop."""
+"""`python -m market_data_pipeline.runtime.api`: the read API as a process, until SIGINT or SIGTERM."""
 
 from __future__ import annotations
 
 import sys
 
 from market_data_pipeline.domain.errors import ConfigurationError
+from market_data_pipeline.orchestration.dagster_internals import StoredDagsterState
 from market_data_pipeline.serving.app import run
 from market_data_pipeline.settings import load_settings
 
 
 def main() -> int:
-    """Start the API with the project's settings; return the exit code."""
+    """Serve with the project's settings; return the exit code."""
     try:
         settings = load_settings()
     except ConfigurationError as error:
         print(error, file=sys.stderr)
         return 2
-    run(settings, port=settings.api_port)
+    dagster = StoredDagsterState(settings.dagster_home, settings.dagster_postgres_url)
+    run(settings, dagster, port=settings.api_port)
     return 0
 
 

@@ -1,0 +1,79 @@
+"""What the reports ask of Dagster: its runs, daemons and schedules, as plain values.
+
+Reports and the read API know only this protocol; `orchestration.dagster_internals.StoredDagsterState` answers it from
+Dagster's storage, and the process that starts them hands it in.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One run; instants are aware UTC, None for a stage that it has not reached.
+
+    Attributes:
+        trigger: what started it; with the next three as `orchestration.provenance` defines them.
+        status: Dagster's name for it: QUEUED, STARTED, SUCCESS, FAILURE, CANCELED, …
+        failure: the first line of the error; None unless it failed.
+    """
+
+    run_id: str
+    job: str
+    trigger: str
+    requested_by: str
+    reason: str
+    series: str
+    status: str
+    created_at: datetime
+    started_at: datetime | None
+    completed_at: datetime | None
+    failure: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Daemon:
+    """One of the daemons that the instance needs."""
+
+    name: str
+    alive: bool
+    last_heartbeat: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """One schedule and its last tick."""
+
+    name: str
+    cron: str
+    timezone: str
+    running: bool
+    last_tick_at: datetime | None
+    last_tick_status: str | None
+
+
+class DagsterState(Protocol):
+    """The questions; each raises `DatabaseUnavailableError` when Dagster's storage cannot be read."""
+
+    def open(self) -> None:
+        """Connect now, which takes about a second, rather than at the first question."""
+
+    def runs(self, limit: int, jobs: tuple[str, ...] = ()) -> tuple[Run, ...]:
+        """Return the newest `limit` runs, newest first; only those of `jobs` if any are named."""
+
+    def run(self, beginning: str) -> Run | None:
+        """Return the newest run whose id begins with `beginning`; None when there is none."""
+
+    def daemons(self) -> tuple[Daemon, ...]:
+        """Return the daemons that the instance needs."""
+
+    def schedules(self) -> tuple[Schedule, ...]:
+        """Return the tiers' schedules."""
+
+    def close(self) -> None:
+        """Close the connections."""
