@@ -30,8 +30,10 @@ from market_data_pipeline.ingest.features import (
     recompute_features,
 )
 from market_data_pipeline.ingest.outcome import SeriesOutcome, Stopwatch
+from market_data_pipeline.store.audit_log import LogRow, append_log
 from market_data_pipeline.store.bars import append_bars, extent, read_bars, supersede_bars
-from market_data_pipeline.store.ledger import LogRow, SeriesState, append_log, write_coverage, write_state
+from market_data_pipeline.store.coverage import write_coverage
+from market_data_pipeline.store.series_state import SeriesState, write_state
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -44,7 +46,7 @@ if TYPE_CHECKING:
     from market_data_pipeline.domain.intervals import Interval
     from market_data_pipeline.polygon.client import Usage
     from market_data_pipeline.store.copy import StoreConnection
-    from market_data_pipeline.store.ledger import Coverage
+    from market_data_pipeline.store.coverage import Coverage
 
 
 def log_row(

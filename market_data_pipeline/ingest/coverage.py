@@ -29,7 +29,7 @@ from market_data_pipeline.domain.intervals import Interval, normalise, subtract
 from market_data_pipeline.domain.objectives import SETTLE_AFTER
 from market_data_pipeline.domain.series import Timeframe
 from market_data_pipeline.ingest.fetch_plan import status_after
-from market_data_pipeline.store.ledger import Coverage, CoverageStatus
+from market_data_pipeline.store.coverage import Coverage, CoverageStatus
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

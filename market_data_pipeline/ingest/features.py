@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from market_data_pipeline.domain.series import AssetClass, Series
     from market_data_pipeline.ingest.outcome import Stopwatch
     from market_data_pipeline.store.copy import StoreConnection
-    from market_data_pipeline.store.ledger import SeriesState
+    from market_data_pipeline.store.series_state import SeriesState
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 BEGINNING: Final = datetime(1970, 1, 1, tzinfo=UTC)

@@ -26,7 +26,8 @@ from market_data_pipeline.ingest.market_days import from_market_days
 from market_data_pipeline.ingest.reverify import opened_for_audit
 from market_data_pipeline.polygon.rate_limit import PRIORITIES
 from market_data_pipeline.polygon.request_windows import PART_BASE_BARS, parts, windows
-from market_data_pipeline.store.ledger import Coverage, CoverageStatus, read_coverage, states_of
+from market_data_pipeline.store.coverage import Coverage, CoverageStatus, read_coverage
+from market_data_pipeline.store.series_state import state_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
     from market_data_pipeline.polygon.client import PolygonClient
     from market_data_pipeline.polygon.request_windows import Window
     from market_data_pipeline.store.copy import StoreConnection
-    from market_data_pipeline.store.ledger import SeriesState
+    from market_data_pipeline.store.series_state import SeriesState
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,7 +277,7 @@ class Asking(NamedTuple):
                 self.pipeline.client,
                 self.timing,
                 held,
-                last_ts=states_of(self.states, series.timeframe, self.request.tier).last_ts,
+                last_ts=state_of(self.states, series.timeframe, self.request.tier).last_ts,
                 history_days=self.pipeline.history_days,
                 history_limit=self.pipeline.plan.history,
                 priority=PRIORITIES[self.request.tier],
@@ -289,7 +290,7 @@ class Asking(NamedTuple):
     def _coverage(self, connection: StoreConnection, series: Series) -> Mapping[date, Coverage]:
         held: Mapping[date, Coverage] = read_coverage(connection, series)
         if self.request.audit:
-            state = states_of(self.states, series.timeframe, self.request.tier)
+            state = state_of(self.states, series.timeframe, self.request.tier)
             held = opened_for_audit(connection, series, held, state, self.splits_digest, self.timing, self.pipeline)
         connection.commit()  # no transaction stays open while the vendor is asked
         return held

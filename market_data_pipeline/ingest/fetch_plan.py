@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from market_data_pipeline.domain.freshness import settled_at
 from market_data_pipeline.domain.objectives import SETTLE_AFTER
 from market_data_pipeline.domain.series import Timeframe
-from market_data_pipeline.store.ledger import Coverage, CoverageStatus
+from market_data_pipeline.store.coverage import Coverage, CoverageStatus
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

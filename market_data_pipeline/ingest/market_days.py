@@ -21,7 +21,7 @@ from market_data_pipeline.domain.errors import PipelineError
 from market_data_pipeline.domain.freshness import settled_at
 from market_data_pipeline.domain.series import AssetClass, Series, Timeframe, asset_class_of
 from market_data_pipeline.ingest.fetch_plan import reach, status_after, wanted
-from market_data_pipeline.store.ledger import Coverage, CoverageStatus
+from market_data_pipeline.store.coverage import Coverage, CoverageStatus
 from market_data_pipeline.store.market_days import listed_symbols, read_market_days, unsettled_days, write_market_day
 from market_data_pipeline.store.reference import MARKET_DAY, Check, write_check
 

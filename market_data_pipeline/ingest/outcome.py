@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from market_data_pipeline.domain.features.definitions import Feature
     from market_data_pipeline.domain.usage import Usage
     from market_data_pipeline.ingest.compare import BarChange
-    from market_data_pipeline.store.ledger import SeriesState
+    from market_data_pipeline.store.series_state import SeriesState
 
 
 @dataclass(slots=True)

@@ -16,8 +16,9 @@ from market_data_pipeline.ingest.coverage import Due
 from market_data_pipeline.ingest.fetch import Asking, Harvest, HarvestError
 from market_data_pipeline.ingest.outcome import SeriesOutcome, Stopwatch, SymbolRequest, failed_outcome
 from market_data_pipeline.ingest.resample import coarser
-from market_data_pipeline.store.ledger import read_states, states_of, write_failed_days, write_failure
+from market_data_pipeline.store.coverage import write_failed_days
 from market_data_pipeline.store.reference import read_splits
+from market_data_pipeline.store.series_state import read_states, state_of, write_failure
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from market_data_pipeline.ingest.pipeline import Pipeline
     from market_data_pipeline.ingest.shard import MarketWide
     from market_data_pipeline.store.copy import StoreConnection
-    from market_data_pipeline.store.ledger import SeriesState
+    from market_data_pipeline.store.series_state import SeriesState
 
 
 class SymbolRefresh:
@@ -134,7 +135,7 @@ class SymbolRefresh:
     ) -> Iterator[SeriesOutcome]:
         """Commit an answer to the base and to what is made of it, one by one."""
         usage, self.extra = answer.usage + self.extra, Usage()
-        revision = states_of(self.states, series.timeframe, self.request.tier).revision
+        revision = state_of(self.states, series.timeframe, self.request.tier).revision
         change = self._change(series, answer, watch, usage)
         try:
             yield self._commit(change, started_at)
@@ -157,13 +158,13 @@ class SymbolRefresh:
             yield self._failed(Series(self.request.symbol, timeframe), error, started_at, Stopwatch(), Usage())
 
     def _change(self, series: Series, answer: Harvest, watch: Stopwatch, usage: Usage) -> Change:
-        state = states_of(self.states, series.timeframe, self.request.tier)
+        state = state_of(self.states, series.timeframe, self.request.tier)
         audited = answer.complete and (self.request.audit or self.full)
         return Change(
             series=series,
             tier=self.request.tier,
             asset_class=self.asset_class,
-            state=replace(state, audited_splits=self.digest) if audited else state,
+            state=replace(state, reverified_splits=self.digest) if audited else state,
             answer=answer.bars,
             spans=answer.spans,
             coverage=answer.coverage,
@@ -188,8 +189,8 @@ class SymbolRefresh:
             revision: the base's before that.
         """
         started_at, watch = self.pipeline.clock(), Stopwatch()
-        state = states_of(self.states, series.timeframe, self.request.tier)
-        base = states_of(self.states, answer.base.timeframe, self.request.tier)
+        state = state_of(self.states, series.timeframe, self.request.tier)
+        base = state_of(self.states, answer.base.timeframe, self.request.tier)
         in_step = state.base_revision == revision and not self.full
         try:
             bars, spans = coarser(
@@ -231,7 +232,7 @@ class SymbolRefresh:
         days: tuple[date, ...] = (),
     ) -> SeriesOutcome:
         """Record that a series failed, keeping all that it held, and return the outcome."""
-        state = states_of(self.states, series.timeframe, self.request.tier)
+        state = state_of(self.states, series.timeframe, self.request.tier)
         outcome = failed_outcome(series, self.request.tier, error, state=state, usage=usage, watch=watch)
         if self.connection.closed:
             raise error  # there is nothing to record it with

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from market_data_pipeline.ingest.fetch_plan import Timing
     from market_data_pipeline.ingest.outcome import Stopwatch
     from market_data_pipeline.store.copy import StoreConnection
-    from market_data_pipeline.store.ledger import SeriesState
+    from market_data_pipeline.store.series_state import SeriesState
 
 _END: Final = datetime(2100, 1, 1, tzinfo=UTC)
 

@@ -29,7 +29,7 @@ from market_data_pipeline.domain.freshness import settled_at
 from market_data_pipeline.domain.series import Timeframe
 from market_data_pipeline.ingest.fetch_plan import reach
 from market_data_pipeline.polygon.request_windows import PAGE_LIMIT
-from market_data_pipeline.store.ledger import Coverage, CoverageStatus, write_rechecked
+from market_data_pipeline.store.coverage import Coverage, CoverageStatus, write_reverified
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from market_data_pipeline.ingest.fetch_plan import Timing
     from market_data_pipeline.ingest.pipeline import Pipeline
     from market_data_pipeline.store.copy import StoreConnection
-    from market_data_pipeline.store.ledger import SeriesState
+    from market_data_pipeline.store.series_state import SeriesState
 
 
 # "Holes are sometimes filled weeks later": nearly all within a month, by what people recorded. Later ones the sample
@@ -65,7 +65,7 @@ class _Day(NamedTuple):
 
     @property
     def looked_at(self) -> datetime:
-        return max(self.known.fetched_at, self.known.rechecked_at or self.known.fetched_at)
+        return max(self.known.fetched_at, self.known.reverified_at or self.known.fetched_at)
 
 
 def days_to_recheck(
@@ -188,7 +188,7 @@ def opened_for_audit(
         held,
         series.timeframe,
         timing.now,
-        splits_changed=state.audited_splits not in (None, splits_digest),
+        splits_changed=state.reverified_splits not in (None, splits_digest),
     )
-    write_rechecked(connection, series, days, timing.now)
+    write_reverified(connection, series, days, timing.now)
     return reopened(held, days, sessions)

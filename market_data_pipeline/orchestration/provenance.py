@@ -1,6 +1,6 @@
 """Who asked for a run, why, and for what: read from its tags and config, for the audit trail and for reports.
 
-Add here: another way in which a run comes to be. Keep out: what came of it (store.ledger, operations.reports), and
+Add here: another way in which a run comes to be. Keep out: what came of it (store.audit_log, reports), and
 starting runs (runs).
 """
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from market_data_pipeline.reports.sandbox_market import SandboxMarket
     from market_data_pipeline.reports.trading_habits import Habits
     from market_data_pipeline.store.copy import StoreConnection
-    from market_data_pipeline.store.ledger import Coverage
+    from market_data_pipeline.store.coverage import Coverage
 
 _PEERS: Final = 50  # symbols looked at to tell what others are like
 _SURE: Final = 4.5  # standard deviations: three, of days that differ by half as much again as chance alone makes them

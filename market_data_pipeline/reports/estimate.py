@@ -20,7 +20,7 @@ from market_data_pipeline.ingest.fetch_plan import Timing, reach, wanted, with_w
 from market_data_pipeline.ingest.market_days import plan_market_days
 from market_data_pipeline.polygon.plans import available_at
 from market_data_pipeline.reports.answer_sizes import Ask
-from market_data_pipeline.store.ledger import read_coverage
+from market_data_pipeline.store.coverage import read_coverage
 
 if TYPE_CHECKING:
     from collections.abc import Collection

@@ -21,7 +21,7 @@ from market_data_pipeline.domain.freshness import settled_at
 from market_data_pipeline.domain.intervals import Interval
 from market_data_pipeline.domain.objectives import TIER_OBJECTIVES
 from market_data_pipeline.domain.series import BASE_TIMEFRAMES, AssetClass, Series, Tier, Timeframe, asset_class_of
-from market_data_pipeline.store.ledger import Coverage, CoverageStatus
+from market_data_pipeline.store.coverage import Coverage, CoverageStatus
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -281,7 +281,7 @@ def _of_series(
 ) -> dict[str, Any]:
     from market_data_pipeline.ingest.fetch_plan import reach
     from market_data_pipeline.store.bars import read_pieces
-    from market_data_pipeline.store.ledger import read_coverage
+    from market_data_pipeline.store.coverage import read_coverage
 
     within = reach(timing, history_days, plan.history)
     state = connection.rows(_STATE, series.symbol, str(series.timeframe))[0]

@@ -15,7 +15,7 @@ from market_data_pipeline.domain.series import Series, Timeframe
 from market_data_pipeline.reports.attainment import rpo_attainment
 from market_data_pipeline.reports.freshness import series_freshness
 from market_data_pipeline.reports.gaps import history_start, series_gaps
-from market_data_pipeline.store.ledger import Coverage, CoverageStatus
+from market_data_pipeline.store.coverage import Coverage, CoverageStatus
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from market_data_pipeline.ingest.fetch_plan import Timing
     from market_data_pipeline.polygon.request_windows import Window
     from market_data_pipeline.store.copy import StoreConnection
-    from market_data_pipeline.store.ledger import Coverage
+    from market_data_pipeline.store.coverage import Coverage
 
     Floats = np.ndarray[tuple[int], np.dtype[np.float64]]
 

@@ -9,7 +9,7 @@ import pytest
 from market_data_pipeline.domain.calendar import NEW_YORK, calendar_for
 from market_data_pipeline.domain.series import AssetClass, Timeframe
 from market_data_pipeline.ingest.fetch_plan import Timing, status_after, wanted
-from market_data_pipeline.store.ledger import Coverage, CoverageStatus
+from market_data_pipeline.store.coverage import Coverage, CoverageStatus
 
 CALENDAR = calendar_for(AssetClass.US_EQUITY)
 # Wednesday, Friday (early close), Monday: Thursday is Thanksgiving.

@@ -17,7 +17,7 @@ from market_data_pipeline.orchestration.results import summary
 from market_data_pipeline.polygon.plans import Plan, available_at, plan_named
 from market_data_pipeline.reports.health import vendor_requests
 from market_data_pipeline.store.connection import engine, snapshot
-from market_data_pipeline.store.ledger import Coverage
+from market_data_pipeline.store.coverage import Coverage
 from market_data_pipeline_tests.ingest.conftest import MakeWorld, World
 
 TICK = timedelta(minutes=15)

@@ -11,7 +11,7 @@ import pytest
 from market_data_pipeline.domain.calendar import Session, calendar_for, slot_count
 from market_data_pipeline.domain.series import AssetClass, Timeframe
 from market_data_pipeline.ingest.reverify import days_to_recheck, reopened
-from market_data_pipeline.store.ledger import Coverage, CoverageStatus
+from market_data_pipeline.store.coverage import Coverage, CoverageStatus
 
 NOON = datetime(2026, 11, 20, 17, tzinfo=UTC)  # a Friday, 12:00 in New York
 DAY = timedelta(days=1)
@@ -68,7 +68,7 @@ def test_every_settled_day_is_read_again_in_bounded_time(asset_class: AssetClass
 def test_a_page_that_cannot_be_read_does_not_keep_the_others_waiting() -> None:
     coverage = held(YEAR)
     first = recheck(coverage)
-    coverage |= {day: replace(coverage[day], rechecked_at=NOON) for day in first}  # asked, and nothing came of it
+    coverage |= {day: replace(coverage[day], reverified_at=NOON) for day in first}  # asked, and nothing came of it
     assert not set(first) & set(recheck(coverage, now=NOON + DAY))
 
 

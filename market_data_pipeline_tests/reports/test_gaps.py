@@ -16,7 +16,7 @@ from market_data_pipeline.ingest.fetch_plan import Reach, Timing
 from market_data_pipeline.reports.gaps import Reason, gaps_document, stretches, table_rows
 from market_data_pipeline.sandbox.main import open_source
 from market_data_pipeline.settings import Settings
-from market_data_pipeline.store.ledger import Coverage, CoverageStatus
+from market_data_pipeline.store.coverage import Coverage, CoverageStatus
 from market_data_pipeline_tests.ingest.changing import ChangingSource
 from market_data_pipeline_tests.ingest.conftest import MakeWorld, World, make_world
 

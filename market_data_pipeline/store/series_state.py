@@ -1,0 +1,115 @@
+"""The state of a series in PostgreSQL: one row of `series_state`, as its last execution left it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from market_data_pipeline.domain.series import Timeframe
+from market_data_pipeline.store.audit_log import append_log
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from datetime import datetime
+
+    from market_data_pipeline.domain.series import Series
+    from market_data_pipeline.store.audit_log import LogRow
+    from market_data_pipeline.store.copy import StoreConnection
+
+
+@dataclass(frozen=True, slots=True)
+class SeriesState:
+    """A series' row in `series_state`; instants are aware UTC, None until there is one."""
+
+    tier: str
+    first_ts: datetime | None = None
+    last_ts: datetime | None = None
+    bar_count: int = 0
+    feature_count: int = 0
+    feature_version: int = 0
+    splits_digest: str = ""
+    revision: int = 0
+    base_revision: int = 0
+    quiet_slots: int = 0
+    verified_at: datetime | None = None
+    next_due_at: datetime | None = None
+    features_computed_at: datetime | None = None
+    reverified_splits: str | None = None
+    own_features: str = ""
+    settled_until: datetime | None = None
+
+
+def read_states(connection: StoreConnection, symbol: str) -> dict[Timeframe, SeriesState]:
+    """Return the states of a symbol's series."""
+    rows = connection.rows(
+        """
+        select
+            timeframe, tier, first_ts, last_ts, bar_count, feature_count, feature_version, splits_digest,
+            revision, base_revision, quiet_slots, verified_at, next_due_at, features_computed_at,
+            audited_splits as reverified_splits, own_features, settled_until
+        from market_data.series_state
+        where symbol = $1
+        """,
+        symbol,
+    )
+    return {Timeframe(row.pop("timeframe")): SeriesState(**row) for row in rows}
+
+
+def write_state(connection: StoreConnection, series: Series, state: SeriesState) -> None:
+    """Store the state of a series after a successful execution, and clear its errors."""
+    connection.execute(
+        """
+        insert into market_data.series_state (
+            symbol, timeframe, tier, first_ts, last_ts, bar_count, feature_count, feature_version, splits_digest,
+            revision, base_revision, quiet_slots, verified_at, next_due_at, features_computed_at, audited_splits,
+            own_features, settled_until
+        )
+        values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)
+        on conflict (symbol, timeframe) do update set
+            first_ts = excluded.first_ts,
+            last_ts = excluded.last_ts,
+            bar_count = excluded.bar_count,
+            feature_count = excluded.feature_count,
+            feature_version = excluded.feature_version,
+            splits_digest = excluded.splits_digest,
+            revision = excluded.revision,
+            base_revision = excluded.base_revision,
+            quiet_slots = excluded.quiet_slots,
+            verified_at = excluded.verified_at,
+            next_due_at = excluded.next_due_at,
+            features_computed_at = excluded.features_computed_at,
+            audited_splits = excluded.audited_splits,
+            own_features = excluded.own_features,
+            settled_until = excluded.settled_until,
+            last_error_class = null,
+            last_error = null,
+            consecutive_failures = 0
+        """,
+        *(series.symbol, str(series.timeframe), state.tier, state.first_ts, state.last_ts, state.bar_count),
+        *(state.feature_count, state.feature_version, state.splits_digest, state.revision, state.base_revision),
+        *(state.quiet_slots, state.verified_at, state.next_due_at, state.features_computed_at),
+        *(state.reverified_splits, state.own_features, state.settled_until),
+    )
+
+
+def write_failure(connection: StoreConnection, series: Series, tier: str, row: LogRow) -> None:
+    """Count and log a failed execution of a series; its data and the rest of its state stay as they are."""
+    connection.execute(
+        """
+        insert into market_data.series_state (
+            symbol, timeframe, tier, last_error_class, last_error, consecutive_failures
+        )
+        values ($1, $2, $3, $4, $5, 1)
+        on conflict (symbol, timeframe) do update set
+            last_error_class = excluded.last_error_class,
+            last_error = excluded.last_error,
+            consecutive_failures = series_state.consecutive_failures + 1
+        """,
+        *(series.symbol, str(series.timeframe), tier, row.error_class, row.error),
+    )
+    append_log(connection, series, row)
+
+
+def state_of(states: Mapping[Timeframe, SeriesState], timeframe: Timeframe, tier: str) -> SeriesState:
+    """Return the state of a series, the initial one when it has none yet."""
+    return states.get(timeframe) or SeriesState(tier=tier)
