@@ -62,10 +62,11 @@ format: $(VENV)/.installed-dev ## format the code and the SQL, and fix what can 
 bench: $(VENV)/.installed ## measure the pipeline on this machine
 	@$(BIN)/python -m benchmarks $(ARGS)
 
-lock: $(VENV)/.installed ## pin the newest versions that the requirements*.in files allow
-	$(COMPILE) requirements-installer.in --output-file requirements-installer.lock
-	$(COMPILE) requirements.in --output-file requirements.lock
-	$(COMPILE) requirements-dev.in --constraints requirements.lock --output-file requirements-dev.lock
+lock: $(VENV)/.installed ## pin the newest versions that pyproject.toml allows
+	$(COMPILE) --group installer --output-file requirements-installer.lock
+	$(COMPILE) pyproject.toml --all-extras --group build --output-file requirements.lock
+	$(COMPILE) pyproject.toml --all-extras --group build --group dev --constraints requirements.lock \
+		--output-file requirements-dev.lock
 
 clean: ## remove the environment and caches; data in .market-data stay
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
@@ -75,6 +76,8 @@ COMPILE := $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 
 	--no-annotate --no-emit-index-url --no-emit-find-links
 
 # Shell functions shared by the two installing recipes.
+# - The dagster command of this environment is a wrapper around the one that the dagster package installs. It is no script
+#   of ours in pyproject.toml because it would then replace Dagster's own wherever this package is installed.
 # - A machine whose pip is told where packages come from (a mirror) is served by pip: uv does not read pip's settings.
 # - Debian's python3 can make environments only without pip unless python3-venv is installed; the system's pip fills them.
 # - compileall names its files itself because PYTHONDONTWRITEBYTECODE, where set, also stops the installers; some
@@ -88,7 +91,11 @@ install() { \
 	if has_uv; then $(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps "$$@" && return; \
 		say "uv could not install; trying pip."; fi; \
 	pip_install "$$@"; }; \
-compile() { $(BIN)/python -m compileall -qq -j0 -x '/(tests?|testing)/' $(VENV)/lib market_data_pipeline; true; }
+compile() { $(BIN)/python -m compileall -qq -j0 -x '/(tests?|testing)/' $(VENV)/lib market_data_pipeline; true; }; \
+wrap_dagster() { printf '%s\n' '#!/bin/sh' '# Written by make install: see market_data_pipeline/cli/dagster.py.' \
+	'bin=$$(dirname "$$(readlink -f "$$0")")' \
+	'exec "$$bin/python" -P -c "from market_data_pipeline.cli.dagster import main; main()" "$$@"' >$(BIN)/dagster.new; \
+	chmod +x $(BIN)/dagster.new; mv -f $(BIN)/dagster.new $(BIN)/dagster; }
 endef
 
 $(BIN)/python:
@@ -106,9 +113,9 @@ $(VENV)/.installed: $(BIN)/python requirements-installer.lock requirements.lock 
 	else pip_install --require-hashes -r requirements-installer.lock || say "uv is not to be had; using pip."; fi; \
 	install --require-hashes -r requirements.lock; \
 	install --no-build-isolation --editable .; \
-	compile; touch $@
+	wrap_dagster; compile; touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed requirements-dev.lock
 	@$(SETUP); set -e; say "Installing what tests and lint need ..."; \
 	install --require-hashes -r requirements-dev.lock; \
-	compile; touch $@
+	wrap_dagster; compile; touch $@

@@ -1,17 +1,17 @@
 """Market data as Dagster assets: bars, freshness and features, partitioned by symbol and timeframe."""
 
-__version__ = "0.1.0"
-
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from market_data_pipeline.domain.features.own import OwnFeature
     from market_data_pipeline.reading import read_bars, read_features
 
+    __version__: str
+
 __all__ = ["OwnFeature", "read_bars", "read_features"]
 
-# Where the names above live: every process of the pipeline imports this package, few of them need pandas.
-_HOMES = {
+# Where the names above are defined: every process of the pipeline imports this package, and few of them need pandas.
+_MODULES = {
     "OwnFeature": "market_data_pipeline.domain.features.own",
     "read_bars": "market_data_pipeline.reading",
     "read_features": "market_data_pipeline.reading",
@@ -19,14 +19,18 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> object:
-    """Import what is exported when it is first asked for."""
-    if name not in _HOMES:
+    """Return an exported name, imported at its first use, or the installed version as `__version__`."""
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("market-data-pipeline")
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
-    return getattr(import_module(_HOMES[name]), name)
+    return getattr(import_module(_MODULES[name]), name)
 
 
 def __dir__() -> list[str]:
-    """Name what is exported beside what is loaded."""
+    """Return the exported names together with those that are loaded."""
     return sorted({*globals(), *__all__})

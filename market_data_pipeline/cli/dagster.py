@@ -1,38 +1,37 @@
-"""The `dagster` command of this project's environment: Dagster's own, with two things said to it first.
+"""What the `dagster` command in the checkout's `.venv` runs: Dagster's own command line, prepared for this project.
 
-`dagster asset …` of Dagster 1.13 looks at neither workspace.yaml nor `[tool.dagster]`, and reads `.env` after its
-options; so the module is named here. And every command needs Dagster's storage: the embedded PostgreSQL is started if
-it is that and does not run, for example after a reboot.
-
-Keep out: commands of our own (cli).
+`dagster asset` of Dagster 1.13 reads neither workspace.yaml nor `[tool.dagster]`, and `.env` only after its options, so
+the module is named here. Every command needs Dagster's storage, so the embedded PostgreSQL is started when it is down,
+for example after a reboot. `make install` writes the script that calls this; an environment filled by pip keeps the
+script of the dagster package.
 """
 
 from __future__ import annotations
 
 import os
 import sys
-from typing import Final, NoReturn
-
-from dagster._cli import main as dagster_main  # what the script that this one replaces calls
+from importlib.metadata import distribution
+from typing import Final
 
 from market_data_pipeline.settings.project import LOCATION, is_local
 
 _NO_STORAGE: Final = {"--help", "-h", "--version"}
 
 
-def main() -> NoReturn:
-    """Run Dagster's command line."""
+def main() -> None:
+    """Run Dagster's command line with this process's arguments."""
     arguments = sys.argv[1:]
     if arguments[:1] == ["asset"]:
         os.environ.setdefault("DAGSTER_MODULE_NAME", LOCATION)
     if arguments and not _NO_STORAGE & set(arguments):
         _ensure_storage()
-    dagster_main()  # type: ignore[no-untyped-call]
-    sys.exit(0)
+    sys.argv[0] = "dagster"  # the name that usage and error messages show
+    (script,) = distribution("dagster").entry_points.select(group="console_scripts", name="dagster")
+    script.load()()
 
 
 def _ensure_storage() -> None:
-    """Start the embedded server if Dagster's storage is on it; what is wrong ends the command in one sentence."""
+    """Start the embedded server if Dagster's storage is on it, or exit with one sentence that says why it cannot be."""
     from market_data_pipeline.domain.errors import PipelineError
     from market_data_pipeline.settings import load_settings
 

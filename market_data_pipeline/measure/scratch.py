@@ -118,7 +118,6 @@ def _folder(root: Path) -> Iterator[None]:
 
 
 def _write_files(root: Path, settings: Settings, universe: Mapping[Tier, tuple[str, ...]]) -> None:
-    (root / "sql").symlink_to(project.sql_dir(settings.project_root))
     tiers = {"tiers": {str(tier): list(symbols) for tier, symbols in universe.items()}}
     (root / "universe.yaml").write_text(yaml.safe_dump(tiers), encoding="utf-8")
     try:

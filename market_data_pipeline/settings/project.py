@@ -54,17 +54,11 @@ def _speaks_of_us(file: Path) -> bool:
     return "market_data_pipeline" in text or "market-data-pipeline" in text
 
 
-def sql_dir(root: Path) -> Path:
-    """Return the folder of the migrations: the project's, else the one beside the package.
-
-    Raises:
-        ConfigurationError: there is none.
-    """
-    beside = Path(__file__).resolve().parents[2] / "sql"
-    for folder in (root / "sql", beside):
-        if any(folder.glob("[0-9]*.sql")):
-            return folder
-    raise ConfigurationError(f"There are no migrations in {root / 'sql'}; run from a clone of the repository.")
+def sql_dir() -> Path:
+    """Return the folder of the migrations: inside an installed package, beside the package in a checkout."""
+    package = Path(__file__).resolve().parent.parent
+    installed = package / "sql"
+    return installed if installed.is_dir() else package.parent / "sql"
 
 
 def state_dir(root: Path) -> Path:

@@ -35,9 +35,7 @@ def migrate(settings: Settings) -> list[str]:
     Raises:
         ConfigurationError, DatabaseUnavailableError: as `migrate_database`.
     """
-    return migrate_database(
-        settings.owner_url, project.sql_dir(settings.project_root), login=login_of(settings.database_url)
-    )
+    return migrate_database(settings.owner_url, project.sql_dir(), login=login_of(settings.database_url))
 
 
 def migrate_database(url: str, sql: Path, *, login: str | None = None) -> list[str]:
