@@ -13,6 +13,7 @@ A failing series never stops the others: each commits and materializes by itself
 import time
 import warnings
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 import dagster as dg
@@ -35,6 +36,7 @@ from market_data_pipeline.orchestration.provenance import of_run
 from market_data_pipeline.orchestration.resources import PipelineResource
 from market_data_pipeline.orchestration.results import failure, materializations, stopped, summary, warned
 from market_data_pipeline.orchestration.run_liveness import alive
+from market_data_pipeline.orchestration.runs import seconds_until_start
 
 if TYPE_CHECKING:
     from market_data_pipeline.ingest.outcome import SeriesOutcome
@@ -106,6 +108,7 @@ def refresh_tier(
     """
     from market_data_pipeline.store.audit_log import append_run
 
+    time.sleep(seconds_until_start(tier, context.run.tags, datetime.now(UTC)))
     partitioned = context.has_partition_key or context.has_partition_key_range
     outcomes: list[SeriesOutcome] = []
     stop: PipelineError | None = None

@@ -56,7 +56,6 @@ from market_data_pipeline.domain.errors import DatabaseUnavailableError
 from market_data_pipeline.domain.objectives import TIER_OBJECTIVES
 from market_data_pipeline.reports.dagster_state import Daemon, Run, Schedule
 from market_data_pipeline.settings.project import LOCATION, STORAGE_ZONE
-from market_data_pipeline.store.connection import libpq_url, open_connection
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -263,6 +262,8 @@ class StoredDagsterState:
 
     def _refuse_at_once(self) -> None:
         """Raise when the storage's server cannot be reached: dagster-postgres tries for 11 s, and somebody waits."""
+        from market_data_pipeline.store.connection import libpq_url, open_connection
+
         if time.monotonic() - self._reached < _REACHED_SECONDS:
             return
         if self._instance is not None:
