@@ -1,26 +1,23 @@
-"""The statements behind an answer about a series: its state, its features, its bars now and as they were known.
+"""The records that answers about a series hold: their columns, and the statements that read them.
 
-Every function takes a connection inside the answer's one snapshot. Ranges are half-open [start, end) of bar starts;
-a missing bound is open. Records come ascending in `ts` and are the newest `limit` of the range.
+Every function takes a connection inside one snapshot. Ranges are half-open [start, end) of bar starts; a missing bound
+is open. Records come in ascending order of `ts` and are the newest `limit` of the range.
 
 Values travel in PostgreSQL's binary format: 500 records with features take 1.3 ms of its processor time and 0.7 of
-ours, where text takes 2.1 of ours, and JSON that PostgreSQL writes 3.3 of its own.
+ours, where text takes 2.1 of ours, and JSON written by PostgreSQL 3.3 of its own.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 import sqlalchemy as sa
 
 from market_data_pipeline.domain.calendar import EXCHANGE_ZONE_NAME, calendar_for
+from market_data_pipeline.domain.features.definitions import FEATURES
 from market_data_pipeline.domain.series import asset_class_of
-from market_data_pipeline.serving.database import BINARY_RESULT
-from market_data_pipeline.serving.formats import BAR_COLUMNS
-from market_data_pipeline.serving.formats import feature_columns as record_columns
-from market_data_pipeline.serving.freshness import Standing
 from market_data_pipeline.store.features import feature_columns
 
 if TYPE_CHECKING:
@@ -28,31 +25,85 @@ if TYPE_CHECKING:
 
     from market_data_pipeline.domain.features.definitions import Feature
     from market_data_pipeline.domain.series import Series
-    from market_data_pipeline.serving.formats import Column
 
     Rows = Sequence[Sequence[Any]]
+
+Kind = Literal["instant", "float", "integer", "boolean", "text"]
+
+
+class Column(NamedTuple):
+    """One column of a record."""
+
+    name: str
+    kind: Kind
+    nullable: bool
+    description: str
+    labels: tuple[str, ...] = ()  # the values of a text column
+
+
+_PRICE: Final = "US dollars"
+
+BAR_COLUMNS: Final = (
+    Column("ts", "instant", False, "The bar's START, UTC."),
+    Column("open", "float", False, f"First trade, {_PRICE}."),
+    Column("high", "float", False, f"Highest trade, {_PRICE}."),
+    Column("low", "float", False, f"Lowest trade, {_PRICE}."),
+    Column("close", "float", False, f"Last trade, {_PRICE}."),
+    Column("volume", "float", False, "Shares (crypto: units) traded; may be fractional."),
+    Column("vwap", "float", True, f"Volume-weighted average price, {_PRICE}; null where the vendor sent none."),
+    Column("trades", "integer", True, "Number of trades; null where the vendor sent none."),
+)
+
+_KINDS: Final[dict[str, Kind]] = {"float": "float", "bool": "boolean", "text": "text"}
+
+
+def record_columns(own: Sequence[Feature] = ()) -> tuple[Column, ...]:
+    """Return the columns of a record of features: the bar, the 17, and the project's `own` features."""
+    return (
+        *BAR_COLUMNS,
+        *(
+            Column(f.name, _KINDS[f.dtype], True, f"{f.description[0].upper()}{f.description[1:]}.", f.labels)
+            for f in (*FEATURES, *own)
+        ),
+    )
+
+
+# An execution option: the statement's values come in PostgreSQL's binary format, which is read several times faster.
+BINARY_RESULT: Final = "market_data_binary"
 
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """Which bars are asked for."""
+    """Which records are requested: the newest `limit` with start <= ts < end, aware UTC; None leaves a bound open."""
 
     start: datetime | None
     end: datetime | None
     limit: int
 
 
+class Watermarks(NamedTuple):
+    """The instants of `series_state` that freshness follows from; aware UTC, None where there is none yet.
+
+    `updated_at` is when the features were last computed; in an answer of bars, when the bars were last verified.
+    """
+
+    verified_at: datetime | None
+    next_due_at: datetime | None
+    updated_at: datetime | None
+    settled_until: datetime | None = None
+
+
 @dataclass(frozen=True, slots=True)
-class Held:
+class SeriesSummary:
     """What is known of a series before its records are read."""
 
     tracked: bool  # active in the universe
-    features: Standing | None  # None when never computed
-    bars: Standing | None  # None when never fetched
-    next_split: datetime | None  # aware UTC; when the next split that is listed comes into force
+    features: Watermarks | None  # None when never computed
+    bars: Watermarks | None  # None when never fetched
+    next_split: datetime | None  # aware UTC; when the next known split takes effect
 
 
-_HELD: Final = sa.text("""
+_SUMMARY: Final = sa.text("""
     select
         coalesce(s.active, false) as tracked,
         t.verified_at,
@@ -62,11 +113,11 @@ _HELD: Final = sa.text("""
         coalesce(t.verified_at, t.features_computed_at, t.last_ts) as bars_at,
         (
             select min(p.execution_date) from market_data.splits as p
-            where p.symbol = asked.symbol and p.execution_date > :today
+            where p.symbol = requested.symbol and p.execution_date > :today
         ) as next_split
-    from (select cast(:symbol as text) as symbol) as asked
-    left join market_data.symbols as s on s.symbol = asked.symbol
-    left join market_data.series_state as t on t.symbol = asked.symbol and t.timeframe = :timeframe
+    from (select cast(:symbol as text) as symbol) as requested
+    left join market_data.symbols as s on s.symbol = requested.symbol
+    left join market_data.series_state as t on t.symbol = requested.symbol and t.timeframe = :timeframe
 """)
 
 _SIMILAR: Final = sa.text(
@@ -78,7 +129,7 @@ _IN_RANGE: Final = """
     and ts >= coalesce(:start, '-infinity'::timestamptz) and ts < coalesce(:end, 'infinity'::timestamptz)
 """
 
-# The view bars_adjusted does the same bar by bar. Here the splits are read once: a third of the time of an answer.
+# The view bars_adjusted does the same bar by bar. Reading the splits once takes a third of the time.
 _SPLITS: Final = f"""
     splits as materialized (
         select split_from / split_to as ratio, execution_date::timestamp at time zone '{EXCHANGE_ZONE_NAME}' as since
@@ -100,7 +151,7 @@ _FACTOR: Final = "lateral (select market_data.product(s.ratio) as factor from sp
 
 
 def _selection(columns: Sequence[Column], newest: str, values: str, relation: str) -> sa.TextClause:
-    """Return the selection of `values` from `relation`, which is made of the common table expressions `newest`."""
+    """Return the selection of `values` from `relation`, a join of the common table expressions `newest`."""
     names = ", ".join(column.name for column in columns)
     return sa.text(f"""
         with {_SPLITS}, {newest},
@@ -115,12 +166,12 @@ def _newest_bars(relation: str) -> sa.TextClause:
 
 
 BARS: Final = _newest_bars("market_data.bars")
-# The bars as they were stored then; adjusted, if wanted, by the splits listed and in force then.
+# The bars as they were stored at `as_of`; with `adjusted`, adjusted by the splits known and in effect then.
 BARS_AS_OF: Final = _newest_bars("market_data.bars_as_of(:symbol, :timeframe, :as_of)")
 
 
 def features_selection(own: Sequence[Feature] = ()) -> sa.TextClause:
-    """Return the selection of split-adjusted bars with features, in the order of `columns.feature_columns(own)`."""
+    """Return the selection of split-adjusted bars with features, in the order of `record_columns(own)`."""
     newest = f"""
         f as materialized (select * from market_data.features where {_IN_RANGE} order by ts desc limit :limit),
         b as materialized (
@@ -133,43 +184,48 @@ def features_selection(own: Sequence[Feature] = ()) -> sa.TextClause:
     return _selection(record_columns(own), newest, f"{_BAR}, {feature_columns(own, 'f')}", "f inner join b using (ts)")
 
 
-def read_held(connection: sa.Connection, series: Series, now: datetime) -> Held:
-    """Return what is known of `series`, which need not exist, at `now`, aware UTC."""
+def read_summary(connection: sa.Connection, series: Series, now: datetime) -> SeriesSummary:
+    """Return what is known of `series` at `now`, aware UTC; the series need not exist."""
     zone = calendar_for(asset_class_of(series.symbol)).tz
-    asked = {"symbol": series.symbol, "timeframe": series.timeframe, "today": now.astimezone(zone).date()}
-    row = connection.execute(_HELD, asked).one()
+    values = {"symbol": series.symbol, "timeframe": series.timeframe, "today": now.astimezone(zone).date()}
+    row = connection.execute(_SUMMARY, values).one()
     features, bars = (
-        None if updated_at is None else Standing(row.verified_at, row.next_due_at, updated_at, row.settled_until)
+        None if updated_at is None else Watermarks(row.verified_at, row.next_due_at, updated_at, row.settled_until)
         for updated_at in (row.features_computed_at, row.bars_at)
     )
     day: date | None = row.next_split
-    comes = None if day is None else datetime.combine(day, time(), zone).astimezone(UTC)
-    return Held(row.tracked, features, bars, comes)
+    in_effect = None if day is None else datetime.combine(day, time(), zone).astimezone(UTC)
+    return SeriesSummary(row.tracked, features, bars, in_effect)
 
 
 def similar_symbol(connection: sa.Connection, symbol: str) -> str | None:
-    """Return the tracked symbol that differs from `symbol` in its letters' case only, if there is one."""
+    """Return the tracked symbol that differs from `symbol` only in the case of its letters, or None."""
     found: str | None = connection.execute(_SIMILAR, {"symbol": symbol}).scalar()
     return found
 
 
-def parameters(
-    series: Series, wanted: Range, *, adjusted: bool = True, as_of: datetime | None = None
-) -> dict[str, Any]:
-    """Return the parameters of a selection; with `as_of`, only splits that were known at that instant adjust."""
-    return {
+def read_records(
+    connection: sa.Connection,
+    selection: sa.TextClause,
+    series: Series,
+    requested: Range,
+    *,
+    adjusted: bool = True,
+    as_of: datetime | None = None,
+) -> Rows:
+    """Return the records of a selection, in the order of its columns.
+
+    With `as_of` only splits that were known at that instant adjust.
+    """
+    values = {
         "symbol": series.symbol,
         "timeframe": str(series.timeframe),
-        "start": wanted.start,
-        "end": wanted.end,
-        "limit": wanted.limit,
+        "start": requested.start,
+        "end": requested.end,
+        "limit": requested.limit,
         "adjusted": adjusted,
         "as_of": as_of,
     }
-
-
-def read_rows(connection: sa.Connection, selection: sa.TextClause, values: dict[str, Any]) -> Rows:
-    """Return the rows of a selection in the order of its columns."""
     cursor = connection.execute(selection, values).cursor
     # The driver's own tuples: SQLAlchemy's rows cost as much again as fetching them.
     return [] if cursor is None else cursor.fetchall()

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
     from market_data_pipeline.domain.series import Series
-    from market_data_pipeline.serving.freshness import FreshnessBlock, Standing
+    from market_data_pipeline.reports.series_records import Watermarks
+    from market_data_pipeline.serving.freshness import FreshnessBlock
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -60,7 +61,7 @@ class Answer:
         opening: for JSON the head's constant part, from `{` on without its closing brace; else empty.
         records_key: for JSON the name of the array of records.
         content: the encoded records; for JSON the array and the brace that closes the answer.
-        standing: what the freshness follows from.
+        watermarks: what the freshness follows from.
         valid_until: aware UTC; when a known split changes the prices without a commit; None for never.
         expires: monotonic seconds; when it is to be read again.
         route: the template of the endpoint's path, for the metrics.
@@ -71,7 +72,7 @@ class Answer:
     opening: bytes
     records_key: str
     content: bytes
-    standing: Standing
+    watermarks: Watermarks
     valid_until: datetime | None
     expires: float
     route: str
@@ -106,7 +107,7 @@ class Answer:
         The ETag is weak: two answers with the same one have the same records and freshness status, while their
         timestamps differ.
         """
-        fresh = freshness_at(self.standing, now)
+        fresh = freshness_at(self.watermarks, now)
         etag = f'W/"{self._digest}-{fresh["status"].lower()}"'
         headers: Headers = [(b"etag", etag.encode()), *_ALWAYS, *_freshness_headers(fresh)]
         if if_none_match and _matches(if_none_match, etag):

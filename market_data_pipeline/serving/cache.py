@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
 
     from market_data_pipeline.domain.series import Series
-    from market_data_pipeline.reports.series_records import Held, Range
+    from market_data_pipeline.reports.series_records import Range, SeriesSummary
 
 
 T = TypeVar("T")
@@ -106,7 +106,7 @@ class Stock:
     """
 
     series: Series
-    held: Held
+    held: SeriesSummary
     packed: bytes
     oldest: bytes
     whole: bool

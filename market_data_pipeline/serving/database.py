@@ -14,6 +14,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.pq import Format
 
 from market_data_pipeline.domain.errors import DatabaseUnavailableError
+from market_data_pipeline.reports.series_records import BINARY_RESULT
 from market_data_pipeline.store.connection import Role, engine, libpq_url
 
 if TYPE_CHECKING:
@@ -30,10 +31,6 @@ REPORT_LANE: Final = 2
 CONNECT_TIMEOUT_SECONDS: Final = 2
 LANE_TIMEOUT_SECONDS: Final = 5.0  # a client is told to come back rather than left in a growing queue
 STATEMENT_TIMEOUT_MS: Final = 5_000  # the largest answer takes 70 ms; whatever takes this long is stuck
-
-
-# An execution option of a statement: its values come in PostgreSQL's binary format, which is read several times faster.
-BINARY_RESULT: Final = "market_data_binary"
 
 
 class Database:

@@ -1,12 +1,7 @@
-"""The columns that answers carry, and which type each has in JSON, CSV and Arrow.
+"""Records as bytes: JSON, CSV or an Arrow IPC stream, gzip, and which of them a client accepts.
 
-Add here: what a record of an endpoint holds. Keep out: what a feature is (domain.feature_definitions).
-
-Rows into bytes, once per cached answer: JSON, CSV or an Arrow IPC stream.
-
-Rows are tuples in the order of their columns, as psycopg gives them; instants are aware UTC and missing values None.
-
-Which representation a client takes: Accept and Accept-Encoding with their q-values (RFC 9110, section 12).
+Rows are tuples in the order of their columns, as psycopg returns them; instants are aware UTC, missing values None.
+`Accept` and `Accept-Encoding` are read with their q-values (RFC 9110, section 12).
 """
 
 from __future__ import annotations
@@ -16,62 +11,16 @@ import io
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from functools import cache, lru_cache
-from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 import orjson
 from isal import isal_zlib
 
-from market_data_pipeline.domain.features.definitions import FEATURES
-
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from market_data_pipeline.domain.features.definitions import Feature
-
-    Rows = Sequence[Sequence[Any]]
-
-Kind = Literal["instant", "float", "integer", "boolean", "text"]
-
-
-class Column(NamedTuple):
-    """One column: its name, its kind, whether a value may be missing, what it says."""
-
-    name: str
-    kind: Kind
-    nullable: bool
-    description: str
-    labels: tuple[str, ...] = ()  # the values of a text column
-
-
-_PRICE: Final = "US dollars"
-
-BAR_COLUMNS: Final = (
-    Column("ts", "instant", False, "The bar's START, UTC."),
-    Column("open", "float", False, f"First trade, {_PRICE}."),
-    Column("high", "float", False, f"Highest trade, {_PRICE}."),
-    Column("low", "float", False, f"Lowest trade, {_PRICE}."),
-    Column("close", "float", False, f"Last trade, {_PRICE}."),
-    Column("volume", "float", False, "Shares (crypto: units) traded; may be fractional."),
-    Column("vwap", "float", True, f"Volume-weighted average price, {_PRICE}; null where the vendor sent none."),
-    Column("trades", "integer", True, "Number of trades; null where the vendor sent none."),
-)
-
-_KINDS: Final[dict[str, Kind]] = {"float": "float", "bool": "boolean", "text": "text"}
-
-
-def feature_columns(own: Sequence[Feature] = ()) -> tuple[Column, ...]:
-    """Return the columns of a record of features: the bar, the 17, and the project's `own` ones."""
-    return (
-        *BAR_COLUMNS,
-        *(
-            Column(f.name, _KINDS[f.dtype], True, f"{f.description[0].upper()}{f.description[1:]}.", f.labels)
-            for f in (*FEATURES, *own)
-        ),
-    )
-
-
-FEATURE_COLUMNS: Final = feature_columns()
+    from market_data_pipeline.reports.series_records import Column, Kind, Rows
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 

@@ -1,13 +1,12 @@
-"""How fresh a series is at an instant, and the words for it that go into an answer.
+"""How fresh a series is at an instant, in the words of an answer.
 
-What the database knows of a series does not change between its commits, while its freshness does with the time alone;
-so `Standing` is read once and kept with the answer's bytes, and `freshness_at` is asked anew for every request.
+What the database knows of a series changes with commits only, while its freshness changes with time. So the watermarks
+are read once and kept with the answer's bytes, and `freshness_at` is evaluated for every request.
 """
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
-from typing import NamedTuple, NotRequired
+from typing import TYPE_CHECKING, NotRequired
 
 from typing_extensions import TypedDict  # pydantic reads it below Python 3.12, typing's own it refuses
 
@@ -15,17 +14,10 @@ from market_data_pipeline.domain.freshness import freshness, staleness_seconds
 from market_data_pipeline.domain.objectives import CACHE_LIFESPAN, Freshness
 from market_data_pipeline.serving.formats import instant
 
+if TYPE_CHECKING:
+    from datetime import datetime, timedelta
 
-class Standing(NamedTuple):
-    """What `series_state` says of a series; instants are aware UTC, None where there is none yet.
-
-    `updated_at` is when the features were last computed; in an answer of bars, when these were last verified.
-    """
-
-    verified_at: datetime | None
-    next_due_at: datetime | None
-    updated_at: datetime | None
-    settled_until: datetime | None = None
+    from market_data_pipeline.reports.series_records import Watermarks
 
 
 class FreshnessBlock(TypedDict):
@@ -43,25 +35,25 @@ class FreshnessBlock(TypedDict):
     cache_lifespan_seconds: NotRequired[float]
 
 
-def status_at(standing: Standing, now: datetime) -> Freshness:
+def status_at(watermarks: Watermarks, now: datetime) -> Freshness:
     """Return the freshness of a series at `now`, aware UTC; MISSING when it was never computed."""
-    if standing.updated_at is None:
+    if watermarks.updated_at is None:
         return Freshness.MISSING
-    return freshness(_staleness(standing, now))
+    return freshness(_staleness(watermarks, now))
 
 
-def freshness_at(standing: Standing, now: datetime) -> FreshnessBlock:
+def freshness_at(watermarks: Watermarks, now: datetime) -> FreshnessBlock:
     """Return the freshness block of an answer given at `now`, aware UTC."""
-    status = status_at(standing, now)
-    staleness = _staleness(standing, now)
+    status = status_at(watermarks, now)
+    staleness = _staleness(watermarks, now)
     block: FreshnessBlock = {
         "status": status.name,
         "staleness_seconds": staleness,
-        "age_seconds": None if standing.updated_at is None else _seconds(now - standing.updated_at),
-        "verified_at": _instant(standing.verified_at),
-        "next_due_at": _instant(standing.next_due_at),
-        "updated_at": _instant(standing.updated_at),
-        "settled_until": _instant(standing.settled_until),
+        "age_seconds": None if watermarks.updated_at is None else _seconds(now - watermarks.updated_at),
+        "verified_at": _instant(watermarks.verified_at),
+        "next_due_at": _instant(watermarks.next_due_at),
+        "updated_at": _instant(watermarks.updated_at),
+        "settled_until": _instant(watermarks.settled_until),
     }
     if status is Freshness.AGING:
         block["warning"] = f"Aging: the newest bar that is due has been missing for {span(staleness)}."
@@ -89,9 +81,9 @@ def span(seconds: float) -> str:
     return f"{hours} h {minutes} min" if minutes else f"{hours} h"
 
 
-def _staleness(standing: Standing, now: datetime) -> float:
+def _staleness(watermarks: Watermarks, now: datetime) -> float:
     # A series that was computed but whose next bar nobody noted cannot be shown to be fresh: it ages from then on.
-    due = standing.next_due_at or standing.updated_at
+    due = watermarks.next_due_at or watermarks.updated_at
     return 0.0 if due is None else round(staleness_seconds(now, due), 3)
 
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
-from market_data_pipeline.serving.formats import BAR_COLUMNS, Column, Media
+from market_data_pipeline.reports.series_records import BAR_COLUMNS, Column
+from market_data_pipeline.serving.formats import Media
 from market_data_pipeline.serving.problems import PROBLEM
 
 if TYPE_CHECKING:

@@ -9,11 +9,10 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from market_data_pipeline.reports import series_records as reading
 from market_data_pipeline.serving.answers import Answer, RenderedResponse, opening
-from market_data_pipeline.serving.backfills import missing_problem, request_backfill
 from market_data_pipeline.serving.cache import (
     DEEPEST,
     SCOPE_KEY,
@@ -30,8 +29,18 @@ from market_data_pipeline.serving.cache import (
     packed,
     start_of,
 )
-from market_data_pipeline.serving.formats import ACCEPTED, Media, encode, json_array, json_lines, media_for, takes_gzip
+from market_data_pipeline.serving.formats import (
+    ACCEPTED,
+    Media,
+    encode,
+    instant,
+    json_array,
+    json_lines,
+    media_for,
+    takes_gzip,
+)
 from market_data_pipeline.serving.problems import Problem
+from market_data_pipeline.store.backfill_requests import request_backfill
 from market_data_pipeline.store.connection import snapshot
 
 if TYPE_CHECKING:
@@ -43,11 +52,14 @@ if TYPE_CHECKING:
     from starlette.responses import Response
 
     from market_data_pipeline.domain.series import Series
+    from market_data_pipeline.reports.series_records import Column, Rows
     from market_data_pipeline.serving.database import Database
-    from market_data_pipeline.serving.formats import Column
-    from market_data_pipeline.serving.freshness import Standing
+    from market_data_pipeline.store.backfill_requests import BackfillRequest
 
 T = TypeVar("T")
+
+REQUESTED_BY: Final = "api"
+ASK_AGAIN_AFTER: Final = 60  # seconds; the sensor looks twice a minute and a series takes a few seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +72,7 @@ class Wish:
     columns: Sequence[Column]
     selection: sa.TextClause
     wanted: reading.Range
-    standing: Callable[[reading.Held], Standing | None]
+    watermarks: Callable[[reading.SeriesSummary], reading.Watermarks | None]
     adjusted: bool = True
     as_of: datetime | None = None
     members: dict[str, Any] = field(default_factory=dict)  # further members of a JSON answer
@@ -70,9 +82,11 @@ class Wish:
         """The stock that the answer could be cut from."""
         return StockKey(self.series, self.records_key, self.adjusted)
 
-    def parameters(self, wanted: reading.Range) -> dict[str, Any]:
-        """Return the parameters of the selection for a range."""
-        return reading.parameters(self.series, wanted, adjusted=self.adjusted, as_of=self.as_of)
+    def read(self, connection: sa.Connection, requested: reading.Range) -> Rows:
+        """Return the records of a range."""
+        return reading.read_records(
+            connection, self.selection, self.series, requested, adjusted=self.adjusted, as_of=self.as_of
+        )
 
 
 @dataclass
@@ -144,8 +158,8 @@ class SeriesAnswers:
     async def _make(self, wish: Wish, media: Media) -> Answer:
         expires = time.monotonic() + SHELF_LIFE_SECONDS
 
-        def read(connection: sa.Connection, held: reading.Held) -> Answer:
-            rows = reading.read_rows(connection, wish.selection, wish.parameters(wish.wanted))
+        def read(connection: sa.Connection, held: reading.SeriesSummary) -> Answer:
+            rows = wish.read(connection, wish.wanted)
             if media is Media.JSON:
                 ends = (bound(rows[0][0]), bound(rows[-1][0])) if rows else None
                 return _json(wish, held, json_array(wish.columns, rows), len(rows), ends, expires)
@@ -160,16 +174,15 @@ class SeriesAnswers:
             if wish.stock_key not in self.shelf.stocks:
                 await self._stock(wish, depth, self.shelf.ticket(wish.series))
 
-        def read(connection: sa.Connection, held: reading.Held) -> Stock:
-            newest = wish.parameters(reading.Range(None, None, depth))
-            rows = reading.read_rows(connection, wish.selection, newest)
+        def read(connection: sa.Connection, held: reading.SeriesSummary) -> Stock:
+            rows = wish.read(connection, reading.Range(None, None, depth))
             oldest = bound(rows[0][0]) if rows else b""
             lines = packed(json_lines(wish.columns, rows))
             return Stock(wish.series, held, lines, oldest, len(rows) < depth, expires, remake)
 
         return await self._read(wish, read)
 
-    async def _read(self, wish: Wish, question: Callable[[sa.Connection, reading.Held], T]) -> T:
+    async def _read(self, wish: Wish, question: Callable[[sa.Connection, reading.SeriesSummary], T]) -> T:
         """Return the answer to `question`, which is asked in a snapshot that holds records of the series.
 
         Raises:
@@ -179,8 +192,8 @@ class SeriesAnswers:
 
         def ask(source: sa.Engine) -> T | None:
             with snapshot(source) as connection:
-                held = reading.read_held(connection, series, now)
-                if wish.standing(held) is not None:
+                held = reading.read_summary(connection, series, now)
+                if wish.watermarks(held) is not None:
                     return question(connection, held)
                 if held.tracked:
                     return None
@@ -189,7 +202,7 @@ class SeriesAnswers:
         found = await self.database.series(ask)
         if found is not None:
             return found
-        asked = await self.database.series(lambda source: request_backfill(source, series, now))
+        asked = await self.database.series(lambda source: request_backfill(source, series, now, REQUESTED_BY))
         raise missing_problem(series, asked, wish.records_key)
 
 
@@ -199,8 +212,33 @@ def unknown_symbol(symbol: str, similar: str | None) -> Problem:
     return Problem(HTTPStatus.NOT_FOUND, f"{symbol[:40]!r} is not tracked here.{hint}")
 
 
+def missing_problem(series: Series, request: BackfillRequest, what: str) -> Problem:
+    """Return the 404 for a tracked series whose `what`, for example `features`, have never been computed."""
+    requested_at = instant(request.requested_at)
+    state = (
+        f"A backfill was queued just now, at {requested_at}"
+        if request.is_new
+        else f"A backfill was already requested at {requested_at} and is {request.status}"
+    )
+    return Problem(
+        HTTPStatus.NOT_FOUND,
+        f"{series.symbol} is tracked, but its {series.timeframe} {what} have never been computed. {state}: "
+        f"ask again in a minute.",
+        headers={"retry-after": str(ASK_AGAIN_AFTER)},
+        symbol=series.symbol,
+        timeframe=str(series.timeframe),
+        freshness={"status": "MISSING"},
+        backfill_request={
+            "id": request.id,
+            "status": request.status,
+            "requested_at": requested_at,
+            "already_requested": not request.is_new,
+        },
+    )
+
+
 def _json(
-    wish: Wish, held: reading.Held, array: bytes, count: int, ends: tuple[bytes, bytes] | None, expires: float
+    wish: Wish, held: reading.SeriesSummary, array: bytes, count: int, ends: tuple[bytes, bytes] | None, expires: float
 ) -> Answer:
     """Return the answer of an `array` of `count` records; `ends` are the starts of the first and the last bar."""
     head = opening(
@@ -215,16 +253,18 @@ def _json(
     return _answer(wish, held, Media.JSON, array + b"}", expires, head)
 
 
-def _answer(wish: Wish, held: reading.Held, media: Media, content: bytes, expires: float, head: bytes = b"") -> Answer:
-    standing = wish.standing(held)
-    assert standing is not None  # noqa: S101 - narrows the type: nothing is read of a series that has none
+def _answer(
+    wish: Wish, held: reading.SeriesSummary, media: Media, content: bytes, expires: float, head: bytes = b""
+) -> Answer:
+    watermarks = wish.watermarks(held)
+    assert watermarks is not None  # noqa: S101 - narrows the type: nothing is read of a series that has none
     return Answer(
         series=wish.series,
         media=media,
         opening=head,
         records_key=wish.records_key,
         content=content,
-        standing=standing,
+        watermarks=watermarks,
         valid_until=held.next_split,
         expires=expires,
         route=wish.route,

@@ -9,10 +9,10 @@ from datetime import datetime, timedelta
 import psycopg
 
 from market_data_pipeline.domain.series import Series, Timeframe
+from market_data_pipeline.reports.series_records import Watermarks
 from market_data_pipeline.serving.answers import Answer
 from market_data_pipeline.serving.cache import RequestKey, Shelf
 from market_data_pipeline.serving.formats import Media
-from market_data_pipeline.serving.freshness import Standing
 from market_data_pipeline_tests.serving.conftest import BARS, FEATURES, Api
 from market_data_pipeline_tests.serving.seeding import NOW, Seed
 from market_data_pipeline_tests.serving.waiting import wait_until
@@ -100,8 +100,8 @@ def test_a_change_without_a_series_empties_the_cache(api: Api, seed: Seed) -> No
 
 
 def answer(series: Series = AAPL, size: int = 100, valid_until: datetime | None = None) -> Answer:
-    standing, expires = Standing(NOW, NOW, NOW), time.monotonic() + 60
-    return Answer(series, Media.CSV, b"", "bars", b"x" * size, standing, valid_until, expires, "/bars")
+    watermarks, expires = Watermarks(NOW, NOW, NOW), time.monotonic() + 60
+    return Answer(series, Media.CSV, b"", "bars", b"x" * size, watermarks, valid_until, expires, "/bars")
 
 
 def key(name: str) -> RequestKey:

@@ -123,7 +123,7 @@ def test_a_series_never_computed_is_explained_and_its_backfill_queued_once(api: 
     assert first.headers["Content-Type"] == "application/problem+json"
     assert "never been computed" in first.json()["detail"]
     assert "queued just now" in first.json()["detail"]
-    assert "already asked for at 2026-03-11T15:00:00Z" in second.json()["detail"]
+    assert "already requested at 2026-03-11T15:00:00Z" in second.json()["detail"]
     assert first.json()["backfill_request"]["id"] == second.json()["backfill_request"]["id"]
     assert seed.run(
         "select symbol, timeframe, requested_at, requested_by, status from market_data.backfill_requests"

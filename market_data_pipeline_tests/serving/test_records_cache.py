@@ -14,11 +14,10 @@ from hypothesis import strategies as st
 from starlette.requests import Request
 
 from market_data_pipeline.domain.series import Series, Timeframe
+from market_data_pipeline.reports.series_records import BAR_COLUMNS, Range, SeriesSummary
 from market_data_pipeline.reports.series_records import BARS as BARS_SELECTION
-from market_data_pipeline.reports.series_records import Held, Range
 from market_data_pipeline.serving.cache import SCOPE_KEY, Renewals, RequestKey, Shelf, Stock, packed, start_of
 from market_data_pipeline.serving.database import Database
-from market_data_pipeline.serving.formats import BAR_COLUMNS
 from market_data_pipeline.serving.problems import Problem
 from market_data_pipeline.serving.series_answers import SeriesAnswers, Wish
 from market_data_pipeline.settings import Settings
@@ -38,7 +37,7 @@ async def _never() -> None:
 def stock_of(starts: list[datetime], whole: bool) -> Stock:
     lines = b"".join(f'{{"ts":"{ts:%Y-%m-%dT%H:%M:%SZ}","close":1}}\n'.encode() for ts in starts)
     oldest = f"{starts[0]:%Y-%m-%dT%H:%M:%S}".encode() if starts else b""
-    held = Held(tracked=True, features=None, bars=None, next_split=None)
+    held = SeriesSummary(tracked=True, features=None, bars=None, next_split=None)
     return Stock(Series("AAPL", Timeframe.M5), held, packed(lines), oldest, whole, time.monotonic() + 60, _never)
 
 

@@ -10,7 +10,7 @@ from starlette.responses import Response
 from market_data_pipeline.domain.series import Series
 from market_data_pipeline.reports import series_records as reading
 from market_data_pipeline.serving import openapi as documents
-from market_data_pipeline.serving.formats import BAR_COLUMNS, feature_columns, instant
+from market_data_pipeline.serving.formats import instant
 from market_data_pipeline.serving.parameters import BarsQuery, SeriesQuery
 from market_data_pipeline.serving.series_answers import SeriesAnswers, Wish, unknown_symbol
 
@@ -35,7 +35,7 @@ def _series(symbol: str, query: SeriesQuery) -> Series:
 
 def router(answers: SeriesAnswers, own: Sequence[Feature] = ()) -> APIRouter:
     """Return the routes of series, answered by `answers`; records of features hold the project's `own` ones, too."""
-    columns, selection = feature_columns(own), reading.features_selection(own)
+    columns, selection = reading.record_columns(own), reading.features_selection(own)
     routes = APIRouter(tags=["series"])
 
     @routes.get(
@@ -77,7 +77,7 @@ def router(answers: SeriesAnswers, own: Sequence[Feature] = ()) -> APIRouter:
             series,
             BARS_PATH,
             "bars",
-            BAR_COLUMNS,
+            reading.BAR_COLUMNS,
             reading.BARS if as_of is None else reading.BARS_AS_OF,
             query.range_for(symbol),
             lambda held: held.bars,
