@@ -31,8 +31,8 @@ from benchmarks.place import NOW, REPOSITORY, Place, running_place, symbol_reque
 from benchmarks.report import Measurement, show
 from market_data_pipeline.runtime.process_records import families
 from market_data_pipeline.runtime.processes import end_trees
-from market_data_pipeline.runtime.sandbox import STATUS_PATH
 from market_data_pipeline.settings.project import state_dir
+from market_data_pipeline.settings.sandbox import STATUS_PATH
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

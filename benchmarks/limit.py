@@ -26,7 +26,7 @@ from market_data_pipeline.domain.calendar import to_us
 from market_data_pipeline.domain.series import BASE_TIMEFRAMES, Timeframe, asset_class_of
 from market_data_pipeline.ingest.fetch import served_windows
 from market_data_pipeline.ingest.fetch_plan import reach, wanted
-from market_data_pipeline.runtime.sandbox import SANDBOX_KEY
+from market_data_pipeline.settings.sandbox import SANDBOX_KEY
 from market_data_pipeline.store.arrow import ArrowReader
 from market_data_pipeline.store.copy import StoreConnection
 

@@ -25,7 +25,7 @@ import psycopg
 from benchmarks.backfill import DAYS, ingest
 from benchmarks.place import NOW, REPOSITORY, Place, running_place, universe
 from benchmarks.report import RESULTS, Measurement, show
-from market_data_pipeline.runtime.sandbox import SANDBOX_KEY
+from market_data_pipeline.settings.sandbox import SANDBOX_KEY
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -31,7 +31,7 @@ import requests
 
 from market_data_pipeline.domain.series import Tier, asset_class_of
 from market_data_pipeline.runtime.postgres import EmbeddedPostgres
-from market_data_pipeline.runtime.sandbox import HOST, SANDBOX_KEY, STATUS_PATH
+from market_data_pipeline.settings.sandbox import HOST, SANDBOX_KEY, STATUS_PATH
 from market_data_pipeline.store.migrations import migrate_database
 from market_data_pipeline.store.universe import load_universe_file
 

@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 import psycopg
 
 from benchmarks.place import NOW, REPOSITORY, Place
-from market_data_pipeline.runtime.sandbox import SANDBOX_KEY
+from market_data_pipeline.settings.sandbox import SANDBOX_KEY
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -30,6 +30,19 @@ from market_data_pipeline.orchestration.sensors.staleness import (
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from market_data_pipeline.ingest.pipeline import Vendor
+    from market_data_pipeline.settings import Settings
+
+
+class _Pipeline(PipelineResource):
+    """The pipeline of this project, whose vendor is the sandbox unless the settings name another."""
+
+    def vendor(self, settings: Settings) -> Vendor:
+        """Return where bars come from, with the sandbox started when it is the vendor."""
+        from market_data_pipeline.runtime.sandbox import vendor_access
+
+        return vendor_access(settings)
+
 
 def build_defs(*, resource_overrides: Mapping[str, object] | None = None) -> dg.Definitions:
     """Return the definitions of the code location.
@@ -53,7 +66,7 @@ def build_defs(*, resource_overrides: Mapping[str, object] | None = None) -> dg.
             backfill_request_sensor([*refreshes.values()]),
             run_failure_alert_sensor,
         ],
-        resources={"pipeline": PipelineResource(), **(resource_overrides or {})},
+        resources={"pipeline": _Pipeline(), **(resource_overrides or {})},
         # A run is a shard whose symbols run in threads: a process for each step would only cost a second more.
         executor=dg.in_process_executor,
     )

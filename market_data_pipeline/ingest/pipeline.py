@@ -6,7 +6,7 @@ Add here: a thing that every symbol of a run shares. Keep out: Dagster, which on
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -16,6 +16,7 @@ from market_data_pipeline.domain.features.own import NO_OWN_FEATURES, OwnFeature
 from market_data_pipeline.ingest.fetch_plan import Timing
 from market_data_pipeline.ingest.own_features import load_own_features
 from market_data_pipeline.polygon.plans import available_at, plan_named
+from market_data_pipeline.settings.sandbox import SANDBOX_KEY
 from market_data_pipeline.store.copy import StoreConnection
 
 if TYPE_CHECKING:
@@ -74,21 +75,27 @@ class Pipeline:
         self.client.close()
 
 
-def build_pipeline(settings: Settings, *, history_days: int | None = None) -> Pipeline:
-    """Return the pipeline that the settings describe, with the sandbox started when it is the vendor.
+@dataclass(frozen=True, slots=True)
+class Vendor:
+    """Where the vendor answers, and the key that it accepts."""
+
+    base_url: str
+    key: str = field(repr=False)
+
+
+def build_pipeline(settings: Settings, vendor: Vendor, *, history_days: int | None = None) -> Pipeline:
+    """Return the pipeline that the settings describe, fetching from `vendor`.
 
     Raises:
         ConfigurationError: the settings contradict themselves.
-        PipelineError: the sandbox does not start.
     """
     from market_data_pipeline.polygon.client import PolygonClient
 
     plan = plan_named(settings.plan).limited_to(settings.calls_per_minute)
-    base_url, key = vendor_access(settings)
     return Pipeline(
         client=PolygonClient(
-            base_url,
-            key,
+            vendor.base_url,
+            vendor.key,
             limiter=shared_limiter(settings.database_url, plan.calls_per_minute),
             plan=plan,
             clock=settings.clock,
@@ -125,25 +132,21 @@ def shared_limiter(
     return SharedLimiter(RateLimitQueue(database_url, spacing), sleep=sleep)
 
 
-def vendor_access(settings: Settings) -> tuple[str, str]:
-    """Return the vendor's address and the key for it, with the sandbox started when it is the vendor.
+def named_vendor(settings: Settings) -> Vendor:
+    """Return the vendor that the settings name; what starts a sandbox when they name none is runtime.sandbox.
 
     Raises:
-        ConfigurationError: the address is another machine's and there is no key, or the sandbox cannot start.
+        ConfigurationError: they name none, or one on another machine without a key.
     """
     from market_data_pipeline.polygon.transport import is_loopback
-    from market_data_pipeline.runtime.sandbox import SANDBOX_KEY
 
-    if settings.uses_sandbox:
-        from market_data_pipeline.runtime.sandbox import ensure_sandbox
-
-        return ensure_sandbox(settings), SANDBOX_KEY
-    base_url = str(settings.base_url)
-    if settings.api_key:
-        return base_url, settings.api_key.get_secret_value()
-    if not is_loopback(urlsplit(base_url).hostname or ""):
-        raise ConfigurationError(
-            f"POLYGON_API_KEY is not set, and POLYGON_BASE_URL names {base_url}: set the key, "
-            "for example POLYGON_API_KEY=your-key, or remove POLYGON_BASE_URL to use the sandbox."
-        )
-    return base_url, SANDBOX_KEY  # a sandbox that somebody started
+    base_url = settings.base_url
+    if base_url and settings.api_key:
+        return Vendor(base_url, settings.api_key.get_secret_value())
+    if base_url and is_loopback(urlsplit(base_url).hostname or ""):
+        return Vendor(base_url, SANDBOX_KEY)  # a sandbox that the user started
+    named = f"POLYGON_BASE_URL names {base_url}" if base_url else "no sandbox is started here"
+    raise ConfigurationError(
+        f"POLYGON_API_KEY is not set, and {named}: set the key, "
+        "for example POLYGON_API_KEY=your-key, or remove POLYGON_BASE_URL to use the sandbox."
+    )

@@ -23,7 +23,7 @@ from market_data_pipeline.orchestration.dagster_internals import StoredDagsterSt
 from market_data_pipeline.runtime.load import dagster_instance
 from market_data_pipeline.runtime.postgres import EmbeddedPostgres
 from market_data_pipeline.runtime.processes import Child, Processes, end_trees
-from market_data_pipeline.runtime.sandbox import HOST, SANDBOX_KEY, STATUS_PATH
+from market_data_pipeline.settings.sandbox import HOST, SANDBOX_KEY, STATUS_PATH
 from market_data_pipeline.store.connection import engine
 
 if TYPE_CHECKING:

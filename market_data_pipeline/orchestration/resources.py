@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from market_data_pipeline.domain.series import Tier
     from market_data_pipeline.ingest.outcome import SeriesOutcome, SymbolRequest
-    from market_data_pipeline.ingest.pipeline import Pipeline
+    from market_data_pipeline.ingest.pipeline import Pipeline, Vendor
     from market_data_pipeline.settings import Settings
     from market_data_pipeline.store.universe import TrackedSymbol
 
@@ -35,6 +35,16 @@ class PipelineResource(dg.ConfigurableResource):  # type: ignore[type-arg]
         from market_data_pipeline.settings import load_settings
 
         return load_settings()
+
+    def vendor(self, settings: Settings) -> Vendor:
+        """Return where bars come from: the vendor that the settings name; `definitions` adds the sandbox.
+
+        Raises:
+            ConfigurationError: they name none, or one on another machine without a key.
+        """
+        from market_data_pipeline.ingest.pipeline import named_vendor
+
+        return named_vendor(settings)
 
     @contextmanager
     def database(self) -> Iterator[Engine]:
@@ -78,7 +88,8 @@ class PipelineResource(dg.ConfigurableResource):  # type: ignore[type-arg]
         """
         from market_data_pipeline.ingest.pipeline import build_pipeline
 
-        with build_pipeline(self.settings()) as pipeline:
+        settings = self.settings()
+        with build_pipeline(settings, self.vendor(settings)) as pipeline:
             yield pipeline
 
     def refresh(
@@ -98,5 +109,6 @@ class PipelineResource(dg.ConfigurableResource):  # type: ignore[type-arg]
         from market_data_pipeline.ingest.pipeline import build_pipeline
         from market_data_pipeline.ingest.shard import refresh_shard
 
-        with build_pipeline(self.settings(), history_days=history_days) as pipeline:
+        settings = self.settings()
+        with build_pipeline(settings, self.vendor(settings), history_days=history_days) as pipeline:
             yield from refresh_shard(requests, pipeline=pipeline, run_id=run_id, full=full)

@@ -143,13 +143,11 @@ def load(
     check()  # the daemon starts while definitions are loaded and runs are put into the queue
     from dagster_postgres.utils import DagsterPostgresException
 
-    from market_data_pipeline.definitions import defs
     from market_data_pipeline.orchestration.runs import submit_refresh, wait_for_runs
     from market_data_pipeline.runtime.progress import BackfillProgress
 
     run_ids = submit_refresh(
         instance,
-        defs,
         symbols=wanted.symbols,
         timeframes=wanted.timeframes,
         history_days=wanted.days,

@@ -13,7 +13,6 @@ import dagster_postgres
 import pgpq
 import sqlalchemy.dialects.postgresql.psycopg2
 
-import market_data_pipeline.definitions
 import market_data_pipeline.domain.features.compute
 import market_data_pipeline.domain.features.own
 import market_data_pipeline.ingest.pipeline
@@ -25,8 +24,10 @@ import market_data_pipeline.runtime.sandbox
 import market_data_pipeline.store.connection
 from market_data_pipeline.domain.calendar import calendar_for
 from market_data_pipeline.domain.series import AssetClass
+from market_data_pipeline.orchestration.dagster_internals import load_location
 from market_data_pipeline.priority import runs_give_way
 
+load_location()
 for _asset_class in AssetClass:
     calendar_for(_asset_class).prepare()
 gc.freeze()  # or the first collection of each run would copy all of it

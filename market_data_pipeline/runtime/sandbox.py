@@ -1,13 +1,7 @@
-"""Where a sandbox listens, and what tells two of them apart.
+"""The sandbox server as a process of its own: started on demand, shared by all processes of a project, and stopped.
 
-Light to import: whoever only wants to find a sandbox needs no numpy and no web server.
-
-The sandbox server as a process of its own, started when somebody needs it and found again by everybody else.
-
-`state_dir/sandbox.json` names the running one: `pid`, `started` (its start time in the kernel's words, so that a
-reused pid is not taken for ours), `base_url`, `parameters`. It exits by itself after `IDLE` without a request.
-
-Add here: starting, finding and stopping. Keep out: serving (server).
+`state_dir/sandbox.json` names the running one: `pid`, `started` (its start time as the kernel gives it, so that a
+reused pid is not mistaken for ours), `base_url`, `parameters`. It exits after `IDLE` without a request.
 """
 
 from __future__ import annotations
@@ -22,69 +16,27 @@ import socket
 import subprocess
 import sys
 import time
-from datetime import UTC, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 from urllib.parse import urlsplit
 
 from market_data_pipeline.domain.errors import ConfigurationError, TransientError
+from market_data_pipeline.ingest.pipeline import Vendor, named_vendor
 from market_data_pipeline.priority import give_way, session_gives_way
+from market_data_pipeline.settings.sandbox import HOST, PORT, SANDBOX_KEY, STATUS_PATH, parameters
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from datetime import datetime
 
-
-SANDBOX_KEY: Final = "sandbox"
-
-HOST: Final = "127.0.0.1"
-
-PORT: Final = 8790
-
-STATUS_PATH: Final = "/_sandbox/status"
-
-
-def bind(host: str, port: int) -> socket.socket:
-    """Return a listening socket; port 0 is any free one.
-
-    Raises:
-        ConfigurationError: the port is taken, or the host is not this machine.
-    """
-    listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    try:
-        # Without it a restart would have to wait for the last connections of the server before.
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        # Its connections have it, too. Or a small answer's body waits 40 ms for the client's word of its headers.
-        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        listening.bind((host, port))
-        listening.listen(128)
-    except OSError as error:
-        listening.close()
-        raise ConfigurationError(
-            f"The sandbox cannot listen on {host}:{port} ({error.strerror}); "
-            "stop what uses the port or choose another with --port."
-        ) from None
-    return listening
-
-
-def parameters(as_of: datetime | None, plan: str, calls_per_minute: int | None, replay: Path | None) -> dict[str, Any]:
-    """Return what makes two servers give the same answers, as the status page shows it."""
-    return {
-        "as_of": as_of.astimezone(UTC).isoformat() if as_of else None,
-        "plan": plan,
-        "calls_per_minute": calls_per_minute,
-        "replay": str(replay.resolve()) if replay else None,
-    }
+    from market_data_pipeline.settings import Settings
 
 
 IDLE: Final = timedelta(minutes=30)  # twice the shortest cadence of a tier
-
 START_WITHIN: Final = timedelta(seconds=60)  # it takes one; a machine under load may need more
-
 STOP_WITHIN: Final = timedelta(seconds=10)
-
 _POLL: Final = 0.02  # seconds between looks at a starting or stopping process
-
 _started: Final[list[subprocess.Popen[bytes]]] = []  # ours to reap; dropping one that runs would warn
 
 
@@ -110,6 +62,16 @@ class SandboxSettings(Protocol):
     @property
     def sandbox_replay(self) -> Path | None:
         """Folder of recorded bars to serve, None for synthetic ones."""
+
+
+def vendor_access(settings: Settings) -> Vendor:
+    """Return the vendor's address and the key for it; the sandbox, if that is the vendor, is started on demand.
+
+    Raises:
+        ConfigurationError: there is no key for an address on another machine, or the sandbox cannot start.
+        TransientError: the sandbox did not start in time.
+    """
+    return Vendor(ensure_sandbox(settings), SANDBOX_KEY) if settings.uses_sandbox else named_vendor(settings)
 
 
 def ensure_sandbox(settings: SandboxSettings) -> str:
@@ -201,9 +163,9 @@ def _command(wanted: dict[str, Any], descriptor: int) -> list[str]:
 def _listening() -> socket.socket:
     """Return a listening socket on the usual port, on a free one when that is taken; the server inherits it."""
     try:
-        return bind(HOST, PORT)
-    except ConfigurationError:
-        return bind(HOST, 0)
+        return socket.create_server((HOST, PORT))
+    except OSError:
+        return socket.create_server((HOST, 0))
 
 
 def _running(state: Path, wanted: dict[str, Any]) -> str | None:

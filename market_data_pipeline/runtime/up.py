@@ -154,8 +154,8 @@ def run_down(settings: Settings) -> int:
 
 def prepare(settings: Settings, console: Console, stack: ExitStack) -> sa.Engine:
     """Bring up what the work stands on: database, schema, universe, vendor."""
-    from market_data_pipeline.ingest.pipeline import vendor_access
     from market_data_pipeline.runtime.database import migrate_database
+    from market_data_pipeline.runtime.sandbox import running_sandbox, stop_sandbox, vendor_access
     from market_data_pipeline.store.connection import engine
     from market_data_pipeline.store.universe import ensure_universe
 
@@ -165,15 +165,13 @@ def prepare(settings: Settings, console: Console, stack: ExitStack) -> sa.Engine
     ensure_universe(settings, made)
     where = "embedded PostgreSQL" if settings.embedded_database else "PostgreSQL of DATABASE_URL"
     console.print(f"Database  {where}" + (f", {len(applied)} migrations applied" if applied else ""))
+    if settings.uses_sandbox and running_sandbox(settings) is None:
+        stack.callback(lambda: others(settings.state_dir) or stop_sandbox(settings))
+    base_url = vendor_access(settings).base_url
     if settings.uses_sandbox:
-        from market_data_pipeline.runtime.sandbox import ensure_sandbox, running_sandbox, stop_sandbox
-
-        if running_sandbox(settings) is None:
-            stack.callback(lambda: others(settings.state_dir) or stop_sandbox(settings))
         source = "recorded bars" if settings.sandbox_replay else "made-up bars"
-        console.print(f"Vendor    sandbox with {source} at {ensure_sandbox(settings)} (no POLYGON_API_KEY is set)")
+        console.print(f"Vendor    sandbox with {source} at {base_url} (no POLYGON_API_KEY is set)")
     else:
-        base_url, _ = vendor_access(settings)
         console.print(f"Vendor    {base_url}, plan {settings.plan}")
     return made
 
@@ -184,10 +182,11 @@ def _check_vendor(settings: Settings) -> None:
     Raises:
         VendorUnreachableError: it cannot be made.
     """
-    from market_data_pipeline.ingest.pipeline import vendor_access
     from market_data_pipeline.polygon.transport import Transport
+    from market_data_pipeline.runtime.sandbox import vendor_access
 
-    Transport(*vendor_access(settings)).connect("Nothing was begun")
+    vendor = vendor_access(settings)
+    Transport(vendor.base_url, vendor.key).connect("Nothing was begun")
 
 
 def _start_servers(daemon: Daemon, settings: Settings) -> None:

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 
 from market_data_pipeline.domain.errors import ConfigurationError, PipelineError
 from market_data_pipeline.polygon.plans import PLANS, plan_named
-from market_data_pipeline.runtime.sandbox import HOST, PORT, SANDBOX_KEY, parameters
 from market_data_pipeline.sandbox.server import run_server
+from market_data_pipeline.settings.sandbox import HOST, PORT, SANDBOX_KEY, parameters
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

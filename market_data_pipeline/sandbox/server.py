@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import json
 import signal
+import socket
 import threading
 import time
 import zlib
@@ -24,14 +25,14 @@ from urllib.parse import parse_qsl
 
 import uvicorn
 
+from market_data_pipeline.domain.errors import ConfigurationError
 from market_data_pipeline.polygon.plans import Plan, plan_named
-from market_data_pipeline.runtime.sandbox import HOST, PORT, SANDBOX_KEY, STATUS_PATH, bind
 from market_data_pipeline.sandbox.query import refused
 from market_data_pipeline.sandbox.view import View
 from market_data_pipeline.sandbox.wire import Answer, answer
+from market_data_pipeline.settings.sandbox import HOST, PORT, SANDBOX_KEY, STATUS_PATH
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Callable, Iterator
 
     from market_data_pipeline.sandbox.source import Source
@@ -170,6 +171,24 @@ def run_server(
     signal.signal(signal.SIGTERM, lambda *_: None)
     with contextlib.suppress(KeyboardInterrupt), listening or bind(host, port) as chosen:
         asyncio.run(_serve(server, sandbox, chosen, idle))
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """Return a listening socket; port 0 is any free one.
+
+    Raises:
+        ConfigurationError: the port is taken, or the host is not this machine.
+    """
+    try:
+        listening = socket.create_server((host, port))
+    except OSError as error:
+        raise ConfigurationError(
+            f"The sandbox cannot listen on {host}:{port} ({error.strerror}); "
+            "stop what uses the port or choose another with --port."
+        ) from None
+    # Its connections inherit it. Else a small answer's body waits 40 ms for the client to acknowledge the headers.
+    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listening
 
 
 @contextlib.contextmanager

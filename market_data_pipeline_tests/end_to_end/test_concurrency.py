@@ -17,8 +17,8 @@ import pytest
 
 from market_data_pipeline.domain.series import Timeframe
 from market_data_pipeline.orchestration.runs import submit_refresh
-from market_data_pipeline.runtime.sandbox import SANDBOX_KEY
 from market_data_pipeline.sandbox.main import open_source
+from market_data_pipeline.settings.sandbox import SANDBOX_KEY
 from market_data_pipeline_tests.end_to_end.conftest import MakeProject
 from market_data_pipeline_tests.end_to_end.project import NOON, Project, until
 from market_data_pipeline_tests.end_to_end.unattended import hasten, home, unattended

@@ -20,8 +20,9 @@ from market_data_pipeline.polygon.client import PolygonClient
 from market_data_pipeline.polygon.plans import plan_named
 from market_data_pipeline.polygon.rate_limit import UnlimitedLimiter
 from market_data_pipeline.sandbox.main import open_source
-from market_data_pipeline.sandbox.server import SANDBOX_KEY, running_server
+from market_data_pipeline.sandbox.server import running_server
 from market_data_pipeline.sandbox.source import Source
+from market_data_pipeline.settings.sandbox import SANDBOX_KEY
 
 REAL_SAMPLE = Path(__file__).parent.parent / "data" / "real_sample"
 

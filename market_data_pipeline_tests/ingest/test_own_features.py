@@ -19,7 +19,7 @@ from market_data_pipeline.domain.features.definitions import FEATURE_NAMES
 from market_data_pipeline.domain.features.own import NO_OWN_FEATURES
 from market_data_pipeline.domain.series import Timeframe
 from market_data_pipeline.ingest.own_features import load_own_features
-from market_data_pipeline.ingest.pipeline import Pipeline, build_pipeline
+from market_data_pipeline.ingest.pipeline import Pipeline, Vendor, build_pipeline
 from market_data_pipeline.orchestration.results import materializations, summary, warned
 from market_data_pipeline.settings import load_settings
 from market_data_pipeline_tests.ingest.conftest import MakeWorld, World
@@ -234,14 +234,15 @@ def test_a_module_that_cannot_be_loaded_leaves_what_is_stored(project: Project) 
 def test_a_run_takes_the_module_that_the_settings_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "quant_of_a_test").mkdir()
     (tmp_path / "quant_of_a_test" / "features.py").write_text(f"{HEADER}FEATURES = [{GAP}]\n")
-    monkeypatch.setenv("POLYGON_BASE_URL", "http://127.0.0.1:1")
+    vendor = Vendor("http://127.0.0.1:1", "sandbox")
+    monkeypatch.setenv("POLYGON_BASE_URL", vendor.base_url)
     monkeypatch.setattr(sys, "path", sys.path.copy())
     for named in ("quant_of_a_test.features", "quant_of_a_test/features.py"):
         monkeypatch.setenv("MARKET_DATA_FEATURES_MODULE", named)
-        with build_pipeline(load_settings()) as built:
+        with build_pipeline(load_settings(), vendor) as built:
             assert [feature.name for feature in built.own_features.features] == ["gap"]
     monkeypatch.delenv("MARKET_DATA_FEATURES_MODULE")
-    with build_pipeline(load_settings()) as built:
+    with build_pipeline(load_settings(), vendor) as built:
         assert built.own_features is NO_OWN_FEATURES
 
 

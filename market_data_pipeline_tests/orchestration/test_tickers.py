@@ -12,7 +12,8 @@ from market_data_pipeline.definitions import build_defs
 from market_data_pipeline.domain.series import Tier
 from market_data_pipeline.orchestration.partitions import bars_key, features_key, range_tags, sync_partitions
 from market_data_pipeline.sandbox.main import open_source
-from market_data_pipeline.sandbox.server import SANDBOX_KEY, running_server
+from market_data_pipeline.sandbox.server import running_server
+from market_data_pipeline.settings.sandbox import SANDBOX_KEY
 from market_data_pipeline.store.connection import engine
 from market_data_pipeline.store.universe import sync_universe
 

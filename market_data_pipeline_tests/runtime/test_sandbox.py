@@ -19,7 +19,8 @@ import pytest
 import requests
 
 from market_data_pipeline.domain.errors import ConfigurationError
-from market_data_pipeline.runtime.sandbox import bind, ensure_sandbox, running_sandbox, stop_sandbox
+from market_data_pipeline.runtime.sandbox import ensure_sandbox, running_sandbox, stop_sandbox
+from market_data_pipeline.sandbox.server import bind
 from market_data_pipeline_tests.sandbox.vendor import Vendor
 
 SERVER = [sys.executable, "-m", "market_data_pipeline.sandbox.server"]

@@ -11,10 +11,10 @@ from zoneinfo import ZoneInfo
 
 import requests
 
-from market_data_pipeline.runtime.sandbox import SANDBOX_KEY
 from market_data_pipeline.sandbox.market import SyntheticMarket
 from market_data_pipeline.sandbox.server import running_server
 from market_data_pipeline.sandbox.source import Source
+from market_data_pipeline.settings.sandbox import SANDBOX_KEY
 
 NEW_YORK = ZoneInfo("America/New_York")
 # A Friday at 14:33:20, so with a 5-minute bar and a day in progress.
