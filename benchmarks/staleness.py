@@ -81,7 +81,7 @@ def _ask(url: str, size: int) -> tuple[float, float]:
         answer, report = _median_ms(lambda: staleness_report(asked, LISTED))
     finally:
         asked.dispose()
-    if not sum(tier.series for tier in standing.values()) == report["summary"]["total_monitored"] == size:
+    if not sum(tier.series for tier in standing.values()) == report.summary.total_monitored == size:
         raise SystemExit("The question did not see every series.")
     return question, answer
 

@@ -93,27 +93,27 @@ def staleness(
     if as_json:
         print_json(report)
         return
-    states = report["by_status"]
-    worst_first = [*states["missing"], *states["stale"], *states["aging"], *states["fresh"]]
+    states = report.by_status
+    worst_first = [*states.missing, *states.stale, *states.aging, *states.fresh]
     print_table(
         ("symbol", "timeframe", "tier", "state", ">behind", "within RPO", "last bar", "last error"),
         [
             (
-                one["symbol"],
-                one["timeframe"],
-                one["tier"],
-                one["status"],
-                None if one["staleness_seconds"] is None else span(one["staleness_seconds"]),
-                "yes" if one["within_rpo"] else "NO",
-                instant(one["last_ts"]),
-                one["last_error"],
+                one.symbol,
+                one.timeframe,
+                one.tier,
+                one.status,
+                None if one.staleness_seconds is None else span(one.staleness_seconds),
+                "yes" if one.within_rpo else "NO",
+                instant(one.last_ts),
+                one.last_error,
             )
             for one in worst_first
         ],
     )
-    counts = {name: count for name, count in report["summary"].items() if name.endswith("_count")}
+    counts = {name: count for name, count in report.summary if name.endswith("_count")}
     said = ", ".join(f"{count} {name.removesuffix('_count')}" for name, count in counts.items())
-    console().print(f"{said} at {instant(report['timestamp'])}")
+    console().print(f"{said} at {instant(report.timestamp)}")
 
 
 def gaps(

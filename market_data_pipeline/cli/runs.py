@@ -40,58 +40,52 @@ def health(as_json: _AsJson = False) -> None:
     if as_json:
         print_json(report)
         return
-    console().print(f"{report['status']} at {instant(report['timestamp'])}")
-    for reason in report["reasons"]:
+    console().print(f"{report.status} at {instant(report.timestamp)}")
+    for reason in report.reasons:
         console().print(f"  {reason}", markup=False)
     print_table(
         ("daemon", "alive", "last heartbeat"),
-        [(one["name"], "yes" if one["alive"] else "NO", instant(one["last_heartbeat"])) for one in report["daemons"]],
+        [(one.name, "yes" if one.alive else "NO", instant(one.last_heartbeat)) for one in report.daemons],
     )
     print_table(
         ("schedule", "cron", "running", "last tick", "outcome"),
         [
             (
-                one["name"],
-                f"{one['cron']} {one['timezone']}",
-                "yes" if one["running"] else "NO",
-                instant(one["last_tick_at"]),
-                one["last_tick_status"],
+                one.name,
+                f"{one.cron} {one.timezone}",
+                "yes" if one.running else "NO",
+                instant(one.last_tick_at),
+                one.last_tick_status,
             )
-            for one in report["schedules"]
+            for one in report.schedules
         ],
     )
     print_table(
         ("tier", "within its RPO", ">share of time", ">series ever outside", "worst series", ">its share"),
         [
             (
-                one["tier"],
-                f"the last {one['window']}",
-                percent(one["share"]),
-                f"{one['series_outside']} of {one['series']}",
-                one["worst_series"] if one["series_outside"] else None,
-                percent(one["worst_share"]) if one["series_outside"] else None,
+                one.tier,
+                f"the last {one.window}",
+                percent(one.share),
+                f"{one.series_outside} of {one.series}",
+                one.worst_series if one.series_outside else None,
+                percent(one.worst_share) if one.series_outside else None,
             )
-            for one in report["rpo_attainment"]
+            for one in report.rpo_attainment
         ],
     )
     print_table(
         ("failed at", "symbol", "timeframe", "error"),
-        [
-            (instant(one["failed_at"]), one["symbol"], one["timeframe"], one["error"])
-            for one in report["recent_failures"]
-        ],
+        [(instant(one.failed_at), one.symbol, one.timeframe, one.error) for one in report.recent_failures],
     )
     print_table(
         ("warned at", "series", ">series in all", "warning"),
-        [
-            (instant(one["last_seen_at"]), one["example"], one["series"], one["warning"])
-            for one in report["recent_warnings"]
-        ],
+        [(instant(one.last_seen_at), one.example, one.series, one.warning) for one in report.recent_warnings],
     )
-    rate = report["rate_limit"]
+    rate = report.rate_limit
     console().print(
-        f"{rate['total_requests']} requests in {rate['window_hours']} h, {rate['rate_limited']} refused for the rate; "
-        f"{report['total_symbols_monitored']} symbols, {report['stale_features_count']} stale series."
+        f"{rate.total_requests} requests in {rate.window_hours} h, {rate.rate_limited} refused for the rate; "
+        f"{report.total_symbols_monitored} symbols, {report.stale_features_count} stale series."
     )
 
 
@@ -115,19 +109,19 @@ def history(
         ("run", "job", "asked for by", "why", "started", ">took", "status", ">symbols", ">failed", ">records", "error"),
         [
             (
-                one["execution_id"][:8],
-                one["job"],
-                one["requested_by"],
-                one["reason"],
-                instant(one["started_at"]),
-                None if one["duration_seconds"] is None else span(one["duration_seconds"]),
-                one["status"],
-                one["total_symbols"],
-                one["failed_symbols"],
-                one["total_records_processed"],
-                one["error_message"],
+                one.execution_id[:8],
+                one.job,
+                one.requested_by,
+                one.reason,
+                instant(one.started_at),
+                None if one.duration_seconds is None else span(one.duration_seconds),
+                one.status,
+                one.total_symbols,
+                one.failed_symbols,
+                one.total_records_processed,
+                one.error_message,
             )
-            for one in report["executions"]
+            for one in report.executions
         ],
     )
 
@@ -140,32 +134,32 @@ def _run(run_id: str, *, as_json: bool) -> None:
     if as_json:
         print_json(report)
         return
-    run = report["execution"]
-    took = "" if run["duration_seconds"] is None else f", took {span(run['duration_seconds'])}"
-    console().print(f"{run['job']} {run['execution_id']}: {run['status']}", markup=False)
-    console().print(f"Asked for by {run['requested_by']} ({run['trigger']}): {run['reason']}", markup=False)
-    console().print(f"For {run['series']}", markup=False)
-    console().print(f"Started {instant(run['started_at']) or 'not yet'}{took}")
+    run = report.execution
+    took = "" if run.duration_seconds is None else f", took {span(run.duration_seconds)}"
+    console().print(f"{run.job} {run.execution_id}: {run.status}", markup=False)
+    console().print(f"Asked for by {run.requested_by} ({run.trigger}): {run.reason}", markup=False)
+    console().print(f"For {run.series}", markup=False)
+    console().print(f"Started {instant(run.started_at) or 'not yet'}{took}")
     print_table(
         ("symbol", "timeframe", "status", ">requests", ">429", ">new", ">changed", ">features", ">seconds", "error"),
         [
             (
-                one["symbol"],
-                one["timeframe"],
-                one["status"],
-                one["requests"],
-                one["rate_limited"],
-                one["rows_inserted"],
-                one["rows_updated"],
-                one["features_written"],
-                f"{one['seconds']:.2f}",
-                one["error"] or one["warning"],
+                one.symbol,
+                one.timeframe,
+                one.status,
+                one.requests,
+                one.rate_limited,
+                one.rows_inserted,
+                one.rows_updated,
+                one.features_written,
+                f"{one.seconds:.2f}",
+                one.error or one.warning,
             )
-            for one in report["results"]
+            for one in report.results
         ],
     )
-    if not report["results"]:
-        console().print("No series was begun." if not run["error_message"] else run["error_message"], markup=False)
+    if not report.results:
+        console().print("No series was begun." if not run.error_message else run.error_message, markup=False)
 
 
 @contextmanager

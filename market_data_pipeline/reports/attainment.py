@@ -17,12 +17,12 @@ import sqlalchemy as sa
 
 from market_data_pipeline.domain.objectives import TIER_OBJECTIVES
 from market_data_pipeline.domain.series import Timeframe
+from market_data_pipeline.reports.models import Attainment
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from market_data_pipeline.domain.series import Series
-    from market_data_pipeline.reports.models import Attainment
 
 # A day shows today's trouble, thirty days whether it is the exception.
 WINDOWS: Final[Mapping[str, timedelta]] = MappingProxyType({"24h": timedelta(hours=24), "30d": timedelta(days=30)})
@@ -115,16 +115,16 @@ def rpo_attainment(connection: sa.Connection, series: Series | None = None) -> l
     )
     found = {(row.tier, row.name): row for row in rows}
     return [
-        {
-            "tier": str(tier),
-            "window": name,
-            "rpo_seconds": objective.rpo.total_seconds(),
-            "share": row.share,
-            "series": row.series,
-            "series_outside": row.series_outside,
-            "worst_series": row.worst_series,
-            "worst_share": row.worst_share,
-        }
+        Attainment(
+            tier=tier,
+            window=name,
+            rpo_seconds=objective.rpo.total_seconds(),
+            share=row.share,
+            series=row.series,
+            series_outside=row.series_outside,
+            worst_series=row.worst_series,
+            worst_share=row.worst_share,
+        )
         for tier, objective in TIER_OBJECTIVES.items()
         for name in WINDOWS
         if (row := found.get((str(tier), name))) is not None

@@ -21,13 +21,13 @@ import sqlalchemy as sa
 
 from market_data_pipeline.domain.errors import DatabaseUnavailableError, UsageError
 from market_data_pipeline.reports.dagster_state import Run
+from market_data_pipeline.reports.models import Execution, ExecutionDetail, LastExecution, SeriesExecution
 from market_data_pipeline.store.connection import snapshot
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from market_data_pipeline.reports.dagster_state import DagsterState
-    from market_data_pipeline.reports.models import Execution, ExecutionDetail, LastExecution, SeriesExecution
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,40 +190,30 @@ def _execution(run: Run, logged: sa.Row[Any] | None) -> Execution:
     if logged and logged.failed_series:
         more = f" and {logged.failed_series - 1} more series" if logged.failed_series > 1 else ""
         error = f"{logged.an_error}{more}"
-    return {
-        "execution_id": run.run_id,
-        "job": run.job,
-        "trigger": run.trigger,
-        "requested_by": run.requested_by,
-        "reason": run.reason,
-        "series": run.series,
-        "started_at": run.started_at,
-        "completed_at": run.completed_at,
-        "duration_seconds": (
-            round((run.completed_at - run.started_at).total_seconds(), 3)
-            if run.started_at and run.completed_at
-            else None
-        ),
-        "total_symbols": total,
-        "successful_symbols": total - failed,
-        "failed_symbols": failed,
-        "total_records_processed": logged.records if logged else 0,
-        "status": run.status,
-        "error_message": error,
-        "success_rate": (total - failed) / total if total else None,
-    }
+    took = run.completed_at - run.started_at if run.started_at and run.completed_at else None
+    return Execution(
+        execution_id=run.run_id,
+        job=run.job,
+        trigger=run.trigger,
+        requested_by=run.requested_by,
+        reason=run.reason,
+        series=run.series,
+        started_at=run.started_at,
+        completed_at=run.completed_at,
+        duration_seconds=None if took is None else round(took.total_seconds(), 3),
+        total_symbols=total,
+        successful_symbols=total - failed,
+        failed_symbols=failed,
+        total_records_processed=logged.records if logged else 0,
+        status=run.status,
+        error_message=error,
+        success_rate=(total - failed) / total if total else None,
+    )
 
 
 def last_execution(execution: Execution) -> LastExecution:
     """Return what the scheduler's health shows of its newest refresh."""
-    return {
-        "execution_id": execution["execution_id"],
-        "started_at": execution["started_at"],
-        "completed_at": execution["completed_at"],
-        "status": execution["status"],
-        "successful_symbols": execution["successful_symbols"],
-        "failed_symbols": execution["failed_symbols"],
-    }
+    return LastExecution.model_validate(execution, from_attributes=True)
 
 
 _AUDITED: Final = sa.text("""
@@ -267,5 +257,5 @@ def execution_detail(source: sa.Engine, dagster: DagsterState, beginning: str) -
             raise UsageError(f"No run is called {beginning}; `market-data history` lists them.")
         (execution,) = join_runs(connection, [run])
         rows = connection.execute(_RESULTS, {"run_id": run.run_id}).mappings()
-        results: list[SeriesExecution] = [dict(row) for row in rows]  # type: ignore[misc]  # its columns are the keys
-    return {"timestamp": now, "execution": execution, "results": results}
+        results = [SeriesExecution(**row) for row in rows]
+    return ExecutionDetail(timestamp=now, execution=execution, results=results)

@@ -20,13 +20,12 @@ import sqlalchemy as sa
 from market_data_pipeline.domain.freshness import freshness
 from market_data_pipeline.domain.objectives import FRESHNESS, TIER_OBJECTIVES, Freshness
 from market_data_pipeline.domain.series import Series, Tier, Timeframe
+from market_data_pipeline.reports.models import SeriesFreshness
 
 if TYPE_CHECKING:
     from datetime import datetime
 
     from sqlalchemy import Engine
-
-    from market_data_pipeline.reports.models import SeriesFreshness
 
 
 LISTED: Final = 200  # series that one look lists per tier, worst first; the counts are exact
@@ -326,19 +325,19 @@ def _values() -> dict[str, Any]:
 
 def _series(row: sa.Row[Any]) -> SeriesFreshness:
     staleness = row.staleness_seconds
-    return {
-        "symbol": row.symbol,
-        "timeframe": row.timeframe,
-        "tier": row.tier,
-        "status": freshness(staleness).name,  # type: ignore[typeddict-item]  # the enum's names are these four
-        "staleness_seconds": staleness,
-        "age_seconds": row.age_seconds,
-        "within_rpo": staleness is not None and staleness <= TIER_OBJECTIVES[Tier(row.tier)].rpo.total_seconds(),
-        "verified_at": row.verified_at,
-        "next_due_at": row.next_due_at,
-        "features_computed_at": row.features_computed_at,
-        "last_ts": row.last_ts,
-        "consecutive_failures": row.consecutive_failures,
-        "last_error_class": row.last_error_class,
-        "last_error": row.last_error,
-    }
+    return SeriesFreshness(
+        symbol=row.symbol,
+        timeframe=row.timeframe,
+        tier=row.tier,
+        status=freshness(staleness).name,
+        staleness_seconds=staleness,
+        age_seconds=row.age_seconds,
+        within_rpo=staleness is not None and staleness <= TIER_OBJECTIVES[Tier(row.tier)].rpo.total_seconds(),
+        verified_at=row.verified_at,
+        next_due_at=row.next_due_at,
+        features_computed_at=row.features_computed_at,
+        last_ts=row.last_ts,
+        consecutive_failures=row.consecutive_failures,
+        last_error_class=row.last_error_class,
+        last_error=row.last_error,
+    )

@@ -19,6 +19,20 @@ from market_data_pipeline.domain.series import Tier, Timeframe
 from market_data_pipeline.reports.attainment import rpo_attainment
 from market_data_pipeline.reports.executions import join_runs, last_execution
 from market_data_pipeline.reports.freshness import freshness_counts, worst_series
+from market_data_pipeline.reports.models import (
+    DaemonReport,
+    Dependency,
+    ExecutionHistory,
+    HealthReport,
+    RateLimit,
+    RecentFailure,
+    RecentWarning,
+    ScheduleReport,
+    SchedulerHealth,
+    SeriesByStatus,
+    StalenessReport,
+    StalenessSummary,
+)
 from market_data_pipeline.store.connection import snapshot
 
 if TYPE_CHECKING:
@@ -26,15 +40,6 @@ if TYPE_CHECKING:
 
     from market_data_pipeline.reports.dagster_state import DagsterState, Run
     from market_data_pipeline.reports.freshness import Count
-    from market_data_pipeline.reports.models import (
-        Dependency,
-        ExecutionHistory,
-        HealthReport,
-        RecentFailure,
-        RecentWarning,
-        SchedulerHealth,
-        StalenessReport,
-    )
 
 RECENT: Final = timedelta(hours=24)  # failures and refusals older than a day's schedules are history
 RECENT_FAILURES: Final = 20
@@ -90,22 +95,17 @@ def staleness_report(source: sa.Engine, limit: int | None = 50) -> StalenessRepo
         now = _now(connection)
         found = worst_series(connection, limit)
     fresh, aging, stale, missing = (found[state] for state in Freshness)
-    return {
-        "timestamp": now,
-        "summary": {
-            "fresh_count": fresh.series,
-            "aging_count": aging.series,
-            "stale_count": stale.series,
-            "missing_count": missing.series,
-            "total_monitored": sum(state.series for state in found.values()),
-        },
-        "by_status": {
-            "fresh": fresh.worst,
-            "aging": aging.worst,
-            "stale": stale.worst,
-            "missing": missing.worst,
-        },
-    }
+    return StalenessReport(
+        timestamp=now,
+        summary=StalenessSummary(
+            fresh_count=fresh.series,
+            aging_count=aging.series,
+            stale_count=stale.series,
+            missing_count=missing.series,
+            total_monitored=sum(state.series for state in found.values()),
+        ),
+        by_status=SeriesByStatus(fresh=fresh.worst, aging=aging.worst, stale=stale.worst, missing=missing.worst),
+    )
 
 
 def execution_history(source: sa.Engine, dagster: DagsterState, limit: int = 20) -> ExecutionHistory:
@@ -118,7 +118,7 @@ def execution_history(source: sa.Engine, dagster: DagsterState, limit: int = 20)
     with snapshot(source) as connection:
         now = _now(connection)
         executions = join_runs(connection, runs)
-    return {"timestamp": now, "executions": executions}
+    return ExecutionHistory(timestamp=now, executions=executions)
 
 
 def scheduler_health(source: sa.Engine, dagster: DagsterState) -> SchedulerHealth:
@@ -139,79 +139,58 @@ def scheduler_health(source: sa.Engine, dagster: DagsterState) -> SchedulerHealt
         counts = freshness_counts(connection)
         last = next((last_execution(execution) for execution in join_runs(connection, runs)), None)
         failures = connection.execute(_FAILURES, {"recent": RECENT, "limit": RECENT_FAILURES}).mappings()
-        recent: list[RecentFailure] = [dict(row) for row in failures]  # type: ignore[misc]  # its columns are the keys
+        recent = [RecentFailure(**row) for row in failures]
         requests = vendor_requests(connection)
         attainment = rpo_attainment(connection)
         warned = connection.execute(_WARNINGS, {"recent": RECENT, "limit": RECENT_FAILURES}).mappings()
-        warnings: list[RecentWarning] = [dict(row) for row in warned]  # type: ignore[misc]  # as above
+        warnings = [RecentWarning(**row) for row in warned]
     stale, missing = _in_state(counts, Freshness.STALE), _in_state(counts, Freshness.MISSING)
     series = _in_state(counts, *Freshness)
     reasons = [
         *(["Dagster's storage cannot be read."] if daemons is None else []),
         *(f"The {daemon.name} daemon is not running." for daemon in daemons or () if not daemon.alive),
         *(f"{schedule.name} is stopped." for schedule in schedules or () if not schedule.running),
-        *(
-            [f"The last refresh ended as {last['status']}."]
-            if last and last["status"] in {"FAILURE", "CANCELED"}
-            else []
-        ),
+        *([f"The last refresh ended as {last.status}."] if last and last.status in {"FAILURE", "CANCELED"} else []),
         *([f"{stale} of {series} series are stale."] if stale else []),
         *([f"{missing} of {series} series were never computed."] if missing else []),
     ]
-    return {
-        "status": "degraded" if reasons else "healthy",
-        "reasons": reasons,
-        "timestamp": now,
-        "daemons": [{"name": d.name, "alive": d.alive, "last_heartbeat": d.last_heartbeat} for d in daemons or ()],
-        "schedules": [
-            {
-                "name": s.name,
-                "cron": s.cron,
-                "timezone": s.timezone,
-                "running": s.running,
-                "last_tick_at": s.last_tick_at,
-                "last_tick_status": s.last_tick_status,
-            }
-            for s in schedules or ()
-        ],
-        "last_execution": last,
-        "stale_features_count": stale,
-        "recent_failures": recent,
-        "recent_warnings": warnings,
-        "rate_limit": {
-            "window_hours": int(RECENT.total_seconds()) // 3600,
-            "total_requests": requests.requests,
-            "rate_limited": requests.rate_limited,
-            "rate": requests.rate_limited / requests.requests if requests.requests else 0.0,
-        },
-        "rpo_attainment": attainment,
-        "total_symbols_monitored": series // len(Timeframe),
-    }
+    return SchedulerHealth(
+        status="degraded" if reasons else "healthy",
+        reasons=reasons,
+        timestamp=now,
+        daemons=[DaemonReport.model_validate(daemon, from_attributes=True) for daemon in daemons or ()],
+        schedules=[ScheduleReport.model_validate(schedule, from_attributes=True) for schedule in schedules or ()],
+        last_execution=last,
+        stale_features_count=stale,
+        recent_failures=recent,
+        recent_warnings=warnings,
+        rate_limit=RateLimit(
+            window_hours=int(RECENT.total_seconds()) // 3600,
+            total_requests=requests.requests,
+            rate_limited=requests.rate_limited,
+            rate=requests.rate_limited / requests.requests if requests.requests else 0.0,
+        ),
+        rpo_attainment=attainment,
+        total_symbols_monitored=series // len(Timeframe),
+    )
 
 
 def health_report(source: sa.Engine, dagster: DagsterState) -> HealthReport:
     """Return whether the database and Dagster's daemon can be reached; never raises for one that cannot."""
-    now, database = datetime.now(UTC), _dependency(reachable=False, detail="PostgreSQL cannot be reached.")
+    now, database = datetime.now(UTC), Dependency(reachable=False, detail="PostgreSQL cannot be reached.")
     with suppress(DatabaseUnavailableError), snapshot(source) as connection:
-        now, database = _now(connection), _dependency(reachable=True, detail="PostgreSQL answers.")
-    daemon = _dependency(reachable=False, detail="Dagster's storage cannot be read.")
+        now, database = _now(connection), Dependency(reachable=True, detail="PostgreSQL answers.")
+    daemon = Dependency(reachable=False, detail="Dagster's storage cannot be read.")
     with suppress(DatabaseUnavailableError):
         down = [d.name for d in dagster.daemons() if not d.alive]
-        daemon = _dependency(
+        daemon = Dependency(
             reachable=not down,
             detail=f"No heartbeat from: {', '.join(down)}." if down else "Every daemon sends heartbeats.",
         )
-    healthy = database["reachable"] and daemon["reachable"]
-    return {
-        "status": "healthy" if healthy else "unhealthy",
-        "timestamp": now,
-        "database": database,
-        "dagster_daemon": daemon,
-    }
-
-
-def _dependency(*, reachable: bool, detail: str) -> Dependency:
-    return {"reachable": reachable, "detail": detail}
+    healthy = database.reachable and daemon.reachable
+    return HealthReport(
+        status="healthy" if healthy else "unhealthy", timestamp=now, database=database, dagster_daemon=daemon
+    )
 
 
 def _in_state(counts: Iterable[Count], *states: Freshness) -> int:

@@ -1,24 +1,23 @@
-"""The shapes of the reports: what the endpoints answer and the report commands print with `--json`.
+"""The answers of the reports: one pydantic model each, from which OpenAPI, `--json`, the pages and the tests derive.
 
-Instants are aware UTC datetimes, which become ISO 8601 with Z in JSON; rates lie between 0 and 1.
-Add here: a member of a report. Keep out: how it comes about (reports).
+Instants are aware UTC datetimes, which become ISO 8601 with `Z` in JSON; rates and shares lie between 0 and 1.
 """
 
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, Literal
+from typing import Literal
 
-import orjson
-from typing_extensions import TypedDict  # pydantic makes the OpenAPI schema of it; typing's own it takes from 3.12 on
-
-
-def to_json(report: Any) -> bytes:
-    """Return a report as JSON, the endpoint's answer; the command's `--json` prints the same document, indented."""
-    return orjson.dumps(report, option=orjson.OPT_UTC_Z)
+from pydantic import BaseModel, ConfigDict
 
 
-class SeriesFreshness(TypedDict):
+class Answer(BaseModel):
+    """An answer, or a part of one: a value that does not change."""
+
+    model_config = ConfigDict(frozen=True)
+
+
+class SeriesFreshness(Answer):
     """One series in the staleness report."""
 
     symbol: str
@@ -37,7 +36,7 @@ class SeriesFreshness(TypedDict):
     last_error: str | None
 
 
-class StalenessSummary(TypedDict):
+class StalenessSummary(Answer):
     """How many series are in which state."""
 
     fresh_count: int
@@ -47,7 +46,7 @@ class StalenessSummary(TypedDict):
     total_monitored: int
 
 
-class SeriesByStatus(TypedDict):
+class SeriesByStatus(Answer):
     """Series by state, worst first, each list capped by `limit`."""
 
     fresh: list[SeriesFreshness]
@@ -56,7 +55,7 @@ class SeriesByStatus(TypedDict):
     missing: list[SeriesFreshness]
 
 
-class StalenessReport(TypedDict):
+class StalenessReport(Answer):
     """The staleness of every series."""
 
     timestamp: datetime
@@ -64,7 +63,7 @@ class StalenessReport(TypedDict):
     by_status: SeriesByStatus
 
 
-class Execution(TypedDict):
+class Execution(Answer):
     """One run of Dagster with what `ingest_log` knows of it."""
 
     execution_id: str
@@ -85,14 +84,14 @@ class Execution(TypedDict):
     success_rate: float | None
 
 
-class ExecutionHistory(TypedDict):
+class ExecutionHistory(Answer):
     """The newest runs, newest first."""
 
     timestamp: datetime
     executions: list[Execution]
 
 
-class SeriesExecution(TypedDict):
+class SeriesExecution(Answer):
     """What one run did for one series: its row of `ingest_log`."""
 
     symbol: str
@@ -112,7 +111,7 @@ class SeriesExecution(TypedDict):
     warning: str | None
 
 
-class ExecutionDetail(TypedDict):
+class ExecutionDetail(Answer):
     """One run and each of its series, failed ones first."""
 
     timestamp: datetime
@@ -120,7 +119,7 @@ class ExecutionDetail(TypedDict):
     results: list[SeriesExecution]
 
 
-class LastExecution(TypedDict):
+class LastExecution(Answer):
     """The newest refresh."""
 
     execution_id: str
@@ -131,7 +130,7 @@ class LastExecution(TypedDict):
     failed_symbols: int
 
 
-class RecentFailure(TypedDict):
+class RecentFailure(Answer):
     """One failed execution of one series."""
 
     execution_id: str
@@ -142,7 +141,7 @@ class RecentFailure(TypedDict):
     error: str | None
 
 
-class RecentWarning(TypedDict):
+class RecentWarning(Answer):
     """Something that went wrong without failing a series, and how many series it met."""
 
     warning: str
@@ -151,7 +150,7 @@ class RecentWarning(TypedDict):
     last_seen_at: datetime
 
 
-class RateLimit(TypedDict):
+class RateLimit(Answer):
     """How often the vendor refused for the plan's rate during the last `window_hours`."""
 
     window_hours: int
@@ -160,7 +159,7 @@ class RateLimit(TypedDict):
     rate: float
 
 
-class Attainment(TypedDict):
+class Attainment(Answer):
     """For which share of their time a tier's series were inside its RPO, within a window that ends now.
 
     `share` is that of all series together, `worst_share` that of `worst_series` (`AAPL|5m`); `series_outside` counts
@@ -177,7 +176,7 @@ class Attainment(TypedDict):
     worst_share: float
 
 
-class DaemonReport(TypedDict):
+class DaemonReport(Answer):
     """One of Dagster's daemons."""
 
     name: str
@@ -185,7 +184,7 @@ class DaemonReport(TypedDict):
     last_heartbeat: datetime | None
 
 
-class ScheduleReport(TypedDict):
+class ScheduleReport(Answer):
     """One tier's schedule."""
 
     name: str
@@ -196,7 +195,7 @@ class ScheduleReport(TypedDict):
     last_tick_status: str | None
 
 
-class SchedulerHealth(TypedDict):
+class SchedulerHealth(Answer):
     """Whether the pipeline does its work, and why not."""
 
     status: Literal["healthy", "degraded"]
@@ -213,14 +212,14 @@ class SchedulerHealth(TypedDict):
     total_symbols_monitored: int
 
 
-class Dependency(TypedDict):
+class Dependency(Answer):
     """Whether something that the pipeline needs answers."""
 
     reachable: bool
     detail: str
 
 
-class HealthReport(TypedDict):
+class HealthReport(Answer):
     """Whether the dependencies answer."""
 
     status: Literal["healthy", "unhealthy"]

@@ -183,13 +183,13 @@ def series_report(
         return None
     named = {"symbol": series.symbol, "timeframe": str(series.timeframe)}
     state = connection.execute(_STATE, named).mappings().one_or_none()
-    days, gaps = _days_and_gaps(connection, series, freshness[0]["tier"], timing, plan, history_days)
+    days, gaps = _days_and_gaps(connection, series, freshness[0].tier, timing, plan, history_days)
     found = connection.execute(_CORRECTIONS, {**named, "limit": CORRECTIONS}).mappings()
     request = connection.execute(_REQUEST, named).mappings().one_or_none()
     order = list(Timeframe)
     return SeriesReport(
         series=series,
-        freshness=sorted(freshness, key=lambda one: order.index(Timeframe(one["timeframe"]))),
+        freshness=sorted(freshness, key=lambda one: order.index(Timeframe(one.timeframe))),
         held=dict(state) if state else {},
         attainment=rpo_attainment(connection, series),
         days=days,

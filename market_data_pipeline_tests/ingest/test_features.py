@@ -292,9 +292,7 @@ def test_a_breaking_formula_fails_its_series_only_and_says_where(
     assert run.description == (f"1 of 10 series failed; the others are stored.\nAAPL|5m: FeatureError: {failed.error}")
     no_dagster = StoredDagsterState(tmp_path, "postgresql+psycopg2://nobody@127.0.0.1:1/nothing")
     report = scheduler_health(engine(world.database_url, as_of=world.now), no_dagster)
-    assert [(one["symbol"], one["timeframe"], one["error"]) for one in report["recent_failures"]] == [
-        ("AAPL", "5m", failed.error)
-    ]
+    assert [(one.symbol, one.timeframe, one.error) for one in report.recent_failures] == [("AAPL", "5m", failed.error)]
 
     monkeypatch.setattr(formulas, "features_from", whole)
     mended = world.refresh("AAPL", "X:BTCUSD", history_days=3)

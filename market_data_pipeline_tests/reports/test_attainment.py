@@ -48,7 +48,7 @@ class History:
 
     def shares(self, series: Series | None = None) -> dict[tuple[str, str], float]:
         with self.engine.connect() as connection:
-            return {(one["tier"], one["window"]): one["share"] for one in rpo_attainment(connection, series)}
+            return {(one.tier, one.window): one.share for one in rpo_attainment(connection, series)}
 
 
 @pytest.fixture
@@ -76,8 +76,8 @@ def test_stretches_outside_the_rpo_are_taken_from_the_time_of_all_series_of_the_
     )
     with history.engine.connect() as connection:
         day = rpo_attainment(connection)[0]
-    assert (day["series"], day["series_outside"], day["worst_series"]) == (5, 1, "AAPL|5m")
-    assert day["worst_share"] == pytest.approx(18 / 24)
+    assert (day.series, day.series_outside, day.worst_series) == (5, 1, "AAPL|5m")
+    assert day.worst_share == pytest.approx(18 / 24)
     assert history.shares(Series("AAPL", Timeframe.D1)) == pytest.approx(
         {("critical", "24h"): 1.0, ("critical", "30d"): 1 - 36 / 720}
     )

@@ -80,13 +80,13 @@ def render_series(
         dagster_url: where Dagster's UI is, without a trailing slash; None shows no links to runs.
     """
     series, timeframe = report.series, report.series.timeframe
-    fresh = next(one for one in report.freshness if one["timeframe"] == timeframe)
+    fresh = next(one for one in report.freshness if one.timeframe == timeframe)
     days = [(day, _status(day)) for day in report.days]
     squares = _squares(days)
     gaps = _gap_rows(report.gaps, for_operator=for_operator)
-    peers = [symbol for symbol, tier in report.symbols if tier == fresh["tier"]]
+    peers = [symbol for symbol, tier in report.symbols if tier == fresh.tier]
     at = peers.index(series.symbol)
-    source = "features" if fresh["features_computed_at"] else "bars" if report.held.get("bar_count") else ""
+    source = "features" if fresh.features_computed_at else "bars" if report.held.get("bar_count") else ""
     return render(
         "series.html",
         root=root,
@@ -98,8 +98,8 @@ def render_series(
         timeframes=[str(each) for each in Timeframe],
         report=report,
         fresh=fresh,
-        tier=fresh["tier"].replace("_", " "),
-        objective=TIER_OBJECTIVES[Tier(fresh["tier"])],
+        tier=fresh.tier.replace("_", " "),
+        objective=TIER_OBJECTIVES[Tier(fresh.tier)],
         source=source,
         features=FEATURES,
         own=own,

@@ -95,7 +95,7 @@ def read_status(source: sa.Engine, dagster: DagsterState, *, for_operator: bool)
         history = execution_history(source, dagster, EXECUTIONS)
     except DatabaseUnavailableError:
         history = None
-    return Status(series, health["rpo_attainment"], health, history)
+    return Status(series, health.rpo_attainment, health, history)
 
 
 def render_status(status: Status | None, now: datetime, *, wall: datetime, dagster_url: str | None = None) -> str:
@@ -116,12 +116,12 @@ def render_status(status: Status | None, now: datetime, *, wall: datetime, dagst
         wall=wall,
         status=status,
         dagster_url=dagster_url,
-        counts={name: sum(one["status"] == name for one in series) for name in MARKS},
-        within=sum(one["within_rpo"] for one in series),
-        loaded=any(one["features_computed_at"] for one in series),
+        counts={name: sum(one.status == name for one in series) for name in MARKS},
+        within=sum(one.within_rpo for one in series),
+        loaded=any(one.features_computed_at for one in series),
         failing=failing(series),
-        failing_count=sum(one["consecutive_failures"] > 0 for one in series),
-        outside_count=sum(not one["within_rpo"] for one in series),
+        failing_count=sum(one.consecutive_failures > 0 for one in series),
+        outside_count=sum(not one.within_rpo for one in series),
         tiers=_tiers(status) if status else [],
         timeframes=list(Timeframe),
         windows=list(WINDOWS),
@@ -132,8 +132,8 @@ def failing(series: Iterable[SeriesFreshness]) -> list[Failing]:
     """Return the series that fail, by their reason, the most frequent one first: an outage is one row, not hundreds."""
     reasons: defaultdict[tuple[str, str], list[SeriesFreshness]] = defaultdict(list)
     for one in series:
-        if one["consecutive_failures"]:
-            reasons[one["last_error_class"] or "", one["last_error"] or ""].append(one)
+        if one.consecutive_failures:
+            reasons[one.last_error_class or "", one.last_error or ""].append(one)
     found = [Failing(*reason, members) for reason, members in reasons.items()]
     return sorted(found, key=lambda one: (-len(one.series), one.error_class, one.error))
 
@@ -141,10 +141,10 @@ def failing(series: Iterable[SeriesFreshness]) -> list[Failing]:
 def _tiers(status: Status) -> list[dict[str, Any]]:
     by_tier: defaultdict[str, dict[str, dict[str, Cell]]] = defaultdict(dict)
     within: defaultdict[str, list[bool]] = defaultdict(list)
-    for one in sorted(status.series, key=lambda one: one["symbol"]):
-        by_tier[one["tier"]].setdefault(one["symbol"], {})[one["timeframe"]] = _cell(one)
-        within[one["tier"]].append(one["within_rpo"])
-    attainment = {(one["tier"], one["window"]): one for one in status.attainment}
+    for one in sorted(status.series, key=lambda one: one.symbol):
+        by_tier[one.tier].setdefault(one.symbol, {})[one.timeframe] = _cell(one)
+        within[one.tier].append(one.within_rpo)
+    attainment = {(one.tier, one.window): one for one in status.attainment}
     return [
         {
             "key": str(tier),
@@ -175,7 +175,7 @@ def _pieces(rows: list[Any]) -> list[list[Any]]:
 
 
 def _cell(one: SeriesFreshness) -> Cell:
-    status, staleness, failures = one["status"], one["staleness_seconds"], one["consecutive_failures"]
+    status, staleness, failures = one.status, one.staleness_seconds, one.consecutive_failures
     if staleness is None:
         shown, said = "", "never computed"
     elif staleness < _ON_TIME:
@@ -184,11 +184,11 @@ def _cell(one: SeriesFreshness) -> Cell:
         shown, said = short_span(staleness), f" late, {status.lower()}"
     if failures:
         said += f", {failures} {'failure' if failures == 1 else 'failures'} in a row"
-    if outside := not one["within_rpo"]:
+    if outside := not one.within_rpo:
         said += ", outside its RPO"
     details = [
-        *([f"verified {clock_time(one['verified_at'])}"] if one["verified_at"] else []),
-        *([f"next bar due {clock_time(one['next_due_at'])}"] if one["next_due_at"] else []),
+        *([f"verified {clock_time(one.verified_at)}"] if one.verified_at else []),
+        *([f"next bar due {clock_time(one.next_due_at)}"] if one.next_due_at else []),
     ]
-    url = series_url(one["symbol"], one["timeframe"])
+    url = series_url(one.symbol, one.timeframe)
     return Cell(status, url, shown, said, "; ".join(details), failures, outside)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 from fastapi import APIRouter, Depends, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import sqlalchemy as sa
 
     from market_data_pipeline.reports.dagster_state import DagsterState
+    from market_data_pipeline.reports.models import Answer
     from market_data_pipeline.serving.access import AdminAccess
     from market_data_pipeline.serving.database import Database
 
@@ -44,9 +45,9 @@ class HistoryQuery(NoQuery):
     limit: int = Field(20, ge=1, le=MOST_EXECUTIONS, description="At most this many executions, the newest.")
 
 
-def report_response(report: Any) -> Response:
+def report_response(report: Answer) -> Response:
     """Return a report as JSON, never to be cached."""
-    return json_response(report_documents.to_json(report))
+    return json_response(report.model_dump_json().encode())
 
 
 def json_response(content: bytes) -> Response:
@@ -61,11 +62,11 @@ def router(database: Database, dagster: DagsterState, access: AdminAccess) -> AP
     async def admitted(request: Request) -> None:
         access.require(request)
 
-    async def answer(key: Hashable, make: Callable[[sa.Engine], Any]) -> Response:
+    async def answer(key: Hashable, make: Callable[[sa.Engine], Answer]) -> Response:
         """Return a report; who asks for it while it is being made gets the same one."""
 
         def encoded(source: sa.Engine) -> bytes:
-            return report_documents.to_json(make(source))
+            return make(source).model_dump_json().encode()
 
         return json_response(await flights.share(key, lambda: database.report(encoded)))
 

@@ -38,17 +38,17 @@ def router(database: Database, dagster: DagsterState, metrics: Metrics) -> APIRo
     async def health(_query: Annotated[NoQuery, Query()]) -> Response:
         """200 when the database and Dagster's daemon can be reached, else 503 with the same members."""
         report = await database.report(lambda source: reports.health_report(source, dagster))
-        if report["status"] == "healthy":
+        if report.status == "healthy":
             return report_response(report)
-        parts = (report["database"], report["dagster_daemon"])
+        parts = (report.database, report.dagster_daemon)
         raise Problem(
             HTTPStatus.SERVICE_UNAVAILABLE,
-            " ".join(part["detail"] for part in parts if not part["reachable"]),
+            " ".join(part.detail for part in parts if not part.reachable),
             headers={"retry-after": str(RETRY_DATABASE_AFTER)},
-            health=report["status"],
-            timestamp=report["timestamp"],
-            database=report["database"],
-            dagster_daemon=report["dagster_daemon"],
+            health=report.status,
+            timestamp=report.timestamp,
+            database=report.database.model_dump(),
+            dagster_daemon=report.dagster_daemon.model_dump(),
         )
 
     @routes.get(
