@@ -50,33 +50,34 @@ def plan(
     """
     wanted_symbols = names(symbols, parse_symbol)
     wanted_timeframes = names(timeframes, parse_timeframe)
-    from market_data_pipeline.reports.estimate import plan_backfill
+    from market_data_pipeline.reports.estimate import estimate_backfill
+    from market_data_pipeline.runtime.database import open_universe
 
-    made = plan_backfill(settings(), wanted_symbols, wanted_timeframes, days, full=full)
+    config = settings()
+    estimate = estimate_backfill(open_universe(config), config, wanted_symbols, wanted_timeframes, days, full=full)
     if as_json:
-        print_json(made.document())
+        print_json(estimate)
         return
     print_table(
-        ("symbol", "timeframe", ">sessions", ">calls", ">kB"),
-        [
-            (one.series.symbol, one.series.timeframe, one.sessions, one.estimate.calls, one.estimate.bytes // 1000)
-            for one in made.series
-        ],
+        ("symbol", "timeframe", ">sessions", ">calls"),
+        [(one.symbol, one.timeframe, one.sessions, one.calls) for one in estimate.series],
     )
-    if made.market_days:
-        at_once = ", ".join(map(str, made.market_days))
-        console().print(f"The day bars of {at_once} come for all symbols at once, one call a day.")
-    if reasons := made.doubts:
-        low, high = made.cost.least, made.cost.most
+    if estimate.market_days:
         console().print(
-            f"Between {low.calls} calls with {low.bytes / 1e6:.1f} MB and {high.calls} with {high.bytes / 1e6:.1f} MB: "
-            f"{'; '.join(reasons)}."
+            f"One call a day brings the day bars of {', '.join(map(str, estimate.market_days))} for all symbols; "
+            "a symbol that the answer does not list needs a call of its own."
         )
-    limit = made.plan.calls_per_minute
-    waiting = f"at least {span(made.seconds)} " if made.seconds else ""
+    if estimate.reads_splits:
+        console().print("The market's list of splits is read once a day and is included.")
+    if estimate.calls_at_least < estimate.calls:
+        console().print(
+            "The calls for 5m bars are at most as many as shown, as if every minute had a trade: thinly traded symbols "
+            f"need fewer pages, and {estimate.calls_at_least} calls in all is the least."
+        )
+    limit = estimate.calls_per_minute
+    waiting = f"{span(estimate.seconds)} " if estimate.seconds else ""
     console().print(
-        f"{made.total.calls} calls, {made.total.pages} pages, {made.total.bytes / 1e6:.1f} MB, "
-        f"{waiting}on the {made.plan.name} plan "
+        f"{estimate.calls} calls, {estimate.pages} pages, {waiting}on the {estimate.plan} plan "
         f"({f'{limit} calls a minute' if limit else 'no limit of calls'})."
     )
 

@@ -13,9 +13,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from market_data_pipeline.domain.calendar import calendar_for
 from market_data_pipeline.domain.freshness import settled_at
 from market_data_pipeline.domain.objectives import SETTLE_AFTER
 from market_data_pipeline.domain.series import Timeframe
+from market_data_pipeline.polygon.plans import available_at
 from market_data_pipeline.store.coverage import Coverage, CoverageStatus
 
 if TYPE_CHECKING:
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
     from datetime import date
 
     from market_data_pipeline.domain.calendar import Session, SessionCalendar
+    from market_data_pipeline.domain.series import AssetClass
+    from market_data_pipeline.polygon.plans import Plan
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -40,6 +44,12 @@ class Timing:
     calendar: SessionCalendar
     available_at: Callable[[datetime], datetime]
     now: datetime
+
+    @classmethod
+    def on(cls, plan: Plan, asset_class: AssetClass, now: datetime) -> Timing:
+        """Return when bars of an asset class can be had on a plan of the vendor, at `now`, aware UTC."""
+        calendar = calendar_for(asset_class)
+        return cls(calendar, lambda end: available_at(plan, calendar, end), now)
 
     @staticmethod
     def last_end(session: Session, base: Timeframe) -> datetime:

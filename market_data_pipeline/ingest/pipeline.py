@@ -10,12 +10,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from market_data_pipeline.domain.calendar import calendar_for
 from market_data_pipeline.domain.errors import ConfigurationError
 from market_data_pipeline.domain.features.own import NO_OWN_FEATURES, OwnFeatures
 from market_data_pipeline.ingest.fetch_plan import Timing
 from market_data_pipeline.ingest.own_features import load_own_features
-from market_data_pipeline.polygon.plans import available_at, plan_named
+from market_data_pipeline.polygon.plans import plan_named
 from market_data_pipeline.settings.sandbox import SANDBOX_KEY
 from market_data_pipeline.store.copy import StoreConnection
 
@@ -57,8 +56,7 @@ class Pipeline:
 
     def timing(self, asset_class: AssetClass) -> Timing:
         """Return when bars of an asset class can be had, as of now."""
-        calendar = calendar_for(asset_class)
-        return Timing(calendar, lambda end: available_at(self.plan, calendar, end), self.clock())
+        return Timing.on(self.plan, asset_class, self.clock())
 
     def connect(self) -> StoreConnection:
         """Return a new connection for one thread.

@@ -79,7 +79,7 @@ def run_baseline(settings: Settings, symbols: int | None, timeframes: Sequence[T
                 " together may pass its limit and be refused (429)"
             )
         engine = prepare(scratch, console, stack)
-        _say_plan(scratch, timeframes, console.print)
+        _print_estimate(engine, scratch, timeframes, console.print)
         instance = stack.enter_context(dagster_instance(scratch, engine))
         daemon = stack.enter_context(Daemon(scratch, console, processes, instance))
         daemon.own()
@@ -119,14 +119,15 @@ def first_symbols(universe: Mapping[Tier, tuple[str, ...]], count: int | None) -
     return chosen
 
 
-def _say_plan(scratch: Settings, timeframes: Sequence[Timeframe], say: Any) -> None:
-    """Say what the vendor will be asked, which on a small plan takes long."""
-    from market_data_pipeline.reports.estimate import plan_backfill
+def _print_estimate(engine: sa.Engine, scratch: Settings, timeframes: Sequence[Timeframe], say: Any) -> None:
+    """Print what the vendor will be asked, which takes long on a small plan."""
+    from market_data_pipeline.reports.estimate import estimate_backfill
     from market_data_pipeline.reports.objectives import span
 
-    made = plan_backfill(scratch, timeframes=timeframes)
-    at_least = f", {span(made.seconds)} or more" if made.seconds >= 1 else ""
-    say(f"Plan      {made.total.calls} requests{at_least} on the {made.plan.name} plan")
+    estimate = estimate_backfill(engine, scratch, timeframes=timeframes)
+    waiting = f", {span(estimate.seconds)} or more" if estimate.seconds >= 1 else ""
+    most = "" if estimate.calls == estimate.calls_at_least else "at most "
+    say(f"Estimate  {most}{estimate.calls} requests{waiting} on the {estimate.plan} plan")
 
 
 def _runs(instance: dg.DagsterInstance) -> list[RunTimes]:

@@ -1,4 +1,4 @@
-"""Which requests cover the missing sessions of one series, and what they cost.
+"""Which requests cover the missing sessions of one series, and how many pages they take.
 
 Add here: how the vendor counts (base bars, page limit). Keep out: sending anything (client), what is missing
 (ingest.demand), and the clock.
@@ -6,20 +6,17 @@ Add here: how the vendor counts (base bars, page limit). Keep out: sending anyth
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from market_data_pipeline.domain.calendar import calendar_for
 from market_data_pipeline.domain.intervals import Interval
 from market_data_pipeline.domain.series import AssetClass, Timeframe
-from market_data_pipeline.polygon.rate_limit import UNLIMITED_CALLS_PER_SECOND, spacing_seconds
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
     from market_data_pipeline.domain.calendar import Session
-    from market_data_pipeline.polygon.plans import Plan
 
 PAGE_LIMIT: Final = 50_000  # base bars per page, the vendor's maximum (API reference, 2026-10)
 SPLITS_PAGE: Final = 1_000  # splits per page, the same
@@ -27,14 +24,6 @@ SPLITS_PAGE: Final = 1_000  # splits per page, the same
 # A longer window is cut between sessions, so that a history is taken in part by part and a run's memory does not grow
 # with its length. Five full pages: a year of a US equity, 253 sessions of 960 minutes, is one part.
 PART_BASE_BARS: Final = 5 * PAGE_LIMIT
-
-# Size on the wire, gzip level 6, measured: 26.5 bytes a bar (104 unpacked) for 10,000 synthetic 5m bars in the recorded
-# shape, every third volume fractional; 20.7 (94) for the 5m bars of the real minutes in the tests' data, which have
-# whole volumes and estimated vw and n. Rounded up, and unpacked bodies cost three to four times as much.
-BYTES_PER_BAR: Final = 30
-# Of an answer around its bars, recorded: its keys, a ticker, counts and a request's id. Where a next page follows, its
-# address is 150 bytes more, which are nothing beside the 50,000 minutes that are then on this one.
-ANSWER_BYTES: Final = 160
 
 _DAY: Final = timedelta(days=1)
 _MINUTE: Final = timedelta(minutes=1)
@@ -54,47 +43,6 @@ class Window(NamedTuple):
     timeframe: Timeframe
     expected_calls: int
     base_bars: int
-
-
-class Habit(NamedTuple):
-    """What a symbol's bars are usually like; by default those of a name that somebody trades every minute.
-
-    Attributes:
-        minutes: the part of a session's minutes that have a trade: pages are filled by those.
-        bars: the part of its 5m slots that hold a bar.
-        bytes_per_bar: on the wire.
-    """
-
-    minutes: float = 1.0
-    bars: float = 1.0
-    bytes_per_bar: float = BYTES_PER_BAR
-
-
-@dataclass(frozen=True, slots=True)
-class Estimate:
-    """What windows cost.
-
-    Attributes:
-        calls: requests.
-        pages: answers of up to `PAGE_LIMIT` base bars; the vendor counts each as a call.
-        bytes: on the wire.
-    """
-
-    calls: int = 0
-    pages: int = 0
-    bytes: int = 0
-
-    def __add__(self, other: Estimate) -> Estimate:
-        """Return the cost of both."""
-        return Estimate(self.calls + other.calls, self.pages + other.pages, self.bytes + other.bytes)
-
-    def seconds(self, plan: Plan) -> float:
-        """Return how long the plan's limit makes the calls take, from the first to the last; transfer not counted."""
-        limit = plan.calls_per_minute
-        waiting = max(0, self.calls - 1)
-        if limit is None:
-            return waiting // UNLIMITED_CALLS_PER_SECOND * spacing_seconds(1, 1.0)
-        return waiting * spacing_seconds(limit)
 
 
 class _Run(NamedTuple):
@@ -125,8 +73,8 @@ def windows(missing: Sequence[Session], timeframe: Timeframe, page_limit: int = 
         apart = 0
         for j, run in enumerate(runs[i:], start=i + 1):
             together += run.gap + run.base_bars
-            apart += _pages(run.base_bars, page_limit)
-            calls = _pages(together, page_limit)
+            apart += pages_of(run.base_bars, page_limit)
+            calls = pages_of(together, page_limit)
             if calls > apart:
                 break  # a longer window would not be cheaper than its parts either
             # Of equally few calls, the fewest windows: they share their last pages.
@@ -138,7 +86,7 @@ def windows(missing: Sequence[Session], timeframe: Timeframe, page_limit: int = 
         j = best[i][2]
         base_bars = sum(run.gap + run.base_bars for run in runs[i:j]) - runs[i].gap
         interval = Interval(runs[i].interval.start, runs[j - 1].interval.end)
-        made.append(Window(interval, timeframe, _pages(base_bars, page_limit), base_bars))
+        made.append(Window(interval, timeframe, pages_of(base_bars, page_limit), base_bars))
         i = j
     return tuple(made)
 
@@ -160,32 +108,13 @@ def parts(window: Window, sessions: Sequence[Session], most: int) -> tuple[Windo
         total += count
         if at + 1 == len(bars) or total + bars[at + 1] > most:
             interval = Interval(sessions[start].start, sessions[at].end)
-            made.append(Window(interval, window.timeframe, _pages(total, PAGE_LIMIT), total))
+            made.append(Window(interval, window.timeframe, pages_of(total, PAGE_LIMIT), total))
             start, total = at + 1, 0
     return tuple(made)
 
 
-def estimate(asked: Iterable[Window], habit: Habit | None = None) -> Estimate:
-    """Return what `asked` costs for a symbol of that habit; without one, an upper bound of calls and pages."""
-    habit = habit or Habit()
-    calls, size = 0, 0.0
-    for window in asked:
-        if window.timeframe is Timeframe.D1:
-            pages, bars = pages_of(window.base_bars), float(window.base_bars)
-        else:
-            pages = pages_of(window.base_bars * habit.minutes)
-            bars = window.base_bars / window.timeframe.minutes * habit.bars
-        calls += pages
-        size += pages * ANSWER_BYTES + bars * habit.bytes_per_bar
-    return Estimate(calls, calls, round(size))
-
-
-def pages_of(base_bars: float) -> int:
+def pages_of(base_bars: int, page_limit: int = PAGE_LIMIT) -> int:
     """Return how many pages, and so calls, an answer with so many base bars takes."""
-    return _pages(round(base_bars), PAGE_LIMIT)
-
-
-def _pages(base_bars: int, page_limit: int) -> int:
     return max(1, -(-base_bars // page_limit))
 
 

@@ -5,7 +5,7 @@ Instants are aware UTC datetimes, which become ISO 8601 with `Z` in JSON; rates 
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import date, datetime
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -226,3 +226,51 @@ class HealthReport(Answer):
     timestamp: datetime
     database: Dependency
     dagster_daemon: Dependency
+
+
+class SeriesEstimate(Answer):
+    """What one fetched series needs: session days, and the calls that bring them.
+
+    `calls` counts a page for every 50,000 minutes, as if each had a trade; `calls_at_least` one for each request.
+    """
+
+    symbol: str
+    timeframe: str
+    sessions: int
+    calls: int
+    calls_at_least: int
+
+
+class BackfillEstimate(Answer):
+    """What a backfill would ask the vendor for; each page is a call.
+
+    Attributes:
+        plan: the vendor's subscription.
+        calls_per_minute: the limit in force; None for no limit.
+        history_days: calendar days that the series should hold.
+        calls: at most, see `SeriesEstimate`; of the market's splits, as many as at the last reading.
+        calls_at_least: the same if no answer is cut into pages.
+        pages: answers, which are as many as calls.
+        seconds: how long the limit spreads the calls, from the first to the last; transfer not counted.
+        reads_splits: the market's splits have not been read today.
+        market_days: sessions whose day bars one call each brings for the whole market.
+        from_market_days: symbols that need no call of their own for day bars if those answers list them.
+        series: those that need calls of their own.
+    """
+
+    plan: str
+    calls_per_minute: int | None
+    history_days: int
+    calls: int
+    calls_at_least: int
+    pages: int
+    seconds: float
+    reads_splits: bool
+    market_days: list[date]
+    from_market_days: list[str]
+    series: list[SeriesEstimate]
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to ask for, nor anything to take from answers for the whole market."""
+        return not self.calls and not self.from_market_days

@@ -10,9 +10,7 @@ partitions in step.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
-
-from market_data_pipeline.domain.errors import UsageError
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -56,9 +54,6 @@ def reading_engine(settings: Settings, *, start: bool = True) -> sa.Engine:
     return engine(settings.database_url, as_of=settings.as_of, role=Role.READER, pool_size=1)
 
 
-_MOST_NAMED: Final = 40  # symbols in a sentence: the packaged universe and some more
-
-
 def open_universe(settings: Settings) -> sa.Engine:
     """Return an engine on a database that has this version's schema and a universe.
 
@@ -89,13 +84,7 @@ def check_followed(settings: Settings, symbols: Collection[str]) -> None:
     Raises:
         UsageError: one is not; the sentence lists those that are, as many as can be read. Else as `open_universe`.
     """
-    if not symbols:
-        return
-    known = sorted({each.symbol for each in followed(settings)})
-    if unknown := [symbol for symbol in symbols if symbol not in known]:
-        others = f" and {len(known) - _MOST_NAMED} others" if len(known) > _MOST_NAMED else ""
-        named = f"{', '.join(known[:_MOST_NAMED]) or 'no symbols'}{others}"
-        raise UsageError(
-            f"Not followed: {', '.join(unknown)}. Followed are {named}; "
-            f"add one with: market-data universe add {unknown[0]}"
-        )
+    from market_data_pipeline.store.universe import select_followed
+
+    if symbols:
+        select_followed(open_universe(settings), symbols)

@@ -101,7 +101,7 @@ def nothing_is_missing(settings: Settings, engine: sa.Engine, instance: dg.Dagst
     """Return whether a load of everything would ask nothing, compute nothing and show nothing new in Dagster."""
     from market_data_pipeline.ingest.own_features import load_own_features
     from market_data_pipeline.orchestration.partitions import all_materialized
-    from market_data_pipeline.reports.estimate import plan_backfill
+    from market_data_pipeline.reports.estimate import estimate_backfill
 
     own = load_own_features(settings)
     if own.problems:
@@ -114,7 +114,7 @@ def nothing_is_missing(settings: Settings, engine: sa.Engine, instance: dg.Dagst
     with engine.connect() as connection:
         if connection.execute(_NOT_WHOLE, parameters).scalar_one():
             return False
-    return all_materialized(instance) and plan_backfill(settings).is_empty
+    return all_materialized(instance) and estimate_backfill(engine, settings).is_empty
 
 
 def load(

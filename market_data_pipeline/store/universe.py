@@ -6,7 +6,7 @@ another tier, or comes back, goes on where it was. Keep out: what a tier promise
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 Universe = Mapping[Tier, tuple[str, ...]]
 
+_MOST_NAMED: Final = 40  # symbols in a sentence: the packaged universe and some more
 _EXAMPLE: Final = "for example `tiers: {critical: [AAPL, MSFT]}`"
 
 
@@ -133,6 +134,24 @@ def tracked(engine: sa.Engine) -> list[TrackedSymbol]:
         rows = connection.execute(sa.text("select symbol, tier, asset_class, active from market_data.symbols")).all()
     found = [TrackedSymbol(row.symbol, Tier(row.tier), AssetClass(row.asset_class), row.active) for row in rows]
     return sorted(found, key=lambda entry: (list(Tier).index(entry.tier), entry.symbol))
+
+
+def select_followed(engine: sa.Engine, asked: Collection[str] = ()) -> tuple[str, ...]:
+    """Return the symbols that are followed, in the order of `tracked`; only those of `asked` when any are given.
+
+    Raises:
+        UsageError: one of `asked` is not followed; the sentence lists those that are, as many as can be read.
+    """
+    followed = [entry.symbol for entry in tracked(engine) if entry.active]
+    known = sorted(followed)
+    if unknown := [symbol for symbol in asked if symbol not in known]:
+        others = f" and {len(known) - _MOST_NAMED} others" if len(known) > _MOST_NAMED else ""
+        named = f"{', '.join(known[:_MOST_NAMED]) or 'no symbols'}{others}"
+        raise UsageError(
+            f"Not followed: {', '.join(unknown)}. Followed are {named}; "
+            f"add one with: market-data universe add {unknown[0]}"
+        )
+    return tuple(symbol for symbol in followed if not asked or symbol in asked)
 
 
 def ensure_universe(settings: Settings, engine: sa.Engine) -> UniverseChange | None:

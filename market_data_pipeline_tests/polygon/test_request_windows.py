@@ -5,14 +5,12 @@ from __future__ import annotations
 import datetime as dt
 from itertools import pairwise
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from market_data_pipeline.domain.calendar import Session, calendar_for
 from market_data_pipeline.domain.series import AssetClass, Timeframe
-from market_data_pipeline.polygon.plans import plan_named
-from market_data_pipeline.polygon.request_windows import BYTES_PER_BAR, Habit, estimate, windows
+from market_data_pipeline.polygon.request_windows import windows
 
 STOCKS = calendar_for(AssetClass.US_EQUITY)
 CRYPTO = calendar_for(AssetClass.CRYPTO)
@@ -21,7 +19,6 @@ YEAR = STOCKS.sessions(dt.date(2024, 1, 1), dt.date(2025, 1, 1))
 
 def test_nothing_missing_is_nothing_asked() -> None:
     assert windows((), Timeframe.M5) == ()
-    assert estimate(()).calls == 0
 
 
 def test_a_first_year_of_5m_is_one_window_of_5_pages_and_of_1d_one_page() -> None:
@@ -88,19 +85,3 @@ def test_windows_cover_what_is_missing_with_the_fewest_calls(held: set[int], pag
     edges = {instant for session in missing for instant in (session.start, session.end)}
     assert {instant for window in made for instant in window.interval} <= edges
     assert sum(window.expected_calls for window in made) == calls_by_trying_everything(missing, page_limit)
-
-
-def test_an_estimate_says_calls_bytes_and_the_time_that_the_plan_makes_them_take() -> None:
-    asked = estimate([*windows(YEAR, Timeframe.M5), *windows(YEAR, Timeframe.D1)])
-    assert (asked.calls, asked.pages) == (6, 6)
-    assert asked.seconds(plan_named("basic")) == pytest.approx(5 * 12.2)
-    assert asked.seconds(plan_named("advanced")) < 1
-    assert asked.bytes == pytest.approx(48_000 * BYTES_PER_BAR, rel=0.1)
-
-
-def test_a_name_that_trades_one_minute_in_four_fills_a_quarter_of_the_pages() -> None:
-    asked = windows(YEAR, Timeframe.M5)
-    assert estimate(asked).pages == 5
-    thin = estimate(asked, Habit(minutes=0.25, bars=0.5, bytes_per_bar=100))
-    assert thin.pages == 2
-    assert thin.bytes == pytest.approx(24_000 * 100, rel=0.02)

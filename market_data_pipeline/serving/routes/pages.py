@@ -18,11 +18,10 @@ from fastapi import APIRouter, Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.staticfiles import StaticFiles
 
-from market_data_pipeline.domain.calendar import calendar_for
 from market_data_pipeline.domain.errors import DatabaseUnavailableError, UsageError
 from market_data_pipeline.domain.series import Series, Timeframe, asset_class_of, parse_timeframe
 from market_data_pipeline.ingest.fetch_plan import Timing
-from market_data_pipeline.polygon.plans import available_at, plan_named
+from market_data_pipeline.polygon.plans import plan_named
 from market_data_pipeline.reports import series_records as reading
 from market_data_pipeline.reports.series import series_report
 from market_data_pipeline.serving.formats import takes_gzip
@@ -123,8 +122,7 @@ def router(
         message = partial(render, "message.html", root=root, now=None)
 
         def make(source: sa.Engine) -> tuple[HTTPStatus, str]:
-            calendar = calendar_for(asset_class_of(symbol))
-            timing = Timing(calendar, lambda end: available_at(plan, calendar, end), now)
+            timing = Timing.on(plan, asset_class_of(symbol), now)
             with snapshot(source) as connection:
                 series = _named(symbol, timeframe)
                 report = None
