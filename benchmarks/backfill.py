@@ -61,7 +61,7 @@ def measure(days: int = DAYS, rounds: int = ROUNDS) -> list[Measurement]:
         url, _, outcomes = ingest(place, "warm", symbols, days)
         rows = finished_rows(url, symbols)
         place.drop(url)
-        ours = sum(outcome.requests for outcome in outcomes if outcome.series.symbol == symbols[-1])
+        ours = sum(outcome.counters.requests for outcome in outcomes if outcome.series.symbol == symbols[-1])
         each = calls_of_each_timeframe(place, symbols[-1], days)
         for number in range(rounds):
             seconds, calls, size = download(place, symbols, days)

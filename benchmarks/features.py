@@ -118,8 +118,8 @@ def computing(repetitions: int) -> dict[str, list[float]]:
 
 def storing(repetitions: int) -> dict[str, list[float]]:
     """Measure with a database."""
+    from market_data_pipeline.domain.counters import Tally
     from market_data_pipeline.ingest.features import bars_to_compute, recompute_features
-    from market_data_pipeline.ingest.outcome import Stopwatch
     from market_data_pipeline.store.bars import append_bars
     from market_data_pipeline.store.copy import StoreConnection
 
@@ -140,7 +140,7 @@ def storing(repetitions: int) -> dict[str, list[float]]:
             warm_up=WARM_UP_BARS,
         )
         done = recompute_features(
-            connection, series, found, start, asset_class=_EQUITY, now=_NOW, compare_from=None, watch=Stopwatch()
+            connection, series, found, start, asset_class=_EQUITY, now=_NOW, compare_from=None, tally=Tally()
         )
         return done.rows
 

@@ -146,8 +146,8 @@ def _refresh(place: Place, url: str, symbols: tuple[str, ...], days: int, now: d
         raise SystemExit(f"{len(failed)} series failed: {failed[0].error}")
     return {
         "seconds": seconds,
-        "bars": sum(outcome.rows_inserted for outcome in outcomes),
-        "series": sum(outcome.rows_inserted > 0 for outcome in outcomes),
+        "bars": sum(outcome.counters.rows_inserted for outcome in outcomes),
+        "series": sum(outcome.counters.rows_inserted > 0 for outcome in outcomes),
     }
 
 

@@ -57,11 +57,11 @@ def _backfill(place: Place, symbols: tuple[str, ...], days: int, *, threads: int
         raise SystemExit(f"{len(failed)} series failed: {failed[0].error}")
     return {
         "seconds": seconds,
-        "requests": sum(outcome.requests for outcome in outcomes),
-        "bars": sum(outcome.rows_inserted for outcome in outcomes),
-        "fetch_seconds": sum(outcome.fetch_seconds for outcome in outcomes),
-        "store_seconds": sum(outcome.store_seconds for outcome in outcomes),
-        "compute_seconds": sum(outcome.compute_seconds for outcome in outcomes),
+        "requests": sum(outcome.counters.requests for outcome in outcomes),
+        "bars": sum(outcome.counters.rows_inserted for outcome in outcomes),
+        "fetch_seconds": sum(outcome.counters.fetch_seconds for outcome in outcomes),
+        "store_seconds": sum(outcome.counters.store_seconds for outcome in outcomes),
+        "compute_seconds": sum(outcome.counters.compute_seconds for outcome in outcomes),
     }
 
 

@@ -53,7 +53,7 @@ def _ingest(days: int, place: Place, url: str) -> dict[str, Any]:
     return {
         "peak_mb": _peak_mb(),
         "imported_mb": before,
-        "bars": sum(outcome.rows_inserted for outcome in outcomes),
+        "bars": sum(outcome.counters.rows_inserted for outcome in outcomes),
     }
 
 

@@ -60,7 +60,7 @@ def measure(ticks: int = TICKS) -> list[Measurement]:
             done = [_refresh(instance) for _ in range(ticks)]
             after = _weigh(storage)
             alone, outcomes = _without_dagster(place, url)
-        requests = sum(outcome.requests for outcome in outcomes) + _requests(url)
+        requests = sum(outcome.counters.requests for outcome in outcomes) + _requests(url)
         year = _year(storage, ticks, before, after)
         storage.dispose()
     run = statistics.median(tick["run"] for tick in done)

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
 from market_data_pipeline.domain.bars import ts_us
+from market_data_pipeline.domain.counters import Counters, Tally
 from market_data_pipeline.domain.errors import TransactionConflictError
 from market_data_pipeline.domain.features.own import NO_OWN_FEATURES, OwnFeatures
 from market_data_pipeline.domain.objectives import TIER_OBJECTIVES
@@ -29,7 +30,7 @@ from market_data_pipeline.ingest.features import (
     own_features_after,
     recompute_features,
 )
-from market_data_pipeline.ingest.outcome import SeriesOutcome, Stopwatch
+from market_data_pipeline.ingest.outcome import SeriesOutcome
 from market_data_pipeline.store.audit_log import LogRow, append_log
 from market_data_pipeline.store.bars import append_bars, extent, read_bars, supersede_bars
 from market_data_pipeline.store.coverage import write_coverage
@@ -44,14 +45,12 @@ if TYPE_CHECKING:
 
     from market_data_pipeline.domain.adjustments import Split
     from market_data_pipeline.domain.intervals import Interval
-    from market_data_pipeline.polygon.client import Usage
     from market_data_pipeline.store.copy import StoreConnection
     from market_data_pipeline.store.coverage import Coverage
 
 
 def log_row(
     outcome: SeriesOutcome,
-    watch: Stopwatch,
     run_id: str,
     started_at: datetime,
     finished_at: datetime,
@@ -64,32 +63,12 @@ def log_row(
         started_at=started_at,
         finished_at=finished_at,
         status=outcome.status,
-        requests=outcome.requests,
-        rate_limited=outcome.rate_limited,
-        bytes=outcome.bytes,
-        pages=outcome.pages,
-        rows_fetched=outcome.rows_fetched,
-        rows_inserted=outcome.rows_inserted,
-        rows_updated=outcome.rows_updated,
-        features_written=outcome.features_written,
-        fetch_seconds=watch.fetch_seconds,
-        store_seconds=watch.store_seconds,
-        compute_seconds=watch.compute_seconds,
+        counters=outcome.counters,
         error_class=outcome.error_class,
         error=outcome.error,
         warning=outcome.warning,
         due_at=due_at,
         rpo=TIER_OBJECTIVES[outcome.tier].rpo,
-    )
-
-
-def timed(outcome: SeriesOutcome, watch: Stopwatch) -> SeriesOutcome:
-    """Return the outcome with the seconds it took."""
-    return replace(
-        outcome,
-        fetch_seconds=watch.fetch_seconds,
-        store_seconds=watch.store_seconds,
-        compute_seconds=watch.compute_seconds,
     )
 
 
@@ -127,12 +106,11 @@ class Change:
     splits: tuple[Split, ...]
     splits_digest: str
     due: Due
-    usage: Usage
     notice: str | None = None
     base_revision: int = 0
     full: bool = False
     own: OwnFeatures = NO_OWN_FEATURES
-    watch: Stopwatch = field(default_factory=Stopwatch)
+    tally: Tally = field(default_factory=Tally)
 
 
 def commit(
@@ -163,16 +141,21 @@ def _commit(
 ) -> tuple[SeriesOutcome, SeriesState]:
     from market_data_pipeline.domain.features.compute import FEATURE_VERSION
 
-    series, state, watch, now = change.series, change.state, change.watch, clock()
-    with watch.storing():
+    series, state, tally, now = change.series, change.state, change.tally, clock()
+    with tally.storing():
         stored = _stored(connection, change)
     delta = compare(stored, change.answer)
     changed = changes_of(stored, change.answer, delta, state.last_ts)
-    with watch.storing():
+    with tally.storing():
         supersede_bars(connection, series, [instant(us) for us in ts_us(stored)[delta.replaced]], now, run_id)
         append_bars(connection, series, change.answer[delta.inserted | delta.updated], now)
     done, recent = _features(connection, change, delta, now)
-    features_written = done.rows if done else 0
+    written = Counters(
+        rows_fetched=len(change.answer),
+        rows_inserted=delta.rows_inserted,
+        rows_updated=delta.rows_updated,
+        features_written=done.rows if done else 0,
+    )
     held = _held(connection, state, change.answer, delta, series)
     quiet_slots = change.due.quiet_slots(recent) if len(recent) else state.quiet_slots
     new_state = replace(
@@ -187,23 +170,16 @@ def _commit(
         quiet_slots=quiet_slots,
         verified_at=change.due.now,
         next_due_at=change.due.next_due(held.last_ts, quiet_slots),
-        features_computed_at=now if features_written else state.features_computed_at,
+        features_computed_at=now if written.features_written else state.features_computed_at,
         settled_until=change.due.settled_until(),
     )
     outcome = SeriesOutcome(
         series,
         change.tier,
-        "ok" if delta.first_us is not None or features_written else "unchanged",
-        rows_fetched=len(change.answer),
-        rows_inserted=delta.rows_inserted,
-        rows_updated=delta.rows_updated,
+        "ok" if delta.first_us is not None or written.features_written else "unchanged",
+        counters=tally.counters + written,
         rows_filled=changed.rows_filled,
         changes=changed.sample,
-        features_written=features_written,
-        requests=change.usage.requests,
-        rate_limited=change.usage.rate_limited,
-        bytes=change.usage.bytes,
-        pages=change.usage.pages,
         bar_count=new_state.bar_count,
         feature_count=new_state.feature_count,
         first_ts=new_state.first_ts,
@@ -214,13 +190,13 @@ def _commit(
         warning=" ".join(filter(None, (change.notice, *change.own.problems, *(done.problems if done else ())))) or None,
         own_features=change.own.declarations,
     )
-    logged = log_row(outcome, watch, run_id, started_at, clock(), due_at=state.next_due_at)
-    with watch.storing(), connection.together():
+    logged = log_row(outcome, run_id, started_at, clock(), due_at=state.next_due_at)
+    with tally.storing(), connection.together():
         write_coverage(connection, series, change.coverage, run_id)
         write_state(connection, series, new_state)
         append_log(connection, series, logged)
         connection.commit()
-    return timed(outcome, watch), new_state
+    return replace(outcome, counters=tally.counters + written), new_state
 
 
 def _stored(connection: StoreConnection, change: Change) -> pd.DataFrame:
@@ -258,7 +234,7 @@ def _features(
         return None, bar_frames.empty()
     first = None if outdated or change.full or delta.first_us is None else instant(delta.first_us)
     today = exchange_date(now)
-    with change.watch.storing():
+    with change.tally.storing():
         bars, start = bars_to_compute(
             connection,
             change.series,
@@ -278,7 +254,7 @@ def _features(
         asset_class=change.asset_class,
         now=now,
         compare_from=begin if state.last_ts is not None and begin <= state.last_ts else None,
-        watch=change.watch,
+        tally=change.tally,
         own=change.own,
     )
     return done, bars

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
+    from market_data_pipeline.domain.counters import Tally
     from market_data_pipeline.domain.series import AssetClass, Series
-    from market_data_pipeline.ingest.outcome import Stopwatch
     from market_data_pipeline.store.copy import StoreConnection
     from market_data_pipeline.store.series_state import SeriesState
 
@@ -126,7 +126,7 @@ def recompute_features(
     asset_class: AssetClass,
     now: datetime,
     compare_from: datetime | None,
-    watch: Stopwatch,
+    tally: Tally,
     own: OwnFeatures = NO_OWN_FEATURES,
 ) -> Recomputed:
     """Compute the features of `bars` from index `start` on and store the rows that differ.
@@ -139,15 +139,15 @@ def recompute_features(
         asset_class: for the bars per year and the session date.
         now: becomes `features_computed_at`.
         compare_from: first instant at which features may be stored already, None when there are none.
-        watch: takes the time.
+        tally: counts the time.
         own: the project's own features; one that fails is NULL and has a sentence in the result.
 
     Raises:
         FeatureError: the bars break a formula of the 17; the sentence names the series.
     """
-    with watch.computing():
+    with tally.computing():
         table, problems = _computed(series, bars, start, asset_class, own)
-    with watch.storing():
+    with tally.storing():
         if compare_from is not None:
             table = _differing(connection, series, table, compare_from, own)
         append_features(connection, series, table, now)

@@ -12,14 +12,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import timedelta
-from time import perf_counter
 from typing import TYPE_CHECKING, NamedTuple
 
 from market_data_pipeline.domain import bars as bar_frames
+from market_data_pipeline.domain.counters import Counters
 from market_data_pipeline.domain.errors import PipelineError
 from market_data_pipeline.domain.intervals import Interval
 from market_data_pipeline.domain.series import BASE_TIMEFRAMES, Series, Timeframe
-from market_data_pipeline.domain.usage import Usage
 from market_data_pipeline.ingest.coverage import covering, start_of
 from market_data_pipeline.ingest.fetch_plan import reach, wanted, with_witnesses
 from market_data_pipeline.ingest.market_days import from_market_days
@@ -66,8 +65,7 @@ class Harvest:
     bars: pd.DataFrame
     spans: tuple[Interval, ...]
     coverage: tuple[Coverage, ...]
-    usage: Usage
-    seconds: float
+    usage: Counters
     sessions: tuple[Session, ...]
     held: Mapping[date, Coverage] = field(default_factory=dict)
     doubts: tuple[str, ...] = ()
@@ -81,12 +79,11 @@ class Harvest:
 class HarvestError(Exception):
     """A harvest that failed: what it failed of, what it had cost by then, and the days that were asked for."""
 
-    def __init__(self, cause: PipelineError, usage: Usage, days: tuple[date, ...], seconds: float) -> None:
+    def __init__(self, cause: PipelineError, usage: Counters, days: tuple[date, ...]) -> None:
         super().__init__(str(cause))
         self.cause = cause
         self.usage = usage
         self.days = days
-        self.seconds = seconds
 
 
 def harvest(
@@ -128,11 +125,10 @@ def harvest(
     told = from_market_days(base, missing, held, market_days, timing) if market_days and not full else None
     if told is not None:
         whole_days = tuple(Interval(session.day_start, session.day_end) for session in missing)
-        return Harvest(base, told.bars, whole_days, (*clamped, *told.coverage), Usage(), 0.0, sessions, dict(held))
-    usage, frames, days = Usage(), [], clamped
+        return Harvest(base, told.bars, whole_days, (*clamped, *told.coverage), Counters(), sessions, dict(held))
+    usage, frames, days = Counters(), [], clamped
     spans: list[Interval] = []
     doubts: list[str] = []
-    started = perf_counter()
     asked = served_windows(with_witnesses(missing, sessions, held, base.timeframe, timing), base.timeframe, timing)
     in_parts = not full and asked and (last_ts is None or asked[0].interval.start > last_ts)
     now_asked = _first_part(asked) if in_parts else asked
@@ -144,8 +140,8 @@ def harvest(
             usage += fetched.usage
             told_of = covering(covered, span, fetched.bars, base, held, timing)
         except PipelineError as error:
-            spent = usage + getattr(error, "usage", Usage())
-            raise HarvestError(error, spent, tuple(s.date for s in missing), perf_counter() - started) from error
+            spent = usage + getattr(error, "usage", Counters())
+            raise HarvestError(error, spent, tuple(s.date for s in missing)) from error
         frames.append(fetched.bars)
         spans += told_of.spans
         days += told_of.coverage
@@ -156,7 +152,6 @@ def harvest(
         tuple(spans),
         tuple(days),
         usage,
-        perf_counter() - started,
         sessions,
         dict(held),
         doubts=tuple(doubts),
@@ -263,7 +258,7 @@ class Asking(NamedTuple):
             except PipelineError as error:  # of the database
                 if not families:
                     raise
-                answer = HarvestError(error, Usage(), (), 0.0)
+                answer = HarvestError(error, Counters(), ())
             families.append(Family(series, resampled, started_at, answer))
             if isinstance(answer, HarvestError) and answer.cause.stops_run:
                 break

@@ -8,13 +8,13 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from market_data_pipeline.domain.counters import Counters, Tally
 from market_data_pipeline.domain.errors import DataError, FeatureError, PipelineError
 from market_data_pipeline.domain.series import Series, Timeframe, asset_class_of
-from market_data_pipeline.domain.usage import Usage
 from market_data_pipeline.ingest.commit import Change, commit, log_row
 from market_data_pipeline.ingest.coverage import Due
 from market_data_pipeline.ingest.fetch import Asking, Harvest, HarvestError
-from market_data_pipeline.ingest.outcome import SeriesOutcome, Stopwatch, SymbolRequest, failed_outcome
+from market_data_pipeline.ingest.outcome import SeriesOutcome, SymbolRequest, failed_outcome
 from market_data_pipeline.ingest.resample import coarser
 from market_data_pipeline.store.coverage import write_failed_days
 from market_data_pipeline.store.reference import read_splits
@@ -108,20 +108,17 @@ class SymbolRefresh:
         earlier: dict[Series, SeriesOutcome] = {}
         last = False
         while not last:
-            watch = Stopwatch()
             if isinstance(answer, HarvestError):
                 self.connection.rollback()
-                watch.fetch_seconds = answer.seconds
-                usage, self.extra = answer.usage + self.extra, Usage()
-                failed = self._failed(series, answer.cause, started_at, watch, usage, answer.days)
+                usage, self.extra = answer.usage + self.extra, Counters()
+                failed = self._failed(series, answer.cause, started_at, usage, answer.days)
                 yield failed.after(earlier.get(series))
                 yield from self._all_failed(resampled, answer.cause, started_at)
                 if answer.cause.stops_run:
                     raise answer.cause from None
                 return
-            watch.fetch_seconds = answer.seconds
             last = answer.complete
-            for outcome in self._stored(series, resampled, answer, watch, started_at):
+            for outcome in self._stored(series, resampled, answer, started_at):
                 last = last or (outcome.failed and outcome.series == series)
                 whole = outcome.after(earlier.get(outcome.series))
                 if last:
@@ -131,19 +128,19 @@ class SymbolRefresh:
                 started_at, answer = self.pipeline.clock(), asking.ask(series, answer.days())
 
     def _stored(
-        self, series: Series, resampled: list[Timeframe], answer: Harvest, watch: Stopwatch, started_at: datetime
+        self, series: Series, resampled: list[Timeframe], answer: Harvest, started_at: datetime
     ) -> Iterator[SeriesOutcome]:
         """Commit an answer to the base and to what is made of it, one by one."""
-        usage, self.extra = answer.usage + self.extra, Usage()
+        tally, self.extra = Tally(answer.usage + self.extra), Counters()
         revision = state_of(self.states, series.timeframe, self.request.tier).revision
-        change = self._change(series, answer, watch, usage)
+        change = self._change(series, answer, tally)
         try:
             yield self._commit(change, started_at)
         except FeatureError as error:
             # The coarser series are made of the bars, which are at hand, and have features of their own.
-            yield self._failed(series, error, started_at, watch, usage)
+            yield self._failed(series, error, started_at, tally.counters)
         except PipelineError as error:
-            yield self._failed(series, error, started_at, watch, usage)
+            yield self._failed(series, error, started_at, tally.counters)
             yield from self._all_failed(resampled, error, started_at)
             if error.stops_run:
                 raise
@@ -155,9 +152,9 @@ class SymbolRefresh:
         self, timeframes: list[Timeframe], error: PipelineError, started_at: datetime
     ) -> Iterator[SeriesOutcome]:
         for timeframe in timeframes:
-            yield self._failed(Series(self.request.symbol, timeframe), error, started_at, Stopwatch(), Usage())
+            yield self._failed(Series(self.request.symbol, timeframe), error, started_at, Counters())
 
-    def _change(self, series: Series, answer: Harvest, watch: Stopwatch, usage: Usage) -> Change:
+    def _change(self, series: Series, answer: Harvest, tally: Tally) -> Change:
         state = state_of(self.states, series.timeframe, self.request.tier)
         audited = answer.complete and (self.request.audit or self.full)
         return Change(
@@ -171,13 +168,12 @@ class SymbolRefresh:
             splits=self.splits,
             splits_digest=self.digest,
             due=Due(series.timeframe, self.timing, answer.sessions, answer.days()),
-            usage=usage,
             notice=" ".join(
                 filter(None, (self.market.take_notice(), *(answer.doubts if series == answer.base else ())))
             ),
             full=self.full,
             own=self.pipeline.own_features,
-            watch=watch,
+            tally=tally,
         )
 
     def _resampled(self, series: Series, answer: Harvest, revision: int) -> SeriesOutcome:
@@ -188,16 +184,16 @@ class SymbolRefresh:
             answer: what was fetched for its base just now.
             revision: the base's before that.
         """
-        started_at, watch = self.pipeline.clock(), Stopwatch()
+        started_at, tally = self.pipeline.clock(), Tally()
         state = state_of(self.states, series.timeframe, self.request.tier)
         base = state_of(self.states, answer.base.timeframe, self.request.tier)
         in_step = state.base_revision == revision and not self.full
         try:
             bars, spans = coarser(
-                self.connection, series, state, base, answer, self.timing, in_step=in_step, watch=watch
+                self.connection, series, state, base, answer, self.timing, in_step=in_step, tally=tally
             )
             change = replace(
-                self._change(series, answer, watch, Usage()),
+                self._change(series, answer, tally),
                 answer=bars,
                 spans=spans,
                 coverage=(),
@@ -208,7 +204,7 @@ class SymbolRefresh:
             self.connection.rollback()
             if error.stops_run:
                 raise
-            return self._failed(series, error, started_at, watch, Usage())
+            return self._failed(series, error, started_at, tally.counters)
 
     def _commit(self, change: Change, started_at: datetime) -> SeriesOutcome:
         outcome, self.states[change.series.timeframe] = commit(
@@ -219,25 +215,24 @@ class SymbolRefresh:
     def fail(self, series: Series, error: PipelineError) -> SeriesOutcome:
         """Record that a series was not even begun, and why."""
         self.connection.rollback()
-        usage, self.extra = self.extra, Usage()
-        return self._failed(series, error, self.pipeline.clock(), Stopwatch(), usage)
+        usage, self.extra = self.extra, Counters()
+        return self._failed(series, error, self.pipeline.clock(), usage)
 
     def _failed(
         self,
         series: Series,
         error: PipelineError,
         started_at: datetime,
-        watch: Stopwatch,
-        usage: Usage,
+        counters: Counters,
         days: tuple[date, ...] = (),
     ) -> SeriesOutcome:
         """Record that a series failed, keeping all that it held, and return the outcome."""
         state = state_of(self.states, series.timeframe, self.request.tier)
-        outcome = failed_outcome(series, self.request.tier, error, state=state, usage=usage, watch=watch)
+        outcome = failed_outcome(series, self.request.tier, error, state=state, counters=counters)
         if self.connection.closed:
             raise error  # there is nothing to record it with
         now = self.pipeline.clock()
-        row = log_row(outcome, watch, self.run_id, started_at, now, due_at=state.next_due_at)
+        row = log_row(outcome, self.run_id, started_at, now, due_at=state.next_due_at)
         write_failure(self.connection, series, self.request.tier, row)
         write_failed_days(self.connection, series, days, now, self.run_id)
         self.connection.commit()

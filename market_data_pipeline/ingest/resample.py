@@ -20,10 +20,10 @@ from market_data_pipeline.store.bars import read_bars
 if TYPE_CHECKING:
     import pandas as pd
 
+    from market_data_pipeline.domain.counters import Tally
     from market_data_pipeline.domain.series import Series
     from market_data_pipeline.ingest.fetch import Harvest
     from market_data_pipeline.ingest.fetch_plan import Timing
-    from market_data_pipeline.ingest.outcome import Stopwatch
     from market_data_pipeline.store.copy import StoreConnection
     from market_data_pipeline.store.series_state import SeriesState
 
@@ -39,7 +39,7 @@ def coarser(
     timing: Timing,
     *,
     in_step: bool,
-    watch: Stopwatch,
+    tally: Tally,
 ) -> tuple[pd.DataFrame, tuple[Interval, ...]]:
     """Return the coarser bars that are to be held now, and the spans for which that is all of them.
 
@@ -51,7 +51,7 @@ def coarser(
         answer: what was fetched for the base just now.
         timing: calendar, plan and the instant it is now.
         in_step: whether the series was made of all that the base held before `answer`.
-        watch: takes the time.
+        tally: counts the time.
     """
     base = answer.base
     if in_step and answer.spans:
@@ -61,12 +61,12 @@ def coarser(
         # bar came: what is stored tells.
         since = timing.calendar.midnight(timing.calendar.session_date(state.last_ts)) if state.last_ts else BEGINNING
         start = since if in_step else BEGINNING
-        with watch.storing():
+        with tally.storing():
             source = read_bars(connection, base, start, _END)
         spans = (Interval(start, timing.now),) if start < timing.now else ()
     else:
         return bar_frames.empty(), ()
-    with watch.computing():
+    with tally.computing():
         made = _over(series, source, timing)
         waiting = len(made) and _waits(series, instant(bar_frames.ts_us(made)[-1]), state, held, answer, timing)
         return made.iloc[:-1] if waiting else made, spans

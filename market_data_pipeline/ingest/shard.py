@@ -18,9 +18,9 @@ from threading import BoundedSemaphore, Event, Lock, Thread
 from typing import TYPE_CHECKING, Final
 
 from market_data_pipeline.domain.adjustments import NO_TICKER
+from market_data_pipeline.domain.counters import Counters
 from market_data_pipeline.domain.errors import DatabaseUnavailableError, PipelineError
 from market_data_pipeline.domain.series import Series, Timeframe
-from market_data_pipeline.domain.usage import Usage
 from market_data_pipeline.ingest.market_days import read_market
 from market_data_pipeline.ingest.outcome import SeriesOutcome, SymbolRequest, failed_outcome
 from market_data_pipeline.ingest.reference import ensure_splits
@@ -51,7 +51,7 @@ class MarketWide:
         unreadable: what is wrong with the vendor's splits of a symbol, which fails with that.
     """
 
-    def __init__(self, spent: Usage) -> None:
+    def __init__(self, spent: Counters) -> None:
         self.days: Mapping[date, MarketDay] = {}
         self.unreadable: Mapping[str, str] = {}
         self._lock = Lock()
@@ -99,10 +99,10 @@ class MarketWide:
                 raise
             log.warning("Day bars are asked for symbol by symbol, the market's cannot be had: %s", error)
 
-    def take_usage(self) -> Usage:
+    def take_usage(self) -> Counters:
         """Return, once, what the requests for the whole market cost: the first series of the run counts them."""
         with self._lock:
-            usage, self._spent = self._spent, Usage()
+            usage, self._spent = self._spent, Counters()
         return usage
 
     def take_notice(self) -> str | None:
@@ -126,7 +126,7 @@ def refresh_shard(
     pipeline: Pipeline,
     run_id: str,
     full: bool = False,
-    spent: Usage | None = None,
+    spent: Counters | None = None,
 ) -> Iterator[SeriesOutcome]:
     """Refresh the symbols and yield each series' outcome as it commits.
 
@@ -143,7 +143,7 @@ def refresh_shard(
         full: ask for and compare everything again.
         spent: what the run has asked of the vendor before, to be counted with its first series.
     """
-    shard = _Shard(requests, pipeline, run_id, full=full, spent=spent or Usage())
+    shard = _Shard(requests, pipeline, run_id, full=full, spent=spent or Counters())
     threads = [
         Thread(target=shard.work, name=f"refresh-{number}", daemon=True)
         for number in range(min(shard.workers, len(requests)))
@@ -170,7 +170,7 @@ class _Shard:
     """The symbols still to do, and where their outcomes go."""
 
     def __init__(
-        self, requests: Sequence[SymbolRequest], pipeline: Pipeline, run_id: str, *, full: bool, spent: Usage
+        self, requests: Sequence[SymbolRequest], pipeline: Pipeline, run_id: str, *, full: bool, spent: Counters
     ) -> None:
         self.waiting = deque(requests)
         self.outcomes: SimpleQueue[SeriesOutcome | None] = SimpleQueue()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import dagster as dg
 
+from market_data_pipeline.domain.counters import NOTHING
 from market_data_pipeline.orchestration.columns import feature_columns
 from market_data_pipeline.orchestration.partitions import bars_key, features_key, partition_key
 
@@ -36,18 +37,18 @@ def materializations(outcome: SeriesOutcome) -> tuple[dg.AssetMaterialization, d
         warning=outcome.warning,
     )
     bars = _given(
-        rows_fetched=outcome.rows_fetched,
-        rows_inserted=outcome.rows_inserted,
-        rows_updated=outcome.rows_updated,
+        rows_fetched=outcome.counters.rows_fetched,
+        rows_inserted=outcome.counters.rows_inserted,
+        rows_updated=outcome.counters.rows_updated,
         expected_last_bar=_timestamp(outcome.expected_last_ts),
-        requests=outcome.requests,
-        rate_limited=outcome.rate_limited,
-        fetch_seconds=round(outcome.fetch_seconds, 3),
-        store_seconds=round(outcome.store_seconds, 3),
+        requests=outcome.counters.requests,
+        rate_limited=outcome.counters.rate_limited,
+        fetch_seconds=round(outcome.counters.fetch_seconds, 3),
+        store_seconds=round(outcome.counters.store_seconds, 3),
     )
     features: dict[str, Any] = {
-        "features_written": outcome.features_written,
-        "compute_seconds": round(outcome.compute_seconds, 3),
+        "features_written": outcome.counters.features_written,
+        "compute_seconds": round(outcome.counters.compute_seconds, 3),
     }
     if outcome.own_features:
         # The catalog shows the newest materialization's columns before those of the asset, which knows the 17 only.
@@ -68,6 +69,7 @@ def materializations(outcome: SeriesOutcome) -> tuple[dg.AssetMaterialization, d
 
 def summary(tier: Tier, outcomes: Sequence[SeriesOutcome]) -> dg.AssetObservation:
     """Return the run's result: totals, and a table with one row per symbol, failed ones first."""
+    counters = sum((outcome.counters for outcome in outcomes), NOTHING)
     rows = sorted(_rows_by_symbol(outcomes), key=lambda row: (-row["failed"], row["symbol"]))
     return dg.AssetObservation(
         bars_key(tier),
@@ -79,8 +81,8 @@ def summary(tier: Tier, outcomes: Sequence[SeriesOutcome]) -> dg.AssetObservatio
             "failed": sum(outcome.failed for outcome in outcomes),
             "unchanged": sum(outcome.status == "unchanged" for outcome in outcomes),
             "warnings": sum(outcome.warning is not None for outcome in outcomes),
-            "requests": sum(outcome.requests for outcome in outcomes),
-            "rate_limited": sum(outcome.rate_limited for outcome in outcomes),
+            "requests": counters.requests,
+            "rate_limited": counters.rate_limited,
             **changed_bars(outcomes),
         },
     )
@@ -91,7 +93,7 @@ def changed_bars(outcomes: Sequence[SeriesOutcome]) -> dict[str, Any]:
 
     Bars made of others count too: one corrected 5m bar corrects those of 15m, 1h and 4h. Empty when nothing changed.
     """
-    corrected = sum(outcome.rows_updated for outcome in outcomes)
+    corrected = sum(outcome.counters.rows_updated for outcome in outcomes)
     filled = sum(outcome.rows_filled for outcome in outcomes)
     records = [
         dg.TableRecord({"series": outcome.series.partition_key, **change._asdict(), "ts": change.ts.isoformat()})
@@ -168,19 +170,20 @@ def _rows_by_symbol(outcomes: Sequence[SeriesOutcome]) -> list[dict[str, Any]]:
     grouped: dict[str, list[SeriesOutcome]] = {}
     for outcome in outcomes:
         grouped.setdefault(outcome.series.symbol, []).append(outcome)
+    counted = {symbol: sum((outcome.counters for outcome in group), NOTHING) for symbol, group in grouped.items()}
     return [
         {
             "symbol": symbol,
             "series": len(group),
             "failed": sum(outcome.failed for outcome in group),
             "error": next((outcome.error for outcome in group if outcome.error), ""),
-            "fetched": sum(outcome.rows_fetched for outcome in group),
-            "inserted": sum(outcome.rows_inserted for outcome in group),
-            "updated": sum(outcome.rows_updated for outcome in group),
-            "features": sum(outcome.features_written for outcome in group),
-            "requests": sum(outcome.requests for outcome in group),
-            "refused": sum(outcome.rate_limited for outcome in group),
-            "seconds": round(sum(o.fetch_seconds + o.store_seconds + o.compute_seconds for o in group), 2),
+            "fetched": counted[symbol].rows_fetched,
+            "inserted": counted[symbol].rows_inserted,
+            "updated": counted[symbol].rows_updated,
+            "features": counted[symbol].features_written,
+            "requests": counted[symbol].requests,
+            "refused": counted[symbol].rate_limited,
+            "seconds": round(counted[symbol].seconds, 2),
             "warning": next((outcome.warning for outcome in group if outcome.warning), ""),
         }
         for symbol, group in grouped.items()

@@ -24,9 +24,9 @@ from typing import TYPE_CHECKING, Final, Generic, TypeVar
 from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
 from market_data_pipeline.domain.calendar import calendar_for, from_us, to_us
+from market_data_pipeline.domain.counters import Counters, Tally
 from market_data_pipeline.domain.errors import DataError, PipelineError, UsageError
 from market_data_pipeline.domain.series import AssetClass, Tier, Timeframe, asset_class_of
-from market_data_pipeline.domain.usage import Tally, Usage
 from market_data_pipeline.polygon.rate_limit import PRIORITIES
 from market_data_pipeline.polygon.request_windows import PAGE_LIMIT, SPLITS_PAGE
 from market_data_pipeline.polygon.retry import MAX_ATTEMPTS, Caller, Question
@@ -145,7 +145,7 @@ def _widened(target: str, first: int, last: int) -> str:
     return f"{start}/{min(int(begin), first)}/{max(int(end), last)}"
 
 
-__all__ = ["Fetched", "PolygonClient", "Usage"]
+__all__ = ["Fetched", "PolygonClient"]
 
 _RANGES: Final = {Timeframe.M5: "5/minute", Timeframe.D1: "1/day"}
 
@@ -157,7 +157,7 @@ class Fetched:
     """A complete answer: a bar frame, and what it cost."""
 
     bars: pd.DataFrame
-    usage: Usage
+    usage: Counters
 
 
 class PolygonClient:
@@ -198,14 +198,14 @@ class PolygonClient:
         self._plan = plan
         self._clock = clock
         self._lock = threading.Lock()
-        self._usage = Usage()
+        self._usage = Counters()
 
     def __repr__(self) -> str:
         """Show the server, never the key."""
         return f"PolygonClient({self._transport!r})"
 
     @property
-    def usage(self) -> Usage:
+    def usage(self) -> Counters:
         """What all answers of this client have cost so far."""
         return self._usage
 
@@ -240,7 +240,7 @@ class PolygonClient:
         with self._counted() as tally:
             _check_grid(symbol, timeframe, interval)
             if interval.end <= interval.start:
-                return Fetched(bar_frames.empty(), tally.usage())
+                return Fetched(bar_frames.empty(), tally.counters)
             first, last = to_us(interval.start) // 1000, to_us(interval.end) // 1000 - 1
             path = f"/v2/aggs/ticker/{quote(symbol, safe=':')}/range/{_RANGES[timeframe]}/"
             target = f"{path}{first}/{last}?adjusted=false&sort=asc&limit={PAGE_LIMIT}"
@@ -257,11 +257,11 @@ class PolygonClient:
 
             held = []
             for page in self._paging.pages(question, read, path, {"adjusted": "false"}, tally, left):
-                tally.pages += 1
+                tally.counters += Counters(pages=1)
                 if page.count:
                     held.append(page.rows)
                     after = int(page.rows.ts_us[-1])
-            return Fetched(pages.joined(held), tally.usage())
+            return Fetched(pages.joined(held), tally.counters)
 
     def splits(
         self,
@@ -309,7 +309,7 @@ class PolygonClient:
         question = Question(target, f"US stocks on {day}", priority, self._beyond_history(midnight))
         with self._counted() as tally:
             frame = self._caller.ask(question, lambda body: read_market_day(body, day), tally)
-            return Fetched(frame, tally.usage())
+            return Fetched(frame, tally.counters)
 
     def _beyond_history(self, end: datetime) -> bool:
         return self._plan is not None and self._plan.history is not None and end <= self._clock() - self._plan.history
@@ -319,14 +319,15 @@ class PolygonClient:
         """Count one call's cost, and let a failure carry it; its text passes a last check for the key."""
         tally = Tally()
         try:
-            yield tally
+            with tally.fetching():
+                yield tally
         except PipelineError as error:
             error.args = (self._transport.redacted(str(error)),)
-            error.usage = tally.usage()  # type: ignore[attr-defined]
+            error.usage = tally.counters  # type: ignore[attr-defined]
             raise
         finally:
             with self._lock:
-                self._usage += tally.usage()
+                self._usage += tally.counters
 
 
 def _following_ms(symbol: str, timeframe: Timeframe, start_us: int) -> int:

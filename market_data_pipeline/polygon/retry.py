@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
 from tenacity import Retrying, retry_if_exception, stop_after_attempt
 
+from market_data_pipeline.domain.counters import Counters
 from market_data_pipeline.domain.errors import (
     PipelineError,
     RateLimitedError,
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 
     from tenacity import RetryCallState
 
-    from market_data_pipeline.domain.usage import Tally
+    from market_data_pipeline.domain.counters import Tally
     from market_data_pipeline.polygon.rate_limit import Limiter
     from market_data_pipeline.polygon.transport import Transport
 
@@ -122,14 +123,14 @@ class Caller:
                 self._transport.connect(question.what)
                 reached = True
             self._limiter.acquire(question.priority)
-            tally.requests += 1
+            tally.counters += Counters(requests=1)
             try:
                 answer = self._transport.get(question.target, question.what)
             except VendorUnreachableError:
                 reached = False
                 raise
             self._unreachable = 0
-            tally.bytes += answer.size
+            tally.counters += Counters(bytes=answer.size)
             code, text = answer.status, ""
             if code == OK:
                 try:
@@ -144,7 +145,7 @@ class Caller:
             if isinstance(failure, TransientError):
                 delay = max(delay, asked_for)
             if isinstance(failure, RateLimitedError):
-                tally.rate_limited += 1
+                tally.counters += Counters(rate_limited=1)
                 if not asked_for:
                     delay = max(delay, RATE_FLOORS_SECONDS[min(unexplained, len(RATE_FLOORS_SECONDS) - 1)])
                     unexplained += 1

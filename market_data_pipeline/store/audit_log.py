@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, fields
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
 import sqlalchemy as sa
+
+from market_data_pipeline.domain.counters import NOTHING, Counters
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -35,7 +37,7 @@ def append_run(
 
 @dataclass(frozen=True, slots=True)
 class LogRow:
-    """One execution of one series, as `ingest_log` keeps it; times in seconds.
+    """One execution of one series, as `ingest_log` keeps it.
 
     `due_at` is `next_due_at` as it was before the execution: when the first missing bar was, or will be, due. `rpo` is
     the tier's objective; from both the row's `outside_rpo_since` is computed.
@@ -45,17 +47,7 @@ class LogRow:
     started_at: datetime
     finished_at: datetime
     status: str
-    requests: int = 0
-    rate_limited: int = 0
-    bytes: int = 0
-    pages: int = 0
-    rows_fetched: int = 0
-    rows_inserted: int = 0
-    rows_updated: int = 0
-    features_written: int = 0
-    fetch_seconds: float = 0.0
-    store_seconds: float = 0.0
-    compute_seconds: float = 0.0
+    counters: Counters = NOTHING
     error_class: str | None = None
     error: str | None = None
     warning: str | None = None
@@ -63,30 +55,34 @@ class LogRow:
     rpo: timedelta = timedelta(0)
 
 
+_COLUMNS: Final = (
+    *("run_id", "symbol", "timeframe", "started_at", "finished_at", "status", "error_class", "error", "warning"),
+    *(counter.name for counter in fields(Counters)),
+)
+_LOGGED: Final = len(_COLUMNS)
+_DUE_AT: Final = f"${_LOGGED + 1}::timestamptz"
+_RPO: Final = f"${_LOGGED + 2} * interval '1 second'"
+_APPEND_LOG: Final = f"""
+    with logged as (
+        insert into market_data.ingest_log ({", ".join(_COLUMNS)}, outside_rpo_since)
+        values (
+            {", ".join(f"${at}" for at in range(1, _LOGGED + 1))},
+            case when coalesce({_DUE_AT} + {_RPO}, '-infinity') < $5::timestamptz then
+                market_data.outside_rpo_since($2, $3, {_DUE_AT}, {_RPO}, $5::timestamptz)
+            end
+        )
+    )
+
+    select pg_notify('market_data_series', ${_LOGGED + 3})::text
+"""  # noqa: S608 - names of columns
+
+
 def append_log(connection: StoreConnection, series: Series, row: LogRow) -> None:
     """Append the row of one execution, and notify listeners (the read API's cache) which series it was."""
     connection.execute(
-        """
-        with logged as (
-            insert into market_data.ingest_log (
-                run_id, symbol, timeframe, started_at, finished_at, status, requests, rate_limited, bytes,
-                rows_fetched, rows_inserted, rows_updated, features_written,
-                fetch_seconds, store_seconds, compute_seconds, error_class, error, warning, pages,
-                outside_rpo_since
-            )
-            values (
-                $1, $2, $3, $4, $5::timestamptz, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $23,
-                case when coalesce($20::timestamptz + $21 * interval '1 second', '-infinity') < $5::timestamptz then
-                    market_data.outside_rpo_since($2, $3, $20::timestamptz, $21 * interval '1 second', $5::timestamptz)
-                end
-            )
-        )
-
-        select pg_notify('market_data_series', $22)::text
-        """,
+        _APPEND_LOG,
         *(row.run_id, series.symbol, str(series.timeframe), row.started_at, row.finished_at, row.status),
-        *(row.requests, row.rate_limited, row.bytes, row.rows_fetched, row.rows_inserted, row.rows_updated),
-        *(row.features_written, row.fetch_seconds, row.store_seconds, row.compute_seconds),
-        *(row.error_class, row.error, row.warning, row.due_at, row.rpo.total_seconds(), series.partition_key),
-        row.pages,
+        *(row.error_class, row.error, row.warning),
+        *astuple(row.counters),
+        *(row.due_at, row.rpo.total_seconds(), series.partition_key),
     )

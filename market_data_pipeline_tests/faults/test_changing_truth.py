@@ -88,7 +88,7 @@ def test_bars_corrected_on_the_second_read_are_taken_in_with_the_old_values_kept
     world.now = LATER
     outcomes = world.refresh("AAPL", history_days=DAYS)
     assert differences(world.snapshot(), later_truth) == {}
-    assert outcomes["AAPL|5m"].rows_updated == 12
+    assert outcomes["AAPL|5m"].counters.rows_updated == 12
     kept = world.query(
         "select symbol, timeframe, ts, open, high, low, close, volume, vwap, trades from market_data.bar_revisions"
         " where timeframe = '5m' order by ts"
@@ -107,7 +107,7 @@ def test_a_hole_in_a_settled_day_is_filled_by_a_full_refresh(world: FaultyWorld,
     world.refresh("AAPL", history_days=DAYS)
     world.vendor.edit(None)
     outcomes = world.refresh("AAPL", history_days=DAYS, full=True)
-    assert outcomes["AAPL|5m"].rows_inserted == 24
+    assert outcomes["AAPL|5m"].counters.rows_inserted == 24
     assert differences(world.snapshot(), truth) == {}
 
 

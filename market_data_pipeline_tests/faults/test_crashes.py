@@ -86,7 +86,7 @@ def test_a_run_killed_when_some_series_are_committed_is_finished_by_the_next(
     # What had been committed is not done again.
     for outcome in outcomes.values():
         before = (outcome.series.symbol, str(outcome.series.timeframe)) in done
-        assert (outcome.status, outcome.rows_fetched) == ("unchanged", 0) if before else outcome.status == "ok"
+        assert (outcome.status, outcome.counters.rows_fetched) == ("unchanged", 0) if before else outcome.status == "ok"
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ def test_a_fault_that_passes_leaves_the_truth(world: FaultyWorld, truth: Snapsho
     assert {outcome.status for outcome in outcomes.values()} == {"ok"}
     assert world.snapshot() == truth
     # Every request is counted, and no fault cost a second refresh.
-    assert sum(outcome.requests for outcome in outcomes.values()) == len(world.vendor.seen)
+    assert sum(outcome.counters.requests for outcome in outcomes.values()) == len(world.vendor.seen)
 
 
 @pytest.mark.parametrize("refused", REFUSED.values(), ids=REFUSED)

@@ -18,7 +18,7 @@ import pytest
 from market_data_pipeline.domain.adjustments import Split, adjust
 from market_data_pipeline.domain.bars import TS_DTYPE, VALUES
 from market_data_pipeline.domain.calendar import NEW_YORK
-from market_data_pipeline.domain.features.compute import compute as formulas
+from market_data_pipeline.domain.features import compute as formulas
 from market_data_pipeline.domain.features.compute import compute_features
 from market_data_pipeline.domain.features.definitions import FEATURE_NAMES, FEATURES, WARM_UP_BARS
 from market_data_pipeline.domain.series import AssetClass, Series, Timeframe
@@ -103,7 +103,7 @@ def test_an_append_reads_its_warm_up_and_writes_its_rows(world: World, counted: 
     before = features(world)
     world.now += timedelta(minutes=15)
     outcome = refresh(world, counted)
-    assert outcome.rows_inserted == outcome.features_written == 3
+    assert outcome.counters.rows_inserted == outcome.counters.features_written == 3
     assert counted.read["bars"] <= WARM_UP_BARS + 200  # and the bars of the session, which were asked for again
     assert counted.read["features"] == 0
     assert counted.written == {"bars_5m": 3, "features_5m": 3}
@@ -124,10 +124,10 @@ def test_a_correction_recomputes_from_its_bar_on_and_writes_what_differs(world: 
     before = features(world)
     world.now += timedelta(seconds=1)
     outcome = refresh(world, counted)
-    assert (outcome.rows_updated, outcome.rows_inserted) == (1, 0)
+    assert (outcome.counters.rows_updated, outcome.counters.rows_inserted) == (1, 0)
     # The stored features were those of the true close already: nothing of them differs, and nothing is written.
     assert counted.written == {"bars_5m": 1}
-    assert outcome.features_written == 0
+    assert outcome.counters.features_written == 0
     assert counted.read["features"] == 400
     pd.testing.assert_frame_equal(features(world), before)
     check_against_the_whole(world)
@@ -143,7 +143,7 @@ def test_a_corrected_value_changes_rows_from_its_bar_on_until_it_is_forgotten(
         connection.execute("update market_data.bars set volume = volume * 3 where timeframe = '5m' and ts = %s", (ts,))
         connection.execute("update market_data.series_state set feature_version = 0")
     world.now += timedelta(seconds=1)
-    assert 0 < refresh(world).features_written <= 20
+    assert 0 < refresh(world).counters.features_written <= 20
     with world.connect() as connection:
         connection.execute(
             "update market_data.coverage set status = 'provisional', fetched_at = fetched_at - interval '2 days'"
@@ -154,11 +154,11 @@ def test_a_corrected_value_changes_rows_from_its_bar_on_until_it_is_forgotten(
     world.now += timedelta(seconds=1)
     outcome = refresh(world, counted)
     after = features(world)
-    assert outcome.rows_updated == 1
+    assert outcome.counters.rows_updated == 1
     # A volume is in the means of 20 bars: these rows are written anew, none before and none after them.
     touched = rewritten(before, after)
     assert touched[touched].index.tolist() == list(range(at, at + 20))
-    assert outcome.features_written == counted.written["features_5m"] == 20
+    assert outcome.counters.features_written == counted.written["features_5m"] == 20
     check_against_the_whole(world)
 
 
@@ -250,11 +250,11 @@ def test_a_new_version_recomputes_everything_while_readers_see_old_or_new(
     outcome = refresh(world)
     look()
 
-    assert (outcome.rows_inserted, outcome.rows_updated) == (0, 0)
+    assert (outcome.counters.rows_inserted, outcome.counters.rows_updated) == (0, 0)
     old = before["atr"].tolist()
-    assert outcome.features_written == len(old) - 14  # where there is no average yet nothing differs
+    assert outcome.counters.features_written == len(old) - 14  # where there is no average yet nothing differs
     assert seen == [old, [None if value is None else 2 * value for value in old]]
-    assert refresh(world).features_written == 0
+    assert refresh(world).counters.features_written == 0
     (state,) = world.query("select feature_version from market_data.series_state where timeframe = '5m'")
     assert state["feature_version"] == 2
 

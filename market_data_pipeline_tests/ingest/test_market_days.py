@@ -56,13 +56,13 @@ def test_after_the_close_one_request_brings_the_day_bars_of_all_symbols(world: W
     before = sent(world)
     world.now = new_york(20, 0, 15)
     outcomes = world.refresh(*UNIVERSE, timeframes=DAYS)
-    assert {outcome.rows_inserted for outcome in outcomes.values()} == {1}
+    assert {outcome.counters.rows_inserted for outcome in outcomes.values()} == {1}
     assert (
-        sum(outcome.requests for outcome in outcomes.values()) == sent(world) - before == 2
+        sum(outcome.counters.requests for outcome in outcomes.values()) == sent(world) - before == 2
     )  # and the new day's splits
     assert {status for status, _ in coverage(world, date(2026, 11, 19)).values()} == {"provisional"}
     world.now = new_york(20, 11)
-    assert sum(outcome.requests for outcome in world.refresh(*UNIVERSE, timeframes=DAYS).values()) == 1
+    assert sum(outcome.counters.requests for outcome in world.refresh(*UNIVERSE, timeframes=DAYS).values()) == 1
     assert set(coverage(world, date(2026, 11, 19)).values()) == {("complete", world.now)}
 
 
@@ -72,7 +72,7 @@ def test_the_rows_are_those_that_each_symbol_would_have_been_given(world: World)
     world.refresh(*UNIVERSE, timeframes=DAYS)
     together = day_bars(world)
     outcomes = world.refresh(*UNIVERSE, timeframes=DAYS, full=True)
-    assert sum(outcome.rows_updated + outcome.rows_inserted for outcome in outcomes.values()) == 0
+    assert sum(outcome.counters.rows_updated + outcome.counters.rows_inserted for outcome in outcomes.values()) == 0
     assert day_bars(world) == together
     assert {row["ts"].astimezone(NEW_YORK).hour for row in together} == {0}  # type: ignore[attr-defined]
 
@@ -87,7 +87,7 @@ def test_tiers_that_run_one_after_the_other_share_the_answer(world: World) -> No
         late = world.refresh("BRK.B", timeframes=DAYS)
         world.refresh("SPY", timeframes=DAYS)
         assert sent(world) - before <= 2
-        assert late["BRK.B|1d"].requests == 0
+        assert late["BRK.B|1d"].counters.requests == 0
         held = coverage(world, date(2026, 11, 19))
         assert held["BRK.B"] == held["SPY"] == held["AAPL"], "held as of the request, not as of the run"
 
@@ -98,7 +98,7 @@ def test_an_answer_from_before_the_day_settled_does_not_settle_it(world: World) 
     world.refresh("AAPL", "MSFT", timeframes=DAYS)
     world.now = new_york(20, 11, 30)
     outcomes = world.refresh("BRK.B", "SPY", timeframes=DAYS)
-    assert sum(outcome.requests for outcome in outcomes.values()) == 1
+    assert sum(outcome.counters.requests for outcome in outcomes.values()) == 1
     assert set(coverage(world, date(2026, 11, 19)).values()) == {
         ("provisional", new_york(20, 0, 15)),
         ("complete", world.now),
@@ -107,7 +107,12 @@ def test_an_answer_from_before_the_day_settled_does_not_settle_it(world: World) 
 
 def test_a_first_backfill_asks_symbol_by_symbol(world: World) -> None:
     outcomes = world.refresh(*UNIVERSE, timeframes=DAYS, history_days=60)
-    assert sorted(outcome.requests for outcome in outcomes.values()) == [1, 1, 1, 2]  # the first counts the splits
+    assert sorted(outcome.counters.requests for outcome in outcomes.values()) == [
+        1,
+        1,
+        1,
+        2,
+    ]  # the first counts the splits
     assert world.query("select * from market_data.market_days") == []
 
 
@@ -116,10 +121,10 @@ def test_a_symbol_that_the_answer_does_not_name_is_asked_for_by_itself(world: Wo
     world.refresh("AAPL", "MSFT", "ZZZZ", timeframes=DAYS)
     world.now = new_york(20, 11)
     outcomes = world.refresh("AAPL", "MSFT", "ZZZZ", timeframes=DAYS)
-    assert sum(outcome.requests for outcome in outcomes.values()) == 3  # the splits, the market, and ZZZZ
-    assert outcomes["ZZZZ|1d"].requests >= 1
-    assert outcomes["ZZZZ|1d"].rows_fetched == 0
-    assert outcomes["MSFT|1d"].rows_inserted == 1
+    assert sum(outcome.counters.requests for outcome in outcomes.values()) == 3  # the splits, the market, and ZZZZ
+    assert outcomes["ZZZZ|1d"].counters.requests >= 1
+    assert outcomes["ZZZZ|1d"].counters.rows_fetched == 0
+    assert outcomes["MSFT|1d"].counters.rows_inserted == 1
     assert "ZZZZ" not in {row["symbol"] for row in day_bars(world)}
 
 
@@ -128,8 +133,8 @@ def test_crypto_is_asked_for_by_itself(world: World) -> None:
     world.refresh(*symbols, timeframes=DAYS)
     world.now = new_york(20, 11)
     outcomes = world.refresh(*symbols, timeframes=DAYS)
-    assert outcomes["X:BTCUSD|1d"].rows_fetched > 0
-    assert outcomes["X:ETHUSD|1d"].requests >= 1
+    assert outcomes["X:BTCUSD|1d"].counters.rows_fetched > 0
+    assert outcomes["X:ETHUSD|1d"].counters.requests >= 1
     assert {row["symbol"] for row in world.query("select symbol from market_data.market_days")} == {"AAPL", "MSFT"}
 
 
@@ -139,7 +144,7 @@ def test_several_days_away_cost_a_request_a_day_while_that_is_fewer(world: World
     before = sent(world)
     outcomes = world.refresh(*UNIVERSE, timeframes=DAYS)
     assert sent(world) - before == 3  # two days and the splits
-    assert {outcome.rows_inserted for outcome in outcomes.values()} == {2}
+    assert {outcome.counters.rows_inserted for outcome in outcomes.values()} == {2}
 
 
 def test_a_day_that_was_opened_again_is_read_anew(world: World) -> None:
@@ -153,8 +158,8 @@ def test_a_day_that_was_opened_again_is_read_anew(world: World) -> None:
         connection.execute("update market_data.coverage set status = 'provisional' where session_date = '2026-11-19'")
     world.now = new_york(20, 12)
     outcomes = world.refresh(*UNIVERSE, timeframes=DAYS)
-    assert {outcome.rows_updated for outcome in outcomes.values()} == {1}
-    assert sum(outcome.requests for outcome in outcomes.values()) == 1
+    assert {outcome.counters.rows_updated for outcome in outcomes.values()} == {1}
+    assert sum(outcome.counters.requests for outcome in outcomes.values()) == 1
 
 
 def test_two_runs_at_once_ask_once(world: World) -> None:
@@ -198,7 +203,7 @@ def test_a_market_that_cannot_be_had_leaves_the_symbols_to_themselves(
 
     monkeypatch.setattr(PolygonClient, "grouped_daily", contradicts_itself)
     outcomes = world.refresh(*UNIVERSE, timeframes=DAYS)
-    assert {outcome.rows_inserted for outcome in outcomes.values()} == {1}
+    assert {outcome.counters.rows_inserted for outcome in outcomes.values()} == {1}
     assert sent(world) - before == 5  # four symbols and the splits
 
 

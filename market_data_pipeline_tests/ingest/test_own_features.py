@@ -154,7 +154,7 @@ def test_a_new_version_or_feature_recomputes_all_rows_with_the_next_refresh(proj
         project.world.now += timedelta(seconds=1)
         outcomes = project.world.refresh("AAPL", timeframes=DAILY)
         closes, rows = read_bars("AAPL", "1d")["close"], project.stored()
-        assert outcomes["AAPL|1d"].features_written == len(rows) == len(closes)
+        assert outcomes["AAPL|1d"].counters.features_written == len(rows) == len(closes)
         for close, row in zip(closes, rows, strict=True):
             wanted = expected and {k: v if v is True else v * close for k, v in expected.items()}
             assert row["extra"] == wanted
@@ -227,7 +227,7 @@ def test_a_module_that_cannot_be_loaded_leaves_what_is_stored(project: Project) 
         assert [row["extra"] for row in project.stored()[len(before) :]] == [None] * stored
     project.declare(GAP)
     mended = project.world.refresh("AAPL", timeframes=DAILY, history_days=11)["AAPL|1d"]
-    assert (mended.warning, mended.features_written) == (None, 1)
+    assert (mended.warning, mended.counters.features_written) == (None, 1)
     assert all(row["extra"] for row in project.stored()[1:])
 
 

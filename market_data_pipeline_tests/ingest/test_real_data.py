@@ -99,7 +99,7 @@ def test_a_split_that_comes_into_force_recomputes_what_depends_on_prices(make_wo
     before = world.query("select ts, atr, log_return from market_data.features where timeframe = '1d' order by ts")
     world.now = datetime(2014, 6, 9, 6, 0, tzinfo=NEW_YORK).astimezone(UTC)
     outcomes = world.refresh("AAPL", history_days=203)
-    assert outcomes["AAPL|1d"].features_written >= len(before) - 14
+    assert outcomes["AAPL|1d"].counters.features_written >= len(before) - 14
     after = world.query("select ts, atr, log_return from market_data.features where timeframe = '1d' order by ts")
     for old, new in zip(before, after, strict=False):
         assert new["log_return"] == (None if old["log_return"] is None else pytest.approx(old["log_return"], rel=1e-9))

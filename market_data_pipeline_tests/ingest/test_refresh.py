@@ -111,7 +111,7 @@ def test_a_second_refresh_asks_nothing_and_still_records_that_it_looked(world: W
     before = stored(world)
     outcomes = world.refresh("AAPL", "MSFT")
     assert {outcome.status for outcome in outcomes.values()} == {"unchanged"}
-    assert sum(outcome.requests for outcome in outcomes.values()) == 0
+    assert sum(outcome.counters.requests for outcome in outcomes.values()) == 0
     assert stored(world) == before
     assert len(world.query("select * from market_data.ingest_log where run_id = 'run-2'")) == 10
 
@@ -120,9 +120,9 @@ def test_a_tick_costs_one_request_per_symbol(world: World) -> None:
     world.refresh("AAPL")
     world.now += timedelta(minutes=15)
     outcomes = world.refresh("AAPL")
-    assert sum(outcome.requests for outcome in outcomes.values()) == 1
-    assert outcomes["AAPL|5m"].rows_inserted == 3
-    assert outcomes["AAPL|15m"].rows_inserted == 1
+    assert sum(outcome.counters.requests for outcome in outcomes.values()) == 1
+    assert outcomes["AAPL|5m"].counters.rows_inserted == 3
+    assert outcomes["AAPL|15m"].counters.rows_inserted == 1
     assert outcomes["AAPL|1d"].status == "unchanged"
 
 
@@ -175,9 +175,12 @@ def test_a_long_history_taken_in_part_by_part_is_the_same_as_at_once(
     }
     kept = broken["AAPL|5m"]
     held = world.query("select count(*) as bars from market_data.bars where timeframe = '5m'")
-    assert kept.rows_inserted == kept.bar_count == held[0]["bars"] != 0
+    assert kept.counters.rows_inserted == kept.bar_count == held[0]["bars"] != 0
     rest = world.refresh("AAPL", history_days=days)
-    assert kept.rows_inserted + rest["AAPL|5m"].rows_inserted == at_once["AAPL|5m"].rows_inserted
+    assert (
+        kept.counters.rows_inserted + rest["AAPL|5m"].counters.rows_inserted
+        == at_once["AAPL|5m"].counters.rows_inserted
+    )
     assert all(not outcome.failed for outcome in rest.values())
     parts = world.query(
         "select count(*) as rows from market_data.ingest_log where run_id = 'run-3' and timeframe = '5m'"
@@ -193,10 +196,10 @@ def test_a_resampled_series_alone_brings_its_base_and_is_found_by_its_siblings(w
     alone = world.refresh("AAPL", timeframes=(Timeframe.H1,))
     assert {key: outcome.status for key, outcome in alone.items()} == {"AAPL|5m": "ok", "AAPL|1h": "ok"}
     rest = world.refresh("AAPL", timeframes=(Timeframe.M15, Timeframe.H4))
-    assert sum(outcome.requests for outcome in rest.values()) == 0
+    assert sum(outcome.counters.requests for outcome in rest.values()) == 0
     at_once = world.query("select timeframe, bar_count from market_data.series_state order by 1")
     assert [row["timeframe"] for row in at_once] == ["15m", "1h", "4h", "5m"]
-    assert rest["AAPL|15m"].rows_inserted > rest["AAPL|4h"].rows_inserted > 0
+    assert rest["AAPL|15m"].counters.rows_inserted > rest["AAPL|4h"].counters.rows_inserted > 0
 
 
 def test_an_interrupted_resample_is_caught_up(world: World) -> None:
@@ -237,7 +240,7 @@ def test_a_correction_is_taken_in_and_the_old_value_kept(world: World) -> None:
         connection.execute("delete from market_data.features where timeframe = '5m' and ts = '2026-11-20 15:00Z'")
         connection.execute("update market_data.series_state set bar_count = bar_count - 1 where timeframe = '5m'")
     outcomes = world.refresh("AAPL", full=True)
-    assert (outcomes["AAPL|5m"].rows_inserted, outcomes["AAPL|5m"].rows_updated) == (1, 1)
+    assert (outcomes["AAPL|5m"].counters.rows_inserted, outcomes["AAPL|5m"].counters.rows_updated) == (1, 1)
     after = stored(world)
     assert after[0] == truth[0]
     pd.testing.assert_frame_equal(pd.DataFrame(after[1]), pd.DataFrame(truth[1]), rtol=1e-9)

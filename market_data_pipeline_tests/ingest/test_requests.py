@@ -98,9 +98,11 @@ def test_a_run_asks_as_often_as_that_and_records_every_look(make_world: MakeWorl
         new_day = world.now.date() not in dates  # the first run of a day reads the market's splits
         dates.add(world.now.date())
         outcomes = world.refresh("AAPL", history_days=8)
-        family = sum(outcome.requests for outcome in outcomes.values() if outcome.series.timeframe is not Timeframe.D1)
+        family = sum(
+            outcome.counters.requests for outcome in outcomes.values() if outcome.series.timeframe is not Timeframe.D1
+        )
         assert (world.now, family) == (world.now, five[world.now] + new_day)
-        assert (world.now, outcomes["AAPL|1d"].requests) == (world.now, day[world.now])
+        assert (world.now, outcomes["AAPL|1d"].counters.requests) == (world.now, day[world.now])
         assert {outcome.verified_at for outcome in outcomes.values()} == {world.now}
     state = world.query(
         "select distinct verified_at, next_due_at >= verified_at as fresh from market_data.series_state"
@@ -121,7 +123,7 @@ def test_a_tick_when_nothing_can_be_new_costs_nothing_and_is_recorded(make_world
     world.refresh("AAPL", "MSFT")
     world.now += TICK
     outcomes = world.refresh("AAPL", "MSFT")
-    assert {(outcome.status, outcome.requests) for outcome in outcomes.values()} == {("unchanged", 0)}
+    assert {(outcome.status, outcome.counters.requests) for outcome in outcomes.values()} == {("unchanged", 0)}
     verified = world.query(
         "select distinct verified_at, next_due_at > verified_at as ahead from market_data.series_state"
     )
@@ -158,8 +160,8 @@ def test_every_answer_of_a_storm_of_429_is_counted_once(make_world: MakeWorld, t
     answers = answered(stormy) - before
     assert answers["429"] >= 5
     assert logged(stormy, row["id"]) == (answers.total(), answers["429"])  # type: ignore[arg-type]
-    assert sum(outcome.requests for outcome in outcomes) == answers.total()
-    assert sum(outcome.rate_limited for outcome in outcomes) == answers["429"]
+    assert sum(outcome.counters.requests for outcome in outcomes) == answers.total()
+    assert sum(outcome.counters.rate_limited for outcome in outcomes) == answers["429"]
     shown = summary(Tier.CRITICAL, list(outcomes)).metadata
     assert (shown["requests"].value, shown["rate_limited"].value) == (answers.total(), answers["429"])
     with snapshot(engine(stormy.database_url, as_of=stormy.now)) as connection:  # as the health report and /metrics
@@ -170,5 +172,5 @@ def test_what_the_market_cost_is_counted_once_however_many_threads_begin_togethe
     world = make_world(datetime(2026, 11, 20, 11, 0, 30, tzinfo=NEW_YORK))
     world.threads = 8
     outcomes = world.refresh(*(f"SYN{number:04}" for number in range(8)), timeframes=(Timeframe.D1,), history_days=1)
-    assert sum(outcome.requests for outcome in outcomes.values()) == answered(world).total()
+    assert sum(outcome.counters.requests for outcome in outcomes.values()) == answered(world).total()
     assert logged(world, 0) == (answered(world).total(), 0)

@@ -55,11 +55,11 @@ def test_a_correction_of_a_settled_day_is_found_and_everything_that_rests_on_it_
     first = world.now
     vendor.volumes.clear()
     world.now += DAY  # a Saturday: nothing is expected
-    assert sum(outcome.rows_updated for outcome in world.refresh("AAPL").values()) == 0
+    assert sum(outcome.counters.rows_updated for outcome in world.refresh("AAPL").values()) == 0
 
     audited = world.refresh("AAPL", audit=True)
 
-    assert {key: outcome.rows_updated for key, outcome in audited.items()} == {
+    assert {key: outcome.counters.rows_updated for key, outcome in audited.items()} == {
         "AAPL|5m": 1,
         "AAPL|15m": 1,
         "AAPL|1h": 1,
@@ -102,12 +102,12 @@ def test_a_hole_that_the_vendor_fills_later_is_found_and_reported(world: World, 
     audited = world.refresh("AAPL", audit=True)
 
     five = audited["AAPL|5m"]
-    assert (five.rows_filled, five.rows_updated) == (3, 0)
+    assert (five.rows_filled, five.counters.rows_updated) == (3, 0)
     assert [(change.ts, change.kind, change.old) for change in five.changes] == [
         (TEN + i * timedelta(minutes=5), "filled", None) for i in range(3)
     ]
     assert audited["AAPL|15m"].rows_filled == 1
-    assert audited["AAPL|1h"].rows_updated == 1  # it had been made of nine bars
+    assert audited["AAPL|1h"].counters.rows_updated == 1  # it had been made of nine bars
     assert volume_as_of(world, TEN, world.now - timedelta(seconds=1)) == []
     assert len(volume_as_of(world, TEN, world.now)) == 1
 
@@ -168,7 +168,7 @@ def test_a_day_that_the_vendor_withdraws_is_kept_until_a_second_look_and_then_as
     )  # as `reconcile` opens a day bar that differs
     first = world.refresh("AAPL", audit=True)
     assert {outcome.status for outcome in first.values()} == {"ok"}
-    assert first["AAPL|5m"].rows_updated == 1
+    assert first["AAPL|5m"].counters.rows_updated == 1
     assert "2026-11-17" in (first["AAPL|5m"].warning or "")
     assert "2026-11-17" in (first["AAPL|1d"].warning or "")
     assert first["AAPL|1h"].warning is None
@@ -177,7 +177,7 @@ def test_a_day_that_the_vendor_withdraws_is_kept_until_a_second_look_and_then_as
 
     world.now += timedelta(minutes=16)
     second = world.refresh("AAPL")
-    assert {key: outcome.rows_updated for key, outcome in second.items()} == {
+    assert {key: outcome.counters.rows_updated for key, outcome in second.items()} == {
         f"AAPL|{timeframe}": bars for timeframe, bars in before.items()
     }
     assert bars_of(world, TUESDAY) == {}
@@ -186,7 +186,7 @@ def test_a_day_that_the_vendor_withdraws_is_kept_until_a_second_look_and_then_as
     assert volume_as_of(world, TEN, world.now) == []
 
     world.now += timedelta(minutes=16)
-    assert sum(outcome.requests for outcome in world.refresh("AAPL").values()) == 0
+    assert sum(outcome.counters.requests for outcome in world.refresh("AAPL").values()) == 0
 
 
 def test_a_day_that_an_answer_lost_is_whole_again_after_the_second_look(world: World, vendor: ChangingSource) -> None:
@@ -199,7 +199,7 @@ def test_a_day_that_an_answer_lost_is_whole_again_after_the_second_look(world: W
     vendor.hidden.clear()
     world.now += timedelta(minutes=16)
     again = world.refresh("AAPL", timeframes=(Timeframe.M5,))["AAPL|5m"]
-    assert (again.rows_inserted, again.rows_updated, again.warning) == (0, 0, None)
+    assert (again.counters.rows_inserted, again.counters.rows_updated, again.warning) == (0, 0, None)
     assert statuses(world, TUESDAY)["5m"] == "complete"
     assert bars_of(world, TUESDAY) == before
 
@@ -224,7 +224,7 @@ def test_yesterday_withdrawn_does_not_keep_today_from_coming_in(world: World, ve
     vendor.hidden.append(("AAPL", monday.day_start, monday.day_end))
     world.now += DAY
     first = world.refresh("AAPL")
-    assert first["AAPL|5m"].rows_inserted > 0
+    assert first["AAPL|5m"].counters.rows_inserted > 0
     assert bars_of(world, monday.date)["5m"] > 0
     world.now += timedelta(minutes=16)
     world.refresh("AAPL")
@@ -236,8 +236,11 @@ def test_an_audit_costs_a_request_for_the_page_of_5m_bars_and_none_for_day_bars_
     world.now += DAY
     again = world.refresh("AAPL", history_days=60, audit=True)
     # Saturday noon: the market's splits, Friday's bars together with the page, and Friday's day bar.
-    assert {key: outcome.requests for key, outcome in again.items() if outcome.requests} == {"AAPL|5m": 2, "AAPL|1d": 1}
-    assert again["AAPL|5m"].rows_fetched > 40 * 150
+    assert {key: outcome.counters.requests for key, outcome in again.items() if outcome.counters.requests} == {
+        "AAPL|5m": 2,
+        "AAPL|1d": 1,
+    }
+    assert again["AAPL|5m"].counters.rows_fetched > 40 * 150
 
 
 def test_a_changed_split_has_all_days_read_again(world: World, vendor: ChangingSource) -> None:
@@ -248,15 +251,15 @@ def test_a_changed_split_has_all_days_read_again(world: World, vendor: ChangingS
     world.refresh("AAPL", timeframes=day_bars, history_days=60, audit=True)  # notes under which splits all was read
     vendor.volumes["AAPL", old] = 5.0
     world.now += DAY
-    assert world.refresh("AAPL", timeframes=day_bars, history_days=60, audit=True)["AAPL|1d"].rows_updated == 0
+    assert world.refresh("AAPL", timeframes=day_bars, history_days=60, audit=True)["AAPL|1d"].counters.rows_updated == 0
 
     vendor.more_splits.append(SplitRow("AAPL", date(2026, 11, 23), 1.0, 2.0))
     world.now += DAY
     audited = world.refresh("AAPL", timeframes=day_bars, history_days=60, audit=True)["AAPL|1d"]
-    assert audited.rows_updated == 1
+    assert audited.counters.rows_updated == 1
     assert [change.ts for change in audited.changes] == [old]
     world.now += DAY
-    assert world.refresh("AAPL", timeframes=day_bars, history_days=60, audit=True)["AAPL|1d"].rows_fetched <= 2
+    assert world.refresh("AAPL", timeframes=day_bars, history_days=60, audit=True)["AAPL|1d"].counters.rows_fetched <= 2
 
 
 def test_a_corrected_split_adjusts_once_and_what_was_known_before_can_still_be_asked(

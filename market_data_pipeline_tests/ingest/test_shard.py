@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from market_data_pipeline.domain.calendar import NEW_YORK
-from market_data_pipeline.domain.features.compute import compute as features
+from market_data_pipeline.domain.features import compute as features
 from market_data_pipeline.domain.series import AssetClass, Timeframe
 from market_data_pipeline.polygon.retry import CUT_OFF_AFTER
 from market_data_pipeline_tests.ingest.conftest import MakeWorld, World
@@ -61,7 +61,7 @@ def test_the_next_run_mends_what_failed_without_asking_again(world: World) -> No
         connection.execute("alter table market_data.features_1h drop constraint broken")
     outcomes = world.refresh("MSFT")
     assert outcomes["MSFT|1h"].status == "ok"
-    assert sum(outcome.requests for outcome in outcomes.values()) == 0
+    assert sum(outcome.counters.requests for outcome in outcomes.values()) == 0
     state = world.query(
         "select consecutive_failures, last_error, bar_count > 0 as held from market_data.series_state"
         " where timeframe = '1h'"
@@ -74,7 +74,7 @@ def test_a_refused_key_stops_the_run_at_once_and_says_what_to_do(world: World) -
     outcomes = world.refresh("AAPL", "MSFT", "NVDA", "AMZN", "META", "TSLA")
     assert len(outcomes) == 30
     assert all(outcome.failed for outcome in outcomes.values())
-    assert sum(outcome.requests for outcome in outcomes.values()) <= 3
+    assert sum(outcome.counters.requests for outcome in outcomes.values()) <= 3
     sentence = outcomes["AAPL|5m"].error or ""
     assert "POLYGON_API_KEY" in sentence
     everything = str(world.query("select * from market_data.ingest_log")) + str(

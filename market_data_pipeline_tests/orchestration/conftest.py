@@ -15,6 +15,7 @@ import pytest
 import sqlalchemy as sa
 from pydantic import Field
 
+from market_data_pipeline.domain.counters import Counters
 from market_data_pipeline.domain.errors import FailureKind
 from market_data_pipeline.domain.series import Series, Tier
 from market_data_pipeline.ingest.outcome import SeriesOutcome, SymbolRequest
@@ -76,11 +77,9 @@ class StandIn(PipelineResource):
                         series,
                         request.tier,
                         "ok",
-                        rows_fetched=12,
-                        rows_inserted=11,
-                        rows_updated=1,
-                        features_written=12,
-                        requests=2,
+                        counters=Counters(
+                            requests=2, rows_fetched=12, rows_inserted=11, rows_updated=1, features_written=12
+                        ),
                         bar_count=(history_days or 365) + full,
                         feature_count=12,
                         first_ts=NOW - timedelta(days=1),

@@ -6,10 +6,11 @@ import datetime as dt
 from collections.abc import Sequence
 from typing import Any, Final
 
+from market_data_pipeline.domain.counters import Counters
 from market_data_pipeline.domain.errors import PipelineError
 from market_data_pipeline.domain.intervals import Interval
 from market_data_pipeline.domain.series import Timeframe
-from market_data_pipeline.polygon.client import PolygonClient, Usage
+from market_data_pipeline.polygon.client import PolygonClient
 
 KEY: Final = "kQ7vSECRETvendorKEY93x"
 
@@ -96,10 +97,10 @@ class Asker:
         return self.client.bars(symbol, timeframe, interval)
 
 
-def cost(error: PipelineError) -> Usage:
+def cost(error: PipelineError) -> Counters:
     """What a failed call had cost until it failed."""
     usage = vars(error)["usage"]
-    assert isinstance(usage, Usage)
+    assert isinstance(usage, Counters)
     return usage
 
 

@@ -185,7 +185,7 @@ def audit_symbols(context: dg.OpExecutionContext, pipeline: PipelineResource) ->
         {
             "differences": len(found),
             "days_opened_again": dg.TableMetadataValue(records, _TABLE),
-            "requests": sum(outcome.requests for outcome in outcomes),
+            "requests": sum(outcome.counters.requests for outcome in outcomes),
             **changed_bars(outcomes),
         }
     )

@@ -1,0 +1,97 @@
+"""What one refresh of a series is counted by: its requests, its rows and its seconds.
+
+Add here: a counter worth keeping per series. It needs a column of the same name in `market_data.ingest_log` (a
+migration) and one place that counts it; the audit log and the outcome carry it from here.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import astuple, dataclass
+from operator import add, sub
+from time import perf_counter
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@dataclass(frozen=True, slots=True)
+class Counters:
+    """Counters of one refresh, or of a part of it; the parts add up with `+`.
+
+    Attributes:
+        requests: requests sent, each attempt and each page counted.
+        rate_limited: answers 429 among them.
+        bytes: response bodies as they came over the wire, compressed.
+        pages: pages of bars of one symbol received, each counted once.
+        rows_fetched: bars in the answers, or made of finer bars.
+        rows_inserted: bars that were not stored before.
+        rows_updated: stored bars that changed or were withdrawn.
+        features_written: rows of features written.
+        fetch_seconds: time waiting for the rate limit and for answers, decoding included.
+        store_seconds: time in PostgreSQL.
+        compute_seconds: time resampling and computing features.
+    """
+
+    requests: int = 0
+    rate_limited: int = 0
+    bytes: int = 0
+    pages: int = 0
+    rows_fetched: int = 0
+    rows_inserted: int = 0
+    rows_updated: int = 0
+    features_written: int = 0
+    fetch_seconds: float = 0.0
+    store_seconds: float = 0.0
+    compute_seconds: float = 0.0
+
+    @property
+    def seconds(self) -> float:
+        """All seconds together."""
+        return self.fetch_seconds + self.store_seconds + self.compute_seconds
+
+    def __add__(self, other: Counters) -> Counters:
+        """Return the counters of both parts."""
+        return Counters(*map(add, astuple(self), astuple(other)))
+
+    def __sub__(self, other: Counters) -> Counters:
+        """Return what was counted since `other`, an earlier reading of the same counters."""
+        return Counters(*map(sub, astuple(self), astuple(other)))
+
+
+NOTHING: Final = Counters()
+
+
+@dataclass(slots=True)
+class Tally:
+    """Counters that one thread is adding to."""
+
+    counters: Counters = NOTHING
+
+    @contextmanager
+    def fetching(self) -> Iterator[None]:
+        """Count the block as time waiting for the vendor."""
+        started = perf_counter()
+        try:
+            yield
+        finally:
+            self.counters += Counters(fetch_seconds=perf_counter() - started)
+
+    @contextmanager
+    def storing(self) -> Iterator[None]:
+        """Count the block as time in PostgreSQL."""
+        started = perf_counter()
+        try:
+            yield
+        finally:
+            self.counters += Counters(store_seconds=perf_counter() - started)
+
+    @contextmanager
+    def computing(self) -> Iterator[None]:
+        """Count the block as time resampling and computing features."""
+        started = perf_counter()
+        try:
+            yield
+        finally:
+            self.counters += Counters(compute_seconds=perf_counter() - started)
