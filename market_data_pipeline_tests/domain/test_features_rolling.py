@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from market_data_pipeline.domain.features.rolling import (
+    PIECE,
     previous_extreme,
     trailing_mean,
     trailing_median,
@@ -45,6 +46,13 @@ def test_a_huge_value_is_forgotten_when_it_leaves_the_window() -> None:
     with np.errstate(over="ignore", invalid="ignore"):
         ((_, _, spoiled),), ((_, _, clean),) = trailing_moments(values, (20,)), trailing_moments(values[1:], (20,))
     assert spoiled[20:].tolist() == clean[19:].tolist()
+
+
+def test_windows_across_the_pieces_worked_on_are_like_all_others() -> None:
+    values = np.random.default_rng(2).normal(0, 1, 2 * PIECE + 100)
+    for whole, part in zip(trailing_moments(values, SIZES), trailing_moments(values[500:], SIZES), strict=True):
+        assert whole.offset[600:].tolist() == part.offset[100:].tolist()
+        assert whole.squares[600:].tolist() == part.squares[100:].tolist()
 
 
 def test_equal_values_do_not_deviate() -> None:

