@@ -1,12 +1,9 @@
-"""Split adjustment: which splits are in force, and what they do to raw bars.
-
-Add here: corporate actions that rescale history. Keep out: fetching and storing splits (polygon, store). The view
-`market_data.bars_adjusted` does the same in SQL.
+"""Split adjustment: which splits are in force, and how they rescale raw bars.
 
 A split turns `split_from` old shares into `split_to` new ones at 00:00 New York of its execution date. Every bar that
 starts before that instant has its prices multiplied by split_from / split_to and its volume divided by it, so that the
 money traded stays the same. The vendor lists splits before they happen and lists some twice: those after today are
-ignored until their day comes, and one execution date counts once.
+ignored until their day, and one execution date counts once. The view `market_data.bars_adjusted` does the same in SQL.
 """
 
 from __future__ import annotations
@@ -25,7 +22,7 @@ if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
 
-NO_TICKER: Final = ""  # in the place of the ticker that a row of the vendor's list does not tell
+NO_TICKER: Final = ""  # where a row of the vendor's list names no ticker
 
 
 class Split(NamedTuple):
@@ -39,20 +36,20 @@ class Split(NamedTuple):
 def in_force(splits: Iterable[Split], today: date) -> tuple[Split, ...]:
     """Return the splits of ONE ticker that adjust its history on `today` (New York), one a day, by date.
 
-    Of two different splits on one day, which only a vendor's error can bring, the one with the larger terms counts:
-    the choice does not depend on the order in which they arrive.
+    Of two different splits on one day, an error of the vendor's, the one with the larger terms counts, so that the
+    choice does not depend on their order.
     """
     by_day = {split.execution_date: split for split in sorted(splits) if split.execution_date <= today}
     return tuple(by_day.values())
 
 
 def price_factor(ts_us: np.ndarray, splits: Iterable[Split], today: date) -> np.ndarray:
-    """Return what each bar's raw prices are multiplied by, and its volume divided by.
+    """Return the factor that each bar's raw prices are multiplied by and its volume is divided by.
 
     Args:
         ts_us: the bars' starts, int64 microseconds since 1970 UTC.
         splits: of the bars' ticker, in any order, future and repeated ones included.
-        today: the New York date whose knowledge adjusts.
+        today: the New York date; later splits are not in force.
 
     Returns:
         float64, as long as `ts_us`; 1.0 after the last split.
@@ -69,9 +66,9 @@ def price_factor(ts_us: np.ndarray, splits: Iterable[Split], today: date) -> np.
 
 
 def adjust(bars: pd.DataFrame, splits: Iterable[Split], today: date) -> pd.DataFrame:
-    """Return a bar frame of `bars` with open, high, low, close, vwap and volume adjusted; trades stay.
+    """Return `bars`, a bar frame, with prices, vwap and volume adjusted; `bars` itself when no split affects it.
 
-    The arguments are as in `price_factor`. `bars` itself is returned when no split touches it.
+    The other arguments are those of `price_factor`.
     """
     factor = price_factor(ts_us(bars), splits, today)
     if (factor == 1.0).all():
@@ -81,7 +78,7 @@ def adjust(bars: pd.DataFrame, splits: Iterable[Split], today: date) -> pd.DataF
 
 
 def digest(splits: Iterable[Split], today: date) -> str:
-    """Return a fingerprint of the splits in force on `today`, equal exactly when they are; empty for none."""
+    """Return a fingerprint of the splits in force on `today`: equal exactly when they are, empty for none."""
     applied = in_force(splits, today)
     text = ";".join(f"{s.execution_date.isoformat()} {float(s.split_from)!r}:{float(s.split_to)!r}" for s in applied)
     return hashlib.sha256(text.encode()).hexdigest()[:16] if applied else ""

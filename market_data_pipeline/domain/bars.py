@@ -1,4 +1,4 @@
-"""The bar frame: the one table type that travels from the vendor's page to the database.
+"""The bar frame: the one table type that travels from the vendor's answer to the database.
 
 A bar frame holds the bars of ONE series and has exactly the columns of `COLUMNS`:
 
@@ -10,7 +10,7 @@ A bar frame holds the bars of ONE series and has exactly the columns of `COLUMNS
 | `vwap` | float64 | volume-weighted average price, NaN where the vendor sent none |
 | `trades` | float64 | number of trades, NaN where the vendor sent none |
 
-Its index is a RangeIndex. Whoever makes a frame guarantees all of this; whoever receives one relies on it.
+Its index is a RangeIndex. Code that makes a frame guarantees all of this; code that receives one relies on it.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def bar_frame(ts_us: np.ndarray, values: Mapping[str, np.ndarray]) -> pd.DataFra
     import pandas as pd
 
     labels, dtype = _header()
-    # The public constructor takes ten times as long, and a tick makes hundreds of frames of a few bars each.
+    # The public constructor takes ten times as long, and a tick creates hundreds of frames of a few bars each.
     return pd.DataFrame._from_arrays(  # type: ignore[attr-defined,no-any-return]
         [pd.array(ts_us, dtype=dtype), *(values[name] for name in VALUES)],
         columns=labels,
@@ -70,8 +70,8 @@ def ts_us(bars: pd.DataFrame) -> np.ndarray:
 
 
 def array(frame: pd.DataFrame, name: str) -> Any:
-    """Return a column's array as it is: NumPy's for values, pandas' own for `ts`, booleans and labels.
+    """Return a column's array without a copy: NumPy's for values, pandas' own for `ts`, booleans and labels.
 
-    `frame[name]` would make a Series of it, which takes ten times as long: a fifth of a tick's time.
+    `frame[name]` creates a Series, which takes ten times as long: a fifth of a tick's time.
     """
     return frame._get_column_array(frame.columns.get_loc(name))  # type: ignore[operator]

@@ -1,23 +1,13 @@
-"""Instants as whole microseconds, and the dates that the calendars know.
+"""Trading sessions, and the only module that knows what time it is in New York.
 
-Keep out: which dates have sessions (sessions).
+A SESSION is labelled by its exchange-local date and is the half-open UTC interval in which the vendor publishes minute
+bars: 04:00 to 20:00 New York on NYSE trading days, to 17:00 on early-close days; for round-the-clock markets every UTC
+day from 00:00 to 24:00. A SLOT is the start of a bar that may exist in a session: slots step from the session's start
+by the timeframe's span, so 4h bars start at 04, 08, 12 and 16 New York in summer and winter. The one 1d slot of a
+session is its local midnight. A slot without trades has no bar.
 
-Questions about sessions that are asked of whole arrays of instants: years of slots in under a millisecond.
-
-Add here: what would be slow one instant at a time. Keep out: where sessions come from (sessions).
-
-When bars may exist: trading sessions, their slots and local days.
-
-Add here: calendars, and whatever needs New York's clock. Keep out: which of these bars are due (due) or held (store).
-
-A SESSION is labelled by its exchange-local date and is the half-open UTC interval in which the vendor publishes
-minute bars: 04:00 to 20:00 New York on NYSE trading days, to 17:00 on early-close days; for round-the-clock markets
-every UTC day from 00:00 to 24:00. A SLOT is the start of a bar that may exist in a session: slots step from the
-session's start by the timeframe's span, so 4h bars start at 04, 08, 12 and 16 New York in summer and in winter. The one
-1d slot of a session is its local midnight. A slot without trades has no bar.
-
-Trading days and early closes are exchange-calendars' (XNYS); dates outside [`FIRST_DATE`, `END_DATE`) are refused.
-NYSE announces about three years ahead: later dates follow from its rules.
+Trading days and early closes are exchange-calendars' (XNYS), which knows the sessions that NYSE has announced, about
+three years ahead, and derives later ones from its rules. Arrays of instants are int64 microseconds since 1970 UTC.
 """
 
 from __future__ import annotations
@@ -38,17 +28,18 @@ if TYPE_CHECKING:
 
     from market_data_pipeline.domain.intervals import Interval
 
-
 # The vendor's minute bars begin in 2003. Building 50 years takes 0.14 s, as long as building one.
 FIRST_DATE: Final = dt.date(1990, 1, 1)
-
 END_DATE: Final = dt.date(2040, 1, 1)  # exclusive
 
+EXCHANGE_ZONE_NAME: Final = "America/New_York"  # as cron schedules and SQL name it
+NEW_YORK: Final = ZoneInfo(EXCHANGE_ZONE_NAME)
+UTC: Final = ZoneInfo("UTC")
+
 _DAY: Final = dt.timedelta(days=1)
-
-_EPOCH: Final = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
-
+_HOUR: Final = dt.timedelta(hours=1)
 _US: Final = dt.timedelta(microseconds=1)
+_EPOCH: Final = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 
 
 def to_us(ts: dt.datetime) -> int:
@@ -61,40 +52,8 @@ def from_us(us: int) -> dt.datetime:
     return _EPOCH + int(us) * _US
 
 
-def check_range(day: dt.date) -> None:
-    """Refuse a date outside the calendars.
-
-    Raises:
-        UsageError: it lies before `FIRST_DATE`, or not before `END_DATE`.
-    """
-    if not FIRST_DATE <= day < END_DATE:
-        raise outside(day)
-
-
-def outside(day: dt.date) -> UsageError:
-    """Return the error that says so."""
-    return UsageError(f"{day} is outside the trading calendar, which reaches from {FIRST_DATE} to {END_DATE - _DAY}.")
-
-
-class Axis(NamedTuple):
-    """A calendar's instants: int64 microseconds since 1970 UTC, ascending."""
-
-    midnights: np.ndarray  # start of every local day, and of the first one after the range
-    anchors: np.ndarray  # where the bar grid starts on every local day, session or not
-    day_starts: np.ndarray  # of every session: its local midnight,
-    starts: np.ndarray  # the start of its extended hours
-    ends: np.ndarray  # and their end
-
-
-EXCHANGE_ZONE_NAME: Final = "America/New_York"  # of the US exchanges, as cron schedules and SQL name it
-NEW_YORK: Final = ZoneInfo(EXCHANGE_ZONE_NAME)
-UTC: Final = ZoneInfo("UTC")
-
-_HOUR: Final = dt.timedelta(hours=1)
-
-
 def exchange_date(ts: dt.datetime) -> dt.date:
-    """Return the date in New York at the aware instant `ts`: the "today" of splits and of the vendor's lists."""
+    """Return the date in New York at the aware instant `ts`: "today" for splits and for the vendor's lists."""
     return ts.astimezone(NEW_YORK).date()
 
 
@@ -103,23 +62,33 @@ def exchange_instant(day: dt.date, at: dt.time) -> dt.datetime:
     return dt.datetime.combine(day, at, NEW_YORK).astimezone(dt.UTC)
 
 
+class _Axis(NamedTuple):
+    """A calendar's instants, ascending."""
+
+    midnights: np.ndarray  # start of every local day, and of the first one after the range
+    anchors: np.ndarray  # where the bar grid starts on every local day, session or not
+    day_starts: np.ndarray  # local midnight of every session
+    starts: np.ndarray  # start and end of every session
+    ends: np.ndarray
+
+
 @dataclass(frozen=True, slots=True)
 class Session:
-    """One trading session; every instant is aware UTC and every interval half-open."""
+    """One trading session: aware UTC instants of half-open intervals."""
 
     date: dt.date  # exchange-local
-    start: dt.datetime  # extended hours: [start, end)
+    start: dt.datetime  # of the extended hours
     end: dt.datetime
-    day_start: dt.datetime  # local midnight to the next one: the span of the 1d bar, 23 or 25 h twice a year
+    day_start: dt.datetime  # local midnight; to the next one spans the 1d bar, 23 or 25 h twice a year
     day_end: dt.datetime
     early_close: bool = False
 
 
 class _Hours(NamedTuple):
-    """Local hours of a market's session, and where it trades."""
+    """A market's time zone, and its session in hours after local midnight."""
 
     tz: ZoneInfo
-    start: dt.timedelta  # after midnight
+    start: dt.timedelta
     end: dt.timedelta
     early_end: dt.timedelta
 
@@ -133,12 +102,12 @@ _HOURS: Final = {
 class SessionCalendar:
     """The sessions of one asset class from `FIRST_DATE` to before `END_DATE`.
 
-    Making one costs nothing; the first question about sessions loads exchange-calendars (half a second with pandas).
-    Every date is exchange-local, every range of dates half-open. `UsageError` is raised for a date outside the range.
+    Creating one costs nothing; the first question about sessions loads exchange-calendars (half a second with pandas).
+    Every date is exchange-local and every range of dates half-open; a date outside the calendar raises `UsageError`.
     """
 
     def __init__(self, asset_class: AssetClass) -> None:
-        """Make the calendar of `asset_class`; `calendar_for` gives the shared one."""
+        """Create the calendar of `asset_class`; `calendar_for` returns the shared one."""
         self.asset_class = asset_class
         self._hours = _HOURS[asset_class]
         self.tz = self._hours.tz
@@ -155,30 +124,30 @@ class SessionCalendar:
         """Return the sessions dated from `start` to before `end`, ascending."""
         if end <= start:
             return ()
-        check_range(start)
-        check_range(end - _DAY)
-        return tuple(self._session(day) for day in self._dates[self.position(start) : self.position(end)])
+        _check_range(start)
+        _check_range(end - _DAY)
+        return tuple(self._session(day) for day in self._dates[self._position(start) : self._position(end)])
 
     def session_on(self, day: dt.date) -> Session | None:
         """Return the session dated `day`, None on a day without one."""
-        check_range(day)
-        at = self.position(day)
+        _check_range(day)
+        at = self._position(day)
         return self._session(day) if at < len(self._dates) and self._dates[at] == day else None
 
     def next_session(self, after: dt.date) -> Session:
         """Return the first session dated after `after`."""
-        check_range(after + _DAY)
-        at = self.position(after + _DAY)
+        _check_range(after + _DAY)
+        at = self._position(after + _DAY)
         if at == len(self._dates):
-            raise outside(END_DATE)
+            raise _outside(END_DATE)
         return self._session(self._dates[at])
 
     def previous_session(self, before: dt.date) -> Session:
         """Return the last session dated before `before`."""
-        check_range(before - _DAY)
-        at = self.position(before)
+        _check_range(before - _DAY)
+        at = self._position(before)
         if at == 0:
-            raise outside(FIRST_DATE - _DAY)
+            raise _outside(FIRST_DATE - _DAY)
         return self._session(self._dates[at - 1])
 
     def sessions_overlapping(self, interval: Interval) -> tuple[Session, ...]:
@@ -187,11 +156,11 @@ class SessionCalendar:
         return tuple(s for s in near if s.start < interval.end and interval.start < s.end)
 
     def full_slot_count(self, timeframe: Timeframe) -> int:
-        """Return how many bars of `timeframe` may exist in a session of full length."""
+        """Return how many slots of `timeframe` a session of full length has."""
         return 1 if timeframe is Timeframe.D1 else -(-(self._hours.end - self._hours.start) // timeframe.span)
 
     def slots_us(self, timeframe: Timeframe, session: Session) -> np.ndarray:
-        """Return the starts of all bars that may exist in `session`: int64 microseconds since 1970 UTC, ascending."""
+        """Return the slots of `session`, ascending."""
         import numpy as np
 
         if timeframe is Timeframe.D1:
@@ -199,10 +168,77 @@ class SessionCalendar:
         return np.arange(to_us(session.start), to_us(session.end), timeframe.span // _US, dtype="int64")
 
     def prepare(self) -> None:
-        """Derive now what is derived at first use, about half a second, so that forked processes share it."""
-        _ = self.axis
+        """Load now what the first question would load, in half a second, so that forked processes share it."""
+        _ = self._axis
 
-    # Everything below is derived once from two facts: which dates have sessions, and when each local day begins.
+    def slots_between(self, timeframe: Timeframe, interval: Interval) -> np.ndarray:
+        """Return the slots within `interval`, ascending; a year of 5m slots (48,000) takes under a millisecond."""
+        import numpy as np
+
+        start_us, end_us = to_us(interval.start), to_us(interval.end)
+        if end_us <= start_us:
+            return np.empty(0, dtype="int64")
+        first, last = self.session_date(interval.start), self.session_date(interval.end - _US)
+        _check_range(first)
+        _check_range(last)
+        rows = slice(self._position(first), self._position(last + _DAY))
+        if timeframe is Timeframe.D1:
+            slots = self._axis.day_starts[rows]
+        else:
+            span = timeframe.span // _US
+            starts, ends = self._axis.starts[rows, None], self._axis.ends[rows, None]
+            grid = starts + np.arange(self.full_slot_count(timeframe), dtype="int64") * span
+            slots = grid[grid < ends]
+        within: np.ndarray = slots[np.searchsorted(slots, start_us) : np.searchsorted(slots, end_us)]
+        return within
+
+    def slot_index(self, timeframe: Timeframe, ts_us: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return the session and slot of each instant, and the slots of that session: three int64 arrays like `ts_us`.
+
+        Sessions are counted from `FIRST_DATE`, so neighbours differ by 1. An instant before its session's first slot
+        or after its last one has a slot below 0 or not below the count.
+        """
+        import numpy as np
+
+        session = np.searchsorted(self._axis.day_starts, ts_us, side="right") - 1
+        if timeframe is Timeframe.D1:
+            return session, (ts_us - self._axis.day_starts[session]) // (_DAY // _US), np.ones_like(session)
+        span, start, end = timeframe.span // _US, self._axis.starts[session], self._axis.ends[session]
+        return session, (ts_us - start) // span, -(-(end - start) // span)
+
+    def grid_anchors_us(self, first_us: int, last_us: int) -> np.ndarray:
+        """Return where the bar grid restarts on each day around [first_us, last_us], session or not, ascending.
+
+        That is 04:00 New York (00:00 UTC for round-the-clock markets) of every day, from the last restart at or before
+        `first_us` to the last at or before `last_us`.
+        """
+        import numpy as np
+
+        for at in (first_us, last_us):
+            _check_range(self.session_date(from_us(at)))
+        low, high = np.searchsorted(self._axis.anchors, (first_us, last_us), side="right")
+        return self._axis.anchors[max(int(low) - 1, 0) : int(high)]
+
+    def session_days(self, ts_us: np.ndarray) -> np.ndarray:
+        """Return the exchange-local date of each instant as datetime64[D]: `session_date` for arrays."""
+        import numpy as np
+
+        return np.datetime64(FIRST_DATE, "D") + (np.searchsorted(self._axis.midnights, ts_us, side="right") - 1)
+
+    def first_of_days(self, ts_us: np.ndarray) -> np.ndarray:
+        """Return the indices of ascending instants that are the first of their exchange-local date."""
+        import numpy as np
+
+        if not len(ts_us):
+            return np.empty(0, dtype="int64")
+        midnights = self._axis.midnights
+        low, high = np.searchsorted(midnights, (ts_us[0], ts_us[-1]), side="right")
+        firsts = np.empty(high - low + 1, dtype="int64")
+        firsts[0] = 0
+        firsts[1:] = np.searchsorted(ts_us, midnights[low:high])
+        found = np.ones(len(firsts), dtype=bool)  # a date without instants has the index of the next date's first
+        np.not_equal(firsts[1:], firsts[:-1], out=found[1:])
+        return firsts[found]
 
     @cached_property
     def _schedule(self) -> tuple[tuple[dt.date, ...], frozenset[dt.date]]:
@@ -220,7 +256,7 @@ class SessionCalendar:
     def _dates(self) -> tuple[dt.date, ...]:
         return self._schedule[0]
 
-    def position(self, day: dt.date) -> int:
+    def _position(self, day: dt.date) -> int:
         """Return how many sessions are dated before `day`."""
         return bisect_left(self._dates, day)
 
@@ -236,8 +272,8 @@ class SessionCalendar:
         return Session(day, start, end, self.midnight(day), day_end, early)
 
     @cached_property
-    def axis(self) -> Axis:
-        """The calendar's instants, derived at first use."""
+    def _axis(self) -> _Axis:
+        """The calendar's instants, all derived from the session dates and the local midnights."""
         import numpy as np
         import pandas as pd
 
@@ -248,84 +284,21 @@ class SessionCalendar:
         early = np.fromiter((day in self._schedule[1] for day in self._dates), dtype=bool, count=len(self._dates))
         length = np.where(early, self._hours.early_end // _US, self._hours.end // _US) - self._hours.start // _US
         starts = anchors[numbers]
-        return Axis(midnights, anchors, midnights[numbers], starts, starts + length)
+        return _Axis(midnights, anchors, midnights[numbers], starts, starts + length)
 
-    def slots_between(self, timeframe: Timeframe, interval: Interval) -> np.ndarray:
-        """Return the starts, within `interval`, of all bars that may exist, ascending.
 
-        They are int64 microseconds since 1970 UTC. A year of 5m slots (48,000) takes under a millisecond.
-        """
-        import numpy as np
+def _check_range(day: dt.date) -> None:
+    if not FIRST_DATE <= day < END_DATE:
+        raise _outside(day)
 
-        start_us, end_us = to_us(interval.start), to_us(interval.end)
-        if end_us <= start_us:
-            return np.empty(0, dtype="int64")
-        first, last = self.session_date(interval.start), self.session_date(interval.end - _US)
-        check_range(first)
-        check_range(last)
-        rows = slice(self.position(first), self.position(last + _DAY))
-        if timeframe is Timeframe.D1:
-            slots = self.axis.day_starts[rows]
-        else:
-            span = timeframe.span // _US
-            starts, ends = self.axis.starts[rows, None], self.axis.ends[rows, None]
-            grid = starts + np.arange(self.full_slot_count(timeframe), dtype="int64") * span
-            slots = grid[grid < ends]
-        wanted: np.ndarray = slots[np.searchsorted(slots, start_us) : np.searchsorted(slots, end_us)]
-        return wanted
 
-    def slot_index(self, timeframe: Timeframe, ts_us: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return where each instant lies among the sessions: (session, slot, slots in that session), int64 each.
-
-        `session` counts sessions from `FIRST_DATE` on, so neighbours differ by 1. An instant before its session's first
-        slot or after its last one has a slot below 0 or beyond the count; 1d has one slot a session.
-        """
-        import numpy as np
-
-        session = np.searchsorted(self.axis.day_starts, ts_us, side="right") - 1
-        if timeframe is Timeframe.D1:
-            return session, (ts_us - self.axis.day_starts[session]) // (_DAY // _US), np.ones_like(session)
-        span, start, end = timeframe.span // _US, self.axis.starts[session], self.axis.ends[session]
-        return session, (ts_us - start) // span, -(-(end - start) // span)
-
-    def grid_anchors_us(self, first_us: int, last_us: int) -> np.ndarray:
-        """Return where the bar grid is anchored anew on each calendar day around [first_us, last_us], session or not.
-
-        Int64 microseconds since 1970 UTC, ascending: 04:00 New York (round-the-clock markets 00:00 UTC) of every day
-        from the last anchor at or before `first_us` to the last at or before `last_us`.
-        """
-        import numpy as np
-
-        for at in (first_us, last_us):
-            check_range(self.session_date(from_us(at)))
-        low, high = np.searchsorted(self.axis.anchors, (first_us, last_us), side="right")
-        return self.axis.anchors[max(int(low) - 1, 0) : int(high)]
-
-    def session_days(self, ts_us: np.ndarray) -> np.ndarray:
-        """Return the exchange-local calendar date of each instant as datetime64[D]; `session_date` for many."""
-        import numpy as np
-
-        return np.datetime64(FIRST_DATE, "D") + (np.searchsorted(self.axis.midnights, ts_us, side="right") - 1)
-
-    def first_of_days(self, ts_us: np.ndarray) -> np.ndarray:
-        """Return the index of the first of the ascending instants on each exchange-local date that has any."""
-        import numpy as np
-
-        if not len(ts_us):
-            return np.empty(0, dtype="int64")
-        midnights = self.axis.midnights
-        low, high = np.searchsorted(midnights, (ts_us[0], ts_us[-1]), side="right")
-        firsts = np.empty(high - low + 1, dtype="int64")
-        firsts[0] = 0
-        firsts[1:] = np.searchsorted(ts_us, midnights[low:high])
-        found = np.ones(len(firsts), dtype=bool)  # a date without any leaves the index of the next date's first
-        np.not_equal(firsts[1:], firsts[:-1], out=found[1:])
-        return firsts[found]
+def _outside(day: dt.date) -> UsageError:
+    return UsageError(f"{day} is outside the trading calendar, which reaches from {FIRST_DATE} to {END_DATE - _DAY}.")
 
 
 @cache
 def calendar_for(asset_class: AssetClass) -> SessionCalendar:
-    """Return the process's one calendar of `asset_class`; threads may share it."""
+    """Return the calendar of `asset_class` that the process's threads share."""
     return SessionCalendar(asset_class)
 
 

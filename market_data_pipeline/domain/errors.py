@@ -1,6 +1,6 @@
 """The classes of failure, decided where a failure happens and carried unchanged to log, alert and screen.
 
-Add here: a class when somebody has to react differently to it. Keep out: retrying and reporting.
+Add here: a class that the code or a person must react to differently.
 """
 
 from __future__ import annotations
@@ -9,17 +9,17 @@ from enum import StrEnum
 
 
 class FailureKind(StrEnum):
-    """How a failure is to be met."""
+    """How to react to a failure."""
 
     TRANSIENT = "transient"  # the same call may succeed later
-    PERMANENT = "permanent"  # it will not, until a person changes something
+    PERMANENT = "permanent"  # it will fail until a person changes something
     DATA = "data"  # an answer arrived and cannot be trusted
 
 
 class PipelineError(Exception):
-    """A failure with a sentence that says what was wrong, where, and what to do.
+    """A failure, with a sentence that says what went wrong, where, and what to do.
 
-    Its text never holds a secret: it goes to logs, rows and screens as it is.
+    Its text never contains a secret: logs, rows and screens show it unchanged.
     """
 
     kind = FailureKind.PERMANENT
@@ -27,7 +27,7 @@ class PipelineError(Exception):
 
 
 class UsageError(PipelineError):
-    """What was asked for cannot be: an unknown name, a bad value. Exit code 2."""
+    """The request makes no sense: an unknown name, a bad value. Exit code 2."""
 
 
 class ConfigurationError(PipelineError):
@@ -35,25 +35,25 @@ class ConfigurationError(PipelineError):
 
 
 class TransientError(PipelineError):
-    """The vendor or the database did not answer as it should; trying again later is right."""
+    """The vendor or the database failed to answer; the same call may succeed later."""
 
     kind = FailureKind.TRANSIENT
 
 
 class RateLimitedError(TransientError):
-    """The vendor still refused for the plan's rate after the last attempt."""
+    """The vendor still answered 429 at the last attempt."""
 
 
 class VendorUnreachableError(TransientError):
-    """No connection to the vendor can be made. One that lasts `stops_run`: every other symbol would meet it, too."""
+    """The vendor cannot be reached; `stops_run` once that lasts, since every other symbol would fail too."""
 
 
 class VendorRequestError(PipelineError):
-    """The vendor says that this one request is wrong (400, 404, a range outside the plan)."""
+    """The vendor rejects this one request (400, 404, a range outside the plan)."""
 
 
 class VendorRefusedError(PipelineError):
-    """The vendor refuses the key or the plan (401, 403): every other request would be refused too."""
+    """The vendor rejects the key or the plan (401, 403): it would reject every other request too."""
 
     stops_run = True
 
@@ -65,7 +65,7 @@ class DataError(PipelineError):
 
 
 class FeatureError(PipelineError):
-    """A feature could not be computed from bars that are stored."""
+    """A feature could not be computed from the stored bars."""
 
     kind = FailureKind.DATA
 
@@ -77,10 +77,10 @@ class DatabaseUnavailableError(TransientError):
 
 
 class DatabaseFullError(TransientError):
-    """PostgreSQL has no disk left: whatever else is fetched could not be stored either."""
+    """PostgreSQL's disk is full: nothing else that is fetched could be stored."""
 
     stops_run = True
 
 
 class TransactionConflictError(TransientError):
-    """PostgreSQL rolled a transaction back for another one's sake; the same one may succeed at once."""
+    """PostgreSQL rolled a transaction back in favour of another; a retry may succeed at once."""

@@ -1,15 +1,14 @@
-"""When a bar falls due, and how stale a series is that does not hold it.
+"""When a bar is due, and how stale a series is that does not hold it.
 
-Add here: what follows from sessions and from what is held. Keep out: the thresholds (objectives), the plans' delays
-(polygon.plans, which come in as an `Availability`), the clock and the database.
+A bar is DUE `DUE_GRACE` after the vendor starts to serve it. A series' NEXT DUE instant, past or future, is when the
+first bar that it should hold and does not is due; its STALENESS is how long ago that was, 0 while it is in the future.
+Not every slot has a bar, because a symbol may not trade in it. Hence:
 
-A bar is DUE at the instant the vendor serves it + `DUE_GRACE`. A series' NEXT DUE instant is when the first bar that it
-should hold and does not falls due, in the past or in the future; its STALENESS is how long ago that was, 0 when it is
-yet to come. Which bars should exist is uncertain where nobody trades, hence:
+- a session that the vendor confirmed (complete, empty or before the plan's history) has no missing bar;
+- a gap before the last bar held, which the caller passes in, is missing;
+- after the last bar, slots may stay empty for as long as this series' quiet periods usually last, no longer.
 
-- a session that the vendor confirmed (complete, empty or before the plan's history) lacks nothing;
-- a hole before the last bar held, which the caller knows of, is missing;
-- after the last bar, slots may stay empty for as long as this series' quiet stretches usually last, no longer.
+Keep out: the thresholds (objectives) and the plans' delays (polygon.plans), which come in as an `Availability`.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ from market_data_pipeline.domain.series import Timeframe
 if TYPE_CHECKING:
     import numpy as np
 
-# Maps a bar's end to the instant at which the plan serves it, both aware UTC; never decreasing.
+# Maps a bar's end to the instant from which the plan serves it, both aware UTC; never decreasing.
 Availability = Callable[[dt.datetime], dt.datetime]
 
 _DAY = dt.timedelta(days=1)
@@ -44,12 +43,12 @@ def bar_end(session: Session, timeframe: Timeframe, ts: dt.datetime) -> dt.datet
 
 
 def due_at(session: Session, timeframe: Timeframe, ts: dt.datetime, availability: Availability) -> dt.datetime:
-    """Return when the bar of `session` that starts at `ts` falls due."""
+    """Return when the bar of `session` that starts at `ts` is due."""
     return availability(bar_end(session, timeframe, ts)) + DUE_GRACE
 
 
 def settled_at(session: Session) -> dt.datetime:
-    """Return when the vendor no longer changes the bars of `session`: 11:00 New York of the next day, in UTC."""
+    """Return when the bars of `session` no longer change at the vendor: 11:00 New York of the next day, in UTC."""
     return exchange_instant(session.date + _DAY, SETTLED_AT)
 
 
@@ -62,24 +61,24 @@ def next_due(
     quiet_slots: int,
     confirmed: Container[dt.date],
     availability: Availability,
-    first_hole_ts: dt.datetime | None = None,
+    first_gap_ts: dt.datetime | None = None,
 ) -> dt.datetime:
-    """Return the instant at which the first bar that is missing falls, or fell, due.
+    """Return the instant, past or future, at which the first missing bar is due.
 
-    The trailing edge is the stretch of slots after `last_ts`. It may be empty for `quiet_slots` slots; the one after
-    them is the first missing one if its session has that many. If not, the session may have ended in an ordinary quiet
-    stretch and the next session that is not confirmed is looked at in the same way. No quiet stretch excuses a session
-    of full length without a bar: when bars stop, the last slot of such a session is due at the latest.
+    The slots after `last_ts` may be empty for `quiet_slots` slots; the one after these is the first missing one if its
+    session has that many. If not, the session may have ended in an ordinary quiet period, and the next session that is
+    not confirmed is examined in the same way. No quiet period excuses a session of full length without a bar: when bars
+    stop, the last slot of such a session is due at the latest.
 
     Args:
         calendar: of the series' asset class.
         timeframe: of the series.
         last_ts: start of the last bar held, None when none is.
-        history_start: bars that start before it are not wanted.
+        history_start: bars that start before it are ignored.
         quiet_slots: the series' longest usual run of empty slots, see `quiet_slots`; taken as 0 for 1d.
         confirmed: session dates whose coverage is complete, empty_confirmed or clamped.
-        availability: when the plan serves a bar.
-        first_hole_ts: start of the earliest missing slot (or session) before `last_ts` that is not confirmed.
+        availability: from when the plan serves a bar.
+        first_gap_ts: start of the earliest gap before `last_ts` that is not confirmed.
 
     Raises:
         UsageError: an instant lies outside the calendar.
@@ -89,15 +88,15 @@ def next_due(
     while session.date in confirmed or slot_count(timeframe, session) - first <= tolerated:
         session, first = calendar.next_session(session.date), 0
     due = due_at(session, timeframe, slot_start(timeframe, session, first + tolerated), availability)
-    if first_hole_ts is None:
+    if first_gap_ts is None:
         return due
-    return min(due, _hole_due(calendar, timeframe, first_hole_ts, availability))
+    return min(due, _gap_due(calendar, timeframe, first_gap_ts, availability))
 
 
 def expected_last_ts(
     calendar: SessionCalendar, timeframe: Timeframe, *, now: dt.datetime, availability: Availability
 ) -> dt.datetime:
-    """Return the start of the last slot that is due at `now`, whether or not anybody traded in it."""
+    """Return the start of the last slot that is due at `now`, whether or not the symbol traded in it."""
     session = calendar.previous_session(calendar.session_date(now) + _DAY)
     while not (count := _due_slots(timeframe, session, now, availability)):
         session = calendar.previous_session(session.date)
@@ -105,16 +104,16 @@ def expected_last_ts(
 
 
 def quiet_slots(calendar: SessionCalendar, timeframe: Timeframe, ts_us: np.ndarray) -> int:
-    """Return the longest run of empty slots within a session, among the sessions that the given bars lie in.
+    """Return the longest run of empty slots within a session, among the sessions of the given bars; 0 for 1d.
 
-    Leading, inner and trailing runs count, except two that are not known to be over or whole: the one after the last
-    bar, which is what the number is to judge, and, when several sessions are given, the one before the first bar, where
-    the caller may have cut.
+    Runs before the first, between and after the last bar of a session count, except two that may be incomplete: the one
+    after the very last bar, which the number will judge, and, when the bars span several sessions, the one before the
+    very first bar, where the caller may have cut.
 
     Args:
         calendar: of the series' asset class.
-        timeframe: of the series; a 1d series has no quiet stretch: 0.
-        ts_us: starts of its recent bars, int64 microseconds since 1970 UTC, ascending; a bar outside every session is
+        timeframe: of the series.
+        ts_us: starts of its recent bars, int64 microseconds since 1970 UTC, ascending; bars outside sessions are
             ignored.
     """
     import numpy as np
@@ -139,7 +138,7 @@ def staleness_seconds(now: dt.datetime, next_due_at: dt.datetime) -> float:
 
 
 def freshness(staleness: float | None) -> Freshness:
-    """Return what a staleness in seconds amounts to; None, a series never computed, is MISSING."""
+    """Return the state that a staleness in seconds is; None, a series never computed, is MISSING."""
     if staleness is None:
         return Freshness.MISSING
     return next(s for s, rule in FRESHNESS.items() if rule.up_to is None or staleness <= rule.up_to.total_seconds())
@@ -148,13 +147,13 @@ def freshness(staleness: float | None) -> Freshness:
 def _trailing_edge(
     calendar: SessionCalendar, timeframe: Timeframe, last_ts: dt.datetime | None, history_start: dt.datetime
 ) -> tuple[Session, int]:
-    """Return the first slot that is wanted after everything held: its session and index, which may be past the end."""
-    wanted = history_start if last_ts is None else max(last_ts + dt.timedelta(microseconds=1), history_start)
-    day = calendar.session_date(wanted)
+    """Return the first slot after everything held: its session and its index, which may lie past the session's end."""
+    edge = history_start if last_ts is None else max(last_ts + dt.timedelta(microseconds=1), history_start)
+    day = calendar.session_date(edge)
     session = calendar.session_on(day)
     if session is None:
         return calendar.next_session(day), 0
-    offset = wanted - slot_start(timeframe, session, 0)
+    offset = edge - slot_start(timeframe, session, 0)
     return session, max(-(-offset // timeframe.span), 0)
 
 
@@ -166,10 +165,10 @@ def _due_slots(timeframe: Timeframe, session: Session, now: dt.datetime, availab
     )
 
 
-def _hole_due(
+def _gap_due(
     calendar: SessionCalendar, timeframe: Timeframe, ts: dt.datetime, availability: Availability
 ) -> dt.datetime:
-    """Return when the missing bar at `ts` fell due, in a session or, should the vendor have had one there, outside."""
+    """Return when the missing bar at `ts` was due; the vendor may also have bars outside the sessions."""
     session = calendar.session_on(calendar.session_date(ts))
     return (
         availability(ts + timeframe.span) + DUE_GRACE

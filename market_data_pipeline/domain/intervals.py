@@ -1,10 +1,8 @@
-"""Half-open interval algebra: what is wanted, what is held, and so what is missing.
+"""Half-open interval algebra: what is expected, what is held, and so what is missing.
 
-Add here: operations on sets of instants. Keep out: sessions, bars and requests; an interval knows none of them.
-
-A set of instants is written in ONE way, its canonical form: non-empty `[start, end)` intervals, ascending, with a
-gap between neighbours (touching ones are merged). So two sets are equal exactly when their tuples are, and the empty
-tuple is the empty set. All instants are aware UTC.
+A set of instants has ONE canonical form: non-empty `[start, end)` intervals in aware UTC, ascending, with a gap between
+neighbours (touching ones are merged). So two sets are equal exactly when their tuples are, and the empty tuple is the
+empty set.
 """
 
 from __future__ import annotations
@@ -28,7 +26,7 @@ Intervals = tuple[Interval, ...]
 
 
 def normalise(intervals: Iterable[Interval]) -> Intervals:
-    """Return the canonical form of the instants in any of `intervals`, given in any order, overlapping or empty."""
+    """Return the canonical form of the union of `intervals`, which come in any order, overlapping or empty."""
     merged: list[Interval] = []
     for start, end in sorted(intervals):
         if end <= start:
@@ -43,21 +41,6 @@ def normalise(intervals: Iterable[Interval]) -> Intervals:
 def union(a: Intervals, b: Intervals) -> Intervals:
     """Return the instants in `a` or in `b`."""
     return normalise((*a, *b))
-
-
-def intersect(a: Intervals, b: Intervals) -> Intervals:
-    """Return the instants in both `a` and `b`, each of which is canonical."""
-    found: list[Interval] = []
-    i = j = 0
-    while i < len(a) and j < len(b):
-        start, end = max(a[i].start, b[j].start), min(a[i].end, b[j].end)
-        if start < end:
-            found.append(Interval(start, end))
-        if a[i].end <= b[j].end:
-            i += 1
-        else:
-            j += 1
-    return tuple(found)
 
 
 def subtract(a: Intervals, b: Intervals) -> Intervals:
@@ -82,5 +65,5 @@ def subtract(a: Intervals, b: Intervals) -> Intervals:
 
 
 def total(intervals: Intervals) -> timedelta:
-    """Return how long canonical intervals last together."""
+    """Return the total length of canonical intervals."""
     return sum((end - start for start, end in intervals), timedelta())

@@ -1,12 +1,12 @@
-"""Base bars to coarser bars: 5m to 15m, 1h and 4h.
+"""Resamples 5m bars to 15m, 1h and 4h.
 
-Add here: how bars are put together. Keep out: which bars are held. Day bars are not made here: the vendor's carry the
-auction prints and leave out some extended-hours ones, so they cannot be derived from minutes and are fetched.
+A coarse bar is a BUCKET of the grid that starts at 04:00 New York on every day of the year (00:00 UTC for
+round-the-clock markets) and steps by the timeframe's span. So 4h buckets begin at 04, 08, 12, 16, 20 and 00 New York in
+summer and winter; the vendor's own 4h bars step by absolute hours and shift with the clocks. On the two days on which
+clocks change, the last bucket before 04:00 ends with the grid; it never contains a bar of a session.
 
-A coarse bar is a BUCKET of the grid that starts at 04:00 New York on every day of the year (00:00 UTC for markets that
-never close) and steps by the timeframe's span. So 4h buckets begin at 04, 08, 12, 16, 20 and 00 New York in summer and
-in winter; the vendor's own 4h bars step by absolute hours and shift with the clocks. On the two days that clocks
-change, the last bucket before 04:00 ends with the grid: no bar of a session is ever in it.
+Day bars are not resampled but fetched: the vendor's include the auction prints and leave out some extended-hours ones,
+so they cannot be derived from minutes.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ def bucket_start_us(ts_us: np.ndarray, timeframe: Timeframe, calendar: SessionCa
         Int64 microseconds since 1970 UTC, as long as `ts_us`.
 
     Raises:
-        ValueError: the timeframe is 1d, whose bars are not made of others.
+        ValueError: the timeframe is 1d.
     """
     if timeframe is Timeframe.D1:
-        msg = f"{timeframe} bars are fetched, not made of other bars"
+        msg = f"{timeframe} bars are fetched, not resampled"
         raise ValueError(msg)
     if not len(ts_us):
         return np.empty(0, dtype="int64")
@@ -54,18 +54,18 @@ def bucket_start_us(ts_us: np.ndarray, timeframe: Timeframe, calendar: SessionCa
 
 
 def resample(bars: pd.DataFrame, timeframe: Timeframe, calendar: SessionCalendar) -> pd.DataFrame:
-    """Return the coarser bars that `bars` make, one for every bucket that holds at least one.
+    """Return the coarser bars of `bars`, one for every bucket that contains at least one.
 
-    Whether a bucket's span is over and all its bars are held is the caller's to know (see `completed`).
+    The caller passes only buckets that are over and whose bars are all held (see `completed`).
 
     Args:
         bars: a bar frame of 5m bars.
-        timeframe: what to make: 15m, 1h or 4h.
+        timeframe: 15m, 1h or 4h.
         calendar: anchors the grid.
 
     Returns:
-        A bar frame: the first open, the highest high, the lowest low, the last close; volume and trades are sums and
-        vwap is weighted by volume. `trades` and `vwap` are NaN when any bar lacks it; vwap also when no volume traded.
+        A bar frame: the first open, the highest high, the lowest low, the last close; volume and trades are sums,
+        vwap is weighted by volume. `trades` and `vwap` are NaN when any bar lacks them, vwap also without volume.
     """
     if bars.empty:
         return bar.empty()
@@ -94,19 +94,19 @@ def completed_until_us(timeframe: Timeframe, calendar: SessionCalendar, until: d
     """Return the start of the bucket that `until` lies in: every bucket before it is over at `until`.
 
     Returns:
-        Microseconds since 1970 UTC. Base bars that start before it belong to buckets whose whole span is over.
+        Microseconds since 1970 UTC; 5m bars that start before it belong to buckets that are over.
     """
     return int(bucket_start_us(np.array([to_us(until)], dtype="int64"), timeframe, calendar)[0])
 
 
 def completed(bars: pd.DataFrame, timeframe: Timeframe, calendar: SessionCalendar, until: datetime) -> pd.DataFrame:
-    """Return the bars, from the first on, whose bucket of `timeframe` is wholly over at `until`.
+    """Return the leading bars whose bucket of `timeframe` is over at `until`.
 
     Args:
         bars: a bar frame of 5m bars.
         timeframe: the coarser timeframe.
         calendar: anchors the grid.
-        until: aware UTC; every bar that ends at or before it is in `bars` if it exists.
+        until: aware UTC; `bars` has every bar that ends at or before it, if it exists.
     """
     count = int(np.searchsorted(bar.ts_us(bars), completed_until_us(timeframe, calendar, until)))
     return bars.iloc[:count]

@@ -1,8 +1,4 @@
-"""What a series is: a symbol and a timeframe, and the names both go by.
-
-Add here: timeframes, asset classes, how a ticker is recognised. Keep out: when bars exist (sessions) and
-what is fetched (polygon).
-"""
+"""A series is one symbol at one timeframe: tickers, asset classes, tiers, timeframes and their names."""
 
 from __future__ import annotations
 
@@ -22,7 +18,7 @@ class AssetClass(StrEnum):
 
 
 class Tier(StrEnum):
-    """How fresh a symbol has to be; the objectives behind each are in `domain.objectives`."""
+    """How fresh a symbol has to be; `domain.objectives` defines what each tier promises."""
 
     CRITICAL = "critical"
     STANDARD = "standard"
@@ -50,7 +46,7 @@ class Timeframe(StrEnum):
 
     @property
     def base(self) -> Timeframe:
-        """The fetched timeframe that this one is made of: `5m` for intraday bars, `1d` for itself."""
+        """The fetched timeframe that this one is resampled from: `5m` for intraday bars, `1d` for itself."""
         return Timeframe.D1 if self is Timeframe.D1 else Timeframe.M5
 
     @property
@@ -78,7 +74,7 @@ def parse_symbol(text: str) -> str:
     """Return `text` if it is a well-formed ticker.
 
     Raises:
-        UsageError: it is not; the sentence shows the text and two examples.
+        UsageError: it is not; the message shows the text and examples.
     """
     if not _TICKER.fullmatch(text):
         raise UsageError(f"{text!r} is not a ticker; write it as the vendor does, for example AAPL, BRK.B or X:BTCUSD.")
@@ -89,7 +85,7 @@ def parse_timeframe(text: str) -> Timeframe:
     """Return the timeframe called `text`.
 
     Raises:
-        UsageError: there is none; the sentence lists the known ones.
+        UsageError: there is none; the message lists the known ones.
     """
     try:
         return Timeframe(text)
@@ -99,12 +95,12 @@ def parse_timeframe(text: str) -> Timeframe:
 
 
 def asset_class_of(symbol: str) -> AssetClass:
-    """Return the asset class that the ticker's prefix tells: `X:` crypto, else US equity."""
+    """Return the asset class by the ticker's prefix: crypto for `X:`, else US equity."""
     return AssetClass.CRYPTO if symbol.startswith("X:") else AssetClass.US_EQUITY
 
 
 class Series(NamedTuple):
-    """One symbol at one timeframe: the unit of storage, freshness and audit."""
+    """One symbol at one timeframe: the unit of storage, freshness and the audit log."""
 
     symbol: str
     timeframe: Timeframe
@@ -116,7 +112,7 @@ class Series(NamedTuple):
 
     @classmethod
     def from_partition_key(cls, key: str) -> Self:
-        """Return the series behind a partition key.
+        """Return the series of a partition key.
 
         Raises:
             UsageError: the key is not `SYMBOL|TIMEFRAME`.

@@ -86,7 +86,7 @@ class Due:
             quiet_slots=quiet_slots,
             confirmed={day for day, known in self.days.items() if known.status.final},
             availability=self.timing.available_at,
-            first_hole_ts=self._first_hole(last_ts),
+            first_gap_ts=self._first_hole(last_ts),
         )
 
     def expected_last_ts(self) -> datetime:

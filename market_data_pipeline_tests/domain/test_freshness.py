@@ -76,7 +76,7 @@ def due(
         quiet_slots=quiet,
         confirmed=confirmed,
         availability=availability,
-        first_hole_ts=hole,
+        first_gap_ts=hole,
     )
 
 
