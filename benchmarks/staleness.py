@@ -67,8 +67,7 @@ def measure() -> list[Measurement]:
 
 
 def _ask(url: str, size: int) -> tuple[float, float]:
-    from market_data_pipeline.reports.freshness import tier_freshness
-    from market_data_pipeline.reports.health import staleness_report
+    from market_data_pipeline.reports.freshness import staleness_report, tier_freshness
     from market_data_pipeline.store.connection import engine
 
     with psycopg.connect(url, autocommit=True) as connection:

@@ -87,7 +87,7 @@ def staleness(
     as_json: _AsJson = False,
 ) -> None:
     """Show how far each series is behind, worst first."""
-    from market_data_pipeline.reports.health import staleness_report
+    from market_data_pipeline.reports.freshness import staleness_report
     from market_data_pipeline.runtime.database import reading_engine
 
     report = staleness_report(reading_engine(settings()), limit)

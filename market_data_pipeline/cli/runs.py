@@ -98,7 +98,7 @@ def history(
     if run_id:
         _run(run_id, as_json=as_json)
         return
-    from market_data_pipeline.reports.health import execution_history
+    from market_data_pipeline.reports.executions import execution_history
 
     with _sources(start=True) as (engine, dagster):
         report = execution_history(engine, dagster, limit)

@@ -21,7 +21,14 @@ import sqlalchemy as sa
 
 from market_data_pipeline.domain.errors import DatabaseUnavailableError, UsageError
 from market_data_pipeline.reports.dagster_state import Run
-from market_data_pipeline.reports.models import Execution, ExecutionDetail, LastExecution, SeriesExecution
+from market_data_pipeline.reports.freshness import read_clock
+from market_data_pipeline.reports.models import (
+    Execution,
+    ExecutionDetail,
+    ExecutionHistory,
+    LastExecution,
+    SeriesExecution,
+)
 from market_data_pipeline.store.connection import snapshot
 
 if TYPE_CHECKING:
@@ -216,6 +223,19 @@ def last_execution(execution: Execution) -> LastExecution:
     return LastExecution.model_validate(execution, from_attributes=True)
 
 
+def execution_history(source: sa.Engine, dagster: DagsterState, limit: int = 20) -> ExecutionHistory:
+    """Return the newest `limit` runs of Dagster, joined with what `ingest_log` says of them.
+
+    Raises:
+        DatabaseUnavailableError: the database or Dagster's storage cannot be used.
+    """
+    runs = dagster.runs(limit)
+    with snapshot(source) as connection:
+        now = read_clock(connection)
+        executions = join_runs(connection, runs)
+    return ExecutionHistory(timestamp=now, executions=executions)
+
+
 _AUDITED: Final = sa.text("""
     select
         run_id, job, trigger, requested_by, reason, series, started_at,
@@ -249,7 +269,7 @@ def execution_detail(source: sa.Engine, dagster: DagsterState, beginning: str) -
     except DatabaseUnavailableError:
         run = None
     with snapshot(source) as connection:
-        now = connection.execute(sa.text("select market_data.clock()")).scalar_one()
+        now = read_clock(connection)
         audited = connection.execute(_AUDITED, {"beginning": run.run_id if run else beginning}).mappings().one_or_none()
         if run is None and audited is not None:
             run = Run(**audited, status="UNKNOWN", created_at=audited["started_at"], failure=None)

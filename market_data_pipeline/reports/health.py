@@ -14,38 +14,28 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import sqlalchemy as sa
 
 from market_data_pipeline.domain.errors import DatabaseUnavailableError
-from market_data_pipeline.domain.objectives import Freshness
 from market_data_pipeline.domain.series import Tier, Timeframe
 from market_data_pipeline.reports.attainment import rpo_attainment
 from market_data_pipeline.reports.executions import join_runs, last_execution
-from market_data_pipeline.reports.freshness import freshness_counts, worst_series
+from market_data_pipeline.reports.freshness import read_clock, tier_counts
 from market_data_pipeline.reports.models import (
     DaemonReport,
     Dependency,
-    ExecutionHistory,
     HealthReport,
     RateLimit,
     RecentFailure,
     RecentWarning,
     ScheduleReport,
     SchedulerHealth,
-    SeriesByStatus,
-    StalenessReport,
-    StalenessSummary,
 )
 from market_data_pipeline.store.connection import snapshot
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from market_data_pipeline.reports.dagster_state import DagsterState, Run
-    from market_data_pipeline.reports.freshness import Count
 
 RECENT: Final = timedelta(hours=24)  # failures and refusals older than a day's schedules are history
 RECENT_FAILURES: Final = 20
 REFRESH_JOBS: Final = tuple(f"{tier}_refresh" for tier in Tier)
-
-_NOW: Final = sa.text("select market_data.clock()")
 
 _FAILURES: Final = sa.text("""
     select run_id as execution_id, symbol, timeframe, finished_at as failed_at, error_class, error
@@ -85,42 +75,6 @@ def vendor_requests(connection: sa.Connection) -> VendorRequests:
     return VendorRequests(*connection.execute(_REQUESTS, {"recent": RECENT}).one())
 
 
-def staleness_report(source: sa.Engine, limit: int | None = 50) -> StalenessReport:
-    """Return how many series are fresh, aging, stale and missing, and the worst `limit` of each (None: all).
-
-    Raises:
-        DatabaseUnavailableError: the database cannot be used.
-    """
-    with snapshot(source) as connection:
-        now = _now(connection)
-        found = worst_series(connection, limit)
-    fresh, aging, stale, missing = (found[state] for state in Freshness)
-    return StalenessReport(
-        timestamp=now,
-        summary=StalenessSummary(
-            fresh_count=fresh.series,
-            aging_count=aging.series,
-            stale_count=stale.series,
-            missing_count=missing.series,
-            total_monitored=sum(state.series for state in found.values()),
-        ),
-        by_status=SeriesByStatus(fresh=fresh.worst, aging=aging.worst, stale=stale.worst, missing=missing.worst),
-    )
-
-
-def execution_history(source: sa.Engine, dagster: DagsterState, limit: int = 20) -> ExecutionHistory:
-    """Return the newest `limit` runs of Dagster, joined with what `ingest_log` says of them.
-
-    Raises:
-        DatabaseUnavailableError: the database or Dagster's storage cannot be used.
-    """
-    runs = dagster.runs(limit)
-    with snapshot(source) as connection:
-        now = _now(connection)
-        executions = join_runs(connection, runs)
-    return ExecutionHistory(timestamp=now, executions=executions)
-
-
 def scheduler_health(source: sa.Engine, dagster: DagsterState) -> SchedulerHealth:
     """Return whether daemons, schedules, the newest refresh and the series are as they should be.
 
@@ -135,8 +89,8 @@ def scheduler_health(source: sa.Engine, dagster: DagsterState) -> SchedulerHealt
         runs = dagster.runs(1, REFRESH_JOBS)
         daemons, schedules = dagster.daemons(), dagster.schedules()
     with snapshot(source) as connection:
-        now = _now(connection)
-        counts = freshness_counts(connection)
+        now = read_clock(connection)
+        tiers = tier_counts(connection).values()
         last = next((last_execution(execution) for execution in join_runs(connection, runs)), None)
         failures = connection.execute(_FAILURES, {"recent": RECENT, "limit": RECENT_FAILURES}).mappings()
         recent = [RecentFailure(**row) for row in failures]
@@ -144,8 +98,8 @@ def scheduler_health(source: sa.Engine, dagster: DagsterState) -> SchedulerHealt
         attainment = rpo_attainment(connection)
         warned = connection.execute(_WARNINGS, {"recent": RECENT, "limit": RECENT_FAILURES}).mappings()
         warnings = [RecentWarning(**row) for row in warned]
-    stale, missing = _in_state(counts, Freshness.STALE), _in_state(counts, Freshness.MISSING)
-    series = _in_state(counts, *Freshness)
+    series, stale = sum(tier.series for tier in tiers), sum(tier.stale for tier in tiers)
+    missing = sum(tier.missing for tier in tiers)
     reasons = [
         *(["Dagster's storage cannot be read."] if daemons is None else []),
         *(f"The {daemon.name} daemon is not running." for daemon in daemons or () if not daemon.alive),
@@ -179,7 +133,7 @@ def health_report(source: sa.Engine, dagster: DagsterState) -> HealthReport:
     """Return whether the database and Dagster's daemon can be reached; never raises for one that cannot."""
     now, database = datetime.now(UTC), Dependency(reachable=False, detail="PostgreSQL cannot be reached.")
     with suppress(DatabaseUnavailableError), snapshot(source) as connection:
-        now, database = _now(connection), Dependency(reachable=True, detail="PostgreSQL answers.")
+        now, database = read_clock(connection), Dependency(reachable=True, detail="PostgreSQL answers.")
     daemon = Dependency(reachable=False, detail="Dagster's storage cannot be read.")
     with suppress(DatabaseUnavailableError):
         down = [d.name for d in dagster.daemons() if not d.alive]
@@ -191,12 +145,3 @@ def health_report(source: sa.Engine, dagster: DagsterState) -> HealthReport:
     return HealthReport(
         status="healthy" if healthy else "unhealthy", timestamp=now, database=database, dagster_daemon=daemon
     )
-
-
-def _in_state(counts: Iterable[Count], *states: Freshness) -> int:
-    return sum(count.series for count in counts if count.status in states)
-
-
-def _now(connection: sa.Connection) -> datetime:
-    now: datetime = connection.execute(_NOW).scalar_one()
-    return now.astimezone(UTC)

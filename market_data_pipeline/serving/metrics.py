@@ -15,7 +15,7 @@ from prometheus_client.core import GaugeMetricFamily
 
 from market_data_pipeline.domain.errors import DatabaseUnavailableError
 from market_data_pipeline.domain.objectives import Freshness
-from market_data_pipeline.reports.freshness import freshness_counts
+from market_data_pipeline.reports.freshness import tier_counts
 from market_data_pipeline.reports.health import vendor_requests
 from market_data_pipeline.store.connection import snapshot
 
@@ -76,7 +76,7 @@ class SeriesCollector:
         up = GaugeMetricFamily("market_data_database_up", "1 when the database answered this scrape.")
         try:
             with snapshot(self._source) as connection:
-                counts = freshness_counts(connection)
+                tiers = tier_counts(connection)
                 sent = vendor_requests(connection)
         except DatabaseUnavailableError:
             up.add_metric([], 0)
@@ -99,12 +99,12 @@ class SeriesCollector:
         failing = GaugeMetricFamily(
             "market_data_series_failing", "Series whose last execution failed.", labels=("tier",)
         )
-        for tier in sorted({count.tier for count in counts}):
-            of_tier = {count.status: count for count in counts if count.tier is tier}
+        for tier in sorted(tier for tier, counts in tiers.items() if counts.series):
+            counts = tiers[tier]
             for status in Freshness:
-                series.add_metric([tier, status], of_tier[status].series if status in of_tier else 0)
-            worst.add_metric([tier], max(count.worst_seconds or 0.0 for count in of_tier.values()))
-            failing.add_metric([tier], sum(count.failing for count in of_tier.values()))
+                series.add_metric([tier, status], getattr(counts, status.value))
+            worst.add_metric([tier], counts.worst_seconds or 0.0)
+            failing.add_metric([tier], counts.failing)
         yield from (series, worst, failing)
 
 

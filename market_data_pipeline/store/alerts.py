@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
     from datetime import datetime
 
     import sqlalchemy as sa
@@ -19,6 +20,15 @@ _OPEN: Final = """
     on conflict (kind, subject) do update set detail = excluded.detail
     where open_alerts.detail <> excluded.detail
     returning subject
+"""
+_NOTE: Final = """
+    with closed as (
+        delete from market_data.open_alerts where kind = :kind and subject = any(cast(:closed as text[]))
+    )
+    insert into market_data.open_alerts (kind, subject, opened_at, detail)
+    select :kind, o.subject, market_data.clock(), o.detail
+    from unnest(cast(:opened as text[]), cast(:details as text[])) as o (subject, detail)
+    on conflict do nothing
 """
 _CLOSE: Final = """
     delete from market_data.open_alerts where kind = :kind and subject = :subject returning subject
@@ -42,6 +52,14 @@ def open_alert(connection: sa.Connection, kind: str, subject: str, detail: str) 
 
     noted = connection.execute(sa.text(_OPEN), {"kind": kind, "subject": subject, "detail": detail})
     return noted.one_or_none() is not None
+
+
+def note_alerts(connection: sa.Connection, kind: str, opened: Mapping[str, str], closed: Sequence[str]) -> None:
+    """Note that the alerts of a kind are open, each subject with its detail, and others closed, in one statement."""
+    import sqlalchemy as sa
+
+    values = {"kind": kind, "opened": list(opened), "details": list(opened.values()), "closed": list(closed)}
+    connection.execute(sa.text(_NOTE), values)
 
 
 def close_alert(connection: sa.Connection, kind: str, subject: str) -> bool:

@@ -11,7 +11,7 @@ import pytest
 
 from market_data_pipeline.domain.errors import DatabaseUnavailableError
 from market_data_pipeline.orchestration.dagster_internals import HEARTBEAT_TOLERANCE_SECONDS, StoredDagsterState
-from market_data_pipeline.reports import health as reports
+from market_data_pipeline.reports.freshness import staleness_report
 from market_data_pipeline.store.connection import engine
 from market_data_pipeline_tests.serving.conftest import Api, beat
 from market_data_pipeline_tests.serving.seeding import NOW, Seed
@@ -84,7 +84,7 @@ def test_staleness_of_thousands_of_series_is_one_quick_statement(seed: Seed, dat
         " select symbol, unnest(array['5m', '15m', '1h', '4h', '1d']), tier, now(), now() from market_data.symbols"
     )
     source = engine(database_url)
-    assert reports.staleness_report(source).summary.total_monitored == 5000
+    assert staleness_report(source).summary.total_monitored == 5000
     source.dispose()
 
 
@@ -204,9 +204,9 @@ def test_metrics_count_requests_under_their_route_and_series_by_tier(api: Api, s
 def test_reports_speak_of_the_replays_time(seed: Seed, database_url: str) -> None:
     seed.series("AAPL", late=timedelta(hours=2))
     replay, real = engine(database_url, as_of=NOW), engine(database_url)
-    assert reports.staleness_report(replay).timestamp == NOW
-    assert reports.staleness_report(replay).summary.aging_count == 1
-    assert reports.staleness_report(real).timestamp > datetime(2026, 3, 11, 16, tzinfo=UTC)
+    assert staleness_report(replay).timestamp == NOW
+    assert staleness_report(replay).summary.aging_count == 1
+    assert staleness_report(real).timestamp > datetime(2026, 3, 11, 16, tzinfo=UTC)
     replay.dispose()
     real.dispose()
 

@@ -15,8 +15,7 @@ from market_data_pipeline.domain.series import Tier
 from market_data_pipeline.orchestration.alerts.delivery import Alert, Tone, deliver
 from market_data_pipeline.orchestration.checks.freshness import spoken
 from market_data_pipeline.orchestration.results import WORST_SHOWN
-from market_data_pipeline.reports.freshness import DETAILS, STANDING, lagging, standing_values
-from market_data_pipeline.store.alerts import close_alert, open_alert
+from market_data_pipeline.store.alerts import close_alert, note_alerts, open_alert
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -31,30 +30,6 @@ if TYPE_CHECKING:
 REFUSED_SHARE: Final = 0.05
 REFUSED_SHARE_OVER: Final = REFUSED_SHARE / 2
 FEWEST_REQUESTS: Final = 20
-
-_CROSSED: Final = f"""
-with {STANDING},
-opened as (
-    insert into market_data.open_alerts (kind, subject, opened_at, detail)
-    select 'series', symbol || '|' || timeframe, market_data.clock(), tier from standing where alarming and not told
-    on conflict do nothing
-    returning subject
-),
-closed as (
-    delete from market_data.open_alerts as a
-    where a.kind = 'series' and not exists (
-        select from standing as s where s.alarming and s.symbol || '|' || s.timeframe = a.subject
-    )
-    returning a.subject
-)
-select r.tier, o.subject is not null as opened, {DETAILS}
-from standing as r
-left join opened as o on o.subject = r.symbol || '|' || r.timeframe
-left join closed as c on c.subject = r.symbol || '|' || r.timeframe
-left join market_data.series_state as st on st.symbol = r.symbol and st.timeframe = r.timeframe
-where o.subject is not null or c.subject is not null
-order by r.tier, r.due nulls first, r.symbol, r.timeframe
-"""  # noqa: S608 - all parts are ours
 
 _UNFOLLOWED: Final = """
 delete from market_data.open_alerts as a
@@ -91,8 +66,7 @@ def tell_crossings(engine: Engine, settings: Settings, standing: Mapping[Tier, T
     """
     urls = settings.alert_urls
     _forget_unfollowed(engine)
-    if any(of_tier.untold or of_tier.told_over for of_tier in standing.values()):
-        tell(engine, urls, lambda connection: _series(connection, standing, settings.ui_url))
+    tell(engine, urls, lambda connection: _series(connection, standing, settings.ui_url))
     for change in (_rate, _key):
         tell(engine, urls, change)
 
@@ -117,11 +91,19 @@ def _forget_unfollowed(engine: Engine) -> None:
 
 
 def _series(connection: Connection, standing: Mapping[Tier, TierFreshness], ui_url: str) -> Alert | None:
-    import sqlalchemy as sa
+    from market_data_pipeline.reports.freshness import alert_changes
 
-    rows = connection.execute(sa.text(_CROSSED), standing_values()).all()
-    opened = {tier: [lagging(row) for row in rows if row.opened and row.tier == tier] for tier in Tier}
-    closed = {tier: sum(not row.opened and row.tier == tier for row in rows) for tier in Tier}
+    changes = alert_changes(connection)
+    if not any(changes):
+        return None
+    note_alerts(
+        connection,
+        "series",
+        {late.series.partition_key: late.tier for late in changes.late},
+        [recovered.series.partition_key for recovered in changes.recovered],
+    )
+    opened = {tier: [late for late in changes.late if late.tier == tier] for tier in Tier}
+    closed = {tier: sum(recovered.tier == tier for recovered in changes.recovered) for tier in Tier}
     titles, lines = [], []
     for tier in Tier:
         rpo, of_tier = spoken(TIER_OBJECTIVES[tier].rpo), standing[tier]
@@ -131,8 +113,6 @@ def _series(connection: Connection, standing: Mapping[Tier, TierFreshness], ui_u
         if closed[tier]:
             rest = f", {of_tier.late} are still behind" if of_tier.late else ""
             titles.append(f"{closed[tier]} {tier} series are back within {rpo}{rest}")
-    if not titles:
-        return None
     tier = next((tier for tier in Tier if opened[tier] or closed[tier]), Tier.CRITICAL)
     return Alert(
         "; ".join(titles),

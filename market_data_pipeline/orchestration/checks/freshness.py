@@ -23,13 +23,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 import dagster as dg
 
-from market_data_pipeline.domain.freshness import freshness
-from market_data_pipeline.domain.objectives import TIER_OBJECTIVES, Freshness
+from market_data_pipeline.domain.objectives import TIER_OBJECTIVES
 from market_data_pipeline.domain.series import Tier, Timeframe
 from market_data_pipeline.orchestration.partitions import features_key
 from market_data_pipeline.orchestration.resources import PipelineResource
 from market_data_pipeline.orchestration.results import WORST_SHOWN, table_schema
-from market_data_pipeline.reports.freshness import STANDING, instant, standing_values
+from market_data_pipeline.reports.freshness import instant
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -37,6 +36,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Engine
 
     from market_data_pipeline.reports.freshness import LaggingSeries, TierFreshness
+    from market_data_pipeline.reports.models import SeriesFreshness
 
 
 def freshness_policy(tier: Tier) -> dg.FreshnessPolicy:
@@ -47,28 +47,6 @@ def freshness_policy(tier: Tier) -> dg.FreshnessPolicy:
 
 SYMBOLS_SHOWN: Final = 25  # a critical shard; what fits on a screen
 
-# A series that was never computed sorts first, fresh ones by their symbol.
-_CELLS: Final = f"""
-with {STANDING},
-late as (
-    select
-        symbol, timeframe,
-        case when due is not null then
-            cast(extract(epoch from greatest((select market_data.clock()) - due, interval '0')) as double precision)
-        end as staleness
-    from standing where tier = :tier
-),
-shown as (
-    select symbol, count(*) over () as symbols from late group by symbol
-    order by max(coalesce(staleness, 'infinity')) desc, symbol limit :shown
-)
-select s.symbol, s.symbols, l.timeframe, l.staleness, st.last_ts, market_data.clock() as now
-from (select *, row_number() over () as place from shown) as s
-join late as l on l.symbol = s.symbol
-left join market_data.series_state as st on st.symbol = l.symbol and st.timeframe = l.timeframe
-order by s.place
-"""  # noqa: S608 - all parts are ours
-
 
 def freshness_table(engine: Engine, tier: Tier) -> str | None:
     """Return the table; None for a tier without symbols.
@@ -76,20 +54,19 @@ def freshness_table(engine: Engine, tier: Tier) -> str | None:
     Raises:
         DatabaseUnavailableError: PostgreSQL cannot be reached.
     """
-    import sqlalchemy as sa
+    from market_data_pipeline.reports.freshness import worst_symbols
 
     with engine.connect() as connection:
-        values = standing_values() | {"tier": tier.value, "shown": SYMBOLS_SHOWN}
-        rows = connection.execute(sa.text(_CELLS), values).all()
-    if not rows:
+        worst = worst_symbols(connection, tier, SYMBOLS_SHOWN)
+    if worst is None:
         return None
     cells: dict[str, dict[str, str]] = {}
-    for row in rows:
-        cells.setdefault(row.symbol, {})[row.timeframe] = _cell(row)
-    more = rows[0].symbols - len(cells)
+    for one in worst.series:
+        cells.setdefault(one.symbol, {})[one.timeframe] = _cell(one, worst.now)
+    more = worst.symbols - len(cells)
     return "\n".join(
         [
-            f"Start of the last bar held, UTC, on {rows[0].now.astimezone(UTC):%Y-%m-%d at %H:%M}. Bold: not fresh.",
+            f"Start of the last bar held, UTC, on {worst.now.astimezone(UTC):%Y-%m-%d at %H:%M}. Bold: not fresh.",
             "",
             f"| symbol | {' | '.join(Timeframe)} |",
             "|---" * (len(Timeframe) + 1) + "|",
@@ -103,12 +80,11 @@ def _line(symbol: str, cells: Mapping[str, str]) -> str:
     return f"| {symbol} | {' | '.join(cells.get(timeframe, '') for timeframe in Timeframe)} |"
 
 
-def _cell(row: Any) -> str:
-    status = freshness(row.staleness)
-    if status is Freshness.MISSING:
+def _cell(one: SeriesFreshness, now: datetime) -> str:
+    if one.staleness_seconds is None:
         return "**missing**"
-    last = _short(row.last_ts, row.now, Timeframe(row.timeframe)) if row.last_ts else "none"
-    return last if status is Freshness.FRESH else f"{last} **{status.name.lower()} {row.staleness / 3600:.1f} h**"
+    last = _short(one.last_ts, now, Timeframe(one.timeframe)) if one.last_ts else "none"
+    return last if one.status == "FRESH" else f"{last} **{one.status.lower()} {one.staleness_seconds / 3600:.1f} h**"
 
 
 def _short(ts: datetime, now: datetime, timeframe: Timeframe) -> str:
@@ -195,7 +171,7 @@ def _record(lagging: LaggingSeries) -> dg.TableRecord:
     return dg.TableRecord(
         {
             "series": lagging.series.partition_key,
-            "state": lagging.status.name,
+            "state": lagging.status,
             "staleness_hours": None if staleness is None else round(staleness / 3600, 2),
             "reason": lagging.reason,
             "last_bar": instant(lagging.last_ts) if lagging.last_ts else "",

@@ -14,8 +14,9 @@ from market_data_pipeline.domain.errors import DatabaseUnavailableError
 from market_data_pipeline.domain.objectives import TIER_OBJECTIVES
 from market_data_pipeline.domain.series import Timeframe
 from market_data_pipeline.reports.attainment import WINDOWS, rpo_attainment
+from market_data_pipeline.reports.executions import execution_history
 from market_data_pipeline.reports.freshness import series_freshness
-from market_data_pipeline.reports.health import execution_history, scheduler_health
+from market_data_pipeline.reports.health import scheduler_health
 from market_data_pipeline.serving.pages.templates import (
     MARKS,
     RENEW_EMPTY_EVERY,

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Depends, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
-from market_data_pipeline.reports import health as reports
+from market_data_pipeline.reports import executions, freshness, health
 from market_data_pipeline.reports import models as report_documents
 from market_data_pipeline.serving import openapi as documents
 from market_data_pipeline.serving.cache import Flights
@@ -81,7 +81,7 @@ def router(database: Database, dagster: DagsterState, access: AdminAccess) -> AP
     )
     async def staleness(query: Annotated[StalenessQuery, Query()]) -> Response:
         """How many series are fresh, aging, stale and missing, and the worst of each."""
-        return await answer(("staleness", query.limit), lambda source: reports.staleness_report(source, query.limit))
+        return await answer(("staleness", query.limit), lambda source: freshness.staleness_report(source, query.limit))
 
     @routes.get(
         "/scheduler-health",
@@ -92,7 +92,7 @@ def router(database: Database, dagster: DagsterState, access: AdminAccess) -> AP
     )
     async def scheduler_health(_query: Annotated[NoQuery, Query()]) -> Response:
         """Daemons, schedules, the last refresh, recent failures and the vendor's refusals."""
-        return await answer("scheduler_health", lambda source: reports.scheduler_health(source, dagster))
+        return await answer("scheduler_health", lambda source: health.scheduler_health(source, dagster))
 
     @routes.get(
         "/scheduler/execution-history",
@@ -104,7 +104,7 @@ def router(database: Database, dagster: DagsterState, access: AdminAccess) -> AP
     async def history(query: Annotated[HistoryQuery, Query()]) -> Response:
         """Dagster's runs, newest first, with what the audit trail knows of each."""
         return await answer(
-            ("history", query.limit), lambda source: reports.execution_history(source, dagster, query.limit)
+            ("history", query.limit), lambda source: executions.execution_history(source, dagster, query.limit)
         )
 
     return routes
