@@ -19,6 +19,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from urllib.parse import quote, urlsplit
 
+import pyarrow as pa
 import requests
 
 from benchmarks.place import NOW, Place
@@ -27,7 +28,6 @@ from market_data_pipeline.domain.series import BASE_TIMEFRAMES, Timeframe, asset
 from market_data_pipeline.ingest.fetch import served_windows
 from market_data_pipeline.ingest.fetch_plan import reach, wanted
 from market_data_pipeline.settings.sandbox import SANDBOX_KEY
-from market_data_pipeline.store.arrow import ArrowReader
 from market_data_pipeline.store.copy import StoreConnection
 
 if TYPE_CHECKING:
@@ -55,13 +55,15 @@ class Rows(NamedTuple):
 def finished_rows(database_url: str, symbols: Sequence[str]) -> Rows:
     """Return what a backfill of `symbols` stored."""
     tables: list[tuple[str, Any]] = []
-    with ArrowReader(database_url) as reader:
+    with StoreConnection(database_url) as connection:
         for symbol in symbols:
             for timeframe in Timeframe:
                 for relation in ("bars", "features"):
                     name = f"{relation}_{timeframe}"
-                    query = f"select * from market_data.{name} where symbol = $1 order by ts"  # noqa: S608 - two words
-                    tables.append((name, reader.arrow(query, symbol)))  # type: ignore[arg-type]
+                    query = f"select * from market_data.{name} where symbol = %(symbol)s order by ts"  # noqa: S608 - two words
+                    table = pa.Table.from_pylist(connection.rows(query, {"symbol": symbol}))  # type: ignore[arg-type]
+                    empty = [field.name for field in table.schema if pa.types.is_null(field.type)]
+                    tables.append((name, table.drop_columns(empty)))
     return Rows(tables, sum(table.num_rows for name, table in tables if name.startswith("bars")))
 
 

@@ -136,10 +136,10 @@ def test_bars_and_features_join_by_their_index(apple: World) -> None:
         (lambda: read_bars("AAPL", "2h"), "Unknown timeframe '2h'; known are 5m, 15m, 1h, 4h, 1d."),
         (lambda: read_bars([], "1d"), "Name at least one symbol"),
         (lambda: read_features(None, "1d"), "Name at least one symbol"),  # type: ignore[arg-type]
-        (lambda: read_bars("AAPL", "1d", start=datetime(2014, 6, 2)), "does not say which zone"),  # noqa: DTZ001
-        (lambda: read_bars("AAPL", "1d", end="2014-06-02T10:00"), "does not say which zone"),
+        (lambda: read_bars("AAPL", "1d", start=datetime(2014, 6, 2)), "has no time zone"),  # noqa: DTZ001
+        (lambda: read_bars("AAPL", "1d", end="2014-06-02T10:00"), "has no time zone"),
         (lambda: read_bars("AAPL", "1d", start="June"), "start 'June' is not an ISO 8601 date"),
-        (lambda: read_bars("AAPL", "1d", start="2014-06-02", end="2014-06-02"), "start has to lie before end"),
+        (lambda: read_bars("AAPL", "1d", start="2014-06-02", end="2014-06-02"), "start must be before end"),
         (lambda: read_bars("AAPL", "1d", as_of=date(2014, 6, 2)), "as_of .* is not an instant"),  # type: ignore[arg-type]
     ],
 )

@@ -208,7 +208,7 @@ def _drop(connection: psycopg.Connection[Any], name: str) -> None:
 
 
 def _administration(settings: Settings) -> psycopg.Connection[Any]:
-    return open_connection(libpq_url(settings.owner_url), autocommit=True)
+    return open_connection(settings.owner_url, autocommit=True)
 
 
 def _drop_unused(connection: psycopg.Connection[Any]) -> None:

@@ -262,7 +262,7 @@ class StoredDagsterState:
 
     def _refuse_at_once(self) -> None:
         """Raise when the storage's server cannot be reached: dagster-postgres tries for 11 s, and somebody waits."""
-        from market_data_pipeline.store.connection import libpq_url, open_connection
+        from market_data_pipeline.store.connection import open_connection
 
         if time.monotonic() - self._reached < _REACHED_SECONDS:
             return
@@ -274,7 +274,7 @@ class StoredDagsterState:
             url = (os.environ.get("DAGSTER_POSTGRES_URL") or self._postgres_url) if named else None
         if url:
             try:
-                open_connection(libpq_url(url), connect_timeout=_CONNECT_SECONDS).close()
+                open_connection(url, connect_timeout=_CONNECT_SECONDS).close()
             except DatabaseUnavailableError:  # whose sentence names the server, which is nobody's business here
                 raise DatabaseUnavailableError("Dagster's storage cannot be reached.") from None
         self._reached = time.monotonic()

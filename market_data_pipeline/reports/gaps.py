@@ -230,14 +230,12 @@ select
     t.settled_until,
     (
         select max(l.finished_at) from market_data.ingest_log as l
-        where l.symbol = $1 and l.timeframe = $2 and l.status = 'failed'
+        where l.symbol = %(symbol)s and l.timeframe = %(timeframe)s and l.status = 'failed'
     ) as failed_at
 from market_data.symbols as s
-left join market_data.series_state as t on t.symbol = s.symbol and t.timeframe = $2
-where s.symbol = $1
+left join market_data.series_state as t on t.symbol = s.symbol and t.timeframe = %(timeframe)s
+where s.symbol = %(symbol)s
 """
-
-_STARTS: Final = "select ts from market_data.bars where symbol = $2 and timeframe = $3 and ts >= $1 order by ts"
 
 
 def gaps_document(settings: Settings, symbol: str, timeframes: Sequence[Timeframe] = ()) -> dict[str, Any]:
@@ -280,13 +278,13 @@ def _of_series(
     connection: StoreConnection, series: Series, timing: Timing, plan: Plan, history_days: int
 ) -> dict[str, Any]:
     from market_data_pipeline.ingest.fetch_plan import reach
-    from market_data_pipeline.store.bars import read_pieces
+    from market_data_pipeline.store.bars import read_starts
     from market_data_pipeline.store.coverage import read_coverage
 
     within = reach(timing, history_days, plan.history)
-    state = connection.rows(_STATE, series.symbol, str(series.timeframe))[0]
+    state = connection.rows(_STATE, series._asdict())[0]
     since = history_start(within, timing)
-    starts = read_pieces(connection, {"ts": "instant"}, _STARTS, since, series.symbol, str(series.timeframe))["ts"]
+    starts = read_starts(connection, series, since)
     coverage = read_coverage(connection, series)
     connection.commit()
     return series_gaps(series, within, coverage, starts, timing, state)

@@ -53,7 +53,7 @@ class DatabaseWatch:
         if time.monotonic() - self._looked < self._every:
             return
         try:
-            with open_connection(self._settings.database_url, connect_timeout=10) as connection:
+            with open_connection(self._settings.database_url) as connection:
                 [started] = connection.execute("select pg_postmaster_start_time()").fetchone() or [None]
         except DatabaseUnavailableError as error:
             self._miss(error)

@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import anyio
 import anyio.to_thread
 import sqlalchemy as sa
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.pq import Format
 
 from market_data_pipeline.domain.errors import DatabaseUnavailableError
 from market_data_pipeline.reports.series_records import BINARY_RESULT
-from market_data_pipeline.store.connection import Role, engine, libpq_url
+from market_data_pipeline.store.connection import Role, conninfo, engine
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,13 +30,28 @@ REPORT_LANE: Final = 2
 CONNECT_TIMEOUT_SECONDS: Final = 2
 LANE_TIMEOUT_SECONDS: Final = 5.0  # a client is told to come back rather than left in a growing queue
 STATEMENT_TIMEOUT_MS: Final = 5_000  # the largest answer takes 70 ms; whatever takes this long is stuck
+_SETTINGS: Final = {
+    "statement_timeout": str(STATEMENT_TIMEOUT_MS),
+    "lock_timeout": str(STATEMENT_TIMEOUT_MS),
+    "idle_in_transaction_session_timeout": str(2 * STATEMENT_TIMEOUT_MS),
+    "default_transaction_read_only": "on",  # the one statement that writes says so
+    "jit": "off",  # compiling costs more than any of these statements
+}
 
 
 class Database:
     """Reads from PostgreSQL in threads, so that the event loop never waits for it."""
 
     def __init__(self, url: str, as_of: datetime | None) -> None:
-        self.conninfo = _bounded(url)
+        # A vanished server is noticed within seconds.
+        self.conninfo = conninfo(
+            url,
+            connect_timeout=CONNECT_TIMEOUT_SECONDS,
+            keepalives_idle=5,
+            keepalives_interval=2,
+            keepalives_count=3,
+            tcp_user_timeout=10_000,  # ms
+        )
         self.engine = engine(
             self.conninfo,
             as_of=as_of,
@@ -45,8 +59,8 @@ class Database:
             application_name="market-data-api",
             pool_size=SERIES_LANE + REPORT_LANE,
             max_overflow=0,
+            settings=_SETTINGS,
         )
-        sa.event.listen(self.engine, "connect", _bound_statements)
         sa.event.listen(self.engine, "before_cursor_execute", _choose_format)
         self._series_lane = anyio.CapacityLimiter(SERIES_LANE)
         self._report_lane = anyio.CapacityLimiter(REPORT_LANE)
@@ -81,36 +95,8 @@ async def _in_lane(lane: anyio.CapacityLimiter, source: sa.Engine, work: Callabl
         lane.release_on_behalf_of(borrower)
 
 
-def _bounded(url: str) -> str:
-    """Return `url` with a timeout for connecting and keepalives that notice a vanished server within seconds."""
-    plain = libpq_url(url)
-    bounds = {
-        "connect_timeout": CONNECT_TIMEOUT_SECONDS,
-        "keepalives_idle": 5,
-        "keepalives_interval": 2,
-        "keepalives_count": 3,
-        "tcp_user_timeout": 10_000,  # ms
-    }
-    given = conninfo_to_dict(plain)
-    return make_conninfo(plain, **{name: value for name, value in bounds.items() if name not in given})
-
-
 def _choose_format(
     _connection: object, cursor: Any, _statement: str, _values: object, context: Any, _many: bool
 ) -> None:
     if context.execution_options.get(BINARY_RESULT):
         cursor.format = Format.BINARY
-
-
-def _bound_statements(connection: Any, _record: object) -> None:
-    connection.autocommit = True
-    cursor = connection.cursor()
-    cursor.execute(
-        "select set_config('statement_timeout', %s, false), set_config('lock_timeout', %s, false),"
-        " set_config('idle_in_transaction_session_timeout', %s, false),"
-        " set_config('default_transaction_read_only', 'on', false),"  # the one statement that writes says so
-        " set_config('jit', 'off', false)",  # compiling costs more than any of these statements
-        (str(STATEMENT_TIMEOUT_MS), str(STATEMENT_TIMEOUT_MS), str(2 * STATEMENT_TIMEOUT_MS)),
-    )
-    cursor.close()
-    connection.autocommit = False

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import astuple, dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final
-
-import sqlalchemy as sa
 
 from market_data_pipeline.domain.counters import NOTHING, Counters
 
 if TYPE_CHECKING:
     from datetime import datetime
 
+    import sqlalchemy as sa
+
     from market_data_pipeline.domain.series import Series
     from market_data_pipeline.store.copy import StoreConnection
 
-_APPEND: Final = sa.text("""
+_APPEND_RUN: Final = """
     insert into market_data.run_log (run_id, started_at, job, trigger, requested_by, reason, series)
-    values (:run_id, market_data.clock(), :job, :trigger, :requested_by, :reason, :series)
-""")
+    values (
+        %(run_id)s, market_data.clock(), %(job)s, %(trigger)s, %(requested_by)s, %(reason)s, %(series)s
+    )
+"""
 
 
 def append_run(
@@ -32,7 +34,7 @@ def append_run(
     """
     values = {"run_id": run_id, "job": job, "trigger": trigger, "requested_by": requested_by, "reason": reason}
     with engine.begin() as connection:
-        connection.execute(_APPEND, {**values, "series": series})
+        connection.exec_driver_sql(_APPEND_RUN, {**values, "series": series})
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,30 +61,24 @@ _COLUMNS: Final = (
     *("run_id", "symbol", "timeframe", "started_at", "finished_at", "status", "error_class", "error", "warning"),
     *(counter.name for counter in fields(Counters)),
 )
-_LOGGED: Final = len(_COLUMNS)
-_DUE_AT: Final = f"${_LOGGED + 1}::timestamptz"
-_RPO: Final = f"${_LOGGED + 2} * interval '1 second'"
 _APPEND_LOG: Final = f"""
     with logged as (
         insert into market_data.ingest_log ({", ".join(_COLUMNS)}, outside_rpo_since)
         values (
-            {", ".join(f"${at}" for at in range(1, _LOGGED + 1))},
-            case when coalesce({_DUE_AT} + {_RPO}, '-infinity') < $5::timestamptz then
-                market_data.outside_rpo_since($2, $3, {_DUE_AT}, {_RPO}, $5::timestamptz)
+            {", ".join(f"%({name})s" for name in _COLUMNS)},
+            case when coalesce(%(due_at)s::timestamptz + %(rpo)s, '-infinity') < %(finished_at)s then
+                market_data.outside_rpo_since(
+                    %(symbol)s, %(timeframe)s, %(due_at)s::timestamptz, %(rpo)s, %(finished_at)s
+                )
             end
         )
     )
 
-    select pg_notify('market_data_series', ${_LOGGED + 3})::text
+    select pg_notify('market_data_series', %(partition_key)s)::text
 """  # noqa: S608 - names of columns
 
 
 def append_log(connection: StoreConnection, series: Series, row: LogRow) -> None:
     """Append the row of one execution, and notify listeners (the read API's cache) which series it was."""
-    connection.execute(
-        _APPEND_LOG,
-        *(row.run_id, series.symbol, str(series.timeframe), row.started_at, row.finished_at, row.status),
-        *(row.error_class, row.error, row.warning),
-        *astuple(row.counters),
-        *(row.due_at, row.rpo.total_seconds(), series.partition_key),
-    )
+    values = {**series._asdict(), **asdict(row), **asdict(row.counters), "partition_key": series.partition_key}
+    connection.execute(_APPEND_LOG, values)

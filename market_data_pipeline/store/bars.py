@@ -1,7 +1,4 @@
-"""Bars in PostgreSQL: read, append, and correct with the old value kept.
-
-Add here: statements on `bars` and `bar_revisions`. Keep out: deciding what changed (ingest) and features.
-"""
+"""Bars in PostgreSQL: read, append, and correct with the old values kept in `bar_revisions`."""
 
 from __future__ import annotations
 
@@ -14,6 +11,7 @@ from market_data_pipeline.domain.bars import PRICES, VALUES, array, bar_frame, t
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    import numpy as np
     import pandas as pd
 
     from market_data_pipeline.domain.series import Series, Timeframe
@@ -30,68 +28,82 @@ def partition(relation: str, timeframe: Timeframe) -> str:
     return f"{relation}_{timeframe}"
 
 
-def read_bars(connection: StoreConnection, series: Series, start: datetime, end: datetime) -> pd.DataFrame:
-    """Return the stored raw bars with `ts` in [start, end) as a bar frame."""
-    return _frame(
-        read_pieces(
-            connection,
-            _KINDS,
-            """
-            select ts, open, high, low, close, volume, vwap, trades
-            from market_data.bars
-            where symbol = $2 and timeframe = $3 and ts >= $1 and ts < $4
-            order by ts
-            """,
-            *(start, series.symbol, str(series.timeframe), end),
-        )
+def read_bars(
+    connection: StoreConnection, series: Series, start: datetime, end: datetime, *, as_of: datetime | None = None
+) -> pd.DataFrame:
+    """Return the stored raw bars with `ts` in [start, end) as a bar frame, as they are or as they were at `as_of`."""
+    relation: LiteralString = "market_data.bars"
+    if as_of is not None:
+        relation = "market_data.bars_as_of(%(symbol)s, %(timeframe)s, %(as_of)s)"
+    columns = read_pieces(
+        connection,
+        _KINDS,
+        f"""
+        select ts, open, high, low, close, volume, vwap, trades
+        from {relation}
+        where symbol = %(symbol)s and timeframe = %(timeframe)s and ts >= %(start)s and ts < %(end)s
+        order by ts
+        """,  # noqa: S608 - one of two relations
+        {**series._asdict(), "start": start, "end": end, "as_of": as_of},
     )
+    return _frame(columns)
 
 
 def read_bars_before(connection: StoreConnection, series: Series, before: datetime, count: int) -> pd.DataFrame:
     """Return the last `count` stored raw bars with `ts` before `before` as a bar frame, ascending."""
-    return _frame(
-        connection.columns(
-            _KINDS,
-            """
-            select * from (
-                select ts, open, high, low, close, volume, vwap, trades
-                from market_data.bars
-                where symbol = $1 and timeframe = $2 and ts < $3
-                order by ts desc
-                limit $4
-            ) as newest
-            order by ts
-            """,
-            *(series.symbol, str(series.timeframe), before, count),
-        )
+    columns = connection.columns(
+        _KINDS,
+        """
+        select * from (
+            select ts, open, high, low, close, volume, vwap, trades
+            from market_data.bars
+            where symbol = %(symbol)s and timeframe = %(timeframe)s and ts < %(before)s
+            order by ts desc
+            limit %(count)s
+        ) as newest
+        order by ts
+        """,
+        {**series._asdict(), "before": before, "count": count},
     )
+    return _frame(columns)
+
+
+def read_starts(connection: StoreConnection, series: Series, start: datetime) -> np.ndarray:
+    """Return the starts of the stored bars from `start` on, int64 microseconds since 1970 UTC, ascending."""
+    columns = read_pieces(
+        connection,
+        {"ts": "instant"},
+        """
+        select ts from market_data.bars
+        where symbol = %(symbol)s and timeframe = %(timeframe)s and ts >= %(start)s
+        order by ts
+        """,
+        {**series._asdict(), "start": start},
+    )
+    starts: np.ndarray = columns["ts"]
+    return starts
 
 
 def read_pieces(
-    connection: StoreConnection,
-    kinds: Mapping[str, str],
-    statement: LiteralString,
-    start: datetime,
-    *parameters: object,
+    connection: StoreConnection, kinds: Mapping[str, str], statement: LiteralString, parameters: Mapping[str, object]
 ) -> dict[str, Any]:
-    """Return a query's columns as `StoreConnection.columns` does, read in pieces: the server holds one at a time.
+    """Return a query's columns as `StoreConnection.columns` does, in pieces of which the server holds one at a time.
 
     Args:
         connection: the transaction.
         kinds: the columns; the first is `ts`.
-        statement: a query with ascending `ts`, which begins at `$1`.
-        start: the first of them.
-        parameters: from `$2` on.
+        statement: a query with ascending `ts` from `%(start)s` on.
+        parameters: its parameters, `start` among them.
     """
     import numpy as np
 
     pieces = []
     while True:
-        piece = connection.columns(kinds, f"{statement} limit {_PIECE}", start, *parameters)
+        piece = connection.columns(kinds, f"{statement} limit {_PIECE}", parameters)
         pieces.append(piece)
         if len(piece["ts"]) < _PIECE:
             break
-        start = _EPOCH + timedelta(microseconds=int(piece["ts"][-1]) + 1)
+        parameters = {**parameters, "start": _EPOCH + timedelta(microseconds=int(piece["ts"][-1]) + 1)}
     if len(pieces) == 1:
         return pieces[0]
     return {
@@ -103,7 +115,7 @@ def read_pieces(
 
 
 def append_bars(connection: StoreConnection, series: Series, bars: pd.DataFrame, now: datetime) -> None:
-    """Store bars that are not held yet."""
+    """Store bars that are not stored yet."""
     import numpy as np
     import pyarrow as pa
 
@@ -126,12 +138,16 @@ def append_bars(connection: StoreConnection, series: Series, bars: pd.DataFrame,
 
 
 def supersede_bars(connection: StoreConnection, series: Series, ts: list[datetime], now: datetime, run_id: str) -> None:
-    """Move the stored bars at `ts` to `bar_revisions`, with the run that took them out."""
+    """Move the stored bars at `ts` to `bar_revisions`, with the run that superseded them."""
     if not ts:
         return
-    connection.execute(  # with the owner's rights: the pipeline itself may not take a bar out
-        "select market_data.supersede_bars($1, $2, $3::timestamptz[], $4::timestamptz, $5)::text",
-        *(series.symbol, str(series.timeframe), ts, now, run_id),
+    connection.execute(  # with the owner's rights: the pipeline's own do not include deleting a bar
+        """
+        select market_data.supersede_bars(
+            %(symbol)s, %(timeframe)s, %(ts)s::timestamptz[], %(now)s::timestamptz, %(run_id)s
+        )::text
+        """,
+        {**series._asdict(), "ts": ts, "now": now, "run_id": run_id},
     )
 
 
@@ -141,9 +157,9 @@ def extent(connection: StoreConnection, series: Series) -> dict[str, Any]:
         """
         select min(ts) as first_ts, max(ts) as last_ts, count(*) as bar_count
         from market_data.bars
-        where symbol = $1 and timeframe = $2
+        where symbol = %(symbol)s and timeframe = %(timeframe)s
         """,
-        *(series.symbol, str(series.timeframe)),
+        series._asdict(),
     )[0]
 
 

@@ -25,12 +25,10 @@ def sync_sessions(engine: Engine) -> bool:
     Raises:
         DatabaseUnavailableError: PostgreSQL cannot be reached.
     """
-    import sqlalchemy as sa
-
-    wanted = _calendars()
+    sessions = _calendars()
     with engine.begin() as connection:
-        held = connection.execute(sa.text(f"select {_COLUMNS} from market_data.sessions"))  # noqa: S608 - our columns
-        if {tuple(row) for row in held} == set(wanted):
+        held = connection.exec_driver_sql(f"select {_COLUMNS} from market_data.sessions")  # noqa: S608 - our columns
+        if {tuple(row) for row in held} == set(sessions):
             return False
         driver: Any = connection.connection.driver_connection  # psycopg, for its COPY
         with driver.cursor() as cursor:
@@ -38,7 +36,7 @@ def sync_sessions(engine: Engine) -> bool:
             cursor.execute("lock table market_data.sessions in share row exclusive mode")
             cursor.execute("delete from market_data.sessions")
             with cursor.copy(f"copy market_data.sessions ({_COLUMNS}) from stdin") as copy:
-                for row in wanted:
+                for row in sessions:
                     copy.write_row(row)
             # Without statistics the planner takes the table for empty and joins it row by row. Only its owner may
             # gather them; for others this does nothing and the server's own round comes within a minute.

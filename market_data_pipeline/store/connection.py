@@ -1,115 +1,114 @@
-"""As whom a session acts: the writer for the pipeline, the reader for the API and reports.
+"""How every connection to PostgreSQL is set up, for psycopg connections, pools and SQLAlchemy engines alike.
 
-The rights of both are in `sql/0012_privileges.sql`. Acting with fewer rights than the login has keeps a mistake from
-reaching the audit trail; a login that has no more (DATABASE_URL of a mere member) keeps everything else from it, too,
-since a session can always go back to its login's rights. Keep out: what migrations need, which run as the owner.
-
-What a connection for bars begins with, whichever driver makes it: libpq's parameters, settings, role.
-
-Add here: what every session needs, in words that both drivers send. Keep out: the connections (bulk, arrow).
-
-Connections to PostgreSQL.
-
-Add here: what every connection needs. Keep out: statements (each family of relations has its module) and starting
-a server (sandbox.postgres).
-
-One consistent look at the database.
-
-Everything that is read inside `snapshot` belongs to the same instant, and nothing is changed by it.
-Keep out: statements.
+libpq's parameters come from the URL first, then from the caller, then from here. What a session needs beyond them (UTC,
+keepalives, the instant of a replay, the role) is sent in one statement, because connection poolers refuse the startup
+parameter `options`.
 """
 
 from __future__ import annotations
 
 import re
 from contextlib import contextmanager
-from datetime import datetime
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Final, LiteralString
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote, urlencode
 
 import psycopg
 import sqlalchemy as sa
-from psycopg.conninfo import conninfo_to_dict
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from market_data_pipeline.domain.errors import ConfigurationError, DatabaseUnavailableError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
+    from datetime import datetime
 
     from sqlalchemy.engine.interfaces import ExceptionContext
 
 
 class Role(StrEnum):
-    """The group roles of the market data; their names are the same in all databases of a server."""
+    """The group roles of the market data (`sql/0012_privileges.sql`); their names are the same on all servers.
+
+    Acting with fewer rights than the login has keeps a mistake from reaching the audit log. It is no protection from
+    the login itself, which can always return to its own rights: for that, DATABASE_URL names a mere member.
+    """
 
     WRITER = "market_data_writer"
     READER = "market_data_reader"
 
 
-# Nothing happens where the roles were not made, or this database has not granted them anything, or the login is no
-# member: then the login's own rights have to do. `{}` is the place of the role's name in the driver's notation.
-_ACT_AS: Final = """
+# The keepalives of client and server: neither keeps a connection, and with it a symbol's lock, to a machine that is
+# gone for longer than a minute and a half. Without them the server would notice after two hours.
+_PARAMETERS: Final[dict[str, str | int]] = {
+    "connect_timeout": 10,  # seconds; a server that is up answers in milliseconds, also across a continent
+    "keepalives_idle": 30,
+    "keepalives_interval": 10,
+    "keepalives_count": 6,
+    "tcp_user_timeout": 90_000,  # ms
+}
+_SETTINGS: Final = {
+    "TimeZone": "UTC",
+    "tcp_keepalives_idle": "30",
+    "tcp_keepalives_interval": "10",
+    "tcp_keepalives_count": "6",
+    "client_connection_check_interval": "10s",  # also while a statement runs or waits
+}
+# The role stays the login's own where the roles were not made, where this database has granted them nothing, and where
+# the login is no member.
+_CONFIGURE: Final = """
+select set_config(wanted.name, wanted.value, false)
+from unnest(%(names)s::text[], %(values)s::text[]) as wanted (name, value)
+union all
 select set_config('role', r.rolname, false)
 from pg_catalog.pg_roles as r
 where
-    r.rolname = {}
+    r.rolname = %(role)s
     and pg_has_role(
         r.oid, case when current_setting('server_version_num')::integer >= 160000 then 'set' else 'member' end
     )
     and has_schema_privilege(r.oid, to_regnamespace('market_data')::oid, 'usage')
 """
 
-ACT_AS_PSYCOPG: Final = _ACT_AS.format("%s")
 
-ACT_AS_NUMBERED: Final = _ACT_AS.format("$1")
+def conninfo(url: str, **parameters: str | int) -> str:
+    """Return libpq's connection string for `url`, completed with `parameters` and the defaults where it is silent.
 
-# A statement waits so long for a table that somebody else has locked. Our own transactions hold a row for
-# milliseconds; whoever waits a minute meets an ALTER TABLE or a VACUUM FULL, and the next run is as good.
-_LOCK_TIMEOUT: Final = "60s"
-
-CONNECT_TIMEOUT_SECONDS: Final = 10  # a server that is up answers in milliseconds, also across a continent
-
-
-# So that neither side keeps a connection, and with it a symbol's lock, to a machine that is gone: a minute and a half.
-# Without it the server would find out after two hours.
-_LIBPQ: Final[dict[str, str | int]] = {
-    "connect_timeout": CONNECT_TIMEOUT_SECONDS,
-    "application_name": "market-data refresh",
-    "keepalives_idle": 30,
-    "keepalives_interval": 10,
-    "keepalives_count": 6,
-    "tcp_user_timeout": 90_000,
-}
-
-_SESSION: Final = {
-    "timezone": "UTC",
-    "lock_timeout": _LOCK_TIMEOUT,
-    "tcp_keepalives_idle": "30",
-    "tcp_keepalives_interval": "10",
-    "tcp_keepalives_count": "6",
-    "client_connection_check_interval": "10s",  # also while a statement runs or waits; PostgreSQL 14 and later
-}
-
-_SET_KNOWN: Final = """
-select set_config(s.name, wanted.value, false)
-from pg_settings as s
-inner join unnest($1::text[], $2::text[]) as wanted (name, value) on lower(wanted.name) = lower(s.name)
-"""
+    Raises:
+        ConfigurationError: libpq does not understand the URL.
+    """
+    plain = libpq_url(url)
+    given = connection_parameters(plain)
+    missing = {name: value for name, value in {**_PARAMETERS, **parameters}.items() if name not in given}
+    return make_conninfo(plain, **missing)
 
 
-def session_statements(as_of: datetime | None, role: Role) -> Iterator[tuple[LiteralString, tuple[object, ...]]]:
-    """Yield what a session begins with: its settings, the instant of a replay, and as whom it acts."""
-    yield _SET_KNOWN, (list(_SESSION), list(_SESSION.values()))
+def open_connection(url: str, *, autocommit: bool = False, **parameters: str | int) -> psycopg.Connection[Any]:
+    """Return a psycopg connection with the login's own rights and settings; see `conninfo` for `parameters`.
+
+    Raises:
+        ConfigurationError: libpq does not understand the URL.
+        DatabaseUnavailableError: the server cannot be reached or refuses; the sentence names it, never a password.
+    """
+    try:
+        return psycopg.connect(conninfo(url, **parameters), autocommit=autocommit)
+    except psycopg.OperationalError as error:
+        raise DatabaseUnavailableError(f"{describe(url)} cannot be used: {_one_line(error)}") from None
+
+
+def configure(
+    connection: psycopg.Connection[Any],
+    role: Role,
+    *,
+    as_of: datetime | None = None,
+    settings: Mapping[str, str] | None = None,
+) -> None:
+    """Set up a new connection: UTC, keepalives, the replay's instant, further `settings`, and the role to act as."""
+    wanted = {**_SETTINGS, **(settings or {})}
     if as_of is not None:
-        yield "select set_config('market_data.as_of', $1, false)", (as_of.isoformat(),)
-    yield ACT_AS_NUMBERED, (role.value,)
-
-
-def missing_parameters(url: str) -> dict[str, str | int]:
-    """Return what libpq connects with beside the URL: whatever of `_LIBPQ` it does not say itself."""
-    given = connection_parameters(libpq_url(url))
-    return {name: value for name, value in _LIBPQ.items() if name not in given}
+        wanted["market_data.as_of"] = as_of.isoformat()
+    autocommit, connection.autocommit = connection.autocommit, True  # so that a rollback does not undo it
+    connection.execute(_CONFIGURE, {"names": list(wanted), "values": list(wanted.values()), "role": role.value})
+    connection.autocommit = autocommit
 
 
 def engine(
@@ -120,35 +119,28 @@ def engine(
     application_name: str = "market-data",
     pool_size: int = 5,
     max_overflow: int = 10,
+    settings: Mapping[str, str] | None = None,
 ) -> sa.Engine:
     """Return an engine on psycopg 3 whose sessions run in UTC; nothing is connected before its first use.
 
     Args:
         url: `postgresql://…`, with or without a driver; everything that libpq understands.
         as_of: what `market_data.clock()` answers in its sessions, aware; None for the real clock.
-        role: as whom they act, where the login may and the role has been made.
+        role: the role to act as, where the login may and the role exists.
         application_name: shown in pg_stat_activity, unless the URL names another.
         pool_size: connections kept open.
         max_overflow: further ones opened under load.
+        settings: further settings of PostgreSQL for each session, such as `statement_timeout`.
 
     Raises:
         ConfigurationError: at once, when libpq does not understand the URL.
-        DatabaseUnavailableError: later, from whatever needs a connection, when there is none to be had.
+        DatabaseUnavailableError: later, from any call that needs a connection, when there is none to be had.
     """
-    conninfo = libpq_url(url)
-    parameters = connection_parameters(conninfo)
-    more = {"connect_timeout": CONNECT_TIMEOUT_SECONDS, "application_name": application_name}
-    missing = {name: value for name, value in more.items() if name not in parameters}
+    complete = conninfo(url, application_name=application_name)
 
     def connect() -> psycopg.Connection[Any]:
-        connection = open_connection(conninfo, **missing)
-        # Statements instead of the startup parameter `options`, which connection poolers refuse.
-        connection.autocommit = True
-        connection.execute("select set_config('TimeZone', 'UTC', false)")
-        if as_of is not None:
-            connection.execute("select set_config('market_data.as_of', %s, false)", (as_of.isoformat(),))
-        connection.execute(ACT_AS_PSYCOPG, (role.value,))
-        connection.autocommit = False
+        connection = open_connection(complete)
+        configure(connection, role, as_of=as_of, settings=settings)
         return connection
 
     made = sa.create_engine(
@@ -163,22 +155,10 @@ def engine(
     return made
 
 
-def open_connection(url: str, **parameters: Any) -> psycopg.Connection[Any]:
-    """Return a psycopg connection.
-
-    Raises:
-        DatabaseUnavailableError: the server cannot be reached or refuses; the sentence names it, never a password.
-    """
-    try:
-        return psycopg.connect(url, **parameters)
-    except psycopg.OperationalError as error:
-        raise DatabaseUnavailableError(f"{describe(url)} cannot be used: {_one_line(error)}") from None
-
-
 def libpq_url(url: str, *, as_of: datetime | None = None) -> str:
-    """Return `url` without an SQLAlchemy driver, as libpq, ADBC and dbmate take it.
+    """Return `url` without an SQLAlchemy driver, as libpq and dbmate take it.
 
-    With `as_of` its sessions see that instant as `market_data.clock()`, by way of libpq's `options`.
+    With `as_of` its sessions see that instant as `market_data.clock()`, through libpq's `options`.
     """
     plain = re.sub(r"^postgres(?:ql)?(?:\+\w+)?://", "postgresql://", url)
     if as_of is None:
@@ -188,7 +168,7 @@ def libpq_url(url: str, *, as_of: datetime | None = None) -> str:
 
 
 def describe(url: str) -> str:
-    """Return which server and database `url` means, for a sentence: no password, no parameters."""
+    """Return which server and database `url` means, for a message: no password, no parameters."""
     parameters = connection_parameters(libpq_url(url))
     host = parameters.get("host") or parameters.get("hostaddr") or "the local socket"
     port = "" if host.startswith("/") else f":{parameters.get('port', 5432)}"
@@ -202,15 +182,15 @@ def server_of(url: str) -> tuple[str, str]:
 
 
 def connection_parameters(url: str) -> dict[str, Any]:
-    """Return what a libpq URL says, by libpq's names.
+    """Return the parameters of a libpq URL, by libpq's names.
 
     Raises:
-        ConfigurationError: it cannot be read; the sentence shows nothing of it.
+        ConfigurationError: it cannot be read; the message shows nothing of it.
     """
     try:
         return conninfo_to_dict(url)
     except psycopg.ProgrammingError:
-        # libpq's words would show the part of the URL that it stumbles over, which may be the password.
+        # libpq's message would show the part of the URL that it cannot read, which may be the password.
         raise ConfigurationError(
             "DATABASE_URL is not a URL that PostgreSQL understands; write @ : / ? # % in the password as "
             "%40 %3A %2F %3F %23 %25, for example DATABASE_URL=postgresql://user:password@localhost:5432/market_data."
@@ -223,7 +203,7 @@ def _one_line(error: BaseException) -> str:
 
 
 def _name_lost_connection(context: ExceptionContext) -> None:
-    """Turn the loss of a connection in mid-work into the failure that callers know."""
+    """Turn a connection lost during a statement into `DatabaseUnavailableError`."""
     if context.is_disconnect and not context.is_pre_ping:
         raise DatabaseUnavailableError(
             f"The connection to PostgreSQL was lost: {_one_line(context.original_exception)}"
@@ -235,11 +215,11 @@ _NOT_MIGRATED: Final = {"42P01", "42703", "3F000"}  # undefined table, column, s
 
 @contextmanager
 def snapshot(source: sa.Engine) -> Iterator[sa.Connection]:
-    """Yield a connection inside one read-only, repeatable-read transaction.
+    """Yield a connection inside one read-only, repeatable-read transaction: all that is read is of the same instant.
 
     Raises:
         DatabaseUnavailableError: the database cannot be reached or has no market data schema, or a statement took
-            longer than the session allows.
+            longer than the connection's settings allow.
     """
     options = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
     with unavailable_when_lost(), source.connect().execution_options(**options) as connection, connection.begin():

@@ -56,9 +56,9 @@ def read_coverage(connection: StoreConnection, series: Series) -> dict[date, Cov
         """
         select session_date, status, rows, fetched_at, rechecked_at as reverified_at, doubted_at
         from market_data.coverage
-        where symbol = $1 and timeframe = $2
+        where symbol = %(symbol)s and timeframe = %(timeframe)s
         """,
-        *(series.symbol, str(series.timeframe)),
+        series._asdict(),
     )
     return {row["session_date"]: Coverage(**{**row, "status": CoverageStatus(row["status"])}) for row in rows}
 
@@ -73,9 +73,13 @@ def write_coverage(connection: StoreConnection, series: Series, days: Iterable[C
         insert into market_data.coverage (
             symbol, timeframe, session_date, status, rows, fetched_at, doubted_at, run_id
         )
-        select $1, $2, day.session_date, day.status, day.rows, day.fetched_at, day.doubted_at, $8
-        from unnest($3::date[], $4::text[], $5::bigint[], $6::timestamptz[], $7::timestamptz[])
-            as day (session_date, status, rows, fetched_at, doubted_at)
+        select
+            %(symbol)s, %(timeframe)s, day.session_date, day.status, day.rows, day.fetched_at, day.doubted_at,
+            %(run_id)s
+        from unnest(
+            %(session_date)s::date[], %(status)s::text[], %(rows)s::bigint[], %(fetched_at)s::timestamptz[],
+            %(doubted_at)s::timestamptz[]
+        ) as day (session_date, status, rows, fetched_at, doubted_at)
         on conflict (symbol, timeframe, session_date) do update set
             status = excluded.status,
             rows = excluded.rows,
@@ -83,9 +87,15 @@ def write_coverage(connection: StoreConnection, series: Series, days: Iterable[C
             doubted_at = excluded.doubted_at,
             run_id = excluded.run_id
         """,
-        *(series.symbol, str(series.timeframe)),
-        *([day.session_date for day in days], [str(day.status) for day in days], [day.rows for day in days]),
-        *([day.fetched_at for day in days], [day.doubted_at for day in days], run_id),
+        {
+            **series._asdict(),
+            "session_date": [day.session_date for day in days],
+            "status": [str(day.status) for day in days],
+            "rows": [day.rows for day in days],
+            "fetched_at": [day.fetched_at for day in days],
+            "doubted_at": [day.doubted_at for day in days],
+            "run_id": run_id,
+        },
     )
 
 
@@ -96,10 +106,10 @@ def write_reverified(connection: StoreConnection, series: Series, days: Iterable
         return
     connection.execute(
         """
-        update market_data.coverage set rechecked_at = $4
-        where symbol = $1 and timeframe = $2 and session_date = any($3)
+        update market_data.coverage set rechecked_at = %(now)s
+        where symbol = %(symbol)s and timeframe = %(timeframe)s and session_date = any(%(days)s)
         """,
-        *(series.symbol, str(series.timeframe), days, now),
+        {**series._asdict(), "days": days, "now": now},
     )
 
 
@@ -113,11 +123,11 @@ def write_failed_days(
     connection.execute(
         """
         insert into market_data.coverage (symbol, timeframe, session_date, status, rows, fetched_at, run_id)
-        select $1, $2, day, 'failed', 0, $4, $5
-        from unnest($3::date[]) as day
+        select %(symbol)s, %(timeframe)s, day, 'failed', 0, %(now)s, %(run_id)s
+        from unnest(%(days)s::date[]) as day
         on conflict (symbol, timeframe, session_date) do update set
             status = 'failed', fetched_at = excluded.fetched_at, run_id = excluded.run_id
         where coverage.status = 'failed'
         """,
-        *(series.symbol, str(series.timeframe), days, now, run_id),
+        {**series._asdict(), "days": days, "now": now, "run_id": run_id},
     )

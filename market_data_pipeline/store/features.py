@@ -1,7 +1,4 @@
-"""Features in PostgreSQL: read, and replace the rows that changed.
-
-Add here: statements on `features`. Keep out: computing them (domain.features).
-"""
+"""Features in PostgreSQL: read, compare with computed ones, and replace the rows that changed."""
 
 from __future__ import annotations
 
@@ -69,17 +66,21 @@ def read_features(
     start: datetime,
     own: Sequence[Feature] = (),
     *,
+    end: datetime | None = None,
     leftovers: bool = False,
 ) -> pa.Table:
-    """Return the stored features with `ts` at or after `start`, ascending: `ts`, the 17 columns and those of `own`.
+    """Return the stored features with `ts` in [start, end), ascending: `ts`, the 17 columns and those of `own`.
 
-    With `leftovers` there is one more, LEFTOVER: whether the row holds own features that are not in `own`.
+    Without `end` they reach up to the last one. With `leftovers` there is one more column, LEFTOVER: whether the row
+    holds own features that are not in `own`.
     """
     import numpy as np
     import pyarrow as pa
 
-    declared = [feature.name for feature in own]
-    leftover: LiteralString = f", coalesce(extra - $4::text[] <> '{{}}', false) as {LEFTOVER}" if leftovers else ""
+    before_end: LiteralString = "" if end is None else " and ts < %(end)s"
+    leftover: LiteralString = (
+        f", coalesce(extra - %(declared)s::text[] <> '{{}}', false) as {LEFTOVER}" if leftovers else ""
+    )
     features = (*FEATURES, *own)
     kinds = {"ts": "instant", **{feature.name: feature.dtype for feature in features}}
     found = read_pieces(
@@ -88,11 +89,10 @@ def read_features(
         f"""
         select ts, {feature_columns(own)}{leftover}
         from market_data.features
-        where symbol = $2 and timeframe = $3 and ts >= $1
+        where symbol = %(symbol)s and timeframe = %(timeframe)s and ts >= %(start)s{before_end}
         order by ts
         """,  # noqa: S608 - names of columns, checked when they were declared
-        *(start, series.symbol, str(series.timeframe)),
-        *((declared,) if leftovers else ()),
+        {**series._asdict(), "start": start, "end": end, "declared": [feature.name for feature in own]},
     )
     columns = {"ts": pa.array(found["ts"]).cast(pa.timestamp("us", tz="UTC"))}
     for feature in features:
@@ -187,9 +187,12 @@ def _json(column: pa.Array) -> pa.Array:
 
 
 def remove_features(connection: StoreConnection, series: Series, ts: list[datetime]) -> None:
-    """Take out the rows at `ts`: they are about to be stored anew, or their bars are gone."""
+    """Delete the rows at `ts`: they are about to be stored again, or their bars are gone."""
     if ts:
         connection.execute(
-            "delete from market_data.features where symbol = $1 and timeframe = $2 and ts = any($3)",
-            *(series.symbol, str(series.timeframe), ts),
+            """
+            delete from market_data.features
+            where symbol = %(symbol)s and timeframe = %(timeframe)s and ts = any(%(ts)s)
+            """,
+            {**series._asdict(), "ts": ts},
         )

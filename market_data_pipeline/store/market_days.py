@@ -55,29 +55,32 @@ def unsettled_days(
     """
     rows = connection.rows(
         """
-        with asked as (
+        with candidates as (
             select symbol from market_data.symbols where active and asset_class = 'us_equity'
             union
-            select symbol from unnest($2::text[]) as symbol
+            select symbol from unnest(%(symbols)s::text[]) as symbol
         ),
 
-        lacking as (
+        unsettled as (
             select
-                asked.symbol, days.session_date, known.status, known.rows, known.fetched_at,
-                count(*) over (partition by asked.symbol) as days
-            from asked
-            cross join unnest($1::date[]) as days (session_date)
+                candidates.symbol, days.session_date, known.status, known.rows, known.fetched_at,
+                count(*) over (partition by candidates.symbol) as days
+            from candidates
+            cross join unnest(%(dates)s::date[]) as days (session_date)
             left join market_data.coverage as known
-                on known.symbol = asked.symbol and known.timeframe = '1d' and known.session_date = days.session_date
+                on
+                    known.symbol = candidates.symbol
+                    and known.timeframe = '1d'
+                    and known.session_date = days.session_date
             where known.status is null or known.status not in ('complete', 'empty_confirmed')
         )
 
         select symbol, session_date, status, rows, fetched_at
-        from lacking
-        where days <= $3
+        from unsettled
+        where days <= %(most)s
         order by symbol, session_date
         """,
-        *(list(dates), list(symbols), most),
+        {"dates": list(dates), "symbols": list(symbols), "most": most},
     )
     found: dict[str, list[Unsettled]] = {}
     for row in rows:
@@ -91,9 +94,9 @@ def read_market_days(connection: StoreConnection, dates: Collection[date]) -> di
         """
         select session_date, symbol, fetched_at, open, high, low, close, volume, vwap, trades::float8 as trades
         from market_data.market_days
-        where session_date = any($1::date[])
+        where session_date = any(%(dates)s::date[])
         """,
-        list(dates),
+        {"dates": list(dates)},
     )
     found: dict[date, StoredDay] = {}
     for row in rows:
@@ -133,15 +136,21 @@ def write_market_day(connection: StoreConnection, day: date, market: pd.DataFram
     )
     symbols: list[str] = [row["symbol"] for row in followed]
     ours = market[market["symbol"].isin(symbols)]
-    rows = zip(ours["symbol"], *(ours[name].tolist() for name in VALUES), strict=True)
-    published: dict[str, Values] = {symbol: tuple(values) for symbol, *values in rows}
-    told = StoredDay(now, {symbol: published.get(symbol) for symbol in symbols})
+    published: dict[str, Values] = {
+        symbol: tuple(values)
+        for symbol, *values in zip(ours["symbol"], *(ours[name].tolist() for name in VALUES), strict=True)
+    }
+    stored = StoredDay(now, {symbol: published.get(symbol) for symbol in symbols})
     if not symbols:
-        return told
-    columns = zip(*(values or _NOTHING for values in told.values.values()), strict=True)
+        return stored
+    rows = [values or _NOTHING for values in stored.values.values()]
+    columns = {name: [row[at] for row in rows] for at, name in enumerate(VALUES)}
     connection.execute(
-        "delete from market_data.market_days where session_date = $1::date or session_date < $1::date - $2::int",
-        *(day, _KEEP_DAYS),
+        """
+        delete from market_data.market_days
+        where session_date = %(day)s::date or session_date < %(day)s::date - %(keep)s::int
+        """,
+        {"day": day, "keep": _KEEP_DAYS},
     )
     connection.execute(
         """
@@ -149,13 +158,13 @@ def write_market_day(connection: StoreConnection, day: date, market: pd.DataFram
             session_date, symbol, fetched_at, open, high, low, close, volume, vwap, trades
         )
         select
-            $1, told.symbol, $2, nullif(told.open, 'NaN'), nullif(told.high, 'NaN'), nullif(told.low, 'NaN'),
-            nullif(told.close, 'NaN'), nullif(told.volume, 'NaN'), nullif(told.vwap, 'NaN'), nullif(told.trades, 'NaN')
+            %(day)s, bar.symbol, %(now)s, nullif(bar.open, 'NaN'), nullif(bar.high, 'NaN'), nullif(bar.low, 'NaN'),
+            nullif(bar.close, 'NaN'), nullif(bar.volume, 'NaN'), nullif(bar.vwap, 'NaN'), nullif(bar.trades, 'NaN')
         from unnest(
-            $3::text[], $4::float8[], $5::float8[], $6::float8[], $7::float8[], $8::float8[], $9::float8[],
-            $10::float8[]
-        ) as told (symbol, open, high, low, close, volume, vwap, trades)
+            %(symbols)s::text[], %(open)s::float8[], %(high)s::float8[], %(low)s::float8[], %(close)s::float8[],
+            %(volume)s::float8[], %(vwap)s::float8[], %(trades)s::float8[]
+        ) as bar (symbol, open, high, low, close, volume, vwap, trades)
         """,
-        *(day, now, symbols, *(list(column) for column in columns)),
+        {"day": day, "now": now, "symbols": symbols, **columns},
     )
-    return told
+    return stored

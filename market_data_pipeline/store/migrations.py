@@ -16,7 +16,7 @@ from urllib.parse import quote, urlencode
 
 from market_data_pipeline.domain.errors import ConfigurationError
 from market_data_pipeline.settings import project
-from market_data_pipeline.store.connection import describe, libpq_url, open_connection
+from market_data_pipeline.store.connection import describe, open_connection
 from market_data_pipeline.store.privileges import grant_privileges, login_of
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def migrate_database(url: str, sql: Path, *, login: str | None = None) -> list[s
         DatabaseUnavailableError: the server cannot be reached.
     """
     known = {file.name.split("_", 1)[0]: file.name for file in sorted(sql.glob("[0-9]*.sql"))}
-    with open_connection(libpq_url(url), autocommit=True) as connection:
+    with open_connection(url, autocommit=True) as connection:
         if (found := connection.info.server_version // 10_000) < OLDEST_SERVER:
             raise ConfigurationError(f"{describe(url)} is version {found}; version {OLDEST_SERVER} or newer is needed.")
         connection.execute("select pg_advisory_lock(%s)", (_LOCK,))

@@ -66,5 +66,5 @@ def lacking_privileges(settings: Settings) -> str | None:
     Raises:
         DatabaseUnavailableError: the server cannot be reached.
     """
-    with open_connection(libpq_url(settings.owner_url), autocommit=True) as connection:
+    with open_connection(settings.owner_url, autocommit=True) as connection:
         return grant_privileges(connection, login_of(settings.database_url), anew=False)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
 from market_data_pipeline.domain.errors import ConfigurationError, DatabaseUnavailableError
-from market_data_pipeline.store.connection import ACT_AS_PSYCOPG, Role, libpq_url
+from market_data_pipeline.store.connection import Role, configure, conninfo, open_connection
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,12 +27,6 @@ LEASE_SECONDS: Final = 10.0  # a waiter that has not looked for this long is con
 _POOL_TIMEOUT_SECONDS: Final = 10.0  # a server that is up answers in milliseconds, also across a continent
 _LOCKED_WAIT_SECONDS: Final = 0.02  # the bucket's table is locked for milliseconds: by another put, or by vacuum
 _LEAK_EVERY: Final = 50  # grants between two removals of old calls from the bucket
-
-_CONNECTION: Final[dict[str, Any]] = {
-    "application_name": "market-data rate limit",
-    "connect_timeout": int(_POOL_TIMEOUT_SECONDS),
-    "prepare_threshold": None,  # connection poolers hand statements to other servers' sessions
-}
 
 _LOOK: Final = """
 with me as (
@@ -89,7 +83,7 @@ class RateLimitQueue:
     lease_seconds = LEASE_SECONDS
 
     def __init__(self, url: str, spacing: float | None, bucket: str = "polygon") -> None:
-        self._url = libpq_url(url)
+        self._url = conninfo(url, application_name="market-data rate limit")
         self._name = bucket
         self.spacing = spacing
         self._lock = threading.Lock()
@@ -148,13 +142,12 @@ class RateLimitQueue:
             return cursor.fetchone() if cursor.description else None
 
     def _pool(self) -> ConnectionPool[psycopg.Connection[Any]]:
-        import psycopg
         from psycopg_pool import ConnectionPool
 
         with self._lock:
             if self._pool_made is None:
                 # A pool does not report why a connection failed, and retries until its timeout.
-                psycopg.connect(self._url, **_CONNECTION).close()
+                open_connection(self._url).close()
                 self._pool_made = ConnectionPool(
                     self._url,
                     min_size=0,
@@ -163,7 +156,7 @@ class RateLimitQueue:
                     reconnect_timeout=_POOL_TIMEOUT_SECONDS,
                     check=ConnectionPool.check_connection,
                     configure=_configure,
-                    kwargs=_CONNECTION,
+                    kwargs={"prepare_threshold": None},  # poolers send statements to other servers' sessions
                     open=True,
                     name="rate-limit",
                 )
@@ -184,11 +177,8 @@ class RateLimitQueue:
 
 
 def _configure(connection: psycopg.Connection[Any]) -> None:
-    connection.execute(ACT_AS_PSYCOPG, (Role.WRITER.value,))
-    # pyrate-limiter names its table without a schema and stores local time. Statements instead of the startup
-    # parameter `options`, which connection poolers refuse.
-    connection.execute("select set_config('search_path', 'market_data', false), set_config('TimeZone', 'UTC', false)")
-    connection.commit()
+    # pyrate-limiter names its table without a schema, and stores local time.
+    configure(connection, Role.WRITER, settings={"search_path": "market_data"})
 
 
 @contextmanager

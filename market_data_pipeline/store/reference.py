@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from datetime import date, datetime
 
-    from market_data_pipeline.store.arrow import ArrowReader
     from market_data_pipeline.store.copy import StoreConnection
 
 
@@ -39,7 +38,8 @@ class Check(NamedTuple):
 def last_check(connection: StoreConnection, name: str = SPLITS) -> Check | None:
     """Return the last reading of one kind, None before the first."""
     rows = connection.rows(
-        "select since, verified_at, requests, bytes from market_data.reference_checks where name = $1", name
+        "select since, verified_at, requests, bytes from market_data.reference_checks where name = %(name)s",
+        {"name": name},
     )
     return Check(**rows[0]) if rows else None
 
@@ -49,20 +49,18 @@ def write_check(connection: StoreConnection, name: str, check: Check) -> None:
     connection.execute(
         """
         insert into market_data.reference_checks (name, since, verified_at, requests, bytes)
-        values ($1, $2, $3, $4::int, $5::bigint)
+        values (%(name)s, %(since)s, %(verified_at)s, %(requests)s::int, %(bytes)s::bigint)
         on conflict (name) do update set
             since = excluded.since,
             verified_at = excluded.verified_at,
             requests = excluded.requests,
             bytes = excluded.bytes
         """,
-        *(name, *check),
+        {"name": name, **check._asdict()},
     )
 
 
-def read_splits(
-    connection: StoreConnection | ArrowReader, symbol: str, known_at: datetime | None = None
-) -> tuple[Split, ...]:
+def read_splits(connection: StoreConnection, symbol: str, known_at: datetime | None = None) -> tuple[Split, ...]:
     """Return a symbol's known splits, future-dated ones among them, by execution date.
 
     With `known_at` those that the vendor had listed to us by then, as it listed them then.
@@ -70,11 +68,11 @@ def read_splits(
     rows = connection.rows(
         """
         select execution_date, split_from, split_to
-        from market_data.splits_as_of(coalesce($2::timestamptz, 'infinity'))
-        where symbol = $1
+        from market_data.splits_as_of(coalesce(%(known_at)s::timestamptz, 'infinity'))
+        where symbol = %(symbol)s
         order by execution_date
         """,
-        *(symbol, known_at),
+        {"symbol": symbol, "known_at": known_at},
     )
     return tuple(Split(**row) for row in rows)
 
@@ -121,9 +119,9 @@ def write_splits(
         connection.execute(
             """
             insert into market_data.unreadable_splits (symbol, error, seen_at)
-            select symbol, error, $3 from unnest($1::text[], $2::text[]) as told (symbol, error)
+            select symbol, error, %(now)s from unnest(%(symbols)s::text[], %(errors)s::text[]) as row (symbol, error)
             """,
-            *(list(unreadable), list(unreadable.values()), now),
+            {"symbols": list(unreadable), "errors": list(unreadable.values()), "now": now},
         )
 
 
@@ -132,15 +130,16 @@ def _replace(
     splits: list[tuple[str, date, float, float]],
     since: date,
     now: datetime,
-    spared: list[str],
+    kept: list[str],
 ) -> None:
-    listed = [list(column) for column in zip(*splits, strict=True)]
+    names = ("symbols", "dates", "split_from", "split_to")
+    listed = dict(zip(names, (list(column) for column in zip(*splits, strict=True)), strict=True))
     connection.execute(
         """
         with listed as (
             select symbol, execution_date, split_from, split_to
-            from unnest($1::text[], $2::date[], $3::float8[], $4::float8[])
-                as told (symbol, execution_date, split_from, split_to)
+            from unnest(%(symbols)s::text[], %(dates)s::date[], %(split_from)s::float8[], %(split_to)s::float8[])
+                as split (symbol, execution_date, split_from, split_to)
         ),
 
         news as (
@@ -152,28 +151,28 @@ def _replace(
         gone as (
             delete from market_data.splits as known
             where
-                known.execution_date >= $5
-                and known.symbol <> all($7::text[])
+                known.execution_date >= %(since)s
+                and known.symbol <> all(%(kept)s::text[])
                 and (known.symbol, known.execution_date, known.split_from, known.split_to) not in (table listed)
-                and (not $8::boolean or known.symbol in (select news.symbol from news))
+                and (not %(unnamed)s::boolean or known.symbol in (select news.symbol from news))
             returning *
         )
 
         insert into market_data.split_revisions (
             symbol, execution_date, split_from, split_to, first_seen_at, superseded_at
         )
-        select symbol, execution_date, split_from, split_to, first_seen_at, $6
+        select symbol, execution_date, split_from, split_to, first_seen_at, %(now)s
         from gone
         """,
-        *(*listed, since, now, spared, NO_TICKER in spared),
+        {**listed, "since": since, "now": now, "kept": kept, "unnamed": NO_TICKER in kept},
     )
     connection.execute(
         """
         insert into market_data.splits (symbol, execution_date, split_from, split_to, first_seen_at)
-        select listed.symbol, listed.execution_date, listed.split_from, listed.split_to, $5
-        from unnest($1::text[], $2::date[], $3::float8[], $4::float8[])
+        select listed.symbol, listed.execution_date, listed.split_from, listed.split_to, %(now)s
+        from unnest(%(symbols)s::text[], %(dates)s::date[], %(split_from)s::float8[], %(split_to)s::float8[])
             as listed (symbol, execution_date, split_from, split_to)
         on conflict (symbol, execution_date) do nothing
         """,
-        *(*listed, now),
+        {**listed, "now": now},
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from market_data_pipeline.domain.series import Timeframe
@@ -48,9 +48,9 @@ def read_states(connection: StoreConnection, symbol: str) -> dict[Timeframe, Ser
             revision, base_revision, quiet_slots, verified_at, next_due_at, features_computed_at,
             audited_splits as reverified_splits, own_features, settled_until
         from market_data.series_state
-        where symbol = $1
+        where symbol = %(symbol)s
         """,
-        symbol,
+        {"symbol": symbol},
     )
     return {Timeframe(row.pop("timeframe")): SeriesState(**row) for row in rows}
 
@@ -64,7 +64,11 @@ def write_state(connection: StoreConnection, series: Series, state: SeriesState)
             revision, base_revision, quiet_slots, verified_at, next_due_at, features_computed_at, audited_splits,
             own_features, settled_until
         )
-        values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)
+        values (
+            %(symbol)s, %(timeframe)s, %(tier)s, %(first_ts)s, %(last_ts)s, %(bar_count)s, %(feature_count)s,
+            %(feature_version)s, %(splits_digest)s, %(revision)s, %(base_revision)s, %(quiet_slots)s, %(verified_at)s,
+            %(next_due_at)s, %(features_computed_at)s, %(reverified_splits)s, %(own_features)s, %(settled_until)s
+        )
         on conflict (symbol, timeframe) do update set
             first_ts = excluded.first_ts,
             last_ts = excluded.last_ts,
@@ -85,10 +89,7 @@ def write_state(connection: StoreConnection, series: Series, state: SeriesState)
             last_error = null,
             consecutive_failures = 0
         """,
-        *(series.symbol, str(series.timeframe), state.tier, state.first_ts, state.last_ts, state.bar_count),
-        *(state.feature_count, state.feature_version, state.splits_digest, state.revision, state.base_revision),
-        *(state.quiet_slots, state.verified_at, state.next_due_at, state.features_computed_at),
-        *(state.reverified_splits, state.own_features, state.settled_until),
+        {**series._asdict(), **asdict(state)},
     )
 
 
@@ -99,13 +100,13 @@ def write_failure(connection: StoreConnection, series: Series, tier: str, row: L
         insert into market_data.series_state (
             symbol, timeframe, tier, last_error_class, last_error, consecutive_failures
         )
-        values ($1, $2, $3, $4, $5, 1)
+        values (%(symbol)s, %(timeframe)s, %(tier)s, %(error_class)s, %(error)s, 1)
         on conflict (symbol, timeframe) do update set
             last_error_class = excluded.last_error_class,
             last_error = excluded.last_error,
             consecutive_failures = series_state.consecutive_failures + 1
         """,
-        *(series.symbol, str(series.timeframe), tier, row.error_class, row.error),
+        {**series._asdict(), "tier": tier, "error_class": row.error_class, "error": row.error},
     )
     append_log(connection, series, row)
 

@@ -11,15 +11,15 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-import sqlalchemy as sa
-
 from market_data_pipeline.domain.errors import ConfigurationError, UsageError
 from market_data_pipeline.domain.series import AssetClass, Tier, Timeframe, asset_class_of, parse_symbol
 
 if TYPE_CHECKING:
+    import sqlalchemy as sa
     from yaml import Node
 
     from market_data_pipeline.settings import Settings
+    from market_data_pipeline.store.copy import StoreConnection
 
 Universe = Mapping[Tier, tuple[str, ...]]
 
@@ -131,7 +131,7 @@ def _symbols(
 def tracked(engine: sa.Engine) -> list[TrackedSymbol]:
     """Return all symbols, also inactive ones: critical ones first, then alphabetically."""
     with engine.connect() as connection:
-        rows = connection.execute(sa.text("select symbol, tier, asset_class, active from market_data.symbols")).all()
+        rows = connection.exec_driver_sql("select symbol, tier, asset_class, active from market_data.symbols").all()
     found = [TrackedSymbol(row.symbol, Tier(row.tier), AssetClass(row.asset_class), row.active) for row in rows]
     return sorted(found, key=lambda entry: (list(Tier).index(entry.tier), entry.symbol))
 
@@ -154,6 +154,19 @@ def select_followed(engine: sa.Engine, asked: Collection[str] = ()) -> tuple[str
     return tuple(symbol for symbol in followed if not asked or symbol in asked)
 
 
+def known_symbols(connection: StoreConnection, symbols: Collection[str]) -> set[str]:
+    """Return the symbols that equal one of `symbols` in any case, also inactive ones.
+
+    Raises:
+        ConfigurationError: the database was never migrated.
+    """
+    rows = connection.rows(
+        "select symbol from market_data.symbols where upper(symbol) = any(%(upper)s::text[])",
+        {"upper": [symbol.upper() for symbol in symbols]},
+    )
+    return {row["symbol"] for row in rows}
+
+
 def ensure_universe(settings: Settings, engine: sa.Engine) -> UniverseChange | None:
     """Load the configured universe file if the database knows no symbol yet; return None if it does.
 
@@ -161,7 +174,7 @@ def ensure_universe(settings: Settings, engine: sa.Engine) -> UniverseChange | N
         ConfigurationError: the file is wrong.
     """
     with engine.connect() as connection:
-        if connection.execute(sa.text("select exists (select from market_data.symbols)")).scalar_one():
+        if connection.exec_driver_sql("select exists (select from market_data.symbols)").scalar_one():
             return None
     return sync_universe(engine, load_universe_file(settings.universe_file), settings.clock())
 
@@ -188,47 +201,47 @@ def remove_symbols(engine: sa.Engine, symbols: Iterable[str]) -> UniverseChange:
     """
     wanted = set(symbols)
     with engine.begin() as connection:
-        connection.execute(_LOCK)
-        active = set(connection.execute(sa.text("select symbol from market_data.symbols where active")).scalars())
+        connection.exec_driver_sql(_LOCK)
+        active = set(connection.exec_driver_sql("select symbol from market_data.symbols where active").scalars())
         if unknown := sorted(wanted - active):
             raise UsageError(f"Not tracked: {', '.join(unknown)}; `market-data universe list` shows what is.")
-        connection.execute(_LEAVE, {"symbols": sorted(wanted)})
+        connection.exec_driver_sql(_LEAVE, {"symbols": sorted(wanted)})
     return UniverseChange((), (), (), tuple(sorted(wanted)))
 
 
 # Two changes of the universe at once follow one another; readers and refreshes are not held up.
-_LOCK: Final = sa.text("lock table market_data.symbols in share row exclusive mode")
+_LOCK: Final = "lock table market_data.symbols in share row exclusive mode"
 
-_LEAVE: Final = sa.text("update market_data.symbols set active = false where symbol = any(cast(:symbols as text[]))")
+_LEAVE: Final = "update market_data.symbols set active = false where symbol = any(%(symbols)s::text[])"
 
-_FOLLOW: Final = sa.text("""
+_FOLLOW: Final = """
     insert into market_data.symbols (symbol, tier, asset_class, active, added_at, followed_since)
-    select l.symbol, l.tier, l.asset_class, true, :now, :now
-    from unnest(cast(:symbols as text[]), cast(:tiers as text[]), cast(:classes as text[]))
+    select l.symbol, l.tier, l.asset_class, true, %(now)s, %(now)s
+    from unnest(%(symbols)s::text[], %(tiers)s::text[], %(classes)s::text[])
         as l (symbol, tier, asset_class)
     on conflict (symbol) do update set
         tier = excluded.tier,
         active = true,
         followed_since = case when symbols.active then symbols.followed_since else excluded.followed_since end
     where (symbols.tier, symbols.active) is distinct from (excluded.tier, true)
-""")
+"""
 
-_FOLLOW_SERIES: Final = sa.text("""
+_FOLLOW_SERIES: Final = """
     insert into market_data.series_state (symbol, timeframe, tier)
     select l.symbol, t.timeframe, l.tier
-    from unnest(cast(:symbols as text[]), cast(:tiers as text[])) as l (symbol, tier)
-    cross join unnest(cast(:timeframes as text[])) as t (timeframe)
+    from unnest(%(symbols)s::text[], %(tiers)s::text[]) as l (symbol, tier)
+    cross join unnest(%(timeframes)s::text[]) as t (timeframe)
     on conflict (symbol, timeframe) do update set tier = excluded.tier
     where series_state.tier <> excluded.tier
-""")
+"""
 
 
 def _apply(engine: sa.Engine, universe: Universe, now: datetime, *, others_leave: bool) -> UniverseChange:
     tiers = {symbol: tier for tier, symbols in universe.items() for symbol in symbols}
     listed = sorted(tiers)
     with engine.begin() as connection:
-        connection.execute(_LOCK)
-        rows = connection.execute(sa.text("select symbol, tier, active from market_data.symbols")).all()
+        connection.exec_driver_sql(_LOCK)
+        rows = connection.exec_driver_sql("select symbol, tier, active from market_data.symbols").all()
         before = {row.symbol: row for row in rows}
         leaving = sorted(row.symbol for row in rows if row.active and row.symbol not in tiers) if others_leave else []
         values = {
@@ -238,9 +251,9 @@ def _apply(engine: sa.Engine, universe: Universe, now: datetime, *, others_leave
             "timeframes": [timeframe.value for timeframe in Timeframe],
             "now": now,
         }
-        connection.execute(_FOLLOW, values)
-        connection.execute(_FOLLOW_SERIES, values)
-        connection.execute(_LEAVE, {"symbols": leaving})
+        connection.exec_driver_sql(_FOLLOW, values)
+        connection.exec_driver_sql(_FOLLOW_SERIES, values)
+        connection.exec_driver_sql(_LEAVE, {"symbols": leaving})
     known = [symbol for symbol in listed if symbol in before]
     return UniverseChange(
         added=tuple(symbol for symbol in listed if symbol not in before),

@@ -19,8 +19,7 @@ from market_data_pipeline.domain.errors import (
 from market_data_pipeline.domain.series import Tier
 from market_data_pipeline.ingest.outcome import SeriesOutcome, SymbolRequest
 from market_data_pipeline.ingest.shard import refresh_shard
-from market_data_pipeline.store import connection as session_module
-from market_data_pipeline.store import copy as bulk_module
+from market_data_pipeline.store import copy
 from market_data_pipeline.store.copy import StoreConnection
 from market_data_pipeline_tests.faults.conftest import DAYS
 from market_data_pipeline_tests.faults.processes import advisory_locks, sessions, until, wire
@@ -83,7 +82,7 @@ def test_a_conflict_with_another_transaction_is_met_at_once_with_the_bars_at_han
 @pytest.mark.parametrize(
     ("sqlstate", "error_class", "words"),
     [
-        ("40001", "TransactionConflictError", "for another one's sake"),
+        ("40001", "TransactionConflictError", "in favour of another one"),
         ("57014", "TransientError", "SQLSTATE 57014"),
         ("55P03", "TransientError", "SQLSTATE 55P03"),
         ("53200", "TransientError", "SQLSTATE 53200"),
@@ -166,7 +165,7 @@ def test_a_connection_lost_in_the_middle_of_a_transaction_leaves_nothing_of_it(
 def test_a_table_that_somebody_locked_fails_the_series_after_a_while(
     world: FaultyWorld, truth: Snapshot, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(session_module._SESSION, "lock_timeout", "100ms")
+    monkeypatch.setattr(copy, "_LOCK_TIMEOUT", "100ms")
     with world.connect() as other, other.transaction():
         other.execute("lock table market_data.features_4h in exclusive mode")
         outcomes = world.refresh("AAPL", history_days=DAYS)
@@ -179,7 +178,7 @@ def test_a_table_that_somebody_locked_fails_the_series_after_a_while(
 def test_a_symbol_that_another_process_never_lets_go_of_is_named_with_its_holder(
     world: FaultyWorld, connection: StoreConnection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bulk_module, "_SYMBOL_LOCK_TIMEOUT", "100ms")
+    monkeypatch.setattr(copy, "_SYMBOL_LOCK_TIMEOUT", "100ms")
     with connection.symbol_lock("AAPL"):
         outcomes = world.refresh("AAPL", "MSFT", history_days=DAYS)
     held = connection.rows("select pg_backend_pid() as pid")[0]["pid"]

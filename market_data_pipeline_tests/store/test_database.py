@@ -10,7 +10,6 @@ from urllib.parse import urlsplit
 import psycopg
 import pytest
 import sqlalchemy as sa
-from adbc_driver_postgresql import dbapi as adbc
 
 from market_data_pipeline.domain.errors import ConfigurationError, DatabaseUnavailableError
 from market_data_pipeline.store.connection import describe, engine, libpq_url
@@ -50,12 +49,11 @@ def test_without_a_replay_the_clock_is_the_real_one(database_url: str) -> None:
     made.dispose()
 
 
-def test_adbc_takes_the_same_url_and_sees_the_same_instant(database_url: str) -> None:
+def test_libpq_takes_the_instant_of_a_replay_from_the_url(database_url: str) -> None:
     url = libpq_url(database_url.replace("postgresql://", "postgresql+psycopg://"), as_of=AS_OF)
 
-    with adbc.connect(url) as connection, connection.cursor() as cursor:
-        cursor.execute("select extract(epoch from market_data.clock())::bigint")
-        assert cursor.fetchone() == (int(AS_OF.timestamp()),)
+    with psycopg.connect(url) as connection:
+        assert connection.execute("select market_data.clock()").fetchone() == (AS_OF,)
 
 
 def test_psycopg2_and_sqlalchemy_take_the_url_that_dagster_gets(database_url: str) -> None:

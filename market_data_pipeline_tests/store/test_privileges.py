@@ -16,7 +16,6 @@ import sqlalchemy as sa
 
 from market_data_pipeline.domain.errors import PipelineError
 from market_data_pipeline.settings import Settings
-from market_data_pipeline.store.arrow import ArrowReader
 from market_data_pipeline.store.connection import Role, engine
 from market_data_pipeline.store.copy import StoreConnection
 from market_data_pipeline.store.migrations import migrate, migrate_database
@@ -171,7 +170,7 @@ def test_every_session_of_the_pipeline_acts_as_the_writer_also_for_an_owners_log
 
 
 def test_who_reads_bars_for_a_notebook_acts_as_the_reader_also_with_an_owners_login(database_url: str) -> None:
-    with ArrowReader(database_url) as reader:
+    with StoreConnection(database_url, role=Role.READER) as reader:
         reader.rollback()
         assert reader.rows("select current_user::text as who") == [{"who": "market_data_reader"}]
         with pytest.raises(PipelineError, match="42501"):
