@@ -31,7 +31,8 @@ import talib
 from benchmarks.report import Measurement, show
 from market_data_pipeline.domain.bars import bar_frame
 from market_data_pipeline.domain.calendar import calendar_for
-from market_data_pipeline.domain.features.compute import WARM_UP_BARS, compute_features, features_from, warm_up_suffices
+from market_data_pipeline.domain.features.compute import compute_features, features_from, warm_up_suffices
+from market_data_pipeline.domain.features.definitions import WARM_UP_BARS
 from market_data_pipeline.domain.series import AssetClass, Series, Timeframe
 
 if TYPE_CHECKING:

@@ -139,7 +139,7 @@ def commit(
 def _commit(
     connection: StoreConnection, change: Change, run_id: str, started_at: datetime, clock: Callable[[], datetime]
 ) -> tuple[SeriesOutcome, SeriesState]:
-    from market_data_pipeline.domain.features.compute import FEATURE_VERSION
+    from market_data_pipeline.domain.features.definitions import FEATURE_VERSION
 
     series, state, tally, now = change.series, change.state, change.tally, clock()
     with tally.storing():

@@ -54,7 +54,7 @@ def is_outdated(state: SeriesState, splits_digest: str, own: OwnFeatures, *, bar
     They are when they were made with other splits, by another version of the 17 or of the own features, and, as soon
     as there are new bars, when one of the own features failed the last time.
     """
-    from market_data_pipeline.domain.features.compute import FEATURE_VERSION
+    from market_data_pipeline.domain.features.definitions import FEATURE_VERSION
 
     stored = state.own_features
     return state.bar_count > 0 and (

@@ -16,7 +16,8 @@ import talib
 from hypothesis import given, settings
 
 from market_data_pipeline.domain.errors import FeatureError
-from market_data_pipeline.domain.features.compute import FEATURE_NAMES, FEATURES, bars_per_year, compute_features
+from market_data_pipeline.domain.features.compute import compute_features
+from market_data_pipeline.domain.features.definitions import FEATURE_NAMES, FEATURES, bars_per_year
 from market_data_pipeline.domain.series import AssetClass, Timeframe
 from market_data_pipeline_tests.domain import compare_with_oracle
 from market_data_pipeline_tests.domain.answers import feature_oracle

@@ -11,13 +11,8 @@ import talib
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from market_data_pipeline.domain.features.compute import (
-    FEATURES,
-    WARM_UP_BARS,
-    compute_features,
-    features_from,
-    warm_up_suffices,
-)
+from market_data_pipeline.domain.features.compute import compute_features, features_from, warm_up_suffices
+from market_data_pipeline.domain.features.definitions import FEATURES, WARM_UP_BARS
 from market_data_pipeline.domain.series import AssetClass, Timeframe
 from market_data_pipeline_tests.domain.feature_series import (
     REAL,

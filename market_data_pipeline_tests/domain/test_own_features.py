@@ -1,4 +1,4 @@
-"""Declarations of a project's own features, and what is noticed of a feature that does not keep its word."""
+"""Declarations of a project's own features, and what is found out about a feature that breaks its contract."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_only_new_rows_are_returned_and_equal_those_of_the_whole() -> None:
         ),
     ],
 )
-def test_a_feature_that_does_not_keep_its_word_is_named_with_the_bar(compute: Compute, dtype: str, said: str) -> None:
+def test_a_feature_that_breaks_its_contract_is_named_with_the_bar(compute: Compute, dtype: str, said: str) -> None:
     columns, problems = run(feature(compute, "bad", dtype, version=4), feature(mean_20, "good"))
     (problem,) = problems
     assert problem.startswith("Own feature bad (version 4) ")
@@ -112,7 +112,7 @@ def test_a_total_over_all_bars_is_fine_when_it_says_so() -> None:
     assert columns["mine"].iloc[-1] == BARS["volume"].sum()
 
 
-def test_a_feature_that_writes_into_its_bars_spoils_them_for_nobody() -> None:
+def test_a_feature_that_writes_into_its_bars_changes_them_for_no_other() -> None:
     def spoil(bars: pd.DataFrame, *_: object) -> pd.Series:
         bars["close"] = 0.0
         bars.loc[0, "high"] = -1.0
@@ -132,7 +132,7 @@ def test_a_series_may_have_few_bars(count: int) -> None:
     assert columns["mine"].isna().tolist() == [True] * count
 
 
-def test_unsound_declarations_are_named_and_the_others_stand() -> None:
+def test_invalid_declarations_are_named_and_the_others_count() -> None:
     good = feature(mean_20, "good")
     own = declared(
         [
@@ -153,13 +153,13 @@ def test_unsound_declarations_are_named_and_the_others_stand() -> None:
     assert [problem.split(":")[0] for problem in own.problems] == [
         "Entry 2 of FEATURES is str, not an OwnFeature.",
         "Own feature 'Gap' has no usable name",
-        "Own feature 'atr' has the name of a column that exists already.",
-        "Own feature 'close' has the name of a column that exists already.",
+        "Own feature 'atr' has the name of a column that already exists.",
+        "Own feature 'close' has the name of a column that already exists.",
         "Own feature 'number' has dtype 'int'",
         "Own feature 'short' has warm_up -1",
         "Own feature 'text' has version '2'",
-        "Own feature 'named' has a compute that is no function.",
-        "Own feature 'labelled' has labels, which are for text features and texts themselves.",
+        "Own feature 'named' has a compute that is not a function.",
+        "Own feature 'labelled' has labels, which only text features have and which are text.",
         "Own feature 'good' is declared twice; the first one counts.",
     ]
 

@@ -19,6 +19,7 @@ from market_data_pipeline.domain.adjustments import Split, adjust
 from market_data_pipeline.domain.bars import TS_DTYPE, VALUES
 from market_data_pipeline.domain.calendar import NEW_YORK
 from market_data_pipeline.domain.features import compute as formulas
+from market_data_pipeline.domain.features import definitions
 from market_data_pipeline.domain.features.compute import compute_features
 from market_data_pipeline.domain.features.definitions import FEATURE_NAMES, FEATURES, WARM_UP_BARS
 from market_data_pipeline.domain.series import AssetClass, Series, Timeframe
@@ -226,7 +227,7 @@ def test_a_new_version_recomputes_everything_while_readers_see_old_or_new(
 ) -> None:
     before = features(world)
     atr = formulas._average_true_range
-    monkeypatch.setattr(formulas, "FEATURE_VERSION", 2)
+    monkeypatch.setattr(definitions, "FEATURE_VERSION", 2)
     monkeypatch.setattr(formulas, "_average_true_range", lambda *prices: 2 * atr(*prices))
     seen: list[list[float | None]] = []
 

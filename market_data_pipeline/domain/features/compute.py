@@ -1,11 +1,8 @@
-"""The 17 features of one series of bars: a pure function of split-adjusted bars, and what a part of them needs.
+"""Computes the 17 features of one series, a pure function of its split-adjusted bars.
 
-Two laws hold, and the tests try to break them: computing in any sequence of appends and corrections leaves the same
-rows as computing once from the first bar (floats to 1e-9 relative, labels and NULLs exactly), and features of bars
-0..t do not change when later bars are removed.
-
-Add here: how a feature follows from bars. Keep out: names and types (feature_definitions), windows (rolling),
-adjusting (splits), reading and storing. Importing this module loads pandas and TA-Lib: import it where it is used.
+Two laws hold, and property tests try to break them: any sequence of appends and corrections leaves the rows that one
+computation from the first bar gives (floats to 1e-9 relative, labels and NULLs exactly), and features of bars 0..t do
+not change when later bars are removed. Importing this module loads pandas and TA-Lib, so import it where it is used.
 """
 
 from __future__ import annotations
@@ -22,7 +19,6 @@ from market_data_pipeline.domain.errors import FeatureError
 from market_data_pipeline.domain.features import rolling
 from market_data_pipeline.domain.features.definitions import (
     FEATURE_NAMES,
-    FEATURE_VERSION,
     FEATURES,
     WARM_UP_BARS,
     WINDOW_BARS,
@@ -42,18 +38,6 @@ if TYPE_CHECKING:
     Flags: TypeAlias = NDArray[np.bool_]
     Codes: TypeAlias = NDArray[np.int8]  # of labels, by their order in the declaration
 
-__all__ = [
-    "FEATURES",
-    "FEATURE_NAMES",
-    "FEATURE_VERSION",
-    "WARM_UP_BARS",
-    "Feature",
-    "bars_per_year",
-    "compute_features",
-    "features_from",
-    "warm_up_suffices",
-]
-
 HOUR_US: Final = 3_600_000_000
 
 STRUCTURE_BARS: Final = 5
@@ -63,10 +47,10 @@ LOW_VOLATILITY, HIGH_VOLATILITY = 0.7, 1.3
 COMPRESSED: Final = 0.7
 REGIME_BARS: Final = 50
 
-# An average true range this small beside the price is what is left of a seed after more than 900 bars without any
-# movement (13/14 to that power): then how the average started still shows, see warm_up_suffices.
+# An average true range this small beside the price is the rest of a seed after more than 900 bars without movement
+# (13/14 to that power): how the average started then still shows, see warm_up_suffices.
 MOTIONLESS: Final = 1e-30
-# 214 bars after a movement of this size beside the price the average is still 1e-29 of the price.
+# 214 bars after a movement of this size beside the price, the average is still 1e-29 of the price.
 MOVING: Final = 1e-20
 SOON: Final = 200
 
@@ -78,26 +62,26 @@ def compute_features(bars: pd.DataFrame, timeframe: Timeframe, asset_class: Asse
     """Return the features of every bar.
 
     Args:
-        bars: a bar frame (see `domain.bars`) of one series, split-adjusted with the splits known now.
+        bars: a bar frame (see `domain.bars`) of one series, split-adjusted.
         timeframe: the bars' length.
         asset_class: chooses the session dates (New York or UTC) and the bars per year.
 
     Returns:
         One row per bar: `ts` and the columns of `FEATURES` in their order. `float`: float64 with NaN for NULL, never
-        infinite. `bool`: pandas `boolean` with NA. `text`: a pandas Categorical over the feature's `labels`
-        with NA; pyarrow makes it a dictionary of strings, or plain strings when asked for that type, at once.
+        infinite. `bool`: pandas `boolean` with NA. `text`: a pandas Categorical over the feature's `labels` with NA,
+        which pyarrow converts to a dictionary or to plain strings at once.
 
     Raises:
-        FeatureError: TA-Lib's process-wide settings were changed, so that its averages would start elsewhere.
+        FeatureError: TA-Lib's process-wide settings were changed, so that its averages would be seeded otherwise.
     """
     return features_from(bars, 0, timeframe, asset_class)
 
 
 def features_from(bars: pd.DataFrame, first_new: int, timeframe: Timeframe, asset_class: AssetClass) -> pd.DataFrame:
-    """Return the features of bars[first_new:] only; the bars before are warm-up.
+    """Return the features of bars[first_new:] only, as `compute_features` does; the bars before are warm-up.
 
-    They equal what the whole history gives when `bars` starts with the series' first bar, or when
-    `warm_up_suffices(bars, first_new)`. The result is as that of `compute_features`, with a RangeIndex of its own.
+    They equal what the whole history gives if `bars` starts with the series' first bar, or if
+    `warm_up_suffices(bars, first_new)`.
 
     Raises:
         FeatureError: as `compute_features`.
@@ -108,7 +92,7 @@ def features_from(bars: pd.DataFrame, first_new: int, timeframe: Timeframe, asse
     high, low, close, volume = (
         np.ascontiguousarray(array(bars, name), dtype="float64") for name in ("high", "low", "close", "volume")
     )
-    # Only the averages look at all of the warm-up; everything else has forgotten what lies before `begin`.
+    # Only the averages need all of the warm-up; nothing else depends on bars before `begin`.
     begin = max(0, first_new - WINDOW_BARS)
     recent = slice(begin, None)
     with np.errstate(all="ignore"):
@@ -128,25 +112,25 @@ def features_from(bars: pd.DataFrame, first_new: int, timeframe: Timeframe, asse
         else _column(f, windows[f.name], first_new - begin)
         for f in FEATURES
     ]
-    # The public constructor examines every column again, a tenth of the time of appending one bar.
+    # The public constructor checks every column again: a tenth of the time of appending one bar.
     return pd.DataFrame._from_arrays(  # type: ignore[attr-defined,no-any-return]
         [ts[first_new:], *columns], columns=_COLUMNS, index=pd.RangeIndex(len(bars) - first_new), verify_integrity=False
     )
 
 
 def warm_up_suffices(bars: pd.DataFrame, first_new: int) -> bool:
-    """Tell whether bars that start in mid-history give bars[first_new:] the features that the whole history gives.
+    """Return whether bars that start in mid-history give bars[first_new:] the features that the whole history gives.
 
-    It takes `WARM_UP_BARS` bars before `first_new`, and prices that moved: after a thousand bars without any
-    movement (a dead ticker) the average true range is nothing but what is left of older bars, and somebody who has not
-    seen those finds another value. Then compute from the first bar of the series.
+    That takes `WARM_UP_BARS` bars before `first_new`, and prices that moved: after a thousand bars without movement (a
+    dead ticker) the average true range is only the rest of older bars, which a computation without these cannot know.
+    If False, compute from the series' first bar.
     """
     if first_new < WARM_UP_BARS:
         return False
     high, low = array(bars, "high"), array(bars, "low")
     moved = (high - low)[first_new - 13 : first_new + 1].max(initial=0.0)
     if len(bars) - first_new <= SOON and moved > MOVING * high.max():
-        return True  # the usual case, told without computing anything
+        return True  # the usual case, without computing anything
     high, low, close = (np.ascontiguousarray(array(bars, name), dtype="float64") for name in ("high", "low", "close"))
     atr = talib.ATR(high, low, close, timeperiod=14)[first_new:]
     return bool(np.all(atr > MOTIONLESS * high.max()))
@@ -162,7 +146,7 @@ def _check_talib() -> None:
 
 
 def _column(feature: Feature, values: Floats | Codes | tuple[Flags, Flags], first: int) -> object:
-    """Return a frame's column of values[first:]: floats; (values, is NULL) as booleans; codes (-1: NULL) as labels."""
+    """Return values[first:] as a frame's column: floats; (values, is NULL) as booleans; codes (-1: NULL) as labels."""
     if isinstance(values, tuple):
         return pd.arrays.BooleanArray(values[0][first:], values[1][first:])
     values = values[first:]
@@ -195,7 +179,7 @@ def _hour_before(starts: NDArray[np.int64], timeframe: Timeframe) -> NDArray[np.
     """Return for every bar the index of the latest one that started an hour earlier or before; -1 for none."""
     index = np.maximum(np.arange(len(starts)) - 60 // timeframe.minutes, -1)
     earlier = starts - HOUR_US
-    # Without a gap it is as many bars back as an hour has; only across gaps it has to be looked for.
+    # Without a gap it is as many bars back as an hour has; only across gaps it has to be searched for.
     gap = starts[index] != earlier
     index[gap] = np.searchsorted(starts, earlier[gap], side="right") - 1
     return index
@@ -257,7 +241,7 @@ def _trend_regime(close: Floats) -> Codes:
 
 
 def _compression_regime(close: Floats) -> Codes:
-    # The width has no scale: a power of two, which changes no digit, keeps squares of extreme prices in range.
+    # The width is scale-free: a power of two, which changes no digit, keeps squares of extreme prices in range.
     _, exponent = np.frexp(np.median(close)) if len(close) else (0.0, 0)
     scaled = np.ldexp(close, -exponent)
     (window,) = rolling.trailing_moments(scaled, (20,))
@@ -270,5 +254,5 @@ def _compression_regime(close: Floats) -> Codes:
 
 
 def _ones(flags: Flags) -> Codes:
-    """Return 1 for True and 0 for False: labels put together from these take a third of the time of masks."""
+    """Return 1 for True and 0 for False; labels computed from these take a third of the time of masks."""
     return flags.view("int8")

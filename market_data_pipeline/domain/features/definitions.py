@@ -1,9 +1,7 @@
-"""Which features there are: names, types, units and warm-up, in the order of the table's columns.
+"""The 17 features by name, with type, unit and warm-up, in the order of the table's columns.
 
-The SQL columns, the API's schema and the documentation follow this declaration; tests compare them with it.
-To add a feature: a row here, a column in a new migration, its computation in `domain.features`, its definition
-in the tests' oracle, and a higher `FEATURE_VERSION`. Keep out: computing (features), windows (rolling), and
-heavy imports - everything that only wants the names imports this module.
+SQL columns, API schema and documentation follow this declaration; tests compare them with it. To add a feature, see
+CONTRIBUTING.md. All that needs only the names imports this module, so it imports nothing heavy.
 """
 
 from __future__ import annotations
@@ -18,17 +16,16 @@ WARM_UP_BARS: Final = 1_500
 """Earlier bars that make an incremental computation equal the full one.
 
 Windows need 99 (the median of 50 `volatility_50`), `return_1d` the rest of the session and the last bar before it
-(289 at the most: 5-minute bars round the clock; a session with few bars needs fewer), but an EMA and Wilder's
-average never quite forget their seed. Bar by bar they come nearer to what the full history gives, first in value,
-at last in every bit, and from there on a label cannot fall on the other side of its threshold. Measured on 1,500
-moving series (random walks, cents, ramps, a fall by a factor of 1e6 in one bar), bars until bit-identical:
-EMA 50 at most 1,368, Wilder 14 at most 818. In value, seeds weigh (49/51)^1,450 = 6e-26 and
-(13/14)^1,486 = 2e-48 by then. On a price that stands still two EMAs may stay a few last bits apart, far from any
-threshold; what that does to the average true range, `features.warm_up_suffices` tells.
+(at most 289: 5-minute bars round the clock), but an EMA and Wilder's average never quite forget their seed. Bar by bar
+they approach what the full history gives, first in value, at last in every bit; from there on a label cannot fall on
+the other side of its threshold. Measured on 1,500 moving series (random walks, cents, ramps, a fall by a factor of 1e6
+in one bar), bars until bit-identical: EMA 50 at most 1,368, Wilder 14 at most 818. In value, seeds weigh
+(49/51)^1,450 = 6e-26 and (13/14)^1,486 = 2e-48 by then. While a price does not move, two EMAs may stay a few last bits
+apart, far from any threshold; for the average true range see `compute.warm_up_suffices`.
 """
 
 WINDOW_BARS: Final = 310
-"""Earlier bars that every feature but the two averages depends on: 99 for windows, 289 for `return_1d`; see above."""
+"""Earlier bars that all features but the two averages depend on: 99 for windows, 289 for `return_1d`; see above."""
 
 TRADING_DAYS: Final = {AssetClass.US_EQUITY: 252, AssetClass.CRYPTO: 365}
 SESSION_MINUTES: Final = {AssetClass.US_EQUITY: 960, AssetClass.CRYPTO: 1440}  # 04:00 to 20:00 New York; UTC days
@@ -41,12 +38,11 @@ class Feature(NamedTuple):
 
     Attributes:
         name: the column.
-        dtype: `float`, `bool` or `text`; every one may be NULL.
-        unit: what a value counts; empty for booleans and labels.
-        warm_up: index of the first bar whose value is not NULL, counted from the first bar of the series; None where
-            it depends on the sessions and on gaps.
+        dtype: `float`, `bool` or `text`; any of them may be NULL.
+        unit: of the value; empty for booleans and labels.
+        warm_up: index of the series' first bar whose value is not NULL; None where it depends on sessions and gaps.
         price_scaled: True when a split known later changes the values of earlier bars.
-        description: one line for people.
+        description: one line for users.
         labels: the values of a `text` feature, else empty.
     """
 

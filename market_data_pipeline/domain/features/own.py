@@ -1,16 +1,11 @@
-"""Features that a project declares for itself, beside the 17: what a declaration says, and which ones are sound.
+"""A project's own features, beside the 17: how one is declared, and computing them without trusting any of them.
 
-Add here: a fact that storage, API or catalog has to know of an own feature. Keep out: computing them
-(own_computation) and finding the module that declares them (ingest.own_module).
+A feature that raises, returns anything but one value of its type per bar, or looks ahead fails alone: its column is
+NULL, and a sentence names it and the bar. To see whether it looks ahead, it is computed again without the last bars, at
+a few places, and has to return what it returned before. "Raises" includes what is no `Exception`: a `sys.exit`, or a
+panic of a library written in Rust, would otherwise end the thread of a shard.
 
-Computing a project's own features: each by itself, distrusted, and never at the cost of the others.
-
-A feature that raises, returns something else than one value of its type per bar, or sees later bars is left out: its
-column is NULL and a sentence names it and the bar. Whether it sees later bars is tried on the bars at hand: it is
-computed again with the last ones left out, at a few places, and has to give what it gave before. Raising includes what
-is no `Exception`: a `sys.exit`, or a panic of a library written in Rust, would otherwise end the thread of a shard.
-
-Add here: a way to find out that a feature does not keep its word. Keep out: what a declaration holds (own_features).
+Keep out: finding the module that declares features (ingest.own_features).
 """
 
 from __future__ import annotations
@@ -33,16 +28,19 @@ if TYPE_CHECKING:
     from market_data_pipeline.domain.series import AssetClass, Timeframe
 
 
-FAILED_MARK: Final = "!"  # behind the fingerprint of a series in which one of the features failed
+FAILED_MARK: Final = "!"  # after the fingerprint of a series in which a feature failed
+TOLERANCE: Final = 1e-9  # relative, as for the 17: sums that begin at different bars are rounded differently
 
 _NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,62}")  # what SQL, Arrow and JSON all take without quoting
-
+_NOISE: Final = 1e-12  # of the largest value: what rounding leaves of a difference that is 0
+_LONGEST_REASON: Final = 200  # characters, in a sentence that is shown in a table
+_NUMBERS: Final = frozenset({"floating", "integer", "mixed-integer-float", "decimal", "empty"})
 _TAKEN: Final = {*FEATURE_NAMES, *bar_frames.COLUMNS, "symbol", "timeframe", "extra", "features_computed_at"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OwnFeature:
-    """One feature of the project's own: a function and what is to be known of its values.
+    """One feature of a project's own: a function, and what storage, API and catalog need to know of its values.
 
     Attributes:
         compute: called as `compute(bars, timeframe, asset_class)` with split-adjusted bars (`domain.bars`) of one
@@ -50,13 +48,13 @@ class OwnFeature:
             value at t may depend on bars 0..t only.
         name: the column, lower case.
         dtype: `float`, `bool` or `text`.
-        description: one line for people.
-        warm_up: how many earlier bars a value depends on; None when it depends on all of them, which makes every
-            refresh read the whole series.
-        unit: what a value counts; empty for booleans and labels.
-        version: raise it when values change: the next refresh computes stored rows again.
+        description: one line for users.
+        warm_up: how many earlier bars a value depends on; None when it depends on all of them, so that every refresh
+            reads the whole series.
+        unit: of the value; empty for booleans and labels.
+        version: raise it when the definition changes: the next refresh computes stored rows again.
         price_scaled: True when a split known later changes the values of earlier bars.
-        labels: the values of a `text` feature, if they are few; else empty.
+        labels: the values of a `text` feature if they are few, else empty.
     """
 
     compute: Callable[[pd.DataFrame, Timeframe, AssetClass], Any]
@@ -71,7 +69,7 @@ class OwnFeature:
 
     @property
     def declaration(self) -> Feature:
-        """What the columns of storage, API and catalog are made of."""
+        """The column as storage, API and catalog know it."""
         return Feature(
             self.name, self.dtype, self.unit, self.warm_up, self.price_scaled, self.description, tuple(self.labels)
         )
@@ -82,10 +80,9 @@ class OwnFeatures:
     """The own features of a project.
 
     Attributes:
-        features: those that are soundly declared.
-        problems: a sentence for each that is not.
-        readable: False when the module could not be loaded at all: then nobody knows what is declared, and what is
-            stored stays as it is.
+        features: the valid ones.
+        problems: a sentence for each invalid one.
+        readable: False when the module could not be loaded: what it declares is unknown, and stored values stay.
     """
 
     features: tuple[OwnFeature, ...] = ()
@@ -94,18 +91,18 @@ class OwnFeatures:
 
     @property
     def declarations(self) -> tuple[Feature, ...]:
-        """The columns, in the order in which they were declared."""
+        """The columns, in the order of declaration."""
         return tuple(feature.declaration for feature in self.features)
 
     @property
     def digest(self) -> str:
-        """A fingerprint of everything that decides about values; empty when no feature is declared."""
+        """A fingerprint of all that values depend on; empty when no feature is declared."""
         facts = sorted((f.name, f.dtype, f.version, f.warm_up or 0, f.warm_up is None) for f in self.features)
         return hashlib.sha256(repr(facts).encode()).hexdigest()[:16] if facts else ""
 
     @property
     def warm_up(self) -> int | None:
-        """Earlier bars that make an incremental computation of all features equal the full one; None: all of them."""
+        """Earlier bars that make an incremental computation of all features equal the full one; None for all bars."""
         needed = [feature.warm_up for feature in self.features]
         return None if None in needed else max((WARM_UP_BARS, *(bars for bars in needed if bars is not None)))
 
@@ -114,28 +111,28 @@ NO_OWN_FEATURES: Final = OwnFeatures()
 
 
 def declared(features: Iterable[object]) -> OwnFeatures:
-    """Return the sound ones of `features`, and a sentence for each that is not."""
-    sound: dict[str, OwnFeature] = {}
+    """Return the valid ones of `features`, and a sentence for each invalid one."""
+    valid: dict[str, OwnFeature] = {}
     problems = []
     for place, feature in enumerate(features, start=1):
         if not isinstance(feature, OwnFeature):
             problems.append(f"Entry {place} of FEATURES is {type(feature).__name__}, not an OwnFeature.")
-        elif (wrong := _wrong(feature)) or feature.name in sound:
+        elif (wrong := _wrong(feature)) or feature.name in valid:
             problems.append(f"Own feature {feature.name!r} {wrong or 'is declared twice; the first one counts'}.")
         else:
-            sound[feature.name] = feature
-    return OwnFeatures(tuple(sound.values()), tuple(problems))
+            valid[feature.name] = feature
+    return OwnFeatures(tuple(valid.values()), tuple(problems))
 
 
 def _wrong(feature: OwnFeature) -> str | None:
-    """Return what is wrong with a declaration, to complete a sentence about it."""
-    name: object = feature.name  # people write these: nothing is as the annotations say until it was looked at
+    """Return what is wrong with a declaration, as the rest of a sentence about it; None when nothing is."""
+    name: object = feature.name  # written by users: the annotations hold only once checked
     warm_up: object = feature.warm_up
     compute: object = feature.compute
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         return "has no usable name: at most 63 lower-case letters, digits and _, a letter first"
     if name in _TAKEN:
-        return "has the name of a column that exists already"
+        return "has the name of a column that already exists"
     if feature.dtype not in SQL_TYPES:
         return f"has dtype {feature.dtype!r}: use one of {', '.join(SQL_TYPES)}"
     if warm_up is not None and not _is_count(warm_up):
@@ -143,26 +140,16 @@ def _wrong(feature: OwnFeature) -> str | None:
     if not _is_count(feature.version):
         return f"has version {feature.version!r}: use a whole number"
     if not callable(compute):
-        return "has a compute that is no function"
+        return "has a compute that is not a function"
     if not str(feature.description or "").strip():
         return "has no description"
     if feature.labels and (feature.dtype != "text" or not all(isinstance(label, str) for label in feature.labels)):
-        return "has labels, which are for text features and texts themselves"
+        return "has labels, which only text features have and which are text"
     return None
 
 
 def _is_count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
-
-
-# Two computations of one value may differ by the rounding of sums that began elsewhere.
-TOLERANCE: Final = 1e-9  # relative, as for the 17
-
-_NOISE: Final = 1e-12  # of the largest value: what is left of a difference that is 0
-
-_LONGEST_REASON: Final = 200  # characters, in a sentence that ends up in a table
-
-_NUMBERS: Final = frozenset({"floating", "integer", "mixed-integer-float", "decimal", "empty"})
 
 
 class OwnColumns(NamedTuple):
@@ -173,7 +160,16 @@ class OwnColumns(NamedTuple):
 
 
 class _BrokenError(Exception):
-    """A feature that does not keep its word; the text completes a sentence about it."""
+    """A feature breaks its contract; the text is the rest of a sentence about it."""
+
+
+class _RaisedError(Exception):
+    """A feature raised an exception, whose type and reason these are."""
+
+    def __init__(self, error: BaseException) -> None:
+        lines = str(error).strip().splitlines()  # the first one: some libraries put whole frames into the text
+        self.type = type(error).__name__
+        self.reason = textwrap.shorten(lines[0], _LONGEST_REASON, placeholder=" ...") if lines else "no reason given"
 
 
 def compute_own(
@@ -183,76 +179,75 @@ def compute_own(
     timeframe: Timeframe,
     asset_class: AssetClass,
 ) -> OwnColumns:
-    """Return the own features of bars[first_new:], in the order of `features`.
+    """Return the own features of bars[first_new:], in the order of `features`; a feature's failure raises nothing.
 
     Args:
         features: what to compute.
-        bars: a bar frame of one series, split-adjusted, the first `first_new` of them as warm-up.
-        first_new: index of the first bar whose values are wanted.
+        bars: a bar frame of one series, split-adjusted; the first `first_new` bars are warm-up.
+        first_new: index of the first bar whose values are returned.
         timeframe: the bars' length.
         asset_class: of the series.
 
     Returns:
-        Columns with a RangeIndex, as `domain.features` makes them: float64 with NaN for NULL, pandas `boolean`, or
-        text with NaN. Nothing is raised for what a feature does.
+        Columns with a RangeIndex: float64 with NaN for NULL, pandas `boolean`, or text with NaN.
     """
     columns, problems = {}, []
     for feature in features:
-        trial = _Trial(feature, bars, timeframe, asset_class)
         try:
-            values = trial.checked(first_new)
+            values = _Trial(feature, bars, timeframe, asset_class).checked(first_new)
         except _BrokenError as broken:
             problems.append(f"Own feature {feature.name} (version {feature.version}) {broken}; its values are NULL.")
-            values = _nothing(feature, len(bars))
+            values = _nulls(feature, len(bars))
         columns[feature.name] = values.iloc[first_new:].reset_index(drop=True)
     return OwnColumns(pd.DataFrame(columns, index=pd.RangeIndex(len(bars) - first_new)), tuple(problems))
 
 
+@dataclass(frozen=True, slots=True)
 class _Trial:
-    """One feature on one series' bars."""
+    """One feature on the bars of one series."""
 
-    def __init__(self, feature: OwnFeature, bars: pd.DataFrame, timeframe: Timeframe, asset_class: AssetClass) -> None:
-        self.feature = feature
-        self.bars = bars
-        self.timeframe = timeframe
-        self.asset_class = asset_class
+    feature: OwnFeature
+    bars: pd.DataFrame
+    timeframe: Timeframe
+    asset_class: AssetClass
 
     def checked(self, first_new: int) -> pd.Series[Any]:
         """Return the values of all bars.
 
         Raises:
-            _BrokenError: the feature raises, gives something else than it declares, or looks ahead.
+            _BrokenError: the feature raises, returns something else than it declares, or looks ahead.
         """
         count = len(self.bars)
         if not count:
-            return _nothing(self.feature, 0)
+            return _nulls(self.feature, 0)
         try:
             values = self._values(0, count)
-        except (_BrokenError, KeyboardInterrupt):
-            raise
-        except BaseException as error:  # noqa: BLE001  the project's own code is isolated here, see the docstring
+        except _RaisedError as raised:
             bar = self._bar(self._first_failing())
-            raise _BrokenError(f"raises {type(error).__name__} at the bar {bar}: {_said(error)}") from None
+            raise _BrokenError(f"raises {raised.type} at the bar {bar}: {raised.reason}") from None
         for stop in sorted({count - 1, (first_new + count) // 2, count // 3, count // 10} & set(range(1, count))):
             self._compare(values.iloc[:stop], 0, stop, "changes when later bars are left out: it looks ahead")
         warm_up = self.feature.warm_up
         if first_new == 0 and warm_up is not None and count - 1 > (enough := max(WARM_UP_BARS, warm_up)):
-            # What an append will see of this series has to be enough for the value that all of it has just given.
-            told = f"is another one when only the {enough} bars before are known: declare a larger warm_up, or None"
-            self._compare(values.iloc[-1:], count - 1 - enough, count, told)
+            # An append sees only the warm-up, which has to give the value that the whole series has just given.
+            differs = f"changes when only the {enough} bars before are known: declare a larger warm_up, or None"
+            self._compare(values.iloc[-1:], count - 1 - enough, count, differs)
         return values
 
     def _values(self, start: int, stop: int) -> pd.Series[Any]:
-        """Return the values of bars[start:stop] computed from these alone."""
+        """Return the values of bars[start:stop], computed from these alone."""
         part = self.bars.iloc[start:stop].reset_index(drop=True)  # a copy as soon as the feature writes into it
-        with np.errstate(all="ignore"):
-            made = self.feature.compute(part, self.timeframe, self.asset_class)
-        if np.ndim(made) != 1 or len(made) != stop - start:
-            found = f"{len(made)} values" if np.ndim(made) == 1 else f"{type(made).__name__} {made!r:.40}"
-            raise _BrokenError(
-                f"returns {found} for {stop - start} bars from {self._bar(start)} to {self._bar(stop - 1)}"
-            )
-        return self._typed(pd.Series(np.asarray(made) if isinstance(made, list | tuple) else made), start)
+        try:
+            with np.errstate(all="ignore"):
+                made = self.feature.compute(part, self.timeframe, self.asset_class)
+            if np.ndim(made) != 1 or len(made) != stop - start:
+                found = f"{len(made)} values" if np.ndim(made) == 1 else f"{type(made).__name__} {made!r:.40}"
+                raise _BrokenError(f"returns {found} for {stop - start} {self._from_to(start, stop)}")
+            return self._typed(pd.Series(np.asarray(made) if isinstance(made, list | tuple) else made), start)
+        except (_BrokenError, KeyboardInterrupt):
+            raise
+        except BaseException as error:  # noqa: BLE001  a project's own code is isolated here, see the docstring
+            raise _RaisedError(error) from None
 
     def _typed(self, made: pd.Series[Any], start: int) -> pd.Series[Any]:
         made = made.reset_index(drop=True)
@@ -280,19 +275,16 @@ class _Trial:
             if not isinstance(value, str):
                 raise TypeError(f"{type(value).__name__} {value!r:.40}")
             if allowed and value not in allowed:
-                raise ValueError(f"{value!r:.40} is none of its labels")
+                raise ValueError(f"{value!r:.40} is not one of its labels")
         return values.astype("str")
 
     def _compare(self, expected: pd.Series[Any], start: int, stop: int, otherwise: str) -> None:
         """Compare `expected` with the last values of bars[start:stop] computed from these alone."""
         try:
             found = self._values(start, stop).iloc[stop - start - len(expected) :]
-        except (_BrokenError, KeyboardInterrupt):
-            raise
-        except BaseException as error:  # noqa: BLE001  as above
+        except _RaisedError as raised:
             raise _BrokenError(
-                f"raises {type(error).__name__} when there are only the bars from {self._bar(start)} to "
-                f"{self._bar(stop - 1)}: {_said(error)}"
+                f"raises {raised.type} when there are only the {self._from_to(start, stop)}: {raised.reason}"
             ) from None
         differs = _differs(expected, found, self.feature.dtype)
         if differs.any():
@@ -306,24 +298,17 @@ class _Trial:
             middle = (good + bad) // 2
             try:
                 self._values(0, middle)
-            except KeyboardInterrupt:
-                raise
-            except BaseException:  # noqa: BLE001  as above
+            except (_BrokenError, _RaisedError):
                 bad = middle
             else:
                 good = middle
         return bad - 1
 
     def _bar(self, index: int) -> str:
-        if not 0 <= index < len(self.bars):
-            return "none"
         return f"{self.bars['ts'].iloc[index]:%Y-%m-%d %H:%M}Z"
 
-
-def _said(error: BaseException) -> str:
-    """Return the first line of what an exception says: people put whole frames into them."""
-    lines = str(error).strip().splitlines()
-    return textwrap.shorten(lines[0], _LONGEST_REASON, placeholder=" ...") if lines else "no reason given"
+    def _from_to(self, start: int, stop: int) -> str:
+        return f"bars from {self._bar(start)} to {self._bar(stop - 1)}"
 
 
 def _differs(a: pd.Series[Any], b: pd.Series[Any], dtype: str) -> np.ndarray[Any, np.dtype[np.bool_]]:
@@ -339,6 +324,6 @@ def _differs(a: pd.Series[Any], b: pd.Series[Any], dtype: str) -> np.ndarray[Any
     return differs
 
 
-def _nothing(feature: OwnFeature, count: int) -> pd.Series[Any]:
+def _nulls(feature: OwnFeature, count: int) -> pd.Series[Any]:
     dtype = {"float": "float64", "bool": "boolean", "text": "str"}[feature.dtype]
     return pd.Series([np.nan if feature.dtype == "float" else None] * count, dtype=dtype)
