@@ -114,7 +114,7 @@ def test_development_runs_on_the_pins_of_production() -> None:
 def test_the_command_and_the_location_have_their_names() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     # A script named dagster would replace the one of the dagster package in everybody's environment.
-    assert project["project"]["scripts"] == {"market-data": "market_data_pipeline.cli.main:main"}
+    assert project["project"]["scripts"] == {"market-data": "market_data_pipeline.cli:run"}
     assert project["tool"]["dagster"]["module_name"] == "market_data_pipeline.definitions"
 
 

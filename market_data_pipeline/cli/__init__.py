@@ -1,1 +1,17 @@
 """The `market-data` command: parse, call, print."""
+
+from __future__ import annotations
+
+import sys
+
+
+def run() -> None:
+    """Run the command, or say in one sentence which extra it needs where only the base package is installed."""
+    try:
+        from market_data_pipeline.cli.main import main
+    except ModuleNotFoundError as error:
+        from market_data_pipeline.settings.project import INSTALL_PIPELINE
+
+        print(f"The market-data command needs {error.name}: {INSTALL_PIPELINE}.", file=sys.stderr)
+        sys.exit(2)
+    main()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import os
 import re
+import shutil
 import stat
 import tempfile
 from collections.abc import Mapping
@@ -68,7 +69,18 @@ def write_env(*, take_over: bool = True) -> EnvFile:
     changed = new != text or not path.exists() or bool(stat.S_IMODE(path.stat().st_mode) & 0o077)
     if changed:
         _replace(path, new)
+    _write_dagster_files(root)
     return EnvFile(path, changed, tuple(wanted), tuple(name for name in _MANAGED if name in users))
+
+
+def _write_dagster_files(root: Path) -> None:
+    """Copy dagster.yaml and workspace.yaml into a project that has none: one that pip installed, not a checkout."""
+    for name in ("dagster.yaml", "workspace.yaml"):
+        try:
+            if not (root / name).exists():
+                shutil.copyfile(project.PACKAGE / "project_files" / name, root / name)
+        except OSError as error:
+            raise ConfigurationError(f"{root / name} cannot be written: {error.strerror}.") from None
 
 
 _MANAGED: Final = ("DAGSTER_HOME", "DATABASE_URL", "DAGSTER_POSTGRES_URL", *project.STORAGE_ZONE)

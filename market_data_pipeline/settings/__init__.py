@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 VENDOR_URL: Final = "https://api.polygon.io"
 PLAN_NAMES: Final = ("basic", "starter", "developer", "advanced")
-PACKAGED_UNIVERSE: Final = Path(__file__).resolve().parent.parent / "universe.yaml"
+PACKAGED_UNIVERSE: Final = project.PACKAGE / "universe.yaml"
 
 # From 1990, where the calendars begin, to today there are fewer days than this.
 _LONGEST_HISTORY_DAYS: Final = 13_000

@@ -25,6 +25,10 @@ DATABASES: Final = {
     "sandbox": ("sandbox", "sandbox_dagster"),
     "replay": ("replay", "replay_dagster"),
 }
+# Holds universe.yaml, sql/ and project_files/; in a checkout the latter two are links to what lies at its root.
+PACKAGE: Final = Path(__file__).resolve().parent.parent
+# What to do about a module that is missing: the base package only reads.
+INSTALL_PIPELINE: Final = "run `pip install 'market-data-pipeline[pipeline]'`, or `make install` in a checkout"
 DATABASE, DAGSTER_DATABASE = DATABASES["vendor"]
 DAGSTER_DATABASES: Final = dict(DATABASES.values())
 # Dagster writes times without a zone, in that of its connections, and reads them as UTC. A server has the zone of
@@ -41,7 +45,7 @@ def find_project_root(start: Path) -> Path:
     for folder in (start, *start.parents):
         if any(_speaks_of_us(folder / name) for name in _ROOT_FILES):
             return folder
-    above = Path(__file__).resolve().parents[2]
+    above = PACKAGE.parent
     # An installed package lies in a folder that the next `pip install` may replace: no place for a database.
     return start if above.name in {"site-packages", "dist-packages"} else above
 
@@ -52,13 +56,6 @@ def _speaks_of_us(file: Path) -> bool:
     except (OSError, UnicodeDecodeError):
         return False
     return "market_data_pipeline" in text or "market-data-pipeline" in text
-
-
-def sql_dir() -> Path:
-    """Return the folder of the migrations: inside an installed package, beside the package in a checkout."""
-    package = Path(__file__).resolve().parent.parent
-    installed = package / "sql"
-    return installed if installed.is_dir() else package.parent / "sql"
 
 
 def state_dir(root: Path) -> Path:

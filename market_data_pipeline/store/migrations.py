@@ -35,7 +35,7 @@ def migrate(settings: Settings) -> list[str]:
     Raises:
         ConfigurationError, DatabaseUnavailableError: as `migrate_database`.
     """
-    return migrate_database(settings.owner_url, project.sql_dir(), login=login_of(settings.database_url))
+    return migrate_database(settings.owner_url, project.PACKAGE / "sql", login=login_of(settings.database_url))
 
 
 def migrate_database(url: str, sql: Path, *, login: str | None = None) -> list[str]:
@@ -110,7 +110,7 @@ def _dbmate() -> str:
     beside = Path(sysconfig.get_path("scripts")) / "dbmate"
     found = str(beside) if beside.exists() else which("dbmate")
     if found is None:
-        raise ConfigurationError("dbmate is not installed: run `make install`.")
+        raise ConfigurationError(f"dbmate is not installed: {project.INSTALL_PIPELINE}.")
     return found
 
 
