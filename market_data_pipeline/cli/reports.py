@@ -122,26 +122,29 @@ def gaps(
     timeframe: Annotated[str, typer.Option(help="5m or 1d, which are fetched; both when left out.")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Explain every missing stretch of a symbol's history; sends nothing."""
-    from market_data_pipeline.reports.gaps import gaps_document, table_rows
+    """Explain every gap in a symbol's history; sends nothing."""
+    from market_data_pipeline.reports.gaps import gaps_report, table_rows
+    from market_data_pipeline.runtime.database import open_universe
 
-    document = gaps_document(settings(), parse_symbol(symbol), names(timeframe, _fetched))
+    name, timeframes, config = parse_symbol(symbol), names(timeframe, _fetched), settings()
+    report = gaps_report(open_universe(config), config, name, timeframes)
     if as_json:
-        print_json(document)
+        print_json(report)
         return
-    print_table(("timeframe", "from", "to", ">bars", "reason"), table_rows(document))
-    for one in document["timeframes"]:
-        unlisted = f"; nights and {one['weekends']} weekends are not listed" if one["weekends"] else ""
+    print_table(("timeframe", "from", "to", ">bars", "reason"), table_rows(name, report.timeframes))
+    for one in report.timeframes:
+        unlisted = f"; nights and {one.weekends} weekends are not listed" if one.weekends else ""
         console().print(
-            f"{symbol} {one['timeframe']}: {one['bars_held']} bars held and {one['bars_missing']} missing "
-            f"of {one['sessions']} sessions since {instant(one['history_start'])}{unlisted}."
+            f"{symbol} {one.timeframe}: {one.bars_held} bars held and {one.bars_missing} missing "
+            f"of {one.sessions} sessions since {instant(one.history_start)}{unlisted}."
         )
-        if settled := one["settled_until"]:
+        if settled := one.settled_until:
             console().print(
-                f"{symbol} {one['timeframe']}: bars before {instant(settled)} have settled, later ones may change."
+                f"{symbol} {one.timeframe}: bars before {instant(settled)} have settled, later ones may change."
             )
-    console().print(f"At {instant(document['timestamp'])} on the {document['plan']} plan; ", end="")
-    console().print(f"the table's times are {document['exchange_timezone']}.")
+    console().print(
+        f"At {instant(report.timestamp)} on the {report.plan} plan; the table's times are {report.exchange_timezone}."
+    )
 
 
 def _fetched(text: str) -> Timeframe:

@@ -1,12 +1,7 @@
-"""Every stretch of a fetched series' history in which it holds no bar, and why.
+"""Every gap in a fetched series' history, and why there is no bar.
 
-Pure: calendar, coverage and the bars' starts in, stretches out; over whole arrays, because a year has 48,000 slots.
-Nights and weekends are no stretches: nobody misses them. Add here: a reason. Keep out: reading the ledger and wording
-(gaps).
-
-Why a symbol lacks bars: each missing stretch of its history with its reason, for `market-data gaps`.
-
-Keep out: how stretches are found (stretches) and how they are printed (cli_reports).
+Found over whole arrays, because a year has 48,000 slots. Nights and weekends are no gaps: no one expects bars there.
+Add here: a reason. Keep out: which days are asked for because of a gap (ingest.fetch_plan).
 """
 
 from __future__ import annotations
@@ -16,12 +11,19 @@ from enum import StrEnum
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+import sqlalchemy as sa
+
 from market_data_pipeline.domain.calendar import calendar_for, from_us, slot_count, to_us
 from market_data_pipeline.domain.freshness import settled_at
 from market_data_pipeline.domain.intervals import Interval
 from market_data_pipeline.domain.objectives import TIER_OBJECTIVES
 from market_data_pipeline.domain.series import BASE_TIMEFRAMES, AssetClass, Series, Tier, Timeframe, asset_class_of
+from market_data_pipeline.ingest.fetch_plan import Timing, reach
+from market_data_pipeline.polygon.plans import plan_named
+from market_data_pipeline.reports.models import GapCount, GapReport, GapsReport, SeriesGaps
+from market_data_pipeline.store.connection import snapshot
 from market_data_pipeline.store.coverage import Coverage, CoverageStatus
+from market_data_pipeline.store.universe import select_followed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -29,10 +31,9 @@ if TYPE_CHECKING:
     import numpy as np
 
     from market_data_pipeline.domain.calendar import Session, SessionCalendar
-    from market_data_pipeline.ingest.fetch_plan import Reach, Timing
+    from market_data_pipeline.ingest.fetch_plan import Reach
     from market_data_pipeline.polygon.plans import Plan
     from market_data_pipeline.settings import Settings
-    from market_data_pipeline.store.copy import StoreConnection
 
 
 class Reason(StrEnum):
@@ -48,16 +49,16 @@ class Reason(StrEnum):
     NEVER_ASKED = "never_asked"  # not yet, or not since the last refresh of a day in progress
 
 
-class Stretch(NamedTuple):
-    """A stretch without bars.
+class Gap(NamedTuple):
+    """A stretch of time without bars.
 
     Attributes:
         start: first missing slot, aware UTC.
         end: end of the last one, exclusive.
         bars: missing slots; 0 where none can exist.
         reason: why.
-        day: the session that it begins in.
-        asked_at: when the vendor last answered, or failed to, about the (first) day; None when it was not asked.
+        day: date of the session that it begins in.
+        asked_at: when the vendor last answered, or failed to, about the first day; None when it was not asked.
     """
 
     start: datetime
@@ -83,7 +84,7 @@ _BY_STATUS: Final = {
 _REASONS: Final = tuple(Reason)
 
 
-def stretches(
+def find_gaps(
     base: Timeframe,
     reach: Reach,
     coverage: Mapping[date, Coverage],
@@ -91,8 +92,8 @@ def stretches(
     timing: Timing,
     *,
     failing: bool = False,
-) -> list[Stretch]:
-    """Return all stretches from the start of the history to now, ascending.
+) -> list[Gap]:
+    """Return all gaps from the start of the history to now, ascending.
 
     Args:
         base: the fetched timeframe.
@@ -100,7 +101,7 @@ def stretches(
         coverage: what is known of them.
         held_us: starts of the bars that are held, int64 microseconds since 1970 UTC, ascending.
         timing: calendar, plan and the instant it is now.
-        failing: the last execution of the series failed; what nobody asked for then failed with it.
+        failing: the last execution of the series failed, and with it what it did not get to ask for.
     """
     sessions = (*reach.beyond, *reach.sessions)
     if not sessions:
@@ -120,7 +121,7 @@ def _missing(
     beyond: int,
     *,
     failing: bool,
-) -> Iterator[Stretch]:
+) -> Iterator[Gap]:
     """Yield the runs of empty slots, each within one session and with one reason."""
     import numpy as np
 
@@ -147,7 +148,7 @@ def _missing(
         session, day = sessions[at[low]], known[at[low]]
         end = session.day_end if base is Timeframe.D1 else from_us(int(slots[high])) + base.span
         asked_at = None if day is None else day.fetched_at
-        yield Stretch(from_us(int(slots[low])), end, high - low + 1, _REASONS[reasons[low]], session.date, asked_at)
+        yield Gap(from_us(int(slots[low])), end, high - low + 1, _REASONS[reasons[low]], session.date, asked_at)
 
 
 def _reason(day: Coverage | None, *, failing: bool, beyond: bool) -> Reason:
@@ -168,11 +169,11 @@ def _served(base: Timeframe, session: Session, slots: np.ndarray, timing: Timing
     return 0 if until is None else int(slots.searchsorted(to_us(until)))
 
 
-def _merged(runs: Iterator[Stretch], sessions: Sequence[Session]) -> list[Stretch]:
-    """Join whole missing sessions, and the beginning of the next one, where the same is to be said of them."""
+def _merged(runs: Iterator[Gap], sessions: Sequence[Session]) -> list[Gap]:
+    """Join whole missing sessions, and the beginning of the next one, that have the same explanation."""
     order = {session.date: number for number, session in enumerate(sessions)}
-    merged: list[Stretch] = []
-    whole_until = None  # the session with which the last stretch ends, if it is missing whole
+    merged: list[Gap] = []
+    whole_until = None  # the session with which the last gap ends, if all of it is missing
     for run in runs:
         number = order[run.day]
         session = sessions[number]
@@ -185,7 +186,7 @@ def _merged(runs: Iterator[Stretch], sessions: Sequence[Session]) -> list[Stretc
     return merged
 
 
-def _alike(before: Stretch, run: Stretch, session: Session) -> bool:
+def _alike(before: Gap, run: Gap, session: Session) -> bool:
     if before.reason is not run.reason:
         return False
     if run.reason is Reason.BEFORE_PLAN or before.asked_at is None or run.asked_at is None:
@@ -195,7 +196,7 @@ def _alike(before: Stretch, run: Stretch, session: Session) -> bool:
     return together and before.asked_at.date() == run.asked_at.date()
 
 
-def _closed(base: Timeframe, sessions: Sequence[Session], timing: Timing) -> Iterator[Stretch]:
+def _closed(base: Timeframe, sessions: Sequence[Session], timing: Timing) -> Iterator[Gap]:
     """Yield the holidays that interrupt a week and the hours after an early close."""
     calendar = timing.calendar
     today = calendar.session_date(timing.now)
@@ -203,17 +204,17 @@ def _closed(base: Timeframe, sessions: Sequence[Session], timing: Timing) -> Ite
     day = sessions[0].date
     while calendar.asset_class is AssetClass.US_EQUITY and day <= today:
         if day.weekday() <= _FRIDAY and day not in trading:
-            yield Stretch(calendar.midnight(day), calendar.midnight(day + _DAY), 0, Reason.NO_SESSION, day, None)
+            yield Gap(calendar.midnight(day), calendar.midnight(day + _DAY), 0, Reason.NO_SESSION, day, None)
         day += _DAY
     if base is Timeframe.D1:
         return
     for session in sessions:
         cut = calendar.full_slot_count(base) - slot_count(base, session)
         if cut and session.end < timing.now:
-            yield Stretch(session.end, session.end + cut * base.span, 0, Reason.EARLY_CLOSE, session.date, None)
+            yield Gap(session.end, session.end + cut * base.span, 0, Reason.EARLY_CLOSE, session.date, None)
 
 
-def weekends(calendar: SessionCalendar, first: date, last: date) -> int:
+def _weekends(calendar: SessionCalendar, first: date, last: date) -> int:
     """Return how many Saturdays without a session lie in [first, last]."""
     if calendar.asset_class is not AssetClass.US_EQUITY:
         return 0
@@ -221,28 +222,71 @@ def weekends(calendar: SessionCalendar, first: date, last: date) -> int:
     return max((last - saturday).days // 7 + 1, 0)
 
 
-_STATE: Final = """
-select
-    s.tier,
-    coalesce(t.consecutive_failures, 0) as failures,
-    t.last_error_class as error_class,
-    t.last_error as error,
-    t.settled_until,
-    (
-        select max(l.finished_at) from market_data.ingest_log as l
-        where l.symbol = %(symbol)s and l.timeframe = %(timeframe)s and l.status = 'failed'
-    ) as failed_at
-from market_data.symbols as s
-left join market_data.series_state as t on t.symbol = s.symbol and t.timeframe = %(timeframe)s
-where s.symbol = %(symbol)s
-"""
+_STATE: Final = sa.text("""
+    select
+        s.tier,
+        coalesce(t.consecutive_failures, 0) as failures,
+        t.last_error_class as error_class,
+        t.last_error as error,
+        t.settled_until,
+        (
+            select max(l.finished_at) from market_data.ingest_log as l
+            where l.symbol = :symbol and l.timeframe = :timeframe and l.status = 'failed'
+        ) as failed_at
+    from market_data.symbols as s
+    left join market_data.series_state as t on t.symbol = s.symbol and t.timeframe = :timeframe
+    where s.symbol = :symbol
+""")
+
+_COVERAGE: Final = sa.text("""
+    select session_date, status, rows, fetched_at, rechecked_at
+    from market_data.coverage
+    where symbol = :symbol and timeframe = :timeframe
+""")
+
+_STARTS: Final = sa.text("""
+    select coalesce(array_agg(cast(extract(epoch from ts) * 1000000 as bigint) order by ts), '{}')
+    from market_data.bars
+    where symbol = :symbol and timeframe = :timeframe and ts >= :start
+""")
 
 
-def gaps_document(settings: Settings, symbol: str, timeframes: Sequence[Timeframe] = ()) -> dict[str, Any]:
-    """Return every missing stretch between the start of the history and now, as JSON values.
+class History(NamedTuple):
+    """The history of one fetched series, and when bars can be had.
+
+    Attributes:
+        series: which.
+        within: the days that it should hold.
+        coverage: what is known of them.
+        held_us: starts of the bars that it holds, int64 microseconds since 1970 UTC, ascending.
+        state: `tier`, `failures` in a row, `settled_until`; `error_class`, `error` and `failed_at` of the last failure.
+        timing: calendar, plan and the instant it is now.
+    """
+
+    series: Series
+    within: Reach
+    coverage: Mapping[date, Coverage]
+    held_us: np.ndarray
+    state: sa.RowMapping
+    timing: Timing
+
+    @property
+    def sessions(self) -> tuple[Session, ...]:
+        """The days that the series should hold, ascending; those before the plan's history come first."""
+        return (*self.within.beyond, *self.within.sessions)
+
+    @property
+    def start(self) -> datetime:
+        """When the history begins that the series should hold, aware UTC."""
+        return self.sessions[0].day_start if self.sessions else self.timing.now
+
+
+def gaps_report(engine: sa.Engine, settings: Settings, symbol: str, timeframes: Sequence[Timeframe] = ()) -> GapsReport:
+    """Return every gap between the start of the history and now.
 
     Args:
-        settings: plan, history, database and clock.
+        engine: of a database with a universe.
+        settings: plan, history and clock.
         symbol: a followed one.
         timeframes: fetched ones; both when empty. The others are made of `5m` and lack what it lacks.
 
@@ -250,170 +294,128 @@ def gaps_document(settings: Settings, symbol: str, timeframes: Sequence[Timefram
         UsageError: the symbol is not followed.
         DatabaseUnavailableError: the database cannot be reached.
     """
-    from market_data_pipeline.ingest.fetch_plan import Timing
-    from market_data_pipeline.polygon.plans import available_at, plan_named
-    from market_data_pipeline.runtime.database import check_followed
-    from market_data_pipeline.store.connection import Role
-    from market_data_pipeline.store.copy import StoreConnection
-
-    check_followed(settings, [symbol])
+    select_followed(engine, [symbol])
     plan = plan_named(settings.plan)
-    calendar = calendar_for(asset_class_of(symbol))
-    timing = Timing(calendar, lambda end: available_at(plan, calendar, end), settings.clock())
-    with StoreConnection(settings.database_url, settings.as_of, Role.READER) as connection:
-        documents = [
-            _of_series(connection, Series(symbol, timeframe), timing, plan, settings.history_days)
+    timing = Timing.on(plan, asset_class_of(symbol), settings.clock())
+    with snapshot(engine) as connection:
+        histories = [
+            read_history(connection, Series(symbol, timeframe), timing, plan, settings.history_days)
             for timeframe in timeframes or BASE_TIMEFRAMES
         ]
-    return {
-        "symbol": symbol,
-        "timestamp": timing.now,
-        "plan": plan.name,
-        "exchange_timezone": str(calendar.tz),
-        "timeframes": documents,
+    return GapsReport(
+        symbol=symbol,
+        timestamp=timing.now,
+        plan=plan.name,
+        exchange_timezone=str(timing.calendar.tz),
+        timeframes=[series_gaps(history) for history in histories],
+    )
+
+
+def read_history(connection: sa.Connection, series: Series, timing: Timing, plan: Plan, history_days: int) -> History:
+    """Return the history of a fetched series of a known symbol, read within one snapshot."""
+    import numpy as np
+
+    named: dict[str, Any] = {"symbol": series.symbol, "timeframe": str(series.timeframe)}
+    state = connection.execute(_STATE, named).mappings().one()
+    coverage = {
+        row.session_date: Coverage(
+            row.session_date, CoverageStatus(row.status), row.rows, row.fetched_at, row.rechecked_at
+        )
+        for row in connection.execute(_COVERAGE, named)
     }
-
-
-def _of_series(
-    connection: StoreConnection, series: Series, timing: Timing, plan: Plan, history_days: int
-) -> dict[str, Any]:
-    from market_data_pipeline.ingest.fetch_plan import reach
-    from market_data_pipeline.store.bars import read_starts
-    from market_data_pipeline.store.coverage import read_coverage
-
     within = reach(timing, history_days, plan.history)
-    state = connection.rows(_STATE, series._asdict())[0]
-    since = history_start(within, timing)
-    starts = read_starts(connection, series, since)
-    coverage = read_coverage(connection, series)
-    connection.commit()
-    return series_gaps(series, within, coverage, starts, timing, state)
+    empty = History(series, within, coverage, np.empty(0, dtype="int64"), state, timing)
+    starts = connection.execute(_STARTS, {**named, "start": empty.start}).scalar_one()
+    return empty._replace(held_us=np.asarray(starts, dtype="int64"))
 
 
-def history_start(within: Reach, timing: Timing) -> datetime:
-    """Return when the history begins that a series should hold, aware UTC."""
-    days = (*within.beyond, *within.sessions)
-    return days[0].day_start if days else timing.now
-
-
-def series_gaps(
-    series: Series,
-    within: Reach,
-    coverage: Mapping[date, Coverage],
-    held_us: np.ndarray,
-    timing: Timing,
-    state: Mapping[str, Any],
-) -> dict[str, Any]:
-    """Return every missing stretch of one fetched series, as JSON values.
-
-    Args:
-        series: a fetched one.
-        within: the days that it should hold.
-        coverage: what is known of them.
-        held_us: starts of the bars that it holds from `history_start` on, int64 microseconds since 1970 UTC, ascending.
-        timing: calendar, plan and the instant it is now.
-        state: its `tier`, `failures` in a row, `error_class`, `error` and `failed_at`, the last three None for none.
-    """
-    days = (*within.beyond, *within.sessions)
-    found = stretches(series.timeframe, within, coverage, held_us, timing, failing=state["failures"] > 0)
-    missing = {reason: [each for each in found if each.reason is reason] for reason in Reason}
-    return {
-        "timeframe": series.timeframe,
-        "history_start": history_start(within, timing),
-        "sessions": len(days),
-        "settled_until": state.get("settled_until"),
-        "bars_held": len(held_us),
-        "bars_missing": sum(each.bars for each in found),
-        "weekends": weekends(timing.calendar, days[0].date, timing.calendar.session_date(timing.now)) if days else 0,
-        "summary": {
-            str(reason): {"stretches": len(each), "bars": sum(one.bars for one in each)}
-            for reason, each in missing.items()
-            if each
+def series_gaps(history: History) -> SeriesGaps:
+    """Return every gap of one fetched series with its explanation."""
+    base, timing, days = history.series.timeframe, history.timing, history.sessions
+    failing = history.state["failures"] > 0
+    found = find_gaps(base, history.within, history.coverage, history.held_us, timing, failing=failing)
+    by_reason = {reason: [gap for gap in found if gap.reason is reason] for reason in Reason}
+    return SeriesGaps(
+        timeframe=base,
+        history_start=history.start,
+        sessions=len(days),
+        settled_until=history.state["settled_until"],
+        bars_held=len(history.held_us),
+        bars_missing=sum(gap.bars for gap in found),
+        weekends=_weekends(timing.calendar, days[0].date, timing.calendar.session_date(timing.now)) if days else 0,
+        summary={
+            str(reason): GapCount(stretches=len(gaps), bars=sum(gap.bars for gap in gaps))
+            for reason, gaps in by_reason.items()
+            if gaps
         },
-        "stretches": [_document(each, series, timing, state) for each in found],
-    }
+        stretches=[_explained(gap, history) for gap in found],
+    )
 
 
-def table_rows(document: dict[str, Any]) -> list[tuple[str, str, str, int, str]]:
-    """Return what a person reads of a document: timeframe, from, to (exchange time), bars and explanation.
+def table_rows(symbol: str, timeframes: Sequence[SeriesGaps]) -> list[tuple[str, str, str, int, str]]:
+    """Return the rows of a table for people: timeframe, from, to (exchange time), bars and explanation.
 
-    Stretches of one day with the same explanation are one row, which says how many they are: a thin name has dozens.
+    Gaps of one day with the same explanation are one row, which counts them: a thinly traded symbol has dozens.
     """
-    zone = calendar_for(asset_class_of(document["symbol"])).tz
+    zone = calendar_for(asset_class_of(symbol)).tz
+
+    def alike(gap: GapReport) -> tuple[object, str]:
+        return gap.start.astimezone(zone).date(), gap.explanation
+
     rows = []
-    for one in document["timeframes"]:
-
-        def alike(stretch: dict[str, Any]) -> tuple[object, str]:
-            return stretch["start"].astimezone(zone).date(), stretch["explanation"]
-
-        for (_, explanation), group in groupby(one["stretches"], key=alike):
-            members = list(group)
-            start, end = members[0]["start"].astimezone(zone), members[-1]["end"].astimezone(zone)
-            count = f" ({len(members)} stretches)" if len(members) > 1 else ""
-            bars = sum(member["bars"] for member in members)
-            rows.append((str(one["timeframe"]), _moment(start), _moment(end), bars, explanation + count))
+    for one in timeframes:
+        for (_, explanation), group in groupby(one.stretches, key=alike):
+            gaps = list(group)
+            start, end = gaps[0].start.astimezone(zone), gaps[-1].end.astimezone(zone)
+            count = f" ({len(gaps)} gaps)" if len(gaps) > 1 else ""
+            rows.append(
+                (one.timeframe, _minute(start), _minute(end), sum(gap.bars for gap in gaps), explanation + count)
+            )
     return rows
 
 
-def _moment(local: datetime) -> str:
+def _minute(local: datetime) -> str:
     return f"{local:%a %Y-%m-%d %H:%M}"
 
 
-def _document(stretch: Stretch, series: Series, timing: Timing, state: Mapping[str, Any]) -> dict[str, Any]:
-    said: dict[str, Any] = {}
-    if stretch.reason is Reason.VENDOR_NONE and stretch.asked_at is not None:
-        said["confirmed_on"] = timing.calendar.session_date(stretch.asked_at)
-    if stretch.reason is Reason.FAILED:
-        tried = stretch.asked_at or state["failed_at"]
-        said["error"] = ": ".join(filter(None, (state["error_class"], state["error"]))) or "an earlier run failed"
-        said["failed_at"] = tried
-        said["next_try_by"] = None if tried is None else tried + TIER_OBJECTIVES[Tier(state["tier"])].cadence
-    if stretch.reason is Reason.PROVISIONAL:
-        said["last_asked_at"] = stretch.asked_at
-        session = timing.calendar.session_on(stretch.day)
-        said["settles_at"] = None if session is None else settled_at(session)
-    if stretch.reason is Reason.NOT_DUE:
-        said["due_at"] = timing.available_at(_first_end(stretch, series))
-    return {
-        "start": stretch.start,
-        "end": stretch.end,
-        "bars": stretch.bars,
-        "reason": stretch.reason,
-        "explanation": _explain(stretch, said, timing),
-        **said,
-    }
-
-
-def _first_end(stretch: Stretch, series: Series) -> datetime:
-    return stretch.end if series.timeframe is Timeframe.D1 else stretch.start + series.timeframe.span
-
-
-def _explain(stretch: Stretch, said: dict[str, Any], timing: Timing) -> str:
-    """Return the reason as a person would say it; times are the exchange's."""
+def _explained(gap: Gap, history: History) -> GapReport:
+    """Return a gap with its explanation in words, whose times are the exchange's, and what it is made of."""
+    timing, state = history.timing, history.state
+    facts: dict[str, Any] = {}
 
     def local(instant: datetime | None) -> str:
         return "an unknown time" if instant is None else f"{instant.astimezone(timing.calendar.tz):%Y-%m-%d %H:%M}"
 
-    match stretch.reason:
+    match gap.reason:
         case Reason.NO_SESSION:
-            return "no session"
+            text = "no session"
         case Reason.EARLY_CLOSE:
-            return "early close"
+            text = "early close"
         case Reason.NOT_DUE:
-            return f"not yet due at this plan (from {local(said['due_at'])})"
+            base = history.series.timeframe
+            facts["due_at"] = timing.available_at(gap.end if base is Timeframe.D1 else gap.start + base.span)
+            text = f"not yet due at this plan (from {local(facts['due_at'])})"
         case Reason.PROVISIONAL:
-            settles = said["settles_at"]
+            session = timing.calendar.session_on(gap.day)
+            settles = None if session is None else settled_at(session)
+            facts = {"last_asked_at": gap.asked_at, "settles_at": settles}
+            text = f"provisional: vendor gave none so far, settles {local(settles)}"
             if settles is not None and settles <= timing.now:
-                return f"provisional: vendor gave none at {local(stretch.asked_at)}, to be asked a second time"
-            return f"provisional: vendor gave none so far, settles {local(settles)}"
+                text = f"provisional: vendor gave none at {local(gap.asked_at)}, to be asked a second time"
         case Reason.VENDOR_NONE:
-            return f"vendor gave none (confirmed on {said['confirmed_on']})"
+            if gap.asked_at is not None:
+                facts["confirmed_on"] = timing.calendar.session_date(gap.asked_at)
+            text = f"vendor gave none (confirmed on {facts.get('confirmed_on', 'an unknown day')})"
         case Reason.BEFORE_PLAN:
-            return "before the plan's history"
+            text = "before the plan's history"
         case Reason.FAILED:
-            due = said["next_try_by"]
+            error = ": ".join(filter(None, (state["error_class"], state["error"]))) or "an earlier run failed"
+            failed_at = gap.asked_at or state["failed_at"]
+            due = None if failed_at is None else failed_at + TIER_OBJECTIVES[Tier(state["tier"])].cadence
+            facts = {"error": error, "failed_at": failed_at, "next_try_by": due}
             tried = "at the next refresh" if due is None else f"by {local(due)}"
             late = ", which has passed: are the schedules running?" if due is not None and due < timing.now else ""
-            return f"failed ({said['error']}; next try {tried}{late})"
+            text = f"failed ({error}; next try {tried}{late})"
         case Reason.NEVER_ASKED:
-            return "never asked" if stretch.asked_at is None else f"not asked since {local(stretch.asked_at)}"
+            text = "never asked" if gap.asked_at is None else f"not asked since {local(gap.asked_at)}"
+    return GapReport(start=gap.start, end=gap.end, bars=gap.bars, reason=gap.reason, explanation=text, **facts)

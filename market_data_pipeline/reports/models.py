@@ -6,9 +6,9 @@ Instants are aware UTC datetimes, which become ISO 8601 with `Z` in JSON; rates 
 from __future__ import annotations
 
 from datetime import date, datetime
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
 
 
 class Answer(BaseModel):
@@ -274,3 +274,70 @@ class BackfillEstimate(Answer):
     def is_empty(self) -> bool:
         """Whether there is nothing to ask for, nor anything to take from answers for the whole market."""
         return not self.calls and not self.from_market_days
+
+
+class GapReport(Answer):
+    """A gap and why there is no bar; what a reason has to add is there for that reason only.
+
+    Attributes:
+        start: of the first missing slot.
+        end: of the last one, exclusive.
+        bars: missing slots; 0 where none can exist.
+        reason: a `reports.gaps.Reason`.
+        explanation: the same in words; times are the exchange's.
+        confirmed_on: exchange date on which the vendor confirmed that it has none.
+        error: why the last try failed.
+        failed_at: when it did.
+        next_try_by: when the tier's schedule tries again at the latest.
+        last_asked_at: when the vendor last answered about a day that has not settled.
+        settles_at: when that day settles.
+        due_at: when the plan serves the first of the bars.
+    """
+
+    start: datetime
+    end: datetime
+    bars: int
+    reason: str
+    explanation: str
+    confirmed_on: date | None = None
+    error: str | None = None
+    failed_at: datetime | None = None
+    next_try_by: datetime | None = None
+    last_asked_at: datetime | None = None
+    settles_at: datetime | None = None
+    due_at: datetime | None = None
+
+    @model_serializer(mode="wrap")
+    def _only_given(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {name: value for name, value in serialize(self).items() if name in self.model_fields_set}
+
+
+class GapCount(Answer):
+    """How many gaps have the same reason, and how many bars are missing in them."""
+
+    stretches: int
+    bars: int
+
+
+class SeriesGaps(Answer):
+    """The gaps of one fetched series, `stretches`, in ascending order, and their counts by reason."""
+
+    timeframe: str
+    history_start: datetime
+    sessions: int
+    settled_until: datetime | None
+    bars_held: int
+    bars_missing: int
+    weekends: int
+    summary: dict[str, GapCount]
+    stretches: list[GapReport]
+
+
+class GapsReport(Answer):
+    """Every gap of a symbol's fetched series."""
+
+    symbol: str
+    timestamp: datetime
+    plan: str
+    exchange_timezone: str
+    timeframes: list[SeriesGaps]

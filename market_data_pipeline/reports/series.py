@@ -14,8 +14,7 @@ import sqlalchemy as sa
 from market_data_pipeline.domain.series import Series, Timeframe
 from market_data_pipeline.reports.attainment import rpo_attainment
 from market_data_pipeline.reports.freshness import series_freshness
-from market_data_pipeline.reports.gaps import history_start, series_gaps
-from market_data_pipeline.store.coverage import Coverage, CoverageStatus
+from market_data_pipeline.reports.gaps import History, read_history, series_gaps
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,7 +22,8 @@ if TYPE_CHECKING:
 
     from market_data_pipeline.ingest.fetch_plan import Timing
     from market_data_pipeline.polygon.plans import Plan
-    from market_data_pipeline.reports.models import Attainment, SeriesFreshness
+    from market_data_pipeline.reports.models import Attainment, SeriesFreshness, SeriesGaps
+    from market_data_pipeline.store.coverage import CoverageStatus
 
 CORRECTIONS: Final = 50  # the newest; what a reader looks through, while the number beside them is exact
 EXECUTIONS: Final = 20
@@ -59,7 +59,7 @@ class SeriesReport:
         held: `bar_count`, `feature_count`, `first_ts`, `last_ts` of the series; empty before it is first loaded.
         attainment: of its RPO, by window.
         days: its history's session days, ascending; of its base where it is resampled.
-        gaps: every stretch without a bar, as `gaps.table_rows` takes it; of its base where it is resampled.
+        gaps: of its base where it is resampled.
         corrections: the newest `CORRECTIONS`, newest first.
         correction_count: of all there are.
         executions: rows of the audit trail, newest first.
@@ -73,7 +73,7 @@ class SeriesReport:
     held: dict[str, Any]
     attainment: list[Attainment]
     days: list[Day]
-    gaps: dict[str, Any]
+    gaps: SeriesGaps
     corrections: list[Correction]
     correction_count: int
     executions: list[dict[str, Any]]
@@ -84,28 +84,9 @@ class SeriesReport:
 
 _SYMBOLS: Final = sa.text("select symbol, tier from market_data.symbols where active order by symbol")
 
-_STATE: Final = sa.text("""
-    select
-        bar_count, feature_count, first_ts, last_ts, tier, consecutive_failures as failures,
-        last_error_class as error_class, last_error as error,
-        (
-            select max(l.finished_at) from market_data.ingest_log as l
-            where l.symbol = :symbol and l.timeframe = :timeframe and l.status = 'failed'
-        ) as failed_at
-    from market_data.series_state
+_HELD: Final = sa.text("""
+    select bar_count, feature_count, first_ts, last_ts from market_data.series_state
     where symbol = :symbol and timeframe = :timeframe
-""")
-
-_COVERAGE: Final = sa.text("""
-    select session_date, status, rows, fetched_at, rechecked_at
-    from market_data.coverage
-    where symbol = :symbol and timeframe = :timeframe
-""")
-
-_STARTS: Final = sa.text("""
-    select coalesce(array_agg(cast(extract(epoch from ts) * 1000000 as bigint) order by ts), '{}')
-    from market_data.bars
-    where symbol = :symbol and timeframe = :timeframe and ts >= :start
 """)
 
 # A version gave way to the next one of the same bar, the last of them to what is stored now.
@@ -182,18 +163,19 @@ def series_report(
     if not freshness:
         return None
     named = {"symbol": series.symbol, "timeframe": str(series.timeframe)}
-    state = connection.execute(_STATE, named).mappings().one_or_none()
-    days, gaps = _days_and_gaps(connection, series, freshness[0].tier, timing, plan, history_days)
+    held = connection.execute(_HELD, named).mappings().one_or_none()
+    base = Series(series.symbol, series.timeframe.base)
+    history = read_history(connection, base, timing, plan, history_days)
     found = connection.execute(_CORRECTIONS, {**named, "limit": CORRECTIONS}).mappings()
     request = connection.execute(_REQUEST, named).mappings().one_or_none()
     order = list(Timeframe)
     return SeriesReport(
         series=series,
         freshness=sorted(freshness, key=lambda one: order.index(Timeframe(one.timeframe))),
-        held=dict(state) if state else {},
+        held=dict(held) if held else {},
         attainment=rpo_attainment(connection, series),
-        days=days,
-        gaps=gaps,
+        days=_days(history),
+        gaps=series_gaps(history),
         corrections=[_correction(row) for row in found],
         correction_count=connection.execute(_CORRECTION_COUNT, named).scalar_one(),
         executions=[dict(row) for row in connection.execute(_EXECUTIONS, {**named, "limit": EXECUTIONS}).mappings()],
@@ -203,38 +185,13 @@ def series_report(
     )
 
 
-def _days_and_gaps(
-    connection: sa.Connection, series: Series, tier: str, timing: Timing, plan: Plan, history_days: int
-) -> tuple[list[Day], dict[str, Any]]:
-    import numpy as np
-
-    from market_data_pipeline.ingest.fetch_plan import reach
-
-    base = Series(series.symbol, series.timeframe.base)
-    named = {"symbol": base.symbol, "timeframe": str(base.timeframe)}
-    within = reach(timing, history_days, plan.history)
-    coverage = {
-        row.session_date: Coverage(
-            row.session_date, CoverageStatus(row.status), row.rows, row.fetched_at, row.rechecked_at
-        )
-        for row in connection.execute(_COVERAGE, named)
-    }
-    starts = connection.execute(_STARTS, {**named, "start": history_start(within, timing)}).scalar_one()
-    held_us = np.asarray(starts, dtype="int64")
-    state: dict[str, Any] = {"tier": tier, "failures": 0, "error_class": None, "error": None, "failed_at": None}
-    if row := connection.execute(_STATE, named).mappings().one_or_none():
-        state |= row
-    gaps = {
-        "symbol": base.symbol,
-        "exchange_timezone": str(timing.calendar.tz),
-        "timeframes": [series_gaps(base, within, coverage, held_us, timing, state)],
-    }
+def _days(history: History) -> list[Day]:
     days = []
-    for session in (*within.beyond, *within.sessions):
-        known = coverage.get(session.date)
-        is_due = timing.served_until(session, base.timeframe) is not None
+    for session in history.sessions:
+        known = history.coverage.get(session.date)
+        is_due = history.timing.served_until(session, history.series.timeframe) is not None
         days.append(Day(session.date, known.status if known else None, known.rows if known else 0, is_due))
-    return days, gaps
+    return days
 
 
 def _correction(row: Any) -> Correction:

@@ -1,4 +1,4 @@
-"""Every missing stretch of a symbol's history with its reason, on a vendor that leaves things out."""
+"""Every gap in a symbol's history with its reason, on a vendor that leaves things out."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ from market_data_pipeline.domain.calendar import NEW_YORK, Session, calendar_for
 from market_data_pipeline.domain.errors import UsageError
 from market_data_pipeline.domain.series import AssetClass, Timeframe
 from market_data_pipeline.ingest.fetch_plan import Reach, Timing
-from market_data_pipeline.reports.gaps import Reason, gaps_document, stretches, table_rows
+from market_data_pipeline.reports.gaps import Reason, find_gaps, gaps_report, table_rows
+from market_data_pipeline.reports.models import GapReport, SeriesGaps
 from market_data_pipeline.sandbox.main import open_source
 from market_data_pipeline.settings import Settings
+from market_data_pipeline.store.connection import engine
 from market_data_pipeline.store.coverage import Coverage, CoverageStatus
 from market_data_pipeline_tests.ingest.changing import ChangingSource
 from market_data_pipeline_tests.ingest.conftest import MakeWorld, World, make_world
@@ -51,13 +53,16 @@ def gaps(world: World, timeframe: Timeframe, *, days: int = 10, symbol: str = "A
         as_of=world.now,
         history_days=days,
     )
-    document = gaps_document(settings, symbol, (timeframe,))
-    (one,) = document["timeframes"]
+    database = engine(world.database_url)
+    try:
+        (one,) = gaps_report(database, settings, symbol, (timeframe,)).model_dump()["timeframes"]
+    finally:
+        database.dispose()
     assert one["bars_missing"] == sum(stretch["bars"] for stretch in one["stretches"])
     return one
 
 
-def told(document: dict[str, Any]) -> list[tuple[datetime, datetime, int, str]]:
+def explained_by(document: dict[str, Any]) -> list[tuple[datetime, datetime, int, str]]:
     return [(s["start"], s["end"], s["bars"], s["explanation"]) for s in document["stretches"]]
 
 
@@ -70,7 +75,7 @@ def test_a_session_in_progress_a_holiday_and_holes_of_all_kinds(make_world: Make
     ]
     world.refresh("AAPL")
     world.now += timedelta(minutes=20)
-    assert told(gaps(world, Timeframe.M5)) == [
+    assert explained_by(gaps(world, Timeframe.M5)) == [
         (at(23, 4), at(23, 20), 192, "provisional: vendor gave none at 2026-11-27 12:00, to be asked a second time"),
         (at(24, 10), at(24, 10, 15), 3, "vendor gave none (confirmed on 2026-11-27)"),
         (at(26, 0), at(27, 0), 0, "no session"),
@@ -78,7 +83,7 @@ def test_a_session_in_progress_a_holiday_and_holes_of_all_kinds(make_world: Make
         (at(27, 12), at(27, 12, 20), 4, "not asked since 2026-11-27 12:00"),
         (at(27, 12, 20), at(27, 12, 25), 1, "not yet due at this plan (from 2026-11-27 12:25)"),
     ]
-    assert told(gaps(world, Timeframe.D1)) == [
+    assert explained_by(gaps(world, Timeframe.D1)) == [
         (at(26, 0), at(27, 0), 0, "no session"),
         (at(27, 0), at(28, 0), 1, "not yet due at this plan (from 2026-11-28 00:00)"),
     ]
@@ -89,7 +94,7 @@ def test_a_session_in_progress_a_holiday_and_holes_of_all_kinds(make_world: Make
     world.now += timedelta(days=1)  # Saturday noon, settled; nobody trades
     world.refresh("AAPL", audit=True)
     closed = gaps(world, Timeframe.M5)
-    assert told(closed) == [
+    assert explained_by(closed) == [
         (at(26, 0), at(27, 0), 0, "no session"),
         (at(27, 17), at(27, 20), 0, "early close"),
     ]
@@ -144,16 +149,18 @@ def test_a_symbol_that_is_not_followed_is_refused_with_a_sentence(make_world: Ma
         gaps(world, Timeframe.M5, symbol="ZZZ")
 
 
-def test_many_stretches_of_a_day_are_one_row_for_people() -> None:
-    one = {"bars": 1, "explanation": "vendor gave none (confirmed on 2026-11-27)"}
-    several = [{**one, "start": at(24, 10 + i), "end": at(24, 10 + i, 5)} for i in range(3)]
-    document = {"symbol": "AAPL", "timeframes": [{"timeframe": "5m", "stretches": several}]}
-    assert table_rows(document) == [
-        ("5m", "Tue 2026-11-24 10:00", "Tue 2026-11-24 12:05", 3, f"{one['explanation']} (3 stretches)")
+def test_many_gaps_of_a_day_are_one_row_for_people() -> None:
+    reason = "vendor gave none (confirmed on 2026-11-27)"
+    several = [
+        GapReport(start=at(24, 10 + i), end=at(24, 10 + i, 5), bars=1, reason="vendor_none", explanation=reason)
+        for i in range(3)
+    ]
+    assert table_rows("AAPL", [SeriesGaps.model_construct(timeframe="5m", stretches=several)]) == [
+        ("5m", "Tue 2026-11-24 10:00", "Tue 2026-11-24 12:05", 3, f"{reason} (3 gaps)")
     ]
 
 
-def test_stretches_and_bars_together_are_all_slots_of_a_year() -> None:
+def test_gaps_and_bars_together_are_all_slots_of_a_year() -> None:
     """A thin name, every slot of whose year is either held or explained once."""
     now = FRIDAY_NOON.astimezone(UTC)
     timing = Timing(CALENDAR, lambda end: end + timedelta(minutes=15), now)
@@ -167,7 +174,7 @@ def test_stretches_and_bars_together_are_all_slots_of_a_year() -> None:
         for i, each in enumerate(sessions)
         if (status := statuses[i % 4]) is not None
     }
-    found = stretches(Timeframe.M5, Reach(sessions[40:], sessions[:40]), coverage, held, timing)
+    found = find_gaps(Timeframe.M5, Reach(sessions[40:], sessions[:40]), coverage, held, timing)
     explained = [np.arange(to_us(each.start), to_us(each.end), 300_000_000) for each in found if each.bars]
     assert [len(one) for one in explained] == [each.bars for each in found if each.bars]
     assert np.array_equal(np.sort(np.concatenate([held, *explained])), slots)

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from datetime import timedelta
 from itertools import groupby
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
+from market_data_pipeline.domain.calendar import calendar_for
 from market_data_pipeline.domain.features.definitions import FEATURES
 from market_data_pipeline.domain.objectives import TIER_OBJECTIVES
-from market_data_pipeline.domain.series import Tier, Timeframe
+from market_data_pipeline.domain.series import Tier, Timeframe, asset_class_of
 from market_data_pipeline.reports.gaps import Reason, table_rows
 from market_data_pipeline.serving.pages.templates import RENEW_EMPTY_EVERY, RENEW_EVERY, render
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from datetime import date, datetime
 
     from market_data_pipeline.domain.features.definitions import Feature
+    from market_data_pipeline.reports.models import SeriesGaps
     from market_data_pipeline.reports.series import Day, SeriesReport
 
 GAPS: Final = 100  # rows of the table, the newest; the sums above it are exact
@@ -83,7 +85,7 @@ def render_series(
     fresh = next(one for one in report.freshness if one.timeframe == timeframe)
     days = [(day, _status(day)) for day in report.days]
     squares = _squares(days)
-    gaps = _gap_rows(report.gaps, for_operator=for_operator)
+    gaps = _gap_rows(series.symbol, report.gaps, for_operator=for_operator)
     peers = [symbol for symbol, tier in report.symbols if tier == fresh.tier]
     at = peers.index(series.symbol)
     source = "features" if fresh.features_computed_at else "bars" if report.held.get("bar_count") else ""
@@ -96,6 +98,7 @@ def render_series(
         timeframe=str(timeframe),
         base=str(timeframe.base),
         timeframes=[str(each) for each in Timeframe],
+        zone=str(calendar_for(asset_class_of(series.symbol)).tz),
         report=report,
         fresh=fresh,
         tier=fresh.tier.replace("_", " "),
@@ -156,12 +159,12 @@ def _runs(days: Iterable[tuple[Day, str]]) -> list[Run]:
     return found[::-1]
 
 
-def _gap_rows(document: dict[str, Any], *, for_operator: bool) -> list[tuple[str, str, str, int, str]]:
-    """Return the missing stretches as `table_rows` does, the newest first."""
+def _gap_rows(symbol: str, gaps: SeriesGaps, *, for_operator: bool) -> list[tuple[str, str, str, int, str]]:
+    """Return the gaps as `table_rows` does, the newest first; errors are for operators only."""
     if not for_operator:
-        stretches = [
-            {**each, "explanation": "failed"} if each["reason"] is Reason.FAILED else each
-            for each in document["timeframes"][0]["stretches"]
+        shown = [
+            gap.model_copy(update={"explanation": "failed"}) if gap.reason == Reason.FAILED else gap
+            for gap in gaps.stretches
         ]
-        document = {**document, "timeframes": [{**document["timeframes"][0], "stretches": stretches}]}
-    return table_rows(document)[::-1]
+        gaps = gaps.model_copy(update={"stretches": shown})
+    return table_rows(symbol, [gaps])[::-1]
