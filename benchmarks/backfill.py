@@ -29,8 +29,7 @@ import requests
 from benchmarks.limit import Rows, calls_of_each_timeframe, copy_rows, download, finished_rows
 from benchmarks.place import NOW, REPOSITORY, Place, running_place, symbol_requests, universe
 from benchmarks.report import Measurement, show
-from market_data_pipeline.runtime.process_records import families
-from market_data_pipeline.runtime.processes import end_trees
+from market_data_pipeline.runtime.processes import commands, end_trees
 from market_data_pipeline.settings.project import state_dir
 from market_data_pipeline.settings.sandbox import STATUS_PATH
 
@@ -178,7 +177,7 @@ def project_folder(place: Place, name: str, days: int) -> Iterator[tuple[Path, d
         try:
             yield folder, environment
         finally:  # what a command that was interrupted left running
-            end_trees(process for family in families(state_dir(folder)) for process in family.processes)
+            end_trees(process for command in commands(state_dir(folder)) for process in command.processes)
 
 
 @contextmanager

@@ -27,7 +27,7 @@ from market_data_pipeline.measure.scratch import scratch_project
 from market_data_pipeline.runtime.console import console as screen
 from market_data_pipeline.runtime.daemon import Daemon
 from market_data_pipeline.runtime.load import Load, dagster_instance, environment, load
-from market_data_pipeline.runtime.processes import Processes, wait_for_page
+from market_data_pipeline.runtime.processes import Processes, wait_for_answer
 from market_data_pipeline.runtime.up import prepare, until_terminated
 from market_data_pipeline.store.universe import load_universe_file
 
@@ -106,7 +106,7 @@ def run_loadtest(
         command = [sys.executable, "-m", "market_data_pipeline.runtime.api"]
         api = processes.start("read-api", command, cwd=scratch.project_root, environment=environment(scratch))
         base = f"http://127.0.0.1:{scratch.api_port}"
-        wait_for_page(f"{base}/openapi.json", daemon.check)
+        wait_for_answer(f"{base}/openapi.json", daemon.check)
         results, memory = [], []
         for scenario in wanted:
             console.print(f"{scenario.name}: {scenario.title}")

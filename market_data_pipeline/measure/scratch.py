@@ -27,8 +27,7 @@ import yaml
 from market_data_pipeline.domain.errors import ConfigurationError, DatabaseUnavailableError
 from market_data_pipeline.domain.series import Tier
 from market_data_pipeline.runtime.postgres import EmbeddedPostgres
-from market_data_pipeline.runtime.process_records import families
-from market_data_pipeline.runtime.processes import end_trees
+from market_data_pipeline.runtime.processes import commands, end_trees
 from market_data_pipeline.runtime.sandbox import stop_sandbox_in
 from market_data_pipeline.settings import Settings, load_settings, project
 from market_data_pipeline.store.connection import describe, libpq_url, open_connection
@@ -89,7 +88,7 @@ def remove_leftovers(settings: Settings) -> None:
 def _end(root: Path) -> None:
     """End everything that runs in a scratch project, this process excepted."""
     state = project.state_dir(root)
-    end_trees(process for family in families(state) for process in family.processes if process.pid != os.getpid())
+    end_trees(process for command in commands(state) for process in command.processes if process.pid != os.getpid())
     stop_sandbox_in(state)
     server = EmbeddedPostgres(state / "postgres")
     if server.data_dir.exists():

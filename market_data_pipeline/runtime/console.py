@@ -1,7 +1,4 @@
-"""The screen that commands print on: how wide it is, where complaints go, and what a reader can type next.
-
-Keep out: what is printed.
-"""
+"""The screen that commands print on: its width, where errors go, and how the command is typed here."""
 
 from __future__ import annotations
 
@@ -15,13 +12,13 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from rich.console import Console
 
-# Where the output is a file or a pipe nobody says how wide it is; the widest table (history) needs about 150 columns.
+# A file or a pipe has no width; the widest table (history) needs about 150 columns.
 _FILE_WIDTH: Final = 160
 
 
 @cache
 def console() -> Console:
-    """Return the console on standard output; tables in a file are as wide as COLUMNS says, else 160."""
+    """Return the console on standard output; in a file or a pipe it is as wide as COLUMNS says, else 160."""
     from rich.console import Console
 
     made = Console(highlight=False, soft_wrap=True)
@@ -31,14 +28,14 @@ def console() -> Console:
 
 
 def complain(sentence: str) -> None:
-    """Print `sentence` on standard error, in red where there are colours."""
+    """Print an error on standard error, in red where the terminal has colours."""
     from rich.console import Console
 
     Console(stderr=True, highlight=False, soft_wrap=True).print(sentence, style="red", markup=False)
 
 
-def command() -> str:
-    """Return `market-data` as it can be typed here: by its path from this folder, unless the shell finds it."""
+def command_name() -> str:
+    """Return `market-data` as it can be typed here: its path from this folder, unless the shell finds it."""
     ours = Path(sys.executable).with_name("market-data")
     found = shutil.which("market-data")
     if found and Path(found) == ours:

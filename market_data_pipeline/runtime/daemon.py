@@ -1,10 +1,7 @@
-"""Dagster's daemon of this project: never two of them, whatever commands run side by side.
+"""Dagster's daemon of this project: never more than one, however many commands run side by side.
 
 Two daemons on one storage would both take runs from the queue. So the command that starts the daemon holds
-`dagster.lock` for as long as it runs; another one works with that daemon, and starts its own when that one is gone.
-
-Add here: who starts Dagster's processes and when they end. Keep out: how processes are started (processes) and what
-runs are submitted (loading).
+`dagster.lock` for as long as it runs; other commands use that daemon, and start their own when it is gone.
 """
 
 from __future__ import annotations
@@ -19,8 +16,7 @@ from typing import TYPE_CHECKING, Final, Self
 
 from market_data_pipeline.domain.errors import DatabaseFullError, DatabaseUnavailableError
 from market_data_pipeline.runtime.load import cancel_begun, environment, has_begun
-from market_data_pipeline.runtime.process_records import families, others
-from market_data_pipeline.runtime.processes import Processes, end_trees
+from market_data_pipeline.runtime.processes import Processes, commands, end_trees, other_commands
 from market_data_pipeline.settings.project import LOCATION
 
 if TYPE_CHECKING:
@@ -30,24 +26,24 @@ if TYPE_CHECKING:
     from market_data_pipeline.settings import Settings
 
 _CODE_SERVER: Final = "dagster-code-server"
-LOOK_SECONDS: Final = 0.5  # between two looks at processes while nothing else is to be done
-# The embedded PostgreSQL can go on only where it can add a segment of its log. Without that Dagster cannot even store
-# that a run failed, and whoever waits for the run would wait for ever.
+LOOK_SECONDS: Final = 0.5  # between two checks of processes while there is nothing else to do
+# The embedded PostgreSQL needs room for one more segment of its log. Without it Dagster cannot even store that a run
+# failed, and a command that waits for the run would wait forever.
 _LOG_SEGMENT: Final = 16 << 20
 
 
 class Daemon:
-    """The daemon as one command sees it: started by this one, or by another that it has to share with.
+    """The daemon as one command sees it: started by this command, or shared with the one that started it.
 
-    At the end of the block it stops if it is ours, and the runs that it has begun are cancelled.
+    At the end of the block the daemon stops if it is ours, and the runs that it has begun are cancelled.
 
     Args:
         settings: of the project.
-        console: where to say what is waited for.
+        console: prints what the command waits for.
         processes: of this command.
         instance: Dagster's.
-        reloads: whether somebody may ask for the definitions to be loaded again: the UI's button does. The server that
-            can is a process more, 1.5 s of processor time.
+        reloads: whether definitions can be reloaded, as the UI's button does. The server that can do that is one more
+            process, 1.5 s of processor time.
     """
 
     def __init__(
@@ -78,16 +74,16 @@ class Daemon:
                 if not isinstance(failure, DatabaseUnavailableError):
                     cancel_begun(self.instance)
         finally:
-            # Asked to end, the code server takes 2 s for it; without a run there is nothing that it would do in them.
+            # The code server takes 2 s to end when asked; without a run it has nothing to finish.
             succeeded = failure is None
             self.processes.stop(_CODE_SERVER, is_idle=lambda: succeeded and not has_begun(self.instance))
             self._lock.close()
 
     def own(self) -> None:
-        """Start the daemon as ours, after the end of the command that has it now, if any.
+        """Start the daemon as ours; wait first for the end of the command that runs it now, if any.
 
         Raises:
-            PipelineError: a process ended by itself.
+            PipelineError: a process ended on its own.
         """
         if not self._take():
             self.console.print(f"Waiting for the end of {self._others()} ...")
@@ -96,15 +92,15 @@ class Daemon:
         self._start()
 
     def mend(self) -> None:
-        """End what a killed command left, its processes and its runs; a daemon that runs does so by itself."""
+        """End the processes and runs that a killed command left behind, unless a running daemon already does so."""
         if self._take():
             self._fail_lost_runs()
 
     def share(self) -> None:
-        """Make sure that there is a daemon, ours or another's; to be called again and again while runs are waited for.
+        """Make sure that there is a daemon, ours or another command's; call this repeatedly while waiting for runs.
 
         Raises:
-            PipelineError: a process of ours ended by itself.
+            PipelineError: a process of ours ended on its own.
         """
         if self.ours or not self._take():
             self.check()
@@ -112,24 +108,24 @@ class Daemon:
             self._start()
 
     def check(self) -> None:
-        """Raise PipelineError when a process of ours ended by itself, or the embedded database's disk is full."""
+        """Raise PipelineError when a process of ours ended on its own, or the embedded database's disk is full."""
         self.processes.check()
         if self.settings.embedded_database and shutil.disk_usage(self.settings.state_dir).free < _LOG_SEGMENT:
             raise DatabaseFullError(
-                f"The disk of {self.settings.state_dir} is full; what was committed is kept. Make room on it."
+                f"The disk of {self.settings.state_dir} is full; what was committed is kept. Free some space on it."
             )
 
     def wait_for_guests(self) -> None:
         """Wait, if the daemon is ours, for the end of the other commands that use it."""
-        if self.ours and others(self.settings.state_dir):
+        if self.ours and other_commands(self.settings.state_dir):
             self.console.print(f"Waiting for {self._others()}, which uses the same Dagster daemon ...")
-            while others(self.settings.state_dir):
+            while other_commands(self.settings.state_dir):
                 self.check()
                 time.sleep(LOOK_SECONDS)
 
     @property
     def workspace(self) -> Path:
-        """The file that leads to the code server, which loads the definitions once for daemon and UI."""
+        """The file that names the code server, which loads the definitions once for daemon and UI."""
         return self.settings.state_dir / "workspace.yaml"
 
     def _take(self) -> bool:
@@ -138,10 +134,10 @@ class Daemon:
         except BlockingIOError:
             return False
         self.ours = True
-        for family in families(self.settings.state_dir):
-            if not family.command_runs:
-                end_trees(family.processes)  # of a command that was killed
-                family.file.unlink(missing_ok=True)
+        for command in commands(self.settings.state_dir):
+            if not command.is_running:
+                end_trees(command.processes)  # it was killed
+                command.file.unlink(missing_ok=True)
         return True
 
     def _start(self) -> None:
@@ -159,7 +155,7 @@ class Daemon:
         self.processes.start("dagster-daemon", daemon, cwd=root, environment=variables)
 
     def _fail_lost_runs(self) -> None:
-        """End the runs of a command that was killed: they would keep the new ones waiting."""
+        """Mark the runs of a killed command as failed: they would keep the new ones waiting."""
         from market_data_pipeline.orchestration.run_liveness import fail_lost_runs
         from market_data_pipeline.store.connection import engine
 
@@ -170,10 +166,10 @@ class Daemon:
             made.dispose()
 
     def _others(self) -> str:
-        running = others(self.settings.state_dir)
-        return ", ".join(f"market-data {family.name} (process {family.pid})" for family in running) or "another command"
+        running = other_commands(self.settings.state_dir)
+        return ", ".join(f"market-data {other.name} (process {other.pid})" for other in running) or "another command"
 
 
 def program(name: str) -> str:
-    """Return the path of a program that is installed beside this Python."""
+    """Return the path of a program installed beside this Python."""
     return str(Path(sys.executable).with_name(name))

@@ -1,11 +1,6 @@
-"""The database as a command needs it: running and with this version's schema.
+"""The database as a command needs it: running, at this version's schema, and with a universe.
 
-Keep out: how the embedded server starts (sandbox.postgres) and how migrations run (store.migrate).
-
-The universe as a command needs it: database up, schema applied, the configured file loaded on first use.
-
-Keep out: reading and changing it (store.universe). Dagster learns of a change by itself: its universe sensor keeps the
-partitions in step.
+Keep out: how the embedded server starts (postgres), migrations and changes of the universe (store).
 """
 
 from __future__ import annotations
@@ -22,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def migrate_database(settings: Settings) -> list[str]:
-    """Start the embedded server if that is the database, apply what migrations it lacks, return their names.
+    """Start the embedded server if that is the database, apply missing migrations, and return their names.
 
     Raises:
         ConfigurationError: the embedded server cannot start, or the schema is newer than this code.
@@ -38,11 +33,11 @@ def migrate_database(settings: Settings) -> list[str]:
 
 
 def reading_engine(settings: Settings, *, start: bool = True) -> sa.Engine:
-    """Return an engine for a report: it changes no schema of a server that is the user's own.
+    """Return an engine that only reads; the schema of the user's own server is never changed.
 
     Args:
         settings: of the project.
-        start: start and migrate the embedded server if that is the database and it does not run.
+        start: start and migrate the embedded server, if that is the database.
 
     Raises:
         ConfigurationError, DatabaseUnavailableError: as `migrate_database`.
@@ -55,13 +50,12 @@ def reading_engine(settings: Settings, *, start: bool = True) -> sa.Engine:
 
 
 def open_universe(settings: Settings) -> sa.Engine:
-    """Return an engine on a database that has this version's schema and a universe.
+    """Return an engine on a database at this version's schema, with the universe file loaded if it had no symbols.
 
     Raises:
         ConfigurationError: the universe file, the schema or the embedded server is wrong.
         DatabaseUnavailableError: the server cannot be reached.
     """
-    from market_data_pipeline.runtime.database import migrate_database
     from market_data_pipeline.store.connection import engine
     from market_data_pipeline.store.universe import ensure_universe
 
@@ -82,7 +76,7 @@ def check_followed(settings: Settings, symbols: Collection[str]) -> None:
     """Do nothing when all of `symbols` are followed.
 
     Raises:
-        UsageError: one is not; the sentence lists those that are, as many as can be read. Else as `open_universe`.
+        UsageError: one is not; the message lists up to 40 that are. Else as `open_universe`.
     """
     from market_data_pipeline.store.universe import select_followed
 

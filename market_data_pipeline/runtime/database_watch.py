@@ -20,21 +20,21 @@ if TYPE_CHECKING:
 
     from market_data_pipeline.settings import Settings
 
-# A look is a connection, 5 ms. Two that fail in a row are told: a server that is started again within seconds is not.
-LOOK_SECONDS: Final = 15.0
+# A check is a connection, 5 ms. Two failures in a row are reported: a server that restarts within seconds is not.
+CHECK_SECONDS: Final = 15.0
 _MISSED: Final = 2
 
 
 class DatabaseWatch:
-    """Looks at the database now and then, says when it is lost, and starts the project's own server again.
+    """Checks the database from time to time, reports when it is lost, and restarts the project's own server.
 
     Args:
         settings: of the project.
-        say: writes a line for who looks at the screen.
-        every: seconds between two looks.
+        say: prints a line on the screen.
+        every: seconds between two checks.
     """
 
-    def __init__(self, settings: Settings, say: Callable[[str], None], every: float = LOOK_SECONDS) -> None:
+    def __init__(self, settings: Settings, say: Callable[[str], None], every: float = CHECK_SECONDS) -> None:
         from market_data_pipeline.store.connection import server_of
 
         self._settings = settings

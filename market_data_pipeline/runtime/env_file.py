@@ -1,7 +1,7 @@
 """`market-data init`: the `.env` file that lets plain `dagster` commands find the project's instance and databases.
 
 Dagster reads `.env` from the working directory before it builds its instance, so what `dagster.yaml` takes from the
-environment has to be there. Keep out: what the variables mean (settings) and Dagster's own files.
+environment has to be there. What the variables mean is in settings.
 """
 
 from __future__ import annotations
@@ -25,28 +25,28 @@ from market_data_pipeline.settings import load_settings, project, project_root
 _BEGIN: Final = "# --- written by `market-data init`: put your own settings outside these two lines ---"
 _END: Final = "# --- end of what `market-data init` wrote ---"
 _BLOCK: Final = re.compile(rf"^{re.escape(_BEGIN)}\n(.*?)^{re.escape(_END)}\n?", re.MULTILINE | re.DOTALL)
-_HEADING: Final = "# Settings of this checkout; .env.example explains all. It holds passwords: keep it to yourself.\n\n"
+_HEADING: Final = "# Settings of this checkout; .env.example explains them. It holds passwords: keep it private.\n\n"
 
 
 class EnvFile(NamedTuple):
-    """What `write_env` did; a name is a variable's."""
+    """What `write_env` did; names are those of variables."""
 
     path: Path
     changed: bool
-    written: tuple[str, ...]  # what stands in our part of the file now
-    kept: tuple[str, ...]  # what the user set elsewhere in it and we therefore did not
+    written: tuple[str, ...]  # between our markers now
+    kept: tuple[str, ...]  # set by the user elsewhere in the file, and therefore not by us
 
 
 def write_env(*, take_over: bool = True) -> EnvFile:
-    """Write what `dagster` commands need into the project's `.env`, mode 0600; a second time changes nothing.
+    """Write what `dagster` commands need into the project's `.env`, mode 0600; a second call changes nothing.
 
-    It owns the lines between two markers and leaves all others alone: a variable that the user set there is not
-    repeated. A DATABASE_URL or DAGSTER_POSTGRES_URL of the environment is taken over, because later commands without
-    it would otherwise work on another database than this one; a key is not, since nobody asked to have it on the disk.
-    Call it before `load_settings`: it brings paths up to date after the project was moved.
+    Only the lines between two markers are ours: a variable that the user set outside them is not repeated. A
+    DATABASE_URL or DAGSTER_POSTGRES_URL of the environment is taken over, because later commands without it would work
+    on another database than this one; a key is not, since the user did not ask to have it on disk. Call it before
+    `load_settings`: it corrects paths after the project was moved.
 
     Args:
-        take_over: False to leave out what only the environment says, as long as nobody knows that it works.
+        take_over: False to leave out what only the environment says, as long as it has not proved to work.
 
     Raises:
         ConfigurationError: a value is bad, or the file cannot be written.
@@ -60,8 +60,8 @@ def write_env(*, take_over: bool = True) -> EnvFile:
     found = _BLOCK.search(text)
     users = _values(_BLOCK.sub("", text))
     ours = _values(found[1]) if found else {}
-    wanted = _wanted(root, users, ours, os.environ if take_over else {})
-    block = "\n".join([_BEGIN, *(f"{name}={_quoted(value)}" for name, value in wanted.items()), _END, ""])
+    lines = _lines(root, users, ours, os.environ if take_over else {})
+    block = "\n".join([_BEGIN, *(f"{name}={_quoted(value)}" for name, value in lines.items()), _END, ""])
     if found:
         new = text[: found.start()] + block + text[found.end() :]
     else:
@@ -70,7 +70,7 @@ def write_env(*, take_over: bool = True) -> EnvFile:
     if changed:
         _replace(path, new)
     _write_dagster_files(root)
-    return EnvFile(path, changed, tuple(wanted), tuple(name for name in _MANAGED if name in users))
+    return EnvFile(path, changed, tuple(lines), tuple(name for name in _MANAGED if name in users))
 
 
 def _write_dagster_files(root: Path) -> None:
@@ -84,7 +84,7 @@ def _write_dagster_files(root: Path) -> None:
 
 
 _MANAGED: Final = ("DAGSTER_HOME", "DATABASE_URL", "DAGSTER_POSTGRES_URL", *project.STORAGE_ZONE)
-# What decides whether bars are made up, recorded or a vendor's, and with that where Dagster's history of them lies.
+# These decide whether bars are synthetic, recorded or a vendor's, and with that where Dagster's history of them lies.
 _KIND_OF_BARS: Final = {
     "POLYGON_API_KEY": "api_key",
     "POLYGON_BASE_URL": "base_url",
@@ -92,14 +92,14 @@ _KIND_OF_BARS: Final = {
 }
 
 
-def _wanted(
+def _lines(
     root: Path, users: Mapping[str, str], ours: Mapping[str, str], environment: Mapping[str, str]
 ) -> dict[str, str]:
-    """Return our lines: what the user's own lines, the environment and our lines so far say, in that order."""
+    """Return the values of our lines: from the user's own lines, the environment or our lines so far, in that order."""
     given = {name: users.get(name) or environment.get(name, "").strip() for name in _MANAGED}
     database = given["DATABASE_URL"] or ours.get("DATABASE_URL", "")
     dagster = given["DAGSTER_POSTGRES_URL"] or _stated_before(ours)
-    # An empty text stands for the default, whatever our lines of an earlier day say.
+    # An empty text stands for the default, whatever our earlier lines say.
     settings = load_settings(
         project_root=root,
         dagster_home=given["DAGSTER_HOME"],
@@ -116,7 +116,7 @@ def _wanted(
 
 
 def _stated_before(ours: Mapping[str, str]) -> str:
-    """Return the DAGSTER_POSTGRES_URL that was once taken over from the environment, or nothing if it was derived."""
+    """Return the DAGSTER_POSTGRES_URL that was taken over from the environment before, empty if it was derived."""
     url, database = ours.get("DAGSTER_POSTGRES_URL", ""), ours.get("DATABASE_URL", "")
     parts = urlsplit(url)
     embedded = (
@@ -138,7 +138,7 @@ def _quoted(value: str) -> str:
 
 
 def _replace(path: Path, text: str) -> None:
-    """Write the file under another name and rename it: it is never half written, nor readable to others."""
+    """Write the file under another name and rename it: it is never half written, nor readable by others."""
     try:
         descriptor, draft = tempfile.mkstemp(dir=path.parent, prefix=".env.")  # mode 0600
         with open(descriptor, "w", encoding="utf-8") as stream:  # noqa: PTH123 - a descriptor, not a path

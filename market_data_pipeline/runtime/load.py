@@ -1,7 +1,6 @@
-"""Load the universe through Dagster: find out whether anything is missing, put runs into the queue, show what comes.
+"""A load through Dagster: whether anything is missing, the runs that fetch it, and what came of them.
 
-Add here: what `up` and `backfill` do with runs. Keep out: starting and ending processes (up) and how it looks
-(progress).
+Keep out: starting and ending processes (up, daemon) and how a load looks on the screen (progress).
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
     from market_data_pipeline.settings import Settings
 
 _CANCEL_SECONDS: Final = 10.0  # a cancelled run stops at once, unless it waits for the vendor or the database
-_MOST_NAMES: Final = 5  # what a person reads of a list in a sentence
+_MOST_NAMES: Final = 5  # symbols listed in a sentence
 
 # A series is whole when its last execution went well, nothing it should hold is due, and what is made of other rows is
 # made of the ones that are there.
@@ -57,7 +56,7 @@ _NOT_WHOLE: Final = sa.text("""
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What to load: empty means all.
+    """What to load; empty means all.
 
     Attributes:
         symbols: tracked symbols.
@@ -84,13 +83,13 @@ def environment(settings: Settings) -> dict[str, str]:
 
 @contextmanager
 def dagster_instance(settings: Settings, engine: sa.Engine) -> Iterator[dg.DagsterInstance]:
-    """Give Dagster's instance, its tables created and its partitions equal to the universe."""
+    """Yield Dagster's instance, with its tables created and its partitions equal to the universe."""
     import dagster as dg
 
     from market_data_pipeline.orchestration.partitions import sync_partitions
 
     os.environ.update(environment(settings))
-    # Dagster says so several lines long at each of its tries, before it raises what we report.
+    # Dagster logs several lines at each attempt, before it raises what we report.
     logging.getLogger().addFilter(lambda record: not str(record.msg).startswith("Retrying failed database connection"))
     with dg.DagsterInstance.get() as instance:
         sync_partitions(instance, engine)
@@ -98,14 +97,14 @@ def dagster_instance(settings: Settings, engine: sa.Engine) -> Iterator[dg.Dagst
 
 
 def nothing_is_missing(settings: Settings, engine: sa.Engine, instance: dg.DagsterInstance) -> bool:
-    """Return whether a load of everything would ask nothing, compute nothing and show nothing new in Dagster."""
+    """Return whether a load of everything would request nothing, compute nothing and show nothing new in Dagster."""
     from market_data_pipeline.ingest.own_features import load_own_features
     from market_data_pipeline.orchestration.partitions import all_materialized
     from market_data_pipeline.reports.estimate import estimate_backfill
 
     own = load_own_features(settings)
     if own.problems:
-        return False  # somebody is to hear of them
+        return False  # the load reports them
     parameters = {
         "timeframes": [str(timeframe) for timeframe in Timeframe],
         "feature_version": FEATURE_VERSION,
@@ -121,17 +120,17 @@ def load(
     engine: sa.Engine,
     instance: dg.DagsterInstance,
     console: Console,
-    wanted: Load,
+    request: Load,
     check: Callable[[], None],
 ) -> int:
-    """Refresh through Dagster, show it, print what came of it, and return the exit code: 0 when all is complete.
+    """Refresh through Dagster, show the progress, print the result, and return the exit code: 0 if all is complete.
 
     Args:
         engine: where market data lives.
         instance: Dagster's.
         console: where to print.
-        wanted: what to load.
-        check: called first and then now and then; starts the daemon if there is none, and raises when a process that is
+        request: what to load.
+        check: called first and then repeatedly; starts the daemon if there is none, and raises when a process that is
             needed has ended.
 
     Raises:
@@ -139,8 +138,8 @@ def load(
         DatabaseUnavailableError: the connection to PostgreSQL was lost.
     """
     began = time.monotonic()
-    expected = expected_series(engine, wanted)
-    check()  # the daemon starts while definitions are loaded and runs are put into the queue
+    expected = expected_series(engine, request)
+    check()  # the daemon starts while definitions are loaded and runs are queued
     from dagster_postgres.utils import DagsterPostgresException
 
     from market_data_pipeline.orchestration.runs import submit_refresh, wait_for_runs
@@ -148,10 +147,10 @@ def load(
 
     run_ids = submit_refresh(
         instance,
-        symbols=wanted.symbols,
-        timeframes=wanted.timeframes,
-        history_days=wanted.days,
-        full=wanted.full,
+        symbols=request.symbols,
+        timeframes=request.timeframes,
+        history_days=request.days,
+        full=request.full,
         trigger="backfill",
     )
     console.print(f"Backfill  {sum(expected.values())} series in {len(run_ids)} Dagster runs")
@@ -169,9 +168,9 @@ def load(
             raise DatabaseUnavailableError(
                 "The connection to Dagster's storage was lost, is PostgreSQL running? What was committed is kept."
             ) from None
-        except BaseException as error:  # Ctrl-C above all: what we asked for is not to be done by a later start
+        except BaseException as error:  # Ctrl-C above all: a later start must not do what was requested here
             if isinstance(error, PipelineError):
-                engine.connect().close()  # a daemon that ended because of the database is not the sentence to read
+                engine.connect().close()  # a daemon that ended because the database is gone: report the database
             cancel(instance, run_ids)
             raise
     summarise(engine, console, expected, run_ids, time.monotonic() - began)
@@ -186,19 +185,19 @@ def load(
         symbols = lacking_symbols(engine, run_ids)
         names = ", ".join(symbols[:_MOST_NAMES]) + (", ..." if len(symbols) > _MOST_NAMES else "")
         complain(
-            f"{lacking} series lack bars that were due, the vendor gave none ({names}); "
-            f"market-data gaps {symbols[0]} explains."
+            f"{lacking} series lack bars that were due; the vendor returned none ({names}). "
+            f"`market-data gaps {symbols[0]}` explains."
         )
-    if never_begun := sum(expected.values()) - done - lacking - len(failures):
+    if not_started := sum(expected.values()) - done - lacking - len(failures):
         reasons = [why for run_id in run_ids if (why := failure_of(instance, run_id))]
         ended = ", ".join(f"{count} {status}" for status, count in Counter(s.value for s in statuses.values()).items())
         why = f": {reasons[0]}" if reasons else "."
-        complain(f"{never_begun} series were never begun, their runs ended as {ended}{why}")
+        complain(f"{not_started} series were not started; their runs ended as {ended}{why}")
     return 0 if done == sum(expected.values()) else 1
 
 
 def cancel(instance: dg.DagsterInstance, run_ids: Sequence[str]) -> None:
-    """Cancel those of the runs that are not finished, and wait until the processes that do them have ended."""
+    """Cancel those of the runs that are not finished, and wait for their processes to end."""
     import dagster as dg
     from dagster_postgres.utils import DagsterPostgresException
 
@@ -206,11 +205,11 @@ def cancel(instance: dg.DagsterInstance, run_ids: Sequence[str]) -> None:
 
     if not run_ids:
         return
-    # Whatever keeps us from cancelling, the processes are ended next: Dagster's monitoring then finds the runs lost.
+    # If cancelling fails, the processes are ended next and Dagster's monitoring finds the runs lost.
     with suppress(dg.DagsterError, DagsterPostgresException, sa.exc.SQLAlchemyError):
         ours = dg.RunsFilter(run_ids=list(run_ids), statuses=list(UNFINISHED))
         for record in instance.get_run_records(ours):
-            with suppress(dg.DagsterError):  # its code server is gone
+            with suppress(dg.DagsterError):  # the code server is gone
                 instance.run_coordinator.cancel_run(record.dagster_run.run_id)
         deadline = time.monotonic() + _CANCEL_SECONDS
         while left := instance.get_run_records(ours):
@@ -222,7 +221,7 @@ def cancel(instance: dg.DagsterInstance, run_ids: Sequence[str]) -> None:
 
 
 def cancel_begun(instance: dg.DagsterInstance) -> None:
-    """Cancel all runs that a daemon has begun, whoever asked for them; those in the queue stay there."""
+    """Cancel all runs that a daemon has begun, whatever requested them; queued runs stay in the queue."""
     from dagster_postgres.utils import DagsterPostgresException
 
     with suppress(DagsterPostgresException, sa.exc.SQLAlchemyError):
@@ -230,7 +229,7 @@ def cancel_begun(instance: dg.DagsterInstance) -> None:
 
 
 def has_begun(instance: dg.DagsterInstance) -> bool:
-    """Return whether a run that a daemon has begun has not ended, or cannot be told to have."""
+    """Return whether a run that a daemon has begun may still be going; True when Dagster's storage does not answer."""
     from dagster_postgres.utils import DagsterPostgresException
 
     with suppress(DagsterPostgresException, sa.exc.SQLAlchemyError):
@@ -248,7 +247,7 @@ def _begun(instance: dg.DagsterInstance) -> list[str]:
 def summarise(
     engine: sa.Engine, console: Console, expected: dict[Tier, int], run_ids: Sequence[str], seconds: float
 ) -> None:
-    """Print the table of what was done and is held, and the failures."""
+    """Print a table of what was done and what is held, and the failures."""
     from market_data_pipeline.runtime.progress import failures_table, summary_table
 
     console.print()
@@ -260,20 +259,20 @@ def summarise(
         console.print(failures_table(failures), soft_wrap=False)
 
 
-def expected_series(engine: sa.Engine, wanted: Load) -> dict[Tier, int]:
-    """Return how many series of each tier a load is about.
+def expected_series(engine: sa.Engine, request: Load) -> dict[Tier, int]:
+    """Return how many series of each tier a load covers.
 
     Raises:
-        UsageError: none.
+        UsageError: it covers none.
     """
     from market_data_pipeline.store.universe import tracked
 
     # A resampled series is made of 5m bars, which the run refreshes and counts as well.
-    spans = {span for timeframe in wanted.timeframes or Timeframe for span in (timeframe, timeframe.base)}
+    spans = {span for timeframe in request.timeframes or Timeframe for span in (timeframe, timeframe.base)}
     counts = Counter(
         Tier(entry.tier)
         for entry in tracked(engine)
-        if entry.active and (not wanted.symbols or entry.symbol in wanted.symbols)
+        if entry.active and (not request.symbols or entry.symbol in request.symbols)
     )
     if not counts:
         raise UsageError("No symbol is tracked; add one with: market-data universe add AAPL --tier critical")

@@ -1,7 +1,6 @@
-"""The embedded PostgreSQL: started on demand, and left running for whoever comes next.
+"""The embedded PostgreSQL as a process: started on demand, left running for later commands, and stopped.
 
-Add here: starting, stopping and saying why it does not start. Keep out: how its data folder is made and
-configured (cluster), where it lies (project) and what is in it (store).
+Keep out: how its data folder is created and configured (postgres_cluster), and where it lies (settings.project).
 """
 
 from __future__ import annotations
@@ -27,20 +26,20 @@ if TYPE_CHECKING:
 # Recovery after a crash replays at most max_wal_size, 4 GB, which takes a slow disk about two minutes.
 _START_SECONDS: Final = 300
 _STOP_SECONDS: Final = 60
-_LEFTOVER_SECONDS: Final = 10  # a killed server's children notice within milliseconds, when not swapped out
+_LEFTOVER_SECONDS: Final = 10  # a killed server's children notice within milliseconds unless swapped out
 
 
 class EmbeddedPostgres:
     """The PostgreSQL server in a folder of this project.
 
-    It listens on a socket in a folder that only its owner can enter, asks for a password nevertheless, and has no
-    TCP port. It belongs to no process: it survives the command that started it, and `stop` ends it for everybody.
+    It listens on a socket in a folder that only its owner can enter, requires a password even so, and has no TCP port.
+    It survives the command that started it, and `stop` ends it for all commands.
     """
 
     def __init__(self, data_dir: Path, *, durable: bool = True) -> None:
-        """Name the server in `data_dir`; the folder above it keeps the password and the socket.
+        """Name the server in `data_dir`; the folder above it holds the password and the socket.
 
-        With `durable` False nothing is flushed to the disk: for data that may be lost with the machine, as in tests.
+        With `durable` False nothing is flushed to disk: for data that may be lost with the machine, as in tests.
         """
         self.durable = durable
         self.data_dir = data_dir.resolve()
@@ -58,7 +57,7 @@ class EmbeddedPostgres:
 
     @property
     def owner_url(self) -> str:
-        """The same for the role that owns the relations, and may make databases and roles."""
+        """The same for the role that owns the relations and may create databases and roles."""
         return project.local_url(self.state_dir, role=project.OWNER)
 
     @property
@@ -67,11 +66,11 @@ class EmbeddedPostgres:
         return project.local_url(self.state_dir, project.DAGSTER_DATABASE)
 
     def ensure_running(self) -> str:
-        """Start the server unless it runs; return its URL once it answers. Several at once are harmless.
+        """Start the server unless it runs; return its URL once it answers. Concurrent calls are harmless.
 
         Raises:
             ConfigurationError: the data folder, the disk or the permissions do not allow it.
-            DatabaseUnavailableError: it runs and does not answer.
+            DatabaseUnavailableError: it runs but does not answer.
         """
         if self._refusal() is None:
             return self.url
@@ -81,7 +80,7 @@ class EmbeddedPostgres:
         return self.url
 
     def stop(self) -> None:
-        """Stop the server, disconnecting whoever uses it; nothing happens when it does not run."""
+        """Stop the server, which disconnects its clients; nothing happens when it does not run."""
         if not self.data_dir.exists():
             return
         with self._lock():
@@ -117,7 +116,7 @@ class EmbeddedPostgres:
         except FileNotFoundError:
             if self.data_dir.exists() and any(self.data_dir.iterdir()):
                 raise ConfigurationError(
-                    f"{self.data_dir} holds files and is not a database: move it away; bars are then fetched again."
+                    f"{self.data_dir} holds files but is not a database: move it away; bars are then fetched again."
                 ) from None
             if failure := cluster.create(self.data_dir, as_user, self._passwords(), durable=self.durable):
                 raise ConfigurationError(self._why("created", failure)) from None
@@ -133,8 +132,8 @@ class EmbeddedPostgres:
             raise ConfigurationError(_of_another_user(self.data_dir))
 
     def _launch(self, as_user: cluster.Owner, sockets: Path) -> None:
-        # No server runs here, so whatever these files say is left over from a crash. PostgreSQL would find out
-        # itself, except when a new process of ours has the old number, as after the restart of a container.
+        # No server runs here, so these files are left over from a crash. PostgreSQL would find that out itself, except
+        # when a new process has the old number, as after the restart of a container.
         for name in (f".s.PGSQL.{project.PORT}", f".s.PGSQL.{project.PORT}.lock"):
             (sockets / name).unlink(missing_ok=True)
         (self.data_dir / "postmaster.pid").unlink(missing_ok=True)
@@ -143,9 +142,9 @@ class EmbeddedPostgres:
         arguments = ("start", "-w", "-t", str(_START_SECONDS), "-s", "-D", self.data_dir, "-l", log)
         patience = time.monotonic() + _LEFTOVER_SECONDS
         while failure := cluster.run("pg_ctl", *arguments, as_user=as_user, new_session=True):
-            said = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
-            if "pre-existing shared memory" not in said or time.monotonic() > patience:
-                raise ConfigurationError(self._why("started", f"{said}\n{failure}"))
+            output = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
+            if "pre-existing shared memory" not in output or time.monotonic() > patience:
+                raise ConfigurationError(self._why("started", f"{output}\n{failure}"))
             log.unlink()  # children of a server that was killed are still ending
             time.sleep(0.1)
 
@@ -160,7 +159,7 @@ class EmbeddedPostgres:
         return None
 
     def _set_passwords(self, as_user: cluster.Owner) -> None:
-        """Give the roles the passwords of the files, of which one was deleted and made anew."""
+        """Give the roles the passwords in the files, after one was deleted and created again."""
         sockets = project.socket_dir(self.state_dir)
         self._stop()
         if failure := cluster.give_roles(self.data_dir, as_user, self._passwords()):
@@ -209,21 +208,21 @@ class EmbeddedPostgres:
         except PermissionError:
             return None
 
-    def _why(self, not_done: str, said: str) -> str:
-        """Return a sentence from what a program or the log said."""
-        if "No space left on device" in said or "free disk space" in said:
+    def _why(self, not_done: str, output: str) -> str:
+        """Return a sentence from the output of a program or the log."""
+        if "No space left on device" in output or "free disk space" in output:
             return f"The embedded PostgreSQL could not be {not_done}: the disk of {self.state_dir} is full."
-        lines = [line.strip() for line in said.splitlines() if line.strip()]
-        # "FATAL: configuration file … contains errors" only says that a LOG line before it says what is wrong.
+        lines = [line.strip() for line in output.splitlines() if line.strip()]
+        # For "FATAL: configuration file … contains errors" the LOG line before it says what is wrong.
         telling = [line for line in lines if re.search(r"FATAL|PANIC|error:|LOG: +(invalid|unrecognized|syntax)", line)]
         words = "; ".join(re.sub(r"^.*?\b(FATAL|PANIC|LOG|error): +", "", line) for line in (telling or lines[-1:])[:3])
-        forbidden = "ermission denied" in said or "not permitted" in said
+        forbidden = "ermission denied" in output or "not permitted" in output
         hint = "run as the user who owns it" if forbidden else f"see {self.data_dir / 'log'}"
         return f"The embedded PostgreSQL in {self.data_dir} could not be {not_done}: {words} ({hint})."
 
     @contextmanager
     def _lock(self) -> Iterator[None]:
-        """Hold the project's lock on starting and stopping; the kernel frees it when the holder dies."""
+        """Hold the project's lock on starting and stopping; the kernel releases it when the holder dies."""
         file = self.state_dir / "postgres.lock"
         try:
             self.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -1,6 +1,6 @@
-"""What the embedded PostgreSQL is made of: its binaries, its system user, its data folder and its configuration.
+"""What the embedded PostgreSQL consists of: its binaries, system user, data folder, roles and configuration.
 
-Add here: how a data folder is prepared. Keep out: when the server runs (postgres).
+Keep out: when the server runs (postgres).
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 MAJOR_VERSION: Final = 18
-SYSTEM_USER: Final = "pgserver"  # the one that the wheel itself uses when it runs as root
+SYSTEM_USER: Final = "pgserver"  # as the wheel itself uses when it runs as root
 OWN_SERVER_HINT: Final = "name a server of your own with DATABASE_URL=postgresql://user:password@localhost/market_data"
 
-# A commit still waits until its log is with the system: it outlives the server's death, though not the machine's.
+# A commit still waits until the operating system has its log: it survives the server, though not the machine.
 _NOT_DURABLE: Final = "fsync = off\nfull_page_writes = off\n"
 _MB: Final = 1 << 20
 _log = logging.getLogger(__name__)
@@ -74,10 +74,10 @@ def owner() -> Owner:
 
 
 def run(program: str, *arguments: str | Path, as_user: Owner, sql: str = "", new_session: bool = False) -> str | None:
-    """Run one of the server's programs; return None when it succeeded, else what it said.
+    """Run one of the server's programs; return None when it succeeded, else its output.
 
-    It gets none of our environment: a server that outlives the command keeps no key of it, and PGPORT or PGDATA of
-    the user's shell mean nothing to it.
+    It gets none of our environment: a server that outlives the command must not keep its keys, nor follow PGPORT or
+    PGDATA of the user's shell.
     """
     drop = {"user": as_user.uid, "group": as_user.gid, "extra_groups": ()} if os.geteuid() == 0 else {}
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as output:  # a pipe would wait for the server
@@ -105,7 +105,7 @@ def private_folder(path: Path, as_user: Owner) -> None:
     """Make `path` a folder that only `as_user` (and root) can enter.
 
     Raises:
-        ConfigurationError: something else is there already, such as a link or another user's folder.
+        ConfigurationError: something else is already there, such as a link or another user's folder.
     """
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -120,9 +120,9 @@ def private_folder(path: Path, as_user: Owner) -> None:
 
 
 def open_the_way(to: Path, as_user: Owner) -> None:
-    """As root: let `as_user` pass through the folders above `to`, without letting anybody list them.
+    """As root: let `as_user` pass through the folders above `to`, without letting others list them.
 
-    The wheel's own code would open them for reading too. A folder that others may already pass is left alone.
+    The wheel's own code would open them for reading too. A folder that others may already pass stays as it is.
     """
     if os.geteuid() != 0:
         return
@@ -135,7 +135,7 @@ def open_the_way(to: Path, as_user: Owner) -> None:
 
 
 def open_binaries(as_user: Owner) -> None:
-    """As root: let `as_user` run the wheel's programs, also where pip ran with a umask of 077."""
+    """As root: let `as_user` run the wheel's programs, even if pip ran with a umask of 077."""
     if os.geteuid() != 0:
         return
     top = binaries().parent
@@ -148,15 +148,15 @@ def open_binaries(as_user: Owner) -> None:
 
 
 def create(data: Path, as_user: Owner, passwords: Mapping[str, str], *, durable: bool) -> str | None:
-    """Create the data folder with its roles, whose `passwords` these are, and databases; return what went wrong, if so.
+    """Create the data folder with databases and the roles of `passwords`; return None, or what went wrong.
 
-    It is made under another name and renamed at the end: an interrupted creation is never taken for a database.
-    No role that can log in is a superuser: what reaches SQL does not reach the machine.
+    It is created under another name and renamed at the end: an interrupted creation is never mistaken for a database.
+    No role that can log in is a superuser, so SQL cannot reach the machine.
     """
     draft = data.with_name(f"{data.name}.new")
     shutil.rmtree(draft, ignore_errors=True)
     private_folder(draft, as_user)
-    # The builtin C.UTF-8 collation sorts alike on every machine, and needs no locale of the system's.
+    # The builtin C.UTF-8 collation sorts alike on every machine and needs no system locale.
     locale = ("--encoding=UTF8", "--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8")
     failure = run("initdb", "-D", draft, "-U", "postgres", "--auth=peer", "--no-sync", *locale, as_user=as_user)
     if failure is None:
@@ -173,10 +173,11 @@ def create(data: Path, as_user: Owner, passwords: Mapping[str, str], *, durable:
 
 
 def give_roles(data: Path, as_user: Owner, passwords: Mapping[str, str]) -> str | None:
-    """Make the roles in a data folder whose server is stopped, or give them other passwords; return what went wrong.
+    """Create the roles in a data folder whose server is stopped, or change their passwords; return what went wrong.
 
-    The owner may make the roles of 0012_privileges and databases for tests. Dagster's storage belongs to the pipeline's
-    login, because Dagster makes its tables itself. A folder of the time when that login owned everything is put right.
+    The owner may create the roles of 0012_privileges and databases for tests. Dagster's storage belongs to the
+    pipeline's login, because Dagster creates its tables itself. An older folder, where that login owned everything, is
+    corrected.
     """
     rights = {project.OWNER: "createdb createrole", project.ROLE: "nocreatedb nocreaterole"}
     sql = "".join(
@@ -201,14 +202,14 @@ def single_user(data: Path, as_user: Owner, sql: str, database: str = "postgres"
 
 
 def configure(data: Path, as_user: Owner, sockets: Path, *, durable: bool) -> None:
-    """Write the server's configuration anew, so that a later version of this code changes older data folders too."""
+    """Rewrite the server's configuration, so that a later version of this code changes older data folders too."""
     files = {
         "postgresql.conf": _configuration(sockets) + ("" if durable else _NOT_DURABLE),
-        # The superuser has no password. Logins that the owner makes, for people who only read, have theirs.
+        # The superuser has no password. Logins that the owner creates, for people who only read, have their own.
         "pg_hba.conf": "local all all scram-sha-256\n",
     }
     for name, text in files.items():
-        # Replaced, not written into: as root we must not follow a link that the server's user may have put there.
+        # Replaced, not overwritten: as root we must not follow a link that the server's user may have put there.
         descriptor, draft = tempfile.mkstemp(dir=data)
         with open(descriptor, "w", encoding="utf-8") as stream:  # noqa: PTH123 - a descriptor, not a path
             stream.write(text)
@@ -220,11 +221,11 @@ def configure(data: Path, as_user: Owner, sockets: Path, *, durable: bool) -> No
 def _configuration(sockets: Path) -> str:
     quoted = str(sockets).replace("'", "''")
     memory = _memory()
-    # A sixteenth of the memory: the machine also runs Dagster and pandas. More than 1 GB would hold nothing more:
-    # a year of 25 symbols with features is half a gigabyte.
+    # A sixteenth of the memory, because the machine also runs Dagster and pandas. 1 GB is enough: a year of 25 symbols
+    # with features is half a gigabyte.
     shared = max(64 * _MB, min(memory // 16, 1024 * _MB)) // _MB
     return f"""\
-# Written at every start; put your own settings into user.conf beside this file.
+# Rewritten at every start; put your own settings into user.conf beside this file.
 listen_addresses = ''                 # no TCP: nothing but this machine's socket
 unix_socket_directories = '{quoted}'
 unix_socket_permissions = 0700
@@ -246,7 +247,7 @@ max_wal_senders = 0                   # minimal requires it
 wal_compression = on                  # a backfill writes whole pages: half the log for little time
 max_wal_size = 4GB                    # a first backfill writes 1 to 2 GB: no checkpoint in its middle
 min_wal_size = 256MB
-checkpoint_timeout = 15min            # as seldom as the quickest schedule; recovery replays that in seconds
+checkpoint_timeout = 15min            # the interval of the quickest schedule; recovery replays that in seconds
 
 timezone = 'UTC'
 log_timezone = 'UTC'
@@ -256,7 +257,7 @@ log_rotation_age = 1d
 log_truncate_on_rotation = on
 log_line_prefix = '%m [%p] %a '
 log_checkpoints = off
-track_io_timing = on                  # costs 20 ns a read and tells disk from processor in EXPLAIN
+track_io_timing = on                  # costs 20 ns a read; EXPLAIN then tells disk from processor time
 
 include_if_exists = 'user.conf'
 """

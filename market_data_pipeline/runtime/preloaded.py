@@ -1,9 +1,9 @@
-"""What every run needs, imported and computed before there is one: the process that forks runs imports this module.
+"""What every run needs, imported and computed once: the process that forks runs imports this module.
 
-Add here: a heavy import of a run, or a table that is the same in all of them. Keep out: anything that opens a
-connection or a file, starts a thread or reads the environment: it does not survive a fork or may be older than the run.
+Add here: a heavy import of a run, or a table that is the same for all runs. Keep out: anything that opens a connection
+or a file, starts a thread or reads the environment; it would not survive the fork, or be older than the run.
 """
-# ruff: noqa: F401 - having imported them is all that is wanted
+# ruff: noqa: F401 - imported only to be loaded
 
 from __future__ import annotations
 
@@ -30,5 +30,5 @@ from market_data_pipeline.priority import runs_give_way
 load_location()
 for _asset_class in AssetClass:
     calendar_for(_asset_class).prepare()
-gc.freeze()  # or the first collection of each run would copy all of it
-runs_give_way()  # which this process forks; the code server, which answers, stays as it is
+gc.freeze()  # otherwise the first collection of each run would copy all of it
+runs_give_way()  # the runs that this process forks; the code server, which answers, keeps its priority

@@ -1,10 +1,12 @@
-"""The processes that one command starts, and ends with everything they started in turn.
+"""The processes that a command starts: started, recorded, watched, and ended with everything they started in turn.
 
-Add here: starting, watching and ending. Keep out: which processes there are (up, daemon).
+A file in `.market-data/running` records each command and its processes, so that `down`, or the next command, can end
+what a killed one left behind. Which processes there are is up to `up` and `daemon`.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import socket
@@ -19,7 +21,6 @@ from typing import TYPE_CHECKING, Final
 import psutil
 
 from market_data_pipeline.domain.errors import PipelineError, UsageError
-from market_data_pipeline.runtime.process_records import record_file, write_record
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -27,12 +28,13 @@ if TYPE_CHECKING:
 # Dagster's daemon finishes its loops and its code server's threads within about three seconds of a SIGTERM.
 STOP_SECONDS: Final = 15.0
 _ORPHAN_SECONDS: Final = 5.0  # for what a root left behind, such as a run that waits for the vendor
-START_SECONDS: Final = 60.0  # a webserver starts in 3 s here; a cold disk and a busy machine take their time
+START_SECONDS: Final = 60.0  # a webserver starts in 3 s here; a cold disk or a busy machine takes longer
+_RECORDS: Final = "running"
 
 
 @dataclass
 class Child:
-    """A started process and where its output goes."""
+    """A started process and the file that receives its output."""
 
     name: str
     process: psutil.Popen
@@ -41,7 +43,7 @@ class Child:
 
 @dataclass
 class Processes:
-    """Started processes, recorded (records) so that another command can end them if this one cannot.
+    """The processes of one command, recorded so that another command can end them if this one is killed.
 
     Args:
         state: the project's state folder; the record goes to `running/`, the output of each process to `logs/`.
@@ -53,23 +55,30 @@ class Processes:
     children: list[Child] = field(default_factory=list)
     _folder: Path | None = None
 
-    @property
-    def file(self) -> Path:
-        """The record; it exists for as long as the command runs."""
-        return record_file(self.state, self.name)
-
     @contextmanager
     def recorded(self) -> Iterator[None]:
-        """Keep the record for the length of the block."""
-        self.record()
+        """Keep the record while the block runs."""
+        self._record()
         try:
             yield
         finally:
-            self.file.unlink(missing_ok=True)
+            self._file.unlink(missing_ok=True)
 
-    def record(self) -> None:
-        """Write down this command and what it has started."""
-        write_record(self.file, self.state, self.name, [psutil.Process(), *(child.process for child in self.children)])
+    @property
+    def _file(self) -> Path:
+        return self.state / _RECORDS / f"{self.name}-{os.getpid()}.json"
+
+    def _record(self) -> None:
+        """Write down the command, then its processes; a start time beside each id tells a reused id apart."""
+        self.state.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._file.parent.mkdir(mode=0o700, exist_ok=True)
+        entries = []
+        for process in (psutil.Process(), *(child.process for child in self.children)):
+            with suppress(psutil.NoSuchProcess):
+                entries.append({"pid": process.pid, "started": process.create_time()})
+        draft = self._file.with_suffix(".new")
+        draft.write_text(json.dumps({"command": self.name, "folder": _identity(self.state), "processes": entries}))
+        draft.replace(self._file)
 
     def start(self, name: str, command: Sequence[str], *, cwd: Path, environment: Mapping[str, str]) -> Child:
         """Start a process in a session of its own, so that the terminal's Ctrl-C reaches only this command."""
@@ -87,23 +96,20 @@ class Processes:
             )
         child = Child(name, process, log)
         self.children.append(child)
-        self.record()
+        self._record()
         return child
 
     def private_folder(self) -> Path:
-        """Return a folder that only this user may enter, for sockets: its path is short enough for the kernel.
-
-        It goes with the processes.
-        """
+        """Return a folder for sockets, removed by `stop`: only this user may enter it, and its path is short."""
         if self._folder is None:
             self._folder = Path(tempfile.mkdtemp(prefix="market-data-"))
         return self._folder
 
     def wait_for(self, path: Path) -> None:
-        """Wait until a process has made `path`.
+        """Wait until a process has created `path`.
 
         Raises:
-            PipelineError: a process ended first, or it takes longer than `START_SECONDS`.
+            PipelineError: a process ended, or `START_SECONDS` have passed.
         """
         deadline = time.monotonic() + START_SECONDS
         while not path.exists():
@@ -113,73 +119,126 @@ class Processes:
             time.sleep(0.05)
 
     def check(self) -> None:
-        """Raise when a process ended by itself.
+        """Raise when a process has ended on its own.
 
         Raises:
-            PipelineError: names the process, its exit code, the last line it wrote and the file with the rest.
+            PipelineError: names the process, its exit code, the last line it wrote and its log file.
         """
         for child in self.children:
             code = child.process.poll()
             if code is not None:
                 raise PipelineError(
-                    f"{child.name} ended with code {code}: {_last_line(child.log)} The rest is in {child.log}."
+                    f"{child.name} ended with code {code}: {_last_line(child.log)} The full log is {child.log}."
                 )
 
     def stop(self, last: str = "", *, is_idle: Callable[[], bool] = lambda: False) -> None:
         """End all processes and everything they started.
 
         Args:
-            last: the one that ends after the others.
-            is_idle: whether it can then be killed, because there is nothing that it could still bring to an end.
+            last: the process to end after the others.
+            is_idle: asked once the others have ended; True when `last` has nothing to finish and can be killed.
         """
         final = [child.process for child in self.children if child.name == last]
         end_trees(child.process for child in self.children if child.name != last)
         if is_idle():
-            kill_trees(final)
+            _kill_trees(final)
         end_trees(final)
         self.children.clear()
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
 
 
+@dataclass(frozen=True)
+class Command:
+    """A recorded command of this project, and which of its processes still run, itself included."""
+
+    file: Path
+    name: str
+    pid: int
+    processes: list[psutil.Process]
+
+    @property
+    def is_running(self) -> bool:
+        """False when the command was killed and left processes behind."""
+        return any(process.pid == self.pid for process in self.processes)
+
+
+def commands(state: Path, name: str | None = None) -> list[Command]:
+    """Return the recorded commands, killed ones included; only those called `name` if given.
+
+    A file that is not a record, or that came here in a copy of another project's folder, is ignored.
+    """
+    found = []
+    for file in sorted((state / _RECORDS).glob("*.json")):
+        with suppress(OSError, ValueError, KeyError, IndexError, TypeError):
+            record = json.loads(file.read_text())
+            if record["folder"] == _identity(state) and name in (None, record["command"]):
+                pids = {entry["pid"]: entry["started"] for entry in record["processes"]}
+                running = [process for pid, began in pids.items() if (process := _running(pid, began))]
+                found.append(Command(file, str(record["command"]), next(iter(pids)), running))
+    return found
+
+
+def other_commands(state: Path) -> list[Command]:
+    """Return the other commands that run in this project now."""
+    return [command for command in commands(state) if command.is_running and command.pid != os.getpid()]
+
+
+def _running(pid: int, began: float) -> psutil.Process | None:
+    with suppress(psutil.NoSuchProcess):
+        process = psutil.Process(pid)
+        if abs(process.create_time() - began) < 1.0 and is_alive(process):
+            return process
+    return None
+
+
+def _identity(folder: Path) -> list[int]:
+    """Return what stays the same when a folder is renamed and differs when it is copied."""
+    found = folder.stat()
+    return [found.st_dev, found.st_ino]
+
+
+def is_alive(process: psutil.Process) -> bool:
+    """Return whether a process still runs; a zombie does not."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
 def end_trees(roots: Iterable[psutil.Process], seconds: float = STOP_SECONDS) -> None:
-    """End processes and their descendants: the roots are asked first, what is left after `seconds` is forced."""
-    family: dict[int, psutil.Process] = {}
-    asked = []
+    """End processes and their descendants: the roots first, what is left after `seconds` next, and then by force."""
+    parents: dict[int, psutil.Process] = {}
+    descendants: dict[int, psutil.Process] = {}
     for root in roots:
         with suppress(psutil.NoSuchProcess):
-            family |= {process.pid: process for process in root.children(recursive=True)}
-            family[root.pid] = root
-            asked.append(root)
-    for root in asked:
-        with suppress(psutil.NoSuchProcess):
-            root.terminate()
-    _, left = psutil.wait_procs(asked, timeout=seconds)
-    orphans = [process for process in family.values() if process not in asked]
-    for process in [*orphans, *left]:
-        with suppress(psutil.NoSuchProcess):
-            process.terminate()
-    _, left = psutil.wait_procs([*orphans, *left], timeout=_ORPHAN_SECONDS)
-    for process in left:
-        with suppress(psutil.NoSuchProcess):
-            process.kill()
-    psutil.wait_procs(left, timeout=STOP_SECONDS)
+            descendants |= {process.pid: process for process in root.children(recursive=True)}
+            parents[root.pid] = root
+    left = _send("terminate", parents.values(), seconds)
+    orphans = [process for pid, process in descendants.items() if pid not in parents]
+    _send("kill", _send("terminate", [*orphans, *left], _ORPHAN_SECONDS))
 
 
-def kill_trees(roots: Iterable[psutil.Process]) -> None:
-    """End processes and their descendants at once, without asking them."""
-    family: list[psutil.Process] = []
+def _kill_trees(roots: Iterable[psutil.Process]) -> None:
+    found: list[psutil.Process] = []
     for root in roots:
         with suppress(psutil.NoSuchProcess):
-            family += [root, *root.children(recursive=True)]
-    for process in family:
+            found += [root, *root.children(recursive=True)]
+    _send("kill", found)
+
+
+def _send(signal: str, processes: Iterable[psutil.Process], seconds: float = STOP_SECONDS) -> list[psutil.Process]:
+    """Send a signal to processes; return those that still run after `seconds`."""
+    sent = list(processes)
+    for process in sent:
         with suppress(psutil.NoSuchProcess):
-            process.kill()
-    psutil.wait_procs(family, timeout=STOP_SECONDS)
+            getattr(process, signal)()
+    left: list[psutil.Process] = psutil.wait_procs(sent, timeout=seconds)[1]
+    return left
 
 
-def wait_for_page(url: str, check: Callable[[], None]) -> None:
-    """Wait until a page of this machine answers; `check` is called between two tries and may raise.
+def wait_for_answer(url: str, check: Callable[[], None]) -> None:
+    """Wait until a URL of this machine answers; `check` is called between attempts and may raise.
 
     Raises:
         PipelineError: it does not answer within `START_SECONDS`.
@@ -197,10 +256,10 @@ def wait_for_page(url: str, check: Callable[[], None]) -> None:
 
 
 def check_port(port: int, what: str, variable: str) -> None:
-    """Raise when something already listens on a port of this machine.
+    """Raise when another program already listens on a port of this machine.
 
     Raises:
-        UsageError: names the port, what it is wanted for, and the variable that chooses another.
+        UsageError: names the port, what needs it, and the variable that chooses another.
     """
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -208,7 +267,7 @@ def check_port(port: int, what: str, variable: str) -> None:
             probe.bind(("127.0.0.1", port))
         except OSError:
             raise UsageError(
-                f"Port {port}, wanted for {what}, is taken by another program; "
+                f"Port {port} for {what} is taken by another program; "
                 f"free it, or choose another with {variable}={port + 1}."
             ) from None
 

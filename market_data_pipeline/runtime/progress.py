@@ -1,7 +1,4 @@
-"""A backfill on the screen: while it goes on, and what came of it.
-
-Add here: what a person reads there. Keep out: how it is known (executions).
-"""
+"""A load on the screen: its progress and its result. The figures come from reports.executions."""
 
 from __future__ import annotations
 
@@ -27,10 +24,10 @@ if TYPE_CHECKING:
     from market_data_pipeline.reports.executions import FailedSeries
 
 _LINES_EVERY: Final = 5.0  # seconds between two lines where the output is a file
-_MINUTES_FROM: Final = 180.0  # seconds: a first backfill of the smallest plan takes an hour
-_ENOUGH_FOR_A_PACE: Final = 10_000  # bars: of fewer, the seconds are those of starting the runs
-_MOST_SYMBOLS: Final = 3  # named where many failed alike
-_ROOMY: Final = 110  # columns that a line needs for all it can tell; a terminal has 80 unless somebody widens it
+_MINUTES_FROM: Final = 180.0  # seconds; a first backfill on the smallest plan takes an hour
+_ENOUGH_FOR_A_PACE: Final = 10_000  # bars; with fewer, most of the time goes into starting the runs
+_MOST_SYMBOLS: Final = 3  # listed where many failed for the same reason
+_WIDE: Final = 110  # columns that a full line needs; a terminal has 80 by default
 
 
 class _Eta(ProgressColumn):
@@ -46,7 +43,7 @@ class _Eta(ProgressColumn):
 
 @dataclass
 class BackfillProgress:
-    """A line per tier with its share, pace and failures; plain lines now and then where the output is no terminal."""
+    """A line per tier with its share, pace and failures; a plain line every 5 s where the output is not a terminal."""
 
     console: Console
     expected: Mapping[Tier, int]
@@ -54,14 +51,14 @@ class BackfillProgress:
     def __post_init__(self) -> None:
         self._began = monotonic()
         self._said = self._began
-        roomy = self.console.width >= _ROOMY
+        wide = self.console.width >= _WIDE
         rest = Column(ratio=1, no_wrap=True, overflow="ellipsis")
         self._progress = Progress(
             TextColumn("{task.description:<12}"),
-            BarColumn(bar_width=28 if roomy else 10),
-            TextColumn("{task.completed:.0f}/{task.total:.0f}" + (" series" if roomy else "")),
+            BarColumn(bar_width=28 if wide else 10),
+            TextColumn("{task.completed:.0f}/{task.total:.0f}" + (" series" if wide else "")),
             TextColumn("{task.fields[pace]}"),
-            *((TimeElapsedColumn(),) if roomy else ()),
+            *((TimeElapsedColumn(),) if wide else ()),
             _Eta(),
             TextColumn("[red]{task.fields[failures]}[/red]"),
             TextColumn("[dim]{task.fields[symbols]}[/dim]", table_column=rest),
@@ -77,7 +74,7 @@ class BackfillProgress:
 
     @contextmanager
     def shown(self) -> Iterator[BackfillProgress]:
-        """Show the display for the length of the block."""
+        """Show the display while the block runs."""
         with self._progress:
             yield self
 
@@ -108,7 +105,7 @@ class BackfillProgress:
 def summary_table(
     expected: Mapping[Tier, int], totals: Mapping[str, TierTotals], held: Mapping[str, Held], seconds: float | None
 ) -> Table:
-    """Return what a backfill did and what is held now, a column per tier and one for all.
+    """Return what a load did and what is held now, a column per tier and one for all.
 
     Args:
         expected: series by tier.
@@ -117,7 +114,7 @@ def summary_table(
         seconds: how long it took; None when there was nothing to do, and every series counts as complete.
     """
     table = Table(title_justify="left", title_style="bold", caption_justify="left", box=SIMPLE_HEAVY)
-    # A column for each tier and a row for each figure: that fits into 80 columns, however large the figures grow.
+    # A column per tier and a row per figure fit into 80 columns, however large the figures grow.
     table.add_column("", no_wrap=True)
     for tier in expected:
         table.add_column(tier.value, justify="right", no_wrap=True)
@@ -136,11 +133,11 @@ def summary_table(
         table.add_row("Bars written", *_sums([one.bars_written for one in known]))
         table.add_row("Features written", *_sums([one.features_written for one in known]))
         table.add_row("Requests", *_sums([one.requests for one in known]))
-        table.add_row("Refused for the rate (429)", *_sums([one.rate_limited for one in known]))
+        table.add_row("Refused by rate limit (429)", *_sums([one.rate_limited for one in known]))
         table.add_row("Fetching, s", *_seconds([one.fetch_seconds for one in known]))
         table.add_row("Storing, s", *_seconds([one.store_seconds for one in known]))
         table.add_row("Computing, s", *_seconds([one.compute_seconds for one in known]))
-        table.caption = "Seconds are summed over symbols that ran side by side."
+        table.caption = "Seconds are summed over symbols that ran in parallel."
     written = sum(one.bars_written for one in known)
     if not seconds:
         table.title = "Nothing is missing"
@@ -156,7 +153,7 @@ def summary_table(
 
 
 def failures_table(failures: Sequence[FailedSeries], most: int = 10) -> Table:
-    """Return the failed series with their reasons, a row per reason and the commonest first, at most `most` rows."""
+    """Return the failed series, a row per reason, the most common first, at most `most` rows."""
     table = Table(
         title=f"Failed: {len(failures)} series",
         title_justify="left",
@@ -169,11 +166,11 @@ def failures_table(failures: Sequence[FailedSeries], most: int = 10) -> Table:
     reasons: dict[str, list[FailedSeries]] = {}
     for failed in failures:
         reasons.setdefault(failed.error, []).append(failed)
-    commonest = sorted(reasons.items(), key=lambda reason: -len(reason[1]))
-    for error, alike in commonest[:most]:
+    most_common = sorted(reasons.items(), key=lambda reason: -len(reason[1]))
+    for error, alike in most_common[:most]:
         table.add_row(_named(alike), Text(error))
-    if len(commonest) > most:
-        table.caption = f"and {len(commonest) - most} more reasons: market-data history shows them"
+    if len(most_common) > most:
+        table.caption = f"and {len(most_common) - most} more reasons: market-data history shows them"
     return table
 
 

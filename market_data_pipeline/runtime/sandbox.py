@@ -36,16 +36,16 @@ if TYPE_CHECKING:
 IDLE: Final = timedelta(minutes=30)  # twice the shortest cadence of a tier
 START_WITHIN: Final = timedelta(seconds=60)  # it takes one; a machine under load may need more
 STOP_WITHIN: Final = timedelta(seconds=10)
-_POLL: Final = 0.02  # seconds between looks at a starting or stopping process
-_started: Final[list[subprocess.Popen[bytes]]] = []  # ours to reap; dropping one that runs would warn
+_POLL: Final = 0.02  # seconds between checks of a starting or stopping process
+_started: Final[list[subprocess.Popen[bytes]]] = []  # ours to reap; Python warns when a running one is dropped
 
 
 class SandboxSettings(Protocol):
-    """What of the settings the sandbox needs."""
+    """The settings that the sandbox needs."""
 
     @property
     def state_dir(self) -> Path:
-        """Folder of `sandbox.json` and `logs/`; made if it does not exist."""
+        """Folder of `sandbox.json` and `logs/`; created if it does not exist."""
 
     @property
     def as_of(self) -> datetime | None:
@@ -61,7 +61,7 @@ class SandboxSettings(Protocol):
 
     @property
     def sandbox_replay(self) -> Path | None:
-        """Folder of recorded bars to serve, None for synthetic ones."""
+        """File or folder of recorded bars to serve, None for synthetic ones."""
 
 
 def vendor_access(settings: Settings) -> Vendor:
@@ -83,20 +83,27 @@ def ensure_sandbox(settings: SandboxSettings) -> str:
         ConfigurationError: the settings keep it from starting, for example a folder without recorded bars.
         TransientError: it did not start in time.
     """
-    wanted = parameters(settings.as_of, settings.plan, settings.calls_per_minute, settings.sandbox_replay)
-    if url := _running(settings.state_dir, wanted):
+    if url := running_sandbox(settings):
         return url
     with _lock(settings.state_dir):
-        if url := _running(settings.state_dir, wanted):
+        if url := running_sandbox(settings):
             return url
         _stop(settings.state_dir)
-        return _start(settings.state_dir, wanted)
+        return _start(settings.state_dir, _parameters(settings))
 
 
 def running_sandbox(settings: SandboxSettings) -> str | None:
-    """Return the base URL of the sandbox that `ensure_sandbox` would use without starting one, None without any."""
-    wanted = parameters(settings.as_of, settings.plan, settings.calls_per_minute, settings.sandbox_replay)
-    return _running(settings.state_dir, wanted)
+    """Return the base URL of the sandbox that `ensure_sandbox` would not have to start, None if there is none."""
+    expected, record = _parameters(settings), _record(settings.state_dir)
+    if record is None or record["parameters"] != expected or _start_time(record["pid"]) != record["started"]:
+        return None
+    url: str = record["base_url"]
+    status = _status(url)
+    return url if status is not None and status.get("parameters") == expected else None
+
+
+def _parameters(settings: SandboxSettings) -> dict[str, Any]:
+    return parameters(settings.as_of, settings.plan, settings.calls_per_minute, settings.sandbox_replay)
 
 
 def stop_sandbox(settings: SandboxSettings) -> bool:
@@ -112,19 +119,19 @@ def stop_sandbox_in(state: Path) -> bool:
         return _stop(state)
 
 
-def _start(state: Path, wanted: dict[str, Any]) -> str:
+def _start(state: Path, chosen: dict[str, Any]) -> str:
     log = state / "logs" / "sandbox.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     with _listening() as listening, log.open("ab") as output:
         begun = output.tell()
         host, port = listening.getsockname()
         process = subprocess.Popen(  # noqa: S603 - our own module; the settings' values are single arguments
-            _command(wanted, listening.fileno()),
+            _command(chosen, listening.fileno()),
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
             pass_fds=(listening.fileno(),),
-            start_new_session=True,  # Ctrl-C in the terminal of whoever needed it first is not meant for it
+            start_new_session=True,  # Ctrl-C in the terminal of the command that needed it first is not meant for it
             cwd=Path(__file__).resolve().parents[2],
         )
     give_way(process.pid)
@@ -134,30 +141,30 @@ def _start(state: Path, wanted: dict[str, Any]) -> str:
     deadline = time.monotonic() + START_WITHIN.total_seconds()
     while _status(url) is None:
         if process.poll() is not None:
-            said = log.read_bytes()[begun:].decode(errors="replace").strip().splitlines()
-            raise ConfigurationError(said[-1] if said else f"The sandbox server ended at once; see {log}.")
+            lines = log.read_bytes()[begun:].decode(errors="replace").strip().splitlines()
+            raise ConfigurationError(lines[-1] if lines else f"The sandbox server ended at once; see {log}.")
         if time.monotonic() > deadline:
             process.kill()
             raise TransientError(f"The sandbox server did not answer within {START_WITHIN}; see {log}.")
         time.sleep(_POLL)
-    record = {"pid": process.pid, "started": _start_time(process.pid), "base_url": url, "parameters": wanted}
+    record = {"pid": process.pid, "started": _start_time(process.pid), "base_url": url, "parameters": chosen}
     draft = _record_file(state).with_suffix(f".{os.getpid()}")
     draft.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     draft.replace(_record_file(state))
     return url
 
 
-def _command(wanted: dict[str, Any], descriptor: int) -> list[str]:
+def _command(chosen: dict[str, Any], descriptor: int) -> list[str]:
     options = {
         "--fd": descriptor,
         "--idle-minutes": IDLE.total_seconds() / 60,
-        "--plan": wanted["plan"],
-        "--calls-per-minute": wanted["calls_per_minute"],
-        "--as-of": wanted["as_of"],
-        "--replay": wanted["replay"],
+        "--plan": chosen["plan"],
+        "--calls-per-minute": chosen["calls_per_minute"],
+        "--as-of": chosen["as_of"],
+        "--replay": chosen["replay"],
     }
-    said = [text for name, value in options.items() if value is not None for text in (name, str(value))]
-    return [sys.executable, "-m", "market_data_pipeline.sandbox.server", *said]
+    given = [text for name, value in options.items() if value is not None for text in (name, str(value))]
+    return [sys.executable, "-m", "market_data_pipeline.sandbox.server", *given]
 
 
 def _listening() -> socket.socket:
@@ -166,15 +173,6 @@ def _listening() -> socket.socket:
         return socket.create_server((HOST, PORT))
     except OSError:
         return socket.create_server((HOST, 0))
-
-
-def _running(state: Path, wanted: dict[str, Any]) -> str | None:
-    record = _record(state)
-    if record is None or record["parameters"] != wanted or _start_time(record["pid"]) != record["started"]:
-        return None
-    url: str = record["base_url"]
-    status = _status(url)
-    return url if status is not None and status.get("parameters") == wanted else None
 
 
 def _stop(state: Path) -> bool:
@@ -196,16 +194,16 @@ def _stop(state: Path) -> bool:
 
 
 def _status(url: str) -> dict[str, Any] | None:
-    """Return what the server at `url` says of itself, None when there is none. No proxy is asked."""
+    """Return the status page of the server at `url`, None when there is none; no proxy is used."""
     connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=2.0)
     try:
         connection.request("GET", STATUS_PATH)
-        said = json.loads(connection.getresponse().read())
+        status = json.loads(connection.getresponse().read())
     except (OSError, ValueError, http.client.HTTPException):
         return None
     finally:
         connection.close()
-    return said if isinstance(said, dict) else None
+    return status if isinstance(status, dict) else None
 
 
 def _start_time(pid: int) -> str | None:
@@ -234,7 +232,7 @@ def _record_file(state: Path) -> Path:
 
 @contextlib.contextmanager
 def _lock(state: Path) -> Iterator[None]:
-    """Hold the one lock under which sandboxes are started and stopped; it ends with the process."""
+    """Hold the lock under which sandboxes are started and stopped; it ends with the process."""
     state.mkdir(parents=True, exist_ok=True, mode=0o700)
     with (state / "sandbox.lock").open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)

@@ -1,8 +1,6 @@
-"""Start everything, load the universe through Dagster, and end it again.
+"""The order in which a project's parts are started and ended.
 
-`up` brings a machine from nothing to fresh features; `backfill` does only the loading; `down` ends what either left.
-
-Add here: the order in which parts are started. Keep out: how a part works (its own room), and the runs (loading).
+`up` takes a machine from nothing to fresh features, `backfill` only loads, and `down` ends what either left running.
 """
 
 from __future__ import annotations
@@ -15,7 +13,7 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from market_data_pipeline.domain.errors import UsageError
-from market_data_pipeline.runtime.console import command
+from market_data_pipeline.runtime.console import command_name
 from market_data_pipeline.runtime.console import console as screen
 from market_data_pipeline.runtime.daemon import LOOK_SECONDS, Daemon, program
 from market_data_pipeline.runtime.database_watch import DatabaseWatch
@@ -29,8 +27,15 @@ from market_data_pipeline.runtime.load import (
     nothing_is_missing,
     summarise,
 )
-from market_data_pipeline.runtime.process_records import families, is_alive, others
-from market_data_pipeline.runtime.processes import Processes, check_port, end_trees, wait_for_page
+from market_data_pipeline.runtime.processes import (
+    Processes,
+    check_port,
+    commands,
+    end_trees,
+    is_alive,
+    other_commands,
+    wait_for_answer,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -42,18 +47,18 @@ if TYPE_CHECKING:
     from market_data_pipeline.domain.series import Timeframe
     from market_data_pipeline.settings import Settings
 
-# A command has to cancel its runs (twice 10 s at most), and to end its processes (15 s and 5 s).
+# A command cancels its runs (twice 10 s at most) and ends its processes (15 s and 5 s).
 _DOWN_SECONDS: Final = 45.0
 
 
 def run_up(settings: Settings, once: bool) -> int:
-    """Start everything, load what is missing, and stay until Ctrl-C; with `once` end when the loading is done.
+    """Start everything, load what is missing, and stay until Ctrl-C; with `once` exit when the load is done.
 
     Returns:
-        0 when every series is complete, 1 when one failed.
+        0 when every series is complete, else 1.
 
     Raises:
-        UsageError: another `up` runs, or a port is taken.
+        UsageError: another `up` is running, or a port is taken.
         PipelineError: a part does not start; what had been started is ended.
     """
     began = time.monotonic()
@@ -71,7 +76,7 @@ def run_up(settings: Settings, once: bool) -> int:
             summarise(engine, console, expected_series(engine, Load()), (), 0.0)
         if once and not whole:
             _check_vendor(settings)
-        write_env()  # what is only in the environment works
+        write_env()  # what only the environment says has proved to work
         if whole and once:
             daemon.mend()
         else:
@@ -83,11 +88,11 @@ def run_up(settings: Settings, once: bool) -> int:
         if once:
             console.print(f"Done after {time.monotonic() - began:.1f} s.")
             console.print(
-                f"Next: make run opens the Dagster UI and the read API; {command()} staleness shows every series."
+                f"Next: make run opens the Dagster UI and the read API; {command_name()} staleness shows every series."
             )
             return code
         _announce(settings, daemon, console, time.monotonic() - began)
-        _check_what_is_held(settings, instance, console)
+        _start_first_quality_job(settings, instance, console)
         watch = DatabaseWatch(settings, console.print)
         while True:
             daemon.check()
@@ -112,7 +117,7 @@ def run_backfill(
         full: fetch again what is held.
 
     Returns:
-        0 when every series asked for is complete, 1 when one failed.
+        0 when every requested series is complete, else 1.
     """
     console = screen()
     processes = Processes(settings.state_dir, "backfill")
@@ -128,15 +133,15 @@ def run_backfill(
 
 
 def run_down(settings: Settings) -> int:
-    """End every `up` and `backfill` with all they started, the sandbox, and the embedded PostgreSQL; say what ended."""
+    """End every `up` and `backfill` with all they started, the sandbox and the embedded server; print what ended."""
     console = screen()
-    found = [family for family in families(settings.state_dir) if family.processes]
-    # The commands themselves end their children in good order; what outlived a killed one is ended here.
-    end_trees((process for family in found for process in family.processes if process.pid == family.pid), _DOWN_SECONDS)
-    end_trees(process for family in found for process in family.processes if is_alive(process))
-    ended = [f"market-data {family.name}" for family in found]
-    for family in families(settings.state_dir):
-        family.file.unlink(missing_ok=True)
+    found = [command for command in commands(settings.state_dir) if command.processes]
+    # A command ends its own processes in order; what a killed one left behind is ended here.
+    end_trees((process for each in found for process in each.processes if process.pid == each.pid), _DOWN_SECONDS)
+    end_trees(process for each in found for process in each.processes if is_alive(process))
+    ended = [f"market-data {each.name}" for each in found]
+    for each in commands(settings.state_dir):
+        each.file.unlink(missing_ok=True)
     from market_data_pipeline.runtime.sandbox import stop_sandbox
 
     if stop_sandbox(settings):
@@ -153,7 +158,7 @@ def run_down(settings: Settings) -> int:
 
 
 def prepare(settings: Settings, console: Console, stack: ExitStack) -> sa.Engine:
-    """Bring up what the work stands on: database, schema, universe, vendor."""
+    """Bring up what a load needs: database, schema, universe and vendor; return an engine that `stack` disposes of."""
     from market_data_pipeline.runtime.database import migrate_database
     from market_data_pipeline.runtime.sandbox import running_sandbox, stop_sandbox, vendor_access
     from market_data_pipeline.store.connection import engine
@@ -166,7 +171,7 @@ def prepare(settings: Settings, console: Console, stack: ExitStack) -> sa.Engine
     where = "embedded PostgreSQL" if settings.embedded_database else "PostgreSQL of DATABASE_URL"
     console.print(f"Database  {where}" + (f", {len(applied)} migrations applied" if applied else ""))
     if settings.uses_sandbox and running_sandbox(settings) is None:
-        stack.callback(lambda: others(settings.state_dir) or stop_sandbox(settings))
+        stack.callback(lambda: other_commands(settings.state_dir) or stop_sandbox(settings))
     base_url = vendor_access(settings).base_url
     if settings.uses_sandbox:
         source = "recorded bars" if settings.sandbox_replay else "made-up bars"
@@ -177,10 +182,10 @@ def prepare(settings: Settings, console: Console, stack: ExitStack) -> sa.Engine
 
 
 def _check_vendor(settings: Settings) -> None:
-    """Make a connection to the vendor, so that a wrong address is known before anything is started.
+    """Connect to the vendor, so that a wrong address is known before anything is started.
 
     Raises:
-        VendorUnreachableError: it cannot be made.
+        VendorUnreachableError: no connection can be made.
     """
     from market_data_pipeline.polygon.transport import Transport
     from market_data_pipeline.runtime.sandbox import vendor_access
@@ -200,23 +205,23 @@ def _start_servers(daemon: Daemon, settings: Settings) -> None:
 
 def _announce(settings: Settings, daemon: Daemon, console: Console, seconds: float) -> None:
     ui, api = f"http://127.0.0.1:{settings.ui_port}", f"http://127.0.0.1:{settings.api_port}"
-    wait_for_page(f"{ui}/server_info", daemon.check)
-    wait_for_page(f"{api}/docs", daemon.check)
+    wait_for_answer(f"{ui}/server_info", daemon.check)
+    wait_for_answer(f"{api}/docs", daemon.check)
     console.print()
     console.print(f"Ready after {seconds:.1f} s.")
     console.print(f"Dagster UI  {ui}/assets")
     console.print(f"Read API    {api}/docs")
-    console.print(f"Status      {api}/ or {command()} staleness")
+    console.print(f"Status      {api}/ or {command_name()} staleness")
     console.print("Ctrl-C stops everything but PostgreSQL; make down stops that too.")
 
 
-def _check_what_is_held(settings: Settings, instance: dg.DagsterInstance, console: Console) -> None:
-    """Have the stored tables checked once, so that their rules do not stand there unanswered until the night."""
+def _start_first_quality_job(settings: Settings, instance: dg.DagsterInstance, console: Console) -> None:
+    """Start the first quality job, so that the checks of the stored tables have results before its nightly run."""
     from market_data_pipeline.orchestration.runs import submit_first_quality
 
     if run_id := submit_first_quality(instance):
         console.print(
-            f"Quality     being checked for the first time: http://127.0.0.1:{settings.ui_port}/runs/{run_id}"
+            f"Quality     first check of the stored tables: http://127.0.0.1:{settings.ui_port}/runs/{run_id}"
         )
 
 
@@ -225,26 +230,26 @@ def _only_one(settings: Settings) -> Iterator[None]:
     """Hold the project's lock, so that there is one `up` at a time.
 
     Raises:
-        UsageError: another one holds it.
+        UsageError: another `up` holds it.
     """
     settings.state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     with (settings.state_dir / "up.lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            which = "".join(f" (process {family.pid})" for family in families(settings.state_dir, "up"))
+            which = "".join(f" (process {other.pid})" for other in commands(settings.state_dir, "up"))
             raise UsageError(
                 f"market-data up is already running in this project{which}; the Dagster UI is at "
-                f"http://127.0.0.1:{settings.ui_port}. Stop it with: {command()} down"
+                f"http://127.0.0.1:{settings.ui_port}. Stop it with: {command_name()} down"
             ) from None
         yield
 
 
 @contextmanager
 def until_terminated() -> Iterator[None]:
-    """Let SIGTERM and a closed terminal end the block as Ctrl-C does; a second one does not disturb the ending.
+    """Let SIGTERM and a closed terminal end the block as Ctrl-C does; a second signal does not disturb the clean-up.
 
-    Ctrl-C itself is set as well: a shell starts what runs in its background with SIGINT ignored.
+    SIGINT is set as well: a shell ignores it in what it starts in the background.
     """
 
     def interrupt(*_: object) -> NoReturn:

@@ -103,7 +103,7 @@ def test_a_port_that_is_taken_is_named_with_the_variable_that_moves_it(project: 
         done = project.run("market-data", "up", **{f"MARKET_DATA_{name}_PORT": port})
     assert done.code == 2
     said = sentence(done)
-    assert f"Port {port}, wanted for {what}, is taken" in said
+    assert f"Port {port} for {what} is taken" in said
     assert f"MARKET_DATA_{name}_PORT={port + 1}" in said
 
 

@@ -56,7 +56,7 @@ def test_it_serves_the_ui_and_the_api(project: Project, up: Running) -> None:
 
 
 def test_what_is_held_is_checked_for_the_first_time(project: Project, up: Running) -> None:
-    up.says("Quality     being checked for the first time")
+    up.says("Quality     first check of the stored tables")
     with project.instance() as instance:
         checked = dg.RunsFilter(job_name="quality")
         until(lambda: [run.status for run in instance.get_runs(checked)] == [dg.DagsterRunStatus.SUCCESS])

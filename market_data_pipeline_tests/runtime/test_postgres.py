@@ -317,7 +317,7 @@ def test_a_folder_with_other_things_in_it_is_left_alone_and_named(fresh: Embedde
     fresh.data_dir.mkdir(parents=True)
     (fresh.data_dir / "thesis.tex").touch()
 
-    with pytest.raises(ConfigurationError, match="holds files and is not a database"):
+    with pytest.raises(ConfigurationError, match="holds files but is not a database"):
         fresh.ensure_running()
 
     assert (fresh.data_dir / "thesis.tex").exists()
