@@ -1,8 +1,4 @@
-"""The commands that try something out beside the project: they use a scratch one, and leave the user's alone.
-
-Add here: a measurement. Keep out: measuring (operations.baseline, operations.drill, operations.loadtest) and reports
-(cli_reports, cli_runs).
-"""
+"""The commands that measure in a scratch project, which leaves the user's alone."""
 
 from __future__ import annotations
 
@@ -29,27 +25,28 @@ def register(app: typer.Typer) -> None:
 
 def baseline(
     symbols: Annotated[
-        int | None, typer.Option(min=1, help="The first so many of the universe; 25, or all, when left out.")
+        int | None,
+        typer.Option(min=1, help="How many symbols, from the start of the universe file; 25 or all by default."),
     ] = None,
-    timeframes: Annotated[str, typer.Option(help="Comma-separated: 5m, 15m, 1h, 4h, 1d; all when left out.")] = "",
+    timeframes: Annotated[str, typer.Option(help="Comma-separated: 5m, 15m, 1h, 4h, 1d; all by default.")] = "",
     days: Annotated[int, typer.Option(min=1, help="Calendar days of history.")] = 365,
     json_file: Annotated[
-        Path, typer.Option("--json", metavar="FILE", help="Where the document goes; - for standard output.")
+        Path, typer.Option("--json", metavar="FILE", help="Write the document to FILE; - for standard output.")
     ] = Path("baseline.json"),
-    picture: Annotated[Path, typer.Option(metavar="FILE", help="Where the picture goes: png, svg or html.")] = Path(
+    picture: Annotated[Path, typer.Option(metavar="FILE", help="Write the chart to FILE: .png, .svg or .html.")] = Path(
         "baseline.png"
     ),
 ) -> None:
-    """Measure a first backfill into a scratch database: how long, how much, and what holds it up."""
-    wanted = names(timeframes, parse_timeframe)
+    """Measure a first backfill into a scratch database: how long it takes, how much it writes, what limits it."""
+    chosen = names(timeframes, parse_timeframe)
     _check_files(json_file, picture)
     from market_data_pipeline.measure.baseline import run_baseline
-    from market_data_pipeline.measure.baseline_view import draw_baseline, print_baseline
+    from market_data_pipeline.measure.views import baseline_chart, draw, print_baseline
 
-    document = run_baseline(settings(), symbols, wanted, days)
+    document = run_baseline(settings(), symbols, chosen, days)
     print_baseline(document, print_table, lambda text: console().print(text, markup=False))
     write_json(json_file, document)
-    draw_baseline(document, picture)
+    draw(baseline_chart(document), picture)
     console().print(f"Wrote {picture}")
     raise typer.Exit(0 if document["jobs"]["completed"] == document["jobs"]["total"] else 1)
 
@@ -57,14 +54,14 @@ def baseline(
 def drill(
     outages: Annotated[
         list[Outage] | None,
-        typer.Argument(metavar="OUTAGE", help="Which to cause; all when left out.", show_default=False),
+        typer.Argument(metavar="OUTAGE", help="Outages to cause; all by default.", show_default=False),
     ] = None,
     json_file: Annotated[
         Path | None,
         typer.Option("--json", metavar="FILE", help="Write the document to FILE; - for standard output."),
     ] = None,
 ) -> None:
-    """Cause the outages of the objectives in a scratch project, and compare how long each lasts with its RTO."""
+    """Cause the outages of the objectives in a scratch project, and compare the recovery time of each with its RTO."""
     if json_file is not None:
         _check_folder(json_file)
     _keep_for_json(json_file)
@@ -91,36 +88,36 @@ def drill(
 
 
 def loadtest(
-    symbols: Annotated[int, typer.Option(min=1, help="The first so many of the universe.")] = 8,
-    days: Annotated[int, typer.Option(min=1, help="Calendar days of history that are loaded first.")] = 365,
-    seconds: Annotated[float, typer.Option(min=0.1, help="How long each scenario counts.")] = 10.0,
-    users: Annotated[int, typer.Option(min=1, max=10_000, help="At the same time, in the widest scenario.")] = 100,
-    names_: Annotated[str, typer.Option("--scenarios", help="Comma-separated; all when left out.")] = "",
+    symbols: Annotated[int, typer.Option(min=1, help="How many symbols, from the start of the universe file.")] = 8,
+    days: Annotated[int, typer.Option(min=1, help="Calendar days of history to load first.")] = 365,
+    seconds: Annotated[float, typer.Option(min=0.1, help="Seconds that each scenario is measured.")] = 10.0,
+    users: Annotated[int, typer.Option(min=1, max=10_000, help="Concurrent users in the largest scenario.")] = 100,
+    names_: Annotated[str, typer.Option("--scenarios", help="Comma-separated; all by default.")] = "",
     json_file: Annotated[
-        Path, typer.Option("--json", metavar="FILE", help="Where the document goes; - for standard output.")
+        Path, typer.Option("--json", metavar="FILE", help="Write the document to FILE; - for standard output.")
     ] = Path("loadtest.json"),
-    picture: Annotated[Path, typer.Option(metavar="FILE", help="Where the picture goes: png, svg or html.")] = Path(
+    picture: Annotated[Path, typer.Option(metavar="FILE", help="Write the chart to FILE: .png, .svg or .html.")] = Path(
         "loadtest.png"
     ),
 ) -> None:
-    """Put load on a read API of its own, over made-up bars, and judge how it answers; also while it is refreshed."""
-    wanted = names(names_, str)
+    """Put load on a scratch read API over synthetic bars, also during a refresh, and assess how it answers."""
+    chosen = names(names_, str)
     _check_files(json_file, picture)
     from market_data_pipeline.measure.loadtest import run_loadtest
-    from market_data_pipeline.measure.loadtest_view import draw_loadtest, print_loadtest
+    from market_data_pipeline.measure.views import draw, loadtest_chart, print_loadtest
 
-    document = run_loadtest(settings(), symbols=symbols, days=days, seconds=seconds, users=users, names=wanted)
+    document = run_loadtest(settings(), symbols=symbols, days=days, seconds=seconds, users=users, names=chosen)
     print_loadtest(document, print_table, lambda text: console().print(text, markup=False))
     write_json(json_file, document)
-    draw_loadtest(document, picture)
+    draw(loadtest_chart(document), picture)
     console().print(f"Wrote {picture}")
     raise typer.Exit(1 if document["verdict"] == "critical" else 0)
 
 
 def _check_files(json_file: Path, picture: Path) -> None:
-    """Raise before anything is measured where the results could not be written."""
+    """Raise UsageError before anything is measured if the results could not be written."""
     if picture.suffix not in _PICTURES:
-        raise UsageError(f"A picture's name ends in one of {', '.join(_PICTURES)}: {picture} does not.")
+        raise UsageError(f"A chart's name ends in {', '.join(_PICTURES[:-1])} or {_PICTURES[-1]}; {picture} does not.")
     for file in (json_file, picture):
         _check_folder(file)
     _keep_for_json(json_file)
@@ -128,10 +125,10 @@ def _check_files(json_file: Path, picture: Path) -> None:
 
 def _check_folder(file: Path) -> None:
     if not file.absolute().parent.is_dir():
-        raise UsageError(f"There is no folder {file.absolute().parent} for {file.name}.")
+        raise UsageError(f"The folder {file.absolute().parent} for {file.name} does not exist.")
 
 
 def _keep_for_json(file: Path | None) -> None:
-    """Leave standard output to the document when that is where it goes."""
+    """Print everything else on standard error when the document goes to standard output."""
     if str(file) == "-":
         console().stderr = True

@@ -1,7 +1,6 @@
 """`market-data baseline`: load a universe into a scratch database through Dagster, and measure where the time goes.
 
-Everything is as in a backfill, run processes included; only database, folder and Dagster's storage are scratch.
-Add here: what is measured. Keep out: what follows from it (baseline_document) and how it looks (baseline_view).
+It runs as a backfill does, including the run processes; only database, folder and Dagster's storage are scratch.
 """
 
 from __future__ import annotations
@@ -17,10 +16,9 @@ import psutil
 import sqlalchemy as sa
 
 from market_data_pipeline import __version__
-from market_data_pipeline.domain.errors import UsageError
 from market_data_pipeline.domain.series import Timeframe
 from market_data_pipeline.measure.baseline_document import RunTimes, SeriesCost, baseline_document
-from market_data_pipeline.measure.scratch import scratch_project
+from market_data_pipeline.measure.scratch import first_symbols, scratch_project
 from market_data_pipeline.runtime.console import console as screen
 from market_data_pipeline.runtime.daemon import Daemon
 from market_data_pipeline.runtime.load import Load, dagster_instance, load
@@ -48,17 +46,17 @@ _COSTS: Final = sa.text("""
 
 
 def run_baseline(settings: Settings, symbols: int | None, timeframes: Sequence[Timeframe], days: int) -> dict[str, Any]:
-    """Measure a first backfill and return the document; what it prints meanwhile is for people.
+    """Measure a first backfill, print the progress, and return the document.
 
     Args:
         settings: of the user's project, whose vendor and database server are measured.
-        symbols: how many of the universe file's, in its order; None for 25, or all if there are fewer.
+        symbols: how many of the universe file, in its order; None for 25, or all if there are fewer.
         timeframes: all when empty; a resampled one brings `5m` along.
         days: calendar days of history.
 
     Raises:
         UsageError: the universe has fewer symbols.
-        PipelineError: a part does not start or the database cannot be used; what had been started is ended.
+        PipelineError: a part does not start, or the database cannot be used; what had been started is ended.
     """
     universe = first_symbols(load_universe_file(settings.universe_file), symbols)
     console = screen()
@@ -72,11 +70,11 @@ def run_baseline(settings: Settings, symbols: int | None, timeframes: Sequence[T
     ):
         processes = Processes(scratch.state_dir, "baseline")
         stack.enter_context(processes.recorded())
-        console.print("Baseline  in a scratch database, which is dropped at the end")
+        console.print("Baseline  in a scratch database, dropped at the end")
         if not scratch.uses_sandbox:
             console.print(
-                "Key       calls are counted apart from a running project's: stop one that uses the same key, or both"
-                " together may pass its limit and be refused (429)"
+                "Key       calls are counted separately from a running project's: stop one that uses the same key, or"
+                " both together may exceed its limit and be refused (429)"
             )
         engine = prepare(scratch, console, stack)
         _print_estimate(engine, scratch, timeframes, console.print)
@@ -100,27 +98,8 @@ def run_baseline(settings: Settings, symbols: int | None, timeframes: Sequence[T
     )
 
 
-def first_symbols(universe: Mapping[Tier, tuple[str, ...]], count: int | None) -> dict[Tier, tuple[str, ...]]:
-    """Return the first `count` symbols of a universe by tier; None for 25, or all if there are fewer.
-
-    Raises:
-        UsageError: there are fewer than `count`.
-    """
-    all_of_it = sum(map(len, universe.values()))
-    if count is not None and count > all_of_it:
-        raise UsageError(
-            f"The universe has {all_of_it} symbols, {count} were asked for; MARKET_DATA_UNIVERSE names it."
-        )
-    left = min(count or 25, all_of_it)
-    chosen = {}
-    for tier, symbols in universe.items():
-        chosen[tier] = symbols[:left]
-        left -= len(chosen[tier])
-    return chosen
-
-
 def _print_estimate(engine: sa.Engine, scratch: Settings, timeframes: Sequence[Timeframe], say: Any) -> None:
-    """Print what the vendor will be asked, which takes long on a small plan."""
+    """Print how many requests the vendor will get and how long they take, which is long on a small plan."""
     from market_data_pipeline.reports.estimate import estimate_backfill
     from market_data_pipeline.reports.objectives import span
 

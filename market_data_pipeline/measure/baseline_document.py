@@ -1,24 +1,50 @@
-"""What a baseline's measurement amounts to: pure, costs of series and times of runs in, the document out.
+"""What a baseline's measurements amount to: pure, from the costs of series and the times of runs to the document.
 
-The split is of wall-clock seconds and adds up to the whole. While no series is in work, Dagster is: it queues, starts
-processes and keeps its books. While some are, the seconds are shared out as the series recorded them: fetching,
-storing and computing, side by side, so that their sum is larger; it leaves out a few hundredths of a series' time.
-
-Add here: a figure that follows from others. Keep out: what to do about them (baseline_advice), measuring (baseline) and
-printing (baseline_view).
+The split is of wall-clock seconds and adds up to the total. While no series is in work, the time is Dagster's: it
+queues, starts processes and keeps its records. The rest is divided as the series recorded it (fetching, storing,
+computing). Series run in parallel, so their own sum is larger; it leaves out a few hundredths of a series' time.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, Final
 
-from market_data_pipeline.domain.series import Timeframe
-from market_data_pipeline.measure.baseline_advice import Part, bottleneck
+from market_data_pipeline.domain.series import Tier, Timeframe
+from market_data_pipeline.reports.objectives import span
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from datetime import datetime
+
+BOUND_ABOVE: Final = 60.0  # percent: a part that takes more is the bottleneck; below it a load is balanced
+_SMALL: Final = 500_000  # bars: loading them takes about as long as starting and ending three runs (measured)
+_BUSY: Final = 85.0  # percent of all processors: more threads would only wait
+
+
+class Part(StrEnum):
+    """Where time goes."""
+
+    VENDOR = "vendor"
+    DATABASE = "database"
+    COMPUTATION = "computation"
+    DAGSTER = "dagster"
+
+
+_BOUND: Final = {
+    Part.VENDOR: "API bound",
+    Part.DATABASE: "database bound",
+    Part.COMPUTATION: "computation bound",
+    Part.DAGSTER: "Dagster bound",
+}
+
+_NAMED: Final = {
+    Part.VENDOR: "The vendor",
+    Part.DATABASE: "The database",
+    Part.COMPUTATION: "Computation",
+    Part.DAGSTER: "Dagster",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +71,13 @@ class SeriesCost:
 
     @property
     def seconds(self) -> float:
-        """Time in its work."""
+        """Seconds of work: fetching, storing and computing."""
         return self.fetch_seconds + self.store_seconds + self.compute_seconds
 
 
 @dataclass(frozen=True, slots=True)
 class RunTimes:
-    """One of Dagster's runs; instants are seconds since 1970, None where it did not get there."""
+    """One of Dagster's runs; instants are seconds since 1970, None if it did not get that far."""
 
     run_id: str
     job: str
@@ -74,9 +100,9 @@ def baseline_document(
     Args:
         costs: of all series, in the order in which they ended; a run that Dagster retried has two for a series.
         runs: Dagster's.
-        duration: seconds of wall clock from asking for the runs to the end of the last one.
-        preparation: seconds before that, for database, vendor and Dagster to start.
-        circumstances: when, where and of what it was taken.
+        duration: wall-clock seconds from the request for the runs to the end of the last one.
+        preparation: seconds before that, in which database, vendor and Dagster started.
+        circumstances: when, where and of what the baseline was taken.
     """
     expected = len(circumstances["symbols"]) * len(_with_bases(circumstances["timeframes"]))
     outcome = {(cost.symbol, cost.timeframe): cost.status for cost in costs}
@@ -190,3 +216,107 @@ def _of_run(run: RunTimes) -> dict[str, Any]:
     waited = None if run.started is None else round(max(run.started - run.queued, 0.0), 3)
     took = None if run.started is None or run.ended is None else round(run.ended - run.started, 3)
     return {"run_id": run.run_id, "job": run.job, "status": run.status, "queued_seconds": waited, "seconds": took}
+
+
+def bottleneck(document: Mapping[str, Any]) -> dict[str, Any]:
+    """Return which part takes most of the time, whether it limits the load, and recommendations from the figures."""
+    split = document["split"]
+    largest = max(Part, key=lambda part: split[part]["percent"])
+    percent = split[largest]["percent"]
+    if percent > BOUND_ABOVE:
+        kind, why = _BOUND[largest], f"{_NAMED[largest]} takes {percent:.0f} % of the time."
+    else:
+        kind, why = (
+            "balanced",
+            f"No part takes more than {BOUND_ABOVE:.0f} %. {_NAMED[largest]} takes most, {percent:.0f} %.",
+        )
+    advice = _ADVICE[largest](document)
+    if kind == "balanced":
+        advice = [
+            f"{_NAMED[largest]} in half the time would save {span(round(split[largest]['seconds'] / 2))}.",
+            *_more_at_once(document),
+        ]
+    return {"kind": kind, "explanation": why, "recommendations": advice}
+
+
+def _of_vendor(document: Mapping[str, Any]) -> list[str]:
+    requests, limit = document["requests"], document["calls_per_minute"]
+    advice = []
+    if requests["rate_limited"]:
+        advice.append(
+            f"{requests['rate_limited']} of {requests['total']} requests were refused by the rate limit: another "
+            "program uses the same key, or POLYGON_CALLS_PER_MINUTE is above what the plan allows."
+        )
+    at_least = requests["total"] / limit * 60 if limit else 0.0
+    if at_least > document["split"]["vendor"]["seconds"] / 2:
+        advice.append(
+            f"{requests['total']} requests at {limit} a minute take {span(at_least)} on any machine: only a larger "
+            "plan, fewer symbols or fewer days shorten that."
+        )
+    elif requests["total"]:
+        each = document["split"]["vendor"]["recorded_seconds"] / requests["total"]
+        advice.append(f"A request takes {each:.2f} s on average, waiting and decoding included.")
+        advice += _more_at_once(document)
+    return advice
+
+
+def _of_database(document: Mapping[str, Any]) -> list[str]:
+    advice = [
+        f"Storing 1,000 bars with their features takes {_per_thousand(document, 'database')} ms. Check that the server "
+        "is near (every statement is a round trip) and that its disk is fast."
+    ]
+    if document["processors_busy_percent"] >= _BUSY:
+        advice.append(f"{_processors(document)}: a separate machine for PostgreSQL relieves them.")
+    return advice
+
+
+def _of_computation(document: Mapping[str, Any]) -> list[str]:
+    return [
+        f"Computing the features of 1,000 bars takes {_per_thousand(document, 'computation')} ms. Your own features "
+        "are the usual reason: measure without MARKET_DATA_FEATURES_MODULE, and write them over whole arrays.",
+        f"{_processors(document)}; a run launcher in dagster.yaml (Kubernetes, Celery) spreads shards over machines.",
+    ]
+
+
+def _of_dagster(document: Mapping[str, Any]) -> list[str]:
+    count = len(document["runs"])
+    runs = "1 run" if count == 1 else f"{count} runs"
+    advice = [
+        f"Queueing, starting processes and keeping records took "
+        f"{span(document['split']['dagster']['seconds'])} for {runs}."
+    ]
+    if count > len(Tier):
+        advice.append("Larger shards (`max_shard_symbols` in domain/objectives.py) need fewer runs.")
+    elif document["records"]["inserted"] < _SMALL:
+        advice.append("That costs a small load as much as a large one: measure with more symbols or days.")
+    else:
+        advice += _more_at_once(document)
+    return advice
+
+
+def _more_at_once(document: Mapping[str, Any]) -> list[str]:
+    if document["processors_busy_percent"] >= _BUSY:
+        return [
+            f"{_processors(document)}: more processors, or a run launcher that spreads shards over machines, help most."
+        ]
+    return [
+        f"{_processors(document)}: raise MARKET_DATA_MAX_CONCURRENT_SYMBOLS from {document['max_concurrent_symbols']} "
+        "and measure again."
+    ]
+
+
+def _processors(document: Mapping[str, Any]) -> str:
+    return f"The {document['processors']} processors are {document['processors_busy_percent']:.0f} % busy"
+
+
+def _per_thousand(document: Mapping[str, Any], part: str) -> str:
+    inserted = document["records"]["inserted"]
+    return f"{document['split'][part]['recorded_seconds'] * 1e6 / inserted:.1f}" if inserted else "no"
+
+
+_ADVICE: Final = {
+    Part.VENDOR: _of_vendor,
+    Part.DATABASE: _of_database,
+    Part.COMPUTATION: _of_computation,
+    Part.DAGSTER: _of_dagster,
+}

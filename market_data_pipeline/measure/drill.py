@@ -1,40 +1,59 @@
-"""`market-data drill`: cause the outages that we promise to recover from, and measure how long each lasts.
+"""`market-data drill`: cause the outages that have a recovery objective, and measure how long each lasts.
 
-Everything is real (processes, database, vendor's refusals) and in a scratch project. Add here: what is reported of a
-drill. Keep out: the outages (drill_outages) and promises (domain.objectives).
+Everything is real (processes, database, the vendor's refusals) and in a scratch project. An outage is over when its
+cause is gone, everything that it broke works again, and a refresh has succeeded.
 """
 
 from __future__ import annotations
 
 import os
+import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from market_data_pipeline import __version__
 from market_data_pipeline.domain.objectives import RECOVERY_OBJECTIVES, Outage
-from market_data_pipeline.measure.drill_outages import Course, ready, rehearse
-from market_data_pipeline.measure.drill_project import OverdueError, running_project
+from market_data_pipeline.measure.drill_project import NO_FEATURES, OWN_FEATURES, OverdueError, running_project
 from market_data_pipeline.runtime.console import console as screen
 from market_data_pipeline.runtime.up import until_terminated
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
+    from market_data_pipeline.measure.drill_project import DrillProject
     from market_data_pipeline.settings import Settings
 
-# From nothing to a loaded project takes 15 s here, and to a calm one after an outage a minute: run monitoring looks
-# twice a minute. A machine under load takes its time.
+# Loading a new project takes 15 s here, and settling after an outage a minute, because run monitoring looks twice a
+# minute. A machine under load takes longer.
 _READY_SECONDS: Final = 300.0
+_CALLS: Final = 3  # per minute; a full refresh of the drill's symbols sends more, so that some are refused
+_SYMBOL: Final = "X:BTCUSD"  # alone in its tier, so in a process of its own: breaking it breaks no other run
+
+# TA-Lib's settings are global to the process: the series after this one would be computed by other formulas, and fails.
+_SPOILING: Final = """\
+import talib
+
+from market_data_pipeline import OwnFeature
+
+
+def spoiling(bars, timeframe, asset_class):
+    if timeframe == "4h" and asset_class == "crypto":
+        talib.set_unstable_period("EMA", 10)
+    return bars["close"]
+
+
+FEATURES = (OwnFeature(name="spoiling", compute=spoiling, dtype="float", warm_up=0, description="breaks the next"),)
+"""
 
 
 def run_drill(settings: Settings, outages: Sequence[Outage]) -> dict[str, Any]:
-    """Cause the outages one after the other and return the document; what it prints meanwhile is for people.
+    """Cause the outages one after another, print the progress, and return the document.
 
-    An outage that is not over within its RTO is missed; the next one is tried when everything works again by itself.
+    An outage that is not over within its RTO is missed; the next one is caused when everything works again.
 
     Args:
         settings: of the user's project, of which only limits, folder and `dagster.yaml` are used.
-        outages: which; all when empty.
+        outages: to cause; all when empty.
 
     Raises:
         PipelineError: the project does not start.
@@ -49,11 +68,11 @@ def run_drill(settings: Settings, outages: Sequence[Outage]) -> dict[str, Any]:
                 try:
                     ready(project, _READY_SECONDS)
                 except OverdueError as overdue:
-                    reports.append(outage_report(outage, None, f"not tried: waited in vain for {overdue}"))
+                    reports.append(outage_report(outage, None, f"not tried: timed out waiting for {overdue}"))
                     continue
                 console.print(outage.value, style="bold")
                 course, late = rehearse(project, outage, lambda text: console.print(text, markup=False))
-                reports.append(outage_report(outage, course, f"waited in vain for: {late}" if late else None))
+                reports.append(outage_report(outage, course, f"timed out waiting for: {late}" if late else None))
             console.print("Removing the scratch project ...")
     return {
         "timestamp": datetime.now(UTC).replace(microsecond=0),
@@ -65,16 +84,175 @@ def run_drill(settings: Settings, outages: Sequence[Outage]) -> dict[str, Any]:
 
 
 def outage_report(outage: Outage, course: Course | None, problem: str | None) -> dict[str, Any]:
-    """Return what the document says of an outage; `problem` says why it was not followed to its end."""
-    promise = RECOVERY_OBJECTIVES[outage]
+    """Return what the document says of an outage; `problem` is why it was not followed to its end, if so."""
+    objective = RECOVERY_OBJECTIVES[outage]
     took = course.steps[-1][0] if course is not None and problem is None else None
     return {
         "outage": outage.value,
-        "rto_seconds": int(promise.rto.total_seconds()),
+        "rto_seconds": int(objective.rto.total_seconds()),
         "recovery_seconds": None if took is None else round(took, 1),
-        "kept": took is not None and took <= promise.rto.total_seconds(),
+        "kept": took is not None and took <= objective.rto.total_seconds(),
         "problem": problem,
-        "symptom": promise.symptom,
-        "procedure": list(promise.procedure),
+        "symptom": objective.symptom,
+        "procedure": list(objective.procedure),
         "steps": [{"after_seconds": round(after, 1), "what": what} for after, what in (course.steps if course else ())],
     }
+
+
+class Course:
+    """The course of one outage; its clock starts when the outage is caused, or with its first symptom."""
+
+    def __init__(self, project: DrillProject, rto: float, say: Callable[[str], None]) -> None:
+        self.project = project
+        self.rto = rto
+        self.steps: list[tuple[float, str]] = []
+        self._say = say
+        self._began = time.monotonic()
+        self.began_at = time.time()
+
+    def begins(self, what: str) -> None:
+        """Start the clock: `what` has just happened."""
+        self._began, self.began_at = time.monotonic(), time.time()
+        self.note(what)
+
+    def note(self, what: str) -> None:
+        """Record what has just happened."""
+        after = time.monotonic() - self._began
+        self.steps.append((after, what))
+        self._say(f"{after:7.1f} s  {what}")
+
+    @property
+    def seconds(self) -> float:
+        """How long the outage has lasted."""
+        return time.monotonic() - self._began
+
+    def until(self, what: str, condition: Callable[[], object]) -> None:
+        """Wait until a condition holds and record it; `market-data up` is started again meanwhile if it has ended.
+
+        Raises:
+            OverdueError: the recovery time objective has passed.
+        """
+
+        def holds() -> bool:
+            if condition():  # which may be that `market-data up` has ended
+                return True
+            self.project.keep_up()
+            return False
+
+        self.project.wait_for(what, holds, self.rto - self.seconds)
+        self.note(what)
+
+    def until_refreshed(self) -> None:
+        """Request a refresh and wait until it has succeeded; a run that is lost is requested again."""
+        runs: list[str] = []
+
+        def succeeded() -> bool:
+            if not runs or set(self.project.statuses(runs).values()) & {"FAILURE", "CANCELED"}:
+                runs[:] = self.project.refresh()
+            return set(self.project.statuses(runs).values()) == {"SUCCESS"}
+
+        self.until("a refresh succeeded", succeeded)
+
+
+def ready(project: DrillProject, seconds: float) -> None:
+    """Wait until everything runs, every series is loaded and no run is unfinished.
+
+    Raises:
+        OverdueError: `seconds` have passed.
+    """
+
+    def is_ready() -> bool:
+        project.keep_up()
+        missing = project.rows(
+            "select 1 from market_data.symbols as m cross join unnest(array['5m', '15m', '1h', '4h', '1d']) as t (name)"
+            " left join market_data.series_state as s on s.symbol = m.symbol and s.timeframe = t.name"
+            " where m.active and (s.verified_at is null or s.last_error is not null)"
+        )
+        return not missing and project.health() == 200 and not project.unfinished()
+
+    project.wait_for("the project to be ready", is_ready, seconds)
+
+
+def _scheduler_crash(course: Course) -> None:
+    project = course.project
+    runs = project.refresh(full=True)
+    project.wait_for("a run to be under way", lambda: "STARTED" in project.statuses(runs).values(), 120.0)
+    killed = project.kill_dagster()
+    course.begins(f"killed {killed} processes of Dagster, a run among them")
+    crashed_at = course.began_at
+    course.until("`market-data up` noticed and ended", project.up_has_ended)
+    course.until("every daemon sends heartbeats", lambda: project.daemons_live_since(crashed_at))
+    course.until("the runs that died are accounted for", lambda: not set(runs) & set(project.unfinished()))
+    course.until_refreshed()
+
+
+def _rate_limit(course: Course) -> None:
+    project = course.project
+    project.start_vendor(_CALLS)
+    runs = project.refresh(full=True)
+    project.wait_for("the vendor to refuse", lambda: project.refusals() > 0, 120.0)
+    course.begins(f"the vendor refused a request, at {_CALLS} calls a minute")
+    try:
+        course.until("the refresh succeeded", lambda: set(project.statuses(runs).values()) == {"SUCCESS"})
+        (counted,) = project.rows(
+            "select sum(rate_limited)::int as refused, sum(requests)::int as sent from market_data.ingest_log"
+            " where run_id = any(:runs)",
+            runs=runs,
+        )
+        course.note(f"{counted.refused} of {counted.sent} requests were refused and sent again")
+    finally:
+        project.start_vendor()
+
+
+def _database_connection_loss(course: Course) -> None:
+    project = course.project
+    project.kill_database()
+    course.begins("killed PostgreSQL")
+    try:
+        course.until("/health answers 503", lambda: project.health() == 503)
+    finally:
+        project.start_database()
+    course.note("started PostgreSQL")
+    course.until("/health answers 200", lambda: project.health() == 200)
+    course.until_refreshed()
+
+
+def _feature_computation_failure(course: Course) -> None:
+    project = course.project
+    module = project.settings.project_root / OWN_FEATURES
+    runs: list[str] = []
+    failures = (
+        "select symbol, timeframe, error_class from market_data.ingest_log where status = 'failed'"
+        " and run_id = any(:runs)"
+    )
+    try:
+        module.write_text(_SPOILING, encoding="utf-8")
+        runs += project.refresh([_SYMBOL])
+        project.wait_for("a series to fail", lambda: project.rows(failures, runs=runs), 120.0)
+        failed = [f"{row.symbol} {row.timeframe} ({row.error_class})" for row in project.rows(failures, runs=runs)]
+        course.begins(f"an own feature broke TA-Lib's settings: {', '.join(failed)} failed")
+    finally:
+        module.write_text(NO_FEATURES, encoding="utf-8")
+    course.note("removed the feature")
+    course.until_refreshed()
+
+
+COURSES: Final[Mapping[Outage, Callable[[Course], None]]] = {
+    Outage.SCHEDULER_CRASH: _scheduler_crash,
+    Outage.POLYGON_API_RATE_LIMIT: _rate_limit,
+    Outage.DATABASE_CONNECTION_LOSS: _database_connection_loss,
+    Outage.FEATURE_COMPUTATION_FAILURE: _feature_computation_failure,
+}
+
+
+def rehearse(project: DrillProject, outage: Outage, say: Callable[[str], None]) -> tuple[Course, OverdueError | None]:
+    """Cause an outage and follow it to its end; return its course, and what it was still waiting for after its RTO."""
+    course = Course(project, RECOVERY_OBJECTIVES[outage].rto.total_seconds(), say)
+    project.on_restart = course.note
+    try:
+        COURSES[outage](course)
+    except OverdueError as overdue:
+        return course, overdue
+    finally:
+        project.on_restart = lambda _: None
+    return course, None

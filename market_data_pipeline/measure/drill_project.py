@@ -1,7 +1,6 @@
-"""The project that drills are held in: `market-data up` as a real process in a scratch project, and a vendor to break.
+"""The project of a drill: `market-data up` as a real process in a scratch project, and a vendor that can be broken.
 
-Add here: something that an outage does to the project, or that a person does to mend it. Keep out: the outages
-(drill_outages) and what is reported (drill).
+Add here: what an outage does to the project, or what a person does to repair it. Keep out: the outages (drill).
 """
 
 from __future__ import annotations
@@ -35,17 +34,17 @@ UNIVERSE: Final = {Tier.CRITICAL: ("AAPL", "MSFT"), Tier.STANDARD: (), Tier.LOW_
 OWN_FEATURES: Final = "drill_features.py"
 NO_FEATURES: Final = "FEATURES = ()\n"
 
-_HISTORY_DAYS: Final = 5  # an outage lasts no longer with more to load, the drill does
+_HISTORY_DAYS: Final = 5  # more to load makes the drill longer, but not the outages
 _POLL_SECONDS: Final = 0.5
 _UP: Final = "from market_data_pipeline.cli.main import main; main()"
 
 
 class OverdueError(PipelineError):
-    """Something did not come about in time; the text completes "waited in vain for"."""
+    """A condition did not hold in time; the text completes "timed out waiting for"."""
 
 
 class DrillProject:
-    """A running project; whatever it is asked while its database is away raises `DatabaseUnavailableError`."""
+    """A running project; methods that need its database raise `DatabaseUnavailableError` while that is down."""
 
     def __init__(self, settings: Settings, processes: Processes, vendor_port: int) -> None:
         self.settings = settings
@@ -59,12 +58,12 @@ class DrillProject:
         self._dagster = StoredDagsterState(settings.dagster_home, settings.dagster_postgres_url)
 
     def close(self) -> None:
-        """Let go of the databases."""
+        """Close the connections to the databases."""
         self._dagster.close()
         self._engine.dispose()
 
     def start_vendor(self, calls_per_minute: int = 0) -> None:
-        """Start the vendor, or start it again with another limit, of which the pipeline does not know."""
+        """Start the vendor, or restart it with another limit, which the pipeline does not know."""
         if self._vendor is not None:
             end_trees([self._vendor.process])
             self._processes.children.remove(self._vendor)
@@ -74,7 +73,7 @@ class DrillProject:
         self.wait_for("the vendor to start", lambda: self._status() is not None, 60.0)
 
     def refusals(self) -> int:
-        """Return how many requests the vendor has refused for the rate since it was started."""
+        """Return how many requests the vendor has refused by its rate limit since it was started."""
         return int((self._status() or {}).get("answered", {}).get("429", 0))
 
     def _status(self) -> dict[str, Any] | None:
@@ -91,17 +90,17 @@ class DrillProject:
         self._up = self._processes.start("market-data-up", command, cwd=self.settings.project_root, environment={})
 
     def up_has_ended(self) -> bool:
-        """Return whether `market-data up` ended by itself."""
+        """Return whether `market-data up` has ended on its own."""
         return self._up is not None and self._up.process.poll() is not None
 
     def keep_up(self) -> None:
-        """Start `market-data up` again when it has ended, as a person or a supervisor does."""
+        """Start `market-data up` again if it has ended, as a person or a supervisor would."""
         if self.up_has_ended():
             self.start_up()
             self.on_restart("`market-data up` had ended and was started again")
 
     def kill_dagster(self) -> int:
-        """Kill Dagster's daemon, its code server and the runs that they do; return how many processes these were."""
+        """Kill Dagster's daemon, its code server and their runs; return how many processes these were."""
         killed = 0
         children = self._up.process.children() if self._up is not None else []
         roots = [
@@ -114,7 +113,7 @@ class DrillProject:
         return killed
 
     def kill_database(self) -> None:
-        """Kill PostgreSQL's first process, which takes all its connections with it."""
+        """Kill PostgreSQL's first process, which ends all its connections."""
         pid = (self.settings.state_dir / "postgres" / "postmaster.pid").read_text(encoding="ascii").split("\n", 1)[0]
         process = psutil.Process(int(pid))
         process.kill()
@@ -125,7 +124,7 @@ class DrillProject:
         EmbeddedPostgres.of(self.settings).ensure_running()
 
     def health(self) -> int | None:
-        """Return the status with which `/health` answers; None when nobody does."""
+        """Return the status code of `/health`; None when the API does not answer."""
         with suppress(requests.RequestException):
             return requests.get(f"{self.api}/health", timeout=30).status_code
         return None
@@ -143,9 +142,8 @@ class DrillProject:
             return submit_refresh(instance, symbols=symbols, full=full, trigger="drill")
 
     def statuses(self, run_ids: Sequence[str]) -> dict[str, str]:
-        """Return how the runs stand, by Dagster's names."""
-        wanted = set(run_ids)
-        return {run.run_id: run.status for run in self._dagster.runs(100) if run.run_id in wanted}
+        """Return the runs' statuses, by Dagster's names."""
+        return {run.run_id: run.status for run in self._dagster.runs(100) if run.run_id in run_ids}
 
     def unfinished(self) -> list[str]:
         """Return the runs that are queued or under way."""
@@ -165,10 +163,10 @@ class DrillProject:
             yield instance
 
     def wait_for(self, what: str, condition: Callable[[], object], seconds: float) -> None:
-        """Wait until a condition holds; a database that is away means that it does not hold yet.
+        """Wait until a condition holds; while the database is down it does not hold.
 
         Raises:
-            OverdueError: it does not within `seconds`.
+            OverdueError: `seconds` have passed.
         """
         from dagster_postgres.utils import DagsterPostgresException
 
@@ -184,7 +182,7 @@ class DrillProject:
 
 @contextmanager
 def running_project(settings: Settings) -> Iterator[DrillProject]:
-    """Give a scratch project with a database server of its own, in which everything runs and is loaded."""
+    """Yield a scratch project with its own database server, in which everything has been started."""
     vendor_port, api_port, ui_port = _free_ports(3)
     with (
         scratch_project(

@@ -1,14 +1,13 @@
-"""`python -m market_data_pipeline.measure.load_generator`: one scenario, by Locust, in a process of its own.
+"""`python -m market_data_pipeline.measure.load_generator`: one scenario run by Locust, in a process of its own.
 
-Locust replaces Python's sockets and threads, which no other process should have to live with. The scenario comes as
-one line of JSON on standard input; asking goes on for its seconds, or until standard input is closed; what was
-measured goes to standard output as JSON.
-
-Keep out: what is asked (load_scenarios).
+Locust replaces Python's sockets and threads, which no other process should have to share. The scenario comes as one
+line of JSON on standard input; the requests go on for its seconds, or until standard input is closed; Locust's
+statistics go to standard output as JSON.
 """
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -21,31 +20,40 @@ import orjson
 from market_data_pipeline.domain.errors import PipelineError
 
 if TYPE_CHECKING:
-    from market_data_pipeline.measure.load_scenarios import Scenario
+    from locust.stats import RequestStats
 
-WARM_UP_SECONDS: Final = 1.0  # connections are made and memory is filled before anything counts
+    from market_data_pipeline.measure.loadtest import Scenario
+
+WARM_UP_SECONDS: Final = 1.0  # connections are opened and the cache is filled before anything counts
 _START_SECONDS: Final = 60.0  # Locust starts within two seconds here
 _LONG_AGO: Final = datetime(2000, 1, 1, tzinfo=UTC)  # before any bar, so that the newest records follow
-_DAY_OF_MICROSECONDS: Final = 86_400_000_000  # two measurements of one API do not ask the same
-_GOLDEN: Final = (5**0.5 - 1) / 2  # its multiples spread evenly over an interval and never come again
+_DAY_OF_MICROSECONDS: Final = 86_400_000_000  # two measurements of one API do not send the same requests
+_GOLDEN: Final = (5**0.5 - 1) / 2  # its multiples spread evenly over an interval and never repeat
 
 
 class Measured(NamedTuple):
-    """What one process measured: seconds of each request, failed ones included."""
+    """Locust's statistics of a scenario; times are of all requests, failed ones included, None without any.
 
-    times: list[float]
+    Locust rounds percentiles to milliseconds, and to two digits from 100 ms on.
+    """
+
+    requests: int
     failures: int
     first_failure: str | None
+    mean_ms: float | None
+    p50_ms: float | None
+    p95_ms: float | None
+    p99_ms: float | None
     seconds: float
 
 
 class Generator:
-    """A generator process, started when made.
+    """A generator process, started at once.
 
     Args:
         base: the address of the API, without a path.
-        scenario: what it asks.
-        seconds: how long it counts; None for until `result` is asked for.
+        scenario: what it requests.
+        seconds: how long it measures; None for until `result` is called.
         token: for the admin endpoints, sent in a header.
     """
 
@@ -68,7 +76,7 @@ class Generator:
         self._process.stdin.flush()
 
     def result(self) -> Measured:
-        """Wait for the end, or bring it about where no seconds were given, and return what was measured.
+        """Wait for the end, or cause it if no seconds were given, and return what was measured.
 
         Raises:
             PipelineError: the generator failed.
@@ -125,30 +133,36 @@ def main() -> None:
                 path += f"&end={_stamp(now - timedelta(days=days))}"
             self.client.get(path, name="read", headers=headers)
 
-    times: list[float] = []
-    errors: list[str] = []
-
-    def note(response_time: float, exception: BaseException | None, **_: Any) -> None:
-        times.append(response_time / 1000)
-        if exception is not None:
-            errors.append(str(exception))
-
     environment = Environment(user_classes=[Reader])
     runner = environment.create_local_runner()
     runner.start(spec["users"], spawn_rate=spec["users"])
     gevent.sleep(WARM_UP_SECONDS)
-    environment.events.request.add_listener(note)  # type: ignore[no-untyped-call]  # Locust's
+    environment.stats.clear_all()
     began = time.perf_counter()
-    closed = gevent.spawn(source.read)  # returns when whoever started this has closed it
+    closed = gevent.spawn(source.read)  # returns when the parent process closes its end
     gevent.wait([closed], timeout=spec["seconds"])
-    seconds = time.perf_counter() - began
-    result = Measured(times.copy(), len(errors), errors[0] if errors else None, seconds)
-    sys.stdout.buffer.write(orjson.dumps(result._asdict()))
+    measured = _measured(environment.stats, time.perf_counter() - began)
+    sys.stdout.buffer.write(orjson.dumps(measured._asdict()))
     sys.stdout.buffer.flush()
-    # Requests are still under way, and nobody waits for them.
-    import os
+    os._exit(0)  # without waiting for the requests that are still under way
 
-    os._exit(0)
+
+def _measured(stats: RequestStats, seconds: float) -> Measured:
+    total = stats.total
+    failure = next(iter(stats.errors.values()), None)
+    p50, p95, p99 = (
+        total.get_response_time_percentile(share) if total.num_requests else None for share in (0.50, 0.95, 0.99)
+    )
+    return Measured(
+        requests=total.num_requests,
+        failures=total.num_failures,
+        first_failure=None if failure is None else str(failure.error),
+        mean_ms=total.avg_response_time if total.num_requests else None,
+        p50_ms=p50,
+        p95_ms=p95,
+        p99_ms=p99,
+        seconds=seconds,
+    )
 
 
 if __name__ == "__main__":

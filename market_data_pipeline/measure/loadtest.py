@@ -1,9 +1,7 @@
-"""`market-data loadtest`: put load on a read API of its own, over made-up bars in a scratch database.
+"""`market-data loadtest`: put load on a scratch read API over synthetic bars.
 
-Everything is as the user's API, server process and refresh included; only database, folder and vendor are scratch, so
-that nothing of the user's is read or slowed down and the refresh costs no request.
-Add here: the order in which it is done. Keep out: what is asked and what follows (load_scenarios), how it looks
-(loadtest_view).
+It runs as the user's API does, including the server process and the refresh. Only database, folder and vendor are
+scratch, so that the user's own are neither read nor slowed down and the refresh sends no request to the vendor.
 """
 
 from __future__ import annotations
@@ -13,17 +11,18 @@ import platform
 import socket
 import sys
 from contextlib import ExitStack
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final
+from itertools import cycle, product
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import psutil
 
 from market_data_pipeline import __version__
 from market_data_pipeline.domain.errors import UsageError
-from market_data_pipeline.measure.baseline import first_symbols
+from market_data_pipeline.domain.series import Timeframe
 from market_data_pipeline.measure.load_generator import Generator, Measured
-from market_data_pipeline.measure.load_scenarios import QUIET, REFRESH, Scenario, measured, scenarios
-from market_data_pipeline.measure.scratch import scratch_project
+from market_data_pipeline.measure.scratch import first_symbols, scratch_project
 from market_data_pipeline.runtime.console import console as screen
 from market_data_pipeline.runtime.daemon import Daemon
 from market_data_pipeline.runtime.load import Load, dagster_instance, environment, load
@@ -36,14 +35,87 @@ if TYPE_CHECKING:
 
     from market_data_pipeline.settings import Settings
 
-# Whatever vendor the user has, this one is the sandbox.
+Verdict = Literal["good", "warning", "critical"]
+
+# Seconds of the 95th percentile. After one second a person loses the thread (Nielsen, 1993); after three a program's
+# own timeout is near.
+GOOD_BELOW: Final = 1.0
+CRITICAL_ABOVE: Final = 3.0
+# Share of all requests; a client that retries once does not notice fewer failures.
+LEAST_SUCCESS: Final = 0.99
+
+# The vendor is the sandbox, whichever the user has.
 _SANDBOX: Final[dict[str, Any]] = dict.fromkeys(
     ("POLYGON_API_KEY", "POLYGON_BASE_URL", "POLYGON_PLAN", "POLYGON_CALLS_PER_MINUTE"), ""
 )
+FEATURES: Final = "/api/v1/features/quant"
+ADMIN: Final = (
+    "/api/v1/admin/features/staleness?limit=100",
+    "/api/v1/admin/scheduler-health",
+    "/api/v1/admin/scheduler/execution-history?limit=20",
+)
+QUIET: Final = "reads_quiet"
+REFRESH: Final = "reads_during_refresh"
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """One kind of load.
+
+    Attributes:
+        name: for programs.
+        title: for people.
+        users: concurrent ones, each of which sends its next request as soon as it is answered.
+        paths: the requests, in turn.
+        unique: whether every request has its own `start`, so that no two request the same answer.
+        past: whether every request has its own `end`, so long ago (shortest, longest; in days) that its records are not
+            among the newest, which the API has in memory.
+        rate: requests per second of each user at most; None for as many as are answered.
+    """
+
+    name: str
+    title: str
+    users: int
+    paths: tuple[str, ...]
+    unique: bool = False
+    past: tuple[float, float] | None = None
+    rate: float | None = None
+
+
+def scenarios(symbols: Sequence[str], users: int = 100, days: int = 365) -> tuple[Scenario, ...]:
+    """Return the scenarios for `symbols` with `days` of history; the largest has `users` concurrent users."""
+    frames = [str(timeframe) for timeframe in Timeframe]
+    mixed = tuple(f"{FEATURES}/{symbol}?timeframe={frame}&limit=500" for symbol, frame in product(symbols, frames))
+    half = max(users // 2, 1)
+    limits = zip(product(symbols, frames), cycle((100, 500, 1000)), strict=False)
+    every = tuple(f"{FEATURES}/{symbol}?timeframe={frame}&limit=100" for frame, symbol in product(frames, symbols))
+    few = max(users // 5, 1)
+    return (
+        Scenario("cached_symbol", "one symbol from the cache, 100 records", users, (every[0],)),
+        Scenario("uncached_mixed", "mixed symbols, no answer requested twice, 500 records", half, mixed, unique=True),
+        Scenario(
+            "past_windows",
+            "mixed symbols, past windows that are read from the database, 500 records",
+            half,
+            tuple(path for path in mixed if "timeframe=4h" not in path and "timeframe=1d" not in path),
+            past=(days / 6, days / 1.5),
+        ),
+        Scenario(
+            "variable_limits",
+            "100, 500 and 1,000 records",
+            few,
+            tuple(f"{FEATURES}/{symbol}?timeframe={frame}&limit={limit}" for (symbol, frame), limit in limits),
+        ),
+        Scenario("all_timeframes", "every timeframe, 100 records", few, every),
+        Scenario("admin_endpoints", "staleness, health, history", max(users // 10, 1), ADMIN),
+        # Ten requests per second and user: these two compare response times, not throughput.
+        Scenario(QUIET, "every series, ten requests per second and user, nothing else running", few, every, rate=10.0),
+        Scenario(REFRESH, "the same while all series are refreshed", few, every, rate=10.0),
+    )
 
 
 def chosen(symbols: Sequence[str], users: int, names: Sequence[str], days: int = 365) -> tuple[Scenario, ...]:
-    """Return the scenarios of these names, all when there are none; the refresh brings what it is compared with.
+    """Return the scenarios of these names, all if empty; the refresh brings the one that it is compared with.
 
     Raises:
         UsageError: there is no such scenario.
@@ -53,21 +125,21 @@ def chosen(symbols: Sequence[str], users: int, names: Sequence[str], days: int =
         raise UsageError(
             f"There is no scenario {', '.join(sorted(unknown))}; known are {', '.join(one.name for one in known)}."
         )
-    wanted = {*names, *([QUIET] if REFRESH in names else [])}
-    return tuple(one for one in known if not wanted or one.name in wanted)
+    selected = {*names, *([QUIET] if REFRESH in names else [])}
+    return tuple(one for one in known if not selected or one.name in selected)
 
 
 def run_loadtest(
     settings: Settings, *, symbols: int, days: int, seconds: float, users: int, names: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """Measure the scenarios and return the document; what it prints meanwhile is for people.
+    """Measure the scenarios, print the progress, and return the document.
 
     Args:
         settings: of the user's project, whose database server is used.
-        symbols: how many of the universe file's, in its order.
-        days: calendar days of history that are loaded first.
-        seconds: how long each scenario counts.
-        users: at the same time, in the widest scenario.
+        symbols: how many of the universe file, in its order.
+        days: calendar days of history to load first.
+        seconds: how long each scenario is measured.
+        users: concurrent users in the largest scenario.
         names: of the scenarios; all when empty.
 
     Raises:
@@ -76,7 +148,7 @@ def run_loadtest(
     """
     universe = first_symbols(load_universe_file(settings.universe_file), symbols)
     tickers = [symbol for of_tier in universe.values() for symbol in of_tier]
-    wanted = chosen(tickers, users, names, days)
+    selected = chosen(tickers, users, names, days)
     console = screen()
     with (
         until_terminated(),
@@ -93,7 +165,7 @@ def run_loadtest(
     ):
         processes = Processes(scratch.state_dir, "loadtest")
         stack.enter_context(processes.recorded())
-        console.print("Load test  on a read API of its own, over made-up bars in a scratch database")
+        console.print("Load test  on a scratch read API, over synthetic bars in a scratch database")
         engine = prepare(scratch, console, stack)
         instance = stack.enter_context(dagster_instance(scratch, engine))
         daemon = stack.enter_context(Daemon(scratch, console, processes, instance))
@@ -108,7 +180,7 @@ def run_loadtest(
         base = f"http://127.0.0.1:{scratch.api_port}"
         wait_for_answer(f"{base}/openapi.json", daemon.check)
         results, memory = [], []
-        for scenario in wanted:
+        for scenario in selected:
             console.print(f"{scenario.name}: {scenario.title}")
             during = (lambda: refresh(full=True)) if scenario.name == REFRESH else None
             results.append(measure(base, scenario, seconds, during))
@@ -131,13 +203,41 @@ def measure(
         found: Measured = generator.result()
     finally:
         generator.end()
-    return measured(scenario, found.times, found.failures, found.seconds) | {"first_failure": found.first_failure}
+    return measured(scenario, found)
+
+
+def measured(scenario: Scenario, found: Measured) -> dict[str, Any]:
+    """Return what the document says of a scenario."""
+    success = 1 - found.failures / found.requests if found.requests else 0.0
+    return {
+        "name": scenario.name,
+        "title": scenario.title,
+        "users": scenario.users,
+        "requests": found.requests,
+        "failures": found.failures,
+        "success_rate": success,
+        "mean_ms": found.mean_ms,
+        "p50_ms": found.p50_ms,
+        "p95_ms": found.p95_ms,
+        "p99_ms": found.p99_ms,
+        "throughput_per_second": found.requests / found.seconds,
+        "duration_seconds": found.seconds,
+        "verdict": verdict(found.p95_ms, success),
+        "first_failure": found.first_failure,
+    }
+
+
+def verdict(p95_ms: float | None, success_rate: float) -> Verdict:
+    """Return good, warning or critical from the 95th percentile and the share of requests that succeeded."""
+    if p95_ms is None or p95_ms > 1000 * CRITICAL_ABOVE or success_rate < LEAST_SUCCESS:
+        return "critical"
+    return "good" if p95_ms <= 1000 * GOOD_BELOW and success_rate == 1 else "warning"
 
 
 def loadtest_document(
     results: Sequence[dict[str, Any]], *, tickers: Sequence[str], days: int, memory_bytes: int
 ) -> dict[str, Any]:
-    """Return the document: every scenario, the worst verdict, and what a running refresh does to the answers."""
+    """Return the document: every scenario, the worst verdict, and how much a refresh slows the answers down."""
     by_name = {one["name"]: one for one in results}
     quiet, refresh = by_name.get(QUIET), by_name.get(REFRESH)
     both = quiet and refresh and quiet["p99_ms"] and refresh["p99_ms"]

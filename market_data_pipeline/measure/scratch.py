@@ -1,10 +1,8 @@
-"""A project beside the user's own, for what must not touch it: the baseline and the drills.
+"""A scratch project beside the user's own, for measurements that must not touch it.
 
-It has a folder in `.market-data/scratch`, databases of its own and no `.env`; what it is stands in the environment of
-this process, from which Dagster's processes inherit it. Nothing of it is left at the end, however that comes; what a
-killed command left behind, the next one removes.
-
-Add here: what makes a project a scratch one. Keep out: what is done in it.
+It has a folder in `.market-data/scratch`, its own databases and no `.env`: its settings are in the environment of this
+process, from which Dagster's processes inherit them. Nothing of it is left at the end, however that comes; the next
+command removes what a killed one left behind.
 """
 
 from __future__ import annotations
@@ -24,7 +22,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 import psycopg
 import yaml
 
-from market_data_pipeline.domain.errors import ConfigurationError, DatabaseUnavailableError
+from market_data_pipeline.domain.errors import ConfigurationError, DatabaseUnavailableError, UsageError
 from market_data_pipeline.domain.series import Tier
 from market_data_pipeline.runtime.postgres import EmbeddedPostgres
 from market_data_pipeline.runtime.processes import commands, end_trees
@@ -32,7 +30,7 @@ from market_data_pipeline.runtime.sandbox import stop_sandbox_in
 from market_data_pipeline.settings import Settings, load_settings, project
 from market_data_pipeline.store.connection import describe, libpq_url, open_connection
 
-_PREFIX: Final = "market_data_scratch_"  # of databases; whoever finds one may drop it when nobody uses it
+_PREFIX: Final = "market_data_scratch_"  # of databases; one that has no connections may be dropped
 _STORAGE: Final = {"postgres": {"postgres_url": {"env": "DAGSTER_POSTGRES_URL"}}}
 
 
@@ -46,16 +44,16 @@ def scratch_project(
     files: Mapping[str, str] = MappingProxyType({}),
     **variables: object,
 ) -> Iterator[Settings]:
-    """Give the settings of a new project, which is also this process's environment and working directory meanwhile.
+    """Yield the settings of a new project, which is this process's environment and working directory meanwhile.
 
     Args:
         settings: of the user's project: vendor, plan, limits and own features are taken over. The clock is the real
-            one, nobody is alerted, and no token is needed.
+            one, no alert is sent, and no token is needed.
         name: of the command that needs it.
         universe: the symbols to follow.
-        own_server: an embedded PostgreSQL of its own, which may be broken; else two new databases on the server of
-            DATABASE_URL.
-        files: more files in its folder, by their names.
+        own_server: True for an embedded PostgreSQL of its own, which may be broken; else two new databases on the
+            server of DATABASE_URL.
+        files: further files in its folder, by name.
         variables: of the environment, instead of what is taken over.
 
     Raises:
@@ -76,8 +74,27 @@ def scratch_project(
         yield load_settings()
 
 
+def first_symbols(universe: Mapping[Tier, tuple[str, ...]], count: int | None) -> dict[Tier, tuple[str, ...]]:
+    """Return the first `count` symbols of a universe by tier; None for 25, or all if there are fewer.
+
+    Raises:
+        UsageError: there are fewer than `count`.
+    """
+    all_of_it = sum(map(len, universe.values()))
+    if count is not None and count > all_of_it:
+        raise UsageError(
+            f"The universe has {all_of_it} symbols, fewer than the {count} requested; MARKET_DATA_UNIVERSE names it."
+        )
+    left = min(count or 25, all_of_it)
+    chosen = {}
+    for tier, symbols in universe.items():
+        chosen[tier] = symbols[:left]
+        left -= len(chosen[tier])
+    return chosen
+
+
 def remove_leftovers(settings: Settings) -> None:
-    """Remove the scratch projects of commands that were killed, with the processes that they left."""
+    """Remove the scratch projects of killed commands, with the processes that they left."""
     for root in sorted((settings.state_dir / "scratch").glob("[!.]*")):
         with contextlib.suppress(OSError), (root / "lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # refused while its command runs
@@ -86,7 +103,7 @@ def remove_leftovers(settings: Settings) -> None:
 
 
 def _end(root: Path) -> None:
-    """End everything that runs in a scratch project, this process excepted."""
+    """End everything that runs in a scratch project except this process."""
     state = project.state_dir(root)
     end_trees(process for command in commands(state) for process in command.processes if process.pid != os.getpid())
     stop_sandbox_in(state)
@@ -98,8 +115,8 @@ def _end(root: Path) -> None:
 
 @contextmanager
 def _folder(root: Path) -> Iterator[None]:
-    """Keep the folder, locked, for the length of the block."""
-    draft = root.with_name(f".{root.name}")  # nobody takes it for a leftover before it is locked
+    """Keep the folder, locked, while the block runs."""
+    draft = root.with_name(f".{root.name}")  # not mistaken for a leftover before it is locked
     try:
         draft.mkdir(mode=0o711, parents=True)
         lock = (draft / "lock").open("w")
@@ -123,7 +140,7 @@ def _write_files(root: Path, settings: Settings, universe: Mapping[Tier, tuple[s
         dagster = yaml.safe_load((settings.dagster_home / "dagster.yaml").read_text(encoding="utf-8")) or {}
     except (OSError, yaml.YAMLError) as error:
         raise ConfigurationError(f"{settings.dagster_home / 'dagster.yaml'} cannot be read: {error}.") from None
-    # Runs stay in this machine's processes: elsewhere they would have the environment of the user's project.
+    # Runs stay on this machine: elsewhere they would have the environment of the user's project.
     dagster.pop("run_launcher", None)
     (root / "dagster.yaml").write_text(yaml.safe_dump({**dagster, "storage": _STORAGE}), encoding="utf-8")
 
@@ -170,7 +187,7 @@ def _environment(variables: Mapping[str, str]) -> Iterator[None]:
 
 @contextmanager
 def _databases(settings: Settings) -> Iterator[dict[str, str]]:
-    """Create two databases on the server of DATABASE_URL, dropped at the end; give the variables that name them."""
+    """Create two databases on the server of DATABASE_URL, dropped at the end; yield the variables that name them."""
     if settings.embedded_database:
         EmbeddedPostgres.of(settings).ensure_running()
     name = f"{_PREFIX}{os.getpid()}_{secrets.token_hex(4)}"
@@ -181,10 +198,10 @@ def _databases(settings: Settings) -> Iterator[dict[str, str]]:
             for each in names:
                 connection.execute(f'create database "{each}"')
     except psycopg.Error as error:
-        said = (error.diag.message_primary or type(error).__name__).removesuffix(".")
+        reason = (error.diag.message_primary or type(error).__name__).removesuffix(".")
         raise ConfigurationError(
-            f"A scratch database is needed, and {describe(settings.owner_url)} does not make one: {said}. Grant the "
-            "role CREATEDB, or leave DATABASE_URL out to use the embedded server."
+            f"No scratch database can be created on {describe(settings.owner_url)}: {reason}. Grant the role CREATEDB, "
+            "or leave DATABASE_URL out to use the embedded server."
         ) from None
     try:
         yield dict(
@@ -211,7 +228,7 @@ def _administration(settings: Settings) -> psycopg.Connection[Any]:
 
 
 def _drop_unused(connection: psycopg.Connection[Any]) -> None:
-    """Drop the databases of commands that were killed: nobody is connected to them."""
+    """Drop the databases of killed commands: those without connections."""
     left = connection.execute(
         """
         select datname from pg_database as d
@@ -226,7 +243,7 @@ def _drop_unused(connection: psycopg.Connection[Any]) -> None:
 
 
 def _other(settings: Settings, name: str) -> str:
-    """Return the owner's URL with another database: it owns the scratch databases, too."""
+    """Return the owner's URL with another database: the owner owns the scratch databases too."""
     parts = urlsplit(libpq_url(settings.owner_url))
     rest = [(key, value) for key, value in parse_qsl(parts.query) if key != "dbname"]
     return urlunsplit(parts._replace(path=f"/{name}", query=urlencode(rest)))

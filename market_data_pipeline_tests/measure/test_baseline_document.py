@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from market_data_pipeline.measure.baseline_document import RunTimes, SeriesCost, baseline_document
-from market_data_pipeline.measure.baseline_view import baseline_chart, print_baseline
+from market_data_pipeline.measure.views import baseline_chart, print_baseline
 
 T0 = datetime(2026, 11, 20, 12, tzinfo=UTC)
 HERE: dict[str, Any] = {
@@ -105,7 +105,7 @@ def test_recommendations_fit_what_was_measured() -> None:
     unlimited = advice(**slow_vendor)
     assert "0.50 s on average" in unlimited
     assert "raise MARKET_DATA_MAX_CONCURRENT_SYMBOLS from 3" in unlimited
-    assert "more of them" in advice(**slow_vendor, processors_busy_percent=96.0)
+    assert "more processors" in advice(**slow_vendor, processors_busy_percent=96.0)
     assert "7 of 20 requests were refused" in advice(**slow_vendor, rate_limited=7)
     assert "takes 10000.0 ms" in advice(store_seconds=10.0)
     assert "MARKET_DATA_FEATURES_MODULE" in advice(compute_seconds=10.0)

@@ -5,18 +5,17 @@ from __future__ import annotations
 import pytest
 
 from market_data_pipeline.domain.objectives import RECOVERY_OBJECTIVES, Outage
-from market_data_pipeline.measure import drill_outages
-from market_data_pipeline.measure.drill import outage_report
-from market_data_pipeline.measure.drill_outages import COURSES, Course, rehearse
+from market_data_pipeline.measure import drill
+from market_data_pipeline.measure.drill import COURSES, Course, OverdueError, outage_report, rehearse
 
 
 class Broken:
-    """A project that never works again, and does not let anybody wait for that."""
+    """A project that never works again, and does not wait for that."""
 
     on_restart = staticmethod(print)
 
     def wait_for(self, what: str, condition: object, seconds: float) -> None:
-        raise drill_outages.OverdueError(what)
+        raise OverdueError(what)
 
 
 def test_every_outage_that_has_an_objective_is_drilled() -> None:
@@ -30,12 +29,12 @@ def test_an_outage_that_is_not_over_in_time_is_missed_and_says_what_was_waited_f
         of.begins("pulled the plug")
         of.until("the light is on", lambda: False)
 
-    monkeypatch.setattr(drill_outages, "COURSES", {Outage.SCHEDULER_CRASH: course})
+    monkeypatch.setattr(drill, "COURSES", {Outage.SCHEDULER_CRASH: course})
     said: list[str] = []
     followed, late = rehearse(Broken(), Outage.SCHEDULER_CRASH, said.append)  # type: ignore[arg-type]
-    report = outage_report(Outage.SCHEDULER_CRASH, followed, f"waited in vain for: {late}")
+    report = outage_report(Outage.SCHEDULER_CRASH, followed, f"timed out waiting for: {late}")
     assert (report["kept"], report["recovery_seconds"], report["rto_seconds"]) == (False, None, 300)
-    assert report["problem"] == "waited in vain for: the light is on"
+    assert report["problem"] == "timed out waiting for: the light is on"
     assert [step["what"] for step in report["steps"]] == ["pulled the plug"]
     assert "pulled the plug" in said[0]
 

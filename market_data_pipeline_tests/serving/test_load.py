@@ -6,9 +6,18 @@ import dagster as dg
 import pytest
 
 from market_data_pipeline.domain.errors import UsageError
-from market_data_pipeline.measure.load_scenarios import QUIET, REFRESH, measured, scenarios, verdict
-from market_data_pipeline.measure.loadtest import chosen, loadtest_document, measure
-from market_data_pipeline.measure.loadtest_view import loadtest_chart
+from market_data_pipeline.measure.load_generator import Measured
+from market_data_pipeline.measure.loadtest import (
+    QUIET,
+    REFRESH,
+    chosen,
+    loadtest_document,
+    measure,
+    measured,
+    scenarios,
+    verdict,
+)
+from market_data_pipeline.measure.views import loadtest_chart
 from market_data_pipeline_tests.serving.conftest import Api
 from market_data_pipeline_tests.serving.seeding import Seed
 
@@ -42,17 +51,22 @@ def test_what_is_done_meanwhile_decides_how_long_is_measured(api: Api, seed: See
     assert found["duration_seconds"] < 60
 
 
-def test_failures_are_counted_and_the_first_is_told(api: Api) -> None:
+def test_failures_are_counted_and_the_first_is_reported(api: Api) -> None:
     found = measure(api.base, BY_NAME["cached_symbol"], seconds=0.5)  # nobody follows AAPL here
     assert found["failures"] == found["requests"] > 0
     assert found["verdict"] == "critical"
     assert "404" in found["first_failure"]
 
 
-def test_percentiles_and_throughput_of_a_hundred_requests() -> None:
-    found = measured(BY_NAME["cached_symbol"], [n / 1000 for n in range(100, 0, -1)], 0, 4.0)
-    assert (found["p50_ms"], found["p95_ms"], found["p99_ms"]) == (50.0, 95.0, 99.0)
-    assert (found["mean_ms"], found["throughput_per_second"]) == (pytest.approx(50.5), 25.0)
+def statistics(ms: float, requests: int = 10, failures: int = 0, seconds: float = 1.0) -> Measured:
+    """Return what Locust measures when every request takes `ms`."""
+    return Measured(requests, failures, None, ms, ms, ms, ms, seconds)
+
+
+def test_throughput_and_success_follow_from_the_counts() -> None:
+    found = measured(BY_NAME["cached_symbol"], statistics(50.0, requests=100, failures=2, seconds=4.0))
+    assert (found["throughput_per_second"], found["success_rate"]) == (25.0, pytest.approx(0.98))
+    assert (found["mean_ms"], found["p50_ms"], found["p95_ms"], found["p99_ms"]) == (50.0, 50.0, 50.0, 50.0)
 
 
 @pytest.mark.parametrize(
@@ -78,7 +92,7 @@ def test_an_unknown_scenario_is_named_and_the_refresh_brings_its_comparison() ->
 
 
 def test_a_document_compares_the_refresh_with_quiet_and_becomes_a_chart() -> None:
-    results = [measured(BY_NAME[QUIET], [0.01] * 10, 0, 1.0), measured(BY_NAME[REFRESH], [0.03] * 10, 0, 1.0)]
+    results = [measured(BY_NAME[QUIET], statistics(10.0)), measured(BY_NAME[REFRESH], statistics(30.0))]
     document = loadtest_document(results, tickers=SYMBOLS, days=5, memory_bytes=1)
     assert document["refresh_slows_p99_by"] == pytest.approx(3.0)
     assert document["verdict"] == "good"
