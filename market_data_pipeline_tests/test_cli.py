@@ -131,7 +131,11 @@ def test_a_bad_setting_names_the_variable_and_an_example(run, monkeypatch: pytes
         (DataError("[red]not markup[/red]"), 1, "[red]not markup[/red]"),
         (OSError(28, "No space left on device", "/var/x"), 1, "The disk is full (/var/x)"),
         (PermissionError(13, "Permission denied", "/var/x"), 1, "/var/x cannot be used: Permission denied."),
-        (RuntimeError(f"with {SECRET}"), 1, "Something unexpected went wrong (RuntimeError); run again with --debug"),
+        (
+            RuntimeError(f"with {SECRET}"),
+            1,
+            "The command failed unexpectedly (RuntimeError); run it again with --debug",
+        ),
         (KeyboardInterrupt(), 130, ""),
     ],
 )
@@ -190,9 +194,12 @@ def test_objectives_are_readable_without_a_database_or_settings(run) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("--symbols", "99"), "The universe has 25 symbols, 99 were asked for; MARKET_DATA_UNIVERSE names it."),
-        (("--picture", "x.pdf"), "A picture's name ends in one of .png, .svg, .html: x.pdf does not."),
-        (("--json", "nowhere/x.json"), "There is no folder"),
+        (
+            ("--symbols", "99"),
+            "The universe has 25 symbols, fewer than the 99 requested; MARKET_DATA_UNIVERSE names it.",
+        ),
+        (("--picture", "x.pdf"), "A chart's name ends in .png, .svg or .html; x.pdf does not."),
+        (("--json", "nowhere/x.json"), "The folder "),
         (("--timeframes", "2h"), "Unknown timeframe '2h'"),
     ],
 )

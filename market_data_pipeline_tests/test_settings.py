@@ -34,16 +34,16 @@ def test_without_any_variable_the_sandbox_and_the_embedded_database_are_used(tmp
     assert settings.universe_file.is_file()
 
 
-def test_made_up_recorded_and_vendor_bars_never_share_a_database(
+def test_synthetic_recorded_and_vendor_bars_never_share_a_database(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made_up = load_settings()
+    synthetic = load_settings()
     monkeypatch.setenv("MARKET_DATA_SANDBOX_REPLAY", str(tmp_path))
     recorded = load_settings()
-    monkeypatch.setenv("POLYGON_API_KEY", "a-real-key-of-somebody")
+    monkeypatch.setenv("POLYGON_API_KEY", "a-real-key")
     real = load_settings()
 
-    everyone = (made_up, recorded, real)
+    everyone = (synthetic, recorded, real)
     assert len({settings.database_url for settings in everyone}) == 3
     assert len({settings.dagster_postgres_url for settings in everyone}) == 3
 
@@ -123,7 +123,7 @@ def test_the_project_is_found_from_a_folder_inside_it(monkeypatch: pytest.Monkey
     assert load_settings().project_root == tmp_path.resolve()
 
 
-def test_a_stated_folder_brings_its_own_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_named_folder_brings_its_own_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     other = tmp_path / "other"
     other.mkdir()
     (other / ".env").write_text("MARKET_DATA_HISTORY_DAYS=7\n")
@@ -147,9 +147,9 @@ def test_outside_of_any_project_it_is_the_folder_above_the_package(
         ("POLYGON_PLAN", "gold", "is 'gold', which is not a plan: use one of basic, starter, developer, advanced"),
         ("POLYGON_CALLS_PER_MINUTE", "-1", "is -1, which is not between 0 and"),
         ("POLYGON_BASE_URL", "api.polygon.io", "is not an address that starts with https://"),
-        ("POLYGON_BASE_URL", "https://api.polygon.io?apiKey=hunter2", "must not hold a key"),
+        ("POLYGON_BASE_URL", "https://api.polygon.io?apiKey=hunter2", "must not contain a key"),
         ("POLYGON_BASE_URL", "http://host:notaport", "is not an address"),
-        ("POLYGON_API_KEY", "hunter2 hunter2", "holds a blank"),
+        ("POLYGON_API_KEY", "hunter2 hunter2", "contains a blank"),
         ("DATABASE_URL", "mysql://me:hunter2@db/market_data", "does not start with postgresql://"),
         ("DATABASE_URL", "host=db password=hunter2", "does not start with postgresql://"),
         ("DATABASE_URL", "postgresql://me:hunter2@db", "does not name a database"),
@@ -164,8 +164,8 @@ def test_outside_of_any_project_it_is_the_folder_above_the_package(
         ("MARKET_DATA_HISTORY_DAYS", "0", "is 0, which is not between 1 and"),
         ("MARKET_DATA_MAX_CONCURRENT_SYMBOLS", "3.5", "is '3.5', which is not a whole number"),
         ("MARKET_DATA_AS_OF", "yesterday", "is 'yesterday', which is not an ISO 8601 instant"),
-        ("MARKET_DATA_AS_OF", "2025-03-14T15:30:00", "lacks its offset from UTC"),
-        ("MARKET_DATA_ALERT_URLS", "hooks.example/hunter2", "has no :// in its address number 1"),
+        ("MARKET_DATA_AS_OF", "2025-03-14T15:30:00", "has no offset from UTC"),
+        ("MARKET_DATA_ALERT_URLS", "hooks.example/hunter2", "has no :// in address number 1"),
         ("MARKET_DATA_UI_PORT", "70000", "is 70000, which is not between 1 and 65535"),
         ("MARKET_DATA_SANDBOX_REPLAY", "/no/such/folder", "there is no such file or folder"),
     ],
@@ -187,7 +187,7 @@ def test_a_bad_value_is_one_sentence_with_the_variable_the_problem_and_an_exampl
     assert "ter2" not in sentence
 
 
-def test_several_bad_values_are_told_at_once_a_line_each(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_several_bad_values_are_reported_together_a_line_each(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("POLYGON_PLAN", "gold")
     monkeypatch.setenv("DATABASE_URL", "nonsense")
     monkeypatch.setenv("MARKET_DATA_API_PORT", "http")
@@ -195,11 +195,11 @@ def test_several_bad_values_are_told_at_once_a_line_each(monkeypatch: pytest.Mon
     with pytest.raises(ConfigurationError) as failure:
         load_settings()
 
-    told = [line.split()[0] for line in str(failure.value).splitlines()]
-    assert told == ["POLYGON_PLAN", "DATABASE_URL", "MARKET_DATA_API_PORT"]
+    named = [line.split()[0] for line in str(failure.value).splitlines()]
+    assert named == ["POLYGON_PLAN", "DATABASE_URL", "MARKET_DATA_API_PORT"]
 
 
-def test_a_bad_value_in_the_file_is_told_like_one_of_the_environment(tmp_path: Path) -> None:
+def test_a_bad_value_in_the_file_is_reported_like_one_of_the_environment(tmp_path: Path) -> None:
     (tmp_path / ".env").write_text("POLYGON_PLAN=gold\n")
 
     with pytest.raises(ConfigurationError, match=r"^POLYGON_PLAN is 'gold'"):
@@ -207,7 +207,7 @@ def test_a_bad_value_in_the_file_is_told_like_one_of_the_environment(tmp_path: P
 
 
 @pytest.mark.parametrize("scheme", ["postgresql", "postgres", "postgresql+psycopg"])
-def test_a_database_of_ones_own_also_holds_dagsters_tables(monkeypatch: pytest.MonkeyPatch, scheme: str) -> None:
+def test_the_users_own_database_also_holds_dagsters_tables(monkeypatch: pytest.MonkeyPatch, scheme: str) -> None:
     monkeypatch.setenv("DATABASE_URL", f"{scheme}://me:p%40ss@db.example:6432/prices?sslmode=require")
 
     settings = load_settings()
@@ -223,7 +223,7 @@ def test_dagsters_url_always_names_the_driver_that_dagster_needs(monkeypatch: py
     assert load_settings().dagster_postgres_url == "postgresql+psycopg2://me@db/dagster"
 
 
-def test_the_clock_stands_at_the_stated_instant_and_else_goes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_clock_stands_at_the_given_instant_and_otherwise_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     before = datetime.now(UTC)
     assert load_settings().clock() >= before
 

@@ -1,7 +1,4 @@
-"""What all commands share: the screen, the settings and the reading of lists.
-
-Add here: a way of printing or reading that more than one command needs. Keep out: commands.
-"""
+"""What the commands share: the screen, the settings, and how lists, instants, tables and JSON are read and printed."""
 
 from __future__ import annotations
 
@@ -54,22 +51,22 @@ def names(text: str, parse: Callable[[str], T]) -> tuple[T, ...]:
 
 
 def instant(value: datetime | None) -> str | None:
-    """Return an instant to the second, in UTC."""
+    """Return an instant in UTC, to the second."""
     return None if value is None else f"{value.astimezone(UTC):%Y-%m-%d %H:%M:%SZ}"
 
 
 def print_json(value: object) -> None:
-    """Write `value` as JSON on standard output, for a program to read."""
+    """Write `value` as JSON on standard output."""
     sys.stdout.write(_json(value))
 
 
 def write_json(path: Path, value: object) -> None:
-    """Write `value` as JSON into a file, and say so; `-` is standard output."""
+    """Write `value` as JSON into a file and print its name; `-` is standard output."""
     write_text(path, _json(value))
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write `text` into a file, and say so; `-` is standard output."""
+    """Write `text` into a file and print its name; `-` is standard output."""
     if str(path) == "-":
         sys.stdout.write(text)
         return
@@ -85,10 +82,7 @@ def _json(value: object) -> str:
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, title: str | None = None) -> None:
-    """Print a table; columns whose name starts with `>` are aligned to the right, None is a dash.
-
-    Nothing is printed without rows.
-    """
+    """Print a table unless it has no rows; a column named `>…` is aligned to the right, and None is a dash."""
     if not rows:
         return
     from rich.box import SIMPLE_HEAD

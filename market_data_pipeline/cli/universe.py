@@ -1,7 +1,4 @@
-"""`market-data universe`: which symbols are followed.
-
-Add here: a command about the universe. Keep out: what it does (store.universe).
-"""
+"""`market-data universe`: which symbols are followed."""
 
 from __future__ import annotations
 
@@ -35,9 +32,9 @@ def list_symbols(as_json: Annotated[bool, typer.Option("--json", help="Print JSO
 @app.command(epilog="Example: market-data universe add NFLX X:BTCUSD --tier standard")
 def add(
     symbols: _Symbols,
-    tier: Annotated[Tier, typer.Option(help="How fresh they have to be.")] = Tier.STANDARD,
+    tier: Annotated[Tier, typer.Option(help="How fresh their bars are kept.")] = Tier.STANDARD,
 ) -> None:
-    """Follow symbols; one that is followed in another tier moves."""
+    """Follow symbols; a symbol that another tier holds moves to this one."""
     tickers = [parse_symbol(symbol) for symbol in symbols]
     from market_data_pipeline.runtime.database import open_universe
     from market_data_pipeline.store.universe import add_symbols
@@ -48,7 +45,7 @@ def add(
 
 @app.command(epilog="Example: market-data universe remove NFLX")
 def remove(symbols: _Symbols) -> None:
-    """Stop following symbols; their bars and their history stay."""
+    """Stop following symbols; their stored data stay."""
     tickers = [parse_symbol(symbol) for symbol in symbols]
     from market_data_pipeline.runtime.database import open_universe
     from market_data_pipeline.store.universe import remove_symbols
@@ -60,7 +57,7 @@ def remove(symbols: _Symbols) -> None:
 def import_file(
     file: Annotated[Path, typer.Argument(help="YAML: tiers: {critical: [AAPL], standard: [], low_priority: []}.")],
 ) -> None:
-    """Follow exactly the symbols of a file; the others leave and keep their data."""
+    """Follow exactly the symbols of a file; others are removed, and their stored data stay."""
     from market_data_pipeline.runtime.database import open_universe
     from market_data_pipeline.store.universe import load_universe_file, sync_universe
 

@@ -1,7 +1,7 @@
-"""The one typed reading of the environment, done at the edge: by a command, never at import of a module.
+"""The one typed reading of the environment, done at the edge: by a command, never when a module is imported.
 
-Add here: a variable, with a parser whose complaint completes the sentence "VARIABLE …", and an example. Document it
-in `.env.example` too. Keep out: what the values mean (the plans are in polygon.plans, the tiers in domain).
+Add here: a variable with an example and a parser whose error completes the sentence "VARIABLE …"; document it in
+`.env.example` too. Keep out: what the values mean (polygon.plans, domain).
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ def _default_plan(values: dict[str, Any]) -> str:
 
 
 def _default_database_url(values: dict[str, Any]) -> str:
-    """Return a database for the kind of bars that the settings ask for, on the project's server."""
+    """Return the database for this kind of bars on the project's server."""
     kind = "vendor" if values.get("base_url") else "replay" if values.get("sandbox_replay") else "sandbox"
     return project.local_url(project.state_dir(values["project_root"]), project.DATABASES[kind][0])
 
 
 def _default_owner_url(values: dict[str, Any]) -> str:
-    """Return the login that owns the project's database; on a user's server the pipeline's, unless another is named."""
+    """Return the login that owns the project's database; on the user's server that of DATABASE_URL."""
     url: str = values.get("database_url", "")
     state = project.state_dir(values["project_root"])
     if url and project.is_local(url, state):
@@ -58,7 +58,7 @@ def _default_owner_url(values: dict[str, Any]) -> str:
 
 
 def _default_dagster_url(values: dict[str, Any]) -> str:
-    """Return a database of its own on the project's server; a user's server may not let us create one."""
+    """Return Dagster's own database on the project's server; on the user's server, which may refuse a new one, ours."""
     url: str = values.get("database_url", "")
     state = project.state_dir(values["project_root"])
     if url and project.is_local(url, state):
@@ -68,20 +68,20 @@ def _default_dagster_url(values: dict[str, Any]) -> str:
 
 
 def _psycopg2(url: str) -> str:
-    """Return `url` for dagster-postgres, which speaks psycopg2 only while SQLAlchemy 2.1 would choose psycopg 3."""
+    """Return `url` for dagster-postgres, which supports only psycopg2, where SQLAlchemy 2.1 would choose psycopg 3."""
     return "postgresql+psycopg2" + url[url.index("://") :] if url else url
 
 
 def _known(default: Any, variable: str, example: str, parse: Callable[[Any], Any] | None = None, **more: Any) -> Any:
-    """Return a field that is read from `variable`; `default` is a value or a function of the fields before it."""
+    """Return a field read from `variable`; `default` is a value or a function of the preceding fields."""
     more |= {"default_factory": default} if callable(default) else {"default": default}
     return Field(validation_alias=variable, examples=[example], validate_default=False, **more)
 
 
 class Settings(BaseSettings):
-    """What the environment and `.env` say, checked; the environment wins and an empty value counts as none.
+    """The values of the environment and `.env`, validated; the environment wins, and an empty value counts as none.
 
-    The secrets are SecretStr or kept out of the representation. Times are aware UTC.
+    Secrets are SecretStr or left out of the representation. Times are aware UTC.
     """
 
     model_config = SettingsConfigDict(
@@ -163,8 +163,8 @@ class Settings(BaseSettings):
         **__: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Read arguments first, then the environment, then `.env` of the project root, wherever the command runs."""
-        stated = cast("InitSettingsSource", init_settings).init_kwargs  # by the variables' names
-        root = stated.get("MARKET_DATA_PROJECT_ROOT") or project_root()
+        given = cast("InitSettingsSource", init_settings).init_kwargs  # by the variables' names
+        root = given.get("MARKET_DATA_PROJECT_ROOT") or project_root()
         return init_settings, env_settings, DotEnvSettingsSource(settings_cls, env_file=root / ".env")
 
     @field_validator("*", mode="before")
@@ -182,7 +182,7 @@ class Settings(BaseSettings):
     @field_validator("dagster_postgres_url", mode="before")
     @classmethod
     def _follows_the_bars(cls, value: Any, info: ValidationInfo) -> Any:
-        """Let Dagster's history of one kind of bars not go to that of another, which `.env` may name."""
+        """Ignore a `.env` that names the project's Dagster database for another kind of bars."""
         root, bars = info.data.get("project_root"), info.data.get("database_url")
         if root is not None and bars and isinstance(value, str):
             state = project.state_dir(root)
@@ -193,12 +193,12 @@ class Settings(BaseSettings):
 
     @property
     def state_dir(self) -> Path:
-        """The folder for what the project keeps while it runs; only its owner may look into it."""
+        """The folder for the project's own files at run time; only its owner can read it."""
         return project.state_dir(self.project_root)
 
     @property
     def embedded_database(self) -> bool:
-        """True when market data lives on the project's own server, which is then started on demand."""
+        """True when market data is on the project's own server, which is then started on demand."""
         return project.is_local(self.database_url, self.state_dir)
 
     @property
@@ -207,21 +207,21 @@ class Settings(BaseSettings):
         return self.base_url is None
 
     def clock(self) -> datetime:
-        """Return the pipeline's now, aware UTC: `as_of` when set, else the real clock."""
+        """Return the pipeline's current instant, aware UTC: `as_of` if set, else the real time."""
         return self.as_of or datetime.now(UTC)
 
 
-def load_settings(**stated: Any) -> Settings:
-    """Return what the environment and the project's `.env` say; fields `stated` by the caller win over both.
+def load_settings(**given: Any) -> Settings:
+    """Return the settings of the environment and the project's `.env`; fields `given` by the caller win over both.
 
     Raises:
-        ConfigurationError: a value is bad; one sentence for each, on a line of its own, without secrets.
+        ConfigurationError: a value is bad; one sentence per bad value, on a line of its own, without secrets.
     """
-    root = stated.pop("project_root", None) or project_root()
+    root = given.pop("project_root", None) or project_root()
     try:
-        return Settings(project_root=root, **stated)
+        return Settings(project_root=root, **given)
     except ValidationError as error:
-        # Defaults that follow from another variable are not known while that one is bad.
+        # A default that follows from another variable is unknown while that variable is bad.
         bad = [problem for problem in error.errors() if problem["type"] != "default_factory_not_called"]
         raise ConfigurationError("\n".join(map(_sentence, bad))) from None
     except (OSError, UnicodeDecodeError) as error:
@@ -231,13 +231,13 @@ def load_settings(**stated: Any) -> Settings:
 
 
 def project_root() -> Path:
-    """Return the project's folder: the stated one, else the one around the working directory or the package."""
-    stated = os.environ.get("MARKET_DATA_PROJECT_ROOT", "").strip()
-    return Path(stated).expanduser().resolve() if stated else project.find_project_root(Path.cwd().resolve())
+    """Return MARKET_DATA_PROJECT_ROOT, else the project's folder around the working directory or the package."""
+    named = os.environ.get("MARKET_DATA_PROJECT_ROOT", "").strip()
+    return Path(named).expanduser().resolve() if named else project.find_project_root(Path.cwd().resolve())
 
 
 def _sentence(problem: ErrorDetails) -> str:
-    """Return the sentence about one bad value: which variable, what is wrong with it, and a good one."""
+    """Return a sentence about a bad value: the variable, what is wrong with it, and an example."""
     name = str(problem["loc"][0])
     field = next(f for n, f in Settings.model_fields.items() if name in (n, f.validation_alias))
     cause = problem.get("ctx", {}).get("error", problem["msg"])

@@ -1,7 +1,7 @@
-"""From the text of one environment variable to its value.
+"""Parsers from the text of an environment variable to its value.
 
-Every function raises ValueError with words that complete the sentence "VARIABLE …"; they show the text that was
-given unless it may hold a secret. Keep out: names and defaults of variables (settings).
+Each raises ValueError with a message that completes the sentence "VARIABLE …"; it shows the given text unless that may
+hold a secret.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def instant(given: Any) -> datetime | None:
     except ValueError:
         raise ValueError(f"is {given!r}, which is not an ISO 8601 instant") from None
     if moment.tzinfo is None:
-        raise ValueError(f"is {given!r}, which lacks its offset from UTC")
+        raise ValueError(f"is {given!r}, which has no offset from UTC")
     return moment.astimezone(UTC)
 
 
@@ -78,7 +78,7 @@ def module(given: Any) -> str | None:
 
 
 def file_of_module(named: str | None, root: Path) -> str | None:
-    """Return a `.py` file's absolute path, relative ones starting at `root`; other names as they are."""
+    """Return the absolute path of a `.py` file, relative to `root` if need be; other names as they are."""
     if named is None or not named.endswith(".py"):
         return named
     file = root / Path(named).expanduser()
@@ -88,12 +88,12 @@ def file_of_module(named: str | None, root: Path) -> str | None:
 
 
 def api_key(given: Any) -> SecretStr | None:
-    """Return a key that can travel in a header."""
+    """Return a key that can be sent in a header."""
     if given is None:
         return None
     text = given.get_secret_value() if isinstance(given, SecretStr) else str(given)
     if not re.fullmatch(r"[!-~]+", text := text.strip()):
-        raise ValueError("holds a blank or a character that no key has (its value is not shown)")
+        raise ValueError("contains a blank or a character that no key has (its value is not shown)")
     return SecretStr(text)
 
 
@@ -110,7 +110,7 @@ def base_url(given: Any) -> str | None:
     if not usable:
         raise ValueError("is not an address that starts with https:// or http:// and names a host")
     if parts.query or parts.fragment or "@" in parts.netloc:
-        raise ValueError("must not hold a key, a login or anything after a ? (its value is not shown)")
+        raise ValueError("must not contain a key, a login or anything after a ? (its value is not shown)")
     return text.rstrip("/")
 
 
@@ -133,11 +133,11 @@ def database_url(given: Any) -> str:
 
 
 def alert_urls(given: Any) -> list[str]:
-    """Return comma-separated Apprise URLs; a comma inside one, as between two mail recipients, stays."""
+    """Return comma-separated Apprise URLs; a comma inside one, as between mail recipients, is part of it."""
     if isinstance(given, list):
         return given
     urls = [url.strip() for url in re.split(r"[,\s]+(?=[A-Za-z][A-Za-z0-9+.-]*://)", str(given).strip(", "))]
     for number, url in enumerate(urls, start=1):
         if "://" not in url:
-            raise ValueError(f"has no :// in its address number {number} (its value is not shown)")
+            raise ValueError(f"has no :// in address number {number} (its value is not shown)")
     return urls

@@ -1,7 +1,6 @@
-"""Where this project lies on disk, and the address and password of the PostgreSQL server that lies inside it.
+"""Where a project lies on disk, and the addresses and passwords of the PostgreSQL server inside it.
 
-Add here: paths and secrets that belong to one checkout. Keep out: reading the environment (settings) and
-starting the server (sandbox.postgres).
+Keep out: reading the environment (settings) and starting the server (runtime.postgres).
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from market_data_pipeline.domain.errors import ConfigurationError
 LOCATION: Final = "market_data_pipeline.definitions"  # the module; workspace.yaml gives the location its name
 ROLE: Final = "market_data"  # what the pipeline, the API and Dagster log in as
 OWNER: Final = "market_data_owner"  # what migrations log in as: it owns the relations of the market data
-# One database per kind of bars, so that made-up or recorded ones can never stand among a vendor's: our relations in the
+# One database per kind of bars, so that synthetic or recorded ones can never mix with a vendor's: our relations in the
 # first of each pair, Dagster's history of them in the second.
 DATABASES: Final = {
     "vendor": ("market_data", "dagster"),
@@ -31,8 +30,8 @@ PACKAGE: Final = Path(__file__).resolve().parent.parent
 INSTALL_PIPELINE: Final = "run `pip install 'market-data-pipeline[pipeline]'`, or `make install` in a checkout"
 DATABASE, DAGSTER_DATABASE = DATABASES["vendor"]
 DAGSTER_DATABASES: Final = dict(DATABASES.values())
-# Dagster writes times without a zone, in that of its connections, and reads them as UTC. A server has the zone of
-# the machine that it was made on, unless who connects names another; libpq reads this, and poolers let it pass.
+# Dagster writes times without a zone, in the zone of its connections, and reads them as UTC. A server has the zone of
+# the machine that it was created on unless a client names another; libpq reads this variable, and poolers pass it on.
 STORAGE_ZONE: Final = {"PGTZ": "UTC"}
 PORT: Final = 5432  # names the socket file only; written into URLs so that a PGPORT in the environment cannot change it
 
@@ -43,14 +42,14 @@ _ROOT_FILES: Final = ("workspace.yaml", "pyproject.toml")
 def find_project_root(start: Path) -> Path:
     """Return the nearest folder at or above `start` that is this project, else the folder above the package."""
     for folder in (start, *start.parents):
-        if any(_speaks_of_us(folder / name) for name in _ROOT_FILES):
+        if any(_names_the_package(folder / name) for name in _ROOT_FILES):
             return folder
     above = PACKAGE.parent
-    # An installed package lies in a folder that the next `pip install` may replace: no place for a database.
+    # The next `pip install` may replace the folder of an installed package: it is no place for a database.
     return start if above.name in {"site-packages", "dist-packages"} else above
 
 
-def _speaks_of_us(file: Path) -> bool:
+def _names_the_package(file: Path) -> bool:
     try:
         text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
@@ -59,7 +58,7 @@ def _speaks_of_us(file: Path) -> bool:
 
 
 def state_dir(root: Path) -> Path:
-    """Return the folder for what the project keeps while it runs; it need not exist yet."""
+    """Return the folder for the project's own files at run time; it need not exist yet."""
     return root / ".market-data"
 
 
@@ -67,14 +66,14 @@ def socket_dir(state: Path) -> Path:
     """Return the folder of the server's socket, the same one every time for the same project.
 
     It is in the state folder unless the socket's path would be longer than the kernel allows. The other place is
-    /tmp, not XDG_RUNTIME_DIR: that one differs between a login shell and cron, and vanishes at logout. Nobody can
-    create the name in /tmp before us, because it follows from the password.
+    /tmp, not XDG_RUNTIME_DIR: that one differs between a login shell and cron, and vanishes at logout. No other user
+    can create the name in /tmp first, because it follows from the password.
     """
     here = state / "run"
     if _fits_a_socket(here):
         return here
     name = hashlib.blake2b(os.fsencode(state), key=password(state).encode(), digest_size=8).hexdigest()
-    return Path("/tmp") / f"market-data-{name}"  # noqa: S108 - see above; the server checks who owns it
+    return Path("/tmp") / f"market-data-{name}"  # noqa: S108 - see above; the server checks its owner
 
 
 def _fits_a_socket(folder: Path) -> bool:
@@ -86,7 +85,7 @@ def _password_file(state: Path, role: str) -> Path:
 
 
 def password(state: Path, role: str = ROLE) -> str:
-    """Return a role's password, made at the first call and kept in a file that only its owner may read.
+    """Return a role's password, created at the first call and kept in a file that only its owner can read.
 
     Raises:
         ConfigurationError: the file cannot be read or written.
@@ -125,7 +124,7 @@ def local_url(state: Path, database: str = DATABASE, *, role: str = ROLE) -> str
 
 
 def is_local(url: str, state: Path) -> bool:
-    """Return True when `url` names the project's own server; nothing is made to find out."""
+    """Return True when `url` names the project's own server; no file is created to find out."""
     parts = urlsplit(url)
     if parts.hostname or not (_fits_a_socket(state / "run") or _password_file(state, ROLE).exists()):
         return False
