@@ -1,14 +1,10 @@
-"""Follow an answer's pages by `next_url`, which is a hint: path and query, never a host, a key or a smaller window.
+"""The vendor's REST API as the pipeline needs it: bars of an interval, splits, and one day of the whole market.
 
-Add here: faults of paging that somebody recorded. Keep out: attempts (calls) and what a page must look like (pages).
+Pages are followed to the last one; a failure on any of them fails the whole call, and nothing partial is returned.
+Every failure carries the cost until then as `.usage`.
 
-The vendor's API as the pipeline needs it: bars of an interval, splits, and one day of the whole market.
-
-Pages are followed to the last one; a failure on any of them is the failure of the whole, and nothing partial is
-returned. Whatever fails carries `.usage`, the cost until then.
-
-Add here: an endpoint. Keep out: attempts (calls), the next page (paging), the wire (transport), what a page must look
-like (pages, reference, market_day).
+Add here: an endpoint, or a paging fault that was recorded. Keep out: attempts (retry) and what an answer must look like
+(wire, reference).
 """
 
 from __future__ import annotations
@@ -20,17 +16,21 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Final, Generic, TypeVar
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final, TypeVar
 from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
+from market_data_pipeline.domain.bars import empty
 from market_data_pipeline.domain.calendar import calendar_for, from_us, to_us
 from market_data_pipeline.domain.counters import Counters, Tally
 from market_data_pipeline.domain.errors import DataError, PipelineError, UsageError
 from market_data_pipeline.domain.series import AssetClass, Tier, Timeframe, asset_class_of
 from market_data_pipeline.polygon.rate_limit import PRIORITIES
+from market_data_pipeline.polygon.reference import read_splits, without_duplicates
 from market_data_pipeline.polygon.request_windows import PAGE_LIMIT, SPLITS_PAGE
-from market_data_pipeline.polygon.retry import MAX_ATTEMPTS, Caller, Question
+from market_data_pipeline.polygon.retry import MAX_ATTEMPTS, Request, Sender
 from market_data_pipeline.polygon.transport import Limits, Transport
+from market_data_pipeline.polygon.wire import joined, read_bars, read_market_day
 
 if TYPE_CHECKING:
     from datetime import date
@@ -41,115 +41,17 @@ if TYPE_CHECKING:
     from market_data_pipeline.polygon.plans import Plan
     from market_data_pipeline.polygon.rate_limit import Limiter
     from market_data_pipeline.polygon.reference import SplitRow
-    from market_data_pipeline.polygon.wire import Rows
+    from market_data_pipeline.polygon.wire import Page, Rows
 
-
-# Pages of bars end by themselves, because every one must go on after the last; both caps are for a vendor gone mad.
+# Pages of bars end by themselves, because each must continue after the last; both caps guard against a broken vendor.
 PAGE_CAP: Final = 1_000  # a window of ten years of 5m bars has 50
-
 EMPTY_PAGE_CAP: Final = 10
 
-_R = TypeVar("_R")
-
-
-@dataclass(frozen=True, slots=True)
-class Page(Generic[_R]):
-    """One page: its rows, how many they are, and the vendor's address of the next page."""
-
-    rows: _R
-    count: int
-    next_url: str | None
-
-
-class Paging:
-    """Follows pages on one server.
-
-    Args:
-        caller: asks for each page.
-        base_path: the path that the server's address has itself, mostly none.
-    """
-
-    def __init__(self, caller: Caller, base_path: str = "") -> None:
-        self._caller = caller
-        self._base_path = base_path
-
-    def pages(
-        self,
-        question: Question,
-        read: Callable[[bytes], Page[_R]],
-        path: str,
-        again: Mapping[str, str],
-        tally: Tally,
-        left: Callable[[], tuple[int, int]] | None = None,
-    ) -> Iterator[Page[_R]]:
-        """Yield the pages in order, the first one being the answer to `question`.
-
-        Args:
-            question: what to ask.
-            read: decodes and checks a page.
-            path: what every page's path starts with.
-            again: parameters to send with every page, because the vendor's cursor was seen to lose them.
-            tally: every attempt is counted here.
-            left: the first and the last millisecond that are still to be read, where the path ends in a window of those
-                (`…/from/to`): a next page that leaves out some of them is asked for them all the same.
-
-        Raises:
-            DataError: a next page was read before or is something else, or the pages do not end.
-            PipelineError: as `Caller.ask`.
-        """
-        what = question.what
-        seen = {question.target}
-        empty = 0
-        for _ in range(PAGE_CAP):
-            page = self._caller.ask(question, read, tally)
-            yield page
-            if not page.next_url:
-                return
-            empty = 0 if page.count else empty + 1
-            if empty >= EMPTY_PAGE_CAP:
-                raise DataError(f"{what}: {empty} pages in a row are empty and name a next one.")
-            target = self._target(page.next_url, path, again, what, left() if left else None)
-            if target in seen:
-                raise DataError(f"{what}: the next page is one that was read before.")
-            seen.add(target)
-            question = question._replace(target=target)
-        raise DataError(f"{what}: no end after {PAGE_CAP} pages.")
-
-    def _target(
-        self, next_url: str, path: str, again: Mapping[str, str], what: str, left: tuple[int, int] | None
-    ) -> str:
-        """Return path and query of `next_url`, without a key and with the parameters `again`."""
-        try:
-            parts = urlsplit(next_url)
-        except ValueError:
-            raise DataError(f"{what}: next_url is not an address.") from None
-        target = parts.path.removeprefix(self._base_path)
-        if not unquote(target).startswith(unquote(path)):
-            raise DataError(f"{what}: next_url leads elsewhere, to {target[:100]!r}.")
-        if left is not None:
-            target = _widened(target, *left)
-        query = [
-            (name, value)
-            for name, value in parse_qsl(parts.query, keep_blank_values=True)
-            if name.lower().replace("_", "") != "apikey" and name not in again
-        ]
-        return f"{target}?{urlencode([*query, *again.items()])}"
-
-
-def _widened(target: str, first: int, last: int) -> str:
-    """Return a path that ends in `/from/to`, in ms, with bounds that leave out none of `first` to `last`."""
-    start, _, end = target.rpartition("/")
-    start, _, begin = start.rpartition("/")
-    if not (begin.isdigit() and end.isdigit() and int(begin) <= int(end)):
-        return target  # dates, or no window at all
-    return f"{start}/{min(int(begin), first)}/{max(int(end), last)}"
-
-
-__all__ = ["Fetched", "PolygonClient"]
-
 _RANGES: Final = {Timeframe.M5: "5/minute", Timeframe.D1: "1/day"}
-
 _STANDARD: Final = PRIORITIES[Tier.STANDARD]
+_SPAN_5M_US: Final = 300 * 10**6
+
+_R = TypeVar("_R")
 
 
 @dataclass(frozen=True)
@@ -165,7 +67,7 @@ class PolygonClient:
 
     Args:
         base_url: the server, such as https://api.polygon.io.
-        api_key: travels in the Authorization header only, and only to `base_url`.
+        api_key: sent in the Authorization header only, and only to `base_url`.
         limiter: decides when a request may be sent.
         plan: tells a 403 for bars older than its history from one for everything; None when unknown.
         limits: deadlines and sizes of one exchange.
@@ -193,8 +95,8 @@ class PolygonClient:
     ) -> None:
         self._limiter = limiter
         self._transport = Transport(base_url, api_key, limits)
-        self._caller = Caller(self._transport, limiter, max_attempts=max_attempts, sleep=sleep, uniform=uniform)
-        self._paging = Paging(self._caller, urlsplit(base_url).path.rstrip("/"))
+        self._sender = Sender(self._transport, limiter, max_attempts=max_attempts, sleep=sleep, uniform=uniform)
+        self._base_path = urlsplit(base_url).path.rstrip("/")  # of the server's address itself, mostly none
         self._plan = plan
         self._clock = clock
         self._lock = threading.Lock()
@@ -206,62 +108,58 @@ class PolygonClient:
 
     @property
     def usage(self) -> Counters:
-        """What all answers of this client have cost so far."""
+        """The cost of all answers of this client so far."""
         return self._usage
 
     def close(self) -> None:
-        """Close the connections of all threads, the limiter's too."""
+        """Close the connections of all threads, the limiter's too; the client can be used again."""
         self._transport.close()
         self._limiter.close()
 
     def bars(self, symbol: str, timeframe: Timeframe, interval: Interval, *, priority: int = _STANDARD) -> Fetched:
-        """Return the raw bars that start in `interval`, after the last page of them has come in.
+        """Return the raw bars that start in `interval`, once the last page has arrived.
 
-        A bar in progress is among them when the interval reaches beyond now: the vendor does not mark it, so end the
-        interval at the last bar that is over. An empty interval costs nothing.
+        A bar in progress is among them if the interval reaches beyond now: the vendor does not mark it, so end the
+        interval at the last finished bar. An empty interval costs nothing.
 
         Args:
             symbol: the vendor's ticker.
             timeframe: `5m` or `1d`.
             interval: half-open UTC, both ends on the grid (day bars: at local midnight), because the vendor widens
                 others to the grid.
-            priority: whose turn comes first, see `limiter.PRIORITIES`.
+            priority: place in the rate limit queue, see `rate_limit.PRIORITIES`.
 
         Raises:
             TransientError: no answer after the last attempt; RateLimitedError when it was refused for the rate.
             VendorRequestError: the request is refused (400, 404, older than the plan's history).
             VendorRefusedError: the key or the plan is refused.
             DataError: the answer cannot be trusted.
-            UsageError: the timeframe is not fetched, or the interval not on its grid.
+            UsageError: the timeframe is not fetched, or the interval is not on its grid.
         """
-        from market_data_pipeline.domain import bars as bar_frames
-        from market_data_pipeline.polygon import wire as pages
-
         with self._counted() as tally:
             _check_grid(symbol, timeframe, interval)
             if interval.end <= interval.start:
-                return Fetched(bar_frames.empty(), tally.counters)
+                return Fetched(empty(), tally.counters)
             first, last = to_us(interval.start) // 1000, to_us(interval.end) // 1000 - 1
             path = f"/v2/aggs/ticker/{quote(symbol, safe=':')}/range/{_RANGES[timeframe]}/"
-            target = f"{path}{first}/{last}?adjusted=false&sort=asc&limit={PAGE_LIMIT}"
             what = f"{symbol} {timeframe} from {interval.start:%Y-%m-%d %H:%M} to {interval.end:%Y-%m-%d %H:%M} UTC"
-            question = Question(target, what, priority, self._beyond_history(interval.end))
+            target = f"{path}{first}/{last}?adjusted=false&sort=asc&limit={PAGE_LIMIT}"
             after: int | None = None
 
             def read(body: bytes) -> Page[Rows]:
-                rows = pages.read_bars(body, symbol, timeframe, interval, after)
-                return Page(rows, len(rows.ts_us), rows.next_url)
+                return read_bars(body, symbol, timeframe, interval, after)
 
-            def left() -> tuple[int, int]:
+            def remaining() -> tuple[int, int]:
                 return (first if after is None else _following_ms(symbol, timeframe, after)), last
 
-            held = []
-            for page in self._paging.pages(question, read, path, {"adjusted": "false"}, tally, left):
+            rows = []
+            request = Request(target, what, priority, self._beyond_history(interval.end))
+            for page in self._pages(request, read, tally, path, {"adjusted": "false"}, remaining):
                 tally.counters += Counters(pages=1)
                 if page.count:
-                    held.append(page.rows)
+                    rows.append(page.rows)
                     after = int(page.rows.ts_us[-1])
-            return Fetched(pages.joined(held), tally.counters)
+            return Fetched(joined(rows), tally.counters)
 
     def splits(
         self,
@@ -273,50 +171,98 @@ class PolygonClient:
     ) -> tuple[SplitRow, ...]:
         """Return all tickers' splits executed on `since` or later, future ones too, by day and ticker.
 
-        A row that cannot be read is an error only when it is of a ticker that is `followed` (None for all), or of one
-        that it does not tell. Into `unreadable`, if given, goes what is wrong with it instead (`reference`).
+        For `followed` and `unreadable` see `reference.read_splits`.
 
         Raises:
             PipelineError: as `bars`.
         """
-        from market_data_pipeline.polygon import reference
-
         path = "/v3/reference/splits"
         target = f"{path}?execution_date.gte={since}&limit={SPLITS_PAGE}&order=asc&sort=execution_date"
-
-        def read(body: bytes) -> Page[tuple[SplitRow, ...]]:
-            rows, next_url = reference.read_splits(body, since, followed, unreadable)
-            return Page(rows, len(rows), next_url)
-
         with self._counted() as tally:
-            question = Question(target, f"splits since {since}", priority)
-            every = [split for page in self._paging.pages(question, read, path, {}, tally) for split in page.rows]
-            return reference.without_duplicates(every)
+            request = Request(target, f"splits since {since}", priority)
+            pages = self._pages(request, lambda body: read_splits(body, since, followed, unreadable), tally, path)
+            return without_duplicates(split for page in pages for split in page.rows)
 
     def grouped_daily(self, day: date, *, priority: int = _STANDARD) -> Fetched:
         """Return the day bars of all US stocks, in one request: a bar frame with a column `symbol` in front.
 
-        Every `ts` is 00:00 New York of `day`, as `bars` has it, where the vendor stamps the close. A row whose values
+        Every `ts` is 00:00 New York of `day`, as in `bars`, where the vendor stamps the close. A row whose values
         contradict each other is left out with a warning. No rows on a day without a session.
 
         Raises:
             PipelineError: as `bars`.
         """
-        from market_data_pipeline.polygon.wire import read_market_day
-
         target = f"/v2/aggs/grouped/locale/us/market/stocks/{day}?adjusted=false"
         midnight = calendar_for(AssetClass.US_EQUITY).midnight(day)
-        question = Question(target, f"US stocks on {day}", priority, self._beyond_history(midnight))
+        request = Request(target, f"US stocks on {day}", priority, self._beyond_history(midnight))
         with self._counted() as tally:
-            frame = self._caller.ask(question, lambda body: read_market_day(body, day), tally)
+            frame = self._sender.send(request, lambda body: read_market_day(body, day), tally)
             return Fetched(frame, tally.counters)
+
+    def _pages(
+        self,
+        request: Request,
+        read: Callable[[bytes], Page[_R]],
+        tally: Tally,
+        path: str,
+        repeated: Mapping[str, str] = MappingProxyType({}),
+        remaining: Callable[[], tuple[int, int]] | None = None,
+    ) -> Iterator[Page[_R]]:
+        """Yield the pages in order, the first one being the answer to `request`.
+
+        The vendor's `next_url` is only a hint: of it path and query are used, never its host or a key.
+
+        Args:
+            request: the first page's.
+            read: decodes and checks a page.
+            tally: every attempt is counted here.
+            path: what every page's path starts with.
+            repeated: parameters to send with every page, because the vendor's cursor was seen to lose them.
+            remaining: the first and the last millisecond still to be read, where the path ends in such a window
+                (`…/from/to`): it is widened if the next page's leaves out some of them.
+
+        Raises:
+            DataError: a next page was read before or is something else, or the pages do not end.
+            PipelineError: as `Sender.send`.
+        """
+        what = request.what
+        seen = {request.target}
+        empty_pages = 0
+        for _ in range(PAGE_CAP):
+            page = self._sender.send(request, read, tally)
+            yield page
+            if not page.next_url:
+                return
+            empty_pages = 0 if page.count else empty_pages + 1
+            if empty_pages >= EMPTY_PAGE_CAP:
+                raise DataError(f"{what}: {empty_pages} pages in a row are empty and name a next one.")
+            try:
+                parts = urlsplit(page.next_url)
+            except ValueError:
+                raise DataError(f"{what}: next_url is not an address.") from None
+            target = parts.path.removeprefix(self._base_path)
+            if not unquote(target).startswith(unquote(path)):
+                raise DataError(f"{what}: next_url leads elsewhere, to {target[:100]!r}.")
+            if remaining is not None:
+                target = _widened(target, *remaining())
+            query = [
+                (name, value)
+                for name, value in parse_qsl(parts.query, keep_blank_values=True)
+                if name.lower().replace("_", "") != "apikey" and name not in repeated
+            ]
+            target = f"{target}?{urlencode([*query, *repeated.items()])}"
+            if target in seen:
+                raise DataError(f"{what}: the next page is one that was read before.")
+            seen.add(target)
+            request = request._replace(target=target)
+        raise DataError(f"{what}: no end after {PAGE_CAP} pages.")
 
     def _beyond_history(self, end: datetime) -> bool:
         return self._plan is not None and self._plan.history is not None and end <= self._clock() - self._plan.history
 
     @contextmanager
     def _counted(self) -> Iterator[Tally]:
-        """Count one call's cost, and let a failure carry it; its text passes a last check for the key."""
+        """Count the cost of one call; a failure carries it, and its message is checked once more for the key."""
         tally = Tally()
         try:
             with tally.fetching():
@@ -331,7 +277,7 @@ class PolygonClient:
 
 
 def _following_ms(symbol: str, timeframe: Timeframe, start_us: int) -> int:
-    """Return where the grid goes on after the bar that starts at `start_us`, in ms."""
+    """Return the start of the next bar on the grid after the one that starts at `start_us`, in ms."""
     if timeframe is not Timeframe.D1:
         return start_us // 1000 + timeframe.minutes * 60_000
     calendar = calendar_for(asset_class_of(symbol))
@@ -346,6 +292,15 @@ def _check_grid(symbol: str, timeframe: Timeframe, interval: Interval) -> None:
         if timeframe is Timeframe.D1:
             on_grid = end == calendar.midnight(calendar.session_date(end))
         else:
-            on_grid = to_us(end) % (300 * 10**6) == 0
+            on_grid = to_us(end) % _SPAN_5M_US == 0
         if not on_grid:
             raise UsageError(f"{end.isoformat()} is not on the grid of {timeframe} bars of {symbol}.")
+
+
+def _widened(target: str, first: int, last: int) -> str:
+    """Return a path that ends in `/from/to`, in ms, with bounds that leave out none of `first` to `last`."""
+    start, _, end = target.rpartition("/")
+    start, _, begin = start.rpartition("/")
+    if not (begin.isdigit() and end.isdigit() and int(begin) <= int(end)):
+        return target  # dates, or no window at all
+    return f"{start}/{min(int(begin), first)}/{max(int(end), last)}"

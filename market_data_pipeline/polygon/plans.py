@@ -1,7 +1,4 @@
-"""What each of the vendor's plans allows: calls a minute, how late data comes, how far back it reaches.
-
-Add here: a plan, or a property of one. Keep out: waiting for a turn (limiter) and counting requests (windows).
-"""
+"""What each of the vendor's plans allows: calls a minute, how late data comes, how far back it reaches."""
 
 from __future__ import annotations
 
@@ -28,7 +25,7 @@ class Plan:
         name: as `POLYGON_PLAN` spells it.
         calls_per_minute: None when unlimited; the vendor then asks to stay under 100 a second.
         delay: from a bar's end to its publication.
-        end_of_day: bars of a day come only after the day is over.
+        end_of_day: bars of a day are published only after the day is over.
         history: how far back from now the vendor answers, None for all it has.
     """
 
@@ -39,7 +36,7 @@ class Plan:
     history: timedelta | None
 
     def limited_to(self, calls_per_minute: int | None) -> Plan:
-        """Return this plan with the limit that `POLYGON_CALLS_PER_MINUTE` asks for: 0 lifts it, None keeps it."""
+        """Return this plan with the limit of `POLYGON_CALLS_PER_MINUTE`: 0 lifts it, None keeps the plan's."""
         return self if calls_per_minute is None else replace(self, calls_per_minute=calls_per_minute or None)
 
 
@@ -61,10 +58,10 @@ def plan_named(name: str) -> Plan:
     """Return the plan called `name`.
 
     Raises:
-        ConfigurationError: there is none; the sentence lists the known ones.
+        ConfigurationError: there is none; the message lists the known ones.
     """
     if name not in PLANS:
-        raise ConfigurationError(f"POLYGON_PLAN is {name!r}, which is no plan; known are {', '.join(PLANS)}.")
+        raise ConfigurationError(f"POLYGON_PLAN is {name!r}, which is not a plan; known plans are {', '.join(PLANS)}.")
     return PLANS[name]
 
 

@@ -1,7 +1,4 @@
-"""Decode the vendor's list of splits.
-
-Add here: reference data that is not bars. Keep out: what splits do to prices (domain.splits).
-"""
+"""Decode the vendor's list of splits; other reference data that is not bars belongs here too."""
 
 from __future__ import annotations
 
@@ -14,7 +11,7 @@ import msgspec
 
 from market_data_pipeline.domain.adjustments import NO_TICKER
 from market_data_pipeline.domain.errors import DataError
-from market_data_pipeline.polygon.wire import Envelope, decode, in_words
+from market_data_pipeline.polygon.wire import Envelope, Page, decode, in_words
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
@@ -57,33 +54,33 @@ _SAME_SPLIT: Final = timedelta(days=4)
 
 def read_splits(
     body: bytes, since: date, followed: Collection[str] | None = None, unreadable: dict[str, str] | None = None
-) -> tuple[tuple[SplitRow, ...], str | None]:
-    """Return the splits of one page that were executed on `since` or later, and the address of the next page.
+) -> Page[tuple[SplitRow, ...]]:
+    """Return the splits of one page that were executed on `since` or later.
 
-    A row that cannot be read is left out with a warning when it is another ticker's than those `followed`: the whole
-    market's list is not to wait for a stranger's.
+    A row that cannot be read is left out with a warning if its ticker is not `followed`: one ticker's bad row must not
+    hold up the whole market's list.
 
     Args:
         body: the unpacked answer.
-        since: the first date asked for; earlier splits touch no bar that is wanted.
+        since: the first requested date; earlier splits do not affect any stored bar.
         followed: the tickers whose splits matter; None for all.
-        unreadable: takes in what is wrong with the row of a ticker that matters, by ticker, and under `NO_TICKER` with
-            one that tells none; None to raise that.
+        unreadable: receives, by ticker, what is wrong with a row of a ticker that matters, and under `NO_TICKER` with a
+            row without a ticker; None to raise it instead.
 
     Raises:
         TransientError: the body is not JSON.
-        DataError: a row that matters is malformed, or its ratio is none, and there is nowhere to say so.
+        DataError: a row that matters is malformed or has an impossible ratio, and `unreadable` is None.
         RefusedInBodyError: its status is not a success.
     """
     page = decode(_PAGE, body, "splits", "row")
-    rows, strangers = [], []
+    rows, left_out = [], []
     for i, raw in enumerate(page.results or ()):
         try:
             row = _read_row(raw, f"splits, row {i}")
         except DataError as error:
             ticker = _ticker_of(raw)
             if followed is not None and ticker != NO_TICKER and ticker not in followed:
-                strangers.append(str(error))
+                left_out.append(str(error))
                 continue
             if unreadable is None:
                 raise
@@ -92,9 +89,9 @@ def read_splits(
             continue
         if row.execution_date >= since:
             rows.append(row)
-    if strangers:
-        _log.warning("Left out %d splits of tickers that nobody follows, such as: %s", len(strangers), strangers[0])
-    return tuple(rows), page.next_url
+    if left_out:
+        _log.warning("Left out %d splits of tickers that are not followed, such as: %s", len(left_out), left_out[0])
+    return Page(tuple(rows), len(rows), page.next_url)
 
 
 def _read_row(raw: msgspec.Raw, where: str) -> SplitRow:
@@ -108,7 +105,7 @@ def _read_row(raw: msgspec.Raw, where: str) -> SplitRow:
             raise DataError(f"{where}, field ticker: it is empty.")
         for name, shares in (("split_from", row.split_from), ("split_to", row.split_to)):
             if not (math.isfinite(shares) and shares > 0):
-                raise DataError(f"{where} ({row.ticker}), field {name}: {shares} is no number of shares.")
+                raise DataError(f"{where} ({row.ticker}), field {name}: {shares} is not a number of shares.")
         return SplitRow(row.ticker, row.execution_date, row.split_from, row.split_to)
     raise failure
 
@@ -123,9 +120,9 @@ def _ticker_of(raw: msgspec.Raw) -> str:
 def without_duplicates(splits: Iterable[SplitRow]) -> tuple[SplitRow, ...]:
     """Return every split once, by day and ticker.
 
-    The vendor lists some splits twice. Of two on one day with different ratios the later in the list stands, with a
-    warning: the whole market's splits are not to wait for one ticker's. Of two in the same ratio a few days apart the
-    one with the later date stands, with a warning: the earlier one is when it was decided, after the close.
+    The vendor lists some splits twice. Of two on one day with different ratios the later in the list is kept, with a
+    warning: one ticker must not hold up the whole market's splits. Of two with the same ratio a few days apart the one
+    with the later date is kept, with a warning: the earlier date is that of the decision, after the close.
     """
     kept: dict[tuple[str, date], SplitRow] = {}
     for split in splits:

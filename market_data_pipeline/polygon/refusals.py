@@ -2,19 +2,17 @@
 
 | answer | failure |
 |---|---|
-| 408, 5xx, a status nobody knows | TransientError: asked again |
-| 429 | RateLimitedError: everybody pauses, then it is asked again |
+| 408, 5xx | TransientError: retried |
+| 429 | RateLimitedError: all senders pause, then it is retried |
 | 400, 404, other 4xx, a redirect | VendorRequestError: this request is wrong, others are not |
 | 401 | VendorRefusedError: the key is refused, the run stops |
 | 403 for bars that the plan's history or delay excludes | VendorRequestError |
 | any other 403 | VendorRefusedError: the plan is refused, the run stops |
 
-A refusal inside HTTP 200 counts as the status it stands for. The vendor uses one status for "this range is not in your
-plan" and "nothing is": they are told apart by the requested interval (wholly older than the configured plan's history)
-and, where the configuration says more than the plan holds, by the vendor's sentence, which then speaks of the
-data's timeframe, or of the day's end that the plan has to wait for.
-
-Add here: a refusal that somebody recorded. Keep out: retrying (client).
+A refusal inside HTTP 200 counts as the status it stands for. The vendor uses 403 both for "this range is not in your
+plan" and for "nothing is". The requested interval tells them apart (wholly older than the configured plan's history),
+or, where the configured plan is larger than the real one, the vendor's message, which then mentions the data's
+timeframe or the end of the day.
 """
 
 from __future__ import annotations
@@ -49,7 +47,7 @@ _IN_STATUS: Final = {"NOT_AUTHORIZED": 403, "NOT_FOUND": 404, "ERROR": 400}
 
 
 class RefusedInBodyError(Exception):
-    """An answer with HTTP 200 whose `status` is a refusal; the client turns it into what it stands for."""
+    """An answer with HTTP 200 whose `status` is a refusal; `retry` turns it into the failure it stands for."""
 
     def __init__(self, status: str, text: str) -> None:
         super().__init__(f"{status}: {text}")
@@ -74,7 +72,7 @@ _REFUSAL: Final = msgspec.json.Decoder(_Refusal)
 
 
 def text_of(answer: Answer) -> str:
-    """Return the vendor's sentence in a refusal, "" when the body is empty or not the vendor's JSON."""
+    """Return the vendor's message in a refusal, "" when the body is empty or not the vendor's JSON."""
     try:
         refusal = _REFUSAL.decode(answer.body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -87,9 +85,9 @@ def failure(code: int, text: str, what: str, *, beyond_history: bool) -> Pipelin
 
     Args:
         code: the status, or the one that a refusal inside HTTP 200 stands for.
-        text: the vendor's sentence, free of secrets; "" when it gave none.
+        text: the vendor's message, free of secrets; "" when there is none.
         what: the request in words.
-        beyond_history: the whole interval asked for is older than the plan's history.
+        beyond_history: the whole requested interval is older than the plan's history.
     """
     said = f"HTTP {code}: {_one_line(text)}" if text else f"HTTP {code}"
     if code == 401:
@@ -99,7 +97,7 @@ def failure(code: int, text: str, what: str, *, beyond_history: bool) -> Pipelin
     if code == 403:
         if _TOO_EARLY.search(text):
             return VendorRequestError(
-                f"{what}: not in the plan yet ({said}). It is asked for again by a later run; if that does not help, "
+                f"{what}: not in the plan yet ({said}). A later run requests it again; if that does not help, "
                 "check POLYGON_PLAN: the key's plan gives a day only after its end."
             )
         if beyond_history or _OUTSIDE_PLAN.search(text):
@@ -113,10 +111,10 @@ def failure(code: int, text: str, what: str, *, beyond_history: bool) -> Pipelin
         return TransientError(f"{what}: the vendor failed ({said}).")
     if 300 <= code < 400:
         return VendorRequestError(
-            f"{what}: the server sends us elsewhere ({said}), where the key must not go. Correct POLYGON_BASE_URL."
+            f"{what}: the server redirects elsewhere ({said}), where the key must not go. Correct POLYGON_BASE_URL."
         )
     if 200 <= code < 300:
-        return DataError(f"{what}: a success without an answer ({said}).")
+        return DataError(f"{what}: a success status without an answer ({said}).")
     return VendorRequestError(f"{what}: the vendor refuses the request ({said}).")
 
 

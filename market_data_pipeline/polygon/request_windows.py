@@ -1,7 +1,6 @@
 """Which requests cover the missing sessions of one series, and how many pages they take.
 
-Add here: how the vendor counts (base bars, page limit). Keep out: sending anything (client), what is missing
-(ingest.demand), and the clock.
+The vendor counts base bars: minutes for every intraday timeframe, days for day bars.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
 PAGE_LIMIT: Final = 50_000  # base bars per page, the vendor's maximum (API reference, 2026-10)
 SPLITS_PAGE: Final = 1_000  # splits per page, the same
 
-# A longer window is cut between sessions, so that a history is taken in part by part and a run's memory does not grow
+# A longer window is cut between sessions, so that a history is stored part by part and a run's memory does not grow
 # with its length. Five full pages: a year of a US equity, 253 sessions of 960 minutes, is one part.
 PART_BASE_BARS: Final = 5 * PAGE_LIMIT
 
@@ -30,23 +29,22 @@ _MINUTE: Final = timedelta(minutes=1)
 
 
 class Window(NamedTuple):
-    """One interval to ask for, in one request and the pages that follow it.
+    """One interval to request, with the pages that follow.
 
     Attributes:
         interval: half-open UTC, on the timeframe's grid.
         timeframe: a fetched one.
-        expected_calls: pages that the vendor will cut it into if every minute has a trade: an upper bound.
-        base_bars: minutes of extended sessions in it (for day bars: sessions), of which pages hold `PAGE_LIMIT`.
+        base_bars: minutes of extended sessions in it (for day bars: sessions), of which pages hold `PAGE_LIMIT`; as
+            many as the vendor has if every minute has a trade.
     """
 
     interval: Interval
     timeframe: Timeframe
-    expected_calls: int
     base_bars: int
 
 
 class _Run(NamedTuple):
-    """Missing sessions without a trading day between them, and the base bars of what lies before the run."""
+    """Missing sessions without a session between them that is not missing."""
 
     interval: Interval
     base_bars: int
@@ -56,8 +54,8 @@ class _Run(NamedTuple):
 def windows(missing: Sequence[Session], timeframe: Timeframe, page_limit: int = PAGE_LIMIT) -> tuple[Window, ...]:
     """Return the fewest requests that cover `missing`, ascending and disjoint.
 
-    Sessions apart are asked for in one window when what lies between costs no more pages than asking twice; the answer
-    then holds sessions that were not missing.
+    Sessions with others between them share a window when that costs no more pages than two requests; the answer then
+    holds sessions that were not missing.
 
     Args:
         missing: sessions of one calendar to cover, ascending, each once.
@@ -86,18 +84,18 @@ def windows(missing: Sequence[Session], timeframe: Timeframe, page_limit: int = 
         j = best[i][2]
         base_bars = sum(run.gap + run.base_bars for run in runs[i:j]) - runs[i].gap
         interval = Interval(runs[i].interval.start, runs[j - 1].interval.end)
-        made.append(Window(interval, timeframe, pages_of(base_bars, page_limit), base_bars))
+        made.append(Window(interval, timeframe, base_bars))
         i = j
     return tuple(made)
 
 
 def parts(window: Window, sessions: Sequence[Session], most: int) -> tuple[Window, ...]:
-    """Return a 5m window cut between sessions into parts of at most `most` base bars; a small one as it is.
+    """Return a 5m window cut between sessions into parts of at most `most` base bars, a smaller one as it is.
 
     Args:
         window: one that `windows` made.
         sessions: all that lie in it, ascending.
-        most: base bars of a part, at least those of a session.
+        most: base bars of a part, not fewer than those of a session.
     """
     if window.base_bars <= most:
         return (window,)
@@ -108,7 +106,7 @@ def parts(window: Window, sessions: Sequence[Session], most: int) -> tuple[Windo
         total += count
         if at + 1 == len(bars) or total + bars[at + 1] > most:
             interval = Interval(sessions[start].start, sessions[at].end)
-            made.append(Window(interval, window.timeframe, pages_of(total, PAGE_LIMIT), total))
+            made.append(Window(interval, window.timeframe, total))
             start, total = at + 1, 0
     return tuple(made)
 

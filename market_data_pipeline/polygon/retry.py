@@ -1,15 +1,12 @@
-"""One question to the vendor, asked until it is answered or refused for good.
+"""One request to the vendor, sent until it is answered or finally refused.
 
-Each attempt waits for its turn and is counted. Transient failures are met with up to `max_attempts` attempts and
-exponential backoff with full jitter: before attempt n + 1 a uniformly random time of up to 2**(n-1) seconds, at most
-300, and at least what Retry-After says. An answer 429 makes everybody pause for that time; one that does not say for
-how long, for a time that grows until the vendor's minute has passed (`RATE_FLOORS_SECONDS`).
+Each attempt waits for the rate limit and is counted. Transient failures are retried, up to `max_attempts` attempts with
+exponential backoff and full jitter: before attempt n + 1 a uniformly random time of up to 2**(n-1) seconds, at most
+300, and at least what Retry-After says. An answer 429 pauses all senders for that time; without a Retry-After, for a
+time that grows until the vendor's minute has passed (`RATE_FLOORS_SECONDS`).
 
-A vendor to which no connection can be made is tried by connecting alone, which takes no turn, and is left in peace once
-`CUT_OFF_AFTER` questions in a row have met that.
-
-Add here: what holds for every attempt. Keep out: which questions there are (client), what an answer means
-(refusals).
+While no connection to the vendor can be made, attempts only connect, which uses no call of the rate limit, and once
+`CUT_OFF_AFTER` requests in a row have failed so, the run stops.
 """
 
 from __future__ import annotations
@@ -50,20 +47,20 @@ _log = logging.getLogger(__name__)
 MAX_ATTEMPTS: Final = 5
 _FIRST_BACKOFF_SECONDS: Final = 1.0
 
-# The least pause after the first, second, third and fourth answer 429 to a question that has no Retry-After. The vendor
-# counts calls by the minute, so the last of five attempts must come more than a minute after the first: then a key that
-# has five calls a minute gets through even where the plan is configured as unlimited.
+# The least pause after the first, second, third and fourth answer 429 without a Retry-After. The vendor counts calls by
+# the minute, so the last of five attempts must come more than a minute after the first: then a key with five calls a
+# minute gets through even where the plan is configured as unlimited.
 RATE_FLOORS_SECONDS: Final = (0.0, 8.0, 20.0, 36.0)
 
-# Five attempts at a question last 7 s on average, and a run asks three at a time: shorter trouble does not end it, a
-# wrong address or a dead line does so within half a minute, whatever the number of symbols.
+# Five attempts at a request last 7 s on average, and a run sends three at a time: a shorter outage does not stop it, a
+# wrong address or a dead line does within half a minute, whatever the number of symbols.
 CUT_OFF_AFTER: Final = 6
 
 _T = TypeVar("_T")
 
 
-class Question(NamedTuple):
-    """What is asked: `target` is path and query, `what` says it in words; for the rest see `refusals.failure`."""
+class Request(NamedTuple):
+    """A GET request: `target` is path and query, `what` names it in messages; for the rest see `refusals.failure`."""
 
     target: str
     what: str
@@ -71,13 +68,13 @@ class Question(NamedTuple):
     beyond_history: bool = False
 
 
-class Caller:
-    """Asks questions over one transport.
+class Sender:
+    """Sends requests over one transport.
 
     Args:
         transport: the wire.
         limiter: decides when a request may be sent.
-        max_attempts: attempts per question, the first included.
+        max_attempts: attempts per request, the first included.
         sleep: waits between attempts.
         uniform: a random number between two.
     """
@@ -97,35 +94,35 @@ class Caller:
         self._sleep = sleep
         self._uniform = uniform
         self._lock = threading.Lock()
-        self._unreachable = 0  # questions in a row that met no vendor
+        self._unreachable = 0  # requests in a row that made no connection
 
-    def ask(self, question: Question, read: Callable[[bytes], _T], tally: Tally) -> _T:
-        """Return what `read` makes of the answer's body.
+    def send(self, request: Request, read: Callable[[bytes], _T], tally: Tally) -> _T:
+        """Return what `read` returns for the answer's body.
 
         Args:
-            question: what to ask.
-            read: decodes and checks; a TransientError of its is met with another attempt.
+            request: what to send.
+            read: decodes and checks; its TransientError is retried.
             tally: every attempt is counted here.
 
         Raises:
-            TransientError: the last attempt failed as the others did; RateLimitedError when that was for the rate,
+            TransientError: the last attempt failed, too; RateLimitedError when it was refused for the rate,
                 VendorUnreachableError when no connection could be made.
             PipelineError: of the class that `refusals` and `read` decide, at once.
         """
         delay = 0.0
-        unexplained = 0  # answers 429 that do not say when to come again
+        unexplained = 0  # answers 429 without a Retry-After
         reached = not self._unreachable
 
         def attempt(number: int) -> _T:
             nonlocal delay, reached, unexplained
             delay = self._uniform(0.0, min(MAX_PAUSE_SECONDS, _FIRST_BACKOFF_SECONDS * 2 ** (number - 1)))
             if not reached:
-                self._transport.connect(question.what)
+                self._transport.connect(request.what)
                 reached = True
-            self._limiter.acquire(question.priority)
+            self._limiter.acquire(request.priority)
             tally.counters += Counters(requests=1)
             try:
-                answer = self._transport.get(question.target, question.what)
+                answer = self._transport.get(request.target, request.what)
             except VendorUnreachableError:
                 reached = False
                 raise
@@ -140,13 +137,13 @@ class Caller:
             else:
                 text = refusals.text_of(answer)
             text = self._transport.redacted(text)
-            failure = refusals.failure(code, text, question.what, beyond_history=question.beyond_history)
-            asked_for = retry_after(answer.headers)
+            failure = refusals.failure(code, text, request.what, beyond_history=request.beyond_history)
+            requested = retry_after(answer.headers)
             if isinstance(failure, TransientError):
-                delay = max(delay, asked_for)
+                delay = max(delay, requested)
             if isinstance(failure, RateLimitedError):
                 tally.counters += Counters(rate_limited=1)
-                if not asked_for:
+                if not requested:
                     delay = max(delay, RATE_FLOORS_SECONDS[min(unexplained, len(RATE_FLOORS_SECONDS) - 1)])
                     unexplained += 1
                 self._limiter.pause(delay)
@@ -160,7 +157,7 @@ class Caller:
 
         retrying = Retrying(
             stop=stop_after_attempt(self._max_attempts),
-            retry=retry_if_exception(_may_pass),
+            retry=retry_if_exception(_is_retried),
             wait=lambda _: delay,
             sleep=self._sleep,
             before_sleep=announce,
@@ -171,7 +168,7 @@ class Caller:
                 with trial:
                     return attempt(trial.retry_state.attempt_number)
         except PipelineError as error:
-            if _may_pass(error) and self._max_attempts > 1:
+            if _is_retried(error) and self._max_attempts > 1:
                 error.args = (f"{error} Given up after {self._max_attempts} attempts.",)
             if isinstance(error, VendorUnreachableError):
                 with self._lock:
@@ -182,9 +179,9 @@ class Caller:
 
 
 def retry_after(headers: Mapping[str, str]) -> float:
-    """Return the seconds that a Retry-After header asks for, from 0 to `MAX_PAUSE_SECONDS`; 0 without a readable one.
+    """Return the seconds that a Retry-After header requests, from 0 to `MAX_PAUSE_SECONDS`; 0 without a readable one.
 
-    A date is read against the answer's own Date header, so that a wrong clock on this machine does no harm.
+    A date is compared with the answer's own Date header, so that a wrong clock on this machine does no harm.
     """
     given = headers.get("Retry-After", "").strip()
     if given.isascii() and given.replace(".", "", 1).isdigit():
@@ -204,6 +201,6 @@ def _instant(text: str) -> datetime | None:
     return instant if instant.tzinfo else instant.replace(tzinfo=UTC)
 
 
-def _may_pass(error: BaseException) -> bool:
-    """Say whether another attempt is right: not when our own database is what failed."""
+def _is_retried(error: BaseException) -> bool:
+    """Return whether to retry: not when our own database failed."""
     return isinstance(error, TransientError) and not error.stops_run

@@ -1,20 +1,10 @@
-"""How an HTTP exchange breaks, in our words: the exceptions' own may quote the request, and so the key.
+"""One HTTP exchange with the vendor: the key, the deadlines and the size, but not what the answer means.
 
-Add here: a way to break that deserves a sentence of its own. Keep out: which class of failure it is (transport).
+The key is sent in the Authorization header to the configured host and nowhere else: redirects are not followed, and no
+exception of `requests` leaves this module, because each holds the request, and its message may quote it.
 
-A total deadline for an HTTP exchange, which `requests` does not have.
-
-Its read timeout starts anew with every byte, so a server that drips, in the header or in the body, never meets it. Here
-a timer shuts the exchange's socket down, whatever the thread that waits on it is doing.
-
-Add here: what has to reach below `requests` to end an exchange. Keep out: everything else about it (transport).
-
-One HTTP exchange with the vendor: the key, the deadlines, the size, and nothing of the answer's meaning.
-
-The key travels in the Authorization header to the configured host and nowhere else: redirects are not followed, and no
-exception of `requests` leaves this module, because each drags along the request that holds the key.
-
-Add here: what the wire needs. Keep out: what a status or a body means (refusals, pages).
+`requests` has no total deadline: its read timeout starts again with every byte, so a server that drips bytes never
+exceeds it. Here a timer shuts the exchange's socket down, whatever the thread that waits on it is doing.
 """
 
 from __future__ import annotations
@@ -52,23 +42,27 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
+OK: Final = 200
+_CHUNK: Final = 1 << 16
+_SHORTEST_SECRET: Final = 8  # the vendor's keys have 32 characters
+_GZIP: Final = zlib.MAX_WBITS | 16
 # What requests, the libraries below it and the socket raise when an exchange breaks.
-BROKEN: Final = (requests.RequestException, urllib3.exceptions.HTTPError, HTTPException, OSError, zlib.error)
+_BROKEN: Final = (requests.RequestException, urllib3.exceptions.HTTPError, HTTPException, OSError, zlib.error)
 
 
-def unmade(error: BaseException) -> str | None:
-    """Return why no connection was made, None when one was and broke."""
+def _unconnected(error: BaseException) -> str | None:
+    """Return why no connection was made, None when one was made and broke."""
     if isinstance(error, requests.exceptions.ProxyError) or not isinstance(error, requests.ConnectionError):
         return None
     wrapped = error.args[0] if error.args else None
     inner = wrapped.reason if isinstance(wrapped, urllib3.exceptions.MaxRetryError) else None
     if not isinstance(inner, urllib3.exceptions.NewConnectionError | urllib3.exceptions.ConnectTimeoutError):
         return None
-    return words(inner.__cause__ or inner.__context__)
+    return _words(inner.__cause__ or inner.__context__)
 
 
-def words(error: BaseException | None) -> str:
-    """Return what the system says about a connection that was not made."""
+def _words(error: BaseException | None) -> str:
+    """Return why a connection could not be made, in words."""
     if isinstance(error, socket.gaierror):
         return "its name is not known"
     if isinstance(error, TimeoutError) or not isinstance(error, OSError) or not error.errno:
@@ -76,8 +70,8 @@ def words(error: BaseException | None) -> str:
     return os.strerror(error.errno).lower()
 
 
-def reason(error: BaseException) -> str:
-    """Return what went wrong in our words; the exception's own may quote the request."""
+def _reason(error: BaseException) -> str:
+    """Return what went wrong in our words: the exception's message may quote the request."""
     name = type(error).__name__
     if isinstance(error, requests.ConnectTimeout):
         return f"no connection in time ({name})"
@@ -92,7 +86,7 @@ class Deadline:
     """Ends the exchange that this thread makes inside the `with` block through a `DeadlineAdapter`.
 
     Attributes:
-        expired: the time was over before the block was left; what came in is not to be trusted.
+        expired: the time was up before the block ended; what was received is not to be trusted.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -111,7 +105,7 @@ class Deadline:
         _thread.deadline = None
 
     def watch(self, connected: socket.socket | None) -> None:
-        """Take note of the socket that the exchange waits on."""
+        """Remember the socket that the exchange waits on."""
         self._socket = connected
         if self.expired:
             self._expire()
@@ -120,15 +114,15 @@ class Deadline:
         self.expired = True
         if self._socket is not None:
             with suppress(OSError):
-                # An SSLSocket's own shutdown would drop its encryption state under the reader's feet.
+                # An SSLSocket's own shutdown would drop its encryption state while it is being read.
                 socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
 
 
 class DeadlineAdapter(HTTPAdapter):
-    """Gives requests the connections that a `Deadline` can end; through a proxy it has only the read timeout."""
+    """Gives `requests` connections that a `Deadline` can end; through a proxy only the read timeout applies."""
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
-        """Make the pools; see HTTPAdapter."""
+        """Create the pools; see HTTPAdapter."""
         super().init_poolmanager(*args, **kwargs)
         self.poolmanager.pool_classes_by_scheme = {"http": _HTTPPool, "https": _HTTPSPool}
 
@@ -162,18 +156,9 @@ class _HTTPSPool(HTTPSConnectionPool):
     ConnectionCls = _WatchedHTTPSConnection
 
 
-OK: Final = 200
-
-_CHUNK: Final = 1 << 16
-
-_SHORTEST_SECRET: Final = 8  # the vendor's keys have 32 characters
-
-_GZIP: Final = zlib.MAX_WBITS | 16
-
-
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one exchange may take.
+    """Limits of one exchange.
 
     Attributes:
         connect: seconds to a connection.
@@ -204,7 +189,7 @@ class Transport:
         """Check the address and the key; nothing is sent.
 
         Raises:
-            ConfigurationError: the address names no host or holds a login, or the key cannot stand in a header.
+            ConfigurationError: the address names no host or holds a login, or the key cannot be sent in a header.
         """
         parts = urlsplit(base_url)
         if parts.scheme not in {"http", "https"} or not parts.hostname or "@" in parts.netloc:
@@ -212,7 +197,7 @@ class Transport:
                 "POLYGON_BASE_URL must be an address such as https://api.polygon.io, without a login."
             )
         if not api_key or not (api_key.isascii() and api_key.isprintable()) or " " in api_key:
-            raise ConfigurationError("POLYGON_API_KEY holds a blank or a character that no key has, or is empty.")
+            raise ConfigurationError("POLYGON_API_KEY is empty, or holds a blank or a character that no key has.")
         self._base = base_url.rstrip("/")
         self._host = parts.hostname
         self._auth = _Bearer(api_key)
@@ -229,7 +214,7 @@ class Transport:
 
         Args:
             target: path and query, from the slash on.
-            what: the request in words, for the sentence of a failure.
+            what: names the request in messages.
 
         Raises:
             VendorUnreachableError: no connection.
@@ -243,9 +228,9 @@ class Transport:
                 answer = self._exchange(target)
         except PipelineError as error:
             failure = type(error)(f"{what}: {error}.")
-        except BROKEN as error:
-            never_made = unmade(error)
-            failure = self._unreachable(what, never_made) if never_made else TransientError(f"{what}: {reason(error)}.")
+        except _BROKEN as error:
+            why = _unconnected(error)
+            failure = self._unreachable(what, why) if why else TransientError(f"{what}: {_reason(error)}.")
         else:
             if not deadline.expired:
                 return answer
@@ -255,7 +240,7 @@ class Transport:
         raise failure
 
     def connect(self, what: str) -> None:
-        """Make a connection and end it, without a request; nothing is done where a proxy stands between.
+        """Make a connection and close it, without a request; through a proxy, do nothing.
 
         Raises:
             VendorUnreachableError: it cannot be made.
@@ -267,7 +252,7 @@ class Transport:
         try:
             socket.create_connection((self._host, port), timeout=self._limits.connect).close()
         except OSError as error:
-            raise self._unreachable(what, words(error)) from None
+            raise self._unreachable(what, _words(error)) from None
 
     def _unreachable(self, what: str, why: str) -> VendorUnreachableError:
         return VendorUnreachableError(f"{what}: {self._base} cannot be reached ({why}).")
@@ -290,10 +275,10 @@ class Transport:
         with self._session().get(url, stream=True, allow_redirects=False, timeout=timeout) as response:
             try:
                 body, size = _unpacked(response, self._limits.body)
-            except (PipelineError, *BROKEN):
+            except (PipelineError, *_BROKEN):
                 if response.status_code == OK:
                     raise
-                body, size = b"", 0  # a refusal counts, whatever became of its words
+                body, size = b"", 0  # the status of a refusal counts, whatever became of its body
             headers = {name: self.redacted(value) for name, value in response.headers.items()}
             return Answer(response.status_code, CaseInsensitiveDict(headers), self._auth.redacted_body(body), size)
 
@@ -301,7 +286,7 @@ class Transport:
         session: requests.Session | None = getattr(self._local, "session", None)
         if session is None:
             session = requests.Session()
-            session.auth = self._auth  # also keeps requests from sending a ~/.netrc login in its place
+            session.auth = self._auth  # also keeps requests from sending a ~/.netrc login instead
             session.headers.update({"Accept": "application/json", "Accept-Encoding": "gzip"})
             session.headers["User-Agent"] = "market-data-pipeline"
             session.trust_env = not is_loopback(self._host)  # a proxy cannot reach our own sandbox
@@ -314,7 +299,7 @@ class Transport:
 
 
 class _Bearer(AuthBase):
-    """Puts the key into the header of each request; shows it nowhere."""
+    """Puts the key into the header of each request, and shows it nowhere."""
 
     __slots__ = ("_key",)
 
@@ -336,15 +321,15 @@ class _Bearer(AuthBase):
 
     @property
     def _is_secret(self) -> bool:
-        """A short key is a word, such as the sandbox's; blanking it would garble what has nothing to do with it."""
+        """False for a short key, which is a word such as the sandbox's: blanking it would garble other text."""
         return len(self._key) >= _SHORTEST_SECRET
 
 
 def _unpacked(response: requests.Response, limit: int) -> tuple[bytes, int]:
-    """Return the body and its size on the wire; urllib3 would take a gzip stream that is cut short for a whole one."""
+    """Return the body and its size on the wire; urllib3 would accept a gzip stream that is cut short."""
     encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
     if encoding not in {"identity", "gzip", "x-gzip", ""}:
-        raise TransientError("the body is encoded in a way that was not asked for")
+        raise TransientError("the body has an encoding that was not requested")
     gzipped = "gzip" in encoding
     unpack = zlib.decompressobj(wbits=_GZIP)
     body, size = bytearray(), 0

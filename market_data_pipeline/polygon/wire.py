@@ -1,19 +1,10 @@
-"""Decode the vendor's bar pages and refuse every one that cannot be trusted.
+"""Decode the vendor's bars, pages of one symbol or a day of the whole market, and refuse what cannot be trusted.
 
-A page is taken whole or not at all: its envelope echoes the request and every bar keeps the rules below. A body that
-is not JSON is a transient error; JSON that contradicts the request or itself is a data error, whose sentence names the
-bar and the field. 10,000 bars take about 7 ms: msgspec into typed rows, then one pass into numpy (orjson's
-dictionaries cost as much before any type is checked, pyarrow's JSON reader half as much again).
-
-Add here: what bars must look like on the wire. Keep out: sending, retrying and following pages (client); a day of the
-whole market (market_day), splits (reference); what a refusal means (refusals).
-
-Decode the vendor's grouped-daily answer: one day's bars of every US stock.
-
-Each row is a series of its own, so a row that contradicts itself is left out with a warning and the others stay; in
-everything else the answer is trusted as a page of bars is (pages).
-
-Add here: what concerns the market as a whole. Keep out: the rules for bars (pages).
+A page of bars is accepted whole or not at all: its envelope echoes the request and every bar keeps the rules below. A
+body that is not JSON is a transient error; JSON that contradicts the request or itself is a data error, whose message
+names the bar and the field. Of a market day each row is a series of its own: one that contradicts itself is left out
+with a warning. 10,000 bars take about 7 ms: msgspec into typed rows, then one pass into numpy (orjson's dictionaries
+cost as much before any type is checked, pyarrow's JSON reader half as much again).
 """
 
 from __future__ import annotations
@@ -22,9 +13,10 @@ import logging
 import math
 import re
 from codecs import BOM_UTF8
+from dataclasses import dataclass
 from itertools import chain
 from operator import attrgetter
-from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Final, Generic, NamedTuple, TypeVar
 
 import msgspec
 import numpy as np
@@ -75,7 +67,7 @@ class Bar(msgspec.Struct, gc=False):
 
 
 class Envelope(msgspec.Struct):
-    """What every answer holds around its rows."""
+    """The part of every answer around its rows."""
 
     status: str
     next_url: str | None = None
@@ -83,7 +75,7 @@ class Envelope(msgspec.Struct):
     message: str | None = None
 
 
-class _Page(Envelope):
+class _BarsPage(Envelope):
     ticker: str | None = None
     adjusted: bool | None = None
     resultsCount: int | None = None
@@ -95,15 +87,25 @@ class Rows(NamedTuple):
 
     ts_us: np.ndarray
     values: np.ndarray
+
+
+_R = TypeVar("_R")
+_P = TypeVar("_P", bound=Envelope)
+
+
+@dataclass(frozen=True, slots=True)
+class Page(Generic[_R]):
+    """One page: its rows, how many they are, and the vendor's address of the next page."""
+
+    rows: _R
+    count: int
     next_url: str | None
 
 
-_P = TypeVar("_P", bound=Envelope)
-
-_PAGE: Final = msgspec.json.Decoder(_Page)
+_PAGE: Final = msgspec.json.Decoder(_BarsPage)
 
 
-def read_bars(body: bytes, symbol: str, timeframe: Timeframe, interval: Interval, after_us: int | None) -> Rows:
+def read_bars(body: bytes, symbol: str, timeframe: Timeframe, interval: Interval, after_us: int | None) -> Page[Rows]:
     """Return the bars of an aggregates page.
 
     Args:
@@ -123,34 +125,32 @@ def read_bars(body: bytes, symbol: str, timeframe: Timeframe, interval: Interval
     if page.ticker != symbol:
         raise DataError(f"{where}: the answer is for ticker {page.ticker!r}.")
     rows = page.results or ()
-    check_envelope(page.adjusted, page.resultsCount, len(rows), where)
-    ts_us, values = matrix(rows, where)
+    _check_envelope(page.adjusted, page.resultsCount, len(rows), where)
+    ts_us, values = _matrix(rows, where)
     if rows:
         _check_stamps(ts_us, symbol, timeframe, interval, after_us)
-        for rule, broken in broken_rules(values):
+        for rule, broken in _broken_rules(values):
             if broken.any():
                 at = int(np.argmax(broken))
-                raise DataError(f"{where}, bar {at} ({when(ts_us[at])}): {rule}: {_shown(values, at)}.")
+                raise DataError(f"{where}, bar {at} ({_when(ts_us[at])}): {rule}: {_shown(values, at)}.")
         _warn_of_vwap(ts_us, values, where)
-    return Rows(ts_us, values, page.next_url)
+    return Page(Rows(ts_us, values), len(ts_us), page.next_url)
 
 
 def joined(pages: Sequence[Rows]) -> pd.DataFrame:
     """Return the bars of all pages of one answer, in order, as one bar frame."""
     if not pages:
         return empty()
-    if len(pages) == 1:
-        return frame(pages[0].ts_us, pages[0].values)
-    return frame(np.concatenate([page.ts_us for page in pages]), np.hstack([page.values for page in pages]))
+    return _frame(np.concatenate([page.ts_us for page in pages]), np.hstack([page.values for page in pages]))
 
 
-def frame(ts_us: np.ndarray, values: np.ndarray) -> pd.DataFrame:
+def _frame(ts_us: np.ndarray, values: np.ndarray) -> pd.DataFrame:
     """Return a bar frame of starts in microseconds and a matrix with the names of `VALUES` as rows."""
     return bar_frame(ts_us, dict(zip(VALUES, values, strict=True)))
 
 
 def decode(decoder: msgspec.json.Decoder[_P], body: bytes, where: str, row: str = "bar") -> _P:
-    """Return the typed page, whose rows a complaint calls `row`; the errors are those of `read_bars`."""
+    """Return the typed page; messages call its rows `row`, and the errors are those of `read_bars`."""
     failure: PipelineError
     try:
         page = decoder.decode(body.removeprefix(BOM_UTF8))
@@ -165,10 +165,10 @@ def decode(decoder: msgspec.json.Decoder[_P], body: bytes, where: str, row: str 
     raise failure
 
 
-def in_words(complaint: str, row: str) -> str:
-    """Return msgspec's complaint about a value with the row and the field in front."""
-    place = _PLACE.search(complaint)
-    what = complaint[: place.start()] if place else complaint
+def in_words(message: str, row: str) -> str:
+    """Return msgspec's message about a value with the row and the field in front."""
+    place = _PLACE.search(message)
+    what = message[: place.start()] if place else message
     missing = re.search(r"missing required field `(\w+)`", what)
     at = f", {row} {place['row']}" if place and place["row"] else ""
     name = missing[1] if missing else place["field"] if place else None
@@ -176,15 +176,15 @@ def in_words(complaint: str, row: str) -> str:
     return f"{at}, field {name}: {text}" if name else f"{at}: {text}"
 
 
-def check_envelope(adjusted: bool | None, results_count: int | None, rows: int, where: str) -> None:
-    """Refuse a page that is adjusted, or does not hold as many rows as it says."""
+def _check_envelope(adjusted: bool | None, results_count: int | None, rows: int, where: str) -> None:
+    """Refuse a page that is adjusted, or that does not hold as many rows as it says."""
     if adjusted is not False:
-        raise DataError(f"{where}: raw bars were asked for and the answer says adjusted = {adjusted}.")
+        raise DataError(f"{where}: raw bars were requested and the answer says adjusted = {adjusted}.")
     if results_count != rows:
         raise DataError(f"{where}: resultsCount is {results_count} and there are {rows} rows.")
 
 
-def matrix(rows: Sequence[Bar], where: str) -> tuple[np.ndarray, np.ndarray]:
+def _matrix(rows: Sequence[Bar], where: str) -> tuple[np.ndarray, np.ndarray]:
     """Return the starts in microseconds, and the values with the names of `VALUES` as rows."""
     n, width = len(rows), 1 + len(_FIELDS)
     # Stamps travel as floats, which hold milliseconds exactly up to 2**53; what is larger is refused by its size.
@@ -198,7 +198,7 @@ def matrix(rows: Sequence[Bar], where: str) -> tuple[np.ndarray, np.ndarray]:
     if (odd := (ms > _LATEST_MS) | (ms < 0)).any():
         at = int(np.argmax(odd))
         unit = "nanoseconds" if ms[at] >= _LATEST_US else "microseconds" if ms[at] > 0 else "a time before 1970"
-        raise DataError(f"{where}, bar {at}, field t: {ms[at]:.0f} looks like {unit}; the API speaks of milliseconds.")
+        raise DataError(f"{where}, bar {at}, field t: {ms[at]:.0f} looks like {unit}; the API uses milliseconds.")
     return ms.astype("int64") * 1000, np.ascontiguousarray(table[:, 1:].T)
 
 
@@ -209,12 +209,12 @@ def _check_stamps(
     outside = (ts_us < to_us(interval.start)) | (ts_us >= to_us(interval.end))
     if outside.any():
         at = int(np.argmax(outside))
-        asked = f"[{interval.start.isoformat()}, {interval.end.isoformat()})"
-        raise DataError(f"{where}, bar {at}, field t: {when(ts_us[at])} is outside {asked}.")
+        requested = f"[{interval.start.isoformat()}, {interval.end.isoformat()})"
+        raise DataError(f"{where}, bar {at}, field t: {_when(ts_us[at])} is outside {requested}.")
     stale = np.diff(ts_us, prepend=ts_us[0] - 1 if after_us is None else after_us) <= 0
     if stale.any():
         at = int(np.argmax(stale))
-        raise DataError(f"{where}, bar {at}, field t: {when(ts_us[at])} does not come after the bar before it.")
+        raise DataError(f"{where}, bar {at}, field t: {_when(ts_us[at])} does not come after the bar before it.")
     if timeframe is Timeframe.D1:
         calendar = calendar_for(asset_class_of(symbol))
         days = calendar.session_days(ts_us).tolist()
@@ -223,10 +223,10 @@ def _check_stamps(
         off = ts_us % _SPAN_5M_US != 0
     if off.any():
         at = int(np.argmax(off))
-        raise DataError(f"{where}, bar {at}, field t: {when(ts_us[at])} is not on the grid of {timeframe} bars.")
+        raise DataError(f"{where}, bar {at}, field t: {_when(ts_us[at])} is not on the grid of {timeframe} bars.")
 
 
-def broken_rules(values: np.ndarray) -> list[tuple[str, np.ndarray]]:
+def _broken_rules(values: np.ndarray) -> list[tuple[str, np.ndarray]]:
     """Return each rule's sentence and which bars break it."""
     opened, high, low, close, volume, vwap, trades = values
     prices = values[:4]
@@ -237,23 +237,23 @@ def broken_rules(values: np.ndarray) -> list[tuple[str, np.ndarray]]:
             (np.minimum(opened, close) < low) | (np.maximum(opened, close) > high),
         ),
         ("the volume is not a finite number from 0 up", ~(np.isfinite(volume) & (volume >= 0))),
-        # Outside [low, high] it may be, see _warn_of_vwap; 0 stands for none where nothing traded.
+        # It may be outside [low, high], see _warn_of_vwap; 0 stands for none where nothing traded.
         ("vw is infinite or below 0", np.isinf(vwap) | (vwap < 0)),
         ("n is not a count", (trades > _MOST_TRADES) | (trades < 0) | (trades != np.rint(trades)) & ~np.isnan(trades)),
     ]
 
 
 def _warn_of_vwap(ts_us: np.ndarray, values: np.ndarray, where: str) -> None:
-    # The vendor's vwap counts trades that its high and low exclude: worth a line in the log, not an error.
+    # The vendor's vwap includes trades that its high and low exclude: a warning, not an error.
     high, low, vwap = values[1], values[2], values[5]
     outside = (vwap < low) | (vwap > high)
     if outside.any():
-        first = when(ts_us[int(np.argmax(outside))])
+        first = _when(ts_us[int(np.argmax(outside))])
         _log.warning("%s: vw is outside [low, high] in %d bars, first at %s", where, int(outside.sum()), first)
 
 
-def when(us: int) -> str:
-    """Return microseconds since 1970 UTC as people read them."""
+def _when(us: int) -> str:
+    """Return microseconds since 1970 UTC in ISO 8601."""
     return from_us(us).isoformat()
 
 
@@ -293,18 +293,18 @@ def read_market_day(body: bytes, day: date) -> pd.DataFrame:
     where = f"US stocks on {day}"
     page = decode(_MARKET_PAGE, body, where)
     rows = page.results or ()
-    check_envelope(page.adjusted, page.resultsCount, len(rows), where)
+    _check_envelope(page.adjusted, page.resultsCount, len(rows), where)
     symbols = np.array([row.T for row in rows], dtype=object)
-    ts_us, values = matrix(rows, where)
+    ts_us, values = _matrix(rows, where)
     if rows:
         _check_rows(symbols, ts_us, day, where)
-        bad = np.logical_or.reduce([broken for _, broken in broken_rules(values)])
+        bad = np.logical_or.reduce([broken for _, broken in _broken_rules(values)])
         if bad.any():
             named = ", ".join(symbols[bad][:5])
             _log.warning("%s: left out %d rows that contradict themselves, such as %s", where, int(bad.sum()), named)
         symbols, values = symbols[~bad], values[:, ~bad]
     midnight = to_us(calendar_for(AssetClass.US_EQUITY).midnight(day))
-    bars = frame(np.full(len(symbols), midnight, dtype="int64"), values)
+    bars = _frame(np.full(len(symbols), midnight, dtype="int64"), values)
     bars.insert(0, "symbol", symbols)
     return bars
 
@@ -321,4 +321,4 @@ def _check_rows(symbols: Sequence[str] | np.ndarray, ts_us: np.ndarray, day: dat
     close_us = to_us(session.day_end) - _CLOSE_TO_MIDNIGHT_US
     if (wrong := ts_us != close_us).any():
         at = int(np.argmax(wrong))
-        raise DataError(f"{where}: {symbols[at]} is stamped {when(ts_us[at])} instead of {when(close_us)}.")
+        raise DataError(f"{where}: {symbols[at]} is stamped {_when(ts_us[at])} instead of {_when(close_us)}.")

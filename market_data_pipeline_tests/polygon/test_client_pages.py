@@ -23,7 +23,7 @@ from market_data_pipeline_tests.polygon.vendor import (
     START_MS,
     TRUTH,
     WHOLE,
-    Asker,
+    QuickClient,
     bar,
     cost,
     empty_page,
@@ -37,7 +37,7 @@ NEXT = "https://api.polygon.io/v2/aggs/ticker/AAPL/range/5/minute/{}/{}?cursor=b
 
 def test_the_request_is_the_documented_one() -> None:
     with FaultyServer(send_json(page(TRUTH))) as server:
-        Asker(server.url).bars()
+        QuickClient(server.url).bars()
     (seen,) = server.seen
     last = START_MS + 4 * SPAN_MS - 1
     path = f"/v2/aggs/ticker/AAPL/range/5/minute/{START_MS}/{last}"
@@ -49,13 +49,13 @@ def test_the_request_is_the_documented_one() -> None:
 @pytest.mark.parametrize("symbol", ["X:BTCUSD", "BRK.B", "KIMpL", "A/B"])
 def test_a_ticker_arrives_as_it_is_written(symbol: str) -> None:
     with FaultyServer(send_json(empty_page(ticker=symbol))) as server:
-        assert Asker(server.url).bars(symbol=symbol).bars.empty
+        assert QuickClient(server.url).bars(symbol=symbol).bars.empty
     assert server.seen[0].target.split("/")[4].replace("%2F", "/") == symbol
 
 
 def test_the_answer_is_a_bar_frame() -> None:
     with FaultyServer(send_json(page(TRUTH))) as server:
-        bars = Asker(server.url).bars().bars
+        bars = QuickClient(server.url).bars().bars
     assert tuple(bars.columns) == bar_frames.COLUMNS
     assert {str(bars[name].dtype) for name in bar_frames.VALUES} == {"float64"}
     assert str(bars["ts"].dtype) == bar_frames.TS_DTYPE
@@ -65,13 +65,13 @@ def test_the_answer_is_a_bar_frame() -> None:
 
 def test_a_delayed_answer_is_a_success() -> None:
     with FaultyServer(send_json(page(TRUTH, status="DELAYED"))) as server:
-        assert rows(Asker(server.url).bars().bars) == TRUTH
+        assert rows(QuickClient(server.url).bars().bars) == TRUTH
 
 
 @pytest.mark.parametrize("nothing", [empty_page(), empty_page(results=[]), empty_page(results=None, status="DELAYED")])
 def test_an_empty_answer_is_an_empty_frame(nothing: dict[str, Any]) -> None:
     with FaultyServer(send_json(nothing)) as server:
-        fetched = Asker(server.url).bars()
+        fetched = QuickClient(server.url).bars()
     assert fetched.bars.empty
     assert tuple(fetched.bars.columns) == bar_frames.COLUMNS
     assert fetched.usage.requests == 1
@@ -79,7 +79,7 @@ def test_an_empty_answer_is_an_empty_frame(nothing: dict[str, Any]) -> None:
 
 def test_an_empty_interval_costs_nothing() -> None:
     with FaultyServer(send(500)) as server:
-        fetched = Asker(server.url).bars(minutes(0))
+        fetched = QuickClient(server.url).bars(minutes(0))
     assert fetched.bars.empty
     assert server.seen == []
 
@@ -87,26 +87,26 @@ def test_an_empty_interval_costs_nothing() -> None:
 def test_volumes_in_exponent_form_and_fractions_are_read() -> None:
     body = json.dumps(page(TRUTH[:2])).replace("1000.0", "7.0790813e+07").replace("1001.0", "9099.618093").encode()
     with FaultyServer(send(200, body)) as server:
-        bars = Asker(server.url).bars().bars
+        bars = QuickClient(server.url).bars().bars
     assert bars["volume"].tolist() == [70790813.0, 9099.618093]
 
 
 def test_missing_vw_and_n_are_nan() -> None:
     with FaultyServer(send_json(page([bar(0, vw=..., n=...), bar(1)]))) as server:
-        bars = Asker(server.url).bars().bars
+        bars = QuickClient(server.url).bars().bars
     assert [math.isnan(value) for value in (*bars["vwap"], *bars["trades"])] == [True, False, True, False]
 
 
 def test_a_vwap_outside_high_and_low_is_kept_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     odd = [bar(0), bar(1, vw=250.0)]
     with FaultyServer(send_json(page(odd))) as server, caplog.at_level(logging.WARNING):
-        assert rows(Asker(server.url).bars().bars) == odd
+        assert rows(QuickClient(server.url).bars().bars) == odd
     assert "vw is outside [low, high] in 1 bars, first at 2024-01-02T09:05:00+00:00" in caplog.text
 
 
 def test_unknown_keys_are_ignored() -> None:
     with FaultyServer(send_json(page([bar(0, otc=True), *TRUTH[1:]], surprise={"a": [1]}))) as server:
-        assert rows(Asker(server.url).bars().bars) == TRUTH
+        assert rows(QuickClient(server.url).bars().bars) == TRUTH
 
 
 def one_changed(**changed: Any) -> dict[str, Any]:
@@ -163,7 +163,7 @@ UNTRUSTED = {
 def test_an_answer_that_contradicts_is_refused_at_once_with_the_field_and_bar_named(answer: Any, named: str) -> None:
     with FaultyServer(send_json(answer)) as server:
         with pytest.raises(DataError, match=named) as caught:
-            Asker(server.url).bars()
+            QuickClient(server.url).bars()
         assert len(server.seen) == 1
     assert cost(caught.value).requests == 1
     assert "AAPL 5m" in str(caught.value)
@@ -173,7 +173,7 @@ def test_an_answer_that_contradicts_is_refused_at_once_with_the_field_and_bar_na
 def test_a_price_too_large_for_a_float_is_never_returned(number: str) -> None:
     body = json.dumps(page(TRUTH)).replace("101.0", number, 1).encode()
     with FaultyServer(send(200, body)) as server, pytest.raises(Exception, match="AAPL 5m"):
-        Asker(server.url, max_attempts=1).bars()
+        QuickClient(server.url, max_attempts=1).bars()
 
 
 def test_pages_are_followed_on_the_configured_host_without_the_vendors_key_parameter() -> None:
@@ -185,7 +185,7 @@ def test_pages_are_followed_on_the_configured_host_without_the_vendors_key_param
         page(TRUTH[2:]),
     ]
     with FaultyServer(*map(send_json, script)) as server:
-        fetched = Asker(server.url).bars()
+        fetched = QuickClient(server.url).bars()
     assert rows(fetched.bars) == TRUTH
     assert fetched.usage.requests == 2
     path = f"/v2/aggs/ticker/AAPL/range/5/minute/{START_MS + 2 * SPAN_MS}/9"
@@ -197,14 +197,14 @@ def test_pages_are_followed_on_the_configured_host_without_the_vendors_key_param
 def test_a_key_in_next_url_is_dropped_however_it_is_spelled(name: str) -> None:
     script = [page(TRUTH[:2], next_url=f"{NEXT.format(1, 2)}&{name}={KEY}"), page(TRUTH[2:])]
     with FaultyServer(*map(send_json, script)) as server:
-        Asker(server.url).bars()
+        QuickClient(server.url).bars()
     assert KEY not in server.seen[1].target
 
 
 def test_a_server_under_a_path_is_asked_under_that_path_for_every_page() -> None:
     script = [page(TRUTH[:2], next_url=NEXT.format(1, 2).replace("/v2", "/mirror/v2")), page(TRUTH[2:])]
     with FaultyServer(*map(send_json, script)) as server:
-        assert rows(Asker(f"{server.url}/mirror/").bars().bars) == TRUTH
+        assert rows(QuickClient(f"{server.url}/mirror/").bars().bars) == TRUTH
     assert [seen.target.split("/ticker")[0] for seen in server.seen] == ["/mirror/v2/aggs"] * 2
 
 
@@ -216,16 +216,16 @@ def test_an_empty_page_with_a_next_one_is_followed() -> None:
         empty_page(),
     ]
     with FaultyServer(*map(send_json, script)) as server:
-        fetched = Asker(server.url).bars()
+        fetched = QuickClient(server.url).bars()
     assert rows(fetched.bars) == TRUTH
     assert fetched.usage.requests == 4
 
 
-def test_a_next_page_that_leaves_out_bars_is_asked_for_them_all_the_same() -> None:
+def test_a_next_page_that_leaves_out_bars_is_widened_to_them() -> None:
     last = START_MS + len(TRUTH) * SPAN_MS - 1
     late = NEXT.format(START_MS + 3 * SPAN_MS, last - SPAN_MS // 2)
     with FaultyServer(*map(send_json, [page(TRUTH[:2], next_url=late), page(TRUTH[2:])])) as server:
-        assert rows(Asker(server.url).bars().bars) == TRUTH
+        assert rows(QuickClient(server.url).bars().bars) == TRUTH
     assert f"/range/5/minute/{START_MS + 2 * SPAN_MS}/{last}?" in server.seen[1].target
 
 
@@ -281,7 +281,7 @@ ENDLESS = {
 def test_paging_that_goes_astray_is_a_data_error_and_ends(script: list[Any]) -> None:
     with FaultyServer(*script) as server:
         with pytest.raises(DataError, match="AAPL 5m"):
-            Asker(server.url).bars()
+            QuickClient(server.url).bars()
         assert len(server.seen) <= EMPTY_PAGE_CAP
 
 
@@ -295,7 +295,7 @@ def day_bar(day: int, hour: int) -> dict[str, Any]:
 def test_day_bars_start_at_midnight_in_new_york_on_both_sides_of_a_clock_change() -> None:
     truth = [day_bar(8, 5), day_bar(11, 4), day_bar(12, 4)]
     with FaultyServer(send_json(page(truth))) as server:
-        assert rows(Asker(server.url).bars(DAYS, timeframe=Timeframe.D1).bars) == truth
+        assert rows(QuickClient(server.url).bars(DAYS, timeframe=Timeframe.D1).bars) == truth
     assert "/range/1/day/1709874000000/1710302399999?" in server.seen[0].target
 
 
@@ -304,14 +304,14 @@ def test_a_day_bar_at_another_hour_is_refused(hour: int) -> None:
     answer = send_json(page([day_bar(8, 5), day_bar(11, hour)]))
     told = r"bar 1, field t: .* not on the grid of 1d bars"
     with FaultyServer(answer) as server, pytest.raises(DataError, match=told):
-        Asker(server.url).bars(DAYS, timeframe=Timeframe.D1)
+        QuickClient(server.url).bars(DAYS, timeframe=Timeframe.D1)
 
 
 def test_crypto_day_bars_start_at_midnight_utc() -> None:
     week = Interval(dt.datetime(2024, 3, 8, tzinfo=dt.UTC), dt.datetime(2024, 3, 11, tzinfo=dt.UTC))
     truth = [day_bar(8, 0), day_bar(9, 0), day_bar(10, 0)]
     with FaultyServer(send_json(page(truth, ticker="X:BTCUSD"))) as server:
-        fetched = Asker(server.url).bars(week, symbol="X:BTCUSD", timeframe=Timeframe.D1)
+        fetched = QuickClient(server.url).bars(week, symbol="X:BTCUSD", timeframe=Timeframe.D1)
     assert rows(fetched.bars) == truth
 
 
@@ -325,5 +325,5 @@ def test_crypto_day_bars_start_at_midnight_utc() -> None:
 )
 def test_what_cannot_be_asked_for_is_not_asked(timeframe: Timeframe, interval: Interval) -> None:
     with FaultyServer(send(500)) as server, pytest.raises(UsageError):
-        Asker(server.url).bars(interval, timeframe=timeframe)
+        QuickClient(server.url).bars(interval, timeframe=timeframe)
     assert server.seen == []

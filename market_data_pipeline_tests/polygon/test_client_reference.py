@@ -12,7 +12,7 @@ from market_data_pipeline.domain import bars as bar_frames
 from market_data_pipeline.domain.adjustments import NO_TICKER
 from market_data_pipeline.domain.errors import DataError, TransientError
 from market_data_pipeline_tests.polygon.faulty_server import FaultyServer, send, send_json
-from market_data_pipeline_tests.polygon.vendor import KEY, Asker, bar, cost
+from market_data_pipeline_tests.polygon.vendor import KEY, QuickClient, bar, cost
 
 SINCE = dt.date(2020, 8, 1)
 NEXT = "https://api.polygon.io/v3/reference/splits?cursor=YXA9Mg&apiKey=x"
@@ -34,8 +34,8 @@ ODD = split("ODD", "2031-01-02", 1.5, 1)
 
 def test_splits_of_all_pages_come_by_day_and_ticker_future_ones_too() -> None:
     with FaultyServer(send_json(listing(TESLA, APPLE, next_url=NEXT)), send_json(listing(ODD))) as server:
-        asker = Asker(server.url)
-        splits = asker.client.splits(SINCE)
+        quick = QuickClient(server.url)
+        splits = quick.client.splits(SINCE)
     assert [tuple(row) for row in splits] == [
         ("AAPL", dt.date(2020, 8, 31), 1, 4),
         ("TSLA", dt.date(2020, 8, 31), 1, 5),
@@ -44,19 +44,19 @@ def test_splits_of_all_pages_come_by_day_and_ticker_future_ones_too() -> None:
     first = "/v3/reference/splits?execution_date.gte=2020-08-01&limit=1000&order=asc&sort=execution_date"
     assert [seen.target for seen in server.seen] == [first, "/v3/reference/splits?cursor=YXA9Mg"]
     assert server.seen[1].headers["Authorization"] == f"Bearer {KEY}"
-    assert asker.client.usage.requests == 2
+    assert quick.client.usage.requests == 2
 
 
 @pytest.mark.parametrize("nothing", [listing(), {"status": "OK"}])
 def test_no_splits_are_no_rows(nothing: dict[str, Any]) -> None:
     with FaultyServer(send_json(nothing)) as server:
-        assert Asker(server.url).client.splits(SINCE) == ()
+        assert QuickClient(server.url).client.splits(SINCE) == ()
 
 
 def test_a_split_listed_twice_counts_once(caplog: pytest.LogCaptureFixture) -> None:
     again = split("AAPL", "2020-08-31", 2, 8, id="P2")
     with FaultyServer(send_json(listing(APPLE, TESLA, next_url=NEXT)), send_json(listing(again))) as server:
-        splits = Asker(server.url).client.splits(SINCE)
+        splits = QuickClient(server.url).client.splits(SINCE)
     assert [(row.symbol, row.split_to / row.split_from) for row in splits] == [("AAPL", 4), ("TSLA", 5)]
     assert caplog.text == ""
 
@@ -64,7 +64,7 @@ def test_a_split_listed_twice_counts_once(caplog: pytest.LogCaptureFixture) -> N
 def test_of_two_splits_that_disagree_the_later_listed_stands_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     other = split("AAPL", "2020-08-31", 1, 7)
     with FaultyServer(send_json(listing(APPLE, other, TESLA))) as server, caplog.at_level(logging.WARNING):
-        splits = Asker(server.url).client.splits(SINCE)
+        splits = QuickClient(server.url).client.splits(SINCE)
     assert [(row.symbol, row.split_to) for row in splits] == [("AAPL", 7), ("TSLA", 5)]
     assert "AAPL has two splits on 2020-08-31" in caplog.text
 
@@ -84,35 +84,35 @@ def test_of_two_splits_that_disagree_the_later_listed_stands_with_a_warning(capl
 )
 def test_a_malformed_split_is_a_data_error(row: Any, named: str) -> None:
     with FaultyServer(send_json(listing(TESLA, row))) as server, pytest.raises(DataError, match=named):
-        Asker(server.url).client.splits(SINCE)
+        QuickClient(server.url).client.splits(SINCE)
 
 
-def test_a_strangers_malformed_split_is_left_out_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_malformed_split_of_an_unfollowed_ticker_is_left_out_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     rows = (split("BAD", "2020-08-31", 1, None), APPLE, split("WORSE", "2020-08-31", 0, 4))  # type: ignore[arg-type]
     with FaultyServer(send_json(listing(*rows))) as server, caplog.at_level(logging.WARNING):
-        splits = Asker(server.url).client.splits(SINCE, followed={"AAPL"})
+        splits = QuickClient(server.url).client.splits(SINCE, followed={"AAPL"})
         assert [row.symbol for row in splits] == ["AAPL"]
         with pytest.raises(DataError, match=r"WORSE.*split_from"):
-            Asker(server.url).client.splits(SINCE, followed={"AAPL", "WORSE"})
-    assert "Left out 2 splits of tickers that nobody follows, such as: splits, row 0, field split_to" in caplog.text
+            QuickClient(server.url).client.splits(SINCE, followed={"AAPL", "WORSE"})
+    assert "Left out 2 splits of tickers that are not followed, such as: splits, row 0, field split_to" in caplog.text
 
 
 @pytest.mark.parametrize(
     "row",
     [split(None, "2020-08-31", 1, 4), split("", "2020-08-31", 1, 4), {"split_to": 4}, 7],  # type: ignore[arg-type]
 )
-def test_a_split_without_a_ticker_is_told_apart_and_the_others_stay(row: Any) -> None:
+def test_a_split_without_a_ticker_is_reported_as_such_and_the_others_stay(row: Any) -> None:
     unreadable: dict[str, str] = {}
     with FaultyServer(send_json(listing(TESLA, row, APPLE))) as server:
-        splits = Asker(server.url).client.splits(SINCE, followed={"AAPL"}, unreadable=unreadable)
+        splits = QuickClient(server.url).client.splits(SINCE, followed={"AAPL"}, unreadable=unreadable)
     assert [each.symbol for each in splits] == ["AAPL", "TSLA"]
     assert set(unreadable) == {NO_TICKER}
     assert unreadable[NO_TICKER].startswith("splits, row 1")
 
 
-def test_splits_before_the_first_date_asked_for_are_not_wanted() -> None:
+def test_splits_before_the_requested_date_are_left_out() -> None:
     with FaultyServer(send_json(listing(split("AAPL", "2014-06-09", 1, 7), APPLE))) as server:
-        assert [row.execution_date for row in Asker(server.url).client.splits(SINCE)] == [dt.date(2020, 8, 31)]
+        assert [row.execution_date for row in QuickClient(server.url).client.splits(SINCE)] == [dt.date(2020, 8, 31)]
 
 
 @pytest.mark.parametrize("early", ["2020-08-28", "2020-08-30"])
@@ -121,7 +121,7 @@ def test_a_split_listed_again_under_a_neighbouring_date_counts_once_on_the_later
 ) -> None:
     listed = (APPLE, split("AAPL", early, 2, 8), TESLA, split("AAPL", "2020-09-30", 1, 4))
     with FaultyServer(send_json(listing(*listed))) as server, caplog.at_level(logging.WARNING):
-        splits = Asker(server.url).client.splits(SINCE)
+        splits = QuickClient(server.url).client.splits(SINCE)
     found = [(row.symbol, str(row.execution_date)) for row in splits]
     assert found == [("AAPL", "2020-08-31"), ("TSLA", "2020-08-31"), ("AAPL", "2020-09-30")]
     assert f"AAPL has the same split on {early} and on 2020-08-31" in caplog.text
@@ -130,7 +130,7 @@ def test_a_split_listed_again_under_a_neighbouring_date_counts_once_on_the_later
 def test_splits_are_nothing_partial_when_a_later_page_fails() -> None:
     script = [send_json(listing(APPLE, next_url=NEXT)), send(503)]
     with FaultyServer(*script) as server, pytest.raises(TransientError) as caught:
-        Asker(server.url, max_attempts=2).client.splits(SINCE)
+        QuickClient(server.url, max_attempts=2).client.splits(SINCE)
     assert cost(caught.value).requests == 3
 
 
@@ -155,7 +155,7 @@ def market_bar(ticker: str, index: int, **changed: Any) -> dict[str, Any]:
 
 def test_a_market_day_is_a_frame_of_symbols_that_starts_at_midnight_in_new_york() -> None:
     with FaultyServer(send_json(market(market_bar("AAPL", 0), market_bar("MSFT", 1, n=..., vw=...)))) as server:
-        fetched = Asker(server.url).client.grouped_daily(DAY)
+        fetched = QuickClient(server.url).client.grouped_daily(DAY)
     bars = fetched.bars
     assert server.seen[0].target == "/v2/aggs/grouped/locale/us/market/stocks/2024-01-02?adjusted=false"
     assert tuple(bars.columns) == ("symbol", *bar_frames.COLUMNS)
@@ -168,14 +168,14 @@ def test_a_market_day_is_a_frame_of_symbols_that_starts_at_midnight_in_new_york(
 def test_a_market_day_that_closes_early_is_stamped_at_16_hours_all_the_same() -> None:
     close_ms = int(dt.datetime(2024, 7, 3, 20, tzinfo=dt.UTC).timestamp()) * 1000
     with FaultyServer(send_json(market(market_bar("AAPL", 0, t=close_ms)))) as server:
-        bars = Asker(server.url).client.grouped_daily(dt.date(2024, 7, 3)).bars
+        bars = QuickClient(server.url).client.grouped_daily(dt.date(2024, 7, 3)).bars
     assert bars["ts"].tolist() == [dt.datetime(2024, 7, 3, 4, tzinfo=dt.UTC)]
 
 
 def test_a_holiday_has_no_market_day() -> None:
     nothing = {"queryCount": 0, "resultsCount": 0, "adjusted": False, "status": "OK"}
     with FaultyServer(send_json(nothing)) as server:
-        bars = Asker(server.url).client.grouped_daily(dt.date(2024, 1, 1)).bars
+        bars = QuickClient(server.url).client.grouped_daily(dt.date(2024, 1, 1)).bars
     assert len(bars) == 0
     assert tuple(bars.columns) == ("symbol", *bar_frames.COLUMNS)
 
@@ -183,7 +183,7 @@ def test_a_holiday_has_no_market_day() -> None:
 def test_one_tickers_bad_row_leaves_the_others_of_a_market_day(caplog: pytest.LogCaptureFixture) -> None:
     rows = [market_bar("AAPL", 0), market_bar("BAD", 1, h=1.0), market_bar("MSFT", 2)]
     with FaultyServer(send_json(market(*rows))) as server, caplog.at_level(logging.WARNING):
-        bars = Asker(server.url).client.grouped_daily(DAY).bars
+        bars = QuickClient(server.url).client.grouped_daily(DAY).bars
     assert bars["symbol"].tolist() == ["AAPL", "MSFT"]
     assert bars["open"].tolist() == [101, 103]
     assert "left out 1 rows that contradict themselves, such as BAD" in caplog.text
@@ -203,9 +203,9 @@ def test_one_tickers_bad_row_leaves_the_others_of_a_market_day(caplog: pytest.Lo
 )
 def test_a_market_day_that_contradicts_the_request_is_a_data_error(answer: dict[str, Any], named: str) -> None:
     with FaultyServer(send_json(answer)) as server, pytest.raises(DataError, match=named):
-        Asker(server.url).client.grouped_daily(DAY)
+        QuickClient(server.url).client.grouped_daily(DAY)
 
 
 def test_a_market_day_on_a_sunday_is_a_data_error() -> None:
     with FaultyServer(send_json(market(market_bar("AAPL", 0)))) as server, pytest.raises(DataError, match="no session"):
-        Asker(server.url).client.grouped_daily(dt.date(2024, 1, 7))
+        QuickClient(server.url).client.grouped_daily(dt.date(2024, 1, 7))

@@ -1,4 +1,4 @@
-"""Refusals: which end a request, which end the run, and what the reader is told to do."""
+"""Refusals: which fail a request, which stop the run, and what the message tells the reader to do."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from market_data_pipeline.domain.errors import PipelineError, VendorRefusedError, VendorRequestError
 from market_data_pipeline.polygon.plans import plan_named
 from market_data_pipeline_tests.polygon.faulty_server import FaultyServer, send, send_json
-from market_data_pipeline_tests.polygon.vendor import WHOLE, Asker, cost
+from market_data_pipeline_tests.polygon.vendor import WHOLE, QuickClient, cost
 
 REFUSALS = {
     "400": (
@@ -58,11 +58,11 @@ REFUSALS = {
 }
 
 
-@pytest.mark.parametrize(("answer", "status", "kind", "told"), REFUSALS.values(), ids=REFUSALS)
-def test_a_refusal_is_final_at_once(answer: Any, status: int, kind: type[PipelineError], told: str) -> None:
+@pytest.mark.parametrize(("answer", "status", "kind", "named"), REFUSALS.values(), ids=REFUSALS)
+def test_a_refusal_is_final_at_once(answer: Any, status: int, kind: type[PipelineError], named: str) -> None:
     with FaultyServer(send_json(answer, status)) as server:
-        with pytest.raises(kind, match=told) as caught:
-            Asker(server.url).bars()
+        with pytest.raises(kind, match=named) as caught:
+            QuickClient(server.url).bars()
         assert len(server.seen) == 1
     assert type(caught.value) is kind
     assert caught.value.stops_run is (kind is VendorRefusedError)
@@ -76,11 +76,11 @@ def test_a_403_for_bars_older_than_the_plans_history_is_about_that_request_only(
     beyond = WHOLE.end + dt.timedelta(days=730)
     with FaultyServer(refusal) as server:
         with pytest.raises(VendorRequestError, match="less history"):
-            Asker(server.url, plan=plan, clock=lambda: beyond).bars()
+            QuickClient(server.url, plan=plan, clock=lambda: beyond).bars()
         with pytest.raises(VendorRefusedError):
-            Asker(server.url, plan=plan, clock=lambda: inside).bars()
+            QuickClient(server.url, plan=plan, clock=lambda: inside).bars()
         with pytest.raises(VendorRefusedError):
-            Asker(server.url, plan=plan_named("advanced"), clock=lambda: beyond).bars()
+            QuickClient(server.url, plan=plan_named("advanced"), clock=lambda: beyond).bars()
 
 
 def test_a_long_refusal_is_cut_and_on_one_line() -> None:
@@ -88,7 +88,7 @@ def test_a_long_refusal_is_cut_and_on_one_line() -> None:
         FaultyServer(send_json({"error": "so\nit\tis " * 1000}, 400)) as server,
         pytest.raises(VendorRequestError) as caught,
     ):
-        Asker(server.url).bars()
+        QuickClient(server.url).bars()
     assert "so it is so it is" in str(caught.value)
     assert len(str(caught.value)) < 500
     assert "\n" not in str(caught.value)

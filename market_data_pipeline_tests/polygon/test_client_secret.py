@@ -22,7 +22,7 @@ from market_data_pipeline_tests.polygon.faulty_server import (
     send_short,
     stall,
 )
-from market_data_pipeline_tests.polygon.vendor import KEY, TRUTH, Asker, NoWait, page
+from market_data_pipeline_tests.polygon.vendor import KEY, TRUTH, NoWait, QuickClient, page
 
 GOOD = json.dumps(page(TRUTH)).encode()
 
@@ -62,9 +62,9 @@ def errors_behind(error: BaseException) -> Iterator[BaseException]:
 @pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
 def test_no_failure_shows_the_key(fault: Answer, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.DEBUG), FaultyServer(fault) as server:
-        asker = Asker(server.url, limits=Limits(read=0.1), max_attempts=2)
+        quick = QuickClient(server.url, limits=Limits(read=0.1), max_attempts=2)
         with pytest.raises(PipelineError) as caught:
-            asker.bars()
+            quick.bars()
     shown = traceback.TracebackException.from_exception(caught.value, capture_locals=True)
     assert KEY not in "".join(shown.format(chain=True))
     for error in errors_behind(caught.value):
@@ -72,7 +72,7 @@ def test_no_failure_shows_the_key(fault: Answer, caplog: pytest.LogCaptureFixtur
         # An exception of requests drags along the request, header and all.
         assert getattr(error, "request", None) is None
     assert KEY not in caplog.text
-    assert KEY not in repr(asker.client)
+    assert KEY not in repr(quick.client)
 
 
 def test_a_key_that_no_header_can_carry_is_refused_without_being_shown() -> None:
@@ -83,7 +83,7 @@ def test_a_key_that_no_header_can_carry_is_refused_without_being_shown() -> None
 
 
 @pytest.mark.parametrize("address", ["", "api.polygon.io", "ftp://api.polygon.io", "https://user:pass@api.polygon.io"])
-def test_an_address_that_cannot_be_asked_is_refused(address: str) -> None:
+def test_an_unusable_address_is_refused(address: str) -> None:
     with pytest.raises(ConfigurationError, match="POLYGON_BASE_URL") as caught:
         PolygonClient(address, KEY, limiter=NoWait())
     assert "pass" not in str(caught.value)
@@ -96,7 +96,7 @@ def test_a_login_in_netrc_does_not_replace_the_key(
     netrc.write_text("default login somebody password else\n")
     monkeypatch.setenv("NETRC", str(netrc))
     with FaultyServer(send(200, GOOD)) as server:
-        Asker(server.url.replace("127.0.0.1", "localhost")).bars()
+        QuickClient(server.url.replace("127.0.0.1", "localhost")).bars()
     assert server.seen[0].headers["Authorization"] == f"Bearer {KEY}"
 
 
@@ -104,14 +104,14 @@ def test_a_proxy_of_the_environment_is_not_used_for_this_machine(monkeypatch: py
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
     with FaultyServer(send(200, GOOD)) as server:
-        Asker(server.url).bars()
+        QuickClient(server.url).bars()
     assert len(server.seen) == 1
 
 
 def test_closing_the_client_closes_its_limiter_and_leaves_it_usable() -> None:
     with FaultyServer(send(200, GOOD)) as server:
-        asker = Asker(server.url)
-        asker.bars()
-        asker.client.close()
-        assert asker.limiter.closed
-        assert len(asker.bars().bars) == 4
+        quick = QuickClient(server.url)
+        quick.bars()
+        quick.client.close()
+        assert quick.limiter.closed
+        assert len(quick.bars().bars) == 4

@@ -1,4 +1,4 @@
-"""What breaks on the wire: the client asks again, and either has the truth or says what was wrong."""
+"""Faults on the wire: the client retries, and either returns the truth or says what was wrong."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from market_data_pipeline_tests.polygon.faulty_server import (
     send_short,
     stall,
 )
-from market_data_pipeline_tests.polygon.vendor import KEY, TRUTH, WHOLE, Asker, cost, page, rows
+from market_data_pipeline_tests.polygon.vendor import KEY, TRUTH, WHOLE, QuickClient, cost, page, rows
 
 GOOD = json.dumps(page(TRUTH)).encode()
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(GOOD)
@@ -92,7 +92,7 @@ PASSING = {
 @pytest.mark.parametrize("fault", PASSING.values(), ids=PASSING)
 def test_a_fault_that_passes_leaves_the_truth(fault: Answer) -> None:
     with FaultyServer(fault, send_json(page(TRUTH))) as server:
-        fetched = Asker(server.url, limits=HASTY).bars()
+        fetched = QuickClient(server.url, limits=HASTY).bars()
     assert rows(fetched.bars) == TRUTH
     assert fetched.usage.requests == 2
 
@@ -100,20 +100,20 @@ def test_a_fault_that_passes_leaves_the_truth(fault: Answer) -> None:
 @pytest.mark.parametrize("fault", PASSING.values(), ids=PASSING)
 def test_a_fault_that_stays_ends_as_a_transient_error_that_carries_its_cost(fault: Answer) -> None:
     with FaultyServer(fault) as server:
-        asker = Asker(server.url, limits=Limits(connect=0.5, read=0.1, total=0.15), max_attempts=2)
+        quick = QuickClient(server.url, limits=Limits(connect=0.5, read=0.1, total=0.15), max_attempts=2)
         with pytest.raises(TransientError, match=r"AAPL 5m.* Given up after 2 attempts") as caught:
-            asker.bars()
+            quick.bars()
     assert cost(caught.value).requests == 2
     assert len(server.seen) == 2
 
 
 def test_five_attempts_back_off_exponentially_and_no_more_are_made() -> None:
     with FaultyServer(send(503)) as server:
-        asker = Asker(server.url)
+        quick = QuickClient(server.url)
         with pytest.raises(TransientError, match=r"HTTP 503.*5 attempts"):
-            asker.bars()
+            quick.bars()
     assert len(server.seen) == 5
-    assert asker.slept == [1, 2, 4, 8]
+    assert quick.slept == [1, 2, 4, 8]
 
 
 def test_the_jitter_is_drawn_from_nothing_to_the_whole_backoff() -> None:
@@ -124,7 +124,7 @@ def test_the_jitter_is_drawn_from_nothing_to_the_whole_backoff() -> None:
         return 0.25
 
     with FaultyServer(send(503)) as server, pytest.raises(TransientError):
-        Asker(server.url, uniform=uniform).bars()
+        QuickClient(server.url, uniform=uniform).bars()
     assert drawn == [(0, 1), (0, 2), (0, 4), (0, 8), (0, 16)]
 
 
@@ -157,32 +157,32 @@ def test_retry_after_is_honoured_up_to_300_seconds(status: int, retry_after: str
         handler.end_headers()  # type: ignore[attr-defined]
 
     with FaultyServer(fault, send_json(page(TRUTH))) as server:
-        asker = Asker(server.url)
-        asker.bars()
-    assert asker.slept == [slept]
+        quick = QuickClient(server.url)
+        quick.bars()
+    assert quick.slept == [slept]
 
 
-def test_each_429_is_counted_and_pauses_everybody_and_a_503_does_not() -> None:
+def test_each_429_is_counted_and_pauses_all_senders_and_a_503_does_not() -> None:
     storm = [send(429), send(429, headers={"Retry-After": "9"}), send(503), send(429)]
     with FaultyServer(*storm, send_json(page(TRUTH))) as server:
-        asker = Asker(server.url)
-        fetched = asker.bars()
+        quick = QuickClient(server.url)
+        fetched = quick.bars()
     assert (fetched.usage.requests, fetched.usage.rate_limited) == (5, 3)
-    assert asker.limiter.pauses == [1, 9, 8]
-    assert len(asker.limiter.priorities) == 5
+    assert quick.limiter.pauses == [1, 9, 8]
+    assert len(quick.limiter.priorities) == 5
 
 
 def test_a_storm_of_429_ends_as_a_rate_limited_error_with_every_refusal_counted() -> None:
     with FaultyServer(send(429)) as server:
-        asker = Asker(server.url)
+        quick = QuickClient(server.url)
         with pytest.raises(RateLimitedError) as caught:
-            asker.bars()
+            quick.bars()
     assert cost(caught.value).rate_limited == 5
-    assert len(asker.limiter.pauses) == 5
+    assert len(quick.limiter.pauses) == 5
 
 
 class Minutes(FaultyServer):
-    """Answers five calls in any 60 seconds of a clock and refuses all others, without a word on when to come again."""
+    """Answers five calls in any 60 seconds of a clock and refuses all others, without a Retry-After."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         super().__init__()
@@ -211,7 +211,7 @@ def test_a_key_with_five_calls_a_minute_gets_through_where_the_plan_is_configure
     assert 120 <= passed[0] < 180
 
 
-def test_everybody_really_waits_for_as_long_as_retry_after_says() -> None:
+def test_all_senders_wait_as_long_as_retry_after_says() -> None:
     came = []
 
     class Watched(FaultyServer):
@@ -242,7 +242,7 @@ def test_everybody_really_waits_for_as_long_as_retry_after_says() -> None:
 )
 def test_every_usual_way_to_send_a_body_is_understood(make: Callable[[bytes], Answer]) -> None:
     with FaultyServer(make(GOOD)) as server:
-        fetched = Asker(server.url).bars()
+        fetched = QuickClient(server.url).bars()
     assert rows(fetched.bars) == TRUTH
 
 
@@ -251,54 +251,54 @@ def test_a_body_beyond_the_cap_is_refused_without_another_attempt(compressed: bo
     body = b'{"status": "OK", "filler": "' + b"x" * 300_000 + b'"}'
     with FaultyServer(send_gzip(body) if compressed else send(200, body)) as server:
         with pytest.raises(DataError, match="larger than 100000 bytes"):
-            Asker(server.url, limits=Limits(body=100_000)).bars()
+            QuickClient(server.url, limits=Limits(body=100_000)).bars()
         assert len(server.seen) == 1
 
 
-def test_a_server_that_is_not_there_is_a_transient_error_and_takes_one_turn() -> None:
+def test_a_server_that_is_not_there_is_a_transient_error_and_uses_one_call() -> None:
     with FaultyServer(send(200)) as server:
         url = server.url
-    asker = Asker(url)
+    quick = QuickClient(url)
     with pytest.raises(
         VendorUnreachableError, match=f"{url} cannot be reached .connection refused.*5 attempts"
     ) as info:
-        asker.bars()
+        quick.bars()
     assert isinstance(info.value, TransientError)
     assert not info.value.stops_run
-    assert len(asker.limiter.priorities) == cost(info.value).requests == 1
-    assert asker.slept == [1, 2, 4, 8]
+    assert len(quick.limiter.priorities) == cost(info.value).requests == 1
+    assert quick.slept == [1, 2, 4, 8]
 
 
 def test_a_server_that_stays_away_stops_the_run_and_one_that_comes_back_does_not() -> None:
     with FaultyServer(send(200)) as server:
         url = server.url
-    asker = Asker(url)
+    quick = QuickClient(url)
     stops = []
     for _ in range(CUT_OFF_AFTER):
         with pytest.raises(VendorUnreachableError) as info:
-            asker.bars()
+            quick.bars()
         stops.append(info.value.stops_run)
     assert stops == [False] * (CUT_OFF_AFTER - 1) + [True]
     with FaultyServer(send_json(page(TRUTH)), port=int(url.rpartition(":")[2])):
-        assert rows(asker.bars().bars) == TRUTH
-    asker.client.close()  # the connection that is still open
+        assert rows(quick.bars().bars) == TRUTH
+    quick.client.close()  # the connection that is still open
     with pytest.raises(VendorUnreachableError) as info:
-        asker.bars()
+        quick.bars()
     assert not info.value.stops_run
 
 
-def test_a_name_that_is_not_known_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unknown_host_name_is_given_as_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(VendorUnreachableError, match="its name is not known"):
-        Asker("http://vendor.invalid").bars()
+        QuickClient("http://vendor.invalid").bars()
 
 
 def test_a_redirect_is_an_error_and_not_followed() -> None:
     with FaultyServer(send_json(page(TRUTH))) as elsewhere:
         redirect = send(302, headers={"Location": elsewhere.url + "/v2/aggs"})
         with FaultyServer(redirect) as server, pytest.raises(VendorRequestError, match="must not go"):
-            Asker(server.url).bars()
+            QuickClient(server.url).bars()
         assert elsewhere.seen == []
 
 
@@ -307,7 +307,7 @@ def test_threads_share_a_client_and_each_has_its_own_answer_and_cost() -> None:
 
     def ask(symbol: str) -> object:
         together.wait()
-        return asker.bars(symbol=symbol)
+        return quick.bars(symbol=symbol)
 
     def echo(handler: object) -> None:
         symbol = handler.path.split("/")[4]  # type: ignore[attr-defined]
@@ -315,8 +315,8 @@ def test_threads_share_a_client_and_each_has_its_own_answer_and_cost() -> None:
 
     symbols = ["AAPL", "MSFT", "SPY", "TSLA"]
     with FaultyServer(echo) as server:
-        asker = Asker(server.url)
+        quick = QuickClient(server.url)
         with ThreadPoolExecutor(4) as pool:
             fetched = list(pool.map(ask, symbols))
     assert [answer.usage.requests for answer in fetched] == [1, 1, 1, 1]  # type: ignore[attr-defined]
-    assert asker.client.usage.requests == 4
+    assert quick.client.usage.requests == 4

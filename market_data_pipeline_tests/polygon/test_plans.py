@@ -1,4 +1,4 @@
-"""What the plans allow, and from when a bar can be had."""
+"""What the plans allow, and from when on a bar is served."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ def test_no_limit_at_all_never_waits() -> None:
     assert clock.now == 1000
 
 
-def test_a_pause_holds_everybody_for_its_time_and_a_shorter_one_does_not_shorten_it() -> None:
+def test_a_pause_holds_all_callers_for_its_time_and_a_shorter_one_does_not_shorten_it() -> None:
     clock = PaperClock()
     limiter = UnlimitedLimiter(sleep=clock.sleep, monotonic=lambda: clock.now)
     limiter.pause(40)
@@ -191,7 +191,7 @@ def test_a_waiter_that_died_is_passed_over_when_its_lease_is_over(database_url: 
     queue.close()
 
 
-def test_who_gives_up_waiting_leaves_the_queue(database_url: str) -> None:
+def test_a_waiter_that_gives_up_leaves_the_queue(database_url: str) -> None:
     class GaveUpError(Exception):
         pass
 
@@ -206,7 +206,7 @@ def test_who_gives_up_waiting_leaves_the_queue(database_url: str) -> None:
     assert queued(database_url) == 0
 
 
-def test_the_calls_of_the_past_do_not_pile_up(database_url: str) -> None:
+def test_past_calls_do_not_pile_up(database_url: str) -> None:
     queue = RateLimitQueue(database_url, 0.001)
     for _ in range(120):
         waiter = uuid4()
@@ -230,7 +230,7 @@ def test_sessions_in_other_time_zones_share_the_limit(database_url: str) -> None
     second.close()
 
 
-def test_a_database_that_cannot_be_reached_is_said_so_and_ends_the_run() -> None:
+def test_an_unreachable_database_stops_the_run_and_shows_no_password() -> None:
     limiter = shared_limiter("postgresql+psycopg://nobody:hush@127.0.0.1:9/none?connect_timeout=1", 5)
     with pytest.raises(DatabaseUnavailableError) as caught:
         limiter.acquire(0)
@@ -238,7 +238,7 @@ def test_a_database_that_cannot_be_reached_is_said_so_and_ends_the_run() -> None
     assert "hush" not in str(caught.value)
 
 
-def test_a_database_without_the_tables_names_the_command_that_makes_them(empty_database_url: str) -> None:
+def test_a_database_without_the_tables_names_the_command_that_creates_them(empty_database_url: str) -> None:
     limiter = shared_limiter(empty_database_url, 5)
     with pytest.raises(ConfigurationError, match="market-data migrate"):
         limiter.acquire(0)

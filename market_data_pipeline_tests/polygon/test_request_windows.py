@@ -1,4 +1,4 @@
-"""Which requests cover what is missing: nothing missing is left out, and no request is made that another one saves."""
+"""Request windows cover everything that is missing, with the fewest requests."""
 
 from __future__ import annotations
 
@@ -10,33 +10,33 @@ from hypothesis import strategies as st
 
 from market_data_pipeline.domain.calendar import Session, calendar_for
 from market_data_pipeline.domain.series import AssetClass, Timeframe
-from market_data_pipeline.polygon.request_windows import windows
+from market_data_pipeline.polygon.request_windows import pages_of, windows
 
 STOCKS = calendar_for(AssetClass.US_EQUITY)
 CRYPTO = calendar_for(AssetClass.CRYPTO)
 YEAR = STOCKS.sessions(dt.date(2024, 1, 1), dt.date(2025, 1, 1))
 
 
-def test_nothing_missing_is_nothing_asked() -> None:
+def test_nothing_missing_needs_no_request() -> None:
     assert windows((), Timeframe.M5) == ()
 
 
 def test_a_first_year_of_5m_is_one_window_of_5_pages_and_of_1d_one_page() -> None:
     (minutes,) = windows(YEAR, Timeframe.M5)
     assert minutes.interval == (YEAR[0].start, YEAR[-1].end)
-    assert minutes.expected_calls == 5
+    assert pages_of(minutes.base_bars) == 5
     assert minutes.base_bars == 249 * 960 + 3 * 780  # 252 sessions, three of which close early
     (days,) = windows(YEAR, Timeframe.D1)
     assert days.interval == (YEAR[0].day_start, YEAR[-1].day_end)
-    assert days.expected_calls == 1
+    assert pages_of(days.base_bars) == 1
 
 
-def test_a_day_is_asked_for_from_its_first_to_its_last_minute() -> None:
+def test_a_day_is_requested_from_its_first_to_its_last_minute() -> None:
     early = STOCKS.session_on(dt.date(2024, 7, 3))
     assert early is not None
     (window,) = windows((early,), Timeframe.M5)
     assert window.interval == (early.start, early.end)
-    assert (window.base_bars, window.expected_calls) == (780, 1)
+    assert window.base_bars == 780
 
 
 def test_a_weekend_between_two_sessions_costs_nothing() -> None:
@@ -47,7 +47,7 @@ def test_a_weekend_between_two_sessions_costs_nothing() -> None:
 
 def test_a_gap_that_fits_on_the_page_is_bridged_and_one_that_does_not_is_not() -> None:
     near = windows((YEAR[0], YEAR[40]), Timeframe.M5)
-    assert [window.expected_calls for window in near] == [1]
+    assert [pages_of(window.base_bars) for window in near] == [1]
     assert near[0].interval == (YEAR[0].start, YEAR[40].end)
     far = windows((YEAR[0], YEAR[200]), Timeframe.M5)
     assert [window.interval for window in far] == [(YEAR[i].start, YEAR[i].end) for i in (0, 200)]
@@ -57,20 +57,20 @@ def test_a_crypto_year_is_11_pages() -> None:
     days = CRYPTO.sessions(dt.date(2023, 1, 1), dt.date(2024, 1, 1))
     (window,) = windows(days, Timeframe.M5)
     assert window.base_bars == 365 * 1440
-    assert window.expected_calls == 11
+    assert pages_of(window.base_bars) == 11
 
 
 def calls_by_trying_everything(missing: tuple[Session, ...], page_limit: int) -> int:
-    """The fewest calls, found by trying every way to cut the missing sessions into stretches."""
+    """The fewest calls, found by trying every way to group the missing sessions."""
 
-    def stretch(first: Session, last: Session) -> int:
+    def cost(first: Session, last: Session) -> int:
         between = YEAR[YEAR.index(first) : YEAR.index(last) + 1]
         bars = sum((session.end - session.start) // dt.timedelta(minutes=1) for session in between)
         return max(1, -(-bars // page_limit))
 
     best = [0] * (len(missing) + 1)
     for i in reversed(range(len(missing))):
-        best[i] = min(stretch(missing[i], missing[j]) + best[j + 1] for j in range(i, len(missing)))
+        best[i] = min(cost(missing[i], missing[j]) + best[j + 1] for j in range(i, len(missing)))
     return best[0]
 
 
@@ -84,4 +84,6 @@ def test_windows_cover_what_is_missing_with_the_fewest_calls(held: set[int], pag
     assert all(a.interval.end <= b.interval.start for a, b in pairwise(made))
     edges = {instant for session in missing for instant in (session.start, session.end)}
     assert {instant for window in made for instant in window.interval} <= edges
-    assert sum(window.expected_calls for window in made) == calls_by_trying_everything(missing, page_limit)
+    assert sum(pages_of(window.base_bars, page_limit) for window in made) == calls_by_trying_everything(
+        missing, page_limit
+    )

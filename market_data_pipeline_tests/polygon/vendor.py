@@ -1,4 +1,4 @@
-"""What the vendor answers when all is well, and a client to ask it: the ground of this folder's tests."""
+"""The vendor's answers when all is well, and a client to request them: shared by the tests of this folder."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ WHOLE: Final = minutes(len(TRUTH))
 
 
 class NoWait:
-    """A limiter that gives every turn at once and remembers what it was asked."""
+    """A limiter that lets every request go at once and remembers the priorities and pauses."""
 
     def __init__(self) -> None:
         self.priorities: list[int] = []
@@ -84,7 +84,7 @@ class NoWait:
         self.closed = True
 
 
-class Asker:
+class QuickClient:
     """A client whose backoff costs no time: it waits the longest jitter, on paper."""
 
     def __init__(self, url: str, **more: Any) -> None:
@@ -105,7 +105,7 @@ def cost(error: PipelineError) -> Counters:
 
 
 def rows(frame: Any) -> list[dict[str, Any]]:
-    """A bar frame in the vendor's words."""
+    """A bar frame with the vendor's field names."""
     names = {"open": "o", "high": "h", "low": "l", "close": "c", "volume": "v", "vwap": "vw", "trades": "n"}
     records = frame.rename(columns=names).assign(t=frame["ts"].astype("int64") // 1000).drop(columns="ts")
     return list(records.to_dict("records"))
