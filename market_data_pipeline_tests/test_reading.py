@@ -18,7 +18,8 @@ from market_data_pipeline import read_bars, read_features
 from market_data_pipeline.domain.calendar import NEW_YORK
 from market_data_pipeline.domain.errors import ConfigurationError, DatabaseUnavailableError, UsageError
 from market_data_pipeline.domain.features.definitions import FEATURE_NAMES, FEATURES
-from market_data_pipeline_tests.ingest.conftest import REAL_SAMPLE, MakeWorld, World, make_world  # noqa: F401
+from market_data_pipeline_tests.ingest.conftest import MakeWorld, World, make_world  # noqa: F401
+from market_data_pipeline_tests.recorded import SAMPLE
 
 NOON = datetime(2014, 6, 10, 12, 0, tzinfo=NEW_YORK)  # the day after Apple's 7-for-1 split
 ROOT = Path(__file__).resolve().parent.parent
@@ -27,7 +28,7 @@ ROOT = Path(__file__).resolve().parent.parent
 @pytest.fixture
 def apple(make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch) -> World:  # noqa: F811
     """A database with recorded bars of AAPL, which the environment names."""
-    world = make_world(NOON, replay=REAL_SAMPLE)
+    world = make_world(NOON, replay=SAMPLE)
     world.refresh("AAPL", history_days=200)
     monkeypatch.setenv("DATABASE_URL", world.database_url)
     monkeypatch.setenv("MARKET_DATA_AS_OF", world.now.isoformat())

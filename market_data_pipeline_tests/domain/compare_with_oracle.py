@@ -24,13 +24,12 @@ from market_data_pipeline.domain.features.definitions import FEATURES
 from market_data_pipeline.domain.series import AssetClass, Timeframe
 from market_data_pipeline_tests.domain.feature_series import (
     KINDS,
-    REAL,
-    SAMPLE,
     Case,
     oracle_frame,
     random_bars,
     real_series,
 )
+from market_data_pipeline_tests.recorded import FULL, SAMPLE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -123,7 +122,7 @@ def main(bars: int = BARS, seed: int = 20260101, root: Path | None = None) -> di
     """
     began = time.perf_counter()
     random, recorded = Comparison(), Comparison()
-    for case in recorded_cases(root or (REAL if REAL.is_dir() else SAMPLE)):
+    for case in recorded_cases(root or (FULL if FULL.is_dir() else SAMPLE)):
         recorded.take(case)
     for case in random_cases(bars, seed):
         random.take(case)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from datetime import date, datetime, time, timedelta
-from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 from zoneinfo import ZoneInfo
 
 import numpy as np
@@ -16,10 +15,11 @@ from market_data_pipeline.domain.features.definitions import FEATURES
 from market_data_pipeline.domain.series import AssetClass, Timeframe
 from market_data_pipeline_tests.domain.answers import feature_oracle
 
+if TYPE_CHECKING:
+    from pathlib import Path
+
 NEW_YORK = ZoneInfo("America/New_York")
 UTC = ZoneInfo("UTC")
-SAMPLE = Path(__file__).parents[1] / "data" / "real_sample"
-REAL = Path(__file__).parents[3] / "shared" / "data" / "real"
 KINDS = ("walk", "cents", "constant", "halts", "ramp", "steps", "huge", "tiny", "mixed")
 
 

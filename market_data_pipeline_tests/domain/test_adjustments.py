@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 from datetime import date, timedelta
 from itertools import permutations
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -19,10 +18,10 @@ from market_data_pipeline.domain.calendar import calendar_for, to_us
 from market_data_pipeline.domain.resample import resample
 from market_data_pipeline.domain.series import AssetClass, Timeframe
 from market_data_pipeline_tests.domain.strategies import COARSE, STOCKS, bar_frames, days, laws, new_york
+from market_data_pipeline_tests.recorded import SAMPLE
 
 Sample = tuple[pd.DataFrame, AssetClass]
 LATER = date(2030, 1, 1)
-REAL = Path(__file__).parents[1] / "data" / "real_sample"
 terms = st.sampled_from([1.0, 2.0, 3.0, 4.0, 8.0, 10.0, 1.5, 25.0])
 splits = st.lists(st.builds(Split, days, terms, terms), max_size=5)
 
@@ -78,8 +77,8 @@ def test_a_split_that_the_vendor_lists_twice_counts_once() -> None:
 
 
 def test_apples_real_day_bars_show_no_jump_at_its_seven_for_one_split() -> None:
-    rows = pd.read_csv(REAL / "day" / "AAPL.csv.gz")
-    listed = csv.DictReader((REAL / "splits.csv").read_text().splitlines())
+    rows = pd.read_csv(SAMPLE / "day" / "AAPL.csv.gz")
+    listed = csv.DictReader((SAMPLE / "splits.csv").read_text().splitlines())
     some = [
         Split(date.fromisoformat(row["execution_date"]), float(row["split_from"]), float(row["split_to"]))
         for row in listed

@@ -23,8 +23,6 @@ from market_data_pipeline_tests.domain import compare_with_oracle
 from market_data_pipeline_tests.domain.answers import feature_oracle
 from market_data_pipeline_tests.domain.feature_series import (
     NEW_YORK,
-    REAL,
-    SAMPLE,
     Case,
     assert_same,
     cases,
@@ -34,6 +32,7 @@ from market_data_pipeline_tests.domain.feature_series import (
     random_bars,
     real_series,
 )
+from market_data_pipeline_tests.recorded import FULL, SAMPLE, needs_full
 
 ROOT = Path(__file__).parents[2]
 ANSWERS = Path(__file__).parent / "answers"
@@ -75,12 +74,17 @@ def test_real_bars_give_what_polars_and_talipp_give(folder: str, answer: str) ->
     assert_same(compute_features(*case), expected)
 
 
-@pytest.mark.skipif(
-    not REAL.is_dir(), reason="the full real data lies beside the repository only where it is developed"
+@pytest.mark.parametrize(
+    ("root", "folder", "symbol"),
+    [
+        (SAMPLE, "day", "AAPL"),
+        (SAMPLE, "minute", "AAPL"),
+        pytest.param(FULL, "day", "GOOG", marks=needs_full),
+        pytest.param(FULL, "minute", "SPY", marks=needs_full),
+    ],
 )
-@pytest.mark.parametrize(("folder", "symbol"), [("day", "GOOG"), ("minute", "SPY"), ("minute", "AAPL")])
-def test_all_real_bars_give_what_the_oracle_gives(folder: str, symbol: str) -> None:
-    case = real_series(REAL, folder, symbol)
+def test_recorded_bars_give_what_the_oracle_gives(root: Path, folder: str, symbol: str) -> None:
+    case = real_series(root, folder, symbol)
     case = case._replace(bars=case.bars.iloc[:1_200])
     assert_same(compute_features(*case), oracle_frame(case))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import date
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -15,8 +16,6 @@ from market_data_pipeline.domain.features.compute import compute_features, featu
 from market_data_pipeline.domain.features.definitions import FEATURES, WARM_UP_BARS
 from market_data_pipeline.domain.series import AssetClass, Timeframe
 from market_data_pipeline_tests.domain.feature_series import (
-    REAL,
-    SAMPLE,
     Case,
     assert_same,
     cases,
@@ -26,6 +25,7 @@ from market_data_pipeline_tests.domain.feature_series import (
     real_series,
     take,
 )
+from market_data_pipeline_tests.recorded import FULL, SAMPLE, needs_full
 
 EQUITY = AssetClass.US_EQUITY
 MOVING = ("walk", "cents", "halts", "ramp", "steps", "huge", "tiny", "mixed")
@@ -187,14 +187,19 @@ def test_a_split_of_any_ratio_leaves_the_scale_free_columns(ratio: float) -> Non
             assert after[feature.name].equals(before[feature.name]), feature.name
 
 
-@pytest.mark.skipif(
-    not REAL.is_dir(), reason="the full real data lies beside the repository only where it is developed"
+@pytest.mark.parametrize(
+    ("root", "folder", "symbol"),
+    [
+        (SAMPLE, "day", "AAPL"),
+        (SAMPLE, "minute", "AAPL"),
+        *(pytest.param(FULL, "day", symbol, marks=needs_full) for symbol in ("AAPL", "SPY", "QQQ")),
+        pytest.param(FULL, "minute", "SPY", marks=needs_full),
+    ],
 )
-@pytest.mark.parametrize(("folder", "symbol"), [("day", "AAPL"), ("day", "SPY"), ("day", "QQQ"), ("minute", "SPY")])
-def test_real_bars_in_steps_leave_what_one_computation_gives(folder: str, symbol: str) -> None:
-    case = real_series(REAL, folder, symbol)
+def test_recorded_bars_in_steps_leave_what_one_computation_gives(root: Path, folder: str, symbol: str) -> None:
+    case = real_series(root, folder, symbol)
     store = Store(case, 100)
-    steps = np.random.default_rng(2).integers(1, 400, len(case.bars))
+    steps = np.random.default_rng(2).integers(1, 40 if root is SAMPLE else 400, len(case.bars))
     while (held := len(store.bars)) < len(case.bars):
         store.append(case.bars, min(int(steps[held]), len(case.bars) - held))
     assert_same(store.rows, compute_features(*case))

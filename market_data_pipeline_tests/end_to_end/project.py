@@ -25,7 +25,6 @@ from market_data_pipeline.runtime.postgres import EmbeddedPostgres
 from market_data_pipeline.settings import Settings, load_settings
 
 REPOSITORY: Final = Path(__file__).resolve().parents[2]
-REAL_SAMPLE: Final = REPOSITORY / "market_data_pipeline_tests" / "data" / "real_sample"
 PATIENCE: Final = 120.0  # seconds after which a test gives up on a condition; it takes a tenth of that
 UNIVERSE: Final = "tiers:\n  critical: [AAPL, MSFT]\n  standard: [KO]\n  low_priority: [XOM]\n"
 NOON: Final = "2026-03-11T15:30:00Z"  # a Wednesday, in the session

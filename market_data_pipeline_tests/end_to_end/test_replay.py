@@ -11,7 +11,8 @@ import dagster as dg
 import pytest
 
 from market_data_pipeline_tests.end_to_end.conftest import MakeProject
-from market_data_pipeline_tests.end_to_end.project import REAL_SAMPLE, Project
+from market_data_pipeline_tests.end_to_end.project import Project
+from market_data_pipeline_tests.recorded import SAMPLE
 
 AS_OF = "2014-06-10T03:00:00-04:00"  # the morning after a split
 COLUMNS = ("open", "high", "low", "close", "volume")
@@ -22,14 +23,14 @@ def project(make_project: MakeProject) -> Project:
     return make_project(
         universe="tiers: {critical: [AAPL]}\n",
         MARKET_DATA_AS_OF=AS_OF,
-        MARKET_DATA_SANDBOX_REPLAY=REAL_SAMPLE,
+        MARKET_DATA_SANDBOX_REPLAY=SAMPLE,
         MARKET_DATA_HISTORY_DAYS=100,
     )
 
 
 def recorded(project: Project) -> list[dict[str, Any]]:
     oldest = project.query("select min(ts) as ts from market_data.bars where timeframe = '1d'")[0]["ts"]
-    with gzip.open(REAL_SAMPLE / "day" / "AAPL.csv.gz", "rt", newline="") as lines:
+    with gzip.open(SAMPLE / "day" / "AAPL.csv.gz", "rt", newline="") as lines:
         rows = [
             {"ts": datetime.fromtimestamp(int(row["window_start"]) / 1e9, UTC)}
             | {name: float(row[name]) for name in COLUMNS}

@@ -24,8 +24,6 @@ from market_data_pipeline.sandbox.server import running_server
 from market_data_pipeline.sandbox.source import Source
 from market_data_pipeline.settings.sandbox import SANDBOX_KEY
 
-REAL_SAMPLE = Path(__file__).parent.parent / "data" / "real_sample"
-
 
 class Patience:
     """Seconds that pass by sleeping alone, so that nobody really waits for a turn or after a 429."""

@@ -10,10 +10,8 @@ from pathlib import Path
 import pytest
 
 from market_data_pipeline.domain.calendar import NEW_YORK
-from market_data_pipeline_tests.ingest.conftest import REAL_SAMPLE, MakeWorld, World
-
-REAL = Path(__file__).resolve().parents[3] / "shared" / "data" / "real"
-needs_real_data = pytest.mark.skipif(not REAL.is_dir(), reason="the full recorded data are not beside the repository")
+from market_data_pipeline_tests.ingest.conftest import MakeWorld, World
+from market_data_pipeline_tests.recorded import FULL, SAMPLE, needs_full
 
 Row = tuple[datetime, float, float, float, float, float]
 
@@ -66,17 +64,17 @@ def check_days(world: World, folder: Path, symbol: str, days: int) -> None:
 
 
 def test_a_sample_of_recorded_bars_is_stored_as_it_is(make_world: MakeWorld) -> None:
-    world = make_world(datetime(2014, 6, 10, 12, 0, tzinfo=NEW_YORK), replay=REAL_SAMPLE)
+    world = make_world(datetime(2014, 6, 10, 12, 0, tzinfo=NEW_YORK), replay=SAMPLE)
     world.refresh("AAPL", history_days=200)
-    check_days(world, REAL_SAMPLE, "AAPL", 200)
-    minutes = recorded(REAL_SAMPLE / "minute" / "AAPL.csv.gz", midnight(date(2014, 6, 5)), midnight(date(2014, 6, 10)))
+    check_days(world, SAMPLE, "AAPL", 200)
+    minutes = recorded(SAMPLE / "minute" / "AAPL.csv.gz", midnight(date(2014, 6, 5)), midnight(date(2014, 6, 10)))
     stored, expected = held(world, "AAPL", "5m"), in_fives(minutes)
     assert [row[:5] for row in stored] == [row[:5] for row in expected]
     assert [row[5] for row in stored] == pytest.approx([row[5] for row in expected])
 
 
 def test_adjusted_prices_are_continuous_across_a_recorded_split(make_world: MakeWorld) -> None:
-    world = make_world(datetime(2014, 6, 10, 12, 0, tzinfo=NEW_YORK), replay=REAL_SAMPLE)
+    world = make_world(datetime(2014, 6, 10, 12, 0, tzinfo=NEW_YORK), replay=SAMPLE)
     world.refresh("AAPL", history_days=200)
     raw, adjusted = (
         world.query(
@@ -94,7 +92,7 @@ def test_adjusted_prices_are_continuous_across_a_recorded_split(make_world: Make
 
 
 def test_a_split_that_comes_into_force_recomputes_what_depends_on_prices(make_world: MakeWorld) -> None:
-    world = make_world(datetime(2014, 6, 6, 22, 0, tzinfo=NEW_YORK), replay=REAL_SAMPLE)
+    world = make_world(datetime(2014, 6, 6, 22, 0, tzinfo=NEW_YORK), replay=SAMPLE)
     world.refresh("AAPL", history_days=200)
     before = world.query("select ts, atr, log_return from market_data.features where timeframe = '1d' order by ts")
     world.now = datetime(2014, 6, 9, 6, 0, tzinfo=NEW_YORK).astimezone(UTC)
@@ -106,17 +104,9 @@ def test_a_split_that_comes_into_force_recomputes_what_depends_on_prices(make_wo
         assert new["atr"] == (None if old["atr"] is None else pytest.approx(old["atr"] / 7))  # type: ignore[operator]
 
 
-@needs_real_data
+@needs_full
 @pytest.mark.parametrize("symbol", ["AAPL", "SPY", "QQQ", "GOOG"])
 def test_twenty_years_of_recorded_days_equal_their_file(make_world: MakeWorld, symbol: str) -> None:
-    world = make_world(datetime(2021, 3, 31, 12, 0, tzinfo=NEW_YORK), replay=REAL)
+    world = make_world(datetime(2021, 3, 31, 12, 0, tzinfo=NEW_YORK), replay=FULL)
     world.refresh(symbol, history_days=8480)
-    check_days(world, REAL, symbol, 8480)
-
-
-@needs_real_data
-def test_recorded_minutes_across_a_split_equal_their_file(make_world: MakeWorld) -> None:
-    world = make_world(datetime(2014, 6, 10, 12, 0, tzinfo=NEW_YORK), replay=REAL)
-    world.refresh("AAPL", history_days=10)
-    minutes = recorded(REAL / "minute" / "AAPL.csv.gz", midnight(date(2014, 6, 5)), midnight(date(2014, 6, 10)))
-    assert [row[:5] for row in held(world, "AAPL", "5m")] == [row[:5] for row in in_fives(minutes)]
+    check_days(world, FULL, symbol, 8480)

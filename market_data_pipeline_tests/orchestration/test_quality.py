@@ -7,7 +7,6 @@ import io
 import re
 from collections.abc import Iterator, Sequence
 from datetime import UTC, date, datetime
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,11 +28,11 @@ from market_data_pipeline.sandbox.main import open_source
 from market_data_pipeline.sandbox.server import running_server
 from market_data_pipeline.store.calendar import sync_sessions
 from market_data_pipeline.store.connection import engine
+from market_data_pipeline_tests import recorded
 from market_data_pipeline_tests.conftest import copy_database, drop_database, with_database
-from market_data_pipeline_tests.ingest.conftest import REAL_SAMPLE, World
+from market_data_pipeline_tests.ingest.conftest import World
 
 BARS, FEATURES = (*BAR_RULES, *ACROSS_RULES), FEATURE_RULES
-REAL = Path(__file__).resolve().parents[3] / "shared" / "data" / "real"
 # Clocks went back on 2 November, the market was closed on the 27th and closed early on the 28th.
 NOW = datetime(2025, 12, 2, 12, 0, tzinfo=NEW_YORK).astimezone(UTC)
 HISTORY_DAYS = 34
@@ -342,16 +341,16 @@ def test_a_day_that_the_vendor_confirmed_empty_lacks_no_bar(sane_url: str) -> No
 def test_recorded_bars_break_no_rule(database_url: str) -> None:
     now = datetime(2014, 6, 10, 12, 0, tzinfo=NEW_YORK).astimezone(UTC)
     world = World("", database_url, now)
-    with running_server(open_source(REAL_SAMPLE), world.clock, plan="advanced") as world.base_url:
+    with running_server(open_source(recorded.SAMPLE), world.clock, plan="advanced") as world.base_url:
         world.refresh("AAPL", history_days=200)
     know_sessions(database_url)
     assert broken(database_url, now) == {}
 
 
-@pytest.mark.skipif(not REAL.is_dir(), reason="the full recorded data are not beside the repository")
+@recorded.needs_full
 def test_twenty_years_of_recorded_bars_break_no_rule(database_url: str) -> None:
     world = World("", database_url, datetime(2014, 6, 10, 12, 0, tzinfo=NEW_YORK).astimezone(UTC))
-    with running_server(open_source(REAL), world.clock, plan="advanced") as world.base_url:
+    with running_server(open_source(recorded.FULL), world.clock, plan="advanced") as world.base_url:
         world.refresh("AAPL", history_days=10)
         world.now = datetime(2013, 10, 13, 12, 0, tzinfo=NEW_YORK).astimezone(UTC)
         world.refresh("SPY", history_days=12)

@@ -13,9 +13,9 @@ import pytest
 
 from market_data_pipeline.domain.errors import ConfigurationError
 from market_data_pipeline.sandbox.replay import Replay
+from market_data_pipeline_tests.recorded import SAMPLE
 from market_data_pipeline_tests.sandbox.vendor import MINUTE, NEW_YORK, Vendor, ms, vendor
 
-SAMPLE = Path(__file__).parent.parent / "data" / "real_sample"
 COLUMNS = "ticker,volume,open,close,high,low,window_start,transactions"
 SPLIT = (2014, 6, 9)
 
