@@ -24,9 +24,8 @@ import requests
 
 from benchmarks.place import NOW, Place
 from market_data_pipeline.domain.calendar import to_us
-from market_data_pipeline.domain.series import BASE_TIMEFRAMES, Timeframe, asset_class_of
-from market_data_pipeline.ingest.fetch import served_windows
-from market_data_pipeline.ingest.fetch_plan import reach, wanted
+from market_data_pipeline.domain.series import BASE_TIMEFRAMES, Series, Timeframe, asset_class_of
+from market_data_pipeline.ingest.fetch_plan import plan_fetch, reach
 from market_data_pipeline.settings.sandbox import SANDBOX_KEY
 from market_data_pipeline.store.copy import StoreConnection
 
@@ -103,9 +102,9 @@ def download(place: Place, symbols: Sequence[str], days: int) -> tuple[float, in
         paths = []
         for symbol in symbols:
             timing = pipeline.timing(asset_class_of(symbol))
-            sessions = reach(timing, days, pipeline.plan.history).sessions
+            within = reach(timing, days, pipeline.plan.history)
             for base in BASE_TIMEFRAMES:
-                for window in served_windows(wanted(sessions, {}, base, timing), base, timing):
+                for window in plan_fetch(Series(symbol, base), within, {}, timing, last_ts=None).windows:
                     first, last = to_us(window.interval.start) // 1000, to_us(window.interval.end) // 1000 - 1
                     ticker = quote(symbol, safe=":")
                     paths.append(f"/v2/aggs/ticker/{ticker}/range/{_EVERY_RANGE[base]}/{first}/{last}?limit=50000")

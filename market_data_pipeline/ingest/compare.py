@@ -1,10 +1,6 @@
-"""What an answer of the vendor changes in what is stored.
+"""What an answer of the vendor changes in what is stored, and which of those changes a run reports.
 
-Pure: two bar frames in, the difference out. Keep out: reading and writing either.
-
-What a commit changed in bars that were held already: the corrections and filled holes that a run reports.
-
-Add here: what a person is shown of a correction. Keep out: storing it (commit) and finding it (delta).
+Pure: two bar frames in, the difference out.
 """
 
 from __future__ import annotations
@@ -15,8 +11,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import numpy as np
 
 from market_data_pipeline.domain.bars import VALUES, array, ts_us
-from market_data_pipeline.domain.calendar import to_us
-from market_data_pipeline.ingest.features import instant
+from market_data_pipeline.domain.calendar import from_us, to_us
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -47,19 +42,19 @@ class Delta:
 
     @property
     def rows_updated(self) -> int:
-        """How many stored bars changed or went."""
+        """How many stored bars changed or were withdrawn."""
         return int(self.replaced.sum())
 
     @property
     def rows_removed(self) -> int:
-        """How many stored bars went."""
+        """How many stored bars were withdrawn."""
         return self.rows_updated - int(self.updated.sum())
 
 
 def compare(stored: pd.DataFrame, answer: pd.DataFrame) -> Delta:
-    """Return what `answer` changes in `stored`; both are bar frames over the same stretch of time.
+    """Return what `answer` changes in `stored`; both are bar frames over the same spans.
 
-    A stored bar that the answer no longer has is taken out: the vendor withdrew it.
+    A stored bar that the answer no longer has is removed: the vendor withdrew it.
     """
     new_ts, old_ts = ts_us(answer), ts_us(stored)
     if not len(old_ts):
@@ -78,16 +73,16 @@ def compare(stored: pd.DataFrame, answer: pd.DataFrame) -> Delta:
     return Delta(~held, updated, replaced, int(touched.min()) if len(touched) else None)
 
 
-SHOWN: Final = 5  # of one series in one run: enough to see what kind it is; the counts beside it are exact
+SHOWN: Final = 5  # per series and run: enough to see what kind of change it is; the counts beside it are exact
 
 
 class BarChange(NamedTuple):
-    """One held bar that changed, or one that came late.
+    """One held bar that changed, or one that arrived late.
 
     Attributes:
         ts: the bar's start, aware UTC.
         kind: `corrected`, `withdrawn`, or `filled` for a bar where a hole was.
-        column: the first value that differs; `close` for a bar that came or went.
+        column: the first value that differs; `close` for a filled or withdrawn bar.
         old: its value before, None for a filled hole or an unknown value.
         new: its value now, None for a withdrawn bar or an unknown value.
     """
@@ -100,7 +95,7 @@ class BarChange(NamedTuple):
 
 
 class Changes(NamedTuple):
-    """What happened to the stretch of time that a series held before: an exact count of late bars, and a sample."""
+    """What changed up to the last bar held before: an exact count of late bars, and a sample of all changes."""
 
     rows_filled: int
     sample: tuple[BarChange, ...]
@@ -110,8 +105,8 @@ def changes_of(stored: pd.DataFrame, answer: pd.DataFrame, delta: Delta, held_un
     """Return what `delta` did to bars up to `held_until`.
 
     Args:
-        stored: the bar frame as it was held.
-        answer: the bar frame that it has to equal.
+        stored: the bar frame as it was stored.
+        answer: the bar frame that replaces it.
         delta: their difference.
         held_until: start of the last bar held before, aware UTC; None for a series without bars, of which nothing
             changed.
@@ -134,7 +129,7 @@ def _change(us: int, stored: pd.DataFrame, answer: pd.DataFrame) -> BarChange:
     else:
         kind, column = "corrected", next(name for name in VALUES if old[name] != new[name])
     before, after = (None if values is None else values[column] for values in (old, new))
-    return BarChange(instant(us), kind, column, before, after)
+    return BarChange(from_us(us), kind, column, before, after)
 
 
 def _values(bars: pd.DataFrame, us: int) -> dict[str, float | None] | None:

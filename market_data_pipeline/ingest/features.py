@@ -5,10 +5,13 @@ Add here: how far a change reaches and what has to be read for it. Keep out: the
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from market_data_pipeline.domain import bars as bar_frames
 from market_data_pipeline.domain.bars import ts_us
+from market_data_pipeline.domain.calendar import exchange_date, to_us
 from market_data_pipeline.domain.errors import FeatureError, PipelineError
 from market_data_pipeline.domain.features.own import FAILED_MARK, NO_OWN_FEATURES, OwnFeatures
 from market_data_pipeline.store.bars import read_bars, read_bars_before
@@ -26,50 +29,139 @@ if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
+    from market_data_pipeline.domain.adjustments import Split
     from market_data_pipeline.domain.counters import Tally
     from market_data_pipeline.domain.series import AssetClass, Series
     from market_data_pipeline.store.copy import StoreConnection
     from market_data_pipeline.store.series_state import SeriesState
 
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 BEGINNING: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _END: Final = datetime(2100, 1, 1, tzinfo=UTC)
 
 
-def instant(us: int) -> datetime:
-    """Return microseconds since 1970 UTC as an aware instant."""
-    return _EPOCH + timedelta(microseconds=int(us))
+@dataclass(frozen=True, slots=True)
+class FeatureBasis:
+    """What a symbol's features depend on beside its bars.
+
+    Attributes:
+        asset_class: for the bars per year and the session dates.
+        splits: the symbol's known splits.
+        splits_digest: a fingerprint of those in force.
+        own: the project's own features.
+    """
+
+    asset_class: AssetClass
+    splits: tuple[Split, ...]
+    splits_digest: str
+    own: OwnFeatures = NO_OWN_FEATURES
+
+
+class FeatureUpdate(NamedTuple):
+    """What an update of a series' features did.
+
+    Attributes:
+        rows: rows written.
+        problems: a sentence for each own feature that could not be computed.
+        own_features: the fingerprint of the own features behind the stored rows, for the series' state.
+        bars: the adjusted bars that were read for it, empty when nothing was to be computed.
+    """
+
+    rows: int
+    problems: tuple[str, ...]
+    own_features: str
+    bars: pd.DataFrame
 
 
 class Recomputed(NamedTuple):
-    """What a recomputation wrote, and a sentence for each own feature that it could not compute."""
+    """How many rows a recomputation wrote, and a sentence for each own feature that it could not compute."""
 
     rows: int
     problems: tuple[str, ...]
 
 
-def is_outdated(state: SeriesState, splits_digest: str, own: OwnFeatures, *, bars_change: bool) -> bool:
-    """Return whether all stored features are to be computed again, whatever bars come.
+def update_features(
+    connection: StoreConnection,
+    series: Series,
+    state: SeriesState,
+    bars: pd.DataFrame,
+    basis: FeatureBasis,
+    *,
+    changed_from: datetime | None,
+    contiguous: bool,
+    full: bool,
+    now: datetime,
+    tally: Tally,
+) -> FeatureUpdate:
+    """Bring a series' stored features in step with its bars, which the transaction has stored already.
 
-    They are when they were made with other splits, by another version of the 17 or of the own features, and, as soon
-    as there are new bars, when one of the own features failed the last time.
+    Args:
+        connection: the transaction.
+        series: whose features.
+        state: of the series before the bars changed.
+        bars: the raw bars that the change came with.
+        basis: what the features depend on beside the bars.
+        changed_from: start of the first bar that changed, None when none did.
+        contiguous: whether `bars` is all there is from its first bar to its last.
+        full: compute and compare everything again.
+        now: becomes `features_computed_at`, aware UTC.
+        tally: counts the time.
+
+    Raises:
+        FeatureError: the bars break a formula of the 17; the sentence names the series.
+    """
+    from market_data_pipeline.domain.adjustments import adjust
+
+    own = basis.own
+    outdated = _is_outdated(state, basis, bars_change=changed_from is not None)
+    if changed_from is None and not outdated and not (full and state.bar_count):
+        return FeatureUpdate(0, (), state.own_features, bar_frames.empty())
+    first = None if outdated or full else changed_from
+    today = exchange_date(now)
+    with tally.storing():
+        computed_from, start = bars_to_compute(
+            connection,
+            series,
+            bars,
+            first=first,
+            held_until=state.last_ts,
+            joined=contiguous,
+            adjusted=lambda raw: adjust(raw, basis.splits, today),
+            warm_up=own.warm_up,
+        )
+    begin = first or BEGINNING
+    done = recompute_features(
+        connection,
+        series,
+        computed_from,
+        start,
+        asset_class=basis.asset_class,
+        now=now,
+        compare_from=begin if state.last_ts is not None and begin <= state.last_ts else None,
+        tally=tally,
+        own=own,
+    )
+    if own.readable:
+        fingerprint = own.digest + (FAILED_MARK if done.problems else "")
+    else:
+        fingerprint = FAILED_MARK if done.rows else state.own_features
+    return FeatureUpdate(done.rows, done.problems, fingerprint, computed_from)
+
+
+def _is_outdated(state: SeriesState, basis: FeatureBasis, *, bars_change: bool) -> bool:
+    """Return whether all stored features have to be computed again, whatever bars changed.
+
+    They have when they were computed with other splits, or by another version of the 17 or of the own features, and, as
+    soon as there are new bars, when one of the own features failed the last time.
     """
     from market_data_pipeline.domain.features.definitions import FEATURE_VERSION
 
-    stored = state.own_features
+    own, stored = basis.own, state.own_features
     return state.bar_count > 0 and (
-        state.splits_digest != splits_digest
+        state.splits_digest != basis.splits_digest
         or state.feature_version != FEATURE_VERSION
         or (own.readable and stored.removesuffix(FAILED_MARK) != own.digest)
         or (own.readable and bars_change and stored.endswith(FAILED_MARK))
     )
-
-
-def own_features_after(state: SeriesState, own: OwnFeatures, done: Recomputed) -> str:
-    """Return the fingerprint of the own features behind the stored rows after a recomputation."""
-    if own.readable:
-        return own.digest + (FAILED_MARK if done.problems else "")
-    return FAILED_MARK if done.rows else state.own_features
 
 
 def bars_to_compute(
@@ -88,7 +180,7 @@ def bars_to_compute(
     Args:
         connection: the transaction in which the changed bars are already stored.
         series: whose bars.
-        answer: the raw bars that the change came with; read again only where they cannot serve.
+        answer: the raw bars that the change came with; bars are read again only where these do not suffice.
         first: start of the first bar that changed, None to recompute all.
         held_until: start of the last bar that was held before the change, None when none was.
         joined: whether `answer` is all there is from its first bar to its last.
@@ -106,15 +198,15 @@ def bars_to_compute(
     if warm_up is not None:
         before = read_bars_before(connection, series, first, warm_up)
         starts = ts_us(answer)
-        if joined and len(starts) and starts[-1] >= _us(held_until):
-            changed = answer.iloc[int(starts.searchsorted(_us(first))) :]
+        if joined and len(starts) and starts[-1] >= to_us(held_until):
+            changed = answer.iloc[int(starts.searchsorted(to_us(first))) :]
         else:
             changed = read_bars(connection, series, first, _END)
         bars = adjusted(pd.concat((before, changed), ignore_index=True))
         if len(before) < warm_up or warm_up_suffices(bars, len(before)):
             return bars, len(before)
     bars = adjusted(read_bars(connection, series, BEGINNING, _END))
-    return bars, int(ts_us(bars).searchsorted(_us(first)))
+    return bars, int(ts_us(bars).searchsorted(to_us(first)))
 
 
 def recompute_features(
@@ -191,7 +283,3 @@ def _differing(
     outdated = np.isin(stored_ts, computed_ts[mask]) | ~np.isin(stored_ts, computed_ts)
     remove_features(connection, series, stored["ts"].filter(outdated).to_pylist())
     return computed.filter(mask)
-
-
-def _us(ts: datetime) -> int:
-    return (ts - _EPOCH) // timedelta(microseconds=1)

@@ -1,37 +1,39 @@
-"""Which session days of a fetched series are to be asked for now.
+"""Which session days of a fetched series to request now, and in which requests.
 
-Pure: coverage and an instant in, days out. Nothing expected, nothing asked: a day that is settled and held is never
-asked for again, a provisional one only when the vendor can have something new.
+Pure: coverage and an instant in, a plan out. A day that is settled and held is never requested again, a provisional one
+only when the vendor may have something new.
 
-Add here: when a day is worth a request. Keep out: how many requests that takes (polygon.windows).
+Add here: when a day is worth a request. Keep out: how the vendor counts a request's pages (polygon.request_windows) and
+sending anything (fetch).
 """
 
 from __future__ import annotations
 
 from bisect import bisect_right
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from market_data_pipeline.domain.calendar import calendar_for
+from market_data_pipeline.domain.calendar import calendar_for, from_us
 from market_data_pipeline.domain.freshness import settled_at
+from market_data_pipeline.domain.intervals import Interval
 from market_data_pipeline.domain.objectives import SETTLE_AFTER
 from market_data_pipeline.domain.series import Timeframe
 from market_data_pipeline.polygon.plans import available_at
+from market_data_pipeline.polygon.request_windows import PART_BASE_BARS, parts, windows
 from market_data_pipeline.store.coverage import Coverage, CoverageStatus
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from datetime import date
 
     from market_data_pipeline.domain.calendar import Session, SessionCalendar
-    from market_data_pipeline.domain.series import AssetClass
+    from market_data_pipeline.domain.series import AssetClass, Series
     from market_data_pipeline.polygon.plans import Plan
+    from market_data_pipeline.polygon.request_windows import Window
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-
-# With a day on either side of each they still fit one page of 5-minute bars: 15 sessions of 52 (crypto: of 34).
-_WITNESSED: Final = 5
+# With the days before and after each they still fit one page of 5-minute bars: 15 sessions of 52 (crypto: of 34).
+_MOST_WITH_NEIGHBOURS: Final = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +69,7 @@ class Timing:
         starts = self.calendar.slots_us(base, session)
 
         def end_of(slot: int) -> datetime:
-            return _EPOCH + timedelta(microseconds=int(starts[slot])) + base.span
+            return from_us(starts[slot]) + base.span
 
         served = bisect_right(range(len(starts)), instant, key=lambda slot: self.available_at(end_of(slot)))
         return end_of(served - 1) if served else None
@@ -95,7 +97,75 @@ def reach(timing: Timing, history_days: int, history_limit: timedelta | None) ->
     return Reach(sessions[len(beyond) :], beyond)
 
 
-def wanted(
+@dataclass(frozen=True, slots=True)
+class FetchPlan:
+    """What to request of one fetched series.
+
+    Attributes:
+        series: a fetched series: `5m` or `1d`.
+        timing: when bars can be had, and now.
+        sessions: the days that the series should hold and the plan reaches, ascending.
+        coverage: of the series now, by session date.
+        days: those of `sessions` that are worth a request now.
+        clamped: coverage to store of days before the plan's history.
+        parts: the requests. A long history comes in several parts, each stored before the next is requested; there is
+            always one, which is empty when nothing is to be requested.
+    """
+
+    series: Series
+    timing: Timing
+    sessions: tuple[Session, ...]
+    coverage: Mapping[date, Coverage]
+    days: tuple[Session, ...]
+    clamped: tuple[Coverage, ...]
+    parts: tuple[tuple[Window, ...], ...]
+
+    @property
+    def windows(self) -> tuple[Window, ...]:
+        """The requests of all parts."""
+        return tuple(window for part in self.parts for window in part)
+
+
+def plan_fetch(
+    series: Series,
+    within: Reach,
+    coverage: Mapping[date, Coverage],
+    timing: Timing,
+    *,
+    last_ts: datetime | None,
+    full: bool = False,
+) -> FetchPlan:
+    """Return what to request of a fetched series now.
+
+    Args:
+        series: a fetched series: `5m` or `1d`.
+        within: the days that it should hold.
+        coverage: what is held of them.
+        timing: when bars can be had, and now.
+        last_ts: start of the last bar held, None when none is. A history that begins after it comes in parts; one that
+            begins before it does not, because each part would have all features after it computed again.
+        full: request every day again, in one part.
+    """
+    days = days_to_fetch(within.sessions, coverage, series.timeframe, timing, full=full)
+    requested = with_neighbours(days, within.sessions, coverage, series.timeframe, timing)
+    made = _windows(requested, series.timeframe, timing)
+    in_parts = not full and made and (last_ts is None or made[0].interval.start > last_ts)
+    return FetchPlan(
+        series,
+        timing,
+        within.sessions,
+        coverage,
+        days,
+        tuple(
+            Coverage(session.date, CoverageStatus.CLAMPED, 0, timing.now)
+            for session in within.beyond
+            if session.date not in coverage
+        ),
+        tuple(_in_parts(made)) if in_parts else (made,),
+    )
+
+
+def days_to_fetch(
     sessions: Sequence[Session],
     coverage: Mapping[date, Coverage],
     base: Timeframe,
@@ -107,28 +177,28 @@ def wanted(
 
     Args:
         sessions: the days that the series should hold and the plan reaches, ascending.
-        coverage: what is known of them.
+        coverage: what is held of them.
         base: the fetched timeframe.
         timing: when bars can be had.
-        full: ask for every day again that has a bar to give.
+        full: every day again that has a bar to give.
     """
-    return tuple(session for session in sessions if _is_wanted(session, coverage.get(session.date), base, timing, full))
+    return tuple(session for session in sessions if _is_due(session, coverage.get(session.date), base, timing, full))
 
 
-def with_witnesses(
+def with_neighbours(
     days: tuple[Session, ...],
     sessions: Sequence[Session],
     coverage: Mapping[date, Coverage],
     base: Timeframe,
     timing: Timing,
 ) -> tuple[Session, ...]:
-    """Return the wanted `days`, and beside each that is over and held already the complete ones next to it.
+    """Return `days`, and beside each that is over and held already the complete ones next to it.
 
-    An answer without the bars of a day is believed only when it has those of the days around it (covering). They cost
-    no request: where many days are read again they are each other's witnesses, and none is added.
+    An answer without the bars of a day is believed only when it has those of the days around it (ingest.coverage).
+    The neighbours cost no request. Where many days are read again they are each other's neighbours; none is added.
     """
     again = [session for session in days if _is_read_again(session, coverage.get(session.date), base, timing)]
-    if not 0 < len(again) <= _WITNESSED:
+    if not 0 < len(again) <= _MOST_WITH_NEIGHBOURS:
         return days
     complete = [
         session
@@ -136,11 +206,11 @@ def with_witnesses(
         if (known := coverage.get(session.date)) is not None and known.status is CoverageStatus.COMPLETE and known.rows
     ]
     dates = [session.date for session in complete]
-    asked = {session.date: session for session in days}
+    requested = {session.date: session for session in days}
     for session in again:
         at = bisect_right(dates, session.date)
-        asked |= {each.date: each for each in complete[max(at - 1, 0) : at + 1]}
-    return tuple(asked[day] for day in sorted(asked))
+        requested |= {each.date: each for each in complete[max(at - 1, 0) : at + 1]}
+    return tuple(requested[day] for day in sorted(requested))
 
 
 def _is_read_again(session: Session, known: Coverage | None, base: Timeframe, timing: Timing) -> bool:
@@ -148,43 +218,56 @@ def _is_read_again(session: Session, known: Coverage | None, base: Timeframe, ti
     return known is not None and known.rows > 0 and timing.available_at(timing.last_end(session, base)) <= timing.now
 
 
-def _is_wanted(session: Session, known: Coverage | None, base: Timeframe, timing: Timing, full: bool) -> bool:
+def _is_due(session: Session, known: Coverage | None, base: Timeframe, timing: Timing, full: bool) -> bool:
     served = timing.served_until(session, base)
     if served is None:
         return False
-    # A day once before the plan's history is asked for when a better plan reaches it.
+    # A day once before the plan's history is requested when a better plan reaches it.
     if full or known is None or known.status in (CoverageStatus.FAILED, CoverageStatus.CLAMPED):
         return True
     if known.status.final:
         return False
-    asked = known.fetched_at
+    fetched = known.fetched_at
     settled = settled_at(session)
-    if asked >= settled:  # it settled without a bar: one more look before it counts as empty
-        return timing.now >= asked + SETTLE_AFTER
+    if fetched >= settled:  # it settled without a bar: one more look before it counts as empty
+        return timing.now >= fetched + SETTLE_AFTER
     late_trades = timing.available_at(timing.last_end(session, base)) + SETTLE_AFTER
     return (
-        timing.served_until(session, base, asked) != served
-        or asked < late_trades <= timing.now
-        or asked < settled <= timing.now
+        timing.served_until(session, base, fetched) != served
+        or fetched < late_trades <= timing.now
+        or fetched < settled <= timing.now
     )
 
 
-def status_after(
-    session: Session, rows: int, known: Coverage | None, timing: Timing, *, cut: bool = False
-) -> CoverageStatus:
-    """Return how well a session is held after an answer that was asked for at `timing.now`.
+def _windows(days: Sequence[Session], base: Timeframe, timing: Timing) -> tuple[Window, ...]:
+    """Return the requests for `days`, up to the newest bar that is served now.
 
-    Args:
-        session: the day.
-        rows: bars that the answer has for it.
-        known: what was known of it before.
-        timing: when it was asked.
-        cut: the answer ends with this day though it was asked for more, as one does that lost its next page.
+    Only the last session can still be in progress; each of them must have a bar to give.
     """
-    settled = settled_at(session)
-    if timing.now < settled:
-        return CoverageStatus.PROVISIONAL
-    second_look = known is not None and known.status is CoverageStatus.PROVISIONAL and known.fetched_at >= settled
-    if rows:
-        return CoverageStatus.PROVISIONAL if cut and not second_look else CoverageStatus.COMPLETE
-    return CoverageStatus.EMPTY_CONFIRMED if second_look else CoverageStatus.PROVISIONAL
+    made = tuple(cut for window in windows(days, base) for cut in _cut(window, timing))
+    served = timing.served_until(days[-1], base) if days else None
+    if served is None or served >= (last := made[-1]).interval.end:
+        return made
+    unserved = (last.interval.end - served) // timedelta(minutes=1)
+    return (
+        *made[:-1],
+        last._replace(interval=Interval(last.interval.start, served), base_bars=last.base_bars - unserved),
+    )
+
+
+def _cut(window: Window, timing: Timing) -> tuple[Window, ...]:
+    if window.base_bars <= PART_BASE_BARS:
+        return (window,)
+    first, end = (timing.calendar.session_date(instant) for instant in window.interval)
+    return parts(window, timing.calendar.sessions(first, end + timedelta(days=1)), PART_BASE_BARS)
+
+
+def _in_parts(made: tuple[Window, ...]) -> Iterator[tuple[Window, ...]]:
+    """Yield the windows in parts of at most `PART_BASE_BARS`, of at least one window each."""
+    start = total = 0
+    for at, window in enumerate(made):
+        total += window.base_bars
+        if at > start and total > PART_BASE_BARS:
+            yield made[start:at]
+            start, total = at, window.base_bars
+    yield made[start:]

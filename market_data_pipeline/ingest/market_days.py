@@ -1,9 +1,9 @@
 """One request for the day bars of a whole universe, where that is cheaper than one for each symbol.
 
 Right after a day is over every US equity lacks the same day bar, and a grouped-daily answer has them all. The rows of
-the followed symbols are kept (store.market_days), so that the next tier finds them and asks nothing. A series that
-takes its bar from there is held exactly as if it had asked for it alone at that instant: provisional before the day
-settled, complete after. A symbol that the answer does not name is asked for by itself, because absence proves nothing.
+the followed symbols are stored (store.market_days), so that the next tier finds them and sends nothing. A series that
+takes its bar from there ends up exactly as if it had requested it alone at that instant: provisional before the day
+settled, complete after. A symbol that the answer does not name is requested by itself, because absence proves nothing.
 
 Add here: when a whole-market answer serves. Keep out: round-the-clock markets, which have none.
 """
@@ -13,14 +13,17 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from market_data_pipeline.domain import bars as bar_frames
 from market_data_pipeline.domain.calendar import to_us
 from market_data_pipeline.domain.errors import PipelineError
 from market_data_pipeline.domain.freshness import settled_at
-from market_data_pipeline.domain.series import AssetClass, Series, Timeframe, asset_class_of
-from market_data_pipeline.ingest.fetch_plan import reach, status_after, wanted
+from market_data_pipeline.domain.intervals import Interval
+from market_data_pipeline.domain.series import AssetClass, Timeframe, asset_class_of
+from market_data_pipeline.ingest.coverage import status_after
+from market_data_pipeline.ingest.fetch import Answer
+from market_data_pipeline.ingest.fetch_plan import days_to_fetch, reach
 from market_data_pipeline.store.coverage import Coverage, CoverageStatus
 from market_data_pipeline.store.market_days import listed_symbols, read_market_days, unsettled_days, write_market_day
 from market_data_pipeline.store.reference import MARKET_DAY, Check, write_check
@@ -29,10 +32,8 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
     from datetime import date, datetime
 
-    import pandas as pd
-
     from market_data_pipeline.domain.calendar import Session
-    from market_data_pipeline.ingest.fetch_plan import Timing
+    from market_data_pipeline.ingest.fetch_plan import FetchPlan, Timing
     from market_data_pipeline.ingest.pipeline import Pipeline
     from market_data_pipeline.polygon.plans import Plan
     from market_data_pipeline.store.copy import StoreConnection
@@ -40,8 +41,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# A grouped answer is one request, as a symbol's whole history is one, but weighs 12,000 bars: after more than a week
-# away the symbols are asked one by one.
+# A grouped answer is one request, as a symbol's whole history is one, but holds 12,000 bars: after more than a week
+# away the symbols are requested one by one.
 MOST_DAYS: Final = 5
 
 # Days of a symbol that are looked at, beyond `MOST_DAYS`: some of its unsettled days need no request now.
@@ -54,9 +55,9 @@ class MarketDay:
 
     Attributes:
         session: the day.
-        fetched_at: when it was asked, aware UTC.
+        fetched_at: when it was requested, aware UTC.
         values: of each followed US equity; None for one that the answer does not name.
-        fresh: this run asked.
+        fresh: this run requested it.
     """
 
     session: Session
@@ -65,10 +66,10 @@ class MarketDay:
     fresh: bool = False
 
     def serves(self, known: Coverage | None, timing: Timing) -> bool:
-        """Return whether a series that holds `known` of the day and wants it has nothing to gain from asking now.
+        """Return whether a series with coverage `known` that is to fetch the day can take it from here instead.
 
-        What this run asked for itself is as good as asking again. An older answer is when a series that had asked
-        then would not ask again now; it does not serve a day that was opened again after it had settled, because the
+        What this run requested itself is as good as another request. An older answer serves when a series that had
+        fetched then would not fetch again now; it does not serve a settled day that is being reverified, because the
         answer is older than the doubt.
         """
         if self.fetched_at > timing.now:  # a replay of an earlier instant
@@ -77,7 +78,7 @@ class MarketDay:
             return known is None or self.fetched_at >= known.fetched_at
         if known is not None and known.fetched_at >= min(self.fetched_at, settled_at(self.session)):
             return False
-        return not wanted([self.session], {self.session.date: self.held(known, timing)}, Timeframe.D1, timing)
+        return not days_to_fetch([self.session], {self.session.date: self.held(known, timing)}, Timeframe.D1, timing)
 
     def held(self, known: Coverage | None, timing: Timing) -> Coverage:
         """Return what a series that takes its bar from here holds of the day."""
@@ -85,71 +86,71 @@ class MarketDay:
         return Coverage(self.session.date, status, 1, self.fetched_at)
 
 
-class Told(NamedTuple):
-    """What market days tell a series: a bar frame, and the coverage of its days."""
+def answer_from(plan: FetchPlan, market_days: Mapping[date, MarketDay]) -> Answer | None:
+    """Return the answer to the plan of a 1d series from market days; None when they do not serve all of its days.
 
-    bars: pd.DataFrame
-    coverage: tuple[Coverage, ...]
-
-
-def from_market_days(
-    series: Series,
-    missing: Sequence[Session],
-    held: Mapping[date, Coverage],
-    market_days: Mapping[date, MarketDay],
-    timing: Timing,
-) -> Told | None:
-    """Return a 1d series' bars of all `missing` sessions; None when a request is needed, which then brings them all."""
+    A request is needed then, which brings all of them.
+    """
     import numpy as np
 
-    us_equity = asset_class_of(series.symbol) is AssetClass.US_EQUITY
-    if not missing or not us_equity or series.timeframe is not Timeframe.D1:
+    series, timing = plan.series, plan.timing
+    if (
+        not plan.days
+        or series.timeframe is not Timeframe.D1
+        or asset_class_of(series.symbol) is not AssetClass.US_EQUITY
+    ):
         return None
-    rows, coverage = [], []
-    for session in missing:
-        day, known = market_days.get(session.date), held.get(session.date)
+    rows, coverage = [], list(plan.clamped)
+    for session in plan.days:
+        day, known = market_days.get(session.date), plan.coverage.get(session.date)
         values = day.values.get(series.symbol) if day is not None and day.serves(known, timing) else None
         if day is None or values is None:
             return None
         rows.append(values)
         coverage.append(day.held(known, timing))
     columns = np.ascontiguousarray(np.array(rows, dtype="float64").T)
-    starts = np.array([to_us(session.day_start) for session in missing], dtype="int64")
-    frame = bar_frames.bar_frame(starts, dict(zip(bar_frames.VALUES, columns, strict=True)))
-    return Told(frame, tuple(coverage))
+    starts = np.array([to_us(session.day_start) for session in plan.days], dtype="int64")
+    return Answer(
+        replace(plan, parts=((),)),
+        0,
+        bar_frames.bar_frame(starts, dict(zip(bar_frames.VALUES, columns, strict=True))),
+        tuple(Interval(session.day_start, session.day_end) for session in plan.days),
+        tuple(coverage),
+        {**plan.coverage, **{day.session_date: day for day in coverage}},
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class MarketPlan:
-    """Which market days are at hand and which are worth a request.
+    """Which market days are stored and which are worth a request.
 
     Attributes:
-        days: those at hand.
-        asked: sessions to ask for, ascending.
+        days: those stored.
+        requested: sessions to request, ascending.
         served: symbols that lack day bars and need no request of their own for them after that.
     """
 
     days: Mapping[date, MarketDay] = field(default_factory=dict)
-    asked: tuple[Session, ...] = ()
+    requested: tuple[Session, ...] = ()
     served: frozenset[str] = frozenset()
 
 
 def plan_market_days(
     connection: StoreConnection, symbols: Collection[str], timing: Timing, history_days: int, plan: Plan
 ) -> MarketPlan:
-    """Return which market days serve the 1d series of `symbols` at the fewest requests for all that are followed.
+    """Return which market days serve the 1d series of `symbols` with the fewest requests for all followed symbols.
 
     Args:
         connection: a connection.
-        symbols: whose day bars are wanted now; those of round-the-clock markets are passed over.
+        symbols: whose day bars are to be fetched now; those of round-the-clock markets are skipped.
         timing: of US equities.
         history_days: calendar days of history that a series should hold.
-        plan: tells how far back the vendor answers.
+        plan: the vendor's subscription, which limits how far back it answers.
     """
     ours = {symbol for symbol in symbols if asset_class_of(symbol) is AssetClass.US_EQUITY}
     sessions = {session.date: session for session in reach(timing, history_days, plan.history).sessions}
     unsettled = unsettled_days(connection, list(sessions), ours, most=_LOOKED_AT) if ours else {}
-    ours = {symbol for symbol in ours if _wanted(unsettled.get(symbol, ()), sessions, timing)}
+    ours = {symbol for symbol in ours if _due(unsettled.get(symbol, ()), sessions, timing)}
     if not ours:
         return MarketPlan()
     dates = {day.session_date for days in unsettled.values() for day in days}
@@ -158,43 +159,43 @@ def plan_market_days(
         for date, stored in read_market_days(connection, dates).items()
     }
     listed = listed_symbols(connection)
-    lacking = {
-        symbol: _lacking(symbol, known, sessions, days, timing, listed=listed.get(symbol) is not False)
+    missing = {
+        symbol: _missing(symbol, known, sessions, days, timing, listed=listed.get(symbol) is not False)
         for symbol, known in unsettled.items()
     }
-    asked = cheapest_days([each for each in lacking.values() if each])
-    served = {symbol for symbol in ours if (days_lacked := lacking[symbol]) is not None and days_lacked <= asked}
-    needed = {date for symbol in served for date in lacking[symbol] or ()}
+    requested = cheapest_days([each for each in missing.values() if each])
+    served = {symbol for symbol in ours if (missing_days := missing[symbol]) is not None and missing_days <= requested}
+    needed = {date for symbol in served for date in missing[symbol] or ()}
     return MarketPlan(days, tuple(sessions[date] for date in sorted(needed)), frozenset(served))
 
 
-def cheapest_days(lacking: Collection[Collection[date]]) -> frozenset[date]:
-    """Return the days to ask for so that whole-market requests and one for each symbol left are the fewest together.
+def cheapest_days(missing: Collection[Collection[date]]) -> frozenset[date]:
+    """Return the days to request so that whole-market requests and one for each symbol left are the fewest together.
 
-    Of equally few requests those for symbols are preferred: their answers are smaller. So a day has to be lacked by at
+    Of equally few requests those for symbols are preferred: their answers are smaller. So a day must be missing for at
     least two symbols.
 
     Args:
-        lacking: of each symbol that lacks any, the days it lacks.
+        missing: the missing days of each symbol that has any.
     """
-    lacked_by = Counter(day for days in lacking for day in days)
-    order = sorted(lacked_by, key=lambda day: (lacked_by[day], day), reverse=True)[:MOST_DAYS]
+    symbols = Counter(day for days in missing for day in days)
+    order = sorted(symbols, key=lambda day: (symbols[day], day), reverse=True)[:MOST_DAYS]
     options = [frozenset(order[:count]) for count in range(len(order) + 1)]
-    return min(options, key=lambda days: len(days) + sum(not days.issuperset(each) for each in lacking))
+    return min(options, key=lambda days: len(days) + sum(not days.issuperset(each) for each in missing))
 
 
-def read_market(
+def fetch_market_days(
     pipeline: Pipeline, connection: StoreConnection, symbols: Collection[str], priority: int
 ) -> Mapping[date, MarketDay]:
-    """Return the market days that serve the 1d series of `symbols`, asking for those that are worth a request.
+    """Return the market days that serve the 1d series of `symbols`, requesting those that are worth it.
 
-    Several runs at once ask once: the others wait and find the answer. When a day cannot be had, its symbols are left
-    to ask for themselves.
+    Of several runs at once one requests them; the others wait and find the answers stored. When a day cannot be
+    fetched, its symbols are requested one by one.
 
     Args:
         pipeline: vendor, clock and plan.
         connection: a connection without an open transaction.
-        symbols: whose day bars are wanted.
+        symbols: whose day bars are to be fetched.
         priority: whose requests go first when runs compete.
 
     Raises:
@@ -204,22 +205,22 @@ def read_market(
     def planned() -> MarketPlan:
         timing = pipeline.timing(AssetClass.US_EQUITY)
         found = plan_market_days(connection, symbols, timing, pipeline.history_days, pipeline.plan)
-        connection.commit()  # no transaction stays open while the vendor is asked
+        connection.commit()  # no transaction stays open while a request is sent
         return found
 
-    if not (plan := planned()).asked:
+    if not (plan := planned()).requested:
         return plan.days
     with connection.symbol_lock("*market days"):
         plan = planned()
         days = dict(plan.days)
-        for session in plan.asked:
+        for session in plan.requested:
             now = pipeline.clock()
             try:
                 answer = pipeline.client.grouped_daily(session.date, priority=priority)
             except PipelineError as error:
                 if error.stops_run:
                     raise
-                log.warning("%s Its day bars are asked for symbol by symbol.", error)
+                log.warning("%s Its day bars are requested symbol by symbol.", error)
                 break
             stored = write_market_day(connection, session.date, answer.bars, now)
             write_check(connection, MARKET_DAY, Check(session.date, now, 1, answer.usage.bytes))
@@ -228,7 +229,7 @@ def read_market(
     return days
 
 
-def _lacking(
+def _missing(
     symbol: str,
     unsettled: Sequence[Unsettled],
     sessions: Mapping[date, Session],
@@ -237,13 +238,13 @@ def _lacking(
     *,
     listed: bool,
 ) -> frozenset[date] | None:
-    """Return the days for which no market day at hand serves; None when none will, so that a request must.
+    """Return the days for which no stored market day serves; None when none will, so that the symbol is requested.
 
-    One will not that is still to be asked for, when those before did not list the symbol.
+    A market day still to be requested will not serve when those before did not list the symbol.
     """
     known = _coverage(unsettled)
-    lacking = set()
-    for session in _wanted(unsettled, sessions, timing):
+    missing = set()
+    for session in _due(unsettled, sessions, timing):
         held, day = known.get(session.date), days.get(session.date)
         if day is not None and day.serves(held, timing):
             if day.values.get(symbol) is None:
@@ -251,8 +252,8 @@ def _lacking(
         elif not listed or (held is not None and _looks_empty(held, session)):
             return None
         else:
-            lacking.add(session.date)
-    return frozenset(lacking)
+            missing.add(session.date)
+    return frozenset(missing)
 
 
 def _looks_empty(held: Coverage, session: Session) -> bool:
@@ -260,8 +261,8 @@ def _looks_empty(held: Coverage, session: Session) -> bool:
     return held.status is CoverageStatus.PROVISIONAL and not held.rows and held.fetched_at >= settled_at(session)
 
 
-def _wanted(unsettled: Sequence[Unsettled], sessions: Mapping[date, Session], timing: Timing) -> tuple[Session, ...]:
-    return wanted([sessions[day.session_date] for day in unsettled], _coverage(unsettled), Timeframe.D1, timing)
+def _due(unsettled: Sequence[Unsettled], sessions: Mapping[date, Session], timing: Timing) -> tuple[Session, ...]:
+    return days_to_fetch([sessions[day.session_date] for day in unsettled], _coverage(unsettled), Timeframe.D1, timing)
 
 
 def _coverage(unsettled: Sequence[Unsettled]) -> dict[date, Coverage]:

@@ -24,14 +24,14 @@ if TYPE_CHECKING:
 class SymbolRequest:
     """A symbol to refresh, and which of its timeframes.
 
-    A resampled timeframe brings its base along: asking for `1h` alone also refreshes `5m`. An audit also asks again for
-    settled days that an ordinary refresh leaves be (ingest.recheck).
+    A resampled timeframe brings its base along: requesting `1h` alone also refreshes `5m`. `reverify` also reads some
+    settled days again, which an ordinary refresh never does (ingest.reverify).
     """
 
     symbol: str
     tier: Tier
     timeframes: tuple[Timeframe, ...] = tuple(Timeframe)
-    audit: bool = False
+    reverify: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +97,8 @@ def failed_outcome(
     Args:
         series: the series.
         tier: its tier.
-        failure: what it failed of.
-        state: what it holds, which stays as it is; None when that was not read.
+        failure: why it failed.
+        state: what it holds, which stays as it is; None when it was not read.
         counters: what was counted until then.
     """
     known = {name: getattr(state, name) for name in _HELD} if state is not None else {}

@@ -1,20 +1,15 @@
-"""Which settled days an audit asks the vendor for again, though an ordinary refresh never would.
+"""Which settled days to read again, although an ordinary refresh never would.
 
 Pure: coverage and an instant in, days out. The vendor corrects bars and fills holes for weeks after a day settled, and
-says so nowhere; an audit finds out at a bounded cost, which is one request for a symbol's 5-minute bars a night and one
-a week for its day bars, as long as nothing is suspicious:
+announces neither. Reverifying finds out at a bounded cost: as long as nothing is suspicious, one request a night for a
+symbol's 5-minute bars and one a week for its day bars. It reads again
 
-- a SAMPLE: the settled days that nobody has looked at for the longest time, as many as one page of an answer holds;
+- a SAMPLE: the settled days that were last read the longest time ago, as many as one page of an answer holds;
 - SUSPICIOUS days, for four weeks every night: empty ones, and ones with far fewer bars than the symbol usually has;
 - EVERY day, when the splits in force have changed since the last time.
 
-Add here: when a settled day is worth another look. Keep out: ordinary demand (demand) and asking (audit).
-
-An audit of one fetched series: the settled days that it asks for again, on top of what a refresh asks for anyway.
-
-From there on it IS a refresh: same requests, same validation, same commit, so that corrections and filled holes are
-taken in with the old values kept and the features made anew. Add here: what an audit does with the ledger. Keep out:
-the choice of days (recheck) and what is compared for the whole market at once (orchestration.reconcile).
+The days chosen join the fetch plan; from there on it is a refresh like any other, so corrections and filled holes are
+stored with the old values kept, and the features are computed again.
 """
 
 from __future__ import annotations
@@ -27,24 +22,17 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from market_data_pipeline.domain.calendar import slot_count
 from market_data_pipeline.domain.freshness import settled_at
 from market_data_pipeline.domain.series import Timeframe
-from market_data_pipeline.ingest.fetch_plan import reach
 from market_data_pipeline.polygon.request_windows import PAGE_LIMIT
-from market_data_pipeline.store.coverage import Coverage, CoverageStatus, write_reverified
+from market_data_pipeline.store.coverage import Coverage, CoverageStatus
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from datetime import date, datetime
 
     from market_data_pipeline.domain.calendar import Session
-    from market_data_pipeline.domain.series import Series
-    from market_data_pipeline.ingest.fetch_plan import Timing
-    from market_data_pipeline.ingest.pipeline import Pipeline
-    from market_data_pipeline.store.copy import StoreConnection
-    from market_data_pipeline.store.series_state import SeriesState
 
-
-# "Holes are sometimes filled weeks later": nearly all within a month, by what people recorded. Later ones the sample
-# finds.
+# "Holes are sometimes filled weeks later": nearly all within a month, by what users recorded. The sample finds the
+# later ones.
 SUSPECT_FOR: Final = timedelta(days=28)
 
 # A page holds 52 sessions of 5m bars (crypto: 34 days), so a nightly page goes round a year in 5 nights (11). It holds
@@ -68,7 +56,7 @@ class _Day(NamedTuple):
         return max(self.known.fetched_at, self.known.reverified_at or self.known.fetched_at)
 
 
-def days_to_recheck(
+def days_to_reverify(
     sessions: Sequence[Session],
     coverage: Mapping[date, Coverage],
     base: Timeframe,
@@ -76,11 +64,11 @@ def days_to_recheck(
     *,
     splits_changed: bool = False,
 ) -> frozenset[date]:
-    """Return the settled days of a fetched series to ask for again now.
+    """Return the settled days of a fetched series to read again now.
 
     Args:
         sessions: the days that the series should hold and the plan reaches, ascending.
-        coverage: what is known of them.
+        coverage: what is held of them.
         base: the fetched timeframe.
         now: aware UTC.
         splits_changed: other splits are in force than when all days were last read.
@@ -96,10 +84,11 @@ def days_to_recheck(
 def reopened(
     coverage: Mapping[date, Coverage], days: frozenset[date], sessions: Sequence[Session]
 ) -> dict[date, Coverage]:
-    """Return the coverage as it is to be read so that `days` are wanted once more.
+    """Return the coverage with `days` reopened, so that the fetch plan requests them again.
 
-    They are then as days that settled and still want their second look: one with bars becomes complete again, an empty
-    one stays confirmed.
+    They are then like days that settled and still need their second look: one with bars becomes complete again, an
+    empty one stays confirmed. What is stored keeps its statuses: when the vendor fails, the days are as settled as
+    they were.
     """
     return {
         **coverage,
@@ -158,37 +147,3 @@ def _page_sessions(days: Sequence[_Day], base: Timeframe) -> int:
         return PAGE_LIMIT
     longest = max(day.session.end - day.session.start for day in days)
     return PAGE_LIMIT // (longest // _MINUTE)
-
-
-def opened_for_audit(
-    connection: StoreConnection,
-    series: Series,
-    held: Mapping[date, Coverage],
-    state: SeriesState,
-    splits_digest: str,
-    timing: Timing,
-    pipeline: Pipeline,
-) -> dict[date, Coverage]:
-    """Return `held` with the days to audit opened again; that they are asked for is noted before they are.
-
-    The ledger keeps its statuses: when the vendor fails, the days are as settled as they were.
-
-    Args:
-        connection: the transaction, which the caller commits.
-        series: a fetched one.
-        held: what is known of its days.
-        state: of the series.
-        splits_digest: the symbol's splits in force now.
-        timing: calendar, plan and the instant it is now.
-        pipeline: tells how much history is held, and is to be had.
-    """
-    sessions = reach(timing, pipeline.history_days, pipeline.plan.history).sessions
-    days = days_to_recheck(
-        sessions,
-        held,
-        series.timeframe,
-        timing.now,
-        splits_changed=state.reverified_splits not in (None, splits_digest),
-    )
-    write_reverified(connection, series, days, timing.now)
-    return reopened(held, days, sessions)

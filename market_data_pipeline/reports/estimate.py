@@ -9,10 +9,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from market_data_pipeline.domain.series import AssetClass, Series, Timeframe, asset_class_of
-from market_data_pipeline.ingest.fetch import served_windows
-from market_data_pipeline.ingest.fetch_plan import Timing, reach, wanted, with_witnesses
+from market_data_pipeline.ingest.fetch_plan import Timing, plan_fetch, reach
+from market_data_pipeline.ingest.market import splits_due
 from market_data_pipeline.ingest.market_days import plan_market_days
-from market_data_pipeline.ingest.reference import splits_due
 from market_data_pipeline.polygon.plans import plan_named
 from market_data_pipeline.polygon.rate_limit import UNLIMITED_CALLS_PER_SECOND, spacing_seconds
 from market_data_pipeline.polygon.request_windows import pages_of
@@ -77,7 +76,7 @@ def estimate_backfill(
             ))
         ]  # fmt: skip
     # The list of splits is counted by its pages of the last reading; the first is one page or few.
-    shared = len(market.asked) + ((splits_read.requests if splits_read else 1) if reads_splits else 0)
+    shared = len(market.requested) + ((splits_read.requests if splits_read else 1) if reads_splits else 0)
     calls = shared + sum(each.calls for each in series)
     return BackfillEstimate(
         plan=plan.name,
@@ -88,7 +87,7 @@ def estimate_backfill(
         pages=calls,
         seconds=_seconds(calls, plan),
         reads_splits=reads_splits,
-        market_days=[session.date for session in market.asked],
+        market_days=[session.date for session in market.requested],
         from_market_days=sorted(market.served),
         series=series,
     )
@@ -99,16 +98,16 @@ def _of_series(
 ) -> SeriesEstimate | None:
     """Return what one fetched series needs; None when it needs nothing."""
     held = read_coverage(connection, series)
-    sessions = reach(timing, history_days, plan.history).sessions
-    days = wanted(sessions, held, series.timeframe, timing, full=full)
-    if not days:
+    within = reach(timing, history_days, plan.history)
+    fetch_plan = plan_fetch(series, within, held, timing, last_ts=None, full=full)
+    if not fetch_plan.days:
         return None
-    windows = served_windows(with_witnesses(days, sessions, held, series.timeframe, timing), series.timeframe, timing)
+    windows = fetch_plan.windows
     pages = sum(pages_of(window.base_bars) for window in windows)
     return SeriesEstimate(
         symbol=series.symbol,
         timeframe=series.timeframe,
-        sessions=len(days),
+        sessions=len(fetch_plan.days),
         calls=pages,
         calls_at_least=pages if series.timeframe is Timeframe.D1 else len(windows),
     )

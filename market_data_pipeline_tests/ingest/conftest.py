@@ -73,12 +73,12 @@ class World:
         timeframes: tuple[Timeframe, ...] = tuple(Timeframe),
         history_days: int = 10,
         full: bool = False,
-        audit: bool = False,
+        reverify: bool = False,
     ) -> dict[str, SeriesOutcome]:
         """Run a refresh and return its outcomes by partition key."""
         self.runs += 1
         self.track(*symbols)
-        requests = [SymbolRequest(symbol, Tier.CRITICAL, timeframes, audit) for symbol in symbols]
+        requests = [SymbolRequest(symbol, Tier.CRITICAL, timeframes, reverify) for symbol in symbols]
         with self.pipeline(history_days) as pipeline:
             outcomes = list(refresh_shard(requests, pipeline=pipeline, run_id=f"run-{self.runs}", full=full))
         by_key = {outcome.series.partition_key: outcome for outcome in outcomes}

@@ -8,7 +8,8 @@ import pytest
 
 from market_data_pipeline.domain.calendar import NEW_YORK, calendar_for
 from market_data_pipeline.domain.series import AssetClass, Timeframe
-from market_data_pipeline.ingest.fetch_plan import Timing, status_after, wanted
+from market_data_pipeline.ingest.coverage import status_after
+from market_data_pipeline.ingest.fetch_plan import Timing, days_to_fetch
 from market_data_pipeline.store.coverage import Coverage, CoverageStatus
 
 CALENDAR = calendar_for(AssetClass.US_EQUITY)
@@ -30,35 +31,35 @@ def held(session_date: date, status: CoverageStatus, asked: datetime, rows: int 
 
 
 def days(now: datetime, coverage: dict[date, Coverage], base: Timeframe = Timeframe.M5, **more: bool) -> list[date]:
-    return [session.date for session in wanted(WEEK, coverage, base, timing(now), **more)]
+    return [session.date for session in days_to_fetch(WEEK, coverage, base, timing(now), **more)]
 
 
-def test_an_unknown_day_is_wanted_as_soon_as_its_first_bar_is_served() -> None:
+def test_an_unknown_day_is_fetched_as_soon_as_its_first_bar_is_served() -> None:
     assert days(new_york(26, 4, 4), {}) == []
     assert days(new_york(26, 4, 5), {}) == [WEDNESDAY.date]
 
 
-def test_a_day_bar_is_wanted_once_its_day_is_over() -> None:
+def test_a_day_bar_is_fetched_once_its_day_is_over() -> None:
     assert days(new_york(26, 23, 59), {}, Timeframe.D1) == []
     assert days(new_york(27, 0, 0), {}, Timeframe.D1) == [WEDNESDAY.date]
 
 
 @pytest.mark.parametrize("status", [CoverageStatus.COMPLETE, CoverageStatus.EMPTY_CONFIRMED])
-def test_a_final_day_is_never_asked_for_again(status: CoverageStatus) -> None:
+def test_a_final_day_is_never_fetched_again(status: CoverageStatus) -> None:
     assert days(new_york(28, 12), held(WEDNESDAY.date, status, new_york(27, 11))) == [FRIDAY.date]
 
 
-def test_a_day_that_a_better_plan_now_reaches_is_asked_for() -> None:
+def test_a_day_that_a_better_plan_now_reaches_is_fetched() -> None:
     clamped = held(WEDNESDAY.date, CoverageStatus.CLAMPED, new_york(27, 11), rows=0)
     assert days(new_york(27, 12), clamped) == [WEDNESDAY.date]
 
 
-def test_a_failed_day_is_asked_for_again() -> None:
+def test_a_failed_day_is_fetched_again() -> None:
     failed = held(WEDNESDAY.date, CoverageStatus.FAILED, new_york(26, 10), rows=0)
     assert days(new_york(26, 10, 1), failed) == [WEDNESDAY.date]
 
 
-def test_a_session_in_progress_is_asked_for_when_another_bar_is_served() -> None:
+def test_a_session_in_progress_is_fetched_when_another_bar_is_served() -> None:
     asked = held(WEDNESDAY.date, CoverageStatus.PROVISIONAL, new_york(26, 10, 2))
     assert days(new_york(26, 10, 4), asked) == []
     assert days(new_york(26, 10, 5), asked) == [WEDNESDAY.date]
@@ -67,9 +68,9 @@ def test_a_session_in_progress_is_asked_for_when_another_bar_is_served() -> None
 def test_the_plans_delay_postpones_a_bar() -> None:
     asked = held(WEDNESDAY.date, CoverageStatus.PROVISIONAL, new_york(26, 10, 17))
     late = timing(new_york(26, 10, 19), timedelta(minutes=15))
-    assert wanted(WEEK, asked, Timeframe.M5, late) == ()
+    assert days_to_fetch(WEEK, asked, Timeframe.M5, late) == ()
     late = timing(new_york(26, 10, 20), timedelta(minutes=15))
-    assert wanted(WEEK, asked, Timeframe.M5, late) == (WEDNESDAY,)
+    assert days_to_fetch(WEEK, asked, Timeframe.M5, late) == (WEDNESDAY,)
 
 
 def test_a_night_and_a_holiday_cost_two_looks_in_all() -> None:
@@ -104,7 +105,7 @@ def test_a_day_is_complete_only_once_it_has_settled() -> None:
     assert status_after(WEDNESDAY, 192, None, timing(new_york(27, 11, 0))) is CoverageStatus.COMPLETE
 
 
-def test_a_full_refresh_asks_for_every_day_that_the_plan_reaches() -> None:
+def test_a_full_refresh_fetches_every_day_that_the_plan_reaches() -> None:
     known = held(WEDNESDAY.date, CoverageStatus.COMPLETE, new_york(27, 11))
     known |= held(FRIDAY.date, CoverageStatus.EMPTY_CONFIRMED, new_york(30, 11), rows=0)
     assert days(new_york(2, 12, month=12), known, full=True) == [WEDNESDAY.date, FRIDAY.date, MONDAY.date]

@@ -12,7 +12,7 @@ from market_data_pipeline.domain.calendar import NEW_YORK
 from market_data_pipeline.domain.errors import TransientError
 from market_data_pipeline.domain.features.definitions import FEATURE_NAMES
 from market_data_pipeline.domain.series import Timeframe
-from market_data_pipeline.ingest import fetch as harvest
+from market_data_pipeline.ingest import fetch_plan
 from market_data_pipeline.polygon.client import PolygonClient
 from market_data_pipeline_tests.ingest.conftest import MakeWorld, World
 
@@ -159,7 +159,7 @@ def test_a_long_history_taken_in_part_by_part_is_the_same_as_at_once(
     with world.connect() as connection:
         connection.execute("truncate market_data.bars, market_data.features, market_data.coverage")
         connection.execute("delete from market_data.series_state")
-    monkeypatch.setattr(harvest, "PART_BASE_BARS", 6 * 960)
+    monkeypatch.setattr(fetch_plan, "PART_BASE_BARS", 6 * 960)
     asked = PolygonClient.bars
 
     def lost(client: PolygonClient, symbol: str, timeframe: Timeframe, interval: Interval, **more: Any) -> Any:

@@ -10,9 +10,9 @@ import pytest
 import requests
 
 from market_data_pipeline.domain.calendar import NEW_YORK, calendar_for
-from market_data_pipeline.domain.series import AssetClass, Tier, Timeframe
-from market_data_pipeline.ingest.fetch import served_windows
-from market_data_pipeline.ingest.fetch_plan import Timing, reach, status_after, wanted
+from market_data_pipeline.domain.series import AssetClass, Series, Tier, Timeframe
+from market_data_pipeline.ingest.coverage import status_after
+from market_data_pipeline.ingest.fetch_plan import Timing, plan_fetch, reach
 from market_data_pipeline.orchestration.results import summary
 from market_data_pipeline.polygon.plans import Plan, available_at, plan_named
 from market_data_pipeline.reports.health import vendor_requests
@@ -39,9 +39,9 @@ def asked_by_ticks(plan: Plan, base: Timeframe) -> dict[datetime, int]:
     now = new_york(22, 23, 45)
     while now <= new_york(30, 0):
         timing = Timing(US, lambda end: available_at(plan, US, end), now)
-        missing = wanted(reach(timing, 10, plan.history).sessions, held, base, timing)
-        asked[now] = len(served_windows(missing, base, timing))
-        for session in missing:
+        found = plan_fetch(Series("AAPL", base), reach(timing, 10, plan.history), held, timing, last_ts=None)
+        asked[now] = len(found.windows)
+        for session in found.days:
             held[session.date] = Coverage(
                 session.date, status_after(session, 1, held.get(session.date), timing), 1, timing.now
             )

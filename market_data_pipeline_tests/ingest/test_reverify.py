@@ -1,4 +1,4 @@
-"""Which settled days an audit asks for again: what is suspicious, and how long any day can go unread."""
+"""Which settled days are reverified: what is suspicious, and how long any day can go unread."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from market_data_pipeline.domain.calendar import Session, calendar_for, slot_count
 from market_data_pipeline.domain.series import AssetClass, Timeframe
-from market_data_pipeline.ingest.reverify import days_to_recheck, reopened
+from market_data_pipeline.ingest.reverify import days_to_reverify, reopened
 from market_data_pipeline.store.coverage import Coverage, CoverageStatus
 
 NOON = datetime(2026, 11, 20, 17, tzinfo=UTC)  # a Friday, 12:00 in New York
@@ -36,12 +36,12 @@ def held(
     return found
 
 
-def recheck(coverage: Held, base: Timeframe = Timeframe.M5, now: datetime = NOON, **more: bool) -> list[date]:
-    return sorted(days_to_recheck(YEAR, coverage, base, now, **more))
+def chosen(coverage: Held, base: Timeframe = Timeframe.M5, now: datetime = NOON, **more: bool) -> list[date]:
+    return sorted(days_to_reverify(YEAR, coverage, base, now, **more))
 
 
 def test_a_night_reads_one_page_of_the_oldest_readings() -> None:
-    assert recheck(held(YEAR)) == [session.date for session in YEAR[:52]]
+    assert chosen(held(YEAR)) == [session.date for session in YEAR[:52]]
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_every_settled_day_is_read_again_in_bounded_time(asset_class: AssetClass
     for night in range(60):
         now = NOON + night * DAY
         sessions = calendar.sessions(now.date() - 365 * DAY, now.date())
-        again = days_to_recheck(sessions, coverage, base, now)
+        again = days_to_reverify(sessions, coverage, base, now)
         newly_settled = tuple(session for session in sessions if session.date not in coverage)
         coverage |= held(newly_settled, base, looked=now)
         coverage |= {day: replace(coverage[day], fetched_at=now) for day in again}
@@ -67,14 +67,14 @@ def test_every_settled_day_is_read_again_in_bounded_time(asset_class: AssetClass
 
 def test_a_page_that_cannot_be_read_does_not_keep_the_others_waiting() -> None:
     coverage = held(YEAR)
-    first = recheck(coverage)
+    first = chosen(coverage)
     coverage |= {day: replace(coverage[day], reverified_at=NOON) for day in first}  # asked, and nothing came of it
-    assert not set(first) & set(recheck(coverage, now=NOON + DAY))
+    assert not set(first) & set(chosen(coverage, now=NOON + DAY))
 
 
 def test_the_first_page_of_equally_old_ones_is_the_most_suspicious() -> None:
     holes = {YEAR[120].date: 100, YEAR[150].date: 191}
-    again = recheck(held(YEAR, rows=lambda s: holes.get(s.date, slot_count(Timeframe.M5, s))))
+    again = chosen(held(YEAR, rows=lambda s: holes.get(s.date, slot_count(Timeframe.M5, s))))
     assert len(again) == 52
     assert holes.keys() <= set(again)
 
@@ -83,43 +83,43 @@ def test_a_recent_hole_of_a_name_that_trades_in_every_slot_is_looked_at_every_ni
     recent, old = YEAR[-3].date, YEAR[200].date
     coverage = held(YEAR, rows=lambda s: slot_count(Timeframe.M5, s) - (s.date in (recent, old)), looked=NOON - DAY)
     coverage |= held(YEAR[:52], looked=NOON - 6 * DAY)
-    assert recheck(coverage) == [*(session.date for session in YEAR[:52]), recent]
+    assert chosen(coverage) == [*(session.date for session in YEAR[:52]), recent]
 
 
 def test_a_day_confirmed_empty_between_held_ones_is_suspicious_and_one_before_the_listing_is_not() -> None:
     halted = YEAR[-2].date
     fresh = {"looked": NOON - DAY}
-    assert recheck(held(YEAR, Timeframe.D1, lambda s: s.date != halted, **fresh), Timeframe.D1) == [halted]
+    assert chosen(held(YEAR, Timeframe.D1, lambda s: s.date != halted, **fresh), Timeframe.D1) == [halted]
     unlisted = held(YEAR, Timeframe.D1, lambda s: s.date > halted, **fresh)
-    assert recheck(unlisted, Timeframe.D1) == []
+    assert chosen(unlisted, Timeframe.D1) == []
 
 
 def test_holes_that_are_a_names_habit_are_not_suspicious() -> None:
     thin = held(YEAR, rows=lambda s: 40 + (s.date.toordinal() * 7919) % 60, looked=NOON - DAY)
-    assert len(recheck(thin)) == 52  # the sample
+    assert len(chosen(thin)) == 52  # the sample
     sometimes = held(YEAR, Timeframe.D1, lambda s: s.date.toordinal() % 3, looked=NOON - DAY)
-    assert recheck(sometimes, Timeframe.D1) == []
+    assert chosen(sometimes, Timeframe.D1) == []
 
 
 def test_day_bars_are_read_whole_once_a_week() -> None:
     coverage = held(YEAR, Timeframe.D1, looked=NOON - 6 * DAY)
-    assert recheck(coverage, Timeframe.D1) == []
-    assert recheck(coverage, Timeframe.D1, now=NOON + DAY) == [session.date for session in YEAR]
+    assert chosen(coverage, Timeframe.D1) == []
+    assert chosen(coverage, Timeframe.D1, now=NOON + DAY) == [session.date for session in YEAR]
 
 
 def test_a_changed_split_has_every_settled_day_read_again() -> None:
-    assert recheck(held(YEAR, looked=NOON), splits_changed=True) == [session.date for session in YEAR]
+    assert chosen(held(YEAR, looked=NOON), splits_changed=True) == [session.date for session in YEAR]
 
 
 def test_only_settled_days_are_read_again() -> None:
     coverage = held(YEAR[-3:])
     for session, status in zip(YEAR[-3:], ("provisional", "failed", "clamped"), strict=True):
         coverage[session.date] = replace(coverage[session.date], status=CoverageStatus(status))
-    assert recheck(coverage, splits_changed=True) == []
-    assert recheck({}) == []
+    assert chosen(coverage, splits_changed=True) == []
+    assert chosen({}) == []
 
 
-def test_a_day_opened_again_counts_as_settled_and_wanting_its_second_look() -> None:
+def test_a_reopened_day_counts_as_settled_and_due_for_its_second_look() -> None:
     session = YEAR[-3]
     coverage = held(YEAR[-3:])
     opened = reopened(coverage, frozenset({session.date}), YEAR)

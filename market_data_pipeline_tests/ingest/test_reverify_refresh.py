@@ -57,16 +57,16 @@ def test_a_correction_of_a_settled_day_is_found_and_everything_that_rests_on_it_
     world.now += DAY  # a Saturday: nothing is expected
     assert sum(outcome.counters.rows_updated for outcome in world.refresh("AAPL").values()) == 0
 
-    audited = world.refresh("AAPL", audit=True)
+    reverified = world.refresh("AAPL", reverify=True)
 
-    assert {key: outcome.counters.rows_updated for key, outcome in audited.items()} == {
+    assert {key: outcome.counters.rows_updated for key, outcome in reverified.items()} == {
         "AAPL|5m": 1,
         "AAPL|15m": 1,
         "AAPL|1h": 1,
         "AAPL|4h": 1,
         "AAPL|1d": 0,
     }
-    (change,) = audited["AAPL|5m"].changes
+    (change,) = reverified["AAPL|5m"].changes
     (now,) = world.query("select volume from market_data.bars where timeframe = '5m' and ts = %s", TEN)
     assert (change.ts, change.kind, change.column, change.old) == (TEN, "corrected", "volume", 1.0)
     assert change.new == now["volume"]
@@ -99,15 +99,15 @@ def test_a_hole_that_the_vendor_fills_later_is_found_and_reported(world: World, 
     vendor.hidden.clear()
     world.now += DAY
 
-    audited = world.refresh("AAPL", audit=True)
+    reverified = world.refresh("AAPL", reverify=True)
 
-    five = audited["AAPL|5m"]
+    five = reverified["AAPL|5m"]
     assert (five.rows_filled, five.counters.rows_updated) == (3, 0)
     assert [(change.ts, change.kind, change.old) for change in five.changes] == [
         (TEN + i * timedelta(minutes=5), "filled", None) for i in range(3)
     ]
-    assert audited["AAPL|15m"].rows_filled == 1
-    assert audited["AAPL|1h"].counters.rows_updated == 1  # it had been made of nine bars
+    assert reverified["AAPL|15m"].rows_filled == 1
+    assert reverified["AAPL|1h"].counters.rows_updated == 1  # it had been made of nine bars
     assert volume_as_of(world, TEN, world.now - timedelta(seconds=1)) == []
     assert len(volume_as_of(world, TEN, world.now)) == 1
 
@@ -116,7 +116,7 @@ def test_a_withdrawn_bar_is_kept_as_a_revision_and_known_until_then(world: World
     world.refresh("AAPL")
     vendor.hidden.append(("AAPL", TEN, TEN + timedelta(minutes=5)))
     world.now += DAY
-    five = world.refresh("AAPL", audit=True)["AAPL|5m"]
+    five = world.refresh("AAPL", reverify=True)["AAPL|5m"]
     assert [(change.ts, change.kind, change.new) for change in five.changes] == [(TEN, "withdrawn", None)]
     assert volume_as_of(world, TEN, world.now) == []
     assert len(volume_as_of(world, TEN, world.now - timedelta(seconds=1))) == 1
@@ -134,14 +134,14 @@ def test_an_empty_day_is_asked_for_twice_then_confirmed_and_found_when_the_vendo
     assert statuses(world, TUESDAY) == {"5m": "empty_confirmed", "1d": "empty_confirmed"}
 
     world.now += DAY
-    still = world.refresh("AAPL", audit=True)
+    still = world.refresh("AAPL", reverify=True)
     assert {outcome.status for outcome in still.values()} <= {"ok", "unchanged"}
     assert still["AAPL|5m"].rows_filled == still["AAPL|1d"].rows_filled == 0
     assert statuses(world, TUESDAY) == {"5m": "empty_confirmed", "1d": "empty_confirmed"}
 
     vendor.hidden.clear()
     world.now += DAY
-    found = world.refresh("AAPL", audit=True)
+    found = world.refresh("AAPL", reverify=True)
     assert (found["AAPL|5m"].rows_filled, found["AAPL|1d"].rows_filled) == (192, 1)
     assert statuses(world, TUESDAY) == {"5m": "complete", "1d": "complete"}
 
@@ -166,7 +166,7 @@ def test_a_day_that_the_vendor_withdraws_is_kept_until_a_second_look_and_then_as
         "returning 1",
         TUESDAY,
     )  # as `reconcile` opens a day bar that differs
-    first = world.refresh("AAPL", audit=True)
+    first = world.refresh("AAPL", reverify=True)
     assert {outcome.status for outcome in first.values()} == {"ok"}
     assert first["AAPL|5m"].counters.rows_updated == 1
     assert "2026-11-17" in (first["AAPL|5m"].warning or "")
@@ -195,7 +195,7 @@ def test_a_day_that_an_answer_lost_is_whole_again_after_the_second_look(world: W
     day = session(TUESDAY)
     vendor.hidden.append(("AAPL", day.day_start, day.day_end))
     world.now += DAY
-    world.refresh("AAPL", timeframes=(Timeframe.M5,), audit=True)
+    world.refresh("AAPL", timeframes=(Timeframe.M5,), reverify=True)
     vendor.hidden.clear()
     world.now += timedelta(minutes=16)
     again = world.refresh("AAPL", timeframes=(Timeframe.M5,))["AAPL|5m"]
@@ -210,7 +210,7 @@ def test_a_ticker_that_the_vendor_lost_keeps_its_history(world: World, vendor: C
     vendor.hidden.append(("AAPL", NOON - 400 * DAY, NOON + 400 * DAY))
     for _ in range(2):
         world.now += DAY
-        failed = world.refresh("AAPL", audit=True)["AAPL|5m"]
+        failed = world.refresh("AAPL", reverify=True)["AAPL|5m"]
         assert failed.error_class == "DataError"
         assert "the stored ones are kept" in (failed.error or "")
     assert stored(world)[:2] == held[:2]
@@ -231,10 +231,10 @@ def test_yesterday_withdrawn_does_not_keep_today_from_coming_in(world: World, ve
     assert bars_of(world, monday.date) == {}
 
 
-def test_an_audit_costs_a_request_for_the_page_of_5m_bars_and_none_for_day_bars_read_this_week(world: World) -> None:
+def test_reverifying_costs_a_request_for_the_page_of_5m_bars_and_none_for_day_bars_read_this_week(world: World) -> None:
     world.refresh("AAPL", history_days=60)
     world.now += DAY
-    again = world.refresh("AAPL", history_days=60, audit=True)
+    again = world.refresh("AAPL", history_days=60, reverify=True)
     # Saturday noon: the market's splits, Friday's bars together with the page, and Friday's day bar.
     assert {key: outcome.counters.requests for key, outcome in again.items() if outcome.counters.requests} == {
         "AAPL|5m": 2,
@@ -248,18 +248,22 @@ def test_a_changed_split_has_all_days_read_again(world: World, vendor: ChangingS
     day_bars = (Timeframe.D1,)
     world.refresh("AAPL", timeframes=day_bars, history_days=60)
     world.now += DAY
-    world.refresh("AAPL", timeframes=day_bars, history_days=60, audit=True)  # notes under which splits all was read
+    world.refresh("AAPL", timeframes=day_bars, history_days=60, reverify=True)  # notes under which splits all was read
     vendor.volumes["AAPL", old] = 5.0
     world.now += DAY
-    assert world.refresh("AAPL", timeframes=day_bars, history_days=60, audit=True)["AAPL|1d"].counters.rows_updated == 0
+    assert (
+        world.refresh("AAPL", timeframes=day_bars, history_days=60, reverify=True)["AAPL|1d"].counters.rows_updated == 0
+    )
 
     vendor.more_splits.append(SplitRow("AAPL", date(2026, 11, 23), 1.0, 2.0))
     world.now += DAY
-    audited = world.refresh("AAPL", timeframes=day_bars, history_days=60, audit=True)["AAPL|1d"]
-    assert audited.counters.rows_updated == 1
-    assert [change.ts for change in audited.changes] == [old]
+    reverified = world.refresh("AAPL", timeframes=day_bars, history_days=60, reverify=True)["AAPL|1d"]
+    assert reverified.counters.rows_updated == 1
+    assert [change.ts for change in reverified.changes] == [old]
     world.now += DAY
-    assert world.refresh("AAPL", timeframes=day_bars, history_days=60, audit=True)["AAPL|1d"].counters.rows_fetched <= 2
+    assert (
+        world.refresh("AAPL", timeframes=day_bars, history_days=60, reverify=True)["AAPL|1d"].counters.rows_fetched <= 2
+    )
 
 
 def test_a_corrected_split_adjusts_once_and_what_was_known_before_can_still_be_asked(

@@ -92,7 +92,7 @@ def test_a_session_in_progress_a_holiday_and_holes_of_all_kinds(make_world: Make
     assert (monday["reason"], monday["confirmed_on"]) == ("vendor_none", date(2026, 11, 27))
     vendor.hidden = []
     world.now += timedelta(days=1)  # Saturday noon, settled; nobody trades
-    world.refresh("AAPL", audit=True)
+    world.refresh("AAPL", reverify=True)
     closed = gaps(world, Timeframe.M5)
     assert explained_by(closed) == [
         (at(26, 0), at(27, 0), 0, "no session"),

@@ -5,10 +5,10 @@ The vendor fills holes and corrects bars up to weeks after a day settled, when n
 1. The market's day bars of one date are ONE request on every plan: those of the last days are compared with ours, and
    a day on which they differ is opened again.
 2. Every symbol is audited: an ordinary refresh, which reads newly settled days and those that were opened, and asks
-   again for the settled days that `ingest.recheck` chooses.
+   again for the settled days that `ingest.reverify` chooses.
 
 Old values stay in `bar_revisions`, what rests on changed bars is made anew, and the run shows what changed. Keep out:
-which days are worth another look (ingest.recheck).
+which days are worth another look (ingest.reverify).
 """
 
 # No `from __future__ import annotations`: Dagster needs the classes of a step's parameters, not their names.
@@ -148,7 +148,7 @@ def audit_symbols(context: dg.OpExecutionContext, pipeline: PipelineResource) ->
     outcomes: list[SeriesOutcome] = []
     stop: PipelineError | None = None
     try:
-        requests = [SymbolRequest(one.symbol, one.tier, audit=True) for one in pipeline.tracked() if one.active]
+        requests = [SymbolRequest(one.symbol, one.tier, reverify=True) for one in pipeline.tracked() if one.active]
         with (
             pipeline.pipeline() as built,
             pipeline.database() as engine,
