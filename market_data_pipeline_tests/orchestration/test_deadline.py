@@ -5,7 +5,7 @@ from __future__ import annotations
 import psycopg
 import pytest
 
-from market_data_pipeline.orchestration.sensors.staleness import deadline
+from market_data_pipeline.orchestration.sensors import deadline
 from market_data_pipeline_tests.orchestration.conftest import NOW
 from market_data_pipeline_tests.orchestration.test_sensors import Ticks, ticks
 
