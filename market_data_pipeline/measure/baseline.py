@@ -10,15 +10,16 @@ import platform
 import time
 from contextlib import ExitStack
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import psutil
 import sqlalchemy as sa
 
 from market_data_pipeline import __version__
 from market_data_pipeline.domain.series import Timeframe
-from market_data_pipeline.measure.baseline_document import RunTimes, SeriesCost, baseline_document
+from market_data_pipeline.measure.baseline_document import RunTimes, baseline_document
 from market_data_pipeline.measure.scratch import first_symbols, scratch_project
+from market_data_pipeline.reports.completeness import series_costs
 from market_data_pipeline.runtime.console import console as screen
 from market_data_pipeline.runtime.daemon import Daemon
 from market_data_pipeline.runtime.load import Load, dagster_instance, load
@@ -33,16 +34,6 @@ if TYPE_CHECKING:
 
     from market_data_pipeline.domain.series import Tier
     from market_data_pipeline.settings import Settings
-
-_COSTS: Final = sa.text("""
-    select
-        symbol, timeframe, s.tier, l.run_id, l.status, l.started_at, l.finished_at, l.requests, l.rate_limited,
-        l.bytes, l.rows_fetched, l.rows_inserted, l.features_written, l.fetch_seconds, l.store_seconds,
-        l.compute_seconds, l.error
-    from market_data.ingest_log as l
-    join market_data.series_state as s using (symbol, timeframe)
-    order by l.id
-""")
 
 
 def run_baseline(settings: Settings, symbols: int | None, timeframes: Sequence[Timeframe], days: int) -> dict[str, Any]:
@@ -85,8 +76,8 @@ def run_baseline(settings: Settings, symbols: int | None, timeframes: Sequence[T
         psutil.cpu_percent()  # from here on
         load(engine, instance, console, Load(timeframes=timeframes, days=days), daemon.check)
         duration, busy = time.monotonic() - prepared, psutil.cpu_percent()
+        costs = series_costs(engine)
         with engine.connect() as connection:
-            costs = [SeriesCost(**row) for row in connection.execute(_COSTS).mappings()]
             server = connection.execute(sa.text("show server_version")).scalar_one()
         runs = _runs(instance)
     return baseline_document(

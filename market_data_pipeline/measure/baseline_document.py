@@ -16,7 +16,8 @@ from market_data_pipeline.reports.objectives import span
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
-    from datetime import datetime
+
+    from market_data_pipeline.reports.completeness import SeriesCost
 
 BOUND_ABOVE: Final = 60.0  # percent: a part that takes more is the bottleneck; below it a load is balanced
 _SMALL: Final = 500_000  # bars: loading them takes about as long as starting and ending three runs (measured)
@@ -45,34 +46,6 @@ _NAMED: Final = {
     Part.COMPUTATION: "Computation",
     Part.DAGSTER: "Dagster",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class SeriesCost:
-    """A row of `ingest_log`."""
-
-    symbol: str
-    timeframe: str
-    tier: str
-    run_id: str
-    status: str
-    started_at: datetime
-    finished_at: datetime
-    requests: int
-    rate_limited: int
-    bytes: int
-    rows_fetched: int
-    rows_inserted: int
-    features_written: int
-    fetch_seconds: float
-    store_seconds: float
-    compute_seconds: float
-    error: str | None
-
-    @property
-    def seconds(self) -> float:
-        """Seconds of work: fetching, storing and computing."""
-        return self.fetch_seconds + self.store_seconds + self.compute_seconds
 
 
 @dataclass(frozen=True, slots=True)

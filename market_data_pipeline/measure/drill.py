@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from market_data_pipeline import __version__
 from market_data_pipeline.domain.objectives import RECOVERY_OBJECTIVES, Outage
 from market_data_pipeline.measure.drill_project import NO_FEATURES, OWN_FEATURES, OverdueError, running_project
+from market_data_pipeline.reports.completeness import failed_series, run_progress, unloaded_series
 from market_data_pipeline.runtime.console import console as screen
 from market_data_pipeline.runtime.up import until_terminated
 
@@ -163,11 +164,7 @@ def ready(project: DrillProject, seconds: float) -> None:
 
     def is_ready() -> bool:
         project.keep_up()
-        missing = project.rows(
-            "select 1 from market_data.symbols as m cross join unnest(array['5m', '15m', '1h', '4h', '1d']) as t (name)"
-            " left join market_data.series_state as s on s.symbol = m.symbol and s.timeframe = t.name"
-            " where m.active and (s.verified_at is null or s.last_error is not null)"
-        )
+        missing = unloaded_series(project.engine)
         return not missing and project.health() == 200 and not project.unfinished()
 
     project.wait_for("the project to be ready", is_ready, seconds)
@@ -194,12 +191,9 @@ def _rate_limit(course: Course) -> None:
     course.begins(f"the vendor refused a request, at {_CALLS} calls a minute")
     try:
         course.until("the refresh succeeded", lambda: set(project.statuses(runs).values()) == {"SUCCESS"})
-        (counted,) = project.rows(
-            "select sum(rate_limited)::int as refused, sum(requests)::int as sent from market_data.ingest_log"
-            " where run_id = any(:runs)",
-            runs=runs,
-        )
-        course.note(f"{counted.refused} of {counted.sent} requests were refused and sent again")
+        counted = run_progress(project.engine, runs).values()
+        refused, sent = sum(tier.rate_limited for tier in counted), sum(tier.requests for tier in counted)
+        course.note(f"{refused} of {sent} requests were refused and sent again")
     finally:
         project.start_vendor()
 
@@ -221,15 +215,11 @@ def _feature_computation_failure(course: Course) -> None:
     project = course.project
     module = project.settings.project_root / OWN_FEATURES
     runs: list[str] = []
-    failures = (
-        "select symbol, timeframe, error_class from market_data.ingest_log where status = 'failed'"
-        " and run_id = any(:runs)"
-    )
     try:
         module.write_text(_SPOILING, encoding="utf-8")
         runs += project.refresh([_SYMBOL])
-        project.wait_for("a series to fail", lambda: project.rows(failures, runs=runs), 120.0)
-        failed = [f"{row.symbol} {row.timeframe} ({row.error_class})" for row in project.rows(failures, runs=runs)]
+        project.wait_for("a series to fail", lambda: failed_series(project.engine, runs), 120.0)
+        failed = [f"{one.symbol} {one.timeframe} ({one.error_class})" for one in failed_series(project.engine, runs)]
         course.begins(f"an own feature broke TA-Lib's settings: {', '.join(failed)} failed")
     finally:
         module.write_text(NO_FEATURES, encoding="utf-8")

@@ -54,13 +54,13 @@ class DrillProject:
         self._processes = processes
         self._up: Child | None = None
         self._vendor: Child | None = None
-        self._engine = engine(settings.database_url, pool_size=1)
+        self.engine = engine(settings.database_url, pool_size=1)
         self._dagster = StoredDagsterState(settings.dagster_home, settings.dagster_postgres_url)
 
     def close(self) -> None:
         """Close the connections to the databases."""
         self._dagster.close()
-        self._engine.dispose()
+        self.engine.dispose()
 
     def start_vendor(self, calls_per_minute: int = 0) -> None:
         """Start the vendor, or restart it with another limit, which the pipeline does not know."""
@@ -152,14 +152,9 @@ class DrillProject:
         names = {status.value for status in UNFINISHED}
         return [run.run_id for run in self._dagster.runs(100) if run.status in names]
 
-    def rows(self, statement: str, **values: object) -> list[sa.Row[Any]]:
-        """Return rows of the project's market data."""
-        with self._engine.connect() as connection:
-            return list(connection.execute(sa.text(statement), values))
-
     @contextmanager
     def _instance(self) -> Iterator[Any]:
-        with dagster_instance(self.settings, self._engine) as instance:
+        with dagster_instance(self.settings, self.engine) as instance:
             yield instance
 
     def wait_for(self, what: str, condition: Callable[[], object], seconds: float) -> None:

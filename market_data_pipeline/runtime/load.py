@@ -16,10 +16,15 @@ from typing import TYPE_CHECKING, Final
 import sqlalchemy as sa
 
 from market_data_pipeline.domain.errors import DatabaseUnavailableError, PipelineError, UsageError
-from market_data_pipeline.domain.features.definitions import FEATURE_VERSION
 from market_data_pipeline.domain.series import Tier, Timeframe
 from market_data_pipeline.orchestration.dagster_internals import failure_of
-from market_data_pipeline.reports.executions import failed_series, held, lacking_symbols, tier_totals
+from market_data_pipeline.reports.completeness import (
+    failed_series,
+    held,
+    incomplete_series,
+    run_progress,
+    symbols_with_gaps,
+)
 from market_data_pipeline.runtime.console import complain
 from market_data_pipeline.settings.project import STORAGE_ZONE
 
@@ -33,25 +38,6 @@ if TYPE_CHECKING:
 
 _CANCEL_SECONDS: Final = 10.0  # a cancelled run stops at once, unless it waits for the vendor or the database
 _MOST_NAMES: Final = 5  # symbols listed in a sentence
-
-# A series is whole when its last execution went well, nothing it should hold is due, and what is made of other rows is
-# made of the ones that are there.
-_NOT_WHOLE: Final = sa.text("""
-    select count(*)
-    from market_data.symbols as m
-    cross join unnest(cast(:timeframes as text[])) as t (timeframe)
-    left join market_data.series_state as s on s.symbol = m.symbol and s.timeframe = t.timeframe
-    left join market_data.series_state as b on b.symbol = m.symbol and b.timeframe = '5m'
-    where m.active and not coalesce(
-        s.verified_at is not null
-        and s.last_error is null
-        and s.next_due_at > market_data.clock()
-        and s.feature_version = :feature_version
-        and rtrim(s.own_features, '!') = :own_features
-        and (s.timeframe in ('5m', '1d') or s.base_revision = b.revision),
-        false
-    )
-""")
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,14 +91,8 @@ def nothing_is_missing(settings: Settings, engine: sa.Engine, instance: dg.Dagst
     own = load_own_features(settings)
     if own.problems:
         return False  # the load reports them
-    parameters = {
-        "timeframes": [str(timeframe) for timeframe in Timeframe],
-        "feature_version": FEATURE_VERSION,
-        "own_features": own.digest,
-    }
-    with engine.connect() as connection:
-        if connection.execute(_NOT_WHOLE, parameters).scalar_one():
-            return False
+    if incomplete_series(engine, own.digest):
+        return False
     return all_materialized(instance) and estimate_backfill(engine, settings).is_empty
 
 
@@ -158,7 +138,7 @@ def load(
 
         def look(_: object) -> None:
             check()
-            progress.update(tier_totals(engine, run_ids))
+            progress.update(run_progress(engine, run_ids))
 
         try:
             statuses = wait_for_runs(instance, run_ids, on_look=look)
@@ -174,21 +154,21 @@ def load(
             cancel(instance, run_ids)
             raise
     summarise(engine, console, expected, run_ids, time.monotonic() - began)
-    totals, failures = tier_totals(engine, run_ids), failed_series(engine, run_ids)
+    totals, failures = run_progress(engine, run_ids), failed_series(engine, run_ids)
     done = sum(known.done for known in totals.values())
     if failures:
         reason, count = Counter(failed.error for failed in failures).most_common(1)[0]
         others = f" The other {len(failures) - count} failed for other reasons." if count < len(failures) else ""
         complain(f"{len(failures)} of {sum(expected.values())} series failed: {reason}{others}")
-    lacking = sum(known.lacking for known in totals.values())
-    if lacking:
-        symbols = lacking_symbols(engine, run_ids)
+    with_gaps = sum(known.with_gaps for known in totals.values())
+    if with_gaps:
+        symbols = symbols_with_gaps(engine, run_ids)
         names = ", ".join(symbols[:_MOST_NAMES]) + (", ..." if len(symbols) > _MOST_NAMES else "")
         complain(
-            f"{lacking} series lack bars that were due; the vendor returned none ({names}). "
-            f"`market-data gaps {symbols[0]}` explains."
+            f"{with_gaps} series have gaps: the vendor had no bars that were due ({names}). "
+            f"`market-data gaps {symbols[0]}` explains them."
         )
-    if not_started := sum(expected.values()) - done - lacking - len(failures):
+    if not_started := sum(expected.values()) - done - with_gaps - len(failures):
         reasons = [why for run_id in run_ids if (why := failure_of(instance, run_id))]
         ended = ", ".join(f"{count} {status}" for status, count in Counter(s.value for s in statuses.values()).items())
         why = f": {reasons[0]}" if reasons else "."
@@ -252,7 +232,7 @@ def summarise(
 
     console.print()
     console.print(
-        summary_table(expected, tier_totals(engine, run_ids), held(engine), seconds if run_ids else None),
+        summary_table(expected, run_progress(engine, run_ids), held(engine), seconds if run_ids else None),
         soft_wrap=False,
     )
     if failures := failed_series(engine, run_ids):

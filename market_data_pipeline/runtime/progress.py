@@ -13,7 +13,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from market_data_pipeline.domain.series import Tier
-from market_data_pipeline.reports.executions import Held, TierTotals
+from market_data_pipeline.reports.completeness import Held, TierProgress
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Task, TaskID
 
-    from market_data_pipeline.reports.executions import FailedSeries
+    from market_data_pipeline.reports.completeness import FailedSeries
 
 _LINES_EVERY: Final = 5.0  # seconds between two lines where the output is a file
 _MINUTES_FROM: Final = 180.0  # seconds; a first backfill on the smallest plan takes an hour
@@ -78,7 +78,7 @@ class BackfillProgress:
         with self._progress:
             yield self
 
-    def update(self, totals: Mapping[str, TierTotals]) -> None:
+    def update(self, totals: Mapping[str, TierProgress]) -> None:
         """Show what has been done so far."""
         elapsed = max(monotonic() - self._began, 1e-3)
         for tier, task in self._tasks.items():
@@ -86,14 +86,14 @@ class BackfillProgress:
             if known is not None:
                 self._progress.update(
                     task,
-                    completed=known.done + known.lacking + known.failed,
+                    completed=known.done + known.with_gaps + known.failed,
                     pace=f"{known.bars_written / elapsed:,.0f} bars/s",
                     failures=f"{known.failed} failed" if known.failed else "",
                     symbols=known.latest_symbols,
                 )
         if not self.console.is_terminal and monotonic() - self._said >= _LINES_EVERY:
             self._said = monotonic()
-            done = sum(known.done + known.lacking for known in totals.values())
+            done = sum(known.done + known.with_gaps for known in totals.values())
             failed = sum(known.failed for known in totals.values())
             bars = sum(known.bars_written for known in totals.values())
             self.console.print(
@@ -103,7 +103,7 @@ class BackfillProgress:
 
 
 def summary_table(
-    expected: Mapping[Tier, int], totals: Mapping[str, TierTotals], held: Mapping[str, Held], seconds: float | None
+    expected: Mapping[Tier, int], totals: Mapping[str, TierProgress], held: Mapping[str, Held], seconds: float | None
 ) -> Table:
     """Return what a load did and what is held now, a column per tier and one for all.
 
@@ -119,14 +119,14 @@ def summary_table(
     for tier in expected:
         table.add_column(tier.value, justify="right", no_wrap=True)
     table.add_column("all", justify="right", no_wrap=True)
-    done = {tier: TierTotals(tier, done=0 if seconds else count) for tier, count in expected.items()}
+    done = {tier: TierProgress(tier, done=0 if seconds else count) for tier, count in expected.items()}
     known = [totals.get(tier, done[tier]) for tier in expected]
     kept = [held.get(tier, Held(tier, 0, 0, 0)) for tier in expected]
     table.add_row("Series complete", *_shares([one.done for one in known], list(expected.values())))
     if any(one.failed for one in known):
         table.add_row("Series failed", *_sums([one.failed for one in known]), style="red")
-    if any(one.lacking for one in known):
-        table.add_row("Series lacking bars", *_sums([one.lacking for one in known]), style="yellow")
+    if any(one.with_gaps for one in known):
+        table.add_row("Series with gaps", *_sums([one.with_gaps for one in known]), style="yellow")
     table.add_row("Bars held", *_sums([one.bars for one in kept]))
     table.add_row("Features held", *_sums([one.features for one in kept]))
     if seconds:

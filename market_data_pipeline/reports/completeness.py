@@ -1,0 +1,236 @@
+"""Whether every series is complete, what runs have done for that so far, and what is held.
+
+For `up`, `backfill` and what measures them. Keep out: lists of Dagster's runs (executions).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import sqlalchemy as sa
+
+from market_data_pipeline.domain.features.definitions import FEATURE_VERSION
+from market_data_pipeline.domain.series import Timeframe
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import datetime
+
+
+@dataclass(frozen=True, slots=True)
+class TierProgress:
+    """What some runs have done for one tier: series, rows, requests, and seconds summed over symbols side by side.
+
+    Attributes:
+        done: series whose execution succeeded and left no gap that was due.
+        with_gaps: series whose execution succeeded, but for which the vendor had no bars that were due.
+        failed: series whose execution failed.
+        latest_symbols: the last few that were finished, separated by spaces.
+    """
+
+    tier: str
+    done: int = 0
+    with_gaps: int = 0
+    failed: int = 0
+    bars_written: int = 0
+    features_written: int = 0
+    requests: int = 0
+    rate_limited: int = 0
+    fetch_seconds: float = 0.0
+    store_seconds: float = 0.0
+    compute_seconds: float = 0.0
+    latest_symbols: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class FailedSeries:
+    """A series that failed, and why."""
+
+    symbol: str
+    timeframe: str
+    error_class: str
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What is held of a tier: its series, their bars and their feature rows."""
+
+    tier: str
+    series: int
+    bars: int
+    features: int
+
+
+@dataclass(frozen=True, slots=True)
+class SeriesCost:
+    """What one execution of one series cost: a row of `ingest_log`."""
+
+    symbol: str
+    timeframe: str
+    tier: str
+    run_id: str
+    status: str
+    started_at: datetime
+    finished_at: datetime
+    requests: int
+    rate_limited: int
+    bytes: int
+    rows_fetched: int
+    rows_inserted: int
+    features_written: int
+    fetch_seconds: float
+    store_seconds: float
+    compute_seconds: float
+    error: str | None
+
+    @property
+    def seconds(self) -> float:
+        """Time spent on it."""
+        return self.fetch_seconds + self.store_seconds + self.compute_seconds
+
+
+# Complete: the last execution succeeded, nothing that should be held is due, and what is made of other rows is made of
+# the ones that are there.
+_INCOMPLETE: Final = sa.text("""
+    select count(*)
+    from market_data.symbols as m
+    cross join unnest(cast(:timeframes as text[])) as t (timeframe)
+    left join market_data.series_state as s on s.symbol = m.symbol and s.timeframe = t.timeframe
+    left join market_data.series_state as b on b.symbol = m.symbol and b.timeframe = '5m'
+    where m.active and not coalesce(
+        s.verified_at is not null
+        and s.last_error is null
+        and s.next_due_at > market_data.clock()
+        and s.feature_version = :feature_version
+        and rtrim(s.own_features, '!') = :own_features
+        and (s.timeframe in ('5m', '1d') or s.base_revision = b.revision),
+        false
+    )
+""")
+
+_UNLOADED: Final = sa.text("""
+    select count(*)
+    from market_data.symbols as m
+    cross join unnest(cast(:timeframes as text[])) as t (timeframe)
+    left join market_data.series_state as s on s.symbol = m.symbol and s.timeframe = t.timeframe
+    where m.active and (s.verified_at is null or s.last_error is not null)
+""")
+
+# A run that Dagster retried has two rows for a series: the newest says how it ended, the sums say what it cost.
+_PROGRESS: Final = sa.text("""
+    with rows as (
+        select
+            l.*,
+            s.tier,
+            coalesce(s.next_due_at <= s.verified_at, true) as has_gaps,
+            row_number() over (partition by l.symbol, l.timeframe order by l.id desc) as newest,
+            row_number() over (partition by s.tier order by l.id desc) as age
+        from market_data.ingest_log as l
+        join market_data.series_state as s using (symbol, timeframe)
+        where l.run_id = any(:run_ids)
+    )
+    select
+        tier,
+        count(*) filter (where newest = 1 and status <> 'failed' and not has_gaps) as done,
+        count(*) filter (where newest = 1 and status <> 'failed' and has_gaps) as with_gaps,
+        count(*) filter (where newest = 1 and status = 'failed') as failed,
+        sum(rows_inserted + rows_updated)::bigint as bars_written,
+        sum(features_written)::bigint as features_written,
+        sum(requests)::bigint as requests,
+        sum(rate_limited)::bigint as rate_limited,
+        sum(fetch_seconds) as fetch_seconds,
+        sum(store_seconds) as store_seconds,
+        sum(compute_seconds) as compute_seconds,
+        coalesce(string_agg(distinct symbol, ' ') filter (where age <= 6), '') as latest_symbols
+    from rows
+    group by tier
+""")
+
+_FAILED: Final = sa.text("""
+    select symbol, timeframe, error_class, error
+    from (
+        select l.*, row_number() over (partition by l.symbol, l.timeframe order by l.id desc) as newest
+        from market_data.ingest_log as l
+        where l.run_id = any(:run_ids)
+    ) as rows
+    where newest = 1 and status = 'failed'
+    order by symbol, timeframe
+""")
+
+_WITH_GAPS: Final = sa.text("""
+    select distinct symbol
+    from market_data.ingest_log as l
+    join market_data.series_state as s using (symbol, timeframe)
+    where l.run_id = any(:run_ids) and s.last_error is null and coalesce(s.next_due_at <= s.verified_at, true)
+    order by symbol
+""")
+
+_HELD: Final = sa.text("""
+    select s.tier, count(*) as series, sum(s.bar_count)::bigint as bars, sum(s.feature_count)::bigint as features
+    from market_data.series_state as s
+    join market_data.symbols as m using (symbol)
+    where m.active
+    group by s.tier
+""")
+
+_COSTS: Final = sa.text("""
+    select
+        symbol, timeframe, s.tier, l.run_id, l.status, l.started_at, l.finished_at, l.requests, l.rate_limited,
+        l.bytes, l.rows_fetched, l.rows_inserted, l.features_written, l.fetch_seconds, l.store_seconds,
+        l.compute_seconds, l.error
+    from market_data.ingest_log as l
+    join market_data.series_state as s using (symbol, timeframe)
+    order by l.id
+""")
+
+
+def incomplete_series(engine: sa.Engine, own_features: str) -> int:
+    """Return how many series of the active universe a refresh would change; `own_features` is their digest."""
+    values = {
+        "timeframes": [str(timeframe) for timeframe in Timeframe],
+        "feature_version": FEATURE_VERSION,
+        "own_features": own_features,
+    }
+    with engine.connect() as connection:
+        return int(connection.execute(_INCOMPLETE, values).scalar_one())
+
+
+def unloaded_series(engine: sa.Engine) -> int:
+    """Return how many series of the active universe were never refreshed, or failed at their last execution."""
+    with engine.connect() as connection:
+        values = {"timeframes": [str(timeframe) for timeframe in Timeframe]}
+        return int(connection.execute(_UNLOADED, values).scalar_one())
+
+
+def run_progress(engine: sa.Engine, run_ids: Sequence[str]) -> dict[str, TierProgress]:
+    """Return what the runs have done so far, by tier; a tier without a finished series is absent."""
+    with engine.connect() as connection:
+        rows = connection.execute(_PROGRESS, {"run_ids": list(run_ids)}).mappings()
+        return {row["tier"]: TierProgress(**row) for row in rows}
+
+
+def failed_series(engine: sa.Engine, run_ids: Sequence[str]) -> list[FailedSeries]:
+    """Return the series whose last execution in these runs failed."""
+    with engine.connect() as connection:
+        rows = connection.execute(_FAILED, {"run_ids": list(run_ids)}).mappings()
+        return [FailedSeries(**row) for row in rows]
+
+
+def symbols_with_gaps(engine: sa.Engine, run_ids: Sequence[str]) -> list[str]:
+    """Return the symbols of these runs for which the vendor had no bars that were due."""
+    with engine.connect() as connection:
+        return list(connection.execute(_WITH_GAPS, {"run_ids": list(run_ids)}).scalars())
+
+
+def held(engine: sa.Engine) -> dict[str, Held]:
+    """Return what is held of each tier's active symbols."""
+    with engine.connect() as connection:
+        return {row["tier"]: Held(**row) for row in connection.execute(_HELD).mappings()}
+
+
+def series_costs(engine: sa.Engine) -> list[SeriesCost]:
+    """Return the cost of every execution of every series, in the order in which they ended."""
+    with engine.connect() as connection:
+        return [SeriesCost(**row) for row in connection.execute(_COSTS).mappings()]
