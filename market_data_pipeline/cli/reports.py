@@ -1,7 +1,6 @@
-"""The commands that only look at data: what is promised, what is held and what lacks.
+"""The commands that report on data: the estimate, staleness, gaps and objectives.
 
-Add here: a report on series. Keep out: reports on runs (cli_runs), and how values come about (operations.reports,
-operations.objectives).
+Add here: a report on series. Keep out: reports on runs (cli.runs), and the questions themselves (reports).
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from market_data_pipeline.domain.errors import UsageError
 from market_data_pipeline.domain.series import Timeframe, parse_symbol, parse_timeframe
 from market_data_pipeline.reports.objectives import span
 
-_AsJson = Annotated[bool, typer.Option("--json", help="Print what the endpoint of the read API answers.")]
+_AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, as the endpoint of the read API answers it.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -37,16 +36,18 @@ def register(app: typer.Typer) -> None:
 
 
 def plan(
-    symbols: Annotated[str, typer.Option(help="Comma-separated followed symbols; all when left out.")] = "",
-    timeframes: Annotated[str, typer.Option(help="Comma-separated: 5m, 15m, 1h, 4h, 1d; all when left out.")] = "",
-    days: Annotated[int | None, typer.Option(min=1, help="Calendar days of history; MARKET_DATA_HISTORY_DAYS.")] = None,
+    symbols: Annotated[str, typer.Option(help="Comma-separated followed symbols; all if omitted.")] = "",
+    timeframes: Annotated[str, typer.Option(help="Comma-separated: 5m, 15m, 1h, 4h, 1d; all if omitted.")] = "",
+    days: Annotated[
+        int | None, typer.Option(min=1, help="Calendar days of history; MARKET_DATA_HISTORY_DAYS if omitted.")
+    ] = None,
     full: Annotated[bool, typer.Option("--full", help="As if nothing were held.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Show what a backfill would ask the vendor for, and how long that takes; nothing is sent.
+    """Estimate the calls, pages and time of a backfill; nothing is sent.
 
-    The vendor cuts an answer at 50,000 minutes, whatever the bars are made of: a stock's year takes at most 5 calls for
-    5m and one for 1d (52 sessions of 16 hours a call), a round-the-clock symbol's 11 and one (34 days a call).
+    A page holds 50,000 minutes, whatever the timeframe: a year of a stock takes at most 5 calls for 5m and one for 1d
+    (52 sessions of 16 hours a call), a year of a round-the-clock symbol 11 and one (34 days a call).
     """
     wanted_symbols = names(symbols, parse_symbol)
     wanted_timeframes = names(timeframes, parse_timeframe)
@@ -83,10 +84,10 @@ def plan(
 
 
 def staleness(
-    limit: Annotated[int, typer.Option(min=1, help="At most so many series of each state.")] = 50,
+    limit: Annotated[int, typer.Option(min=1, help="At most this many series of each state.")] = 50,
     as_json: _AsJson = False,
 ) -> None:
-    """Show how far each series is behind, worst first."""
+    """Show how far behind each series is, worst first."""
     from market_data_pipeline.reports.freshness import staleness_report
     from market_data_pipeline.runtime.database import reading_engine
 
@@ -119,7 +120,7 @@ def staleness(
 
 def gaps(
     symbol: Annotated[str, typer.Argument(help="A followed symbol, as the vendor writes it.", show_default=False)],
-    timeframe: Annotated[str, typer.Option(help="5m or 1d, which are fetched; both when left out.")] = "",
+    timeframe: Annotated[str, typer.Option(help="5m or 1d, the fetched ones; both if omitted.")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Explain every gap in a symbol's history; sends nothing."""
@@ -140,7 +141,7 @@ def gaps(
         )
         if settled := one.settled_until:
             console().print(
-                f"{symbol} {one.timeframe}: bars before {instant(settled)} have settled, later ones may change."
+                f"{symbol} {one.timeframe}: bars before {instant(settled)} have settled, later ones may still change."
             )
     console().print(
         f"At {instant(report.timestamp)} on the {report.plan} plan; the table's times are {report.exchange_timezone}."
@@ -150,20 +151,20 @@ def gaps(
 def _fetched(text: str) -> Timeframe:
     if (timeframe := parse_timeframe(text)).is_base:
         return timeframe
-    raise UsageError(f"{timeframe} bars are made of {timeframe.base} ones and lack what those lack; choose 5m or 1d.")
+    raise UsageError(f"{timeframe} bars are made of {timeframe.base} ones and have the same gaps; choose 5m or 1d.")
 
 
 def objectives(
     json_file: Annotated[
         Path | None,
-        typer.Option("--json", metavar="FILE", help="Write the document to FILE; - for standard output."),
+        typer.Option("--json", metavar="FILE", help="Write the objectives as JSON to FILE; - for standard output."),
     ] = None,
     markdown_file: Annotated[
         Path | None,
-        typer.Option("--markdown", metavar="FILE", help="Write it as a page with the procedures; - as above."),
+        typer.Option("--markdown", metavar="FILE", help="Write them as a page with the procedures; - as above."),
     ] = None,
 ) -> None:
-    """Show what is promised: freshness per tier, and recovery per failure."""
+    """Show the objectives: freshness per tier, and recovery per failure."""
     from market_data_pipeline.reports.objectives import limit, objectives_document, objectives_markdown
 
     document = objectives_document()
@@ -191,4 +192,4 @@ def objectives(
         [(name, span(one["rto_seconds"]), one["symptom"]) for name, one in document["recovery"].items()],
         title="Recovery per failure (RTO)",
     )
-    console().print("market-data objectives --markdown - shows what to do about each, market-data drill tries it out.")
+    console().print("market-data objectives --markdown - says what to do about each; market-data drill tries them out.")

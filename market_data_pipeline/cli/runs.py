@@ -1,7 +1,7 @@
-"""The commands that only look at work: what ran and came of it, and whether what runs it is alive.
+"""The commands that report on work: what ran with which result, and whether daemons and schedules are running.
 
-Add here: a report on runs, schedules or daemons. Keep out: reports on series (cli_reports), and how values come about
-(operations.reports, operations.run_detail).
+Add here: a report on runs, schedules or daemons. Keep out: reports on series (cli.reports), and the questions
+themselves (reports).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from market_data_pipeline.reports.dagster_state import DagsterState
 
-_AsJson = Annotated[bool, typer.Option("--json", help="Print what the endpoint of the read API answers.")]
+_AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, as the endpoint of the read API answers it.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -31,7 +31,7 @@ def register(app: typer.Typer) -> None:
 
 
 def health(as_json: _AsJson = False) -> None:
-    """Show whether daemons, schedules and the newest refresh are as they should be; starts nothing."""
+    """Show whether daemons, schedules and the last refresh are in order; starts nothing."""
     from market_data_pipeline.reports.attainment import percent
     from market_data_pipeline.reports.health import scheduler_health
 
@@ -79,22 +79,24 @@ def health(as_json: _AsJson = False) -> None:
         [(instant(one.failed_at), one.symbol, one.timeframe, one.error) for one in report.recent_failures],
     )
     print_table(
-        ("warned at", "series", ">series in all", "warning"),
+        ("last seen at", "example", ">series", "warning"),
         [(instant(one.last_seen_at), one.example, one.series, one.warning) for one in report.recent_warnings],
     )
     rate = report.rate_limit
     console().print(
-        f"{rate.total_requests} requests in {rate.window_hours} h, {rate.rate_limited} refused for the rate; "
+        f"{rate.total_requests} requests in {rate.window_hours} h, {rate.rate_limited} answered 429 (rate limit); "
         f"{report.total_symbols_monitored} symbols, {report.stale_features_count} stale series."
     )
 
 
 def history(
-    run_id: Annotated[str, typer.Argument(help="Only this run, with each of its series; its first letters do.")] = "",
-    limit: Annotated[int, typer.Option(min=1, help="At most so many runs.")] = 20,
+    run_id: Annotated[
+        str, typer.Argument(help="Only this run, with each of its series; the first characters of its id will do.")
+    ] = "",
+    limit: Annotated[int, typer.Option(min=1, help="At most this many runs.")] = 20,
     as_json: _AsJson = False,
 ) -> None:
-    """Show who ran what, when, why, for which series, and what came of it; newest first."""
+    """Show what ran when, who requested it, why, for which series and with which result; newest first."""
     if run_id:
         _run(run_id, as_json=as_json)
         return
@@ -106,7 +108,7 @@ def history(
         print_json(report)
         return
     print_table(
-        ("run", "job", "asked for by", "why", "started", ">took", "status", ">symbols", ">failed", ">records", "error"),
+        ("run", "job", "requested by", "why", "started", ">took", "status", ">symbols", ">failed", ">records", "error"),
         [
             (
                 one.execution_id[:8],
@@ -137,7 +139,7 @@ def _run(run_id: str, *, as_json: bool) -> None:
     run = report.execution
     took = "" if run.duration_seconds is None else f", took {span(run.duration_seconds)}"
     console().print(f"{run.job} {run.execution_id}: {run.status}", markup=False)
-    console().print(f"Asked for by {run.requested_by} ({run.trigger}): {run.reason}", markup=False)
+    console().print(f"Requested by {run.requested_by} ({run.trigger}): {run.reason}", markup=False)
     console().print(f"For {run.series}", markup=False)
     console().print(f"Started {instant(run.started_at) or 'not yet'}{took}")
     print_table(
@@ -159,12 +161,12 @@ def _run(run_id: str, *, as_json: bool) -> None:
         ],
     )
     if not report.results:
-        console().print("No series was begun." if not run.error_message else run.error_message, markup=False)
+        console().print("No series was started." if not run.error_message else run.error_message, markup=False)
 
 
 @contextmanager
 def _sources(*, start: bool) -> Iterator[tuple[sa.Engine, DagsterState]]:
-    """Yield what reports are made of: our database and Dagster's storage."""
+    """Yield what the reports read: the market database and Dagster's storage."""
     from market_data_pipeline.orchestration.dagster_internals import StoredDagsterState
     from market_data_pipeline.runtime.database import reading_engine
 

@@ -1,9 +1,8 @@
-"""How well the tiers' promises were kept: for which share of its time each series was inside its RPO.
+"""How well the tiers' RPOs were kept: for which share of its time each series was within its RPO.
 
 A series is outside while its staleness exceeds its tier's RPO, so a closed market, which makes nothing due, counts as
-inside. What was never computed lacks its first bar since its symbol is followed. The stretches outside come from
-`ingest_log`, where each execution leaves the one that it ended, and from `series_state` for the one that goes on; a
-window reaches back from now, but not to before the symbol was followed. Keep out: how fresh a series is now (reports).
+within. A series that was never computed is due from when its symbol was followed. The periods outside come from
+`ingest_log`, where each execution records the one that it ended, and from `series_state` for the one that goes on.
 """
 
 from __future__ import annotations
@@ -61,17 +60,17 @@ _ATTAINMENT: Final = sa.text("""
         cross join unnest(cast(:names as text[]), cast(:lengths as interval[])) as w (name, length)
         where p.followed_since < market_data.clock()
     ),
-    stretches as (
-        select symbol, timeframe, unnest(range_agg(tstzrange(since, until))) as stretch
+    periods as (
+        select symbol, timeframe, unnest(range_agg(tstzrange(since, until))) as period
         from outside
         where since < until
         group by symbol, timeframe
     ),
     lost as (
-        select w.symbol, w.timeframe, w.name, sum(upper(s.stretch) - greatest(lower(s.stretch), w.begins_at)) as length
-        from stretches as s
+        select w.symbol, w.timeframe, w.name, sum(upper(o.period) - greatest(lower(o.period), w.begins_at)) as length
+        from periods as o
         inner join windows as w
-            on w.symbol = s.symbol and w.timeframe = s.timeframe and w.begins_at < upper(s.stretch)
+            on w.symbol = o.symbol and w.timeframe = o.timeframe and w.begins_at < upper(o.period)
         group by w.symbol, w.timeframe, w.name
     ),
     by_series as (
@@ -96,9 +95,10 @@ _ATTAINMENT: Final = sa.text("""
 
 
 def rpo_attainment(connection: sa.Connection, series: Series | None = None) -> list[Attainment]:
-    """Return each tier's attainment in each of `WINDOWS`, in the order of the tiers; of one series, if one is given.
+    """Return each tier's attainment in each of `WINDOWS`, in the order of the tiers; only that of `series` if given.
 
-    A tier's share is that of its series' time taken together. A tier of which nothing was followed yet is left out.
+    A window ends now and begins at the earliest when the symbol was followed. A tier's share is that of the time of all
+    its series together; a tier without symbols is left out.
     """
     rows = connection.execute(
         _ATTAINMENT,
@@ -132,5 +132,5 @@ def rpo_attainment(connection: sa.Connection, series: Series | None = None) -> l
 
 
 def percent(share: float) -> str:
-    """Return a share between 0 and 1 as text, rounded down so that only a promise kept throughout reads as 100 %."""
+    """Return a share between 0 and 1 as text, rounded down so that only an RPO kept throughout reads as 100 %."""
     return "100 %" if share >= 1 else f"{math.floor(share * 10_000) / 100:.2f} %"

@@ -56,7 +56,7 @@ class SeriesByStatus(Answer):
 
 
 class StalenessReport(Answer):
-    """The staleness of every series."""
+    """How stale the series are: counts of all, and the worst of each state."""
 
     timestamp: datetime
     summary: StalenessSummary
@@ -64,7 +64,7 @@ class StalenessReport(Answer):
 
 
 class Execution(Answer):
-    """One run of Dagster with what `ingest_log` knows of it."""
+    """One run of Dagster with what `ingest_log` has of it."""
 
     execution_id: str
     job: str
@@ -85,7 +85,7 @@ class Execution(Answer):
 
 
 class ExecutionHistory(Answer):
-    """The newest runs, newest first."""
+    """Dagster's newest runs, newest first."""
 
     timestamp: datetime
     executions: list[Execution]
@@ -142,7 +142,7 @@ class RecentFailure(Answer):
 
 
 class RecentWarning(Answer):
-    """Something that went wrong without failing a series, and how many series it met."""
+    """Something that went wrong without failing a series, and how many series it concerned."""
 
     warning: str
     series: int
@@ -151,7 +151,7 @@ class RecentWarning(Answer):
 
 
 class RateLimit(Answer):
-    """How often the vendor refused for the plan's rate during the last `window_hours`."""
+    """How many requests the vendor answered with 429 during the last `window_hours`, each attempt counted."""
 
     window_hours: int
     total_requests: int
@@ -160,7 +160,7 @@ class RateLimit(Answer):
 
 
 class Attainment(Answer):
-    """For which share of their time a tier's series were inside its RPO, within a window that ends now.
+    """For which share of their time a tier's series were within its RPO, in a window that ends now.
 
     `share` is that of all series together, `worst_share` that of `worst_series` (`AAPL|5m`); `series_outside` counts
     those that were outside at any time.
@@ -196,7 +196,7 @@ class ScheduleReport(Answer):
 
 
 class SchedulerHealth(Answer):
-    """Whether the pipeline does its work, and why not."""
+    """Whether the pipeline does its work, and if not, why."""
 
     status: Literal["healthy", "degraded"]
     reasons: list[str]
@@ -213,7 +213,7 @@ class SchedulerHealth(Answer):
 
 
 class Dependency(Answer):
-    """Whether something that the pipeline needs answers."""
+    """Whether something that the pipeline depends on answers."""
 
     reachable: bool
     detail: str

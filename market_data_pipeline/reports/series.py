@@ -1,7 +1,6 @@
-"""All that is known of one series beside its bars: freshness, coverage, gaps, corrections and executions.
+"""All that is known of one series besides its bars: freshness, coverage, gaps, corrections and executions.
 
-For the page of a series; plain values, read in one snapshot. Keep out: why a bar is missing (stretches, gaps), bars and
-features themselves (the read API serves those), and wording for a screen.
+For the page of a series. Keep out: bars and features themselves (series_records), and wording for a screen.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ BAR_VALUES: Final = ("open", "high", "low", "close", "volume", "vwap", "trades")
 
 
 class Day(NamedTuple):
-    """A session day of the history and how it is held; None when it was never asked for, and whether it could be."""
+    """A session day of the history, how it is held (None: never asked for), and whether it has bars that are due."""
 
     session_date: date
     status: CoverageStatus | None
@@ -46,7 +45,7 @@ class Correction(NamedTuple):
     superseded_at: datetime
     run_id: str
     changes: tuple[tuple[str, float | None, float | None], ...]  # name, old, new
-    withdrawn: bool  # the vendor has no such bar any more
+    withdrawn: bool  # the vendor no longer has such a bar
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,10 +60,10 @@ class SeriesReport:
         days: its history's session days, ascending; of its base where it is resampled.
         gaps: of its base where it is resampled.
         corrections: the newest `CORRECTIONS`, newest first.
-        correction_count: of all there are.
-        executions: rows of the audit trail, newest first.
+        correction_count: how many there are in all.
+        executions: rows of the audit log, newest first.
         splits: known ones, newest first.
-        request: the open backfill request, if there is one.
+        request: `requested_at` and `status` of the open backfill request; None without one.
         symbols: all that are followed, with their tiers, in alphabetical order.
     """
 
@@ -89,7 +88,7 @@ _HELD: Final = sa.text("""
     where symbol = :symbol and timeframe = :timeframe
 """)
 
-# A version gave way to the next one of the same bar, the last of them to what is stored now.
+# Each version was replaced by the next one of the same bar, the last of them by what is stored now.
 _CORRECTIONS: Final = sa.text(f"""
     with newest as (
         select r.* from market_data.bar_revisions as r
@@ -156,8 +155,8 @@ def series_report(
         connection: inside a snapshot.
         series: any timeframe of any symbol.
         timing: calendar, plan and the instant it is now.
-        plan: how much history there is to be had.
-        history_days: how much of it is wanted.
+        plan: the vendor's subscription, which limits the history.
+        history_days: calendar days of history that the series should hold.
     """
     freshness = series_freshness(connection, series.symbol)
     if not freshness:

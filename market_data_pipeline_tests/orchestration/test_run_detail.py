@@ -70,7 +70,7 @@ def test_a_runs_series_are_shown_failed_first_with_who_asked_and_why(
 
     code, out, _ = printed(capsys, runs["command"].run_id)
     assert code == 0
-    assert f"Asked for by {caller()}" in out
+    assert f"Requested by {caller()}" in out
     assert out.index("The vendor refused five times.") < out.index("AAPL ", out.index("symbol"))
 
     code, out, err = printed(capsys, "ffffffff")
