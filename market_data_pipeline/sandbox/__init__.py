@@ -1,1 +1,1 @@
-"""For a machine with nothing: a Polygon-compatible server and an embedded PostgreSQL."""
+"""The stand-in vendor: a Polygon-compatible server for development, demonstrations and tests."""

@@ -1,12 +1,11 @@
-"""The columns that both sources serve, and how finer bars become coarser ones.
+"""The columns that both sources serve, and how finer bars become coarser ones, day bars included.
 
-Add here: pure arithmetic on columns. Keep out: where bars come from (synthetic, replay), which of them are
-visible (view) and how they are written (encode).
+Keep out: where bars come from (market, replay), which of them are visible (view) and how they are written (encode).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
@@ -17,18 +16,25 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from market_data_pipeline.domain.calendar import Session
+
     Floats = NDArray[np.float64]
     Ints = NDArray[np.int64]
 
 MINUTE_MS: Final = 60_000
 
-# Volumes of whole micro-shares add up exactly in float64 (below 2**53) while fractions of a share do not, so sums are
-# made of micro-shares and divided once.
+# From the start of the extended session at 04:00 New York, in minutes.
+OPEN: Final = 330  # 09:30
+CLOSE: Final = 720  # 16:00
+EARLY_CLOSE: Final = 540  # 13:00
+
+# Volumes in whole micro-shares add up exactly in float64 (below 2**53) and fractions of a share do not, so sums are of
+# micro-shares and divided once.
 _MICRO: Final = 1e6
 
 
 class SplitRow(NamedTuple):
-    """One split, in the vendor's words: `split_from` old shares become `split_to` new ones."""
+    """One split as the vendor writes it: `split_from` old shares become `split_to` new ones."""
 
     ticker: str
     execution_date: dt.date
@@ -93,7 +99,7 @@ def concat(parts: Iterable[Bars]) -> Bars:
 
 
 def aggregate(bars: Bars, starts_ms: Ints) -> Bars:
-    """Return one bar for each run of equal values in `starts_ms`, the coarser bar's start of every bar.
+    """Return one bar per run of equal values in `starts_ms`, which holds the coarser bar's start for every bar.
 
     Open is the first bar's, close the last's; volumes and counts add up; VWAP is weighted by volume and rounded to
     four decimals as the vendor's, NaN when one is unknown.
@@ -134,3 +140,30 @@ def join(parts: Sequence[Bars]) -> Bars:
     if len(joined) > 1 and bool((joined.t[1:] == joined.t[:-1]).any()):
         return aggregate(joined, joined.t)
     return joined
+
+
+def days_of(bars: Bars, sessions: Sequence[Session], *, round_the_clock: bool) -> tuple[Bars, NDArray[np.bool_]]:
+    """Return one bar for each session that has any, and which of these have regular hours.
+
+    Starts are local midnights. Prices are those of regular hours, so some extended-hours prints lie outside; a day
+    without (yet) any regular trade is made of what there is. Volume, VWAP and count are those of all bars.
+    """
+    if not len(bars) or not sessions:
+        return NO_BARS, np.empty(0, dtype=bool)
+    midnights = np.array([int(s.day_start.timestamp()) * 1000 for s in sessions], dtype="int64")
+    starts = np.array([int(s.start.timestamp()) * 1000 for s in sessions], dtype="int64")
+    at = np.searchsorted(midnights, bars.t, side="right") - 1
+    whole = aggregate(bars, midnights[at])
+    base = np.ones(len(whole), dtype="int64")
+    if round_the_clock:
+        return replace(whole, base=base), base > 0
+    ends = np.array([EARLY_CLOSE if s.early_close else CLOSE for s in sessions])
+    offset = (bars.t - starts[at]) // MINUTE_MS
+    regular = np.flatnonzero((offset >= OPEN) & (offset < ends[at]))
+    core = aggregate(bars.take(regular), midnights[at[regular]])
+    here = np.searchsorted(whole.t, core.t)
+    o, h, low, c = (column.copy() for column in (whole.o, whole.h, whole.low, whole.c))
+    o[here], h[here], low[here], c[here] = core.o, core.h, core.low, core.c
+    known = np.zeros(len(whole), dtype=bool)
+    known[here] = True
+    return Bars(whole.t, o, h, low, c, whole.v, whole.vw, whole.n, base), known

@@ -1,10 +1,8 @@
-"""Which invented companies the synthetic market holds, and what they are like.
+"""The instruments of the synthetic market: price level, turnover and splits of each ticker.
 
-Add here: a ticker with its price level, turnover and splits. Keep out: how bars follow from these (synthetic).
-
-Known are the 25 names of the packaged universe, more that exercise unusual spellings (a class share, a preferred share,
-round-the-clock crypto), and every `SYN0000` to `SYN9999` for load tests. Any other ticker is unknown, which on the
-vendor's wire looks the same as having no trades.
+It knows the 25 names of the packaged universe, others with unusual spellings (a class share, a preferred share,
+round-the-clock crypto), and `SYN0000` to `SYN9999` for load tests. Any other ticker is unknown, which on the vendor's
+wire looks the same as having no trades.
 """
 
 from __future__ import annotations
@@ -27,7 +25,7 @@ ANCHOR_YEAR: Final = 2026  # the year in whose prices the levels below are given
 
 @dataclass(frozen=True, slots=True)
 class Instrument:
-    """What an invented market is made from."""
+    """What the bars of a ticker are generated from."""
 
     ticker: str
     level: float  # typical price in dollars, at the start of `ANCHOR_YEAR`
@@ -39,18 +37,18 @@ class Instrument:
 
     @property
     def key(self) -> int:
-        """A number that tells this ticker's random streams from all others."""
+        """A number that makes this ticker's random streams differ from all others."""
         return int.from_bytes(hashlib.blake2b(self.ticker.encode(), digest_size=8).digest(), "big")
 
     @property
     def asset_class(self) -> AssetClass:
-        """Which calendar it trades on."""
+        """The asset class, which decides the calendar."""
         return asset_class_of(self.ticker)
 
 
 @dataclass(frozen=True, slots=True)
 class SplitCycle:
-    """A name that splits every four years; between, its price grows by as much, so raw prices stay in one range."""
+    """A ticker that splits every four years; its price grows by as much in between, so raw prices stay in one range."""
 
     phase: int  # years with year % 4 == phase
     month: int
@@ -80,34 +78,34 @@ SPLIT_CYCLES: Final = {
 }
 
 
-def _stock(ticker: str, level: float, millions: float, volatility: float = 0.016) -> Instrument:
-    """Return a liquid name: about 60 shares a trade, and somebody awake in nearly every five minutes from 04:00 on."""
+def _equity(ticker: str, level: float, millions: float, volatility: float = 0.016) -> Instrument:
+    """Return a liquid stock: about 60 shares a trade, and trades in nearly every five minutes from 04:00 on."""
     shares = millions * 1e6
     return Instrument(ticker, level, shares, shares / 60, volatility, quiet_trades=0.6)
 
 
 _LIQUID: Final = (
-    _stock("AAPL", 262.0, 48, 0.015), _stock("MSFT", 478.0, 21, 0.014), _stock("NVDA", 186.0, 185, 0.026),
-    _stock("AMZN", 228.0, 41, 0.018), _stock("GOOGL", 291.0, 35, 0.018), _stock("META", 655.0, 14, 0.02),
-    _stock("TSLA", 428.0, 84, 0.034), _stock("SPY", 684.0, 72, 0.008), _stock("QQQ", 618.0, 51, 0.011),
-    _stock("IWM", 246.0, 33, 0.012), _stock("DIA", 478.0, 4, 0.008), _stock("AMD", 221.0, 44, 0.03),
-    _stock("AVGO", 346.0, 23, 0.025), _stock("NFLX", 112.0, 36, 0.02), _stock("JPM", 309.0, 9, 0.012),
-    _stock("BAC", 53.5, 37, 0.013), _stock("WFC", 87.0, 15, 0.014), _stock("GS", 812.0, 2.1, 0.016),
-    _stock("V", 342.0, 6.4, 0.011), _stock("MA", 561.0, 2.8, 0.011), _stock("UNH", 331.0, 8.5, 0.018),
-    _stock("LLY", 1045.0, 3.4, 0.019), _stock("JNJ", 206.0, 7.6, 0.01), _stock("PFE", 25.3, 46, 0.012),
-    _stock("MRK", 101.0, 11, 0.013), _stock("XOM", 119.0, 15, 0.013), _stock("CVX", 151.0, 8, 0.012),
-    _stock("WMT", 112.0, 18, 0.011), _stock("COST", 884.0, 2, 0.012), _stock("HD", 358.0, 3.9, 0.012),
-    _stock("PG", 144.0, 8.3, 0.009), _stock("KO", 70.5, 16, 0.008), _stock("PEP", 146.0, 7, 0.01),
-    _stock("DIS", 113.0, 9, 0.014), _stock("INTC", 39.4, 88, 0.03), _stock("CRM", 262.0, 7, 0.018),
-    _stock("ORCL", 197.0, 22, 0.027), _stock("ADBE", 352.0, 3.6, 0.017), _stock("CSCO", 77.0, 20, 0.012),
-    _stock("PLTR", 181.0, 48, 0.033), _stock("BA", 217.0, 7.4, 0.018), _stock("ABBV", 228.0, 5.5, 0.012),
-    _stock("GOOG", 292.0, 22, 0.018), _stock("GLD", 398.0, 11, 0.01), _stock("TLT", 87.4, 32, 0.007),
-    _stock("C", 118.0, 13, 0.016), _stock("CAT", 583.0, 3, 0.017), _stock("IBM", 297.0, 4.4, 0.015),
-    _stock("MCD", 306.0, 3.2, 0.009), _stock("NKE", 63.8, 14, 0.017), _stock("QCOM", 172.0, 8, 0.018),
+    _equity("AAPL", 262.0, 48, 0.015), _equity("MSFT", 478.0, 21, 0.014), _equity("NVDA", 186.0, 185, 0.026),
+    _equity("AMZN", 228.0, 41, 0.018), _equity("GOOGL", 291.0, 35, 0.018), _equity("META", 655.0, 14, 0.02),
+    _equity("TSLA", 428.0, 84, 0.034), _equity("SPY", 684.0, 72, 0.008), _equity("QQQ", 618.0, 51, 0.011),
+    _equity("IWM", 246.0, 33, 0.012), _equity("DIA", 478.0, 4, 0.008), _equity("AMD", 221.0, 44, 0.03),
+    _equity("AVGO", 346.0, 23, 0.025), _equity("NFLX", 112.0, 36, 0.02), _equity("JPM", 309.0, 9, 0.012),
+    _equity("BAC", 53.5, 37, 0.013), _equity("WFC", 87.0, 15, 0.014), _equity("GS", 812.0, 2.1, 0.016),
+    _equity("V", 342.0, 6.4, 0.011), _equity("MA", 561.0, 2.8, 0.011), _equity("UNH", 331.0, 8.5, 0.018),
+    _equity("LLY", 1045.0, 3.4, 0.019), _equity("JNJ", 206.0, 7.6, 0.01), _equity("PFE", 25.3, 46, 0.012),
+    _equity("MRK", 101.0, 11, 0.013), _equity("XOM", 119.0, 15, 0.013), _equity("CVX", 151.0, 8, 0.012),
+    _equity("WMT", 112.0, 18, 0.011), _equity("COST", 884.0, 2, 0.012), _equity("HD", 358.0, 3.9, 0.012),
+    _equity("PG", 144.0, 8.3, 0.009), _equity("KO", 70.5, 16, 0.008), _equity("PEP", 146.0, 7, 0.01),
+    _equity("DIS", 113.0, 9, 0.014), _equity("INTC", 39.4, 88, 0.03), _equity("CRM", 262.0, 7, 0.018),
+    _equity("ORCL", 197.0, 22, 0.027), _equity("ADBE", 352.0, 3.6, 0.017), _equity("CSCO", 77.0, 20, 0.012),
+    _equity("PLTR", 181.0, 48, 0.033), _equity("BA", 217.0, 7.4, 0.018), _equity("ABBV", 228.0, 5.5, 0.012),
+    _equity("GOOG", 292.0, 22, 0.018), _equity("GLD", 398.0, 11, 0.01), _equity("TLT", 87.4, 32, 0.007),
+    _equity("C", 118.0, 13, 0.016), _equity("CAT", 583.0, 3, 0.017), _equity("IBM", 297.0, 4.4, 0.015),
+    _equity("MCD", 306.0, 3.2, 0.009), _equity("NKE", 63.8, 14, 0.017), _equity("QCOM", 172.0, 8, 0.018),
 )  # fmt: skip
 
 _UNUSUAL: Final = (
-    _stock("BRK.B", 503.0, 4.5, 0.009),
+    _equity("BRK.B", 503.0, 4.5, 0.009),
     Instrument("KIMpL", 20.6, 21_000, 160, 0.006, quiet_trades=0.0),
     Instrument("X:BTCUSD", 87_600.0, 9_500, 520_000, 0.024, quiet_trades=40.0),
     Instrument("X:ETHUSD", 2_970.0, 160_000, 330_000, 0.033, quiet_trades=25.0),
@@ -126,7 +124,7 @@ _LOAD_TEST: Final = re.compile(r"SYN\d{4}")
 
 @lru_cache(maxsize=20_000)
 def instrument(ticker: str) -> Instrument | None:
-    """Return what `ticker` is like, None when the synthetic market does not know it. Case matters."""
+    """Return the instrument of a case-sensitive ticker, None when the synthetic market does not know it."""
     if known := INSTRUMENTS.get(ticker):
         return known
     if not _LOAD_TEST.fullmatch(ticker):

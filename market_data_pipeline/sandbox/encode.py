@@ -5,8 +5,6 @@ Every number is cut into chunks of four digits, looked up in tables of their tex
 per bar; unused places hold NUL bytes, which are deleted at the end. Numbers that do not fit (more than four decimals
 in a price, six in a volume, a price of a million, a volume below 0.0001) take the slow path, one bar at a time, with
 the same result.
-
-Add here: text of bars. Keep out: pages (wire).
 """
 
 from __future__ import annotations

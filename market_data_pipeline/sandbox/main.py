@@ -1,7 +1,4 @@
-"""The command line of the sandbox server, which `process` also starts.
-
-Add here: an option. Keep out: what it does (server).
-"""
+"""The command line of the sandbox server."""
 
 from __future__ import annotations
 
@@ -20,7 +17,7 @@ from market_data_pipeline.settings.sandbox import HOST, PORT, SANDBOX_KEY, param
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from market_data_pipeline.sandbox.source import Source
+    from market_data_pipeline.sandbox.view import Source
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -54,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def open_source(replay: Path | None, symbols: int = 0) -> Source:
-    """Return the recorded bars in `replay`, or the synthetic market that lists `symbols` load-test tickers too.
+    """Return the recorded bars in `replay`, or the synthetic market with `symbols` load-test tickers in its list.
 
     Raises:
         ConfigurationError: the folder holds no recorded bars.
@@ -74,14 +71,14 @@ def _instant(text: str) -> datetime:
     except ValueError:
         instant = None
     if instant is None or instant.tzinfo is None:
-        raise ConfigurationError(f"--as-of {text!r} is no instant; write for example 2025-03-14T15:30:00-04:00.")
+        raise ConfigurationError(f"--as-of {text!r} is not an instant; write for example 2025-03-14T15:30:00-04:00.")
     return instant.astimezone(UTC)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m market_data_pipeline.sandbox.server",
-        description="A Polygon-compatible market-data server for people without a key.",
+        description="A Polygon-compatible market-data server that needs no vendor key.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("--host", default=HOST, help="address to listen on")
@@ -89,11 +86,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--fd", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--replay", type=Path, help="serve the recorded bars in this folder instead of synthetic ones")
     parser.add_argument("--symbols", type=int, default=0, help="load-test tickers SYN0000… in whole-market answers")
-    parser.add_argument("--plan", default="advanced", choices=tuple(PLANS), help="the plan to simulate")
-    parser.add_argument("--calls-per-minute", type=int, help="instead of the plan's limit; 0 lifts it")
+    parser.add_argument("--plan", default="advanced", choices=tuple(PLANS), help="plan to simulate")
+    parser.add_argument("--calls-per-minute", type=int, help="limit instead of the plan's; 0 for none")
     parser.add_argument("--as-of", help="ISO 8601 instant at which the clock stands still")
-    parser.add_argument("--latency-ms", type=float, default=0.0, help="wait before every answer")
-    parser.add_argument("--idle-minutes", type=float, default=0.0, help="exit after so long without a request; 0 never")
-    parser.add_argument("--gzip", action="store_true", help="compress for clients that accept it")
+    parser.add_argument("--latency-ms", type=float, default=0.0, help="milliseconds to wait before every answer")
+    parser.add_argument(
+        "--idle-minutes", type=float, default=0.0, help="exit after so many minutes without a request; 0 for never"
+    )
+    parser.add_argument("--gzip", action="store_true", help="compress answers for clients that accept it")
     parser.add_argument("--access-log", action="store_true", help="log every request")
     return parser

@@ -1,7 +1,4 @@
-"""The synthetic market as a source: months are invented when they are asked for and kept for a while.
-
-Add here: what is kept and for how long. Keep out: how bars are invented (synthetic).
-"""
+"""The synthetic market as a source: months are generated on demand and cached. How is in `synthetic`."""
 
 from __future__ import annotations
 
@@ -25,17 +22,17 @@ FIVE_MINUTES_MS: Final = 5 * MINUTE_MS
 _HOUR_MS: Final = 60 * MINUTE_MS
 
 # A year of 25 symbols' 5m bars takes 87 MB, the newest two months of all of them 15 MB; a month's minutes take 1.5 MB.
-_KEPT_BYTES: Final = 96_000_000
+_CACHE_BYTES: Final = 96_000_000
 
 
 class SyntheticMarket:
-    """Invented bars from `FIRST_YEAR` on; see `catalogue` for the tickers it knows."""
+    """Synthetic bars from `FIRST_YEAR` on; see `catalogue` for the tickers it knows."""
 
     def __init__(self, load_test_symbols: int = 0) -> None:
-        """Let whole-market questions include `SYN0000` up to that many load-test symbols (asked by name, all exist)."""
+        """List that many load-test symbols from `SYN0000` on in whole-market answers; by name, all of them exist."""
         self._tickers = tuple(sorted([*INSTRUMENTS, *(f"SYN{i:04d}" for i in range(min(load_test_symbols, 10_000)))]))
         self._splits = [SplitRow(ticker, day, 1.0, float(to)) for ticker, day, to in splits(END_DATE.year - 1)]
-        self._kept = _Kept(_KEPT_BYTES)
+        self._cache = _Cache(_CACHE_BYTES)
 
     @property
     def description(self) -> str:
@@ -73,29 +70,29 @@ class SyntheticMarket:
     def _month(self, ticker: str, year: int, month: int, step_ms: int) -> Bars:
         """Return a month's bars of a step that divides the hour, or its day bars for 0.
 
-        Whoever asks for 5m or day bars asks for the other soon: both are made at once.
+        A client that requests 5m or day bars requests the other soon: both are made at once.
         """
-        if (found := self._kept.get((ticker, year, month, step_ms))) is not None:
+        if (found := self._cache.get((ticker, year, month, step_ms))) is not None:
             return found
         item = instrument(ticker)
-        assert item is not None  # noqa: S101 - callers have asked before; narrows the type
+        assert item is not None  # noqa: S101 - callers have checked; narrows the type
         sessions = _sessions(item.asset_class, year, month)
-        if (minutes := self._kept.get((ticker, year, month, MINUTE_MS))) is None:
+        if (minutes := self._cache.get((ticker, year, month, MINUTE_MS))) is None:
             minutes = month_minutes(item, sessions, year, month)
         five = to_step(minutes, FIVE_MINUTES_MS)
         made = {0: day_bars(item, five, sessions), FIVE_MINUTES_MS: five}
         if step_ms not in made:
             made[step_ms] = to_step(minutes, step_ms)
         for step, bars in made.items():
-            self._kept.put((ticker, year, month, step), bars)
+            self._cache.put((ticker, year, month, step), bars)
         return made[step_ms]
 
 
-class _Kept:
-    """Bars by key, the longest unused ones dropped once all together exceed a number of bytes."""
+class _Cache:
+    """Bars by key; the least recently used go once all together exceed a number of bytes."""
 
-    def __init__(self, most_bytes: int) -> None:
-        self._most = most_bytes
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
         self._bytes = 0
         self._bars: OrderedDict[Hashable, Bars] = OrderedDict()
 
@@ -110,12 +107,12 @@ class _Kept:
             return
         self._bars[key] = bars
         self._bytes += bars.nbytes
-        while self._bytes > self._most and len(self._bars) > 1:
+        while self._bytes > self._max_bytes and len(self._bars) > 1:
             self._bytes -= self._bars.popitem(last=False)[1].nbytes
 
 
 def _months(calendar: SessionCalendar, start_ms: int, end_ms: int) -> list[tuple[int, int]]:
-    """Return the (year, month) on the exchange's clock that share an instant with [start_ms, end_ms)."""
+    """Return the (year, month) on the exchange's clock that overlap [start_ms, end_ms)."""
     if end_ms <= start_ms:
         return []
     earliest = dt.date(FIRST_YEAR, 1, 1)

@@ -1,9 +1,7 @@
 """How a range of bars is cut into pages.
 
-`limit` counts base bars: the minutes behind minute and hour bars, the days behind day bars. A bar that the
-limit would cut is left to the next page.
-
-Add here: cutting. Keep out: reading requests (query) and writing answers (wire).
+`limit` counts base bars: the minutes behind minute and hour bars, the days behind day bars. A bar that the limit would
+cut goes to the next page.
 """
 
 from __future__ import annotations
@@ -35,52 +33,54 @@ class Page(NamedTuple):
     resume: int | None
 
 
-def page_of(view: View, asked: Range) -> Page:
+def page_of(view: View, requested: Range) -> Page:
     """Return the first page of a range."""
-    if asked.step_ms:
-        pieces = view.intraday(asked.ticker, asked.step_ms, asked.start_ms, asked.end_ms, descending=asked.descending)
+    if requested.step_ms:
+        pieces = view.intraday(
+            requested.ticker, requested.step_ms, requested.start_ms, requested.end_ms, descending=requested.descending
+        )
     else:
-        pieces = iter([_days(view, asked)])
-    bars = _enough(pieces, asked)
-    counted = np.cumsum(bars.base[::-1] if asked.descending else bars.base)
+        pieces = iter([_days(view, requested)])
+    bars = _enough(pieces, requested)
+    counted = np.cumsum(bars.base[::-1] if requested.descending else bars.base)
     # A bar of more base bars than the limit has a page of its own: the sandbox never sends one that does not advance.
-    keep = max(int(np.searchsorted(counted, asked.limit, side="right")), 1)
+    keep = max(int(np.searchsorted(counted, requested.limit, side="right")), 1)
     if keep >= len(bars):
         return Page(bars, None)
-    if asked.descending:
+    if requested.descending:
         kept = bars.take(slice(len(bars) - keep, None))
         return Page(kept, int(kept.t[0]) - 1)
     kept = bars.take(slice(0, keep))
-    return Page(kept, _following(int(kept.t[-1]), asked))
+    return Page(kept, _following(int(kept.t[-1]), requested))
 
 
-def _enough(pieces: Iterator[Bars], asked: Range) -> Bars:
-    """Return what fills a page and a little more, so that it is known whether anything follows."""
+def _enough(pieces: Iterator[Bars], requested: Range) -> Bars:
+    """Return enough bars for a page and a few more, so that it is known whether another page follows."""
     held: list[Bars] = []
     for piece in pieces:
         held.append(piece)
         # A bar cut between two pieces counts twice here, hence three bars to be sure of two.
-        if sum(int(p.base.sum()) for p in held) > asked.limit and sum(map(len, held)) >= 3:
+        if sum(int(p.base.sum()) for p in held) > requested.limit and sum(map(len, held)) >= 3:
             break
-    return join(held[::-1] if asked.descending else held)
+    return join(held[::-1] if requested.descending else held)
 
 
-def _days(view: View, asked: Range) -> Bars:
-    days = view.days(asked.ticker, asked.start_ms, asked.end_ms)
-    if asked.multiplier == 1:
+def _days(view: View, requested: Range) -> Bars:
+    days = view.days(requested.ticker, requested.start_ms, requested.end_ms)
+    if requested.multiplier == 1:
         return days
-    calendar = asked.calendar
+    calendar = requested.calendar
     dates = (calendar.session_date(from_ms(int(t))) for t in days.t)
-    starts = [to_ms(calendar.midnight(bucket_day(date, asked.multiplier))) for date in dates]
+    starts = [to_ms(calendar.midnight(bucket_day(date, requested.multiplier))) for date in dates]
     return aggregate(days, np.array(starts, dtype="int64"))
 
 
-def _following(start_ms: int, asked: Range) -> int:
+def _following(start_ms: int, requested: Range) -> int:
     """Return the end of the bar that starts at `start_ms`; days are local, so 23 or 25 hours twice a year."""
-    if asked.step_ms:
-        return start_ms + asked.step_ms
-    date = asked.calendar.session_date(from_ms(start_ms)) + dt.timedelta(days=asked.multiplier)
-    return to_ms(asked.calendar.midnight(date))
+    if requested.step_ms:
+        return start_ms + requested.step_ms
+    date = requested.calendar.session_date(from_ms(start_ms)) + dt.timedelta(days=requested.multiplier)
+    return to_ms(requested.calendar.midnight(date))
 
 
 def reverse(bars: Bars) -> Bars:

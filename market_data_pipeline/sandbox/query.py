@@ -1,7 +1,4 @@
-"""What a request asks for, read the way the vendor reads it, and how it is refused.
-
-Add here: parameters and refusals. Keep out: what the answer holds (pages, wire).
-"""
+"""The parameters of a request, parsed as the vendor parses them, and refusals."""
 
 from __future__ import annotations
 
@@ -22,7 +19,7 @@ from market_data_pipeline.sandbox.bars import MINUTE_MS
 from market_data_pipeline.sandbox.view import from_ms, to_ms
 
 DEFAULT_LIMIT: Final = 5_000
-MOST: Final = 50_000  # a larger limit is taken as this one
+MAX_LIMIT: Final = 50_000  # a larger limit counts as this one
 
 _STEPS_MS: Final = {"minute": MINUTE_MS, "hour": 60 * MINUTE_MS}
 _DAY: Final = re.compile(r"\d{4}-\d{2}-\d{2}")
@@ -32,7 +29,7 @@ Query = Mapping[str, str]
 
 
 class Refusal(Exception):
-    """The request is answered with an error status and a text."""
+    """A request that is answered with an error status and a text."""
 
     def __init__(self, status: int, text: str) -> None:
         super().__init__(text)
@@ -44,7 +41,7 @@ _NAMES: Final = {403: ("NOT_AUTHORIZED", "message"), 404: ("NOT_FOUND", "message
 
 
 def request_id() -> str:
-    """Return a fresh id as the vendor's: 32 hexadecimal digits."""
+    """Return a new request id in the vendor's form: 32 hexadecimal digits."""
     return secrets.token_hex(16)
 
 
@@ -58,7 +55,7 @@ def refused(status: int, text: str) -> bytes:
 class Range:
     """A range of bars, its bounds snapped outward to whole bars.
 
-    `start_ms`, `end_ms`: bars that start in [start_ms, end_ms) are asked for. `multiplier`: of `timespan`. `step_ms`:
+    `start_ms`, `end_ms`: bars that start in [start_ms, end_ms) are requested. `multiplier`: of `timespan`. `step_ms`:
     length of a minute or hour bar, 0 for day bars. `limit`: base bars.
     """
 
@@ -73,15 +70,15 @@ class Range:
 
     @property
     def calendar(self) -> SessionCalendar:
-        """The clock that the ticker's days follow."""
+        """The ticker's trading calendar."""
         return calendar_for(asset_class_of(self.ticker))
 
 
 def parse_range(ticker: str, multiplier: str, timespan: str, start: str, end: str, query: Query) -> Range:
-    """Return what a range request asks for.
+    """Return the range that a request names.
 
     Raises:
-        Refusal: 400, a parameter cannot be read; the text names it.
+        Refusal: 400, a parameter cannot be parsed; the text names it.
     """
     times = whole(multiplier, "multiplier", 1, 1_000_000)
     if timespan != "day" and timespan not in _STEPS_MS:
@@ -99,7 +96,7 @@ def parse_range(ticker: str, multiplier: str, timespan: str, start: str, end: st
         low = to_ms(calendar.midnight(bucket_day(calendar.session_date(from_ms(first)), times)))
         bucket = bucket_day(calendar.session_date(from_ms(last)), times)
         high = to_ms(calendar.midnight(min(bucket + dt.timedelta(days=times), END_DATE)))
-    limit = min(whole(query.get("limit", str(DEFAULT_LIMIT)), "limit", 1, 10**9), MOST)
+    limit = min(whole(query.get("limit", str(DEFAULT_LIMIT)), "limit", 1, 10**9), MAX_LIMIT)
     sort = query.get("sort", "asc")
     if sort not in {"asc", "desc"}:
         raise Refusal(400, f"Could not parse the parameter 'sort': {sort!r}. Use asc or desc.")
@@ -131,7 +128,7 @@ def whole(text: str, name: str, least: int, most: int) -> int:
 
 
 def adjusted(query: Query) -> bool:
-    """Return whether split-adjusted bars are asked for, which is the default."""
+    """Return whether split-adjusted bars are requested, which is the default."""
     text = query.get("adjusted", "true").lower()
     if text not in {"true", "false"}:
         raise Refusal(400, f"Could not parse the parameter 'adjusted': {text!r}. Use true or false.")
@@ -144,7 +141,7 @@ def cursor(**carried: object) -> str:
 
 
 def with_cursor(query: Query) -> Query:
-    """Return the parameters with those that the request's cursor carries; what the request says itself wins."""
+    """Return the parameters with those in the request's cursor; the request's own win."""
     if (text := query.get("cursor")) is None:
         return query
     try:

@@ -5,7 +5,6 @@ transactions` (`window_start` in ns since 1970 UTC, a bar's start; day bars at l
 `splits.csv` with `ticker,execution_date,split_from,split_to`. Minutes are aggregated to any intraday bar; day bars come
 from the day files alone: a ticker with only one kind has no bars of the other.
 
-Add here: reading recorded files. Keep out: what may be seen at an instant (view).
 """
 
 from __future__ import annotations

@@ -1,10 +1,8 @@
-"""The sandbox server: HTTP around `wire`, with keys, the plan's rate and a status page for people.
+"""The sandbox server: HTTP around `wire`, with keys, the plan's rate limit and a status page.
 
-`python -m market_data_pipeline.sandbox.server --help` runs one. It listens on the loopback interface, keeps
+`python -m market_data_pipeline.sandbox.server --help` shows how to run one. It listens on the loopback interface, keeps
 connections alive, and answers from one thread: a page costs about 20 ms of CPU. Its clock is the real one or stands
-still (`--as-of`).
-
-Add here: what happens to a request before and after `wire`. Keep out: starting one on demand (process).
+still (`--as-of`). runtime.sandbox starts one on demand.
 """
 
 from __future__ import annotations
@@ -28,14 +26,12 @@ import uvicorn
 from market_data_pipeline.domain.errors import ConfigurationError
 from market_data_pipeline.polygon.plans import Plan, plan_named
 from market_data_pipeline.sandbox.query import refused
-from market_data_pipeline.sandbox.view import View
+from market_data_pipeline.sandbox.view import Source, View
 from market_data_pipeline.sandbox.wire import Answer, answer
 from market_data_pipeline.settings.sandbox import HOST, PORT, SANDBOX_KEY, STATUS_PATH
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-
-    from market_data_pipeline.sandbox.source import Source
 
 _MINUTE: Final = 60.0  # seconds
 _TOO_MANY: Final = (
@@ -46,10 +42,10 @@ _TOO_MANY: Final = (
 
 @dataclass
 class Sandbox:
-    """One server's behaviour and what it has seen.
+    """One server's behaviour and counters.
 
-    `latency` seconds are waited before every answer, without holding up others. `gzip` compresses for clients that
-    accept it: off, because on one machine it costs more than it saves.
+    Every answer waits `latency` seconds, without delaying others. `gzip` compresses for clients that accept it; it is
+    off because on one machine it costs more than it saves.
     """
 
     source: Source
@@ -91,7 +87,7 @@ class Sandbox:
         await send({"type": "http.response.body", "body": body})
 
     def status(self) -> dict[str, Any]:
-        """Return what the status page shows."""
+        """Return the content of the status page."""
         return {
             "sandbox": self.source.description,
             "clock": self.clock().isoformat(),
@@ -144,21 +140,21 @@ def run_server(
     listening: socket.socket | None = None,
     parameters: dict[str, Any] | None = None,
 ) -> None:
-    """Serve until SIGTERM, SIGINT or, if given, until no request came for `idle`.
+    """Serve until SIGTERM or SIGINT, or until no request has come for `idle`, if given.
 
     Args:
         source: where bars come from.
         host: address to listen on.
         port: port to listen on.
         clock: the server's now, aware UTC.
-        plan: which plan is simulated; `advanced` by default.
-        key: the one API key that is known.
-        latency: waited before every answer.
-        gzip: whether answers are compressed for clients that accept it.
-        access_log: whether each request is logged.
-        idle: how long to live without a request.
+        plan: the plan to simulate; `advanced` by default.
+        key: the only accepted API key.
+        latency: wait before every answer.
+        gzip: whether to compress answers for clients that accept it.
+        access_log: whether to log each request.
+        idle: how long to run without a request.
         listening: a socket to use instead of `host` and `port`.
-        parameters: what the server was started with, repeated on its status page.
+        parameters: what the server was started with, shown on its status page.
 
     Raises:
         ConfigurationError: the port is taken.
@@ -167,7 +163,7 @@ def run_server(
         source, clock, plan or plan_named("advanced"), key, latency.total_seconds(), gzip, parameters or {}
     )
     server = _server(sandbox, access_log=access_log)
-    # uvicorn raises the signal that stopped it once more: let the process end with code 0.
+    # uvicorn raises the signal that stopped it again: let the process end with code 0.
     signal.signal(signal.SIGTERM, lambda *_: None)
     with contextlib.suppress(KeyboardInterrupt), listening or bind(host, port) as chosen:
         asyncio.run(_serve(server, sandbox, chosen, idle))
@@ -195,7 +191,7 @@ def bind(host: str, port: int) -> socket.socket:
 def running_server(
     source: Source, clock: Callable[[], datetime], *, plan: str = "advanced", **options: Any
 ) -> Iterator[str]:
-    """Serve from a thread on a free port while the block runs; gives the base URL. For tests."""
+    """Serve from a thread on a free port while the block runs, and yield the base URL. For tests."""
     with bind(HOST, 0) as listening:
         server = _server(Sandbox(source, clock, plan_named(plan), **options), access_log=False)
         thread = threading.Thread(target=server.run, args=([listening],), daemon=True)

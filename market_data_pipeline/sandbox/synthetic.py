@@ -1,11 +1,11 @@
-"""A market that never was: minute bars invented from a seed, the same in every process at every instant.
+"""Synthetic minute bars, generated from a seed: the same in every process at every instant.
 
 A ticker's log price runs through one point a year and one a day (`daily_path`); the minutes of a month run from
 each day's first point to its last (`month_minutes`). Each year and each month has a random stream of its own, so any
 month can be made without those before it, prices join at every seam, and neither the order of requests nor the clock
 matters.
 
-Add here: how bars are invented. Keep out: what each ticker is like (catalogue), caching and serving (market).
+Keep out: what each ticker is like (catalogue), and caching (market).
 """
 
 from __future__ import annotations
@@ -19,9 +19,8 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from market_data_pipeline.domain.series import AssetClass
-from market_data_pipeline.sandbox.bars import MINUTE_MS, NO_BARS, Bars
+from market_data_pipeline.sandbox.bars import CLOSE, EARLY_CLOSE, MINUTE_MS, NO_BARS, OPEN, Bars, days_of
 from market_data_pipeline.sandbox.catalogue import ANCHOR_YEAR, FIRST_YEAR, SEED, SPLIT_CYCLES, Instrument
-from market_data_pipeline.sandbox.days import CLOSE, EARLY_CLOSE, OPEN, days_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -45,7 +44,7 @@ def month_minutes(item: Instrument, sessions: Sequence[Session], year: int, mont
     """Return all minute bars of a month, raw.
 
     Args:
-        item: whose.
+        item: the instrument.
         sessions: all sessions of the month, ascending.
         year: the month's year, local to the exchange.
         month: 1 to 12.
@@ -128,7 +127,7 @@ def day_bars(item: Instrument, bars: Bars, sessions: Sequence[Session]) -> Bars:
 
 
 def splits(through: int) -> list[tuple[str, dt.date, int]]:
-    """Return (ticker, execution date, new shares for one) of all invented splits up to the end of a year."""
+    """Return (ticker, execution date, new shares for one) of all synthetic splits up to the end of a year."""
     found = [(t, day, cycle.split_to) for t, cycle in SPLIT_CYCLES.items() for day in cycle.dates(through)]
     return sorted(found, key=lambda split: (split[1], split[0]))
 
@@ -198,7 +197,7 @@ class _Profiles:
     def __init__(self, share: Floats, live: Floats) -> None:
         self.live = live > 0
         self.share: Single = (share / share.sum(axis=1, keepdims=True)).astype(np.float32)
-        # Extended hours move more than their share of trades says.
+        # Extended hours move more than their share of trades suggests.
         variance = np.where(self.live, share / share.sum(axis=1, keepdims=True) + 0.15 / share.shape[1], 0.0)
         variance /= variance.sum(axis=1, keepdims=True)
         self.rhythm: Single = np.sqrt(variance).astype(np.float32)

@@ -1,36 +1,57 @@
-"""What may be seen of a source at one instant on one plan.
-
-Add here: delay, history, bars in progress. Keep out: requests and answers (wire).
-"""
+"""What a source offers, and what of it is visible at one instant on one plan: delay, history, bars in progress."""
 
 from __future__ import annotations
 
 import datetime as dt
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 import numpy as np
 
 from market_data_pipeline.domain.calendar import END_DATE, FIRST_DATE, calendar_for
 from market_data_pipeline.domain.series import AssetClass, asset_class_of
-from market_data_pipeline.sandbox.bars import MINUTE_MS, NO_BARS, Bars, concat, join, to_step
-from market_data_pipeline.sandbox.days import days_of
+from market_data_pipeline.sandbox.bars import MINUTE_MS, NO_BARS, Bars, concat, days_of, join, to_step
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from market_data_pipeline.domain.calendar import SessionCalendar
     from market_data_pipeline.polygon.plans import Plan
     from market_data_pipeline.sandbox.bars import Floats, SplitRow
-    from market_data_pipeline.sandbox.source import Source
 
 SPLITS_AHEAD: Final = dt.timedelta(days=14)  # a split is announced about two weeks before its day
 
 
+class Source(Protocol):
+    """Raw bars and splits of many tickers; an unknown ticker has no bars."""
+
+    @property
+    def description(self) -> str:
+        """What it is, for people."""
+
+    def tickers(self) -> tuple[str, ...]:
+        """Return the tickers of whole-market answers, in order."""
+
+    def intraday(
+        self, ticker: str, step_ms: int, start_ms: int, end_ms: int, *, descending: bool = False
+    ) -> Iterator[Bars]:
+        """Yield bars of `step_ms` made of the minutes in [start_ms, end_ms), in pieces.
+
+        Each piece is ascending and made on demand; the pieces come in ascending or descending order. A bar may be cut
+        between two pieces (`bars.join` puts it together).
+        """
+
+    def days(self, ticker: str, start_ms: int, end_ms: int) -> Bars:
+        """Return the day bars that start in [start_ms, end_ms), as they are once the day is over."""
+
+    def splits(self) -> Sequence[SplitRow]:
+        """Return all splits by ascending date, future ones included."""
+
+
 @dataclass(frozen=True)
 class View:
-    """A source at `now` (aware UTC) through the eyes of `plan`."""
+    """What a subscriber of `plan` sees of a source at `now` (aware UTC)."""
 
     source: Source
     plan: Plan
@@ -38,7 +59,7 @@ class View:
 
     @property
     def status(self) -> str:
-        """The word for success in every answer."""
+        """The status of every successful answer."""
         return "DELAYED" if self.plan.delay or self.plan.end_of_day else "OK"
 
     def visible_until(self, calendar: SessionCalendar) -> int:
@@ -118,7 +139,7 @@ class View:
         return calendar_for(AssetClass.US_EQUITY).session_date(self.now)
 
     def _so_far(self, ticker: str, start_ms: int, until_ms: int) -> Bars:
-        """Return the minutes from `start_ms` on; the one in progress at `until_ms` has had its first trades only."""
+        """Return the minutes from `start_ms` on; the one in progress at `until_ms` has only its first trades."""
         end = -(-until_ms // MINUTE_MS) * MINUTE_MS
         if end <= start_ms:
             return NO_BARS

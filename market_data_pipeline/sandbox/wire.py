@@ -1,7 +1,6 @@
-"""The vendor's wire: a request's path and query in, an answer's status and body out.
+"""The vendor's endpoints: a request's path and query in, an answer's status and body out.
 
-Add here: endpoints and the shape of their answers. Keep out: sockets, keys and rates (server), and what may be
-seen (view).
+Keep out: sockets, keys and rate limits (server), and what is visible (view).
 """
 
 from __future__ import annotations
@@ -59,9 +58,9 @@ def answer(view: View, path: str, query: Query, root: str) -> Answer:
     """Return the answer to `GET path?query`.
 
     Args:
-        view: what may be seen now.
+        view: what is visible now.
         path: decoded, without the query.
-        query: decoded; the key has been taken care of.
+        query: decoded, without the key.
         root: scheme, host and port as the client wrote them, for `next_url`.
     """
     try:
@@ -76,20 +75,22 @@ def answer(view: View, path: str, query: Query, root: str) -> Answer:
 def _aggregates(
     view: View, query: Query, root: str, ticker: str, multiplier: str, timespan: str, start: str, end: str
 ) -> bytes:
-    asked = parse_range(ticker, multiplier, timespan, start, end, query)
-    if asked.end_ms <= view.history_start:
+    requested = parse_range(ticker, multiplier, timespan, start, end, query)
+    if requested.end_ms <= view.history_start:
         raise Refusal(403, _OUTSIDE_PLAN)
-    page = page_of(view, asked)
+    page = page_of(view, requested)
     rewritten = adjusted(query)
     bars = view.adjusted(ticker, page.bars) if rewritten else page.bars
     next_url = None
     if page.resume is not None:
-        first, last = (start, str(page.resume)) if asked.descending else (str(page.resume), end)
+        first, last = (start, str(page.resume)) if requested.descending else (str(page.resume), end)
         path = f"/v2/aggs/ticker/{quote(ticker, safe=':')}/range/{multiplier}/{timespan}/{first}/{last}"
         # The vendor's cursor carries no `adjusted` either: a client that does not repeat it gets the default.
-        next_url = f"{root}{path}?cursor={cursor(limit=asked.limit, sort='desc' if asked.descending else 'asc')}"
+        next_url = (
+            f"{root}{path}?cursor={cursor(limit=requested.limit, sort='desc' if requested.descending else 'asc')}"
+        )
     head = _counts(bars, rewritten, base=int(bars.base.sum()), ticker=ticker)
-    return _envelope(view, head, encode_bars(reverse(bars) if asked.descending else bars), next_url)
+    return _envelope(view, head, encode_bars(reverse(bars) if requested.descending else bars), next_url)
 
 
 def _previous(view: View, query: Query, root: str, ticker: str) -> bytes:
@@ -120,7 +121,7 @@ def _grouped(view: View, query: Query, root: str, date: str) -> bytes:
 def _splits(view: View, query: Query, root: str) -> bytes:
     limit = min(whole(query.get("limit", str(_DEFAULT_SPLITS)), "limit", 1, 10**9), _MOST_SPLITS)
     skip = whole(query.get("skip", "0"), "cursor", 0, 10**9)
-    found = [split for split in view.splits() if _wanted(split, query)]
+    found = [split for split in view.splits() if _matches(split, query)]
     if query.get("order", "desc") == "desc":
         found.reverse()
     rows = [_split_text(split) for split in found[skip : skip + limit]]
@@ -151,7 +152,7 @@ _COMPARISONS: Final[Mapping[str, Comparison]] = {
 }
 
 
-def _wanted(split: SplitRow, query: Query) -> bool:
+def _matches(split: SplitRow, query: Query) -> bool:
     return query.get("ticker", split.ticker) == split.ticker and all(
         holds(split.execution_date, parse_day(query[name], name))
         for name, holds in _COMPARISONS.items()

@@ -10,7 +10,7 @@ import pytest
 
 from market_data_pipeline.domain.calendar import NEW_YORK
 from market_data_pipeline.sandbox.market import SyntheticMarket
-from market_data_pipeline.sandbox.source import Source
+from market_data_pipeline.sandbox.view import Source
 from market_data_pipeline_tests.conftest import _new_database
 from market_data_pipeline_tests.faults.vendor import FaultyVendor
 from market_data_pipeline_tests.faults.world import FaultyWorld, Snapshot

@@ -11,7 +11,7 @@ from market_data_pipeline.domain.calendar import NEW_YORK
 from market_data_pipeline.domain.series import Timeframe
 from market_data_pipeline.ingest.outcome import SeriesOutcome
 from market_data_pipeline.sandbox.bars import SplitRow
-from market_data_pipeline.sandbox.source import Source
+from market_data_pipeline.sandbox.view import Source
 from market_data_pipeline_tests.faults.conftest import DAYS, NOON, MakeWorld
 from market_data_pipeline_tests.faults.vendor import Asked, Page, WithSplit, first_page, later_page
 from market_data_pipeline_tests.faults.world import FaultyWorld, Snapshot, differences

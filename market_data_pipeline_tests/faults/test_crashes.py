@@ -16,7 +16,7 @@ import pytest
 
 from market_data_pipeline.domain.series import Timeframe
 from market_data_pipeline.runtime.postgres import EmbeddedPostgres
-from market_data_pipeline.sandbox.source import Source
+from market_data_pipeline.sandbox.view import Source
 from market_data_pipeline.store.migrations import migrate_database
 from market_data_pipeline_tests.conftest import SQL
 from market_data_pipeline_tests.faults.conftest import DAYS, NOON, new_world

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from market_data_pipeline.sandbox.source import Source
+from market_data_pipeline.sandbox.view import Source
 from market_data_pipeline_tests.conftest import _new_database
 from market_data_pipeline_tests.faults.conftest import NOON
 from market_data_pipeline_tests.faults.vendor import Asked, FaultyVendor, anything

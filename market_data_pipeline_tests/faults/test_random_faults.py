@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from market_data_pipeline.domain.calendar import NEW_YORK
-from market_data_pipeline.sandbox.source import Source
+from market_data_pipeline.sandbox.view import Source
 from market_data_pipeline_tests.faults.conftest import NOON, new_world
 from market_data_pipeline_tests.faults.repertoire import REFUSED, SURVIVED
 from market_data_pipeline_tests.faults.vendor import Asked, Page

@@ -17,8 +17,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from market_data_pipeline.polygon.plans import plan_named
 from market_data_pipeline.sandbox.bars import SplitRow
-from market_data_pipeline.sandbox.source import Source
-from market_data_pipeline.sandbox.view import View
+from market_data_pipeline.sandbox.view import Source, View
 from market_data_pipeline.sandbox.wire import answer
 from market_data_pipeline.settings.sandbox import SANDBOX_KEY
 from market_data_pipeline_tests.polygon.faulty_server import Answer, FaultyServer, Seen, send

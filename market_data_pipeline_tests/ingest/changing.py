@@ -9,8 +9,7 @@ from datetime import datetime
 import numpy as np
 
 from market_data_pipeline.sandbox.bars import Bars, SplitRow
-from market_data_pipeline.sandbox.source import Source
-from market_data_pipeline.sandbox.view import to_ms
+from market_data_pipeline.sandbox.view import Source, to_ms
 
 
 @dataclass

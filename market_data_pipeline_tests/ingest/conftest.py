@@ -21,7 +21,7 @@ from market_data_pipeline.polygon.plans import plan_named
 from market_data_pipeline.polygon.rate_limit import UnlimitedLimiter
 from market_data_pipeline.sandbox.main import open_source
 from market_data_pipeline.sandbox.server import running_server
-from market_data_pipeline.sandbox.source import Source
+from market_data_pipeline.sandbox.view import Source
 from market_data_pipeline.settings.sandbox import SANDBOX_KEY
 
 

@@ -44,7 +44,7 @@ def settings(tmp_path: Path) -> Iterator[Settings]:
     stop_sandbox(made)
 
 
-def test_the_body_of_a_small_answer_does_not_wait_for_the_clients_word_of_its_headers() -> None:
+def test_the_body_of_a_small_answer_does_not_wait_for_the_client_to_acknowledge_its_headers() -> None:
     with bind("127.0.0.1", 0) as listening, socket.create_connection(listening.getsockname()):
         accepted, _ = listening.accept()
         with accepted:
@@ -87,7 +87,7 @@ def test_the_command_serves_until_sigterm_and_ends_with_code_0() -> None:
     ("options", "sentence"),
     [
         (["--replay", "no/such/folder"], "holds no recorded bars"),
-        (["--as-of", "noon"], "is no instant"),
+        (["--as-of", "noon"], "is not an instant"),
         (["--port", "{taken}"], "cannot listen on 127.0.0.1:"),
     ],
 )
@@ -122,7 +122,7 @@ def test_a_sandbox_is_started_once_found_again_and_stopped(settings: Settings) -
     assert stop_sandbox(settings) is False
 
 
-def test_two_at_once_start_one(settings: Settings) -> None:
+def test_concurrent_callers_start_one_sandbox(settings: Settings) -> None:
     script = (
         "import sys, pathlib; sys.path.insert(0, '.')\n"
         "from market_data_pipeline_tests.runtime.test_sandbox import Settings, ensure_sandbox\n"
@@ -152,7 +152,7 @@ def test_other_settings_replace_the_running_sandbox(settings: Settings) -> None:
     assert first == second or not answers(first)
 
 
-def test_a_dead_sandbox_is_started_anew(settings: Settings) -> None:
+def test_a_dead_sandbox_is_started_again(settings: Settings) -> None:
     ensure_sandbox(settings)
     os.kill(json.loads((settings.state_dir / "sandbox.json").read_text())["pid"], signal.SIGKILL)
     assert answers(ensure_sandbox(settings))
@@ -168,7 +168,7 @@ def test_a_process_that_is_not_ours_is_never_stopped(settings: Settings) -> None
         other.kill()
 
 
-def test_a_wrong_replay_folder_is_told_in_the_servers_own_sentence(settings: Settings) -> None:
+def test_a_wrong_replay_folder_is_reported_in_the_servers_own_sentence(settings: Settings) -> None:
     with pytest.raises(ConfigurationError, match="holds no recorded bars"):
         ensure_sandbox(replace(settings, sandbox_replay=settings.state_dir))
     assert not (settings.state_dir / "sandbox.json").exists()

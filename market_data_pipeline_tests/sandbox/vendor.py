@@ -13,7 +13,7 @@ import requests
 
 from market_data_pipeline.sandbox.market import SyntheticMarket
 from market_data_pipeline.sandbox.server import running_server
-from market_data_pipeline.sandbox.source import Source
+from market_data_pipeline.sandbox.view import Source
 from market_data_pipeline.settings.sandbox import SANDBOX_KEY
 
 NEW_YORK = ZoneInfo("America/New_York")
