@@ -1,14 +1,11 @@
-"""Who has the processors when there are too few: whoever waits for an answer comes before what is done in bulk.
+"""Which processes get the processors first: those that answer a user, then those that work in bulk.
 
-A refresh of all series keeps two processors busy for as long as it takes, and an answer of the read API waits for its
-turn several times on its way. So a refresh gives way: to answers, not to idleness, since alone it gets everything all
-the same.
+A refresh of all series keeps two processors busy as long as it runs, and an answer of the read API waits for a
+processor several times on its way. So a refresh gives way to answers; while nothing else runs, it gets everything.
 
-Linux shares the processors out twice (sched(7)): among sessions first, where it groups them ("autogroup"), and then
-among the processes of each by their nice values. So both have to be told. Where the system does not let us, as with
-another user's process, or knows no such thing, nothing happens.
-
-Add here: how a process gives way. Keep out: which ones do.
+Linux divides the processors twice (sched(7)): first among process sessions, where it groups them ("autogroup"), then
+among the processes of each by their nice values. So both are set. Where the system refuses, as for another user's
+process, or has no such thing, nothing happens. Which processes give way is up to runtime and store.
 """
 
 from __future__ import annotations
@@ -18,23 +15,23 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-# A third of a share: each step is about 1.25 times. Enough to stand behind whoever wakes up, and on a machine that
-# others keep busy for hours a refresh still takes no more than three times as long.
+# A third of a share: each step is a factor of about 1.25. It puts bulk work behind a process that wakes up, and on a
+# machine that is busy for hours a refresh still takes at most three times as long.
 BULK: Final = 5
 
 
 def give_way(pid: int | None = None) -> None:
-    """Put a process of one thread, this one by default, and what it starts from now on behind its session's others."""
+    """Put a single-threaded process, by default this one, and what it starts later, behind others of its session."""
     number = os.getpid() if pid is None else pid
     with suppress(OSError):
-        if os.getpriority(os.PRIO_PROCESS, number) < BULK:  # only root may take it back
+        if os.getpriority(os.PRIO_PROCESS, number) < BULK:  # only root can undo it
             os.setpriority(os.PRIO_PROCESS, number, BULK)
 
 
 def runs_give_way() -> None:
-    """Put this process and all that it forks behind others, in a session of their own, unless a terminal has this one.
+    """Put this process and all that it forks behind others, in a process session of their own.
 
-    There Ctrl-C is for the runs as well, and it reaches only its own session.
+    Under a terminal they stay in its session, because Ctrl-C is meant for the runs too and reaches only that session.
     """
     give_way()
     with suppress(OSError):
@@ -46,14 +43,14 @@ def runs_give_way() -> None:
 
 
 def session_gives_way(leader: int) -> None:
-    """Put the session of a process that leads one behind other sessions."""
+    """Put the process session that `leader` leads behind other sessions."""
     with suppress(OSError):
         Path(f"/proc/{leader}/autogroup").write_text(str(BULK), encoding="ascii")
 
 
 def server_gives_way(pid: int) -> None:
-    """Put the process of a PostgreSQL server behind its others, where `pid` is one: in a container numbers differ."""
+    """Put a PostgreSQL server process behind others; does nothing if `pid` is another program, as across containers."""
     with suppress(OSError):
         if Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"postgres: "):
             give_way(pid)
-            session_gives_way(pid)  # the server makes each of its processes the leader of one
+            session_gives_way(pid)  # each process of the server leads its own

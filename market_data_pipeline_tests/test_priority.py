@@ -1,4 +1,4 @@
-"""A refresh gives way: its runs, its server processes and the made-up vendor stand behind whatever answers somebody."""
+"""A refresh gives way: its runs, its database processes and the sandbox come after the processes that answer users."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def expected_session_nice() -> tuple[int | None, ...]:
 def test_runs_give_way_and_the_code_server_that_has_them_forked_does_not(tmp_path: Path) -> None:
     script = tmp_path / "forked.py"
     script.write_text(FORKED)
-    # A session without a terminal, as whatever `up` starts has one.
+    # A session without a terminal, as the processes that `up` starts have.
     command = [sys.executable, script]
     said = subprocess.run(command, capture_output=True, text=True, check=True, start_new_session=True)
     mine = os.getpriority(os.PRIO_PROCESS, 0)
@@ -66,7 +66,7 @@ def test_the_servers_process_of_a_writer_gives_way_and_that_of_a_reader_does_not
         assert session_nice(before) in {0, None}
 
 
-def test_the_made_up_vendor_gives_way(tmp_path: Path) -> None:
+def test_the_sandbox_gives_way(tmp_path: Path) -> None:
     settings = Settings(tmp_path / "state")
     ensure_sandbox(settings)
     try:

@@ -20,7 +20,7 @@ def folder() -> Iterator[Path]:
     """Give an empty folder that goes at the end.
 
     It is not pytest's: where root runs the tests, the server's user must pass through it, and every session of pytest
-    closes its folders to others anew.
+    closes its folders to others again.
     """
     made = Path(tempfile.mkdtemp(prefix="market-data-project-"))
     made.chmod(0o711)

@@ -143,13 +143,13 @@ class Project:
                 os.environ["DAGSTER_POSTGRES_URL"] = before
 
     def runs(self, trigger: str | None = None) -> list[dg.DagsterRun]:
-        """Return all runs, the newest first; only those that `trigger` asked for, if given: sensors ask, too."""
+        """Return all runs, the newest first; only those of `trigger`, if given: sensors start runs too."""
         tags = {"market_data/trigger": trigger} if trigger else {}
         with self.instance() as instance:
             return list(instance.get_runs(dg.RunsFilter(tags=tags)))
 
     def processes(self) -> list[psutil.Process]:
-        """Return every process that runs for this project, but its PostgreSQL, which gets nobody's environment."""
+        """Return every process that runs for this project, except its PostgreSQL, which inherits no environment."""
         found = []
         for process in psutil.process_iter():
             with suppress(psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
@@ -187,7 +187,7 @@ def program(name: str) -> list[str]:
 
 
 def free_ports(count: int) -> list[int]:
-    """Return ports that nobody listens on."""
+    """Return free ports."""
     probes = [socket.socket() for _ in range(count)]
     for probe in probes:
         probe.bind(("127.0.0.1", 0))
@@ -201,12 +201,12 @@ def until(condition: Callable[[], object]) -> None:
     """Wait until a condition holds."""
     deadline = time.monotonic() + PATIENCE
     while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
+        assert time.monotonic() < deadline, "timed out"
         time.sleep(0.05)
 
 
 def is_open(port: int) -> bool:
-    """Return whether somebody listens on a port."""
+    """Return whether a process listens on a port."""
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 

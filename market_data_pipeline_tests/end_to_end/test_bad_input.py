@@ -1,4 +1,4 @@
-"""What is wrong is said in one sentence, with the right exit code, and leaves nothing half done."""
+"""Bad input is reported in one sentence, with the right exit code, and leaves nothing half done."""
 
 from __future__ import annotations
 
@@ -130,14 +130,14 @@ def test_a_wrong_key_fails_the_runs_with_what_to_do_and_shows_itself_nowhere(pro
 
 
 @pytest.mark.parametrize("file", ["up-1.json", "up-{foreign}.json", "backfill-7.json"])
-def test_down_ends_nobody_whom_a_stale_or_foreign_record_names(project: Project, file: str) -> None:
+def test_down_ends_no_process_of_a_stale_or_foreign_record(project: Project, file: str) -> None:
     stranger = psutil.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     folder = project.state / "running"
     folder.mkdir(exist_ok=True)
     found = project.state.stat()
     started = {"pid": stranger.pid, "started": stranger.create_time()}
     content: object = {
-        # A process number that somebody else has by now; a copy of another project's state; no record at all.
+        # A process number that another process has by now; a copy of another project's state; no record at all.
         "up-1.json": {
             "command": "up",
             "folder": [found.st_dev, found.st_ino],
@@ -179,7 +179,7 @@ def small_disk(folder: Path, kilobytes: int) -> Iterator[None]:
         subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
-def test_a_full_disk_is_said_and_leaves_no_half_made_database(new_project: Project) -> None:
+def test_a_full_disk_is_reported_and_leaves_no_half_created_database(new_project: Project) -> None:
     with small_disk(new_project.state, 1024):
         done = new_project.run("market-data", "up", "--once")
         assert done.code in {1, 2}

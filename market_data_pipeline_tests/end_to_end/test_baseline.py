@@ -30,7 +30,7 @@ def assert_nothing_is_left(project: Project) -> None:
     assert not (project.state / "scratch").exists()
 
 
-def test_a_baseline_says_how_long_how_much_and_what_holds_it_up(project: Project, tmp_path: Path) -> None:
+def test_a_baseline_says_how_long_how_much_and_what_limits_it(project: Project, tmp_path: Path) -> None:
     picture = tmp_path / "baseline.png"
     baseline = project.start(
         "market-data", "baseline", "--symbols", "2", "--timeframes", "1h,1d", "--days", "5", "--json", "-",

@@ -1,4 +1,4 @@
-"""How many refreshes the real daemon lets run at once, whose turn comes first, and what a killed one leaves behind.
+"""How many refreshes the real daemon lets run at once, which comes first, and what a killed one leaves behind.
 
 The tests follow one another.
 The vendor keeps the answers about a symbol until a test lets them go, so that runs overlap for as long as a test wants.
@@ -113,7 +113,7 @@ def most_at_once(instance: dg.DagsterInstance, runs: dict[str, str]) -> int:
     return most
 
 
-def test_three_run_at_once_and_the_next_free_place_is_for_the_critical_tier(
+def test_three_run_at_once_and_the_next_free_slot_is_for_the_critical_tier(
     instance: dg.DagsterInstance, vendor: HoldingVendor
 ) -> None:
     first = refresh(instance, "XOM", "CVX", "GE")
@@ -142,7 +142,7 @@ def test_a_limit_set_by_the_command_holds_for_the_runs_that_follow(
     assert most_at_once(instance, refresh(instance, "XOM", "KO", "AAPL")) == 1
 
 
-def test_a_killed_run_gives_its_place_to_the_next_one_and_is_done_again(
+def test_a_killed_run_frees_its_slot_for_the_next_one_and_is_retried(
     instance: dg.DagsterInstance, vendor: HoldingVendor
 ) -> None:
     instance.event_log_storage.set_concurrency_slots("polygon", 1)

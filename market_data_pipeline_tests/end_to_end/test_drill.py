@@ -1,4 +1,4 @@
-"""`market-data drill` as a user runs it: a real outage in a project of its own, measured against its promise."""
+"""`market-data drill` as a user runs it: a real outage in a project of its own, measured against its objective."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_a_drill_measures_an_outage_and_touches_nothing_of_the_users(new_project
     assert done.code == (0 if report["kept"] else 1), done.err
     assert "FEATURE_COMPUTATION_FAILURE" in done.out
     until(lambda: not new_project.processes())
-    # Reading the settings makes the passwords of a server; nobody has started it.
+    # Reading the settings creates the passwords of a server, which was not started.
     left = {file.name for file in new_project.state.rglob("*") if file.is_file()}
     assert left <= {"postgres.password", "postgres.owner.password"}
     assert not (new_project.state / "scratch").exists()

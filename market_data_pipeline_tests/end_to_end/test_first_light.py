@@ -53,7 +53,7 @@ def test_nothing_runs_afterwards_but_the_database(project: Project, first_start:
     assert project.postgres.is_running()
 
 
-def test_a_second_start_asks_nothing_and_begins_no_run(project: Project, first_start: Done) -> None:
+def test_a_second_start_requests_nothing_and_starts_no_run(project: Project, first_start: Done) -> None:
     audit = project.query("select count(*) as n from market_data.ingest_log")
     runs = len(project.runs())
     second = project.run("market-data", "up", "--once")
@@ -63,7 +63,7 @@ def test_a_second_start_asks_nothing_and_begins_no_run(project: Project, first_s
     assert len(project.runs()) == runs
 
 
-def test_the_history_says_that_a_backfill_asked(project: Project, first_start: Done) -> None:
+def test_the_history_names_the_backfill_as_the_trigger(project: Project, first_start: Done) -> None:
     done = project.run("market-data", "history", "--json")
     executions = json.loads(done.out)["executions"]
     assert {(one["job"], one["trigger"]) for one in executions} == {(f"{tier}_refresh", "backfill") for tier in SYMBOLS}
@@ -137,13 +137,13 @@ def test_two_backfills_at_once_share_one_daemon_and_do_the_work_once(project: Pr
 def test_a_start_with_nothing_to_load_ends_what_a_killed_one_left(project: Project, first_start: Done) -> None:
     with project.instance() as instance:
         lost = started_run(instance)
-        instance.add_run_tags(lost, {".dagster/market_data_lock": "held"})  # which nobody holds
+        instance.add_run_tags(lost, {".dagster/market_data_lock": "held"})  # which no process holds
         done = project.run("market-data", "up", "--once")
         assert "Nothing is missing" in done.out
         assert instance.get_run_by_id(lost).status is dg.DagsterRunStatus.FAILURE  # type: ignore[union-attr]
 
 
-def test_down_ends_the_database_and_the_sandbox_too_and_is_content_with_nothing(
+def test_down_ends_the_database_and_the_sandbox_too_and_accepts_that_nothing_runs(
     project: Project, first_start: Done
 ) -> None:
     done = project.run("market-data", "down")

@@ -178,7 +178,7 @@ def test_what_passes_leaves_the_truth_and_what_stays_leaves_nothing_and_its_reas
     assert KEY not in reasons
 
 
-def test_when_the_vendor_has_mended_its_ways_the_same_command_makes_good_what_failed(
+def test_once_the_vendor_behaves_again_the_same_command_fetches_what_failed(
     project: Project, instance: dg.DagsterInstance, vendor: FaultyVendor
 ) -> None:
     vendor.heal()

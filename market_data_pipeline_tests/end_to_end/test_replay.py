@@ -1,4 +1,4 @@
-"""Recorded bars through the whole of it: sandbox, Dagster's job, database. What is stored equals the files."""
+"""Recorded bars through sandbox, Dagster's job and database: what is stored equals the files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`market-data up` as a service: what it serves, who may use it meanwhile, and how it ends, however it ends."""
+"""`market-data up` as a service: what it serves, which commands share it, and how it ends."""
 
 from __future__ import annotations
 

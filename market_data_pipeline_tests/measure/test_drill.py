@@ -1,4 +1,4 @@
-"""What a drill makes of an outage that does not end in time."""
+"""What a drill reports of an outage that does not end in time."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ def test_an_outage_that_is_not_over_in_time_is_missed_and_says_what_was_waited_f
 
 def test_an_outage_is_kept_or_missed_by_its_last_step() -> None:
     course = Course(Broken(), 60.0, lambda _: None)  # type: ignore[arg-type]
-    course.steps = [(0.0, "broke"), (59.9, "mended")]
+    course.steps = [(0.0, "broke"), (59.9, "repaired")]
     assert outage_report(Outage.FEATURE_COMPUTATION_FAILURE, course, None)["kept"]
-    course.steps[-1] = (60.1, "mended")
+    course.steps[-1] = (60.1, "repaired")
     report = outage_report(Outage.FEATURE_COMPUTATION_FAILURE, course, None)
     assert (report["kept"], report["recovery_seconds"]) == (False, 60.1)
     assert outage_report(Outage.FEATURE_COMPUTATION_FAILURE, None, "not tried")["kept"] is False

@@ -1,4 +1,4 @@
-"""A scratch project is nobody's but its command's, and leaves nothing behind."""
+"""A scratch project belongs to one command and leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def databases(url: str, pid: int) -> list[str]:
         return [name for (name,) in rows]
 
 
-def test_it_has_databases_of_its_own_and_the_users_vendor_and_alerts_nobody(settings: Settings) -> None:
+def test_it_has_databases_of_its_own_and_the_users_vendor_and_sends_no_alerts(settings: Settings) -> None:
     with scratch(settings) as made:
         assert sorted(databases(settings.database_url, os.getpid())) == sorted(
             url.rsplit("/", 1)[1].split("?")[0] for url in (made.database_url, made.dagster_postgres_url)

@@ -17,7 +17,7 @@ def _read(folder: Path) -> dict[str, str | None]:
     return dict(dotenv_values(folder / ".env"))
 
 
-def test_a_new_file_holds_what_the_dagster_command_needs_and_nobody_else_can_read_it(tmp_path: Path) -> None:
+def test_a_new_file_holds_what_the_dagster_command_needs_and_no_other_user_can_read_it(tmp_path: Path) -> None:
     result = write_env()
 
     assert result.path == tmp_path / ".env"

@@ -200,7 +200,7 @@ def test_it_comes_back_with_what_was_committed_after_it_was_killed(server: Embed
     assert _ask(_owner(killed), "select n from kept") == 43
 
 
-def test_a_pid_file_that_now_names_somebody_elses_process_does_not_stop_it(server: EmbeddedPostgres) -> None:
+def test_a_pid_file_that_now_names_another_process_does_not_stop_it(server: EmbeddedPostgres) -> None:
     server.ensure_running()
     lines = (server.data_dir / "postmaster.pid").read_text().splitlines()
     server.stop()
@@ -213,7 +213,7 @@ def test_a_pid_file_that_now_names_somebody_elses_process_does_not_stop_it(serve
         stranger.kill()
 
 
-def test_an_interrupted_creation_is_begun_anew(fresh: EmbeddedPostgres) -> None:
+def test_an_interrupted_creation_is_started_again(fresh: EmbeddedPostgres) -> None:
     unfinished = fresh.data_dir.with_name("postgres.new")
     unfinished.mkdir(parents=True)
     (unfinished / "PG_VERSION").write_text("18\n")
@@ -261,7 +261,7 @@ def test_a_long_path_puts_the_socket_into_a_short_private_folder(folder: Path) -
             sockets.rmdir()
 
 
-def test_a_folder_that_somebody_else_put_there_is_refused(folder: Path) -> None:
+def test_a_folder_that_is_not_ours_is_refused(folder: Path) -> None:
     (folder / "theirs").mkdir()
     (folder / "link").symlink_to(folder / "theirs")
 
@@ -323,7 +323,7 @@ def test_a_folder_with_other_things_in_it_is_left_alone_and_named(fresh: Embedde
     assert (fresh.data_dir / "thesis.tex").exists()
 
 
-def test_settings_that_do_not_work_are_named_and_mending_them_helps(server: EmbeddedPostgres) -> None:
+def test_settings_that_do_not_work_are_named_and_correcting_them_helps(server: EmbeddedPostgres) -> None:
     server.ensure_running()
     server.stop()
     own = server.data_dir / "user.conf"

@@ -77,8 +77,8 @@ def test_what_was_not_recorded_has_no_key(replay: Vendor) -> None:
 def test_adjusted_prices_follow_the_recorded_splits() -> None:
     with vendor(Replay(SAMPLE), now=datetime(2014, 6, 20, 12, tzinfo=NEW_YORK)) as client:
         raw = client.bars("AAPL", "1/day", "2014-06-05", "2014-06-10")
-        told = client.bars("AAPL", "1/day", "2014-06-05", "2014-06-10", adjusted="true")
-    for bar, new in zip(raw, told, strict=True):
+        adjusted = client.bars("AAPL", "1/day", "2014-06-05", "2014-06-10", adjusted="true")
+    for bar, new in zip(raw, adjusted, strict=True):
         factor = 7 if bar["t"] < ms(*SPLIT) else 1
         assert new["c"] == round(bar["c"] / factor, 4)
         assert new["v"] == bar["v"] * factor

@@ -1,4 +1,4 @@
-"""The invented market: the same everywhere and always, and like a real one where it matters."""
+"""The synthetic market: the same everywhere and always, and like a real one where it matters."""
 
 from __future__ import annotations
 
@@ -163,10 +163,10 @@ def test_raw_prices_fall_at_a_split_and_adjusted_ones_do_not(market: Vendor) -> 
     friday, monday = raw[1], raw[2]
     assert monday["t"] == executed
     assert 3.5 < friday["c"] / monday["o"] < 4.5
-    for bar, told in zip(raw, adjusted, strict=True):
+    for bar, shown in zip(raw, adjusted, strict=True):
         factor = 4 if bar["t"] < executed else 1
-        assert told["c"] == pytest.approx(bar["c"] / factor, abs=5e-5)
-        assert told["v"] == pytest.approx(bar["v"] * factor)
+        assert shown["c"] == pytest.approx(bar["c"] / factor, abs=5e-5)
+        assert shown["v"] == pytest.approx(bar["v"] * factor)
     intraday = market.bars("NVDA", "5/minute", "2026-06-05", "2026-06-08", adjusted="true")
     assert max(bar["h"] for bar in intraday) < friday["c"] / 2
 

@@ -1,4 +1,4 @@
-"""A client as plain as can be, and servers to point it at."""
+"""The simplest possible client, and servers for it."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Vendor:
         return page
 
     def bars(self, ticker: str, per: str, start: object, end: object, **parameters: Any) -> list[dict[str, Any]]:
-        """Return the bars of all pages, raw unless said otherwise."""
+        """Return the bars of all pages, raw by default."""
         parameters = {"adjusted": "false", "limit": 50_000, **parameters}
         page = self.page(ticker, per, start, end, **parameters)
         found = list(page.get("results", []))
