@@ -8,10 +8,13 @@ import sys
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from unittest.mock import Mock
 
 import psutil
 import pytest
 
+from market_data_pipeline.ingest.pipeline import Pipeline
+from market_data_pipeline.polygon.plans import plan_named
 from market_data_pipeline.priority import BULK
 from market_data_pipeline.runtime.sandbox import ensure_sandbox, stop_sandbox
 from market_data_pipeline.store.connection import Role, server_of
@@ -59,7 +62,8 @@ def test_runs_give_way_and_the_code_server_that_has_them_forked_does_not(tmp_pat
 def test_the_servers_process_of_a_writer_gives_way_and_that_of_a_reader_does_not(database_url: str) -> None:
     if not server_of(database_url)[0].startswith("/"):
         pytest.skip("the server of MARKET_DATA_TEST_DATABASE_URL is not reached by a socket of this machine")
-    with StoreConnection(database_url) as writer, StoreConnection(database_url, role=Role.READER) as reader:
+    pipeline = Pipeline(Mock(), database_url, lambda: datetime.now(UTC), plan_named("basic"), 1, 1)
+    with pipeline.connect() as writer, StoreConnection(database_url, role=Role.READER) as reader:
         behind, before = (each.rows("select pg_backend_pid() as pid")[0]["pid"] for each in (writer, reader))
         assert psutil.Process(behind).nice() == max(BULK, psutil.Process(before).nice())
         assert (session_nice(behind),) == expected_session_nice()

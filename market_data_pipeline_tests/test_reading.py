@@ -1,4 +1,4 @@
-"""What notebooks get: frames of bars and features straight from the database, and sentences where they ask wrongly."""
+"""The Python interface: frames of bars and features from the database, and messages for wrong arguments."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from market_data_pipeline import read_bars, read_features
 from market_data_pipeline.domain.calendar import NEW_YORK
 from market_data_pipeline.domain.errors import ConfigurationError, DatabaseUnavailableError, UsageError
 from market_data_pipeline.domain.features.definitions import FEATURE_NAMES, FEATURES
+from market_data_pipeline.store import bars as bars_in_store
 from market_data_pipeline_tests.ingest.conftest import MakeWorld, World, make_world  # noqa: F401
 from market_data_pipeline_tests.recorded import SAMPLE
 
@@ -80,12 +81,12 @@ def test_adjusted_bars_are_those_of_the_view_and_raw_ones_as_traded(apple: World
     assert continuous.pct_change().abs().max() < 0.1
 
 
-def test_as_of_gives_back_what_was_known_then_splits_included(apple: World) -> None:
+def test_as_of_returns_what_was_known_then_splits_included(apple: World) -> None:
     known = apple.now
     before = read_bars("AAPL", "1d", as_of=known)
     pd.testing.assert_frame_equal(before, read_bars("AAPL", "1d"))
     with apple.connect() as connection:
-        # Two days later the vendor has corrected a close, and somebody has heard of the split on the fourth only.
+        # Two days later the vendor has corrected a close, and the split was listed to us on the fourth only.
         later = known + timedelta(days=2)
         connection.execute(
             "with old as (delete from market_data.bars where timeframe = '1d' and ts = %(ts)s returning *)"
@@ -103,11 +104,28 @@ def test_as_of_gives_back_what_was_known_then_splits_included(apple: World) -> N
     )
     closes = {days: read_bars("AAPL", "1d", as_of=known + timedelta(days=days))["close"] for days in (0, 1, 3, 5)}
     assert closes[0].iloc[-1] + 1 == closes[3].iloc[-1] == closes[5].iloc[-1]
-    assert closes[1].iloc[0] == pytest.approx(7 * closes[5].iloc[0])  # nobody knew of the split yet
+    assert closes[1].iloc[0] == pytest.approx(7 * closes[5].iloc[0])  # the split was not known yet
     assert len(read_bars("AAPL", "1d", as_of=known - timedelta(seconds=1))) == 0
 
 
-def test_several_symbols_come_below_each_other(apple: World) -> None:
+def test_null_is_nan_in_a_float_column_and_na_in_trades(apple: World) -> None:
+    with apple.connect() as connection:
+        connection.execute("update market_data.bars set vwap = null, trades = null where timeframe = '1d'")
+    bars = read_bars("AAPL", "1d")
+    assert bars["vwap"].isna().all()
+    assert bars["trades"].isna().all()
+    assert (str(bars["vwap"].dtype), str(bars["trades"].dtype)) == ("float64", "Int64")
+
+
+def test_a_range_of_more_than_one_piece_is_read_whole(apple: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = read_bars("AAPL", "5m"), read_features("AAPL", "5m")
+    monkeypatch.setattr(bars_in_store, "_PIECE", 100)
+    assert len(whole[0]) > 500
+    pd.testing.assert_frame_equal(read_bars("AAPL", "5m"), whole[0])
+    pd.testing.assert_frame_equal(read_features("AAPL", "5m"), whole[1])
+
+
+def test_several_symbols_follow_one_another(apple: World) -> None:
     apple.track("MSFT")
     both = read_features(["MSFT", "AAPL"], "1d")
     assert both.columns[0] == "symbol"
@@ -144,7 +162,7 @@ def test_bars_and_features_join_by_their_index(apple: World) -> None:
         (lambda: read_bars("AAPL", "1d", as_of=date(2014, 6, 2)), "as_of .* is not an instant"),  # type: ignore[arg-type]
     ],
 )
-def test_who_asks_wrongly_is_told_how_to_ask(apple: World, call: object, sentence: str) -> None:
+def test_a_wrong_argument_is_explained(apple: World, call: object, sentence: str) -> None:
     with pytest.raises(UsageError, match=sentence):
         call()  # type: ignore[operator]
 
@@ -162,7 +180,7 @@ def test_the_example_draws_a_chart(apple: World, tmp_path: Path, capsys: pytest.
     assert [row["volatility_regime"] for row in drawn][-1] == features["volatility_regime"].iloc[-1]
 
 
-def test_a_database_that_was_never_set_up_or_is_away_is_named(
+def test_a_database_that_was_never_migrated_or_is_unreachable_is_named(
     empty_database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DATABASE_URL", empty_database_url)
@@ -174,7 +192,7 @@ def test_a_database_that_was_never_set_up_or_is_away_is_named(
 
 
 @pytest.mark.xdist_group("embedded")
-def test_the_embedded_server_is_started_by_whoever_reads_first(tmp_path: Path) -> None:
+def test_the_first_read_starts_and_migrates_the_embedded_server(tmp_path: Path) -> None:
     from market_data_pipeline.runtime.postgres import EmbeddedPostgres
     from market_data_pipeline.settings import load_settings
 

@@ -15,6 +15,7 @@ from market_data_pipeline.domain.features.own import NO_OWN_FEATURES, OwnFeature
 from market_data_pipeline.ingest.fetch_plan import Timing
 from market_data_pipeline.ingest.own_features import load_own_features
 from market_data_pipeline.polygon.plans import plan_named
+from market_data_pipeline.priority import server_gives_way
 from market_data_pipeline.settings.sandbox import SANDBOX_KEY
 from market_data_pipeline.store.copy import StoreConnection
 
@@ -59,12 +60,15 @@ class Pipeline:
         return Timing.on(self.plan, asset_class, self.clock())
 
     def connect(self) -> StoreConnection:
-        """Return a new connection for one thread.
+        """Return a new connection for one thread; the server's process for it gives way to those that answer readers.
 
         Raises:
             DatabaseUnavailableError: PostgreSQL cannot be reached.
         """
-        return StoreConnection(self.database_url, self.as_of)
+        connection = StoreConnection(self.database_url, self.as_of)
+        if connection.server_pid is not None:
+            server_gives_way(connection.server_pid)
+        return connection
 
     def __enter__(self) -> Self:
         return self

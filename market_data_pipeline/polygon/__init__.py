@@ -1,1 +1,1 @@
-"""All that knows the vendor's wire."""
+"""Everything that knows the vendor's REST API."""

@@ -1,1 +1,1 @@
-"""All that knows SQL: one module per family of relations; the migrations are in `sql/`."""
+"""Everything that writes SQL, one module per relation family; questions about the whole are in `reports`."""

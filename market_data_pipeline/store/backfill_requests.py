@@ -1,29 +1,29 @@
-"""Backfill requests: series that a client asked for before they were ever computed."""
+"""Backfill requests: series that a client requested before they were computed."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
-
-import sqlalchemy as sa
 
 from market_data_pipeline.store.connection import unavailable_when_lost
 
 if TYPE_CHECKING:
     from datetime import datetime
 
+    import sqlalchemy as sa
+
     from market_data_pipeline.domain.series import Series
 
-_OPEN: Final = sa.text("""
+_OPEN: Final = """
     select id, status, requested_at from market_data.backfill_requests
-    where symbol = :symbol and timeframe = :timeframe and status in ('queued', 'running')
-""")
+    where symbol = %(symbol)s and timeframe = %(timeframe)s and status in ('queued', 'running')
+"""
 
-_QUEUE: Final = sa.text("""
+_QUEUE: Final = """
     insert into market_data.backfill_requests (symbol, timeframe, requested_at, requested_by)
-    values (:symbol, :timeframe, :now, :by)
+    values (%(symbol)s, %(timeframe)s, %(now)s, %(by)s)
     on conflict (symbol, timeframe) where status in ('queued', 'running') do nothing
     returning id, status, requested_at
-""")
+"""
 
 
 class BackfillRequest(NamedTuple):
@@ -41,13 +41,13 @@ def request_backfill(source: sa.Engine, series: Series, now: datetime, requested
     Raises:
         DatabaseUnavailableError: the database cannot be reached.
     """
-    named: dict[str, Any] = {"symbol": series.symbol, "timeframe": str(series.timeframe)}
+    named: dict[str, Any] = series._asdict()
     writing = source.execution_options(postgresql_readonly=False)  # the read API's connections are read-only
     with unavailable_when_lost(), writing.begin() as connection:
-        row = connection.execute(_OPEN, named).one_or_none()
+        row = connection.exec_driver_sql(_OPEN, named).one_or_none()
         if row is None:
-            queued = connection.execute(_QUEUE, named | {"now": now, "by": requested_by}).one_or_none()
+            queued = connection.exec_driver_sql(_QUEUE, named | {"now": now, "by": requested_by}).one_or_none()
             if queued is not None:
                 return BackfillRequest(queued.id, queued.status, queued.requested_at, is_new=True)
-            row = connection.execute(_OPEN, named).one()  # another request was queued in between
+            row = connection.exec_driver_sql(_OPEN, named).one()  # another request was queued in between
     return BackfillRequest(row.id, row.status, row.requested_at, is_new=False)

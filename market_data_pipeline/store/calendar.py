@@ -1,7 +1,4 @@
-"""The trading calendar in PostgreSQL, so that SQL can ask when bars may exist.
-
-Add here: statements on `sessions`. Keep out: what the calendar says (domain.sessions).
-"""
+"""The trading calendar in PostgreSQL (`sessions`), so that SQL knows when bars may exist."""
 
 from __future__ import annotations
 
@@ -17,10 +14,10 @@ _COLUMNS: Final = "asset_class, session_date, day_start, day_end, opens_at, clos
 
 
 def sync_sessions(engine: Engine) -> bool:
-    """Make `sessions` equal to the calendars of all asset classes, and return whether anything had to be written.
+    """Make `sessions` equal to the calendars of all asset classes, and return whether anything was written.
 
-    Both hold 31,000 sessions: comparing them takes 0.3 s, writing them 0.5 s (measured). Readers see the old calendar
-    or the new one.
+    Both hold 31,000 sessions: comparing takes 0.3 s, writing 0.5 s (measured). Readers see the old calendar or the new
+    one, never a part.
 
     Raises:
         DatabaseUnavailableError: PostgreSQL cannot be reached.
@@ -32,14 +29,14 @@ def sync_sessions(engine: Engine) -> bool:
             return False
         driver: Any = connection.connection.driver_connection  # psycopg, for its COPY
         with driver.cursor() as cursor:
-            # Two at once: the second waits here and then writes the same again.
+            # A second call at the same time waits here, and then writes the same again.
             cursor.execute("lock table market_data.sessions in share row exclusive mode")
             cursor.execute("delete from market_data.sessions")
             with cursor.copy(f"copy market_data.sessions ({_COLUMNS}) from stdin") as copy:
                 for row in sessions:
                     copy.write_row(row)
-            # Without statistics the planner takes the table for empty and joins it row by row. Only its owner may
-            # gather them; for others this does nothing and the server's own round comes within a minute.
+            # Without statistics the planner assumes an empty table and joins it row by row. Only its owner may analyze
+            # it; for other logins this does nothing, and autovacuum does it within a minute.
             cursor.execute("analyze market_data.sessions")
     return True
 

@@ -56,8 +56,8 @@ _SETTINGS: Final = {
 # The role stays the login's own where the roles were not made, where this database has granted them nothing, and where
 # the login is no member.
 _CONFIGURE: Final = """
-select set_config(wanted.name, wanted.value, false)
-from unnest(%(names)s::text[], %(values)s::text[]) as wanted (name, value)
+select set_config(setting.name, setting.value, false)
+from unnest(%(names)s::text[], %(values)s::text[]) as setting (name, value)
 union all
 select set_config('role', r.rolname, false)
 from pg_catalog.pg_roles as r
@@ -103,11 +103,11 @@ def configure(
     settings: Mapping[str, str] | None = None,
 ) -> None:
     """Set up a new connection: UTC, keepalives, the replay's instant, further `settings`, and the role to act as."""
-    wanted = {**_SETTINGS, **(settings or {})}
+    values = {**_SETTINGS, **(settings or {})}
     if as_of is not None:
-        wanted["market_data.as_of"] = as_of.isoformat()
+        values["market_data.as_of"] = as_of.isoformat()
     autocommit, connection.autocommit = connection.autocommit, True  # so that a rollback does not undo it
-    connection.execute(_CONFIGURE, {"names": list(wanted), "values": list(wanted.values()), "role": role.value})
+    connection.execute(_CONFIGURE, {"names": list(values), "values": list(values.values()), "role": role.value})
     connection.autocommit = autocommit
 
 

@@ -18,7 +18,6 @@ from psycopg.types.numeric import Int8BinaryDumper
 from psycopg.types.string import StrBinaryDumper
 
 from market_data_pipeline.domain.errors import DatabaseUnavailableError, PipelineError, TransientError
-from market_data_pipeline.priority import server_gives_way
 from market_data_pipeline.store.connection import Role, configure, open_connection
 from market_data_pipeline.store.errors import failure
 
@@ -103,8 +102,6 @@ class StoreConnection:
         try:
             with self._translated():
                 configure(self._connection, role, as_of=as_of, settings={"lock_timeout": _LOCK_TIMEOUT})
-            if role is Role.WRITER and self._connection.info.host.startswith("/"):
-                server_gives_way(self._connection.info.backend_pid)
         except BaseException:
             self.close()
             raise
@@ -115,6 +112,12 @@ class StoreConnection:
         self._columns = self._connection.cursor()
         for array, loader in _LOADERS.items():
             self._columns.adapters.register_loader(psycopg.adapters.types.get_oid(f"{array}[]"), loader)
+
+    @property
+    def server_pid(self) -> int | None:
+        """The server's process for this connection, None unless it is reached by a socket of this machine."""
+        info = self._connection.info
+        return info.backend_pid if info.host.startswith("/") else None
 
     def execute(self, statement: LiteralString, parameters: Mapping[str, object] | None = None) -> None:
         """Run a statement and ignore its rows, if any."""

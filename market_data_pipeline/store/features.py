@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from market_data_pipeline.domain.series import Series
     from market_data_pipeline.store.copy import StoreConnection
 
-LEFTOVER: Final = "_leftover"  # no name of a feature begins like this
+LEFTOVER: Final = "_leftover"  # no feature's name begins with an underscore
 ROUNDING: Final = 1e-12  # relative
 _JSON_TYPES: Final = {"float": "number", "bool": "boolean", "text": "string"}
 
@@ -39,7 +39,7 @@ def _column(values: Any, feature: Feature) -> pa.Array:
     import pyarrow as pa
 
     types = {"float": pa.float64(), "bool": pa.bool_(), "text": pa.string()}
-    if isinstance(values, pd.Categorical) and feature.labels:  # their own conversion takes five times as long
+    if isinstance(values, pd.Categorical) and feature.labels:  # Arrow's own conversion takes five times as long
         codes = values.codes
         return pa.array(feature.labels, pa.string()).take(pa.array(codes, mask=codes < 0))
     return pa.array(values, from_pandas=True).cast(types[feature.dtype])
@@ -48,10 +48,10 @@ def _column(values: Any, feature: Feature) -> pa.Array:
 def feature_columns(own: Sequence[Feature], relation: str = "features") -> LiteralString:
     """Return the 17 columns and those of `own` as a select list; an own value of another type than declared is null.
 
-    The types of values that an older declaration left behind are not to be relied on.
+    An older declaration may have left values of another type behind.
     """
     names = [f"{relation}.{name}" for name in FEATURE_NAMES]
-    for feature in own:  # their names were checked when they were declared: they need no quoting
+    for feature in own:  # names are checked when they are declared and need no quoting
         value = f"{relation}.extra -> '{feature.name}'"
         typed = f"({relation}.extra ->> '{feature.name}')::{feature.sql_type}"
         names.append(
@@ -109,10 +109,10 @@ def read_features(
 
 
 def changed_rows(stored: pa.Table, computed: pa.Table) -> np.ndarray:
-    """Return a mask over `computed`: True where the row is not stored exactly so.
+    """Return a mask over `computed`: True where the stored row differs or is missing.
 
-    Own features may come from running sums, which another first bar rounds in another way: a difference below
-    1e-12 of an own value is none. With a column LEFTOVER in `stored`, what it marks counts as changed.
+    Own features may come from running sums, which round differently from another first bar: a relative difference below
+    1e-12 of an own value does not count. With a column LEFTOVER in `stored`, the rows it marks count as changed.
     """
     import numpy as np
     import pyarrow as pa
@@ -139,7 +139,7 @@ def changed_rows(stored: pa.Table, computed: pa.Table) -> np.ndarray:
 
 
 def append_features(connection: StoreConnection, series: Series, features: pa.Table, now: datetime) -> None:
-    """Store feature rows that are not held yet; columns beyond the 17 go into `extra`."""
+    """Store feature rows that are not stored yet; columns beyond the 17 go into `extra`."""
     import pyarrow as pa
 
     rows = features.num_rows
@@ -155,7 +155,7 @@ def append_features(connection: StoreConnection, series: Series, features: pa.Ta
 
 
 def _with_extra(features: pa.Table) -> pa.Table:
-    """Return `features` with its columns beyond the 17 folded into one, `extra`, as PostgreSQL takes a binary jsonb."""
+    """Return `features` with the columns beyond the 17 joined into one, `extra`, in the binary form of jsonb."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -175,7 +175,7 @@ def _with_extra(features: pa.Table) -> pa.Table:
 
 
 def _json(column: pa.Array) -> pa.Array:
-    """Return each value as JSON, null where there is none; floats in the fewest digits that give them back."""
+    """Return each value as JSON, null where there is none; floats in the fewest digits that restore them."""
     import orjson
     import pyarrow as pa
 

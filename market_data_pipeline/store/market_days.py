@@ -1,8 +1,4 @@
-"""Whole-market answers of the last days in PostgreSQL, for the symbols that are followed.
-
-Add here: statements on `market_days`. Keep out: when to ask for a day and what an answer is good for
-(ingest.market_days).
-"""
+"""The whole-market answers of the last days in PostgreSQL (`market_days`), for the symbols that were followed then."""
 
 from __future__ import annotations
 
@@ -26,17 +22,17 @@ _NOTHING: Final[Values] = (nan,) * len(VALUES)
 
 
 class Unsettled(NamedTuple):
-    """A session day whose day bar a symbol does not hold for good."""
+    """A session day whose day bar of a symbol is not final."""
 
     symbol: str
     session_date: date
-    status: str | None  # None, as the others, when nothing is known of the day
+    status: str | None  # None, as the two below, when the day was never fetched
     rows: int | None
     fetched_at: datetime | None
 
 
 class StoredDay(NamedTuple):
-    """What one whole-market answer said: when it was asked for, and each followed symbol's values, None for no row."""
+    """One whole-market answer: when it was requested, and the values of each followed symbol, None without a row."""
 
     fetched_at: datetime
     values: dict[str, Values | None]
@@ -45,13 +41,13 @@ class StoredDay(NamedTuple):
 def unsettled_days(
     connection: StoreConnection, dates: Collection[date], symbols: Collection[str], *, most: int
 ) -> dict[str, list[Unsettled]]:
-    """Return the days among `dates` that US equities do not hold for good, by symbol.
+    """Return the days among `dates` whose day bars are not final, by symbol of a US equity.
 
     Args:
         connection: a connection.
         dates: session dates that a 1d series should hold.
-        symbols: whose; every followed US equity is looked at besides.
-        most: leave out symbols with more such days.
+        symbols: those to look at besides every followed US equity.
+        most: symbols with more such days are left out.
     """
     rows = connection.rows(
         """
@@ -108,7 +104,7 @@ def read_market_days(connection: StoreConnection, dates: Collection[date]) -> di
 
 
 def listed_symbols(connection: StoreConnection) -> dict[str, bool | None]:
-    """Return whether the stored answers name each symbol that was followed then: all (True), none, or some (None)."""
+    """Return, for each symbol, whether all stored answers name it (True), none (False), or some (None)."""
     rows = connection.rows(
         """
         select symbol, case count(close) when count(*) then true when 0 then false end as listed
@@ -120,16 +116,15 @@ def listed_symbols(connection: StoreConnection) -> dict[str, bool | None]:
 
 
 def write_market_day(connection: StoreConnection, day: date, market: pd.DataFrame, now: datetime) -> StoredDay:
-    """Store the answer for `day` that was asked for at `now`, and return what was stored.
+    """Store the answer for `day` that was requested at `now`, in place of an earlier one, and return what was stored.
 
-    It takes the place of an earlier one. Only the followed US equities are kept; days of more than two weeks before are
-    forgotten.
+    Only the followed US equities are kept; days more than two weeks before `day` are deleted.
 
     Args:
         connection: a transaction; the caller commits.
         day: the session's date.
         market: a bar frame with a column `symbol`, at most one row each.
-        now: when the vendor was asked, aware UTC.
+        now: when it was requested, aware UTC.
     """
     followed = connection.rows(
         "select symbol from market_data.symbols where active and asset_class = 'us_equity' order by symbol"

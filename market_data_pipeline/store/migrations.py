@@ -1,7 +1,4 @@
-"""Bringing a database to the schema of this code, with dbmate running the files of `sql/`.
-
-Add here: nothing but how migrations are run; a change of the schema is a new file in `sql/`.
-"""
+"""Migrate a database to the schema of this code: dbmate runs the numbered files of `sql/`."""
 
 from __future__ import annotations
 
@@ -30,7 +27,7 @@ _LOCK: Final = 0x6D61726B6574  # any number that nothing else in the database lo
 
 
 def migrate(settings: Settings) -> list[str]:
-    """Apply to the project's database what it lacks; return the names of the files applied.
+    """Apply the missing migrations to the project's database; return the names of the files applied.
 
     Raises:
         ConfigurationError, DatabaseUnavailableError: as `migrate_database`.
@@ -39,14 +36,14 @@ def migrate(settings: Settings) -> list[str]:
 
 
 def migrate_database(url: str, sql: Path, *, login: str | None = None) -> list[str]:
-    """Apply the migrations in the folder `sql` that the database lacks, in order, each in a transaction of its own.
+    """Apply the missing migrations of the folder `sql`, in order, each in a transaction of its own.
 
-    Two at once are harmless: the second waits and finds nothing to do. The database must exist; no right to create
-    one is needed. What the groups and the pipeline's `login` may do is granted, too (store.privileges).
+    Concurrent calls are harmless: the second waits and finds nothing to do. The database must exist; the right to
+    create one is not needed. The privileges of the group roles and of the pipeline's `login` are granted, too.
 
     Raises:
-        ConfigurationError: the server is too old, the schema is newer than this code, or a migration failed; what
-            failed has left nothing behind.
+        ConfigurationError: the server is too old, the schema is newer than this code, or a migration failed and
+            was rolled back.
         DatabaseUnavailableError: the server cannot be reached.
     """
     known = {file.name.split("_", 1)[0]: file.name for file in sorted(sql.glob("[0-9]*.sql"))}
@@ -57,13 +54,13 @@ def migrate_database(url: str, sql: Path, *, login: str | None = None) -> list[s
         before = _applied(connection)
         if newer := sorted(before - known.keys()):
             raise ConfigurationError(
-                f"{describe(url)} holds migration {', '.join(newer)}, which this code does not know: a newer "
-                "version changed it. Update the code, for example with `git pull && make install`."
+                f"{describe(url)} has migration {', '.join(newer)}, which this code does not have: a newer "
+                "version changed the schema. Update the code, for example with `git pull && make install`."
             )
         changed = not known.keys() <= before
         if changed:
             _run_dbmate(connection, sql, url)
-        grant_privileges(connection, login, anew=changed)
+        grant_privileges(connection, login, again=changed)
         return [known[version] for version in sorted(_applied(connection) - before)]
 
 
@@ -75,7 +72,7 @@ def _applied(connection: psycopg.Connection[Any]) -> set[str]:
 
 
 def _run_dbmate(connection: psycopg.Connection[Any], sql: Path, url: str) -> None:
-    """Run dbmate; the URL, which holds the password, is in its environment and not among its arguments."""
+    """Run dbmate; the URL, which holds the password, is in its environment, not among its arguments."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PG", "DBMATE_"))}
     arguments = ("-d", str(sql.resolve()), "--migrations-table", MIGRATIONS_TABLE, "--migration-lock")
     done = subprocess.run(  # noqa: S603
@@ -91,10 +88,10 @@ def _run_dbmate(connection: psycopg.Connection[Any], sql: Path, url: str) -> Non
 
 
 def _dbmate_url(connection: psycopg.Connection[Any]) -> str:
-    """Return the URL of a connection that works, written out: dbmate's driver knows fewer ways to say it than libpq."""
+    """Return the URL of a working connection in full: dbmate's driver understands fewer forms than libpq."""
     info = connection.info
     given = {name: value for name, value in info.get_parameters().items() if name in _PASSED_ON}
-    # libpq tries TLS and does without; dbmate's driver has to be told.
+    # libpq tries TLS and falls back to none; dbmate's driver needs it stated.
     given |= {"sslmode": given.get("sslmode", "require") if connection.pgconn.ssl_in_use else "disable"}
     if given["sslmode"] in {"prefer", "allow"}:
         given["sslmode"] = "require"
@@ -115,7 +112,7 @@ def _dbmate() -> str:
 
 
 def _why(said: str, url: str, password: str) -> str:
-    """Return one sentence from dbmate's output: the file it was applying and PostgreSQL's words."""
+    """Return one sentence from dbmate's output: the file it was applying and PostgreSQL's message."""
     if password:
         said = said.replace(password, "***")
     files = re.findall(r"^Applying: (\S+)", said, flags=re.MULTILINE)

@@ -1,7 +1,7 @@
-"""Granting what the roles of `sql/0012_privileges.sql` may do, and saying what only an administrator can do.
+"""Grant the privileges of the roles in `sql/0012_privileges.sql`, or say what an administrator has to run.
 
-Roles belong to the server, so whoever migrates may not be allowed to make them; the pipeline then works with the rights
-of its login. Keep out: acting as a role (roles), and what each may do (the migration).
+Roles belong to the server, so the login that migrates may not be allowed to create them; the pipeline then works with
+the rights of its own login.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from market_data_pipeline.settings import Settings
 
 _APPLY: Final = "select market_data.apply_privileges(coalesce(%s::text, current_user::text))"
-_WHOLE: Final = """
+_ALL_GRANTED: Final = """
 select count(*) = cardinality(%(roles)s::text[])
 from pg_catalog.pg_roles as r
 where
@@ -32,26 +32,26 @@ where
 
 
 def login_of(url: str) -> str | None:
-    """Return the login that a database URL names; None when it leaves it to libpq."""
+    """Return the login that a database URL names; None when it leaves that to libpq."""
     user = conninfo_to_dict(libpq_url(url)).get("user")
     return None if user is None else str(user)
 
 
-def grant_privileges(connection: psycopg.Connection[Any], login: str | None, *, anew: bool) -> str | None:
-    """Make the roles, give them to `login` and grant what they may do; return the SQL that an administrator has to run.
+def grant_privileges(connection: psycopg.Connection[Any], login: str | None, *, again: bool) -> str | None:
+    """Create the roles, grant them to `login` and grant their privileges; return SQL for an administrator, or None.
 
     Args:
-        connection: of the owner, in autocommit.
+        connection: the owner's, in autocommit.
         login: the pipeline's; the connection's own when None.
-        anew: grant also where all is granted, because there may be new relations.
+        again: grant even if everything is granted, because there may be new relations.
     """
     names = {"roles": [role.value for role in Role], "login": login}
-    if not anew:
+    if not again:
         try:
-            whole = connection.execute(_WHOLE, names).fetchone()
-        except psycopg.errors.UndefinedObject:  # the pipeline's login is not known to this server
-            whole = None
-        if whole and whole[0]:
+            granted = connection.execute(_ALL_GRANTED, names).fetchone()
+        except psycopg.errors.UndefinedObject:  # this server does not have the pipeline's login
+            granted = None
+        if granted and granted[0]:
             return None
     try:
         row = connection.execute(_APPLY, (login,)).fetchone()
@@ -61,10 +61,10 @@ def grant_privileges(connection: psycopg.Connection[Any], login: str | None, *, 
 
 
 def lacking_privileges(settings: Settings) -> str | None:
-    """Return the SQL that an administrator has to run before the database guards the audit trail; None if it does.
+    """Return the SQL that an administrator has to run before the audit log is protected; None if it is.
 
     Raises:
         DatabaseUnavailableError: the server cannot be reached.
     """
     with open_connection(settings.owner_url, autocommit=True) as connection:
-        return grant_privileges(connection, login_of(settings.database_url), anew=False)
+        return grant_privileges(connection, login_of(settings.database_url), again=False)

@@ -1,11 +1,6 @@
-"""When market-wide answers were last read, and what they cost, in PostgreSQL.
+"""Reference data in PostgreSQL: the splits as the vendor lists them, and when market-wide answers were last read.
 
-Add here: statements on `reference_checks`. Keep out: what the answers said (splits, market_days).
-
-Splits in PostgreSQL.
-
-Add here: statements on `splits`, `split_revisions` and `unreadable_splits`. Keep out: when the market's list was read
-(reference_checks), and adjusting (domain.splits).
+Relations: `splits`, `split_revisions`, `unreadable_splits` and `reference_checks`.
 """
 
 from __future__ import annotations
@@ -20,14 +15,12 @@ if TYPE_CHECKING:
 
     from market_data_pipeline.store.copy import StoreConnection
 
-
 SPLITS: Final = "splits"
-
 MARKET_DAY: Final = "market day"
 
 
 class Check(NamedTuple):
-    """The last reading: the first date that it covers, its instant, its pages, and its bytes on the wire."""
+    """The last reading of a market-wide answer: its first date, its instant, its pages, and its bytes on the wire."""
 
     since: date
     verified_at: datetime
@@ -45,7 +38,7 @@ def last_check(connection: StoreConnection, name: str = SPLITS) -> Check | None:
 
 
 def write_check(connection: StoreConnection, name: str, check: Check) -> None:
-    """Store that an answer was read; the caller commits."""
+    """Record that an answer was read; the caller commits."""
     connection.execute(
         """
         insert into market_data.reference_checks (name, since, verified_at, requests, bytes)
@@ -61,9 +54,9 @@ def write_check(connection: StoreConnection, name: str, check: Check) -> None:
 
 
 def read_splits(connection: StoreConnection, symbol: str, known_at: datetime | None = None) -> tuple[Split, ...]:
-    """Return a symbol's known splits, future-dated ones among them, by execution date.
+    """Return a symbol's known splits by execution date, future ones included.
 
-    With `known_at` those that the vendor had listed to us by then, as it listed them then.
+    With `known_at` those that we had received from the vendor by then, as they were listed then.
     """
     rows = connection.rows(
         """
@@ -78,14 +71,14 @@ def read_splits(connection: StoreConnection, symbol: str, known_at: datetime | N
 
 
 def followed_symbols(connection: StoreConnection) -> frozenset[str]:
-    """Return the symbols whose splits matter: those that are followed, and those whose bars are kept."""
+    """Return the symbols whose splits matter: all that are followed or were, since their bars are kept."""
     return frozenset(row["symbol"] for row in connection.rows("select symbol from market_data.symbols"))
 
 
 def unreadable_splits(connection: StoreConnection) -> dict[str, str]:
-    """Return what is wrong with the vendor's splits of each symbol whose splits could not be read in its last list.
+    """Return, by symbol, what is wrong with splits of the vendor's last list that could not be read.
 
-    Under `NO_TICKER` stands what is wrong with one that told no ticker.
+    A row without a ticker is under `NO_TICKER`.
     """
     return {
         row["symbol"]: row["error"]
@@ -101,14 +94,13 @@ def write_splits(
     now: datetime,
     unreadable: Mapping[str, str] | None = None,
 ) -> None:
-    """Store the market's splits (symbol, execution date, from, to), as they were listed now.
+    """Store the market's splits (symbol, execution date, from, to) executed on `since` or later, as listed at `now`.
 
-    A split that the vendor lists with another ratio than before is corrected; one that it no longer lists is taken out,
-    so that a corrected date does not adjust twice. Both are kept in `split_revisions`. An empty list takes out nothing:
-    the market always has splits, so it says more about the vendor than about them. What is known of a symbol whose
-    splits are `unreadable` stays as it is, and the sentence that says why is kept until a list is readable. A row
-    without a ticker may be anybody's: beside one, a split that is no longer listed goes only when its symbol has
-    another one instead.
+    A split that the vendor lists with another ratio than before is corrected; one that it no longer lists is removed,
+    so that a corrected date does not adjust twice. Both are kept in `split_revisions`. An empty list removes nothing:
+    the market always has splits, so it is the vendor's mistake. The splits of a symbol whose row is `unreadable` stay
+    as they are, and the reason is kept until its row can be read. A row without a ticker may belong to any symbol:
+    while there is one, a split that is no longer listed is removed only if its symbol has a new one.
     """
     unreadable = unreadable or {}
     splits = [split for split in splits if split[0] not in unreadable]

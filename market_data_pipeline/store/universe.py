@@ -1,7 +1,7 @@
-"""The universe: the file that lists it, and the tables `symbols` and `series_state` that follow it.
+"""The universe: the file that lists it, and the tables `symbols` and `series_state` that are kept equal to it.
 
 A symbol is never deleted: one that leaves becomes inactive and keeps its bars, state and history; one that moves to
-another tier, or comes back, goes on where it was. Keep out: what a tier promises (domain.objectives).
+another tier, or returns, continues where it was.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _EXAMPLE: Final = "for example `tiers: {critical: [AAPL, MSFT]}`"
 
 
 class TrackedSymbol(NamedTuple):
-    """A symbol that is followed, or was when `active` is False."""
+    """A symbol that is followed, or was followed if `active` is False."""
 
     symbol: str
     tier: Tier
@@ -37,7 +37,7 @@ class TrackedSymbol(NamedTuple):
 
 
 class UniverseChange(NamedTuple):
-    """What a change of the universe did; each is a tuple of symbols in alphabetical order."""
+    """The result of a change of the universe: symbols in alphabetical order."""
 
     added: tuple[str, ...]
     moved: tuple[str, ...]  # to another tier
@@ -53,7 +53,7 @@ def load_universe_file(path: Path) -> dict[Tier, tuple[str, ...]]:
     """Return the tiers of a universe file, in its order.
 
     Raises:
-        ConfigurationError: it cannot be read or is wrong; the sentence names the file and the line.
+        ConfigurationError: it cannot be read or is wrong; the message names the file and the line.
     """
     import yaml
 
@@ -89,7 +89,7 @@ def load_universe_file(path: Path) -> dict[Tier, tuple[str, ...]]:
 def _entries(
     node: Node, what: str, known: tuple[str, ...], wrong: Callable[[Node, str], ConfigurationError]
 ) -> dict[str, Node]:
-    """Return the entries of a mapping whose keys are all `known` and stand once."""
+    """Return the entries of a mapping whose keys must all be `known` and occur once."""
     import yaml
 
     if not isinstance(node, yaml.MappingNode):
@@ -100,7 +100,7 @@ def _entries(
         if (name := str(key.value)) not in known:
             raise wrong(key, f"{name!r} is unknown; known are {', '.join(known)}")
         if name in found:
-            raise wrong(key, f"{name} stands here a second time")
+            raise wrong(key, f"{name} occurs a second time")
         found[name] = value
     return found
 
@@ -108,7 +108,7 @@ def _entries(
 def _symbols(
     node: Node, tier: str, lines: dict[str, int], wrong: Callable[[Node, str], ConfigurationError]
 ) -> Iterable[str]:
-    """Yield the tickers of a tier as they are written: YAML would read the ticker ON as true and 1E5 as a number."""
+    """Yield the tickers of a tier as written: YAML would read the ticker ON as true and 1E5 as a number."""
     import yaml
 
     if isinstance(node, yaml.ScalarNode) and node.value in {"", "~", "null"}:
@@ -136,22 +136,22 @@ def tracked(engine: sa.Engine) -> list[TrackedSymbol]:
     return sorted(found, key=lambda entry: (list(Tier).index(entry.tier), entry.symbol))
 
 
-def select_followed(engine: sa.Engine, asked: Collection[str] = ()) -> tuple[str, ...]:
-    """Return the symbols that are followed, in the order of `tracked`; only those of `asked` when any are given.
+def select_followed(engine: sa.Engine, symbols: Collection[str] = ()) -> tuple[str, ...]:
+    """Return the symbols that are followed, in the order of `tracked`; only those of `symbols` when any are given.
 
     Raises:
-        UsageError: one of `asked` is not followed; the sentence lists those that are, as many as can be read.
+        UsageError: one of `symbols` is not followed; the message lists the followed ones, at most forty.
     """
     followed = [entry.symbol for entry in tracked(engine) if entry.active]
     known = sorted(followed)
-    if unknown := [symbol for symbol in asked if symbol not in known]:
+    if unknown := [symbol for symbol in symbols if symbol not in known]:
         others = f" and {len(known) - _MOST_NAMED} others" if len(known) > _MOST_NAMED else ""
         named = f"{', '.join(known[:_MOST_NAMED]) or 'no symbols'}{others}"
         raise UsageError(
             f"Not followed: {', '.join(unknown)}. Followed are {named}; "
             f"add one with: market-data universe add {unknown[0]}"
         )
-    return tuple(symbol for symbol in followed if not asked or symbol in asked)
+    return tuple(symbol for symbol in followed if not symbols or symbol in symbols)
 
 
 def known_symbols(connection: StoreConnection, symbols: Collection[str]) -> set[str]:
@@ -168,7 +168,7 @@ def known_symbols(connection: StoreConnection, symbols: Collection[str]) -> set[
 
 
 def ensure_universe(settings: Settings, engine: sa.Engine) -> UniverseChange | None:
-    """Load the configured universe file if the database knows no symbol yet; return None if it does.
+    """Load the configured universe file if the database has no symbol yet; return None if it has.
 
     Raises:
         ConfigurationError: the file is wrong.
@@ -185,7 +185,7 @@ def sync_universe(engine: sa.Engine, universe: Universe, now: datetime) -> Unive
 
 
 def add_symbols(engine: sa.Engine, tier: Tier, symbols: Iterable[str], now: datetime) -> UniverseChange:
-    """Follow `symbols` in `tier`; those that are followed in another tier move to it.
+    """Follow `symbols` in `tier`; those in another tier move to it.
 
     Raises:
         UsageError: one of them is not a ticker.
@@ -199,17 +199,17 @@ def remove_symbols(engine: sa.Engine, symbols: Iterable[str]) -> UniverseChange:
     Raises:
         UsageError: one of them is not followed, and then none is removed.
     """
-    wanted = set(symbols)
+    leaving = set(symbols)
     with engine.begin() as connection:
         connection.exec_driver_sql(_LOCK)
         active = set(connection.exec_driver_sql("select symbol from market_data.symbols where active").scalars())
-        if unknown := sorted(wanted - active):
+        if unknown := sorted(leaving - active):
             raise UsageError(f"Not tracked: {', '.join(unknown)}; `market-data universe list` shows what is.")
-        connection.exec_driver_sql(_LEAVE, {"symbols": sorted(wanted)})
-    return UniverseChange((), (), (), tuple(sorted(wanted)))
+        connection.exec_driver_sql(_LEAVE, {"symbols": sorted(leaving)})
+    return UniverseChange((), (), (), tuple(sorted(leaving)))
 
 
-# Two changes of the universe at once follow one another; readers and refreshes are not held up.
+# Concurrent changes of the universe run one after the other; readers and refreshes do not wait.
 _LOCK: Final = "lock table market_data.symbols in share row exclusive mode"
 
 _LEAVE: Final = "update market_data.symbols set active = false where symbol = any(%(symbols)s::text[])"

@@ -1,4 +1,4 @@
-"""Connections: what every session is like, and what a failure to get one says."""
+"""How connections are set up, and what the message says when there is none."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ import sqlalchemy as sa
 
 from market_data_pipeline.domain.errors import ConfigurationError, DatabaseUnavailableError
 from market_data_pipeline.store.connection import describe, engine, libpq_url
+from market_data_pipeline.store.copy import StoreConnection
+from market_data_pipeline.store.rate_limit_queue import RateLimitQueue
 
 AS_OF = datetime(2025, 3, 14, 19, 30, tzinfo=UTC)
 
@@ -29,6 +31,28 @@ def test_sessions_run_in_utc_and_say_who_they_are(database_url: str) -> None:
     assert _one(made, "show application_name") == "market-data-test"
     assert _one(made, "select timestamptz '2025-03-14 15:30-04'") == AS_OF
     made.dispose()
+
+
+@pytest.mark.parametrize("kind", ["engine", "store connection", "rate limit queue"])
+def test_every_kind_of_connection_has_the_same_settings(kind: str, database_url: str) -> None:
+    shown = "select current_setting('timezone'), current_setting('client_connection_check_interval'), current_user"
+    if kind == "engine":
+        made = engine(database_url)
+        with made.connect() as connection:
+            row = connection.exec_driver_sql(shown).one()
+            parameters = connection.connection.driver_connection.info.get_parameters()  # type: ignore[union-attr]
+        made.dispose()
+    elif kind == "store connection":
+        with StoreConnection(database_url) as store:
+            (found,) = store.rows(shown.replace("'timezone')", "'timezone') as zone"))
+            row, parameters = tuple(found.values()), store._connection.info.get_parameters()
+    else:
+        queue = RateLimitQueue(database_url, 0.01)
+        with queue._pool().connection() as connection:
+            row, parameters = connection.execute(shown).fetchone(), connection.info.get_parameters()
+        queue.close()
+    assert tuple(row or ()) == ("UTC", "10s", "market_data_writer")
+    assert (parameters["keepalives_idle"], parameters["tcp_user_timeout"]) == ("30", "90000")
 
 
 def test_every_connection_of_a_replay_sees_its_instant(database_url: str) -> None:
@@ -82,7 +106,7 @@ def test_a_libpq_url_has_no_driver(given: str, expected: str) -> None:
         ("postgresql://me:hunter2@/prices?host=/no/such", "PostgreSQL at /no/such (database prices, user me)"),
     ],
 )
-def test_a_server_that_is_away_is_one_sentence_that_names_it(url: str, names: str) -> None:
+def test_an_unreachable_server_is_named_in_one_sentence(url: str, names: str) -> None:
     made = engine(url)
 
     with pytest.raises(DatabaseUnavailableError) as failure:
@@ -101,7 +125,7 @@ def test_a_database_that_does_not_exist_is_named(database_url: str) -> None:
         engine(missing).connect()
 
 
-def test_a_wrong_password_is_told_without_showing_it(database_url: str) -> None:
+def test_a_wrong_password_is_reported_without_showing_it(database_url: str) -> None:
     parts = urlsplit(database_url)
     wrong = parts._replace(netloc=f"{parts.username}:hunter2@{parts.netloc.rpartition('@')[2]}").geturl()
 
@@ -110,7 +134,7 @@ def test_a_wrong_password_is_told_without_showing_it(database_url: str) -> None:
     except psycopg.OperationalError:
         pass
     else:
-        pytest.skip("this server lets everybody in without a password")
+        pytest.skip("this server accepts connections without a password")
 
     with pytest.raises(DatabaseUnavailableError) as failure:
         engine(wrong).connect()
@@ -119,7 +143,7 @@ def test_a_wrong_password_is_told_without_showing_it(database_url: str) -> None:
     assert "hunter2" not in str(failure.value)
 
 
-def test_a_url_that_libpq_does_not_understand_is_told_without_showing_it() -> None:
+def test_a_url_that_libpq_does_not_understand_is_reported_without_showing_it() -> None:
     with pytest.raises(ConfigurationError) as failure:
         engine("postgresql://me:hunter2%zz@db/prices")
 
@@ -147,7 +171,7 @@ def test_a_connection_lost_while_idle_is_replaced_unnoticed(database_url: str) -
     made.dispose()
 
 
-def test_a_connection_lost_in_the_middle_of_work_is_the_failure_that_callers_know(database_url: str) -> None:
+def test_a_connection_lost_during_work_is_reported_as_database_unavailable(database_url: str) -> None:
     name = f"busy-{uuid.uuid4()}"
     made = engine(database_url, application_name=name)
 

@@ -43,7 +43,7 @@ def test_a_new_database_gets_every_file_in_order_and_a_second_time_none(empty_da
     assert migrate_database(empty_database_url, SQL) == []
 
 
-def test_two_at_once_are_harmless(empty_database_url: str) -> None:
+def test_concurrent_migrations_are_harmless(empty_database_url: str) -> None:
     with ThreadPoolExecutor(4) as pool:
         applied = list(pool.map(lambda _: migrate_database(empty_database_url, SQL), range(4)))
 
@@ -80,7 +80,9 @@ def test_a_schema_newer_than_the_code_is_refused_and_left_alone(database_url: st
     _write(sql, "9001_future.sql", "create table market_data.future (n integer);")
     migrate_database(database_url, sql)
 
-    with pytest.raises(ConfigurationError, match="9001, which this code does not know: a newer version changed it"):
+    with pytest.raises(
+        ConfigurationError, match="9001, which this code does not have: a newer version changed the schema"
+    ):
         migrate_database(database_url, SQL)
 
 
@@ -105,7 +107,7 @@ def test_no_right_to_create_databases_is_needed(empty_database_url: str, postgre
             connection.execute(f"drop role {role}")
 
 
-def test_the_environment_and_dotenv_of_the_caller_do_not_lead_dbmate_astray(
+def test_the_environment_and_dotenv_of_the_caller_do_not_reach_dbmate(
     empty_database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / ".env").write_text("DATABASE_URL=postgres://nobody@nowhere.invalid/none\nDBMATE_MIGRATIONS_DIR=/none\n")
@@ -124,7 +126,7 @@ def _joint(url: str) -> str:
     return "&" if "?" in url else "?"
 
 
-def test_a_server_that_is_away_is_one_sentence_without_the_password() -> None:
+def test_an_unreachable_server_is_reported_in_one_sentence_without_the_password() -> None:
     with pytest.raises(DatabaseUnavailableError) as failure:
         migrate_database("postgresql://me:hunter2@127.0.0.1:1/prices", SQL)
 
@@ -161,7 +163,7 @@ def _command_lines() -> str:
     return found
 
 
-def test_the_ledger_refuses_to_be_changed(database_url: str) -> None:
+def test_the_audit_log_refuses_to_be_changed(database_url: str) -> None:
     with psycopg.connect(database_url, autocommit=True) as connection:
         for statement in ("update market_data.ingest_log set status = 'ok'", "truncate market_data.bar_revisions"):
             with pytest.raises(psycopg.errors.InsufficientPrivilege, match="append-only"):

@@ -1,4 +1,4 @@
-"""What the pipeline's roles may do to the audit trail and to bars, and where administrators are needed."""
+"""What the pipeline's roles may do to the audit log and to bars, and where administrators are needed."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ BAR = """
     values ('AAPL', '5m', '2026-03-11 15:00Z', 1, 2, 1, 2, 10, '2026-03-11 15:10Z')
 """
 SPLIT = "insert into market_data.split_revisions values ('AAPL', '2026-03-02', 1, 8, now(), now())"
-# Whatever somebody could think of to change or lose what was recorded.
+# Ways to change or lose what was recorded.
 ATTACKS = [
     f"{attack}"
     for table in ("ingest_log", "run_log", "bar_revisions")
@@ -127,7 +127,7 @@ def test_a_login_that_is_only_a_writer_can_change_nothing_that_was_recorded(
     assert {row[0] for row in granted} == {"SELECT", "INSERT"}  # the trigger is not all that stands in the way
 
 
-def test_the_owner_cannot_change_the_audit_trail_by_mistake_either(
+def test_the_owner_cannot_change_the_audit_log_by_mistake_either(
     recorded: psycopg.Connection[tuple[object, ...]],
 ) -> None:
     for table in ("ingest_log", "run_log", "bar_revisions"):
@@ -169,7 +169,7 @@ def test_every_session_of_the_pipeline_acts_as_the_writer_also_for_an_owners_log
     assert act(database_url) == "market_data_writer"
 
 
-def test_who_reads_bars_for_a_notebook_acts_as_the_reader_also_with_an_owners_login(database_url: str) -> None:
+def test_a_notebooks_connection_acts_as_the_reader_also_with_an_owners_login(database_url: str) -> None:
     with StoreConnection(database_url, role=Role.READER) as reader:
         reader.rollback()
         assert reader.rows("select current_user::text as who") == [{"who": "market_data_reader"}]
@@ -177,7 +177,7 @@ def test_who_reads_bars_for_a_notebook_acts_as_the_reader_also_with_an_owners_lo
             reader.execute("delete from market_data.bars")
 
 
-def test_a_reader_reads_and_may_only_ask_for_series(database_url: str, recorded: object) -> None:
+def test_a_reader_reads_and_may_only_request_backfills(database_url: str, recorded: object) -> None:
     with engine(database_url, role=Role.READER).connect() as reader:
         assert reader.execute(sa.text("select count(*) from market_data.bars_adjusted")).scalar_one() == 1
         ask = "insert into market_data.backfill_requests (symbol, timeframe, requested_at, requested_by)"
@@ -220,7 +220,7 @@ def test_a_login_of_its_own_is_made_a_member_by_the_owners_migration(
         assert migrate(settings.model_copy(update={"owner_url": url})) == []  # nothing to apply, so no owner is needed
 
 
-def test_where_roles_cannot_be_given_everything_works_and_the_administrators_part_is_told(
+def test_where_roles_cannot_be_created_everything_works_and_the_administrators_sql_is_returned(
     postgres_url: str, empty_database_url: str
 ) -> None:
     with login(postgres_url, empty_database_url) as url:
@@ -244,7 +244,7 @@ def test_where_roles_cannot_be_given_everything_works_and_the_administrators_par
         assert act_of_sqlalchemy(url) == "market_data_writer"
 
 
-def test_databases_of_one_server_are_migrated_side_by_side(postgres_url: str) -> None:
+def test_databases_of_one_server_can_be_migrated_at_the_same_time(postgres_url: str) -> None:
     names = [f"side_{os.urandom(4).hex()}" for _ in range(3)]
     urls = [urlsplit(postgres_url)._replace(path=f"/{name}").geturl() for name in names]
     with psycopg.connect(postgres_url, autocommit=True) as connection:

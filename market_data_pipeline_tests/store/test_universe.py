@@ -50,7 +50,7 @@ def test_the_packaged_universe_holds_25_liquid_names() -> None:
     assert sum(map(len, universe.values())) == 25
 
 
-def test_tickers_stay_what_they_are_even_where_yaml_sees_something_else(tmp_path: Path) -> None:
+def test_tickers_are_read_as_written_where_yaml_would_convert_them(tmp_path: Path) -> None:
     file = _file(tmp_path, "tiers:\n  critical: [ON, NO, Y, KIMpL, BRK.B, X:BTCUSD, 0700]\n  standard: []\n")
 
     assert load_universe_file(file) == {
@@ -60,7 +60,7 @@ def test_tickers_stay_what_they_are_even_where_yaml_sees_something_else(tmp_path
 
 
 @pytest.mark.parametrize(
-    ("text", "line", "complaint"),
+    ("text", "line", "message"),
     [
         ("tiers:\n  critical: [AAPL\n  standard: [SPY]\n", 3, "this is not YAML"),
         (
@@ -74,7 +74,7 @@ def test_tickers_stay_what_they_are_even_where_yaml_sees_something_else(tmp_path
             6,
             "AAPL is already listed on line 3",
         ),
-        ("tiers:\n  critical: [AAPL]\n  critical: [SPY]\n", 3, "critical stands here a second time"),
+        ("tiers:\n  critical: [AAPL]\n  critical: [SPY]\n", 3, "critical occurs a second time"),
         ("tiers:\n  critical:\n    - AAPL\n    - aapl\n", 4, "'aapl' is not a ticker"),
         ("tiers:\n  critical:\n    - AAPL\n    - [SPY]\n", 4, "critical must be a list of tickers"),
         ("tiers:\n  critical: AAPL\n", 2, "critical must be a list"),
@@ -85,19 +85,19 @@ def test_tickers_stay_what_they_are_even_where_yaml_sees_something_else(tmp_path
         ("tiers:\n  critical: [!!python/object:os.system AAPL]\n  standard: [AAPL]\n", 3, "AAPL is already listed"),
     ],
 )
-def test_a_mistake_in_the_file_is_named_by_file_and_line(tmp_path: Path, text: str, line: int, complaint: str) -> None:
+def test_a_mistake_in_the_file_is_named_by_file_and_line(tmp_path: Path, text: str, line: int, message: str) -> None:
     file = _file(tmp_path, text)
 
     with pytest.raises(ConfigurationError) as failure:
         load_universe_file(file)
 
     assert str(failure.value).startswith(f"{file} line {line}: ")
-    assert complaint in str(failure.value)
+    assert message in str(failure.value)
     assert "\n" not in str(failure.value)
 
 
 @pytest.mark.parametrize("content", [b"", b"# nothing yet\n", b"\xff\xfe", b"tiers: \x00"])
-def test_a_file_that_says_nothing_is_named(tmp_path: Path, content: bytes) -> None:
+def test_an_empty_file_is_named(tmp_path: Path, content: bytes) -> None:
     file = tmp_path / "universe.yaml"
     file.write_bytes(content)
 
@@ -158,7 +158,7 @@ def test_a_removed_symbol_becomes_inactive_and_one_that_moves_or_returns_keeps_i
     assert oldest == NOW
 
 
-def test_adding_leaves_the_others_alone_and_moves_what_is_followed_elsewhere(db: sa.Engine) -> None:
+def test_adding_keeps_the_others_and_moves_symbols_of_another_tier(db: sa.Engine) -> None:
     sync_universe(db, {Tier.CRITICAL: ("AAPL", "SPY")}, NOW)
 
     change = add_symbols(db, Tier.STANDARD, ["SPY", "BRK.B"], LATER)
@@ -189,7 +189,7 @@ def test_removing_an_unknown_symbol_is_refused_and_removes_none(db: sa.Engine) -
     assert [entry.active for entry in tracked(db)] == [False]
 
 
-def test_two_changes_at_once_follow_one_another(db: sa.Engine) -> None:
+def test_concurrent_changes_run_one_after_the_other(db: sa.Engine) -> None:
     universe = load_universe_file(PACKAGED_UNIVERSE)
 
     with ThreadPoolExecutor(4) as pool:
