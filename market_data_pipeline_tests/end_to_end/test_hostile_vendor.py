@@ -19,7 +19,7 @@ from market_data_pipeline.sandbox.view import View
 from market_data_pipeline_tests.end_to_end.conftest import MakeProject
 from market_data_pipeline_tests.end_to_end.project import NOON, Project, until
 from market_data_pipeline_tests.end_to_end.unattended import home, unattended
-from market_data_pipeline_tests.faults.repertoire import (
+from market_data_pipeline_tests.ingest.faults.repertoire import (
     HTML,
     TOO_MANY,
     always,
@@ -35,7 +35,7 @@ from market_data_pipeline_tests.faults.repertoire import (
     too_long,
     unended,
 )
-from market_data_pipeline_tests.faults.vendor import ALWAYS, Asked, FaultyVendor, Make, anything
+from market_data_pipeline_tests.ingest.faults.vendor import ALWAYS, Asked, FaultyVendor, Make, anything
 from market_data_pipeline_tests.polygon.faulty_server import reset, send, send_json
 
 KEY = "kQ7vSECRETvendorKEY93xZ"

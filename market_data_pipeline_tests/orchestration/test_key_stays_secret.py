@@ -27,8 +27,8 @@ from market_data_pipeline.sandbox.market import SyntheticMarket
 from market_data_pipeline.store.connection import engine
 from market_data_pipeline.store.universe import sync_universe
 from market_data_pipeline_tests.conftest import SESSION
-from market_data_pipeline_tests.faults.repertoire import always, cut_gzip, next_url, of_page, too_long
-from market_data_pipeline_tests.faults.vendor import ALWAYS, Asked, FaultyVendor, Make, anything
+from market_data_pipeline_tests.ingest.faults.repertoire import always, cut_gzip, next_url, of_page, too_long
+from market_data_pipeline_tests.ingest.faults.vendor import ALWAYS, Asked, FaultyVendor, Make, anything
 from market_data_pipeline_tests.orchestration.conftest import NOW, REPOSITORY
 from market_data_pipeline_tests.polygon.faulty_server import Answer, reset, send, send_json
 

@@ -21,10 +21,10 @@ from market_data_pipeline.ingest.outcome import SeriesOutcome, SymbolRequest
 from market_data_pipeline.ingest.shard import refresh_shard
 from market_data_pipeline.store import copy
 from market_data_pipeline.store.copy import StoreConnection
-from market_data_pipeline_tests.faults.conftest import DAYS
-from market_data_pipeline_tests.faults.processes import advisory_locks, sessions, until, wire
-from market_data_pipeline_tests.faults.vendor import Asked, later_page
-from market_data_pipeline_tests.faults.world import FaultyWorld, Snapshot
+from market_data_pipeline_tests.ingest.faults.conftest import DAYS
+from market_data_pipeline_tests.ingest.faults.processes import advisory_locks, sessions, until, wire
+from market_data_pipeline_tests.ingest.faults.vendor import Asked, later_page
+from market_data_pipeline_tests.ingest.faults.world import FaultyWorld, Snapshot
 from market_data_pipeline_tests.polygon.faulty_server import Answer, send
 
 SYMBOLS = ("AAPL", "MSFT", "NVDA", "AMZN")

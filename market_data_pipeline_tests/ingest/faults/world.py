@@ -16,7 +16,7 @@ from market_data_pipeline_tests.ingest.conftest import World
 
 if TYPE_CHECKING:
     from market_data_pipeline.ingest.pipeline import Pipeline
-    from market_data_pipeline_tests.faults.vendor import FaultyVendor
+    from market_data_pipeline_tests.ingest.faults.vendor import FaultyVendor
 
 Snapshot = dict[str, list[tuple[Any, ...]]]
 

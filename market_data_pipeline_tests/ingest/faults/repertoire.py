@@ -10,7 +10,7 @@ import gzip
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
-from market_data_pipeline_tests.faults.vendor import (
+from market_data_pipeline_tests.ingest.faults.vendor import (
     ALWAYS,
     Asked,
     Make,

@@ -11,7 +11,7 @@ from multiprocessing.context import ForkServerProcess
 from types import SimpleNamespace
 from typing import Any, Final
 
-from market_data_pipeline_tests.faults.world import FaultyWorld
+from market_data_pipeline_tests.ingest.faults.world import FaultyWorld
 
 # A fork server imports pandas and the driver once, and has no threads that a fork would cut off in the middle.
 _processes: Final = multiprocessing.get_context("forkserver")

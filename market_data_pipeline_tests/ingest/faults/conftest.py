@@ -12,8 +12,8 @@ from market_data_pipeline.domain.calendar import NEW_YORK
 from market_data_pipeline.sandbox.market import SyntheticMarket
 from market_data_pipeline.sandbox.view import Source
 from market_data_pipeline_tests.conftest import _new_database
-from market_data_pipeline_tests.faults.vendor import FaultyVendor
-from market_data_pipeline_tests.faults.world import FaultyWorld, Snapshot
+from market_data_pipeline_tests.ingest.faults.vendor import FaultyVendor
+from market_data_pipeline_tests.ingest.faults.world import FaultyWorld, Snapshot
 
 # A Friday in New York's winter time, in the middle of the session.
 NOON = datetime(2026, 11, 20, 12, 0, 30, tzinfo=NEW_YORK).astimezone(UTC)

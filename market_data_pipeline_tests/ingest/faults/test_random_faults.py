@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from market_data_pipeline.domain.calendar import NEW_YORK
 from market_data_pipeline.sandbox.view import Source
-from market_data_pipeline_tests.faults.conftest import NOON, new_world
-from market_data_pipeline_tests.faults.repertoire import REFUSED, SURVIVED
-from market_data_pipeline_tests.faults.vendor import Asked, Page
-from market_data_pipeline_tests.faults.world import FaultyWorld, Snapshot, differences
+from market_data_pipeline_tests.ingest.faults.conftest import NOON, new_world
+from market_data_pipeline_tests.ingest.faults.repertoire import REFUSED, SURVIVED
+from market_data_pipeline_tests.ingest.faults.vendor import Asked, Page
+from market_data_pipeline_tests.ingest.faults.world import FaultyWorld, Snapshot, differences
 
 FIRST_DAY = date(2026, 11, 18)
 END = datetime(2026, 11, 24, 11, 30, tzinfo=NEW_YORK)  # Monday has settled

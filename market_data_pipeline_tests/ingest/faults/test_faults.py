@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from market_data_pipeline.domain.series import Timeframe
-from market_data_pipeline_tests.faults.conftest import DAYS
-from market_data_pipeline_tests.faults.repertoire import REFUSED, SURVIVED, Fault, Refused
-from market_data_pipeline_tests.faults.vendor import first_page, later_page
-from market_data_pipeline_tests.faults.world import FaultyWorld, Snapshot
+from market_data_pipeline_tests.ingest.faults.conftest import DAYS
+from market_data_pipeline_tests.ingest.faults.repertoire import REFUSED, SURVIVED, Fault, Refused
+from market_data_pipeline_tests.ingest.faults.vendor import first_page, later_page
+from market_data_pipeline_tests.ingest.faults.world import FaultyWorld, Snapshot
 
 INTRADAY = {f"AAPL|{timeframe}" for timeframe in Timeframe if timeframe.base is Timeframe.M5}
 

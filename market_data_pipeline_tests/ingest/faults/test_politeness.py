@@ -9,9 +9,9 @@ from contextlib import contextmanager
 
 from market_data_pipeline.sandbox.view import Source
 from market_data_pipeline_tests.conftest import _new_database
-from market_data_pipeline_tests.faults.conftest import NOON
-from market_data_pipeline_tests.faults.vendor import Asked, FaultyVendor, anything
-from market_data_pipeline_tests.faults.world import FaultyWorld
+from market_data_pipeline_tests.ingest.faults.conftest import NOON
+from market_data_pipeline_tests.ingest.faults.vendor import Asked, FaultyVendor, anything
+from market_data_pipeline_tests.ingest.faults.world import FaultyWorld
 from market_data_pipeline_tests.polygon.faulty_server import Answer, Handler, send
 
 SYMBOLS = ("AAPL", "MSFT", "NVDA", "AMZN", "META", "TSLA", "SPY", "KO")

@@ -12,9 +12,9 @@ from market_data_pipeline.domain.series import Timeframe
 from market_data_pipeline.ingest.outcome import SeriesOutcome
 from market_data_pipeline.sandbox.bars import SplitRow
 from market_data_pipeline.sandbox.view import Source
-from market_data_pipeline_tests.faults.conftest import DAYS, NOON, MakeWorld
-from market_data_pipeline_tests.faults.vendor import Asked, Page, WithSplit, first_page, later_page
-from market_data_pipeline_tests.faults.world import FaultyWorld, Snapshot, differences
+from market_data_pipeline_tests.ingest.faults.conftest import DAYS, NOON, MakeWorld
+from market_data_pipeline_tests.ingest.faults.vendor import Asked, Page, WithSplit, first_page, later_page
+from market_data_pipeline_tests.ingest.faults.world import FaultyWorld, Snapshot, differences
 from market_data_pipeline_tests.polygon.faulty_server import Answer, send, send_json
 
 LATER = NOON + timedelta(minutes=20)
@@ -44,7 +44,7 @@ def early_values(asked: Asked, page: Page) -> None:
 @pytest.fixture(scope="module")
 def later_truth(postgres_url: str, migrated_template: str, market: Source) -> Snapshot:
     """What is stored after an undisturbed refresh at noon and one a little later."""
-    from market_data_pipeline_tests.faults.conftest import new_world
+    from market_data_pipeline_tests.ingest.faults.conftest import new_world
 
     with new_world(postgres_url, migrated_template, market) as world:
         world.refresh("AAPL", history_days=DAYS)

@@ -19,10 +19,10 @@ from market_data_pipeline.runtime.postgres import EmbeddedPostgres
 from market_data_pipeline.sandbox.view import Source
 from market_data_pipeline.store.migrations import migrate_database
 from market_data_pipeline_tests.conftest import SQL
-from market_data_pipeline_tests.faults.conftest import DAYS, NOON, new_world
-from market_data_pipeline_tests.faults.processes import advisory_locks, kill, sessions, start, until, wire
-from market_data_pipeline_tests.faults.vendor import Asked, FaultyVendor, later_page
-from market_data_pipeline_tests.faults.world import FaultyWorld, Snapshot, differences
+from market_data_pipeline_tests.ingest.faults.conftest import DAYS, NOON, new_world
+from market_data_pipeline_tests.ingest.faults.processes import advisory_locks, kill, sessions, start, until, wire
+from market_data_pipeline_tests.ingest.faults.vendor import Asked, FaultyVendor, later_page
+from market_data_pipeline_tests.ingest.faults.world import FaultyWorld, Snapshot, differences
 from market_data_pipeline_tests.polygon.faulty_server import Answer, Handler, send
 
 A_LITTLE = timedelta(minutes=20)

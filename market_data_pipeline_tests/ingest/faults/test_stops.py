@@ -7,10 +7,10 @@ from datetime import timedelta
 import pytest
 
 from market_data_pipeline.domain.series import Timeframe
-from market_data_pipeline_tests.faults.conftest import DAYS
-from market_data_pipeline_tests.faults.repertoire import always
-from market_data_pipeline_tests.faults.vendor import ALWAYS, Asked, anything
-from market_data_pipeline_tests.faults.world import FaultyWorld
+from market_data_pipeline_tests.ingest.faults.conftest import DAYS
+from market_data_pipeline_tests.ingest.faults.repertoire import always
+from market_data_pipeline_tests.ingest.faults.vendor import ALWAYS, Asked, anything
+from market_data_pipeline_tests.ingest.faults.world import FaultyWorld
 from market_data_pipeline_tests.polygon.faulty_server import send_json
 
 SYMBOLS = ("AAPL", "MSFT", "NVDA", "AMZN", "META", "TSLA")
