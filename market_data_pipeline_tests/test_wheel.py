@@ -1,0 +1,108 @@
+"""What pip installs: the wheel with its data files, and reading with the base dependencies alone."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from market_data_pipeline_tests.serving.seeding import Seed
+
+ROOT = Path(__file__).resolve().parent.parent
+UV = Path(sys.executable).with_name("uv")
+UNREACHABLE = ("Failed to fetch", "connection broken")  # as uv and as pip put it
+
+READ = """
+import importlib.util, json
+from market_data_pipeline import __version__, read_bars, read_features
+
+bars = read_bars("AAPL", "5m", start="2026-03-11", end="2026-03-11T13:40:00Z")
+features = read_features("AAPL", "5m")
+print(json.dumps({
+    "version": __version__,
+    "bars": bars["close"].to_json(),
+    "log_return": features["log_return"].fillna(-1).tolist(),
+    "installed": [name for name in ("dagster", "fastapi", "typer", "talib") if importlib.util.find_spec(name)],
+}))
+"""
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel of this checkout, built with what the environment holds."""
+    folder = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", folder, ROOT]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (built,) = folder.glob("market_data_pipeline-*.whl")
+    return built
+
+
+@pytest.fixture(scope="module")
+def reader(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The Python of a new environment that holds the wheel and its base dependencies, at the locked versions."""
+    folder = tmp_path_factory.mktemp("environment")
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
+    python = folder / "bin" / "python"
+    install = [UV, "pip", "install", "--python", python]
+    if not UV.exists():  # see the Makefile: a machine with a mirror installs with pip
+        install = [sys.executable, "-m", "pip", "--python", python, "--retries", "1", "install"]
+    asked = folder / "requirements.txt"
+    digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
+    asked.write_text(f"market-data-pipeline @ {wheel.as_uri()} --hash=sha256:{digest}\n", encoding="utf-8")
+    done = subprocess.run(
+        [*install, "--quiet", "--require-hashes", "-r", asked, "-c", ROOT / "requirements.lock"],
+        env={**os.environ, "UV_SYSTEM_CERTS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode != 0 and any(sign in done.stderr for sign in UNREACHABLE):
+        pytest.skip("the package index cannot be reached")
+    assert done.returncode == 0, done.stderr
+    return python
+
+
+def test_the_wheel_brings_migrations_pages_universe_and_dagsters_files(wheel: Path) -> None:
+    held = {name.removeprefix("market_data_pipeline/") for name in zipfile.ZipFile(wheel).namelist()}
+    needed = {f"sql/{file.name}" for file in (ROOT / "sql").glob("*.sql")}
+    needed |= {"universe.yaml", "project_files/dagster.yaml", "project_files/workspace.yaml"}
+    package = ROOT / "market_data_pipeline"
+    needed |= {
+        str(file.relative_to(package))
+        for folder in ("templates", "static")
+        for file in (package / "serving" / folder).rglob("*")
+        if file.is_file()
+    }
+    assert needed <= held
+    assert not {name for name in held if name.startswith(("benchmarks", "market_data_pipeline_tests", "docs"))}
+
+
+def test_a_notebook_reads_with_the_base_dependencies_alone(reader: Path, database_url: str, tmp_path: Path) -> None:
+    Seed(database_url).series("AAPL", "5m", count=3)
+    done = _run(reader, tmp_path, "-c", READ, DATABASE_URL=database_url)
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(done.stdout)
+    assert json.loads(answer.pop("bars")) == {"1773235800000": 100.0, "1773236100000": 101.0}  # 13:30 and 13:35 UTC
+    assert answer == {"version": "0.1.0", "log_return": [-1, 0.01, 0.02], "installed": []}
+
+
+def test_without_the_pipeline_extra_the_embedded_server_and_the_command_say_what_to_install(
+    reader: Path, tmp_path: Path
+) -> None:
+    reading = "from market_data_pipeline import read_bars; read_bars('AAPL', '1d')"
+    for arguments in (["-c", reading], [reader.with_name("market-data"), "staleness"]):
+        done = _run(reader, tmp_path, *arguments)
+        assert done.returncode != 0
+        assert "pip install 'market-data-pipeline[pipeline]'" in done.stderr.splitlines()[-1]
+
+
+def _run(python: Path, folder: Path, *arguments: str | Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    environment = {"PATH": os.environ["PATH"], "HOME": str(folder), **variables}
+    command = [python, "-I", *arguments]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
