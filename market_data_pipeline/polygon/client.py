@@ -46,7 +46,6 @@ if TYPE_CHECKING:
 # Pages of bars end by themselves, because each must continue after the last; both caps guard against a broken vendor.
 PAGE_CAP: Final = 1_000  # a window of ten years of 5m bars has 50
 EMPTY_PAGE_CAP: Final = 10
-
 _RANGES: Final = {Timeframe.M5: "5/minute", Timeframe.D1: "1/day"}
 _STANDARD: Final = PRIORITIES[Tier.STANDARD]
 _SPAN_5M_US: Final = 300 * 10**6

@@ -56,11 +56,8 @@ class Queue(Protocol):
         lease_seconds: a waiter that has not called `request` for this long is considered dead.
     """
 
-    @property
-    def spacing(self) -> float | None: ...  # noqa: D102
-
-    @property
-    def lease_seconds(self) -> float: ...  # noqa: D102
+    spacing: float | None
+    lease_seconds: float
 
     def request(self, waiter: UUID, priority: int) -> float:
         """Grant the next call and return 0, or return the seconds after which `waiter` should request again."""

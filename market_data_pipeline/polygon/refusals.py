@@ -89,7 +89,9 @@ def failure(code: int, text: str, what: str, *, beyond_history: bool) -> Pipelin
         what: the request in words.
         beyond_history: the whole requested interval is older than the plan's history.
     """
-    said = f"HTTP {code}: {_one_line(text)}" if text else f"HTTP {code}"
+    line = " ".join(text.split())
+    line = line if len(line) <= _LONGEST_TEXT else line[: _LONGEST_TEXT - 1] + "…"
+    said = f"HTTP {code}: {line}" if line else f"HTTP {code}"
     if code == 401:
         return VendorRefusedError(
             f"The vendor refuses the API key ({said}). Correct POLYGON_API_KEY, or remove it to use the sandbox."
@@ -116,8 +118,3 @@ def failure(code: int, text: str, what: str, *, beyond_history: bool) -> Pipelin
     if 200 <= code < 300:
         return DataError(f"{what}: a success status without an answer ({said}).")
     return VendorRequestError(f"{what}: the vendor refuses the request ({said}).")
-
-
-def _one_line(text: str) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= _LONGEST_TEXT else line[: _LONGEST_TEXT - 1] + "…"

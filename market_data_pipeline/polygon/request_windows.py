@@ -23,7 +23,6 @@ SPLITS_PAGE: Final = 1_000  # splits per page, the same
 # A longer window is cut between sessions, so that a history is stored part by part and a run's memory does not grow
 # with its length. Five full pages: a year of a US equity, 253 sessions of 960 minutes, is one part.
 PART_BASE_BARS: Final = 5 * PAGE_LIMIT
-
 _DAY: Final = timedelta(days=1)
 _MINUTE: Final = timedelta(minutes=1)
 

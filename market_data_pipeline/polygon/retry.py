@@ -43,7 +43,6 @@ if TYPE_CHECKING:
     from market_data_pipeline.polygon.transport import Transport
 
 _log = logging.getLogger(__name__)
-
 MAX_ATTEMPTS: Final = 5
 _FIRST_BACKOFF_SECONDS: Final = 1.0
 

@@ -134,26 +134,23 @@ class _Thread(threading.local):
 _thread = _Thread()
 
 
-class _WatchedHTTPConnection(HTTPConnection):
-    def getresponse(self) -> Any:
-        if _thread.deadline is not None:
-            _thread.deadline.watch(self.sock)
-        return super().getresponse()
-
-
-class _WatchedHTTPSConnection(HTTPSConnection):
-    def getresponse(self) -> Any:
-        if _thread.deadline is not None:
-            _thread.deadline.watch(self.sock)
-        return super().getresponse()
-
-
 class _HTTPPool(HTTPConnectionPool):
-    ConnectionCls = _WatchedHTTPConnection
+    class ConnectionCls(HTTPConnection):
+        def getresponse(self) -> Any:
+            _watch(self.sock)
+            return super().getresponse()
 
 
 class _HTTPSPool(HTTPSConnectionPool):
-    ConnectionCls = _WatchedHTTPSConnection
+    class ConnectionCls(HTTPSConnection):
+        def getresponse(self) -> Any:
+            _watch(self.sock)
+            return super().getresponse()
+
+
+def _watch(connected: Any) -> None:
+    if _thread.deadline is not None:
+        _thread.deadline.watch(connected)
 
 
 @dataclass(frozen=True, slots=True)

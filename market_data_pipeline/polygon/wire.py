@@ -37,19 +37,12 @@ if TYPE_CHECKING:
 
 
 _log = logging.getLogger(__name__)
-
 _SUCCESSES: Final = frozenset({"OK", "DELAYED"})
-
 _FIELDS: Final = ("o", "h", "l", "c", "v", "vw", "n")  # the vendor's names, in the order of `domain.bars.VALUES`
-
 _LATEST_MS: Final = 10**14  # the year 5138: a later stamp is in a finer unit
-
 _LATEST_US: Final = 10**17
-
 _MOST_TRADES: Final = 2.0**53  # beyond, floats skip whole numbers, and the column holds no more than 2**63
-
 _SPAN_5M_US: Final = 300 * 10**6
-
 _PLACE: Final = re.compile(r" - at `\$(?:\.results\[(?P<row>\d+)\])?(?:\.(?P<field>\w+))?`")
 
 

@@ -37,7 +37,6 @@ _LOCK_SPACE: Final = 0x4D44  # "MD": our symbols' advisory locks, apart from oth
 # for 429: a process that holds a symbol for longer than this hangs.
 _SYMBOL_LOCK_TIMEOUT: Final = "60min"
 _COPY_ROWS: Final = 8192  # of one piece of a COPY: about 2 MB of features, and so little memory beside the table
-
 _ARRAY_OF: Final = {
     "instant": "array_agg({})",
     "float": "array_agg(coalesce({}::float8, 'NaN'))",

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from market_data_pipeline.store.copy import StoreConnection
 
 Values = tuple[float, ...]  # in the order of `domain.bars.VALUES`, NaN for what the vendor did not send
-
 _KEEP_DAYS: Final = 14  # longer than any day is provisional
 _NOTHING: Final[Values] = (nan,) * len(VALUES)
 

@@ -23,11 +23,9 @@ if TYPE_CHECKING:
     from pyrate_limiter.buckets import PostgresBucket
 
 LEASE_SECONDS: Final = 10.0  # a waiter that has not looked for this long is considered dead
-
 _POOL_TIMEOUT_SECONDS: Final = 10.0  # a server that is up answers in milliseconds, also across a continent
 _LOCKED_WAIT_SECONDS: Final = 0.02  # the bucket's table is locked for milliseconds: by another put, or by vacuum
 _LEAK_EVERY: Final = 50  # grants between two removals of old calls from the bucket
-
 _LOOK: Final = """
 with me as (
     insert into market_data.rate_limit_queue as q (id, bucket, priority, expires_at)

@@ -111,7 +111,7 @@ def write_splits(
         connection.execute(
             """
             insert into market_data.unreadable_splits (symbol, error, seen_at)
-            select symbol, error, %(now)s from unnest(%(symbols)s::text[], %(errors)s::text[]) as row (symbol, error)
+            select symbol, error, %(now)s from unnest(%(symbols)s::text[], %(errors)s::text[]) as split (symbol, error)
             """,
             {"symbols": list(unreadable), "errors": list(unreadable.values()), "now": now},
         )

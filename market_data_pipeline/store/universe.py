@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from market_data_pipeline.store.copy import StoreConnection
 
 Universe = Mapping[Tier, tuple[str, ...]]
-
 _MOST_NAMED: Final = 40  # symbols in a sentence: the packaged universe and some more
 _EXAMPLE: Final = "for example `tiers: {critical: [AAPL, MSFT]}`"
 
