@@ -1,1 +1,1 @@
-"""Measurements of this code on the machine at hand; each module runs as `python -m benchmarks.NAME`."""
+"""Measurements of this code; each module runs as `python -m benchmarks.NAME` and measures the machine it runs on."""

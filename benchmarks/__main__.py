@@ -1,8 +1,8 @@
-"""All measurements that have a target, one after the other: `python -m benchmarks [NAME …]`, exit code 1 on a miss.
+"""Runs all measurements that have a target: `python -m benchmarks [NAME …]`, exit code 1 on a miss.
 
-Each runs in a process of its own, so that none sees what another left in memory, and one that fails or hangs does not
-take the others' figures with it. At the end docs/performance.md gets what was measured; the figures of benchmarks that
-were not run now, or failed, stay as they were.
+Each runs in its own process, so that none is affected by what another left in memory, and one that fails or hangs does
+not lose the others' figures. At the end docs/performance.md gets the new figures; those of benchmarks that did not run,
+or failed, stay as they were.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from benchmarks import document
 from benchmarks.place import REPOSITORY
 from benchmarks.report import RESULTS
 
-_MOST_SECONDS: Final = 1200.0  # more than twice what the longest takes; after it something hangs
-_END_SECONDS: Final = 90.0  # to stop servers after being told to
+_MOST_SECONDS: Final = 1200.0  # more than twice what the longest takes: after that something hangs
+_END_SECONDS: Final = 90.0  # to stop its servers after a signal
 
 
 def main() -> int:
-    """Run the named ones, or all, and return the exit code."""
+    """Run the named benchmarks, or all, and return the exit code."""
     chosen = sys.argv[1:] or list(document.ORDER)
     if unknown := [name for name in chosen if name not in document.ORDER]:
         print(f"Unknown: {', '.join(unknown)}; known are {', '.join(document.ORDER)}.", file=sys.stderr)
@@ -51,7 +51,7 @@ def main() -> int:
 
 
 def _run(name: str) -> int:
-    """Run one to its end and return its exit code."""
+    """Run one benchmark to its end and return its exit code."""
     process = subprocess.Popen([sys.executable, "-m", f"benchmarks.{name}"], cwd=REPOSITORY)  # noqa: S603 - ours
     try:
         return process.wait(_MOST_SECONDS)

@@ -1,9 +1,9 @@
-"""The memory of the read API while it answers a million requests of every kind.
+"""The memory of the read API over a million requests of every kind.
 
-A server process as users run it, over made-up bars of 25 symbols, Dagster's storage and daemon beside it. Most
-requests are answered from memory; the others are made from records in memory, read from the database, compressed, CSV
-or Arrow, 304, 404, 422, metrics, reports and pages, each in ever other words where words could be remembered. Once a
-second a series is told to have committed. Its memory is read after every hundredth of the requests: what grows with
+A server process as users run it, with generated bars of 25 symbols and Dagster's storage and daemon beside it. Most
+requests are answered from the cache. The others are made from records in memory, read from the database, compressed,
+CSV or Arrow, 304, 404, 422, metrics, reports and pages, with ever new parameters where a server could remember them.
+Once a second a commit of a series is announced. Memory is read after every hundredth of the requests: growth with
 requests would show between the first tenth and the end.
 
     python -m benchmarks.api_memory [REQUESTS]
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 REQUESTS: Final = 1_000_000
 TARGET_MB: Final = 250.0
-TARGET_GROWTH_MB: Final = 15.0  # a lucky page of the allocator more or less, not 15 bytes of every request
+TARGET_GROWTH_MB: Final = 15.0  # a page of the allocator more or less, but not 15 bytes of every request
 SYMBOLS: Final = universe()
 DAYS: Final = 90
 _CONNECTIONS: Final = 32
@@ -86,7 +86,7 @@ def main() -> int:
 
 
 def measure(requests_: int = REQUESTS) -> list[Measurement]:
-    """Return the largest resident memory and what was added after the first tenth."""
+    """Return the largest resident memory, and how much it grew after the first tenth."""
     with running_place() as place:
         url = place.new_database("api_memory", SYMBOLS)
         with place.pipeline(url, history_days=DAYS, threads=3) as pipeline:
@@ -134,7 +134,7 @@ def _running_api() -> Iterator[tuple[int, psutil.Process]]:
 
 
 class _Client(asyncio.Protocol):
-    """One connection that asks again as soon as it is answered."""
+    """One connection that sends its next request as soon as it has an answer."""
 
     def __init__(self, ask: Callable[[], bytes | None], answered: Callable[[int], None]) -> None:
         self._ask = ask
@@ -209,7 +209,7 @@ async def _ask(port: int, process: psutil.Process, url: str, requests_: int) -> 
 
 
 def _plan() -> list[Callable[[int], tuple[str, str]]]:
-    """Return who answers for each number of `_EVERY`: the rare kinds spread evenly, else one symbol from memory."""
+    """Return the kind of request for each number of `_EVERY`: rare kinds spread evenly, else one symbol from memory."""
 
     def cached(_: int) -> tuple[str, str]:
         return f"{_FEATURES}/{SYMBOLS[0]}?timeframe=5m&limit=100", ""

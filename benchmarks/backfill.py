@@ -1,10 +1,10 @@
-"""A first backfill against the limit of the machine: the ingestion alone, and the whole through Dagster.
+"""A first backfill against the limit of the machine: the ingestion alone, and all of it through Dagster.
 
-25 symbols, five timeframes, 365 days, with features. By turns, against one vendor and one PostgreSQL server, into a new
-database each: the limit (see `limit`), the ingestion as a library (`ingest.shard`), and `market-data backfill` as a
-person calls it, in a folder whose databases are empty: the start of every process, migrations, Dagster's tables, daemon
-and events, and the end of every process are in its time. Everything is done once before it counts, so that the vendor
-has invented its bars. A ratio is the median of the rounds' ratios.
+25 symbols, five timeframes, 365 days, with features. Against one vendor and one PostgreSQL server, each time into a new
+database, alternate: the limit (see `limit`), the ingestion as a library (`ingest.shard`), and `market-data backfill` as
+a user calls it, in a folder whose databases are empty: its time includes starting and ending every process, migrations,
+and Dagster's tables, daemon and events. Everything runs once before it counts, so that the vendor has generated its
+bars. A ratio is the median of the rounds' ratios.
 
     python -m benchmarks.backfill [DAYS]
 """
@@ -44,7 +44,7 @@ THREADS: Final = 3
 MOST_INGESTION: Final = 2.0  # times the limit
 MOST_WHOLE: Final = 3.0
 LEAST_FEWER_CALLS: Final = 3.0
-_LOOK_SECONDS: Final = 0.02  # between two looks at whether the first request has come
+_LOOK_SECONDS: Final = 0.02  # between two checks for the first request
 
 
 def main() -> int:
@@ -155,7 +155,7 @@ def through_dagster(place: Place, name: str, rows: Rows, days: int) -> tuple[flo
 
 @contextmanager
 def project_folder(place: Place, name: str, days: int) -> Iterator[tuple[Path, dict[str, str]]]:
-    """Give a project folder on new databases and the environment of its commands."""
+    """Yield a project folder with new databases, and the environment of its commands."""
     urls = {}
     with psycopg.connect(place.postgres_url, autocommit=True) as connection:
         for variable, database in {"DATABASE_URL": name, "DAGSTER_POSTGRES_URL": f"{name}_dagster"}.items():
@@ -182,7 +182,7 @@ def project_folder(place: Place, name: str, days: int) -> Iterator[tuple[Path, d
 
 @contextmanager
 def first_request(place: Place) -> Iterator[list[float]]:
-    """Give a list to which the instant of the vendor's next request is added, seconds since 1970."""
+    """Yield a list to which the instant of the vendor's next request is added, seconds since 1970."""
     seen: list[float] = []
     over = threading.Event()
 

@@ -1,6 +1,6 @@
-"""Write the figures of the last measurements into docs/performance.md: a table, a picture and the JSON behind both.
+"""Writes the figures of the last measurements into docs/performance.md: a table, a chart and the JSON behind both.
 
-What stands between the two marks in the document is replaced; the rest is written by people.
+What stands between the two marks in the document is replaced; the rest is written by hand.
 
     python -m benchmarks.document
 """
@@ -33,7 +33,7 @@ ORDER: Final = (
     "ticks",
 )
 _BEGIN, _END = "<!-- figures: begin -->", "<!-- figures: end -->"
-# What a ratio compares, in the words of the picture.
+# What a ratio compares, in the words of the chart.
 _BARS: Final = {
     "faster than official client, pandas.to_sql": "official client, to_sql",
     "faster than official client, executemany upserts": "official client, executemany upserts",
@@ -58,7 +58,7 @@ def main() -> int:
 
 
 def measured() -> list[dict[str, Any]]:
-    """Return the last results of every benchmark: those of this checkout, else what the document already says."""
+    """Return the last results of every benchmark: those of this checkout, else those in the document."""
     known: dict[str, Any] = {}
     if FIGURES.exists():
         known = {each["benchmark"]: each for each in json.loads(FIGURES.read_text(encoding="utf-8"))}
@@ -95,7 +95,7 @@ def _rows(document: dict[str, Any]) -> Iterator[str]:
 
 
 def draw(found: list[dict[str, Any]]) -> None:
-    """Draw seconds over the limit's and over the pipeline's, two panels of one picture."""
+    """Draw seconds relative to the limit's and to the pipeline's, as two panels of one chart."""
     import altair as alt
     import pandas as pd
 

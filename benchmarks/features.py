@@ -1,10 +1,10 @@
-"""What features cost: against the libraries alone, and appending a bar against computing a series whole.
+"""What features cost, compared with the libraries alone, and an append compared with a whole series.
 
-Ratios of one run: what is compared runs by turns, so that a busy machine slows both, and for about as long at a turn:
-appends come one after the other, as they do when a shard of series is refreshed.
+The figures are ratios within one run. What is compared alternates and takes about as long, so that a busy machine slows
+both; appends follow one another, as they do when a shard of series is refreshed.
 
 - All 17 features of 50,000 bars, over TA-Lib's time for ATR, both EMAs, both standard deviations and the Bollinger
-  width on the same arrays plus the two rolling medians by Bottleneck: at most 3.
+  width on the same arrays plus Bottleneck's for the two rolling medians: at most 3.
 - The features of all 50,000 bars, over those of one more bar from its warm-up: at least 20.
 - The same with PostgreSQL: read what is needed, compute, write what changed, commit. The server is an embedded one with
   its usual settings, in a folder that is removed at the end.
@@ -66,7 +66,7 @@ def series_of_bars(count: int = BARS) -> pd.DataFrame:
 
 
 def libraries_alone(bars: pd.DataFrame) -> Callable[[], None]:
-    """Return what computes, without anything around it, what the libraries contribute to the features."""
+    """Return a function that computes only what the libraries contribute to the features."""
     high, low, close = (bars[name].to_numpy() for name in ("high", "low", "close"))
     log_return = np.diff(np.log(close))
 
@@ -83,8 +83,8 @@ def libraries_alone(bars: pd.DataFrame) -> Callable[[], None]:
     return run
 
 
-def by_turns(works: dict[str, tuple[int, Callable[[], object]]], repetitions: int) -> dict[str, list[float]]:
-    """Return the seconds that each work took at each of its turns, divided by how often it is done at one.
+def alternately(works: dict[str, tuple[int, Callable[[], object]]], repetitions: int) -> dict[str, list[float]]:
+    """Return the seconds of each work in each round, divided by how often it is done in one.
 
     The first round does not count.
     """
@@ -114,7 +114,7 @@ def computing(repetitions: int) -> dict[str, list[float]]:
         "whole": (1, lambda: compute_features(bars, Timeframe.M5, _EQUITY)),
         "append": (_APPENDS, append),
     }
-    return by_turns(works, repetitions)
+    return alternately(works, repetitions)
 
 
 def storing(repetitions: int) -> dict[str, list[float]]:
@@ -164,7 +164,7 @@ def storing(repetitions: int) -> dict[str, list[float]]:
             connection.commit()
             held[0] = bars.iloc[: known + 1]
 
-        return by_turns({"whole": (1, whole), "append": (_APPENDS, append)}, repetitions)
+        return alternately({"whole": (1, whole), "append": (_APPENDS, append)}, repetitions)
 
 
 @contextmanager
@@ -183,7 +183,7 @@ def _database() -> Iterator[str]:
 
 
 def measure(repetitions: int = REPETITIONS) -> list[Measurement]:
-    """Return the three ratios, each the median of the rounds' ratios: what ran at about the same time is compared."""
+    """Return the three ratios, each the median of the rounds' ratios, which compare what ran at about the same time."""
     computed, stored = computing(repetitions), storing(max(3, repetitions // 5))
     return [
         _ratio("17 features per libraries alone", computed["whole"], computed["libraries"], at_most=MOST_PER_LIBRARIES),

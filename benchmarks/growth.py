@@ -1,14 +1,14 @@
-"""Whether time and memory of a series stay what they are when there are more symbols, more years, and more to look at.
+"""Whether time and memory per series stay the same with more symbols, more years and more work per tick.
 
 - 5, 25, 100 and 400 symbols, 30 days each, in one run: seconds and peak memory per series.
-- 1, 5 and 20 years of one symbol: seconds per 10,000 bars and peak memory, which is not to grow with the years.
+- 1, 5 and 20 years of one symbol: seconds per 10,000 bars, and peak memory, which must not grow with the years.
 - A tick at each number of symbols: the run after midnight in New York, half an hour of bars after the one before, when
-  every series has a new bar, the day's and the last four hours' among them; seconds per series. For 25 symbols, 125
-  series, the whole has a target.
+  every series has a new bar, including the day's and the last four hours'; seconds per series. For 25 symbols, 125
+  series, the whole tick has a target.
 
-Flat means that no size takes more than a fifth more per unit than the next smaller one. Each size runs in a process of
-its own, which has done a small backfill before the clock starts: a run's process is forked with imports and calendar.
-Vendor and database are other processes; the vendor invents its bars while they are asked for, which is in all times.
+Flat means that no size takes over a fifth more per unit than the next smaller one. Each size runs in its own process,
+which has done a small backfill before the clock starts, since a run's process is forked with imports and calendar.
+Vendor and database are other processes; every time includes that the vendor generates bars on request.
 
     python -m benchmarks.growth
 """
@@ -36,15 +36,15 @@ _TICKS: Final = 3  # the median of so many, one after the other
 _WITH_TARGET: Final = 25
 MOST_GROWTH: Final = 1.2
 MOST_TICK_SECONDS: Final = 3.0
-# A Friday's session, New York 11:00: ticks follow, whose bars the vendor has, for its own clock stands a day later.
+# A Friday's session, New York 11:00. The vendor's clock is a day ahead, so that it has the bars of the ticks.
 _BEFORE: Final = datetime(2026, 11, 20, 16, 0, tzinfo=UTC)
-# Before a tick everything is brought up to half an hour before the session's end, which is not in its time.
+# Before a tick everything is refreshed up to half an hour before the session's end, which does not count.
 _EVENING: Final = datetime(2026, 11, 18, 0, 30, tzinfo=UTC)  # Tuesday, New York 19:30
 _TICK_AFTER: Final = timedelta(hours=5)
 
 
 def main() -> int:
-    """Measure, print and return the exit code; with a kind, a size and a vendor be the measured process."""
+    """Measure, print and return the exit code; given a kind, a size and a vendor, be the measured process."""
     if len(sys.argv) > 2:
         kind, size, vendor_url = sys.argv[1:]
         print(json.dumps(_WORK[kind](int(size), Place(vendor_url, os.environ[POSTGRES_URL]))))
@@ -53,7 +53,7 @@ def main() -> int:
 
 
 def measure() -> list[Measurement]:
-    """Return seconds and memory per unit of every size, and how much more than the next smaller one the worst takes."""
+    """Return seconds and memory per unit of every size, and the largest increase over the next smaller size."""
     with running_place() as place:
         symbols = {size: _in_a_process("symbols", size, place) for size in SYMBOLS}
         years = {size: _in_a_process("years", size, place) for size in YEARS}
@@ -100,7 +100,8 @@ def _symbols(size: int, place: Place) -> dict[str, Any]:
         evening = _EVENING + timedelta(days=day)
         _refresh(place, url, symbols, _DAYS, evening)
         ticks.append(_refresh(place, url, symbols, _DAYS, evening + _TICK_AFTER))
-        if ticks[-1]["series"] < 0.99 * len(symbols) * len(Timeframe):  # a thin name may not trade in half an hour
+        # A thinly traded symbol may not trade in half an hour.
+        if ticks[-1]["series"] < 0.99 * len(symbols) * len(Timeframe):
             raise SystemExit(f"Only {ticks[-1]['series']} series have a new bar.")
     place.drop(url)
     return {
@@ -125,7 +126,7 @@ _WORK: Final = {"symbols": _symbols, "years": _years}
 
 
 def _warm(place: Place, name: str, symbols: tuple[str, ...]) -> str:
-    """Return a new database for the symbols; another symbol went through this process before, and through a year."""
+    """Return a new database for the symbols, after this process has ingested a year of another symbol."""
     url = place.new_database(f"{name}_warm", ("SYN9999",))
     _refresh(place, url, ("SYN9999",), _DAYS, _BEFORE)
     place.drop(url)

@@ -1,9 +1,9 @@
-"""How much sooner a backfill is done with three symbols in flight than with one, when every answer takes 200 ms.
+"""How much sooner a backfill ends with three symbols in flight than with one, when every answer takes 200 ms.
 
-Both ways are measured in one run, against one vendor and with a new database each; the vendor has served everything
-once before, so that neither pays for inventing the bars. Threads gain what is waited for the vendor; resampling,
+Both are measured in one run, against one vendor, each with a new database; the vendor has served everything once
+before, so that neither pays for generating the bars. Threads gain the time spent waiting for the vendor; resampling,
 features and COPY compete for processors, so the ratio says how well the two overlap. 25 symbols make nine rounds of
-three, so it cannot exceed 25 / 9 = 2.78, and on a machine with other work it measures that work: see `load`.
+three, so it cannot exceed 25 / 9 = 2.78, and on a busy machine it measures the other work: see `load`.
 
     python -m benchmarks.latency [DAYS]
 """
@@ -29,7 +29,7 @@ def main() -> int:
 
 
 def measure(days: int = DAYS) -> list[Measurement]:
-    """Return the seconds of both ways and their ratio."""
+    """Return the seconds of both and their ratio."""
     symbols = universe()
     with running_place(LATENCY_MS) as place:
         _warm(place, symbols, days)
@@ -66,7 +66,7 @@ def _backfill(place: Place, symbols: tuple[str, ...], days: int, *, threads: int
 
 
 def _warm(place: Place, symbols: tuple[str, ...], days: int) -> None:
-    """Let the vendor invent all bars, and this process import what it needs."""
+    """Let the vendor generate all bars, and this process import what it needs."""
     _backfill(place, symbols, days, threads=4)
 
 

@@ -3,11 +3,10 @@
 - Rows: the bars and features that a backfill stored are read into memory as Arrow and copied, binary, by the driver
   that the pipeline uses, into an empty database of the same schema: the same tables, partitions and indexes. Two
   connections, because there are two processors; one commit each.
-- Bytes: the same requests that the backfill sends, by two threads that read the bodies and look only for the next page.
+- Bytes: the requests of the backfill, sent by two threads that read the bodies and look only for the next page.
 
-The limit is the sum: both have to be done, on the same processors, and neither is waiting that the other could fill.
-
-Add here: what any pipeline has to pay. Keep out: the pipeline (backfill) and others (peers).
+The limit is the sum: both have to be done on the same processors, and neither waits for anything that the other could
+use.
 """
 
 from __future__ import annotations
@@ -97,7 +96,7 @@ def _halves(tables: list[tuple[str, Any]]) -> list[list[tuple[str, Any]]]:
 
 
 def download(place: Place, symbols: Sequence[str], days: int) -> tuple[float, int, int]:
-    """Return the seconds, requests and bytes of the bare answers that hold `days` days of `symbols`."""
+    """Return the seconds, requests and bytes of downloading `days` days of `symbols`."""
     with place.pipeline(place.postgres_url, history_days=days, threads=CONNECTIONS) as pipeline:
         paths = []
         for symbol in symbols:
@@ -118,7 +117,7 @@ def download(place: Place, symbols: Sequence[str], days: int) -> tuple[float, in
 
 
 def calls_of_each_timeframe(place: Place, symbol: str, days: int) -> int:
-    """Return the requests that `days` days of a symbol take when each of its five timeframes is asked for by itself."""
+    """Return the requests for `days` days of a symbol when each of its five timeframes is fetched separately."""
     first = NOW.date() - timedelta(days=days)
     paths = [
         f"/v2/aggs/ticker/{symbol}/range/{asked}/{first}/{NOW.date()}?limit=50000" for asked in _EVERY_RANGE.values()
@@ -127,7 +126,7 @@ def calls_of_each_timeframe(place: Place, symbol: str, days: int) -> int:
 
 
 def _fetch(place: Place, paths: Sequence[str]) -> tuple[int, int]:
-    """Read all pages of the answers to `paths` and return how many they were, and their bytes."""
+    """Read all pages of the answers to `paths` and return their number and bytes."""
     count = size = 0
     with requests.Session() as session:
         session.headers["Authorization"] = f"Bearer {SANDBOX_KEY}"

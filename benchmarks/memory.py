@@ -1,7 +1,7 @@
-"""The most memory that a run holds while it backfills 25 symbols: one process, as Dagster starts it for a shard.
+"""The peak memory of a run that backfills 25 symbols: one process, as Dagster starts it for a shard.
 
-The process imports the code location first, as every run does, then ingests all symbols with three in flight. Vendor
-and database are other processes and not counted.
+The process first imports the code location, as every run does, then ingests all symbols with three in flight. Vendor
+and database are other processes and do not count.
 
     python -m benchmarks.memory [DAYS]
 """
@@ -23,7 +23,7 @@ _THREADS: Final = 3
 
 
 def main() -> int:
-    """Measure, print and return the exit code; with a vendor's URL be the measured process."""
+    """Measure, print and return the exit code; given a vendor's URL, be the measured process."""
     if len(sys.argv) > 2:
         print(json.dumps(_ingest(int(sys.argv[1]), Place(sys.argv[2], ""), os.environ[POSTGRES_URL])))
         return 0
@@ -31,7 +31,7 @@ def main() -> int:
 
 
 def measure(days: int = DAYS) -> list[Measurement]:
-    """Return the peak of a process of its own."""
+    """Return the peak of the measured process."""
     symbols = universe()
     with running_place() as place:
         url = place.new_database("memory", symbols)

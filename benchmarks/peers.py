@@ -1,10 +1,10 @@
 """How much faster than other ways of doing the same work: the official client with three ways of storing.
 
-The same vendor, PostgreSQL server, tables (dlt makes its own), bars and features; the number of stored rows is
-compared. The peers are spared what only the pipeline pays for (coverage, audit, comparison with what is held, checks of
-every page) and are handed its resampling and its features. Each runs in a process of its own whose imports are not in
-its time, in an environment that this benchmark makes, right after the pipeline, which runs as a library. Three symbols
-only, because a round of all of them takes minutes even so; costs per symbol are flat (see `growth`).
+The same vendor, PostgreSQL server, tables (dlt creates its own), bars and features; the number of stored rows is
+compared. The peers do not do what only the pipeline does (coverage, audit log, comparison with what is held, checks of
+every page), and they get its resampling and its features. Each runs right after the pipeline, which runs as a library,
+in its own process, whose imports do not count, in an environment that this benchmark creates. Three symbols only,
+because a round of all of them takes minutes even so; costs per symbol are flat (see `growth`).
 
     python -m benchmarks.peers [DAYS]
 """
@@ -34,7 +34,7 @@ SYMBOLS: Final = 3
 
 
 class Peer(NamedTuple):
-    """What a script does, in how many rounds, and how many times faster the pipeline is to be at least."""
+    """What a script does, in how many rounds, and how many times faster the pipeline has to be."""
 
     title: str
     rounds: int
@@ -47,7 +47,7 @@ PEERS: Final[dict[str, Peer]] = {
     "records": Peer("official client, dlt merge of rows", 3, 15.0),
     "merge": Peer("official client, dlt merge of Arrow", 3, None),
 }
-# Of the environment: the first ones are what is compared, the others the pipeline's own versions, so that none differs.
+# The environment: what is compared, and what the pipeline uses too, in the pipeline's versions.
 _FOREIGN: Final = ("massive", "dlt[postgres]")
 _SHARED: Final = (
     *("numpy", "pandas", "pyarrow", "TA-Lib", "Bottleneck", "exchange-calendars"),
@@ -98,19 +98,19 @@ def measure(days: int = DAYS) -> list[Measurement]:
 
 
 def environment() -> Path:
-    """Return the Python of the peers' environment, made when there is none; it is no part of the package's."""
+    """Return the Python of the peers' environment, created when missing; it is separate from the package's."""
     folder = RESULTS / "peers"
     python, made = folder / "bin" / "python", folder / "made.json"
-    wanted = [*_FOREIGN, *(f"{name}=={version(name)}" for name in _SHARED)]
-    if made.exists() and json.loads(made.read_text(encoding="utf-8")) == wanted:
+    required = [*_FOREIGN, *(f"{name}=={version(name)}" for name in _SHARED)]
+    if made.exists() and json.loads(made.read_text(encoding="utf-8")) == required:
         return python
     print(f"Making the peers' environment in {folder} ...", file=sys.stderr)
     for command in (
         [sys.executable, "-m", "venv", "--clear", "--without-pip", str(folder)],
-        [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", *wanted],
+        [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", *required],
     ):
         subprocess.run(command, check=True)  # noqa: S603 - fixed commands
-    made.write_text(json.dumps(wanted), encoding="utf-8")
+    made.write_text(json.dumps(required), encoding="utf-8")
     return python
 
 

@@ -1,8 +1,8 @@
-"""A vendor, a database and a pipeline of their own, for as long as a measurement takes.
+"""A vendor, a database and a pipeline that exist only while a measurement runs.
 
-The vendor is the sandbox in a process of its own, the database an embedded server with its usual settings in a folder
-that is removed at the end: what a person has is left alone. Nothing stays behind when a measurement is stopped by
-Ctrl-C, SIGTERM (as `timeout` sends it) or a closed terminal; what one left that was killed, the next one removes.
+The vendor is the sandbox in its own process, the database an embedded server with its usual settings in a folder that
+is removed at the end; the user's own are not touched. A measurement that is stopped by Ctrl-C, SIGTERM (as `timeout`
+sends it) or a closed terminal leaves nothing behind; what a killed one left, the next one removes.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from market_data_pipeline.ingest.pipeline import Pipeline
 
 REPOSITORY: Final = Path(__file__).resolve().parent.parent
-# A Saturday, when every day of the week before has settled: the same bars in every run.
+# A Saturday, when every day of the week has settled: the same bars in every run.
 NOW: Final = datetime(2026, 11, 21, 20, 0, tzinfo=UTC)
 POSTGRES_URL: Final = "MARKET_DATA_BENCHMARK_URL"  # in the environment of a measured process
 _START_SECONDS: Final = 60.0
@@ -59,14 +59,14 @@ def universe() -> tuple[str, ...]:
 
 
 def symbol_requests(symbols: tuple[str, ...]) -> list[SymbolRequest]:
-    """Return what a run asks for: all timeframes of the symbols."""
+    """Return what a run requests: all timeframes of the symbols."""
     from market_data_pipeline.ingest.outcome import SymbolRequest
 
     return [SymbolRequest(symbol, Tier.CRITICAL) for symbol in symbols]
 
 
 def free_port() -> int:
-    """Return a port of this machine that nobody listens on."""
+    """Return a free port of this machine."""
     with socket.socket() as probe:
         probe.bind((HOST, 0))
         port: int = probe.getsockname()[1]
@@ -95,10 +95,10 @@ class Place:
         return url
 
     def drop(self, database_url: str) -> None:
-        """Remove a database that is of no more use: a minute later the server would tidy it up in another's time."""
+        """Remove a database after use: a minute later autovacuum would clean it up in another measurement's time."""
         name = urlsplit(database_url).path[1:]
         with psycopg.connect(self.postgres_url, autocommit=True) as connection:
-            # Not `with (force)`, which fails when autovacuum, whose work only the server ends, is there.
+            # Not `with (force)`, which fails while autovacuum, which only the server can end, is at work.
             connection.execute(
                 "select pg_terminate_backend(pid) from pg_stat_activity where datname = %s and usename = current_user",
                 (name,),
@@ -107,14 +107,14 @@ class Place:
 
     @staticmethod
     def measured(command: list[str], database_url: str) -> dict[str, Any]:
-        """Return what a process of its own prints; its environment tells it the database, with its password."""
+        """Return what a measured process prints; its environment contains the database's URL with the password."""
         environment = {**os.environ, POSTGRES_URL: database_url}
         done = subprocess.run(command, stdout=subprocess.PIPE, check=True, cwd=REPOSITORY, env=environment)  # noqa: S603
         found: dict[str, Any] = json.loads(done.stdout)
         return found
 
     def pipeline(self, database_url: str, *, history_days: int, threads: int) -> Pipeline:
-        """Return a pipeline as a run has it on an unlimited plan."""
+        """Return a pipeline as a run on an unlimited plan has it."""
         from market_data_pipeline.ingest.pipeline import Pipeline, shared_limiter
         from market_data_pipeline.polygon.client import PolygonClient
         from market_data_pipeline.polygon.plans import plan_named
@@ -127,7 +127,7 @@ class Place:
 
 @contextmanager
 def running_server(vendor_url: str = "") -> Iterator[Place]:
-    """Start a database server, for what needs no vendor or has one, and stop it at the end."""
+    """Start a database server for a measurement without this vendor, and stop it at the end."""
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)  # so that everything that is open is closed, as on Ctrl-C
     _remove_leftovers()
@@ -158,7 +158,7 @@ def running_place(latency_ms: float = 0.0) -> Iterator[Place]:
 
 
 def _end_with_parent() -> None:
-    """Let Linux end this process when its parent is gone, however that came."""
+    """Let Linux end this process when its parent ends, for whatever reason."""
     set_parent_death_signal = 1
     ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGTERM)
 

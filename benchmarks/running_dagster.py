@@ -1,6 +1,6 @@
-"""Dagster as this project runs it, for as long as a measurement takes: its storage, its daemon and the usual location.
+"""Dagster as this project runs it, while a measurement runs: its storage, its daemon and the usual location.
 
-The storage is a database of its own beside the measured one, the home a folder that is removed at the end. Everything
+The storage is a separate database beside the measured one, the home a folder that is removed at the end. Everything
 else is the project's: `dagster.yaml`, `workspace.yaml`, schedules and sensors.
 """
 
@@ -32,7 +32,7 @@ _START_SECONDS: Final = 120.0
 
 @contextmanager
 def running_dagster(place: Place, database_url: str, *, history_days: int) -> Iterator[dg.DagsterInstance]:
-    """Start a daemon for the market data in `database_url` and lend its instance, partitions registered."""
+    """Start a daemon for the market data in `database_url` and yield its instance, with partitions registered."""
     import dagster as dg
 
     from market_data_pipeline.orchestration.dagster_internals import keep_connections

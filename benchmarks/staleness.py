@@ -1,9 +1,9 @@
-"""How long the staleness question takes, and the report that an operator reads.
+"""How long the query for staleness takes, and the report that an operator reads.
 
-The question is the one query behind the standing check, the sensor and the alerts. Made series of 1,000 and 10,000
-symbols in three tiers, one in ten beyond its RPO and one in a hundred never computed, in an embedded PostgreSQL that
-has gathered its statistics. Both are asked again and again, as the sensor does; the median counts, and ten times the
-series should cost about ten times as much.
+The query is the one behind the asset check, the sensor and the alerts. Generated series of 1,000 and 10,000 symbols in
+three tiers, one in ten beyond its RPO and one in a hundred never computed, in an embedded PostgreSQL that has gathered
+its statistics. Both are repeated, as the sensor does; the median counts, and ten times the series should cost about ten
+times as much.
 
     python -m benchmarks.staleness
 """
@@ -53,7 +53,7 @@ def main() -> int:
 
 
 def measure() -> list[Measurement]:
-    """Return the median milliseconds of the question at both sizes and their ratio, and those of the report."""
+    """Return the median milliseconds of the query at both sizes and their ratio, and those of the report."""
     with running_server() as place:
         (small, _), (large, report) = [_ask(place.new_database(f"series_{size}", ()), size) for size in SIZES]
     return [
@@ -76,11 +76,11 @@ def _ask(url: str, size: int) -> tuple[float, float]:
         connection.execute("vacuum analyze")
     asked = engine(url, as_of=NOW)
     try:
-        question, standing = _median_ms(lambda: tier_freshness(asked))
+        question, by_tier = _median_ms(lambda: tier_freshness(asked))
         answer, report = _median_ms(lambda: staleness_report(asked, LISTED))
     finally:
         asked.dispose()
-    if not sum(tier.series for tier in standing.values()) == report.summary.total_monitored == size:
+    if not sum(tier.series for tier in by_tier.values()) == report.summary.total_monitored == size:
         raise SystemExit("The question did not see every series.")
     return question, answer
 

@@ -1,8 +1,8 @@
-"""How long a run takes from its launch to its first request, when a daemon is running: what every scheduled tick waits.
+"""How long a run takes from its launch to its first request while a daemon runs, as at every scheduled tick.
 
-`market-data up` runs in a project folder of its own with one symbol; then full refreshes are asked for, one after the
-other. The time goes from Dagster's event that the run is starting to the vendor's count of requests going up, which is
-looked at every 20 ms.
+`market-data up` runs in a separate project folder with one symbol; then full refreshes are requested, one after the
+other. The time goes from Dagster's event that the run is starting to the increase of the vendor's count of requests,
+which is read every 20 ms.
 
     python -m benchmarks.start
 """

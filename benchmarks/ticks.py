@@ -1,13 +1,13 @@
 """What a refresh without news costs: seconds of the run, and bytes of Dagster's storage in a year of them.
 
-25 symbols, 125 series, are loaded once through Dagster and then refreshed again and again at the same instant, by the
-daemon, as the schedule does it every 15 minutes; each of these ticks finds everything current. Seconds are the medians
-of the runs as Dagster records them; what is not Dagster's own is measured by the same refresh without it.
+25 symbols, 125 series, are loaded once through Dagster and then refreshed again and again at the same instant by the
+daemon, as the schedule does every 15 minutes; each of these ticks finds everything current. Seconds are the medians of
+the runs as Dagster records them; what is not Dagster's own is measured by the same refresh without it.
 
 Storage: the bytes that a tick adds to each table, rows and indexes. Then half of the ticks is moved to a day long past
-and half to the day before it, the prune job's work is done, and what is left tells what stays of a tick and what stays
-of a day. A year is 365 days of 96 ticks as they are left, and the last days, which are not pruned yet, in full. The
-daemon's sensors and schedules run meanwhile; their ticks are counted as they come and kept as `dagster.yaml` says.
+and half to the day before it, and the prune job's work is done: the rest shows what remains of a tick and of a day. A
+year is 365 days of 96 ticks as pruned, plus the last days, which are not pruned yet, in full. The daemon's sensors and
+schedules run meanwhile; their ticks are counted as they come and kept as `dagster.yaml` says.
 
     python -m benchmarks.ticks [TICKS]
 """
@@ -35,9 +35,9 @@ TICKS_A_DAY: Final = 96
 TARGET_RUN_SECONDS: Final = 8.0
 TARGET_DAGSTER_SECONDS: Final = 6.0
 TARGET_GIGABYTES: Final = 2.0
-_AGED_DAYS: Final = 100  # beyond everything that is kept for some days
+_AGED_DAYS: Final = 100  # older than everything that is kept for some days
 
-# The tables that grow with time; the others hold one row per asset, partition or schedule.
+# The tables that grow with time; the others have one row per asset, partition or schedule.
 _GROWING: Final = ("event_logs", "asset_check_executions", "runs", "run_tags")
 _WEIGHT: Final = """
 select c.relname as name, pg_total_relation_size(c.oid) as bytes, s.n_live_tup as rows
@@ -144,7 +144,7 @@ def _weigh(storage: Engine) -> dict[str, float]:
 
 
 def _year(storage: Engine, ticks: int, before: dict[str, float], after: dict[str, float]) -> list[Measurement]:
-    """Return what a tick writes, what stays of it, and what a year of them amounts to."""
+    """Return what a tick writes, what remains of it, and what a year of them amounts to."""
     from market_data_pipeline.orchestration.jobs.prune import KEPT_DAYS, prune_events
 
     written = {name: (after[name] - before[name]) / ticks for name in _GROWING}
@@ -157,7 +157,7 @@ def _year(storage: Engine, ticks: int, before: dict[str, float], after: dict[str
     prune_events(storage)
     one_day = _weigh(storage)
     a_day = two_days["event_logs"] - one_day["event_logs"]
-    # Of events only materializations and verdicts go by the day; a run's row, tags and few lasting events stay.
+    # Of events only materializations and check results depend on the day; a run's row, tags and few events remain.
     lasting = "where dagster_event_type not in ('ASSET_MATERIALIZATION', 'ASSET_CHECK_EVALUATION')"
     a_tick = {
         "event_logs": _rows(storage, lasting) * overhead / (ticks + 1),

@@ -1,1 +1,1 @@
-"""Other ways of doing the same work, run by `benchmarks.peers` in an environment of their own, one process each."""
+"""Other ways of doing the same work, run by `benchmarks.peers` in their own environment, one process each."""

@@ -1,8 +1,8 @@
-"""One peer at work: `python -m benchmarks.peer_scripts NAME` reads its task as JSON and prints what it took.
+"""One peer: `python -m benchmarks.peer_scripts NAME` reads its task as JSON and prints what it took.
 
-All fetch with the vendor's official client, one request series for 5m and one for 1d, make the coarser bars with the
-pipeline's own function and compute the features with it, too: what differs is how bars become frames and frames
-become rows. Imports are over before the clock starts.
+All fetch with the vendor's official client, one request series for 5m and one for 1d, and resample and compute features
+with the pipeline's own functions: what differs is how bars become frames and frames become rows. Imports end before the
+clock starts.
 """
 
 from __future__ import annotations
