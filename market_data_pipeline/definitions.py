@@ -1,7 +1,7 @@
-"""The front door for Dagster: everything it is to know, put together.
+"""The code location: everything that Dagster loads (https://docs.dagster.io/guides/build/projects-and-components).
 
 A test or another deployment swaps a part through `build_defs(resource_overrides=…)`. Nothing here, and nothing imported
-from here, reads the environment or loads a heavy library: a run process starts with this import.
+from here, reads the environment or loads a heavy library: every run process starts with this import.
 """
 
 from __future__ import annotations
@@ -21,11 +21,9 @@ from market_data_pipeline.orchestration.jobs.reconcile import reconcile_job
 from market_data_pipeline.orchestration.jobs.refresh import refresh_job
 from market_data_pipeline.orchestration.resources import PipelineResource
 from market_data_pipeline.orchestration.schedules import nightly_schedule, tier_schedule
-from market_data_pipeline.orchestration.sensors.staleness import (
-    backfill_request_sensor,
-    staleness_sensor,
-    universe_sensor,
-)
+from market_data_pipeline.orchestration.sensors.backfill_requests import backfill_request_sensor
+from market_data_pipeline.orchestration.sensors.staleness import staleness_sensor
+from market_data_pipeline.orchestration.sensors.universe import universe_sensor
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -67,7 +65,7 @@ def build_defs(*, resource_overrides: Mapping[str, object] | None = None) -> dg.
             run_failure_alert_sensor,
         ],
         resources={"pipeline": _Pipeline(), **(resource_overrides or {})},
-        # A run is a shard whose symbols run in threads: a process for each step would only cost a second more.
+        # A run is a shard whose symbols run in threads: a process for each step would only cost another second.
         executor=dg.in_process_executor,
     )
 

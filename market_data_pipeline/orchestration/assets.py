@@ -22,9 +22,17 @@ from market_data_pipeline.domain.errors import PipelineError
 from market_data_pipeline.domain.objectives import TIER_OBJECTIVES
 from market_data_pipeline.domain.series import Tier
 from market_data_pipeline.orchestration.checks.freshness import evaluation, freshness_policy, read_freshness
-from market_data_pipeline.orchestration.columns import BAR_COLUMNS, FEATURE_COLUMNS
 from market_data_pipeline.orchestration.dagster_internals import log_materializations, log_planned
 from market_data_pipeline.orchestration.jobs.refresh import op_name
+from market_data_pipeline.orchestration.metadata import (
+    BAR_COLUMNS,
+    FEATURE_COLUMNS,
+    failure,
+    materializations,
+    stopped,
+    summary,
+    warned,
+)
 from market_data_pipeline.orchestration.partitions import (
     RefreshConfig,
     bars_key,
@@ -34,7 +42,6 @@ from market_data_pipeline.orchestration.partitions import (
 )
 from market_data_pipeline.orchestration.provenance import of_run
 from market_data_pipeline.orchestration.resources import PipelineResource
-from market_data_pipeline.orchestration.results import failure, materializations, stopped, summary, warned
 from market_data_pipeline.orchestration.run_liveness import alive
 from market_data_pipeline.orchestration.runs import seconds_until_start
 

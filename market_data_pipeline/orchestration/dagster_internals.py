@@ -60,13 +60,17 @@ from market_data_pipeline.settings.project import LOCATION, STORAGE_ZONE
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
-    from typing import TypeVar
+    from typing import TypeAlias, TypeVar
 
     import dagster as dg
+    from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
     from dagster._core.origin import JobPythonOrigin
     from dagster._core.remote_origin import RemoteJobOrigin
 
     T = TypeVar("T")
+
+    # What `dg.define_asset_job` returns; Dagster exports no public name for it.
+    AssetJob: TypeAlias = UnresolvedAssetJobDefinition
 
 _LARGEST_BATCH = "1000"  # events of one INSERT: 1000 rows of about 2 kB
 

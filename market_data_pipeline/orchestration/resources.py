@@ -1,20 +1,24 @@
-"""What a run, a check or a sensor is handed: the settings, the database and the pipeline itself.
+"""The resource that runs, checks and sensors are given: settings, database and pipeline.
 
-Everything is made when it is first used inside a run or a tick, never at import. Tests hand in a subclass through
-`build_defs(resource_overrides=…)`. Keep out: any work of its own (ingest, store).
+A Dagster resource (https://docs.dagster.io/guides/build/external-resources): everything is built when it is first used
+inside a run or a tick, never at import. Tests and `definitions` pass a subclass as `build_defs(resource_overrides=…)`.
 """
 
 from __future__ import annotations
 
+import time
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import dagster as dg
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+from market_data_pipeline.domain.errors import PipelineError
 
-    from sqlalchemy import Engine
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from sqlalchemy import Connection, Engine
+    from sqlalchemy.engine.interfaces import ExceptionContext
 
     from market_data_pipeline.domain.series import Tier
     from market_data_pipeline.ingest.outcome import SeriesOutcome, SymbolRequest
@@ -23,14 +27,24 @@ if TYPE_CHECKING:
     from market_data_pipeline.store.universe import TrackedSymbol
 
 
+# Dagster gives up on a sensor's tick after 60 s and shows no reason. No transaction begins later than this; the last
+# one has up to three statements.
+TICK_SECONDS: Final = 30.0
+STATEMENT_SECONDS: Final = 8.0  # the slowest statement takes a seventh of a second at 50,000 series
+
+
+class OverdueTickError(PipelineError):
+    """The database answers, but too slowly for a tick to finish."""
+
+
 class PipelineResource(dg.ConfigurableResource):  # type: ignore[type-arg]
-    """The way from Dagster to the pipeline; it holds nothing and is cheap to make."""
+    """Dagster's access to the pipeline; it holds nothing and is cheap to construct."""
 
     def settings(self) -> Settings:
-        """Return what the environment says.
+        """Return the settings that the environment gives.
 
         Raises:
-            ConfigurationError: a value is bad.
+            ConfigurationError: a value is wrong.
         """
         from market_data_pipeline.settings import load_settings
 
@@ -62,22 +76,29 @@ class PipelineResource(dg.ConfigurableResource):  # type: ignore[type-arg]
         finally:
             lent.dispose()
 
-    def tracked(self, prepare: Callable[[Engine], None] = lambda _: None) -> Sequence[TrackedSymbol]:
-        """Return the universe; the universe file is loaded first when there is none yet.
+    @contextmanager
+    def tick_database(self) -> Iterator[Engine]:
+        """Lend an engine for a tick, whose work through it ends within `TICK_SECONDS`.
 
-        Args:
-            prepare: is given the engine before its first use.
+        Raises:
+            OverdueTickError: the tick, or one of its statements, takes too long.
+            DatabaseUnavailableError: as `database`.
         """
+        with self.database() as engine:
+            bound(engine)
+            yield engine
+
+    def tracked(self, engine: Engine) -> Sequence[TrackedSymbol]:
+        """Return the universe; the universe file is loaded first when there is none yet."""
         from market_data_pipeline.store.universe import ensure_universe, tracked
 
-        with self.database() as engine:
-            prepare(engine)
-            ensure_universe(self.settings(), engine)
-            return tracked(engine)
+        ensure_universe(self.settings(), engine)
+        return tracked(engine)
 
     def symbols(self, tier: Tier) -> list[str]:
         """Return the active symbols of a tier."""
-        return [entry.symbol for entry in self.tracked() if entry.active and entry.tier == tier]
+        with self.database() as engine:
+            return [entry.symbol for entry in self.tracked(engine) if entry.active and entry.tier == tier]
 
     @contextmanager
     def pipeline(self) -> Iterator[Pipeline]:
@@ -101,7 +122,7 @@ class PipelineResource(dg.ConfigurableResource):  # type: ignore[type-arg]
             requests: which symbols and which of their timeframes.
             run_id: the run that the audit rows name.
             history_days: calendar days of history to hold instead of the configured ones.
-            full: ask for and compare everything again.
+            full: fetch and compare everything again.
 
         Raises:
             PipelineError: a failure that every symbol shares, for example a refused key.
@@ -112,3 +133,33 @@ class PipelineResource(dg.ConfigurableResource):  # type: ignore[type-arg]
         settings = self.settings()
         with build_pipeline(settings, self.vendor(settings), history_days=history_days) as pipeline:
             yield from refresh_shard(requests, pipeline=pipeline, run_id=run_id, full=full)
+
+
+def bound(engine: Engine, seconds: float = TICK_SECONDS, each: float = STATEMENT_SECONDS) -> None:
+    """Bound the work through an engine: it ends within `seconds` from now, and no statement takes longer than `each`.
+
+    What takes longer raises OverdueTickError.
+    """
+    import psycopg
+    import sqlalchemy as sa
+
+    over = time.monotonic() + seconds
+
+    def begin(connection: Connection) -> None:
+        left = over - time.monotonic()
+        if left <= 0:
+            raise OverdueTickError(
+                f"The database is too slow: a tick took more than {seconds:g} s. The next tick tries again."
+            )
+        limit = f"{max(int(min(left, each) * 1000), 1)}ms"
+        connection.execute(sa.text("select set_config('statement_timeout', :limit, true)"), {"limit": limit})
+
+    def ended(context: ExceptionContext) -> None:
+        if isinstance(context.original_exception, psycopg.errors.QueryCanceled):
+            raise OverdueTickError(
+                f"The database is too slow: a statement was ended after {each:g} s at most. The next tick tries again; "
+                "pg_stat_activity shows what it waits for."
+            ) from context.original_exception
+
+    sa.event.listen(engine, "begin", begin)
+    sa.event.listen(engine, "handle_error", ended)

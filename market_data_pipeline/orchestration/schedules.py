@@ -16,7 +16,7 @@ from market_data_pipeline.orchestration.partitions import symbols_of
 from market_data_pipeline.orchestration.runs import tier_run_requests, unfinished_tier_run
 
 if TYPE_CHECKING:
-    from market_data_pipeline.orchestration.jobs.refresh import AssetJob
+    from market_data_pipeline.orchestration.dagster_internals import AssetJob
 
 
 # Job -> cron, New York. Days settle at 11:00, so `reconcile` then finds final day bars; `quality` reads what the

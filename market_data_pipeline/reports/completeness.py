@@ -168,11 +168,11 @@ _WITH_GAPS: Final = sa.text("""
 """)
 
 _HELD: Final = sa.text("""
-    select s.tier, count(*) as series, sum(s.bar_count)::bigint as bars, sum(s.feature_count)::bigint as features
+    select m.tier, count(*) as series, sum(s.bar_count)::bigint as bars, sum(s.feature_count)::bigint as features
     from market_data.series_state as s
     join market_data.symbols as m using (symbol)
     where m.active
-    group by s.tier
+    group by m.tier
 """)
 
 _COSTS: Final = sa.text("""

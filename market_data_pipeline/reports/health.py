@@ -75,6 +75,42 @@ def vendor_requests(connection: sa.Connection) -> VendorRequests:
     return VendorRequests(*connection.execute(_REQUESTS, {"recent": RECENT}).one())
 
 
+_ANSWERS: Final = sa.text("""
+    with recent as (
+        select id, run_id, status, requests, rate_limited, error_class, error from market_data.ingest_log
+        where finished_at > market_data.clock() - interval '1 hour'
+    ),
+    refused as (
+        select id, run_id, error from recent where error_class = 'VendorRefusedError' order by id desc limit 1
+    )
+    select
+        coalesce(sum(requests), 0) as requests,
+        coalesce(sum(rate_limited), 0) as rate_limited,
+        (select error from refused) as refusal,
+        exists (
+            select from recent as r cross join refused as f
+            where r.status <> 'failed' and r.requests > 0 and (r.id > f.id or r.run_id = f.run_id)
+        ) as answered_since,
+        count(*) filter (where status <> 'failed' and requests > 0) as answered
+    from recent
+""")
+
+
+class VendorAnswers(NamedTuple):
+    """How the vendor answered the requests of the last hour."""
+
+    requests: int
+    rate_limited: int  # of them answered 429
+    refusal: str | None  # the error of the last series whose key or plan was refused
+    answered_since: bool  # whether another series was answered after that, or in the same run
+    answered: int  # series that were answered
+
+
+def vendor_answers(connection: sa.Connection) -> VendorAnswers:
+    """Return how the vendor answered in the last hour, by the audit log."""
+    return VendorAnswers(*connection.execute(_ANSWERS).one())
+
+
 def scheduler_health(source: sa.Engine, dagster: DagsterState) -> SchedulerHealth:
     """Return whether daemons, schedules, the newest refresh and the series are as they should be.
 

@@ -8,11 +8,12 @@ connection was lost.
 from __future__ import annotations
 
 import time
+from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
 from market_data_pipeline.domain.errors import DatabaseUnavailableError, PipelineError
-from market_data_pipeline.orchestration.alerts.database_loss import lost_alert
-from market_data_pipeline.orchestration.alerts.delivery import Alert, Tone, deliver
+from market_data_pipeline.orchestration.alerts.database_loss import lost_alert, returned_alert
+from market_data_pipeline.orchestration.alerts.delivery import deliver
 from market_data_pipeline.reports.objectives import span
 
 if TYPE_CHECKING:
@@ -43,11 +44,11 @@ class DatabaseWatch:
         self._alone = server_of(settings.database_url) == server_of(settings.dagster_postgres_url)
         self._looked = self._found = time.monotonic()
         self._missed = 0
-        self._told = False
+        self._alerted = False
         self._started: object = None
 
     def look(self) -> None:
-        """Look, if it is time to."""
+        """Check the database if it is time to."""
         from market_data_pipeline.store.connection import open_connection
 
         if time.monotonic() - self._looked < self._every:
@@ -65,8 +66,8 @@ class DatabaseWatch:
         self._missed += 1
         if self._missed == _MISSED:
             self._say(f"The database cannot be reached: {error}")
-        if self._missed >= _MISSED and self._alone and not self._told:
-            self._told = deliver(self._settings.alert_urls, lost_alert(self._settings, error))
+        if self._missed >= _MISSED and self._alone and not self._alerted:
+            self._alerted = deliver(self._settings.alert_urls, lost_alert(self._settings, error))
         if self._missed >= _MISSED and self._settings.embedded_database:
             self._start_again()
 
@@ -75,16 +76,13 @@ class DatabaseWatch:
 
         try:
             EmbeddedPostgres.of(self._settings).ensure_running()
-        except PipelineError as error:  # it is tried again at the next look
+        except PipelineError as error:  # the next check tries again
             self._say(f"It could not be started again: {error}")
 
     def _find(self, started: object) -> None:
         if self._missed >= _MISSED:
-            away = span(time.monotonic() - self._found)
-            self._say(f"The database answers again after {away}.")
-            if self._told and started == self._started:
-                back = Alert(
-                    f"The market database answers again after {away}", tone=Tone.RECOVERY, link=self._settings.ui_url
-                )
-                deliver(self._settings.alert_urls, back)
-        self._missed, self._told, self._started, self._found = 0, False, started, time.monotonic()
+            away = time.monotonic() - self._found
+            self._say(f"The database answers again after {span(away)}.")
+            if self._alerted and started == self._started:
+                deliver(self._settings.alert_urls, returned_alert(self._settings, timedelta(seconds=away)))
+        self._missed, self._alerted, self._started, self._found = 0, False, started, time.monotonic()

@@ -30,6 +30,12 @@ _CLOSE: Final = "delete from market_data.open_alerts where kind = %(kind)s and s
 _OF_KIND: Final = """
     select subject, opened_at, detail from market_data.open_alerts where kind = %(kind)s order by subject
 """
+_CLOSE_UNTRACKED: Final = """
+    delete from market_data.open_alerts as a
+    where a.kind = 'series' and not exists (
+        select from market_data.symbols as s where s.active and s.symbol = split_part(a.subject, '|', 1)
+    )
+"""
 
 
 class OpenAlert(NamedTuple):
@@ -60,3 +66,8 @@ def close_alert(connection: sa.Connection, kind: str, subject: str) -> bool:
 def open_alerts(connection: sa.Connection, kind: str) -> list[OpenAlert]:
     """Return the open alerts of a kind, by subject."""
     return [OpenAlert(*row) for row in connection.exec_driver_sql(_OF_KIND, {"kind": kind})]
+
+
+def close_untracked(connection: sa.Connection) -> None:
+    """Close the alerts of series whose symbol is no longer tracked: their recovery is of no interest."""
+    connection.exec_driver_sql(_CLOSE_UNTRACKED)

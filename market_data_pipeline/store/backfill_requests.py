@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from market_data_pipeline.store.connection import unavailable_when_lost
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from datetime import datetime
 
     import sqlalchemy as sa
@@ -24,6 +25,20 @@ _QUEUE: Final = """
     on conflict (symbol, timeframe) where status in ('queued', 'running') do nothing
     returning id, status, requested_at
 """
+
+_FOLLOWED: Final = sa.text("""
+    select r.id, r.symbol, r.timeframe, r.status, r.run_id, r.requested_by, s.tier
+    from market_data.backfill_requests as r
+    left join market_data.symbols as s on s.symbol = r.symbol and s.active
+    where r.status in ('queued', 'running')
+    order by r.id
+    limit :limit
+""")
+
+_MARK: Final = sa.text("""
+    update market_data.backfill_requests set status = :status, run_id = coalesce(:run_id, run_id)
+    where id = any(:ids)
+""")
 
 
 class BackfillRequest(NamedTuple):
@@ -51,3 +66,26 @@ def request_backfill(source: sa.Engine, series: Series, now: datetime, requested
                 return BackfillRequest(queued.id, queued.status, queued.requested_at, is_new=True)
             row = connection.exec_driver_sql(_OPEN, named).one()  # another request was queued in between
     return BackfillRequest(row.id, row.status, row.requested_at, is_new=False)
+
+
+class OpenRequest(NamedTuple):
+    """A request that is queued or running; without a tier when its symbol is not tracked."""
+
+    id: int
+    symbol: str
+    timeframe: str
+    status: str
+    run_id: str | None
+    requested_by: str
+    tier: str | None
+
+
+def open_requests(connection: sa.Connection, limit: int) -> list[OpenRequest]:
+    """Return the oldest `limit` requests that are queued or running."""
+    return [OpenRequest(*row) for row in connection.execute(_FOLLOWED, {"limit": limit})]
+
+
+def mark_requests(connection: sa.Connection, ids: Sequence[int], status: str, run_id: str | None = None) -> None:
+    """Set the status of requests, and the run that serves them if it is known."""
+    if ids:
+        connection.execute(_MARK, {"ids": list(ids), "status": status, "run_id": run_id})

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
     from datetime import date, datetime
+
+    import sqlalchemy as sa
 
     from market_data_pipeline.domain.series import Series
     from market_data_pipeline.store.copy import StoreConnection
@@ -131,3 +133,36 @@ def write_failed_days(
         """,
         {**series._asdict(), "days": days, "now": now, "run_id": run_id},
     )
+
+
+DAY_COLUMNS: Final = ("open", "high", "low", "close", "volume")
+
+_SETTLED: Final = """
+    select c.symbol, b.open, b.high, b.low, b.close, b.volume
+    from market_data.coverage as c
+    join market_data.symbols as s on s.symbol = c.symbol and s.active and s.asset_class = 'us_equity'
+    left join market_data.bars as b on b.symbol = c.symbol and b.timeframe = '1d' and b.ts = %(ts)s
+    where c.timeframe = '1d' and c.session_date = %(day)s and c.status in ('complete', 'empty_confirmed')
+"""
+
+_REOPEN: Final = """
+    update market_data.coverage set status = 'provisional', fetched_at = %(settled_at)s
+    where timeframe = '1d' and session_date = %(day)s and symbol = any(%(symbols)s::text[])
+"""
+
+
+def settled_day_bars(connection: sa.Connection, day: date, ts: datetime) -> dict[str, dict[str, float] | None]:
+    """Return the day bar (`DAY_COLUMNS`) of each active US symbol whose day is settled; None where it is empty.
+
+    Args:
+        connection: to the market data.
+        day: the session's date.
+        ts: the start of its day bar, aware.
+    """
+    rows = connection.exec_driver_sql(_SETTLED, {"day": day, "ts": ts}).mappings()
+    return {row["symbol"]: None if row["close"] is None else {name: row[name] for name in DAY_COLUMNS} for row in rows}
+
+
+def reopen_day(connection: sa.Connection, day: date, symbols: Sequence[str], settled_at: datetime) -> None:
+    """Make a settled day of `1d` series provisional as of `settled_at`, so that the next refresh fetches it again."""
+    connection.exec_driver_sql(_REOPEN, {"day": day, "symbols": list(symbols), "settled_at": settled_at})

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from market_data_pipeline.domain.series import Timeframe
 from market_data_pipeline.store.audit_log import append_log
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from datetime import datetime
+
+    import sqlalchemy as sa
 
     from market_data_pipeline.domain.series import Series
     from market_data_pipeline.store.audit_log import LogRow
@@ -114,3 +116,30 @@ def write_failure(connection: StoreConnection, series: Series, tier: str, row: L
 def state_of(states: Mapping[Timeframe, SeriesState], timeframe: Timeframe, tier: str) -> SeriesState:
     """Return the state of a series, the initial one when it has none yet."""
     return states.get(timeframe) or SeriesState(tier=tier)
+
+
+class HeldSeries(NamedTuple):
+    """What is held of a computed series; instants are aware UTC."""
+
+    symbol: str
+    timeframe: Timeframe
+    first_ts: datetime | None
+    last_ts: datetime | None
+    bar_count: int
+    feature_count: int
+    verified_at: datetime | None
+
+
+_HELD: Final = """
+    select symbol, timeframe, first_ts, last_ts, bar_count, feature_count, verified_at
+    from market_data.series_state
+    where symbol = any(%(symbols)s::text[]) and features_computed_at is not null
+    order by symbol, timeframe
+"""
+
+
+def held_series(engine: sa.Engine, symbols: Sequence[str]) -> list[HeldSeries]:
+    """Return the computed series of `symbols`, by symbol and timeframe."""
+    with engine.connect() as connection:
+        rows = connection.exec_driver_sql(_HELD, {"symbols": list(symbols)})
+        return [HeldSeries(*row)._replace(timeframe=Timeframe(row.timeframe)) for row in rows]

@@ -26,7 +26,7 @@ from market_data_pipeline.domain.series import AssetClass, Series, Timeframe
 from market_data_pipeline.ingest import commit, pipeline
 from market_data_pipeline.ingest.features import bars_to_compute
 from market_data_pipeline.orchestration.dagster_internals import StoredDagsterState
-from market_data_pipeline.orchestration.results import failure
+from market_data_pipeline.orchestration.metadata import failure
 from market_data_pipeline.reports.health import scheduler_health
 from market_data_pipeline.store.bars import append_bars
 from market_data_pipeline.store.connection import engine

@@ -13,7 +13,7 @@ from market_data_pipeline.domain.calendar import NEW_YORK, calendar_for
 from market_data_pipeline.domain.series import AssetClass, Series, Tier, Timeframe
 from market_data_pipeline.ingest.coverage import status_after
 from market_data_pipeline.ingest.fetch_plan import Timing, plan_fetch, reach
-from market_data_pipeline.orchestration.results import summary
+from market_data_pipeline.orchestration.metadata import summary
 from market_data_pipeline.polygon.plans import Plan, available_at, plan_named
 from market_data_pipeline.reports.health import vendor_requests
 from market_data_pipeline.store.connection import engine, snapshot

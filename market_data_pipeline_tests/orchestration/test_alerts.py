@@ -1,4 +1,4 @@
-"""What people are told through a real webhook: each change once, grouped, with a link, without an address's secret."""
+"""Alerts through a real webhook: one for each change, grouped, with a link, without the secret of an address."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ import sqlalchemy as sa
 from market_data_pipeline.definitions import build_defs
 from market_data_pipeline.domain.errors import DatabaseUnavailableError
 from market_data_pipeline.orchestration.alerts.delivery import Alert, deliver
-from market_data_pipeline.orchestration.alerts.failed_runs import tell_runs
-from market_data_pipeline.orchestration.alerts.thresholds import tell_crossings
+from market_data_pipeline.orchestration.alerts.failed_runs import alert_runs
+from market_data_pipeline.orchestration.alerts.thresholds import alert_thresholds
 from market_data_pipeline.reports.freshness import tier_freshness
 from market_data_pipeline_tests.orchestration.conftest import NOW, StandIn
 from market_data_pipeline_tests.orchestration.webhook import Webhook, webhook
@@ -50,8 +50,8 @@ def market(database: sa.Engine) -> sa.Engine:
 
 @pytest.fixture
 def look(market: sa.Engine, pipeline: StandIn) -> Callable[[], None]:
-    """A look of the staleness sensor at what has crossed a line."""
-    return lambda: tell_crossings(market, pipeline.settings(), tier_freshness(market))
+    """A tick of the staleness sensor, as far as threshold alerts go."""
+    return lambda: alert_thresholds(market, pipeline.settings(), tier_freshness(market))
 
 
 def behind(market: sa.Engine, condition: str, by: timedelta) -> None:
@@ -108,7 +108,7 @@ def test_a_whole_tier_that_falls_behind_and_recovers_is_two_messages(
     assert hook.titles() == ["10 critical series are back within 1 hour"]
 
 
-def test_a_series_that_follows_later_is_told_by_itself(
+def test_a_series_that_follows_later_has_an_alert_of_its_own(
     market: sa.Engine, look: Callable[[], None], hook: Webhook
 ) -> None:
     behind(market, "symbol = 'AAPL' and timeframe = '5m'", timedelta(hours=2))
@@ -121,7 +121,7 @@ def test_a_series_that_follows_later_is_told_by_itself(
     ]
 
 
-def test_a_symbol_that_was_just_taken_in_is_no_reason_for_alarm_until_its_rpo_has_passed(
+def test_a_symbol_that_was_just_added_raises_no_alert_until_its_rpo_has_passed(
     market: sa.Engine, look: Callable[[], None], hook: Webhook
 ) -> None:
     with market.begin() as connection:
@@ -139,7 +139,7 @@ def test_a_symbol_that_was_just_taken_in_is_no_reason_for_alarm_until_its_rpo_ha
     assert hook.titles() == ["5 of 10 standard series are more than 4 hours behind"]
 
 
-def test_an_alert_that_reaches_nobody_is_tried_again_until_it_does(
+def test_an_alert_that_is_not_delivered_is_retried_until_it_is(
     market: sa.Engine, look: Callable[[], None], hook: Webhook
 ) -> None:
     behind(market, "symbol = 'AAPL'", timedelta(hours=2))
@@ -152,7 +152,7 @@ def test_an_alert_that_reaches_nobody_is_tried_again_until_it_does(
     assert hook.titles() == ["5 of 15 critical series are more than 1 hour behind"]
 
 
-def test_more_than_a_twentieth_of_refused_requests_is_told_and_its_end_is_told(
+def test_more_than_a_twentieth_of_refused_requests_raises_an_alert_and_so_does_its_end(
     market: sa.Engine, look: Callable[[], None], hook: Webhook
 ) -> None:
     logged(market, "run-1", requests=10, rate_limited=9)
@@ -168,10 +168,10 @@ def test_more_than_a_twentieth_of_refused_requests_is_told_and_its_end_is_told(
     logged(market, "run-4", requests=150)
     look()
     look()
-    assert hook.titles() == ["2.2% of the vendor's 400 answers of the last hour were 429: that is in order again"]
+    assert hook.titles() == ["2.2% of the vendor's 400 answers of the last hour were 429: back to normal"]
 
 
-def test_a_refused_key_is_told_once_with_what_to_do_and_so_is_its_end(
+def test_a_refused_key_raises_one_alert_with_what_to_do_and_so_does_its_end(
     market: sa.Engine, look: Callable[[], None], hook: Webhook
 ) -> None:
     refused = {
@@ -192,7 +192,7 @@ def test_a_refused_key_is_told_once_with_what_to_do_and_so_is_its_end(
     hook.titles()
     logged(market, "run-3", requests=2)
     look()
-    assert hook.titles() == ["The vendor answers to the key again"]
+    assert hook.titles() == ["The vendor accepts the key again"]
 
 
 def fail(
@@ -202,7 +202,7 @@ def fail(
     symbols: list[str],
     doing: StandIn | None = None,
 ) -> dg.DagsterRun:
-    """Let a refresh fail and let the failure sensor hear of it, as the daemon would."""
+    """Let a refresh fail and pass the failure to the failure sensor, as the daemon would."""
     failing = doing or StandIn(url=pipeline.url, failing=symbols)
     definitions = build_defs(resource_overrides={"pipeline": failing})
     result = definitions.resolve_job_def("critical_refresh").execute_in_process(instance=instance, raise_on_error=False)
@@ -243,23 +243,23 @@ def test_a_failed_run_names_each_series_and_its_reason_once_until_it_works_again
     fail(market, registered, pipeline, ["MSFT"])
     assert hook.titles() == ["critical_refresh failed (critical tier)"]
 
-    tell_runs(registered, market, pipeline.settings())
+    alert_runs(registered, market, pipeline.settings())
     assert hook.titles() == []
     succeed(registered, pipeline)
     for _ in range(2):
-        tell_runs(registered, market, pipeline.settings())
+        alert_runs(registered, market, pipeline.settings())
     assert hook.titles() == ["critical_refresh: works again"]
 
 
-def test_a_failed_run_that_reached_nobody_is_told_later(
+def test_the_alert_of_a_failed_run_that_was_not_delivered_is_retried(
     registered: dg.DagsterInstance, market: sa.Engine, pipeline: StandIn, hook: Webhook
 ) -> None:
     hook.status = 500
     fail(market, registered, pipeline, ["MSFT"])
-    tell_runs(registered, market, pipeline.settings())
+    alert_runs(registered, market, pipeline.settings())
     hook.status = 200
     for _ in range(2):
-        tell_runs(registered, market, pipeline.settings())
+        alert_runs(registered, market, pipeline.settings())
     assert hook.titles() == ["critical_refresh failed (critical tier)"]
 
 
@@ -270,14 +270,14 @@ class Away(StandIn):
         raise DatabaseUnavailableError("PostgreSQL at 127.0.0.1:9 cannot be used.")
 
 
-def test_runs_that_fail_while_the_database_is_away_are_told_together_when_it_is_back(
+def test_runs_that_fail_while_the_database_is_lost_make_one_alert_when_it_is_back(
     registered: dg.DagsterInstance, market: sa.Engine, pipeline: StandIn, hook: Webhook
 ) -> None:
     away = Away(url=pipeline.url, alert_urls=pipeline.alert_urls)
     runs = [fail(market, registered, away, ["MSFT"]) for _ in range(3)]
     assert hook.titles() == []
     for _ in range(2):
-        tell_runs(registered, market, pipeline.settings())
+        alert_runs(registered, market, pipeline.settings())
     (message,) = hook.received
     assert message["title"] == "3 runs failed because the database was lost"
     assert message["message"].splitlines() == [
@@ -286,11 +286,11 @@ def test_runs_that_fail_while_the_database_is_away_are_told_together_when_it_is_
     ]
     hook.titles()
     succeed(registered, pipeline)
-    tell_runs(registered, market, pipeline.settings())
+    alert_runs(registered, market, pipeline.settings())
     assert hook.titles() == ["critical_refresh: works again"]
 
 
-def test_a_run_that_lost_its_database_is_told_with_the_others_also_if_that_is_back(
+def test_a_run_that_lost_its_database_is_in_the_alert_with_the_others_even_if_the_database_is_back(
     registered: dg.DagsterInstance, market: sa.Engine, pipeline: StandIn, hook: Webhook
 ) -> None:
     class Losing(StandIn):
@@ -300,10 +300,10 @@ def test_a_run_that_lost_its_database_is_told_with_the_others_also_if_that_is_ba
     fail(market, registered, pipeline, [], doing=Losing(url=pipeline.url))
     assert hook.titles() == []
     hook.status = 503
-    tell_runs(registered, market, pipeline.settings())
+    alert_runs(registered, market, pipeline.settings())
     hook.status = 200
     for _ in range(2):
-        tell_runs(registered, market, pipeline.settings())
+        alert_runs(registered, market, pipeline.settings())
     assert hook.titles() == ["1 run failed because the database was lost"]
 
 

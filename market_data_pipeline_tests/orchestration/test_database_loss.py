@@ -1,4 +1,4 @@
-"""A market database that goes and comes back, alone or with Dagster's storage: what a real webhook gets."""
+"""A market database that is lost and returns, alone or with Dagster's storage: what a real webhook receives."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Watch:
         return result
 
     def gate(self, *, is_open: bool) -> None:
-        """Let nobody in any more and put out who is in, or open again."""
+        """Refuse connections and end the present ones, or accept them again."""
         with psycopg.connect(self.postgres_url, autocommit=True) as connection:
             connection.execute(
                 sql.SQL("alter database {} allow_connections {}").format(sql.Identifier(self.name), is_open)
@@ -79,7 +79,7 @@ def watch(
     return made
 
 
-def test_a_lost_database_and_its_return_are_told_once_each_for_all_tiers_together(watch: Watch, hook: Webhook) -> None:
+def test_a_lost_database_and_its_return_make_one_alert_each_for_all_tiers(watch: Watch, hook: Webhook) -> None:
     watch.gate(is_open=False)
     for _ in range(3):
         assert "not currently accepting connections" in str(watch.tick().skip_reason)
@@ -96,7 +96,7 @@ def test_a_lost_database_and_its_return_are_told_once_each_for_all_tiers_togethe
     assert title.startswith("The market database answers again after ")
 
 
-def test_what_reached_nobody_is_told_at_the_next_look(watch: Watch, hook: Webhook) -> None:
+def test_an_alert_that_is_not_delivered_is_retried_at_the_next_tick(watch: Watch, hook: Webhook) -> None:
     watch.gate(is_open=False)
     hook.status = 503
     watch.tick()
@@ -113,14 +113,12 @@ def test_what_reached_nobody_is_told_at_the_next_look(watch: Watch, hook: Webhoo
     assert title.startswith("The market database answers again after ")
 
 
-def test_a_cursor_of_another_make_is_logged_and_the_sensor_starts_anew(
-    watch: Watch, caplog: pytest.LogCaptureFixture
-) -> None:
-    for cursor in ("{", "[]", "17", '{"attempts": {"AAPL|5m": 3}}', '{"absence": "long"}'):
+def test_a_cursor_in_another_format_is_logged_and_reset(watch: Watch, caplog: pytest.LogCaptureFixture) -> None:
+    for cursor in ("{", "[]", "17", '{"attempts": {"AAPL|5m": 3}}', '{"loss": "long"}'):
         watch.cursor = cursor
         caplog.clear()
         assert len(watch.tick().asset_events) == 3, cursor
-        assert "cannot be read; it starts anew" in caplog.text, cursor
+        assert "cannot be read and is reset" in caplog.text, cursor
     caplog.clear()
     assert not watch.tick().asset_events  # and remembers from here on
     assert "cannot be read" not in caplog.text
@@ -173,7 +171,7 @@ def shared_watch(
         yield made
 
 
-def test_a_server_that_died_with_dagsters_storage_is_told_when_it_is_back(
+def test_a_server_that_died_with_dagsters_storage_raises_an_alert_when_it_is_back(
     shared: SharedServer, shared_watch: Watch, hook: Webhook
 ) -> None:
     shared.dies()
@@ -185,7 +183,7 @@ def test_a_server_that_died_with_dagsters_storage_is_told_when_it_is_back(
     assert message["message"].startswith("It was last seen")
 
 
-def test_a_server_that_was_stopped_and_started_is_told_only_to_who_went_on_meanwhile(
+def test_a_server_that_was_stopped_and_started_raises_an_alert_only_if_the_sensors_process_went_on_meanwhile(
     shared: SharedServer, shared_watch: Watch, hook: Webhook
 ) -> None:
     shared.stops()
@@ -197,19 +195,19 @@ def test_a_server_that_was_stopped_and_started_is_told_only_to_who_went_on_meanw
     shared.stops()
     shared.starts()
     remembered = json.loads(shared_watch.cursor or "")
-    remembered["seen"][0] = psutil.Process().create_time() - 60  # by the process before this one
+    remembered["server"][0] = psutil.Process().create_time() - 60  # by the process before this one
     shared_watch.cursor = json.dumps(remembered)
     shared_watch.tick()
     assert hook.titles() == []
 
 
-def test_runs_that_a_dying_server_cut_off_are_told_together(
+def test_runs_that_a_dying_server_cut_off_make_one_alert(
     shared: SharedServer, shared_watch: Watch, hook: Webhook
 ) -> None:
     instance = shared_watch.instance
     runs = [started_run(instance) for _ in range(3)]
     for run_id in runs:
-        instance.add_run_tags(run_id, {"dagster/max_retries": "0"})  # those that are tried again are not told at all
+        instance.add_run_tags(run_id, {"dagster/max_retries": "0"})  # a run that is retried raises no alert
     shared.dies()
     shared.starts()
     shared_watch.tick()
@@ -228,7 +226,7 @@ def test_runs_that_a_dying_server_cut_off_are_told_together(
     assert hook.titles() == ["3 runs failed because the database was lost"]
 
 
-def test_who_watches_beside_dagster_tells_of_a_lost_server_meanwhile(shared: SharedServer, hook: Webhook) -> None:
+def test_the_watch_beside_dagster_alerts_a_lost_server_meanwhile(shared: SharedServer, hook: Webhook) -> None:
     said: list[str] = []
     settings = Settings(
         database_url=shared.server.url,
@@ -250,7 +248,7 @@ def test_who_watches_beside_dagster_tells_of_a_lost_server_meanwhile(shared: Sha
     assert "The database answers again after" in said[1]
 
 
-def test_who_started_the_projects_own_server_starts_it_again_when_it_died(shared: SharedServer, hook: Webhook) -> None:
+def test_the_watch_restarts_the_projects_own_server_when_it_died(shared: SharedServer, hook: Webhook) -> None:
     settings = Settings(project_root=shared.server.state_dir.parent, alert_urls=[hook.address()])
     assert settings.embedded_database
     said: list[str] = []
@@ -265,7 +263,7 @@ def test_who_started_the_projects_own_server_starts_it_again_when_it_died(shared
     assert shared.server.is_running()
 
 
-def test_a_server_that_only_the_way_was_lost_to_is_told_back_by_who_told_it_lost(
+def test_the_watch_alerts_the_return_of_a_server_to_which_only_the_connection_was_lost(
     shared: SharedServer, hook: Webhook
 ) -> None:
     settings = Settings(

@@ -1,4 +1,4 @@
-"""The nightly jobs: what prune keeps, what quality finds, what reconcile opens again."""
+"""The nightly jobs: what prune keeps, what quality finds, what reconcile reopens."""
 
 from __future__ import annotations
 

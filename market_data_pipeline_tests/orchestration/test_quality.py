@@ -18,7 +18,7 @@ from PIL import Image
 
 from market_data_pipeline.domain.calendar import NEW_YORK, calendar_for
 from market_data_pipeline.domain.series import AssetClass, Tier
-from market_data_pipeline.orchestration.checks import charts as portraits
+from market_data_pipeline.orchestration.checks import charts
 from market_data_pipeline.orchestration.checks.charts import price_and_volume
 from market_data_pipeline.orchestration.checks.expectations import SAMPLE, Inspector, Verdict
 from market_data_pipeline.reports.quality.bars import ACROSS_RULES, BAR_RULES
@@ -376,22 +376,22 @@ def test_the_calendar_in_the_database_is_the_pipelines_own(database_url: str) ->
     made.dispose()
 
 
-def test_the_pictures_of_a_tier_are_small_and_show_what_is_held(sane_url: str) -> None:
+def test_the_charts_of_a_tier_are_small_and_show_what_is_held(sane_url: str) -> None:
     made = engine(sane_url, as_of=NOW)
-    for draw in (portraits.prices, portraits.coverage):
+    for draw in (charts.prices, charts.coverage):
         drawn = draw(made, Tier.CRITICAL)
         assert drawn is not None
         found = re.fullmatch(r"!\[.+\]\(data:image/png;base64,(.+)\)", drawn)
         assert found is not None
-        with Image.open(io.BytesIO(base64.b64decode(found[1]))) as picture:
-            assert picture.width > 400
-            assert len(picture.getcolors(maxcolors=256) or ()) > 3
+        with Image.open(io.BytesIO(base64.b64decode(found[1]))) as chart:
+            assert chart.width > 400
+            assert len(chart.getcolors(maxcolors=256) or ()) > 3
         assert len(drawn) < 100_000
         assert draw(made, Tier.STANDARD) is None
     made.dispose()
 
 
-def test_a_symbol_too_young_for_its_features_is_drawn_without_them() -> None:
+def test_a_symbol_too_young_for_its_features_is_charted_without_them() -> None:
     days = pd.date_range("2026-01-05", periods=3, tz="UTC")
     young = {"symbol": "AAPL", "ts": days, "close": [1.0, 2.0, 3.0], "volume": [5.0, 6.0, 7.0]}
     drawn = price_and_volume(pd.DataFrame({**young, "atr": [np.nan] * 3, "trend_regime": [None] * 3}))

@@ -27,7 +27,7 @@ def found(world: World) -> list[tuple[str, str]]:
         return [(difference.symbol, difference.column) for difference in reconcile(pipeline, connection, 3)]
 
 
-def test_a_settled_day_that_differs_is_opened_again_and_mended_by_the_next_refresh(make_world: MakeWorld) -> None:
+def test_a_settled_day_that_differs_is_reopened_and_corrected_by_the_next_refresh(make_world: MakeWorld) -> None:
     world = make_world(NOW)
     world.refresh("AAPL", "MSFT", timeframes=(Timeframe.D1,), history_days=15)
     assert found(world) == []
@@ -117,7 +117,7 @@ def test_the_job_takes_in_corrections_and_filled_holes_and_says_what_changed(
     assert "bars_changed" not in output.step_output_data.metadata
 
 
-def test_a_symbol_that_cannot_be_audited_fails_the_job_and_not_the_others(
+def test_a_symbol_that_cannot_be_reverified_fails_the_job_and_not_the_others(
     instance: dg.DagsterInstance, make_world: MakeWorld
 ) -> None:
     vendor = ChangingSource(open_source(None))

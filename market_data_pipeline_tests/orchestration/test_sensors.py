@@ -1,4 +1,4 @@
-"""What the sensors and schedules ask for, on a real instance and a real database."""
+"""What the sensors and schedules request, on a real instance and a real database."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_a_fresh_tier_passes_and_starts_nothing(ticks: Ticks, market: sa.Connect
     assert {tier: event.passed for tier, event in events_by_tier(result).items()} == dict.fromkeys(Tier, True)
 
 
-def test_a_series_beyond_its_tiers_rpo_fails_the_check_and_is_healed(ticks: Ticks, market: sa.Connection) -> None:
+def test_a_series_beyond_its_tiers_rpo_fails_the_check_and_is_refreshed(ticks: Ticks, market: sa.Connection) -> None:
     make_late(market, "AAPL", "1h", timedelta(hours=2))  # the critical RPO is 1 hour
     make_late(market, "AMD", "1h", timedelta(hours=2))  # the standard one is 4
     result = ticks.sensor("staleness_sensor")
@@ -97,9 +97,9 @@ def test_a_series_beyond_its_tiers_rpo_fails_the_check_and_is_healed(ticks: Tick
     assert [(row.data["series"], row.data["staleness_hours"]) for row in worst.records] == [("AAPL|1h", 2.0)]
     assert isinstance(result, dg.SensorResult)
     assert result.run_requests is not None
-    (request,) = result.run_requests
-    assert request.job_name == "critical_refresh"
-    assert request.run_config == {"ops": {"critical_series": {"config": {"symbols": ["AAPL"], "timeframes": ["1h"]}}}}
+    (run,) = result.run_requests
+    assert run.job_name == "critical_refresh"
+    assert run.run_config == {"ops": {"critical_series": {"config": {"symbols": ["AAPL"], "timeframes": ["1h"]}}}}
 
 
 def test_a_verdict_shows_each_symbol_by_timeframe_the_worst_first(ticks: Ticks, market: sa.Connection) -> None:
@@ -179,7 +179,7 @@ def test_a_series_that_was_just_tried_waits_and_its_verdict_is_not_repeated(
     assert not second.asset_events
 
 
-def test_nothing_is_healed_while_the_tier_is_being_refreshed(ticks: Ticks, market: sa.Connection) -> None:
+def test_no_late_series_is_refreshed_while_the_whole_tier_is(ticks: Ticks, market: sa.Connection) -> None:
     make_late(market, "AAPL", "1h", timedelta(hours=2))
     submit_refresh(ticks.instance, build_defs())
     result = ticks.sensor("staleness_sensor")
@@ -194,7 +194,7 @@ def test_a_series_that_was_never_computed_counts_as_late_and_missing(ticks: Tick
     assert (metadata["series"].value, metadata["late"].value, metadata["missing"].value) == (15, 5, 5)
 
 
-def ask(market: sa.Connection, symbol: str, timeframe: str) -> int:
+def request(market: sa.Connection, symbol: str, timeframe: str) -> int:
     return int(
         market.execute(
             sa.text("""
@@ -214,31 +214,31 @@ def statuses(market: sa.Connection) -> dict[str, str]:
 def test_requests_for_a_symbol_become_one_run_with_the_same_key_until_it_exists(
     ticks: Ticks, market: sa.Connection
 ) -> None:
-    first = ask(market, "AAPL", "5m")
-    ask(market, "AAPL", "1h")
+    first = request(market, "AAPL", "5m")
+    request(market, "AAPL", "1h")
     for _ in range(2):
         result = ticks.sensor("backfill_request_sensor")
         assert isinstance(result, dg.SensorResult)
         assert result.run_requests is not None
-        (request,) = result.run_requests
-        assert request.run_key == f"backfill-request:{first}"
-        assert request.run_config == {
+        (run,) = result.run_requests
+        assert run.run_key == f"backfill-request:{first}"
+        assert run.run_config == {
             "ops": {"critical_series": {"config": {"symbols": ["AAPL"], "timeframes": ["5m", "1h"]}}}
         }
     assert statuses(market) == {"AAPL|5m": "queued", "AAPL|1h": "queued"}
 
 
 def test_a_request_follows_its_run_to_the_end(ticks: Ticks, market: sa.Connection) -> None:
-    ask(market, "AAPL", "5m")
+    request(market, "AAPL", "5m")
     result = ticks.sensor("backfill_request_sensor")
     assert isinstance(result, dg.SensorResult)
     assert result.run_requests is not None
-    (request,) = result.run_requests
+    (run,) = result.run_requests
     job = ticks.definitions.resolve_job_def("critical_refresh")
-    run = job.execute_in_process(
-        instance=ticks.instance, run_config=request.run_config, tags=dict(request.tags), raise_on_error=False
+    done = job.execute_in_process(
+        instance=ticks.instance, run_config=run.run_config, tags=dict(run.tags), raise_on_error=False
     )
-    ask(market, "AAPL", "1h")
+    request(market, "AAPL", "1h")
 
     seen = []
     for _ in range(3):
@@ -246,12 +246,12 @@ def test_a_request_follows_its_run_to_the_end(ticks: Ticks, market: sa.Connectio
         seen.append(statuses(market)["AAPL|5m"])
     assert seen == ["running", "done", "done"]
     row = market.execute(sa.text("select run_id from market_data.backfill_requests where timeframe = '5m'"))
-    assert row.scalar_one() == run.run_id
+    assert row.scalar_one() == done.run_id
     assert statuses(market)["AAPL|1h"] == "queued"
 
 
-def test_a_request_for_a_symbol_that_nobody_tracks_is_rejected(ticks: Ticks, market: sa.Connection) -> None:
-    ask(market, "GME", "5m")
+def test_a_request_for_an_untracked_symbol_is_rejected(ticks: Ticks, market: sa.Connection) -> None:
+    request(market, "GME", "5m")
     assert isinstance(ticks.sensor("backfill_request_sensor"), dg.SkipReason)
     assert statuses(market) == {"GME|5m": "rejected"}
 

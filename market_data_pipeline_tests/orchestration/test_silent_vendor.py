@@ -1,4 +1,4 @@
-"""A vendor that answers and has nothing new: every run succeeds, and yet people are told in time."""
+"""A vendor that answers and has nothing new: every run succeeds, and yet an alert is sent in time."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class Watched:
         return None
 
 
-def test_a_silent_vendor_is_told_within_the_rpo_and_a_tick_and_its_series_become_stale(
+def test_a_silent_vendor_raises_an_alert_within_the_rpo_and_a_tick_and_its_series_become_stale(
     instance: dg.DagsterInstance, make_world: MakeWorld, hook: Webhook
 ) -> None:
     vendor = ChangingSource(open_source(None))
@@ -87,10 +87,10 @@ def test_a_silent_vendor_is_told_within_the_rpo_and_a_tick_and_its_series_become
     # The first bar that never comes is the one that starts now; it is due at its end and two minutes for the vendor.
     due = silent_from + timedelta(minutes=5 + 2)
     assert watched.until(due + RPO, CADENCE) is None
-    told_at = watched.until(due + RPO + timedelta(hours=1))
+    alerted_at = watched.until(due + RPO + timedelta(hours=1))
 
-    assert told_at is not None
-    assert told_at - due <= RPO + INTERVAL
+    assert alerted_at is not None
+    assert alerted_at - due <= RPO + INTERVAL
     (message,) = hook.received
     assert message["title"] == "1 of 5 critical series are more than 1 hour behind"
     assert "AAPL|5m: No bars from the vendor since 2026-03-11 16:25Z" in message["message"]
@@ -104,12 +104,12 @@ def test_a_silent_vendor_is_told_within_the_rpo_and_a_tick_and_its_series_become
     watched.world.now = due + STALE_AFTER + INTERVAL
     watched.tick()
     assert watched.stale[-1] == ["AAPL|5m"]
-    # People heard of each series once, when it was an hour late: of 5m, then of 15m, then of 1h.
+    # Each series raised one alert, when it was an hour late: 5m, then 15m, then 1h.
     assert titles[:3] == [f"{late} of 5 critical series are more than 1 hour behind" for late in (1, 2, 3)]
     assert len(set(titles)) == len(titles)
 
 
-def test_a_vendor_with_nothing_to_say_on_a_weekend_alarms_nobody(
+def test_a_vendor_with_nothing_new_on_a_weekend_raises_no_alert(
     instance: dg.DagsterInstance, make_world: MakeWorld, hook: Webhook
 ) -> None:
     friday_evening = datetime(2026, 3, 14, 1, 30, tzinfo=UTC)

@@ -1,9 +1,8 @@
-"""Telling people that the market database is lost, and that it is back: once each, for all tiers together.
+"""Alerts on the market database: that it is lost, and that it is back; once each, for all tiers together.
 
-What was told cannot stand in the database that is away, so it stands in the staleness sensor's cursor, in Dagster's
-storage. Where both are on one lost server no tick begins; the first one after its return finds a server that was
-started since the last look, and tells it then (`market-data up` tells the loss itself: runtime.database_watch). Keep
-out: everything that needs the database to be told (crossings, alerts).
+The database cannot record its own loss, so the staleness sensor's cursor does (`sensors.memory`), in Dagster's storage.
+Where both are on one server, no tick starts while it is lost: `market-data up` then alerts the loss
+(`runtime.database_watch`), and the first tick after its return finds a server that was started since the last one.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
 from market_data_pipeline.orchestration.alerts.delivery import Alert, Tone, deliver
-from market_data_pipeline.orchestration.sensors.memory import Absence, Sighting
+from market_data_pipeline.orchestration.sensors.memory import Loss, Server
 from market_data_pipeline.reports.objectives import span
 
 if TYPE_CHECKING:
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
     from market_data_pipeline.orchestration.sensors.memory import Memory
     from market_data_pipeline.settings import Settings
 
-# Recovering from a crash, PostgreSQL throws its statistics away and notes when; a stop in good order keeps them.
+# Recovering from a crash, PostgreSQL discards its statistics and records when; an orderly stop keeps them.
 _SERVER: Final = """
 select
     cast(extract(epoch from pg_postmaster_start_time()) as double precision) as started,
@@ -30,32 +29,37 @@ select
 from pg_stat_archiver
 """
 
-
 _WHAT_TO_DO: Final = (
-    "Nothing is refreshed or served meanwhile, and nothing that was stored is lost by that. Look whether the server "
-    "runs and DATABASE_URL is still right; `market-data up` starts the project's own, and starts it again. What was "
-    "missed is then fetched by itself."
+    "Until it is back, nothing is refreshed or served; what was stored is not lost. Check that the server runs and "
+    "that DATABASE_URL is right; `market-data up` starts the project's own, and restarts it when it dies. What was "
+    "missed is then fetched automatically."
 )
 
 
 def lost_alert(settings: Settings, error: DatabaseUnavailableError) -> Alert:
-    """Return what people are told of a database that does not answer."""
+    """Return the alert on a database that does not answer."""
     return Alert("The market database cannot be reached", (str(error), _WHAT_TO_DO), link=settings.ui_url)
 
 
-def tell_lost(memory: Memory, settings: Settings, error: DatabaseUnavailableError, now: datetime) -> None:
-    """Tell people that the database does not answer, unless they know; what reaches nobody is tried again."""
-    absence = memory.absence or Absence(now.timestamp(), told=False)
-    if not absence.told:
-        absence = absence._replace(told=deliver(settings.alert_urls, lost_alert(settings, error)))
-    memory.absence = absence
+def returned_alert(settings: Settings, away: timedelta, *lines: str) -> Alert:
+    """Return the alert on a database that answers again after `away`."""
+    title = f"The market database answers again after {span(away.total_seconds())}"
+    return Alert(title, lines, Tone.RECOVERY, settings.ui_url)
 
 
-def notice_return(memory: Memory, engine: Engine, now: datetime) -> None:
-    """Take note of an outage that lies between two looks, and of the server for the next one.
+def alert_loss(memory: Memory, settings: Settings, error: DatabaseUnavailableError, now: datetime) -> None:
+    """Alert that the database does not answer, unless that was delivered before."""
+    loss = memory.loss or Loss(now.timestamp(), alerted=False)
+    if not loss.alerted:
+        loss = loss._replace(alerted=deliver(settings.alert_urls, lost_alert(settings, error)))
+    memory.loss = loss
 
-    A server that was started anew means one if it had crashed, or if this process was running before: who stops
-    everything in good order and starts it again, as `market-data down` and `up` do, is told nothing.
+
+def detect_restart(memory: Memory, engine: Engine, now: datetime) -> None:
+    """Record an outage between two ticks, and the server for the next tick.
+
+    A server that was started since the last tick means an outage if it had crashed, or if this process was running
+    before. An orderly stop and start of everything, as `market-data down` and `up` do, is none.
 
     Raises:
         DatabaseUnavailableError: PostgreSQL cannot be reached.
@@ -65,27 +69,21 @@ def notice_return(memory: Memory, engine: Engine, now: datetime) -> None:
 
     with engine.connect() as connection:
         server = connection.execute(sa.text(_SERVER)).one()
-    before, memory.seen = memory.seen, Sighting(now.timestamp(), server.started, server.recovered)
-    if before is None or memory.absence is not None or server.started == before.started:
+    before, memory.server = memory.server, Server(now.timestamp(), server.started, server.recovered)
+    if before is None or memory.loss is not None or server.started == before.started:
         return
     crashed = server.recovered != before.recovered
     if crashed or psutil.Process().create_time() < before.at:
-        memory.absence = Absence(before.at, told=True)
+        memory.loss = Loss(before.at, alerted=True)
 
 
-def tell_back(memory: Memory, settings: Settings, now: datetime) -> None:
-    """Tell people that the database answers again, if it was away and they know, or could not be told."""
-    absence = memory.absence
-    if absence is None:
+def alert_return(memory: Memory, settings: Settings, now: datetime) -> None:
+    """Alert that the database answers again, if its loss was alerted or could not be."""
+    loss = memory.loss
+    if loss is None:
         return
-    since = datetime.fromtimestamp(absence.since, UTC)
-    away = span(max(now - since, timedelta(seconds=1)).total_seconds())
-    missed = f"{since:%Y-%m-%d %H:%M:%S} UTC"
-    alert = Alert(
-        f"The market database answers again after {away}",
-        (f"It was last seen, or first missed, at {missed}.",),
-        Tone.RECOVERY,
-        settings.ui_url,
-    )
-    if not absence.told or deliver(settings.alert_urls, alert):
-        memory.absence = None
+    since = datetime.fromtimestamp(loss.since, UTC)
+    seen = f"It was last seen, or first missed, at {since:%Y-%m-%d %H:%M:%S} UTC."
+    alert = returned_alert(settings, max(now - since, timedelta(seconds=1)), seen)
+    if not loss.alerted or deliver(settings.alert_urls, alert):
+        memory.loss = None

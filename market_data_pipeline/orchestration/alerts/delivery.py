@@ -1,7 +1,8 @@
-"""Delivering an alert to people through Apprise: Slack, e-mail, webhooks, whatever MARKET_DATA_ALERT_URLS names.
+"""Alerts: what one is, and the one way to send it, once for each change.
 
-What cannot be delivered is in the log, as every alert is. The addresses are secrets: they are spoken of by their
-number. Keep out: what is worth an alert (orchestration.alerts, watch), and what has been said already (store.alerts).
+Open-source Dagster sends none (https://docs.dagster.io/guides/observe/alerts), so the sensors do, through Apprise:
+Slack, e-mail, webhooks, whatever MARKET_DATA_ALERT_URLS names. Every alert is logged too. The addresses are secrets:
+messages refer to them by number. What is worth an alert is in the modules beside this one.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
+
+    from sqlalchemy import Connection, Engine
 
 log = logging.getLogger(__name__)
 
@@ -23,7 +26,7 @@ _TALKATIVE: Final = ("apprise", "urllib3.connectionpool", "requests_oauthlib", "
 
 
 class Tone(StrEnum):
-    """How an alert is meant; the services show it by a colour or a sign."""
+    """The kind of an alert; the services show it by a colour or a sign."""
 
     TROUBLE = "failure"
     WARNING = "warning"
@@ -32,7 +35,7 @@ class Tone(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Alert:
-    """A message to people: a line that says what happened, and lines that say to what and why."""
+    """A message: a line that says what happened, lines that say to what and why, and a link."""
 
     title: str
     lines: tuple[str, ...] = ()
@@ -45,10 +48,28 @@ class Alert:
         return "\n".join([*self.lines, *([self.link] if self.link else [])]) or self.title
 
 
-def deliver(urls: Sequence[str], alert: Alert) -> bool:
-    """Log the alert and send it to every address; return whether somebody got it, or nobody is to get any.
+def alert_once(engine: Engine, urls: Sequence[str], change: Callable[[Connection], Alert | None]) -> bool:
+    """Send the alert that `change` returns, and commit what it wrote only if that was delivered.
 
-    An address that does not work is named by its number and does not keep the others from theirs.
+    `change` opens or closes rows of `open_alerts` and returns the alert on what it changed, or None. An alert that is
+    not delivered leaves no trace, so the next call sends it; one that is delivered is not sent again after a restart.
+
+    Returns:
+        False when there was an alert and no address took it.
+    """
+    with engine.connect() as connection:
+        alert = change(connection)
+        if alert is not None and not deliver(urls, alert):
+            connection.rollback()
+            return False
+        connection.commit()
+        return True
+
+
+def deliver(urls: Sequence[str], alert: Alert) -> bool:
+    """Log the alert and send it to every address; return whether one took it, or there are none.
+
+    An address that does not work is logged by its number and does not affect the others.
     """
     level = logging.INFO if alert.tone is Tone.RECOVERY else logging.ERROR
     log.log(level, "%s\n%s", alert.title, alert.body)
@@ -70,12 +91,12 @@ def _send(url: str, alert: Alert) -> str | None:
     with _silent():
         service = Apprise()
         if not service.add(url):
-            return "it is not one that Apprise knows"
+            return "Apprise does not know this kind of address"
         try:
             sent = service.notify(title=alert.title, body=alert.body, notify_type=NotifyType(alert.tone.value))
-        except Exception as error:  # noqa: BLE001 - a plug-in's failure must not fail whoever has something to say
+        except Exception as error:  # noqa: BLE001 - a plug-in's failure must not fail the sensor
             return f"the service's plug-in failed ({type(error).__name__})"
-    return None if sent else "the service did not take it, or could not be reached"
+    return None if sent else "the service refused it or could not be reached"
 
 
 @contextmanager

@@ -1,8 +1,7 @@
-"""Running rules as Great Expectations suites inside PostgreSQL.
+"""The rules of `reports.quality` run as Great Expectations suites inside PostgreSQL.
 
-A suite is the rules about one table of one tier; each rule is one statement, and no row but the sample leaves the
-database. Importing this module imports Great Expectations (2.5 s). Keep out: the rules (bar_rules, across_rules,
-feature_rules) and Dagster (quality).
+A suite is the rules about one table of one tier; each rule is one statement, and only its sample leaves the database.
+Importing this module imports Great Expectations (2.5 s), so quality imports it inside its step. Keep out: Dagster.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ import os
 import warnings
 from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple
 
-os.environ["GX_ANALYTICS_ENABLED"] = "false"  # read at its import: it would report its use to its makers
+os.environ["GX_ANALYTICS_ENABLED"] = "false"  # read at import: it would report its use to its makers
 
 import great_expectations as gx
 from great_expectations.data_context.types.base import ProgressBarsConfig
@@ -19,7 +18,7 @@ from great_expectations.datasource.fluent.interfaces import GxDatasourceWarning
 from great_expectations.expectations.core.unexpected_rows_expectation import UnexpectedRowsExpectation
 from great_expectations.expectations.metadata_types import FailureSeverity
 
-from market_data_pipeline.reports.quality.rules import Rule, Severity
+from market_data_pipeline.reports.quality.rules import Rule, Severity, rule_statement, table_rows
 from market_data_pipeline.store.connection import libpq_url
 
 if TYPE_CHECKING:
@@ -30,18 +29,7 @@ if TYPE_CHECKING:
 
     from market_data_pipeline.domain.series import Tier
 
-SAMPLE: Final = 20  # rows of a sample: what a person reads; the count beside it is exact
-
-# `t` are the tier's symbols and `b` their rows; a rule that names `b` twice is to be planned as a whole.
-_STATEMENT: Final = """
-with t as (
-    select s.symbol, s.asset_class from market_data.symbols as s where s.tier = '{tier}' and s.active
-),
-b as not materialized (
-    select r.*, t.asset_class from {{batch}} as r join t on t.symbol = r.symbol
-)
-select count(*) over () as rows_in_all, bad.* from ({query}) as bad order by 2, 3, 4 limit {sample}"""
-
+SAMPLE: Final = 20  # rows of a sample: what a person reads; the count is exact
 
 _SEVERITIES: Final = {Severity.ERROR: FailureSeverity.CRITICAL, Severity.WARN: FailureSeverity.WARNING}
 
@@ -70,7 +58,7 @@ class NoRowBreaksTheRule(UnexpectedRowsExpectation):
 
 
 class Verdict(NamedTuple):
-    """What a rule's statement found."""
+    """What the statement of a rule found."""
 
     rule: Rule
     broken_by: int  # rows
@@ -82,21 +70,21 @@ class Inspector:
     """Great Expectations on one database."""
 
     def __init__(self, database_url: str, as_of: datetime | None = None) -> None:
-        """Prepare it; nothing is connected yet."""
+        """Prepare the context; nothing is connected yet."""
         context = gx.get_context(mode="ephemeral")
         context.variables.progress_bars = ProgressBarsConfig(globally=False)
         url = libpq_url(database_url, as_of=as_of).replace("postgresql://", "postgresql+psycopg://", 1)
         with warnings.catch_warnings():
-            # It would rather have its PostgreSQL source, which refuses the URL of a local socket.
+            # It recommends its PostgreSQL source, which refuses the URL of a local socket.
             warnings.simplefilter("ignore", GxDatasourceWarning)
-            # It would read a dollar sign as the beginning of a variable.
+            # It takes a dollar sign for the beginning of a variable.
             self._source: SQLDatasource = context.data_sources.add_sql(
                 "market_data", connection_string=url.replace("$", r"\$")
             )
 
     def inspect(self, tier: Tier, table: str, rules: Sequence[Rule]) -> list[Verdict]:
-        """Return the verdict on each rule about a tier's rows of `market_data.<table>`; ask once for each of them."""
-        asset = self._source.add_query_asset(f"{tier}_{table}", query=f"select * from market_data.{table}")  # noqa: S608
+        """Return the verdict on each rule about a tier's rows of `market_data.<table>`; once for each table."""
+        asset = self._source.add_query_asset(f"{tier}_{table}", query=table_rows(table))
         batch = asset.add_batch_definition_whole_table("all").get_batch()
         suite = gx.ExpectationSuite(name=f"{tier}_{table}", expectations=[_expectation(tier, rule) for rule in rules])
         results: list[Any] = batch.validate(suite, result_format="COMPLETE").results
@@ -106,7 +94,7 @@ class Inspector:
 
 def _expectation(tier: Tier, rule: Rule) -> NoRowBreaksTheRule:
     return NoRowBreaksTheRule(
-        unexpected_rows_query=_STATEMENT.format(tier=tier.value, query=rule.query, sample=SAMPLE),
+        unexpected_rows_query=rule_statement(rule, tier, SAMPLE),
         description=rule.holds,
         severity=_SEVERITIES[rule.severity],
         meta={"rule": rule.name},
@@ -120,7 +108,7 @@ def _verdict(rule: Rule, result: Any) -> Verdict:
     return Verdict(rule, 0, [], _reason(result.exception_info))
 
 
-def _reason(told: dict[str, Any]) -> str:
+def _reason(info: dict[str, Any]) -> str:
     """Return the first line of what went wrong, from one exception or from one for each metric."""
-    message = next((m for m in (told, *told.values()) if isinstance(m, dict) and m.get("exception_message")), {})
+    message = next((m for m in (info, *info.values()) if isinstance(m, dict) and m.get("exception_message")), {})
     return str(message.get("exception_message", "no result")).strip().partition("\n")[0]

@@ -1,19 +1,10 @@
-"""A tier's light in the Dagster UI: has it been refreshed lately?
+"""Freshness as Dagster shows it: each tier's policy, and the standing check `series_freshness` on `<tier>/features`.
 
-Dagster looks only at the asset's LAST materialization, so one fresh symbol turns the light green. The truth per series
-is in `series_state` and shown by the `series_freshness` check (checks).
-
-The table of a tier's freshness, symbol by timeframe, as Markdown for the page of its standing check.
-
-It goes into Dagster's event log with every verdict, so it shows at most so many symbols, the worst first: 2 kB. Keep
-out: counting and judging (queries, checks).
-
-The standing check of each tier: `series_freshness` on `<tier>/features` says which series are late NOW.
-
-Dagster's freshness policies see an asset's last materialization only; this check sees every series, from
-`series_state`, in one query: how many are aging, stale and missing, how many are beyond their tier's RPO, and the worst
-20 with the reason of each. A table by symbol and timeframe goes with it. The staleness sensor and every refresh write
-its verdict; it can also be run by itself. Keep out: checks of values (quality).
+Dagster's freshness policies (https://docs.dagster.io/guides/observe/asset-freshness-policies) look only at an asset's
+LAST materialization: one fresh symbol makes them pass. The asset check
+(https://docs.dagster.io/guides/test/asset-checks) sees every series: how many are aging, stale and missing, how many
+are beyond their tier's RPO, the worst 20 with the reason of each, and a table by symbol and timeframe. The staleness
+sensor and every refresh write its verdict; it can also be run by itself.
 """
 
 from __future__ import annotations
@@ -25,10 +16,9 @@ import dagster as dg
 
 from market_data_pipeline.domain.objectives import TIER_OBJECTIVES
 from market_data_pipeline.domain.series import Tier, Timeframe
+from market_data_pipeline.orchestration.metadata import WORST_SHOWN, table_schema
 from market_data_pipeline.orchestration.partitions import features_key
 from market_data_pipeline.orchestration.resources import PipelineResource
-from market_data_pipeline.orchestration.results import WORST_SHOWN, table_schema
-from market_data_pipeline.reports.freshness import instant
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -45,11 +35,12 @@ def freshness_policy(tier: Tier) -> dg.FreshnessPolicy:
     return dg.FreshnessPolicy.time_window(fail_window=objective.fail_after, warn_window=objective.warn_after)
 
 
-SYMBOLS_SHOWN: Final = 25  # a critical shard; what fits on a screen
+# A table goes into the event log with every verdict: 2 kB for a critical shard, which is also what fits on a screen.
+SYMBOLS_SHOWN: Final = 25
 
 
-def freshness_table(engine: Engine, tier: Tier) -> str | None:
-    """Return the table; None for a tier without symbols.
+def table_of(engine: Engine, tier: Tier) -> str | None:
+    """Return a tier's freshness by symbol and timeframe as Markdown; None for a tier without symbols.
 
     Raises:
         DatabaseUnavailableError: PostgreSQL cannot be reached.
@@ -60,17 +51,17 @@ def freshness_table(engine: Engine, tier: Tier) -> str | None:
         worst = worst_symbols(connection, tier, SYMBOLS_SHOWN)
     if worst is None:
         return None
-    cells: dict[str, dict[str, str]] = {}
+    rows: dict[str, dict[str, str]] = {}
     for one in worst.series:
-        cells.setdefault(one.symbol, {})[one.timeframe] = _cell(one, worst.now)
-    more = worst.symbols - len(cells)
+        rows.setdefault(one.symbol, {})[one.timeframe] = _cell(one, worst.now)
+    more = worst.symbols - len(rows)
     return "\n".join(
         [
             f"Start of the last bar held, UTC, on {worst.now.astimezone(UTC):%Y-%m-%d at %H:%M}. Bold: not fresh.",
             "",
             f"| symbol | {' | '.join(Timeframe)} |",
             "|---" * (len(Timeframe) + 1) + "|",
-            *(_line(symbol, of_symbol) for symbol, of_symbol in cells.items()),
+            *(_line(symbol, cells) for symbol, cells in rows.items()),
             *(["", f"… and {more} more symbols, none staler than these."] if more > 0 else []),
         ]
     )
@@ -88,7 +79,7 @@ def _cell(one: SeriesFreshness, now: datetime) -> str:
 
 
 def _short(ts: datetime, now: datetime, timeframe: Timeframe) -> str:
-    """Return a bar's start as briefly as it can be told: its time today, else with its day; day bars by the day."""
+    """Return a bar's start in short: the time if it is today, else with its day; of day bars only the day."""
     start = ts.astimezone(UTC)
     day = f"{start:%b} {start.day}"
     if timeframe is Timeframe.D1:
@@ -100,12 +91,11 @@ CHECK: Final = "series_freshness"
 
 
 def read_freshness(pipeline: PipelineResource, tier: Tier) -> tuple[TierFreshness, str | None]:
-    """Return how a tier stands now, and the table of it."""
-    from market_data_pipeline.orchestration.checks.freshness import freshness_table
+    """Return a tier's freshness now, and its table."""
     from market_data_pipeline.reports.freshness import tier_freshness
 
     with pipeline.database() as engine:
-        return tier_freshness(engine)[tier], freshness_table(engine, tier)
+        return tier_freshness(engine)[tier], table_of(engine, tier)
 
 
 def freshness_check(tier: Tier) -> dg.AssetChecksDefinition:
@@ -114,59 +104,45 @@ def freshness_check(tier: Tier) -> dg.AssetChecksDefinition:
     @dg.asset_check(
         asset=features_key(tier),
         name=CHECK,
-        description=f"No series of the {tier} tier is staler than {spoken(TIER_OBJECTIVES[tier].rpo)}.",
+        description=f"No series of the {tier} tier is staler than {in_hours(TIER_OBJECTIVES[tier].rpo)}.",
     )
     def series_freshness(pipeline: PipelineResource) -> dg.AssetCheckResult:
-        standing, table = read_freshness(pipeline, tier)
-        return dg.AssetCheckResult(
-            passed=not standing.late,
-            severity=_severity(tier),
-            description=_sentence(tier, standing),
-            metadata=_metadata(tier, standing, table),
-        )
+        return dg.AssetCheckResult(**_verdict(tier, *read_freshness(pipeline, tier)))
 
     return series_freshness
 
 
-def evaluation(tier: Tier, standing: TierFreshness, table: str | None) -> dg.AssetCheckEvaluation:
-    """Return the check's verdict as an event that can be logged without running the check."""
-    return dg.AssetCheckEvaluation(
-        asset_key=features_key(tier),
-        check_name=CHECK,
-        passed=not standing.late,
-        severity=_severity(tier),
-        description=_sentence(tier, standing),
-        metadata=_metadata(tier, standing, table),
-    )
+def evaluation(tier: Tier, current: TierFreshness, table: str | None) -> dg.AssetCheckEvaluation:
+    """Return the check's verdict as an event, to be logged without running the check."""
+    verdict = _verdict(tier, current, table)
+    return dg.AssetCheckEvaluation(asset_key=features_key(tier), check_name=CHECK, **verdict)
 
 
-def _severity(tier: Tier) -> dg.AssetCheckSeverity:
-    return dg.AssetCheckSeverity.ERROR if tier is Tier.CRITICAL else dg.AssetCheckSeverity.WARN
-
-
-def _sentence(tier: Tier, standing: TierFreshness) -> str:
-    rpo = spoken(TIER_OBJECTIVES[tier].rpo)
-    counts = f"{standing.aging} aging, {standing.stale} stale, {standing.missing} never computed"
-    if not standing.late:
-        return f"All {standing.series} series are within {rpo}: {counts}."
-    return f"{standing.late} of {standing.series} series are staler than {rpo}: {counts}."
-
-
-def _metadata(tier: Tier, standing: TierFreshness, table: str | None) -> dict[str, Any]:
-    shown = {"freshness": dg.MetadataValue.md(table)} if table else {}
+def _verdict(tier: Tier, current: TierFreshness, table: str | None) -> dict[str, Any]:
+    rpo = TIER_OBJECTIVES[tier].rpo
+    counts = f"{current.aging} aging, {current.stale} stale, {current.missing} never computed"
+    within = f"All {current.series} series are within {in_hours(rpo)}: {counts}."
+    beyond = f"{current.late} of {current.series} series are staler than {in_hours(rpo)}: {counts}."
     return {
-        **shown,
-        "series": standing.series,
-        "late": standing.late,
-        "aging": standing.aging,
-        "stale": standing.stale,
-        "missing": standing.missing,
-        "rpo_seconds": TIER_OBJECTIVES[tier].rpo.total_seconds(),
-        "worst": dg.TableMetadataValue([_record(lagging) for lagging in standing.worst[:WORST_SHOWN]], _WORST),
+        "passed": not current.late,
+        "severity": dg.AssetCheckSeverity.ERROR if tier is Tier.CRITICAL else dg.AssetCheckSeverity.WARN,
+        "description": beyond if current.late else within,
+        "metadata": {
+            **({"freshness": dg.MetadataValue.md(table)} if table else {}),
+            "series": current.series,
+            "late": current.late,
+            "aging": current.aging,
+            "stale": current.stale,
+            "missing": current.missing,
+            "rpo_seconds": rpo.total_seconds(),
+            "worst": dg.TableMetadataValue([_record(lagging) for lagging in current.worst[:WORST_SHOWN]], _WORST),
+        },
     }
 
 
 def _record(lagging: LaggingSeries) -> dg.TableRecord:
+    from market_data_pipeline.reports.freshness import instant
+
     staleness = lagging.staleness_seconds
     return dg.TableRecord(
         {
@@ -180,8 +156,8 @@ def _record(lagging: LaggingSeries) -> dg.TableRecord:
     )
 
 
-def spoken(span: timedelta) -> str:
-    """Return a span of time in hours, as a sentence has it."""
+def in_hours(span: timedelta) -> str:
+    """Return a span of time in hours, for a sentence."""
     hours = span / timedelta(hours=1)
     return f"{hours:g} hour{'' if hours == 1 else 's'}"
 

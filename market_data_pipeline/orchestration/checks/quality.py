@@ -1,10 +1,10 @@
-"""Are the stored values sound? The rules as asset checks, in a job of their own.
+"""The quality of what is stored: the rules of `reports.quality` as asset checks, in the `quality` job.
 
-Every rule is looked for in the whole history, inside PostgreSQL: for 25 symbols and a year, 1.7 million bars and as
-many rows of features, all of it takes 52 s on two processors, the start of the process included. A refresh never waits
-for it, and Great Expectations is imported inside the step only. A rule that finds something fails its check with the
-number of rows, a sample of them and a sentence; the job itself fails only when a rule could not be looked for. Keep
-out: the rules (bar_rules, across_rules, feature_rules), running them (expectations), and freshness (checks).
+Asset checks (https://docs.dagster.io/guides/test/asset-checks), one per rule, tier and table. Every rule is evaluated
+over the whole history, inside PostgreSQL: for 25 symbols and a year, 1.7 million bars and as many rows of features, it
+takes 52 s on two processors, the start of the process included. A refresh never waits for it, and Great Expectations is
+imported inside the step only. A rule that is broken fails its check with the number of rows and a sample of them; the
+job itself fails only when a rule could not be evaluated.
 """
 
 # No `from __future__ import annotations`: Dagster needs the classes of a step's parameters, not their names.
@@ -17,16 +17,16 @@ import dagster as dg
 from market_data_pipeline.domain.errors import PipelineError
 from market_data_pipeline.domain.series import Tier
 from market_data_pipeline.orchestration.jobs.refresh import QUALITY_JOB
+from market_data_pipeline.orchestration.metadata import stopped
 from market_data_pipeline.orchestration.partitions import bars_key, features_key
 from market_data_pipeline.orchestration.resources import PipelineResource
-from market_data_pipeline.orchestration.results import stopped
 from market_data_pipeline.reports.quality.bars import ACROSS_RULES, BAR_RULES
 from market_data_pipeline.reports.quality.features import FEATURE_RULES
 from market_data_pipeline.reports.quality.rules import Rule, Severity
 
 if TYPE_CHECKING:
     from market_data_pipeline.orchestration.checks.expectations import Verdict
-    from market_data_pipeline.orchestration.jobs.refresh import AssetJob
+    from market_data_pipeline.orchestration.dagster_internals import AssetJob
 
 
 class Suite(NamedTuple):
@@ -51,7 +51,7 @@ _SEVERITIES: Final = {Severity.ERROR: dg.AssetCheckSeverity.ERROR, Severity.WARN
 
 
 def quality_checks() -> dg.AssetChecksDefinition:
-    """Return all checks of all tiers as one step: Great Expectations is imported once."""
+    """Return all checks of all tiers as one step, so that Great Expectations is imported once."""
     specs = [
         dg.AssetCheckSpec(rule.name, asset=suite.asset_key, description=rule.description)
         for suite in SUITES
@@ -69,72 +69,58 @@ def quality_checks() -> dg.AssetChecksDefinition:
 
 
 def quality_job() -> "AssetJob":
-    """Return the job that runs all of them."""
+    """Return the job that runs all quality checks."""
     return dg.define_asset_job(
         QUALITY_JOB,
         selection=dg.AssetSelection.checks(
             *(dg.AssetCheckKey(suite.asset_key, rule.name) for suite in SUITES for rule in suite.rules)
         ),
-        description="Looks for broken rules in all stored bars and features, inside PostgreSQL.",
+        description="Checks the rules of all stored bars and features, inside PostgreSQL.",
         executor_def=dg.in_process_executor,
     )
 
 
 def _checked(pipeline: PipelineResource, selected: set[dg.AssetCheckKey]) -> Iterator[dg.AssetCheckResult]:
     from market_data_pipeline.orchestration.checks.expectations import Inspector
+    from market_data_pipeline.reports.completeness import held
     from market_data_pipeline.store.calendar import sync_sessions
 
-    settings, untold = pipeline.settings(), list[str]()
+    settings, failed = pipeline.settings(), list[str]()
     with pipeline.database() as engine:
         sync_sessions(engine)
-        rows = _rows(engine)
+        rows = held(engine)
     inspector = Inspector(settings.database_url, settings.as_of)
     for suite in SUITES:
         rules = [rule for rule in suite.rules if dg.AssetCheckKey(suite.asset_key, rule.name) in selected]
         for verdict in inspector.inspect(suite.tier, suite.table, rules) if rules else ():
             if verdict.error:
-                untold.append(f"{verdict.rule.name} of {suite.asset_key.to_user_string()}: {verdict.error}")
+                failed.append(f"{verdict.rule.name} of {suite.asset_key.to_user_string()}: {verdict.error}")
             else:
-                picture = _picture(pipeline, suite.tier, verdict.rule)
-                yield _result(suite, verdict, rows.get((suite.tier, suite.table), 0), picture)
-    if untold:  # a statement that fails is no verdict on the values
-        raise dg.Failure("Not everything could be checked.\n" + "\n".join(untold), allow_retries=False)
+                chart = _chart(pipeline, suite.tier, verdict.rule)
+                yield _result(suite, verdict, getattr(rows.get(suite.tier), suite.table, 0), chart)
+    if failed:  # a statement that fails is no verdict on the values
+        raise dg.Failure("Not everything could be checked.\n" + "\n".join(failed), allow_retries=False)
 
 
-def _picture(pipeline: PipelineResource, tier: Tier, rule: Rule) -> dict[str, dg.MarkdownMetadataValue]:
-    """Return the picture that is shown with a rule's check, for as long as no later one takes its place."""
-    from market_data_pipeline.orchestration.checks import charts as portraits
+def _chart(pipeline: PipelineResource, tier: Tier, rule: Rule) -> dict[str, dg.MarkdownMetadataValue]:
+    """Return the chart that is shown with a rule's check."""
+    from market_data_pipeline.orchestration.checks import charts
 
-    drawing = {"coverage_counts_its_bars": portraits.coverage, "every_bar_has_features": portraits.prices}.get(
-        rule.name
-    )
-    if drawing is None:
+    chart = {"coverage_counts_its_bars": charts.coverage, "every_bar_has_features": charts.prices}.get(rule.name)
+    if chart is None:
         return {}
     with pipeline.database() as engine:
-        drawn = drawing(engine, tier)
+        drawn = chart(engine, tier)
     return {"picture": dg.MetadataValue.md(drawn)} if drawn else {}
 
 
-def _rows(engine: Any) -> Mapping[tuple[str, str], int]:
-    """Return how many bars and features each tier holds, by its series' states."""
-    import sqlalchemy as sa
-
-    statement = """
-        select s.tier, sum(st.bar_count) as bars, sum(st.feature_count) as features
-        from market_data.series_state as st join market_data.symbols as s on s.symbol = st.symbol
-        where s.active group by s.tier"""
-    with engine.connect() as connection:
-        held = connection.execute(sa.text(statement)).all()
-    return {(row.tier, table): int(getattr(row, table)) for row in held for table in ("bars", "features")}
-
-
-def _result(suite: Suite, verdict: "Verdict", rows: int, picture: Mapping[str, Any]) -> dg.AssetCheckResult:
+def _result(suite: Suite, verdict: "Verdict", rows: int, chart: Mapping[str, Any]) -> dg.AssetCheckResult:
     rule, found = verdict.rule, verdict.broken_by
     metadata: dict[str, Any] = {
         "bad_rows": found,
         "rows_held": rows,
         "severity": f"{rule.severity.value}: {rule.why}",
-        **picture,
+        **chart,
     }
     if verdict.sample:
         metadata["sample"] = dg.TableMetadataValue(*_table(verdict.sample))
@@ -149,7 +135,7 @@ def _result(suite: Suite, verdict: "Verdict", rows: int, picture: Mapping[str, A
 
 
 def _table(sample: list[dict[str, Any]]) -> tuple[list[dg.TableRecord], dg.TableSchema]:
-    """Return the sample as a table; what is neither number nor truth value is shown as text."""
+    """Return the sample as a table; what is neither a number nor a Boolean is shown as text."""
     shown = [
         {name: value if isinstance(value, bool | int | float | None) else str(value) for name, value in row.items()}
         for row in sample

@@ -1,28 +1,26 @@
-"""Does what we hold still say what the vendor says? Each noon settled days are read again and changes taken in.
+"""The `reconcile` job: each noon, settled days are reverified and the vendor's changes are taken in.
 
-The vendor fills holes and corrects bars up to weeks after a day settled, when no refresh asks for it any more. So:
+The vendor fills holes and corrects bars up to weeks after a day settled, when no refresh fetches it any more. So:
 
-1. The market's day bars of one date are ONE request on every plan: those of the last days are compared with ours, and
-   a day on which they differ is opened again.
-2. Every symbol is audited: an ordinary refresh, which reads newly settled days and those that were opened, and asks
-   again for the settled days that `ingest.reverify` chooses.
+1. The market's day bars of one date are ONE request on every plan: those of the last sessions are compared with the
+   held ones, and a day on which they differ is reopened.
+2. Every symbol is reverified: an ordinary refresh, which fetches newly settled and reopened days, and fetches again the
+   settled days that `ingest.reverify` chooses.
 
-Old values stay in `bar_revisions`, what rests on changed bars is made anew, and the run shows what changed. Keep out:
-which days are worth another look (ingest.reverify).
+Old values stay in `bar_revisions`, what derives from changed bars is computed again, and the run shows what changed. An
+op job (https://docs.dagster.io/guides/build/jobs/op-jobs).
 """
 
 # No `from __future__ import annotations`: Dagster needs the classes of a step's parameters, not their names.
 
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import dagster as dg
 
 from market_data_pipeline.domain.errors import PipelineError
 from market_data_pipeline.domain.series import AssetClass, Tier
-from market_data_pipeline.orchestration.provenance import of_run
-from market_data_pipeline.orchestration.resources import PipelineResource
-from market_data_pipeline.orchestration.results import (
+from market_data_pipeline.orchestration.metadata import (
     ROWS_SHOWN,
     changed_bars,
     failure,
@@ -31,6 +29,8 @@ from market_data_pipeline.orchestration.results import (
     summary,
     table_schema,
 )
+from market_data_pipeline.orchestration.provenance import of_run
+from market_data_pipeline.orchestration.resources import PipelineResource
 from market_data_pipeline.orchestration.run_liveness import alive
 
 if TYPE_CHECKING:
@@ -45,24 +45,11 @@ if TYPE_CHECKING:
 # Two trading weeks of sessions: ten requests, two minutes at the slowest plan's 5 a minute.
 SESSIONS: Final = 10
 
-_COMPARED: Final = ("open", "high", "low", "close", "volume")
 _RELATIVE: Final = 1e-6  # both answers are decimal texts of the same values; this forgives only their rounding
-
-_HELD: Final = """
-select c.symbol, b.open, b.high, b.low, b.close, b.volume
-from market_data.coverage as c
-join market_data.symbols as s on s.symbol = c.symbol and s.active and s.asset_class = 'us_equity'
-left join market_data.bars as b on b.symbol = c.symbol and b.timeframe = '1d' and b.ts = :ts
-where c.timeframe = '1d' and c.session_date = :day and c.status in ('complete', 'empty_confirmed')
-"""
-_REOPEN: Final = """
-update market_data.coverage set status = 'provisional', fetched_at = :settled_at
-where timeframe = '1d' and session_date = :day and symbol = any(:symbols)
-"""
 
 
 class Difference(NamedTuple):
-    """A settled day that the vendor tells differently now."""
+    """A settled day of which the vendor now publishes another bar."""
 
     day: "date"
     symbol: str
@@ -81,6 +68,8 @@ def differences(
         held: the settled symbols' bars; None for a day that was confirmed empty.
         published: the vendor's bars by symbol. A symbol without one differs only if we hold one.
     """
+    from market_data_pipeline.store.coverage import DAY_COLUMNS
+
     found = []
     for symbol, ours in sorted(held.items()):
         theirs = published.get(symbol)
@@ -88,7 +77,7 @@ def differences(
             if ours is not theirs:
                 found.append(Difference(day, symbol, "", (ours or {}).get("close"), (theirs or {}).get("close")))
             continue
-        for name in _COMPARED:
+        for name in DAY_COLUMNS:
             if abs(ours[name] - theirs[name]) > _RELATIVE * max(abs(ours[name]), abs(theirs[name])):
                 found.append(Difference(day, symbol, name, ours[name], theirs[name]))
                 break
@@ -96,14 +85,13 @@ def differences(
 
 
 def reconcile(pipeline: "Pipeline", connection: "Connection", sessions: int = SESSIONS) -> list[Difference]:
-    """Compare the last settled sessions, open the days that differ again, and return the differences.
+    """Compare the last settled sessions, reopen the days that differ, and return the differences.
 
     Raises:
-        PipelineError: the vendor or the database did not answer; days compared before stay open.
+        PipelineError: the vendor or the database did not answer; days that were reopened before stay so.
     """
-    import sqlalchemy as sa
-
     from market_data_pipeline.domain.freshness import settled_at
+    from market_data_pipeline.store.coverage import DAY_COLUMNS, reopen_day, settled_day_bars
 
     timing = pipeline.timing(AssetClass.US_EQUITY)
     today = timing.calendar.session_date(timing.now)
@@ -111,31 +99,25 @@ def reconcile(pipeline: "Pipeline", connection: "Connection", sessions: int = SE
     settled = [session for session in recent if settled_at(session) <= timing.now][-sessions:]
     found: list[Difference] = []
     for session in settled:
-        values = {"day": session.date, "ts": session.day_start}
-        held = {row.symbol: _values(row) for row in connection.execute(sa.text(_HELD), values)}
+        held = settled_day_bars(connection, session.date, session.day_start)
         if not held:
             continue
         market = pipeline.client.grouped_daily(session.date).bars
         ours = market[market["symbol"].isin(list(held))]
-        published = {str(row.symbol): _values(row) or {} for row in ours.itertuples()}
-        of_day = differences(session.date, held, published)
-        if of_day:
-            symbols = [difference.symbol for difference in of_day]
-            # As a settled day that wants its second look: the next refresh asks, however soon it comes.
-            reopen = {"day": session.date, "symbols": symbols, "settled_at": settled_at(session)}
-            connection.execute(sa.text(_REOPEN), reopen)
+        published = {
+            str(row.symbol): {name: float(getattr(row, name)) for name in DAY_COLUMNS} for row in ours.itertuples()
+        }
+        if of_day := differences(session.date, held, published):
+            # Provisional as of its settling: the next refresh fetches it, however soon it comes.
+            reopen_day(connection, session.date, [difference.symbol for difference in of_day], settled_at(session))
             connection.commit()
         found += of_day
     return found
 
 
-def _values(row: Any) -> dict[str, float] | None:
-    return None if row.close is None else {name: getattr(row, name) for name in _COMPARED}
-
-
-@dg.op(pool="polygon", description="Compares settled day bars with the vendor's, and audits every symbol.")
-def audit_symbols(context: dg.OpExecutionContext, pipeline: PipelineResource) -> None:
-    """Compare, audit, and show what changed.
+@dg.op(pool="polygon", description="Compares settled day bars with the vendor's, and reverifies every symbol.")
+def reverify_symbols(context: dg.OpExecutionContext, pipeline: PipelineResource) -> None:
+    """Compare, reverify, and show what changed.
 
     Raises:
         dg.Failure: at least one series failed, or the run could not be done at all; the others are stored.
@@ -148,12 +130,13 @@ def audit_symbols(context: dg.OpExecutionContext, pipeline: PipelineResource) ->
     outcomes: list[SeriesOutcome] = []
     stop: PipelineError | None = None
     try:
-        requests = [SymbolRequest(one.symbol, one.tier, reverify=True) for one in pipeline.tracked() if one.active]
         with (
             pipeline.pipeline() as built,
             pipeline.database() as engine,
             alive(context.instance, engine, context.run_id),
         ):
+            tracked = pipeline.tracked(engine)
+            requests = [SymbolRequest(one.symbol, one.tier, reverify=True) for one in tracked if one.active]
             append_run(engine, context.run_id, context.job_name, **of_run(context.run)._asdict())
             before = built.client.usage
             try:
@@ -162,7 +145,7 @@ def audit_symbols(context: dg.OpExecutionContext, pipeline: PipelineResource) ->
             except PipelineError as error:
                 if error.stops_run:
                     raise
-                stop = error  # the audit does without; the run fails in the end
+                stop = error  # the refresh works without the comparison; the run fails in the end
             spent = built.client.usage - before
             for outcome in refresh_shard(requests, pipeline=built, run_id=context.run_id, spent=spent):
                 outcomes.append(outcome)
@@ -184,7 +167,7 @@ def audit_symbols(context: dg.OpExecutionContext, pipeline: PipelineResource) ->
     context.add_output_metadata(
         {
             "differences": len(found),
-            "days_opened_again": dg.TableMetadataValue(records, _TABLE),
+            "days_reopened": dg.TableMetadataValue(records, _TABLE),
             "requests": sum(outcome.counters.requests for outcome in outcomes),
             **changed_bars(outcomes),
         }
@@ -197,8 +180,8 @@ _TABLE: Final = table_schema(
 
 
 @dg.job(
-    name="reconcile", executor_def=dg.in_process_executor, description="Reads settled days again and takes in changes."
+    name="reconcile", executor_def=dg.in_process_executor, description="Reverifies settled days and takes in changes."
 )
 def reconcile_job() -> None:
-    """Compare the last sessions' day bars and audit every symbol."""
-    audit_symbols()
+    """Compare the last sessions' day bars and reverify every symbol."""
+    reverify_symbols()

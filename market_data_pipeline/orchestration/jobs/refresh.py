@@ -1,11 +1,11 @@
-"""The jobs: one refresh per tier, and the nightly ones.
+"""The refresh jobs, one per tier (https://docs.dagster.io/guides/build/jobs/asset-jobs), with their names and run tags.
 
-Add here: a job, and the tags of its runs. Keep out: when it runs (schedules).
+When they run is in schedules; into which runs a refresh is cut, in runs.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, Final
 
 import dagster as dg
 
@@ -14,10 +14,7 @@ from market_data_pipeline.domain.series import Tier
 from market_data_pipeline.orchestration.partitions import bars_key, features_key
 
 if TYPE_CHECKING:
-    # What `define_asset_job` returns; Dagster exports no public name for it.
-    from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
-
-    AssetJob: TypeAlias = UnresolvedAssetJobDefinition
+    from market_data_pipeline.orchestration.dagster_internals import AssetJob
 
 QUALITY_JOB: Final = "quality"
 

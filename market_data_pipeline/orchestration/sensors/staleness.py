@@ -1,8 +1,8 @@
-"""What Dagster keeps an eye on: the universe, late series, and series that somebody asked for.
+"""The staleness sensor: the verdict on each tier, alerts, lost runs, and the automatic refresh of late series.
 
-Each tick is a few small queries, with a deadline for them all together (deadline). What goes wrong fails the tick,
-which Dagster shows and repeats; only the staleness sensor skips while the database is away, having told people. Add
-here: a sensor. Keep out: SQL (queries, backfill_requests), deciding (healing) and alerts.
+A sensor (https://docs.dagster.io/guides/automate/sensors) with a cursor (memory). Each tick is a few small queries
+within one deadline. What goes wrong fails the tick, which Dagster shows and repeats; while the database is lost the
+sensor skips instead, because a failed tick would not keep the cursor, and each would alert the loss again.
 """
 
 from __future__ import annotations
@@ -15,116 +15,82 @@ import dagster as dg
 from market_data_pipeline.domain.errors import DatabaseUnavailableError
 from market_data_pipeline.domain.objectives import TIER_OBJECTIVES
 from market_data_pipeline.domain.series import Tier
-from market_data_pipeline.orchestration.alerts.database_loss import notice_return, tell_back, tell_lost
-from market_data_pipeline.orchestration.alerts.failed_runs import tell_runs
-from market_data_pipeline.orchestration.alerts.thresholds import tell_crossings
-from market_data_pipeline.orchestration.checks.freshness import evaluation, freshness_table, spoken
+from market_data_pipeline.orchestration.alerts.database_loss import alert_loss, alert_return, detect_restart
+from market_data_pipeline.orchestration.alerts.failed_runs import alert_runs
+from market_data_pipeline.orchestration.alerts.thresholds import alert_thresholds
+from market_data_pipeline.orchestration.checks.freshness import evaluation, in_hours, table_of
 from market_data_pipeline.orchestration.jobs.refresh import job_name, run_tags
-from market_data_pipeline.orchestration.partitions import partition_changes, symbol_partitions
 from market_data_pipeline.orchestration.provenance import REASON_TAG, TRIGGER_TAG
 from market_data_pipeline.orchestration.resources import PipelineResource
 from market_data_pipeline.orchestration.run_liveness import fail_lost_runs
 from market_data_pipeline.orchestration.runs import NARROW_TAG, UNFINISHED, narrowed, unfinished_tier_run
-from market_data_pipeline.orchestration.sensors.deadline import bound
 from market_data_pipeline.orchestration.sensors.memory import Memory
-from market_data_pipeline.orchestration.sensors.tier_changes import carried_over, first_of
-from market_data_pipeline.reports.freshness import tier_freshness
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from market_data_pipeline.orchestration.jobs.refresh import AssetJob
+    from market_data_pipeline.orchestration.dagster_internals import AssetJob
     from market_data_pipeline.reports.freshness import TierFreshness
 
 # The shortest RPO is an hour: a minute to notice is enough, and each tick writes its verdicts to the event log.
-_STALENESS_SECONDS: Final = 60
-# Somebody waits for the answer, and the daemon looks at sensors every 5 s anyway.
-_REQUESTS_SECONDS: Final = 10
-# `market-data universe add` registers partitions itself; this is for changes made elsewhere.
-_UNIVERSE_SECONDS: Final = 30
+_INTERVAL_SECONDS: Final = 60
 
-# A healing run is a shard of late series; more wait for the next one.
-_HEALED_AT_ONCE: Final = 50
-
-
-@dg.sensor(
-    minimum_interval_seconds=_UNIVERSE_SECONDS,
-    default_status=dg.DefaultSensorStatus.RUNNING,
-    description="Keeps the symbol partitions of every tier equal to the `symbols` table.",
-)
-def universe_sensor(context: dg.SensorEvaluationContext, pipeline: PipelineResource) -> dg.SensorResult | dg.SkipReason:
-    """Register symbols that came, drop those that left; one that moved shows in its new tier what is held of it."""
-    changes = first_of(partition_changes(context.instance, pipeline.tracked(bound)))
-    if not changes:
-        return dg.SkipReason("The partitions are those of the `symbols` table.")
-    requests: list[dg.AddDynamicPartitionsRequest | dg.DeleteDynamicPartitionsRequest] = []
-    for tier, added, removed in changes:
-        if added:
-            requests.append(symbol_partitions(tier).build_add_request(added))
-        if removed:
-            requests.append(symbol_partitions(tier).build_delete_request(removed))
-    with pipeline.database() as engine:
-        bound(engine)
-        held = carried_over(context.instance, engine, changes)
-    return dg.SensorResult(dynamic_partitions_requests=requests, asset_events=held)
+# One run is a shard of late series; the others wait for the next.
+_SYMBOLS_PER_RUN: Final = 50
 
 
 def staleness_sensor(jobs: Sequence[AssetJob]) -> dg.SensorDefinition:
-    """Return the sensor that says how stale each tier is, and heals what its schedule leaves behind."""
+    """Return the sensor; its runs are of the tiers' `jobs`."""
 
     @dg.sensor(
         name="staleness_sensor",
         jobs=jobs,
-        minimum_interval_seconds=_STALENESS_SECONDS,
+        minimum_interval_seconds=_INTERVAL_SECONDS,
         default_status=dg.DefaultSensorStatus.RUNNING,
         description="Writes the `series_freshness` verdict of each tier; starts a run for series beyond their RPO.",
     )
     def sensor(context: dg.SensorEvaluationContext, pipeline: PipelineResource) -> dg.SensorResult:
+        from market_data_pipeline.reports.freshness import tier_freshness
+
         now = datetime.now(UTC)  # waits are real time, also in a replay, where the database's clock stands still
         memory = Memory.from_cursor(context.cursor)
         try:
-            with pipeline.database() as engine:
-                bound(engine)
-                standing = tier_freshness(engine)
-                notice_return(memory, engine, now)
-                tell_back(memory, pipeline.settings(), now)
-                tell_crossings(engine, pipeline.settings(), standing)
+            with pipeline.tick_database() as engine:
+                tiers = tier_freshness(engine)
+                detect_restart(memory, engine, now)
+                alert_return(memory, pipeline.settings(), now)
+                alert_thresholds(engine, pipeline.settings(), tiers)
                 for run_id in fail_lost_runs(context.instance, engine):
                     context.log.warning(f"Run {run_id} was lost.")
-                tell_runs(context.instance, engine, pipeline.settings())
-                tables = {tier: freshness_table(engine, tier) for tier in _news(standing, memory, now)}
+                alert_runs(context.instance, engine, pipeline.settings())
+                tables = {tier: table_of(engine, tier) for tier in _news(tiers, memory, now)}
         except DatabaseUnavailableError as error:
-            tell_lost(memory, pipeline.settings(), error, now)
-            # A tick that fails keeps no cursor, and people would be told again at each.
+            alert_loss(memory, pipeline.settings(), error, now)
             return dg.SensorResult(skip_reason=str(error), cursor=memory.to_cursor())
-        memory.forget_healed(late.series for of_tier in standing.values() for late in of_tier.late_series)
-        requests = [
-            request
-            for tier, of_tier in standing.items()
-            if (request := _healing_run(context.instance, tier, of_tier, memory, now))
-        ]
-        events = [evaluation(tier, standing[tier], table) for tier, table in tables.items()]
-        return dg.SensorResult(run_requests=requests, asset_events=events, cursor=memory.to_cursor())
+        memory.forget_recovered(late.series for of_tier in tiers.values() for late in of_tier.late_series)
+        runs = [run for tier, of_tier in tiers.items() if (run := _run(context.instance, tier, of_tier, memory, now))]
+        events = [evaluation(tier, tiers[tier], table) for tier, table in tables.items()]
+        return dg.SensorResult(run_requests=runs, asset_events=events, cursor=memory.to_cursor())
 
     return sensor
 
 
-def _news(standing: Mapping[Tier, TierFreshness], memory: Memory, now: datetime) -> list[Tier]:
-    """Return the tiers whose verdict is to be written, and take it as said."""
-    verdicts = {tier: f"{of.late}/{of.stale}/{of.missing}/{of.series}" for tier, of in standing.items() if of.series}
+def _news(tiers: Mapping[Tier, TierFreshness], memory: Memory, now: datetime) -> list[Tier]:
+    """Return the tiers whose verdict has to be written, and record it as written."""
+    verdicts = {tier: f"{of.late}/{of.stale}/{of.missing}/{of.series}" for tier, of in tiers.items() if of.series}
     return [tier for tier, verdict in verdicts.items() if memory.is_news(tier, verdict, now)]
 
 
-def _healing_run(
-    instance: dg.DagsterInstance, tier: Tier, standing: TierFreshness, memory: Memory, now: datetime
+def _run(
+    instance: dg.DagsterInstance, tier: Tier, freshness: TierFreshness, memory: Memory, now: datetime
 ) -> dg.RunRequest | None:
-    """Return a run for the tier's late series that may be tried now; none while any run of the tier is unfinished."""
-    due = memory.due((late.series for late in standing.late_series), now)
-    if not due or unfinished_tier_run(instance, tier) or _unfinished_healing(instance, tier):
+    """Return a run for the tier's late series that may be tried now; None while any run of the tier is unfinished."""
+    due = memory.due((late.series for late in freshness.late_series), now)
+    if not due or unfinished_tier_run(instance, tier) or _is_refreshing_late_series(instance, tier):
         return None
-    symbols = list(dict.fromkeys(series.symbol for series in due))[:_HEALED_AT_ONCE]
+    symbols = list(dict.fromkeys(series.symbol for series in due))[:_SYMBOLS_PER_RUN]
     tried = [series for series in due if series.symbol in set(symbols)]
-    memory.note(tried, now)
+    memory.record(tried, now)
     return dg.RunRequest(
         run_key=f"staleness:{tier}:{now.isoformat()}",
         job_name=job_name(tier),
@@ -133,32 +99,11 @@ def _healing_run(
             **run_tags(tier),
             TRIGGER_TAG: "staleness",
             NARROW_TAG: "late series",
-            REASON_TAG: f"{standing.late} series are more than {spoken(TIER_OBJECTIVES[tier].rpo)} behind",
+            REASON_TAG: f"{freshness.late} series are more than {in_hours(TIER_OBJECTIVES[tier].rpo)} behind",
         },
     )
 
 
-def _unfinished_healing(instance: dg.DagsterInstance, tier: Tier) -> bool:
+def _is_refreshing_late_series(instance: dg.DagsterInstance, tier: Tier) -> bool:
     filters = dg.RunsFilter(job_name=job_name(tier), tags={TRIGGER_TAG: "staleness"}, statuses=list(UNFINISHED))
     return bool(instance.get_run_records(filters, limit=1))
-
-
-def backfill_request_sensor(jobs: Sequence[AssetJob]) -> dg.SensorDefinition:
-    """Return the sensor that turns rows of `backfill_requests` into runs and follows them to their end."""
-
-    @dg.sensor(
-        name="backfill_request_sensor",
-        jobs=jobs,
-        minimum_interval_seconds=_REQUESTS_SECONDS,
-        default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Turns queued rows of `market_data.backfill_requests` into runs, one per symbol.",
-    )
-    def sensor(context: dg.SensorEvaluationContext, pipeline: PipelineResource) -> dg.SensorResult | dg.SkipReason:
-        from market_data_pipeline.orchestration.sensors.backfill_requests import follow_requests
-
-        with pipeline.database() as engine:
-            bound(engine)
-            runs = follow_requests(context.instance, engine)
-        return dg.SensorResult(run_requests=runs) if runs else dg.SkipReason("Nobody asked for a series.")
-
-    return sensor

@@ -13,7 +13,7 @@ from enum import StrEnum
 from typing import Final
 
 from market_data_pipeline.domain.calendar import calendar_for
-from market_data_pipeline.domain.series import AssetClass, Timeframe
+from market_data_pipeline.domain.series import AssetClass, Tier, Timeframe
 
 
 class Severity(StrEnum):
@@ -79,3 +79,25 @@ def finite(column: str, *, above: str = "", at_least: str = "") -> str:
     """
     low = f"{column} > {above}" if above else f"{column} >= {at_least}" if at_least else f"{column} > '-infinity'"
     return f"({low} and {column} < 'infinity')"
+
+
+# `t` are the tier's symbols and `b` their rows; a rule that names `b` twice is to be planned as a whole. `{batch}` is
+# left for Great Expectations, which puts the rows of `table_rows` there.
+_STATEMENT: Final = """
+with t as (
+    select s.symbol, s.asset_class from market_data.symbols as s where s.tier = '{tier}' and s.active
+),
+b as not materialized (
+    select r.*, t.asset_class from {{batch}} as r join t on t.symbol = r.symbol
+)
+select count(*) over () as rows_in_all, bad.* from ({query}) as bad order by 2, 3, 4 limit {sample}"""
+
+
+def rule_statement(rule: Rule, tier: Tier, sample: int) -> str:
+    """Return the statement that yields the first `sample` rows of a tier that break a rule, each with their number."""
+    return _STATEMENT.format(tier=tier.value, query=rule.query, sample=sample)
+
+
+def table_rows(table: str) -> str:
+    """Return the query for all rows of `market_data.<table>`."""
+    return f"select * from market_data.{table}"  # noqa: S608 - `bars` or `features`

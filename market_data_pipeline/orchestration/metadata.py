@@ -1,6 +1,7 @@
-"""What a run says about itself: metadata per series, one table per run, and one failure that names what failed.
+"""What Dagster shows of assets and runs: columns, metadata per series, one table per run, and the failure of a run.
 
-Add here: a fact that a person wants to see on a partition's or a run's page. Keep out: how it is come by (ingest).
+Metadata (https://docs.dagster.io/guides/build/assets/metadata-and-tags). Add here: a fact that a person wants to see on
+a partition's or a run's page. Keep out: how it is computed (ingest).
 """
 
 from __future__ import annotations
@@ -9,20 +10,64 @@ from typing import TYPE_CHECKING, Any, Final
 
 import dagster as dg
 
+from market_data_pipeline.domain.bars import PRICES
 from market_data_pipeline.domain.counters import NOTHING
-from market_data_pipeline.orchestration.columns import feature_columns
+from market_data_pipeline.domain.features.definitions import FEATURES
 from market_data_pipeline.orchestration.partitions import bars_key, features_key, partition_key
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from datetime import datetime
 
     from market_data_pipeline.domain.errors import PipelineError
+    from market_data_pipeline.domain.features.definitions import Feature
     from market_data_pipeline.domain.series import Tier
     from market_data_pipeline.ingest.outcome import SeriesOutcome
 
 WORST_SHOWN: Final = 20  # failures in a sentence or table: what a person reads; the counts beside it are exact
 ROWS_SHOWN: Final = 500  # symbols in a run's table: about 100 kB of event
+
+
+def _column(name: str, kind: str, description: str, *, nullable: bool = False) -> dg.TableColumn:
+    return dg.TableColumn(name, kind, description=description, constraints=dg.TableColumnConstraints(nullable=nullable))
+
+
+_KEY: Final = (
+    _column("symbol", "text", "The vendor's ticker, case-sensitive."),
+    _column("timeframe", "text", "5m, 15m, 1h, 4h or 1d."),
+    _column("ts", "timestamptz", "The bar's start."),
+)
+
+BAR_COLUMNS: Final = dg.TableSchema(
+    [
+        *_KEY,
+        *(_column(name, "double precision", f"The bar's {name}, US dollars, as traded.") for name in PRICES),
+        _column("volume", "double precision", "Shares or units traded; may be fractional."),
+        _column("vwap", "double precision", "Volume-weighted average price, US dollars.", nullable=True),
+        _column("trades", "bigint", "Number of trades.", nullable=True),
+        _column("ingested_at", "timestamptz", "When these values were stored."),
+    ]
+)
+
+
+def feature_columns(own: Sequence[Feature] = ()) -> dg.TableSchema:
+    """Return the columns of features: the 17, then those of the project's `own` ones."""
+    return dg.TableSchema(
+        [
+            *_KEY,
+            *(_feature(feature) for feature in FEATURES),
+            *(_feature(feature, where=" In `extra`.") for feature in own),
+            _column("features_computed_at", "timestamptz", "When the computation that produced the row ran."),
+        ]
+    )
+
+
+def _feature(feature: Feature, where: str = "") -> dg.TableColumn:
+    text = f"{feature.description} ({feature.unit})" if feature.unit else feature.description
+    return _column(feature.name, feature.sql_type, f"{text}{'.' if where else ''}{where}", nullable=True)
+
+
+FEATURE_COLUMNS: Final = feature_columns()
 
 
 def materializations(outcome: SeriesOutcome) -> tuple[dg.AssetMaterialization, dg.AssetMaterialization]:
@@ -75,7 +120,7 @@ def summary(tier: Tier, outcomes: Sequence[SeriesOutcome]) -> dg.AssetObservatio
         bars_key(tier),
         description=f"Result of a refresh of the {tier} tier",
         metadata={
-            # First: of a long event a run's page shows the beginning.
+            # First: a run's page shows the beginning of a long event.
             "symbols": dg.TableMetadataValue([dg.TableRecord(row) for row in rows[:ROWS_SHOWN]], _SUMMARY),
             "series": len(outcomes),
             "failed": sum(outcome.failed for outcome in outcomes),
@@ -105,14 +150,27 @@ def changed_bars(outcomes: Sequence[SeriesOutcome]) -> dict[str, Any]:
 
 
 def warned(outcomes: Sequence[SeriesOutcome]) -> list[str]:
-    """Return what went wrong without failing a series, each once with the series that it met."""
-    met: dict[str, list[str]] = {}
-    for outcome in outcomes:
-        if outcome.warning:
-            met.setdefault(outcome.warning, []).append(outcome.series.partition_key)
-    return [
-        f"{', '.join(keys[:WORST_SHOWN])}{_more(keys)}: {warning}" for warning, keys in list(met.items())[:WORST_SHOWN]
-    ]
+    """Return a line for each warning with its series; a warning fails no series."""
+    return with_reasons((one.warning, one.series.partition_key) for one in outcomes if one.warning)
+
+
+def with_reasons(pairs: Iterable[tuple[str, str]]) -> list[str]:
+    """Return a line for each reason with its series, at most `WORST_SHOWN` of either, and then how many more.
+
+    Args:
+        pairs: a reason and a series (`AAPL|5m`).
+    """
+    by_reason: dict[str, list[str]] = {}
+    for reason, key in pairs:
+        by_reason.setdefault(reason, []).append(key)
+    lines = [f"{_first(keys)}: {reason}" for reason, keys in list(by_reason.items())[:WORST_SHOWN]]
+    more = len(by_reason) - len(lines)
+    return [*lines, *([f"… and {more} more reasons"] if more > 0 else [])]
+
+
+def _first(keys: Sequence[str]) -> str:
+    more = f" and {len(keys) - WORST_SHOWN} more" if len(keys) > WORST_SHOWN else ""
+    return ", ".join(keys[:WORST_SHOWN]) + more
 
 
 def failure(outcomes: Sequence[SeriesOutcome]) -> dg.Failure | None:
@@ -120,11 +178,7 @@ def failure(outcomes: Sequence[SeriesOutcome]) -> dg.Failure | None:
     failed = [outcome for outcome in outcomes if outcome.failed]
     if not failed:
         return None
-    by_reason: dict[str, list[str]] = {}
-    for outcome in failed:
-        reason = f"{outcome.error_class}: {outcome.error}"
-        by_reason.setdefault(reason, []).append(outcome.series.partition_key)
-    lines = [f"{', '.join(keys[:WORST_SHOWN])}{_more(keys)}: {reason}" for reason, keys in by_reason.items()]
+    lines = with_reasons((f"{one.error_class}: {one.error}", one.series.partition_key) for one in failed)
     records = [
         dg.TableRecord(
             {
@@ -137,13 +191,7 @@ def failure(outcomes: Sequence[SeriesOutcome]) -> dg.Failure | None:
         for outcome in failed[:WORST_SHOWN]
     ]
     return dg.Failure(
-        "\n".join(
-            [
-                f"{len(failed)} of {len(outcomes)} series failed; the others are stored.",
-                *lines[:WORST_SHOWN],
-                *([f"… and {len(lines) - WORST_SHOWN} more reasons"] if len(lines) > WORST_SHOWN else []),
-            ]
-        ),
+        "\n".join([f"{len(failed)} of {len(outcomes)} series failed; the others are stored.", *lines]),
         metadata={
             "failed": len(failed),
             "committed": len(outcomes) - len(failed),
@@ -153,12 +201,8 @@ def failure(outcomes: Sequence[SeriesOutcome]) -> dg.Failure | None:
     )
 
 
-def _more(keys: Sequence[str]) -> str:
-    return f" and {len(keys) - WORST_SHOWN} more" if len(keys) > WORST_SHOWN else ""
-
-
 def stopped(error: PipelineError) -> dg.Failure:
-    """Return the failure of a run that had to stop: going on would have failed every symbol in the same way."""
+    """Return the failure of a run that had to stop, because every other symbol would have failed in the same way."""
     return dg.Failure(
         f"{type(error).__name__}: {error}",
         metadata={"error_class": type(error).__name__, "kind": str(error.kind)},

@@ -5,7 +5,7 @@ from __future__ import annotations
 import psycopg
 import pytest
 
-from market_data_pipeline.orchestration.sensors import deadline
+from market_data_pipeline.orchestration import resources
 from market_data_pipeline_tests.orchestration.conftest import NOW
 from market_data_pipeline_tests.orchestration.test_sensors import Ticks, ticks
 
@@ -13,7 +13,7 @@ __all__ = ["ticks"]  # the fixture
 
 
 def hasten(monkeypatch: pytest.MonkeyPatch, seconds: float, each: float) -> None:
-    monkeypatch.setattr(deadline.bound, "__defaults__", (seconds, each))
+    monkeypatch.setattr(resources.bound, "__defaults__", (seconds, each))
 
 
 def test_a_tick_ends_when_all_of_its_statements_together_take_too_long(
@@ -28,7 +28,7 @@ def test_a_tick_ends_when_all_of_its_statements_together_take_too_long(
         )
     ticks.sensor("staleness_sensor")
     hasten(monkeypatch, seconds=0.3, each=60)
-    with pytest.raises(deadline.OverdueTickError):
+    with pytest.raises(resources.OverdueTickError):
         ticks.sensor("staleness_sensor")
 
 
@@ -39,10 +39,10 @@ def test_a_tick_ends_when_a_statement_gets_no_answer(
     hasten(monkeypatch, seconds=60, each=0.3)
     with psycopg.connect(database_url) as holding:
         holding.execute("lock table market_data.symbols")
-        with pytest.raises(deadline.OverdueTickError, match="a statement was ended"):
+        with pytest.raises(resources.OverdueTickError, match="a statement was ended"):
             ticks.sensor(name)
 
 
 def test_a_tick_has_ended_before_dagster_gives_up_on_it() -> None:
     """Sixty seconds by default: the last transaction may have three statements."""
-    assert deadline.TICK_SECONDS + 3 * deadline.STATEMENT_SECONDS < 60
+    assert resources.TICK_SECONDS + 3 * resources.STATEMENT_SECONDS < 60

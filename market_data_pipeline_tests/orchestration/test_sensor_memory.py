@@ -18,7 +18,7 @@ def test_a_series_that_was_never_tried_is_due_at_once() -> None:
 def test_each_attempt_doubles_the_wait_up_to_the_longest() -> None:
     memory, now, waits = Memory(), NOW, []
     for _ in range(12):
-        memory.note([AAPL], now)
+        memory.record([AAPL], now)
         wait = timedelta(0)
         while not memory.due([AAPL], now + wait):
             wait += timedelta(minutes=5)
@@ -28,16 +28,16 @@ def test_each_attempt_doubles_the_wait_up_to_the_longest() -> None:
     assert waits[-1] == LONGEST_WAIT
 
 
-def test_a_series_that_recovered_starts_anew_when_it_is_late_again() -> None:
+def test_a_series_that_recovered_is_due_at_once_when_it_is_late_again() -> None:
     memory = Memory()
-    memory.note([AAPL, MSFT], NOW)
-    memory.forget_healed([MSFT])
+    memory.record([AAPL, MSFT], NOW)
+    memory.forget_recovered([MSFT])
     assert memory.due([AAPL, MSFT], NOW) == [AAPL]
 
 
 def test_memory_survives_as_a_cursor() -> None:
     memory = Memory()
-    memory.note([AAPL], NOW)
+    memory.record([AAPL], NOW)
     memory.is_news("critical", "1/0/40", NOW)
     again = Memory.from_cursor(memory.to_cursor())
     assert again.due([AAPL, MSFT], NOW) == [MSFT]
