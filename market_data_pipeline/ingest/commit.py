@@ -14,13 +14,14 @@ from market_data_pipeline.domain.calendar import from_us
 from market_data_pipeline.domain.counters import NOTHING, Counters, Tally
 from market_data_pipeline.domain.errors import TransactionConflictError
 from market_data_pipeline.domain.objectives import TIER_OBJECTIVES
+from market_data_pipeline.domain.series import Series
 from market_data_pipeline.ingest.compare import changes_of, compare
 from market_data_pipeline.ingest.features import update_features
 from market_data_pipeline.ingest.outcome import SeriesOutcome, failed_outcome
 from market_data_pipeline.store.audit_log import LogRow, append_log
 from market_data_pipeline.store.bars import append_bars, extent, read_bars, supersede_bars
 from market_data_pipeline.store.coverage import write_coverage, write_failed_days
-from market_data_pipeline.store.series_state import SeriesState, write_failure, write_state
+from market_data_pipeline.store.series_state import state_of, write_failure, write_state
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,14 +32,39 @@ if TYPE_CHECKING:
 
     from market_data_pipeline.domain.errors import PipelineError
     from market_data_pipeline.domain.intervals import Intervals
-    from market_data_pipeline.domain.series import Series, Tier
+    from market_data_pipeline.domain.series import Timeframe
     from market_data_pipeline.ingest.compare import Delta
     from market_data_pipeline.ingest.coverage import ExpectedBars
     from market_data_pipeline.ingest.features import FeatureBasis
+    from market_data_pipeline.ingest.outcome import SymbolRequest
     from market_data_pipeline.store.copy import StoreConnection
     from market_data_pipeline.store.coverage import Coverage
+    from market_data_pipeline.store.series_state import SeriesState
 
 _ATTEMPTS: Final = 3  # at one transaction; a conflict with another of our own is over in milliseconds
+
+
+@dataclass(frozen=True, slots=True)
+class CommitContext:
+    """What the commits of one symbol share.
+
+    Attributes:
+        connection: the thread's own.
+        request: symbol, tier and timeframes.
+        run_id: the run, as the audit log names it.
+        clock: answers now, aware UTC.
+        states: of the symbol's series; each commit puts the new one in.
+    """
+
+    connection: StoreConnection
+    request: SymbolRequest
+    run_id: str
+    clock: Callable[[], datetime]
+    states: dict[Timeframe, SeriesState]
+
+    def state(self, timeframe: Timeframe) -> SeriesState:
+        """Return the state of one of the symbol's series."""
+        return state_of(self.states, timeframe, self.request.tier)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +73,7 @@ class Change:
 
     Attributes:
         series: what is stored.
-        tier: its tier.
-        state: what was held before.
+        started_at: when the execution began, aware UTC.
         bars: a bar frame that the stored bars have to equal within `spans`.
         spans: whole bars, disjoint and ascending; none when nothing was fetched.
         coverage: of days, to be stored with the bars (fetched series only).
@@ -57,12 +82,12 @@ class Change:
         warnings: of the run and of the answer, reported with this series.
         base_revision: of the fetched series that a resampled one is made of.
         full: compute and compare everything again.
+        reverified: with this change all days due were read again under the splits in force.
         tally: what the execution counted so far.
     """
 
     series: Series
-    tier: Tier
-    state: SeriesState
+    started_at: datetime
     bars: pd.DataFrame
     spans: Intervals
     coverage: tuple[Coverage, ...]
@@ -71,13 +96,12 @@ class Change:
     warnings: tuple[str, ...] = ()
     base_revision: int = 0
     full: bool = False
+    reverified: bool = False
     tally: Tally = field(default_factory=Tally)
 
 
-def commit(
-    connection: StoreConnection, change: Change, *, run_id: str, started_at: datetime, clock: Callable[[], datetime]
-) -> tuple[SeriesOutcome, SeriesState]:
-    """Store a change and return its outcome and the new state.
+def commit(context: CommitContext, change: Change) -> SeriesOutcome:
+    """Store a change and return its outcome.
 
     A transaction that PostgreSQL rolled back because of a conflict is repeated, up to twice, with the same bars.
 
@@ -86,71 +110,64 @@ def commit(
     """
     for _ in range(1, _ATTEMPTS):
         try:
-            return _commit(connection, change, run_id, started_at, clock)
+            return _commit(context, change)
         except TransactionConflictError:
-            connection.rollback()
-    return _commit(connection, change, run_id, started_at, clock)
+            context.connection.rollback()
+    return _commit(context, change)
 
 
 def commit_failure(
-    connection: StoreConnection,
-    series: Series,
+    context: CommitContext,
+    timeframe: Timeframe,
     error: PipelineError,
-    *,
-    state: SeriesState,
-    tier: Tier,
-    run_id: str,
     started_at: datetime,
-    clock: Callable[[], datetime],
     counters: Counters = NOTHING,
     days: tuple[date, ...] = (),
 ) -> SeriesOutcome:
     """Roll back, record that a series failed, which keeps all that it holds, and return the outcome.
 
     Args:
-        connection: the transaction that failed, or an idle connection.
-        series: the series.
+        context: what the symbol's commits share.
+        timeframe: which of its series failed.
         error: why it failed.
-        state: what it holds.
-        tier: its tier.
-        run_id: the run, as the audit log names it.
         started_at: when the execution began, aware UTC.
-        clock: answers now, aware UTC.
         counters: what was counted until then.
         days: session days whose fetch failed.
 
     Raises:
         PipelineError: `error` itself when the connection is lost, or why the failure cannot be recorded.
     """
+    connection, tier, state = context.connection, context.request.tier, context.state(timeframe)
     if connection.closed:
         raise error
     connection.rollback()
-    outcome, now = failed_outcome(series, tier, error, state=state, counters=counters), clock()
-    write_failure(connection, series, tier, _log_row(outcome, state, run_id, started_at, now))
-    write_failed_days(connection, series, days, now, run_id)
+    series, now = Series(context.request.symbol, timeframe), context.clock()
+    outcome = failed_outcome(series, tier, error, state=state, counters=counters)
+    write_failure(connection, series, tier, _log_row(outcome, state, context.run_id, started_at, now))
+    write_failed_days(connection, series, days, now, context.run_id)
     connection.commit()
     return outcome
 
 
-def _commit(
-    connection: StoreConnection, change: Change, run_id: str, started_at: datetime, clock: Callable[[], datetime]
-) -> tuple[SeriesOutcome, SeriesState]:
+def _commit(context: CommitContext, change: Change) -> SeriesOutcome:
     from market_data_pipeline.domain.features.definitions import FEATURE_VERSION
 
-    series, state, expected, tally, now = change.series, change.state, change.expected, change.tally, clock()
+    connection, series, expected, tally = context.connection, change.series, change.expected, change.tally
+    state, basis, now = context.state(series.timeframe), change.basis, context.clock()
     with tally.storing():
-        stored = _stored(connection, change)
+        stored = _stored(connection, change, state.last_ts)
     delta = compare(stored, change.bars)
     changed = changes_of(stored, change.bars, delta, state.last_ts)
     with tally.storing():
-        supersede_bars(connection, series, [from_us(us) for us in ts_us(stored)[delta.replaced]], now, run_id)
+        replaced = [from_us(us) for us in ts_us(stored)[delta.replaced]]
+        supersede_bars(connection, series, replaced, now, context.run_id)
         append_bars(connection, series, change.bars[delta.inserted | delta.updated], now)
     features = update_features(
         connection,
         series,
         state,
         change.bars,
-        change.basis,
+        basis,
         changed_from=None if delta.first_us is None else from_us(delta.first_us),
         contiguous=len(change.spans) == 1,
         full=change.full,
@@ -167,10 +184,11 @@ def _commit(
     quiet_slots = expected.quiet_slots(features.bars) if len(features.bars) else state.quiet_slots
     new_state = replace(
         held,
-        tier=str(change.tier),
+        tier=str(context.request.tier),
         feature_count=held.bar_count,
         feature_version=FEATURE_VERSION,
-        splits_digest=change.basis.splits_digest,
+        splits_digest=basis.splits_digest,
+        reverified_splits=basis.splits_digest if change.reverified else state.reverified_splits,
         own_features=features.own_features,
         revision=state.revision + (delta.first_us is not None),
         base_revision=change.base_revision,
@@ -182,7 +200,7 @@ def _commit(
     )
     outcome = SeriesOutcome(
         series,
-        change.tier,
+        context.request.tier,
         "ok" if delta.first_us is not None or features.rows else "unchanged",
         counters=tally.counters + written,
         rows_filled=changed.rows_filled,
@@ -194,20 +212,21 @@ def _commit(
         expected_last_ts=expected.last_due_ts(),
         verified_at=new_state.verified_at,
         next_due_at=new_state.next_due_at,
-        warning=" ".join((*change.warnings, *change.basis.own.problems, *features.problems)) or None,
-        own_features=change.basis.own.declarations,
+        warning=" ".join((*change.warnings, *basis.own.problems, *features.problems)) or None,
+        own_features=basis.own.declarations,
     )
     with tally.storing(), connection.together():
-        write_coverage(connection, series, change.coverage, run_id)
+        write_coverage(connection, series, change.coverage, context.run_id)
         write_state(connection, series, new_state)
-        append_log(connection, series, _log_row(outcome, state, run_id, started_at, clock()))
+        row = _log_row(outcome, state, context.run_id, change.started_at, context.clock())
+        append_log(connection, series, row)
         connection.commit()
-    return replace(outcome, counters=tally.counters + written), new_state
+    context.states[series.timeframe] = new_state
+    return replace(outcome, counters=tally.counters + written)
 
 
-def _stored(connection: StoreConnection, change: Change) -> pd.DataFrame:
+def _stored(connection: StoreConnection, change: Change, last_ts: datetime | None) -> pd.DataFrame:
     """Return the stored bars within the spans, as far as any can be there."""
-    last_ts = change.state.last_ts
     if not change.spans or last_ts is None or change.spans[0].start > last_ts:
         return bar_frames.empty()
     stored = read_bars(connection, change.series, change.spans[0].start, change.spans[-1].end)

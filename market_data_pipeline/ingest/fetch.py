@@ -1,6 +1,6 @@
 """Send the requests of a fetch plan, and return what the vendor answered, validated.
 
-Keep out: what to request (fetch_plan) and storing the answer (commit).
+Keep out: what to request (fetch_plan) and storing the answers (commit).
 """
 
 from __future__ import annotations
@@ -12,27 +12,30 @@ from market_data_pipeline.domain import bars as bar_frames
 from market_data_pipeline.domain.calendar import slot_start
 from market_data_pipeline.domain.counters import NOTHING, Counters
 from market_data_pipeline.domain.errors import PipelineError
+from market_data_pipeline.domain.intervals import Interval
 from market_data_pipeline.ingest.coverage import covered_days
+from market_data_pipeline.ingest.market_days import served_days
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from datetime import date
+    from collections.abc import Callable, Iterator, Mapping
+    from datetime import date, datetime
 
     import pandas as pd
 
-    from market_data_pipeline.domain.intervals import Interval, Intervals
+    from market_data_pipeline.domain.intervals import Intervals
     from market_data_pipeline.ingest.fetch_plan import FetchPlan
+    from market_data_pipeline.ingest.market_days import MarketDay
     from market_data_pipeline.polygon.client import PolygonClient
     from market_data_pipeline.store.coverage import Coverage
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The vendor's answer to one part of a fetch plan.
+    """The vendor's answer to a fetch plan, or to one part of it.
 
     Attributes:
         plan: what was requested.
-        part: which of its parts this answers, from 0.
+        started_at: when it was requested, aware UTC.
         bars: a bar frame, complete for every session of `spans`.
         spans: what the answer covers, in whole sessions up to the newest served bar; doubted days (ingest.coverage) are
             left out.
@@ -40,85 +43,89 @@ class Answer:
         known: the series' coverage by session date, as it will be once this answer is stored.
         counters: what it took.
         warnings: a sentence for each day of which bars are held and the answer has none.
+        is_last: no part of the plan is left to request.
     """
 
     plan: FetchPlan
-    part: int
+    started_at: datetime
     bars: pd.DataFrame
     spans: Intervals
     coverage: tuple[Coverage, ...]
     known: Mapping[date, Coverage]
     counters: Counters = NOTHING
     warnings: tuple[str, ...] = ()
-
-    @property
-    def is_last(self) -> bool:
-        """True when no part of the plan is left to request."""
-        return self.part + 1 == len(self.plan.parts)
+    is_last: bool = True
 
 
-class FetchError(Exception):
-    """A fetch that failed: its cause, what it took by then, and the days that were requested."""
+@dataclass(frozen=True, slots=True)
+class FailedFetch:
+    """A fetch that failed: nothing of this part is to be stored.
 
-    def __init__(self, cause: PipelineError, counters: Counters = NOTHING, days: tuple[date, ...] = ()) -> None:
-        super().__init__(str(cause))
-        self.cause = cause
-        self.counters = counters
-        self.days = days
+    Attributes:
+        cause: why it failed.
+        started_at: when it was requested, aware UTC.
+        counters: what it took by then.
+        days: the session days that were requested.
+    """
+
+    cause: PipelineError
+    started_at: datetime
+    counters: Counters = NOTHING
+    days: tuple[date, ...] = ()
 
 
 def fetch(
     client: PolygonClient,
     plan: FetchPlan,
+    market_days: Mapping[date, MarketDay],
     *,
     priority: int,
-    part: int = 0,
-    known: Mapping[date, Coverage] | None = None,
-) -> Answer:
-    """Request one part of a plan; nothing is sent when the part is empty.
+    clock: Callable[[], datetime],
+) -> Iterator[Answer | FailedFetch]:
+    """Yield the answers to a plan's parts, each requested when it is taken; a failure is the last.
 
     Args:
         client: the vendor.
-        plan: what to request.
+        plan: what to request; one answer without bars when that is nothing.
+        market_days: day bars of the whole market. When they serve the plan, nothing is requested.
         priority: whose requests go first when runs compete.
-        part: which of its parts.
-        known: the coverage once the part before is stored, None for that of the plan.
-
-    Raises:
-        FetchError: a request failed; nothing of the whole part is to be stored then.
+        clock: answers now, aware UTC.
     """
-    series, timing = plan.series, plan.timing
-    known = plan.coverage if known is None else known
-    requested = plan.parts[part]
-    counters, frames = NOTHING, []
-    coverage: list[Coverage] = list(plan.clamped) if part == 0 else []
-    spans: list[Interval] = []
-    warnings: list[str] = []
-    for window in requested:
-        span = window.interval
-        sessions = [one for one in plan.sessions if span.start <= slot_start(series.timeframe, one, 0) < span.end]
+    served = served_days(plan, market_days)
+    if served is not None:
+        coverage = (*plan.clamped, *served.coverage)
+        days = tuple(Interval(session.day_start, session.day_end) for session in plan.days)
+        yield Answer(plan, clock(), served.bars, days, coverage, _with(plan.coverage, coverage))
+        return
+    base, known = plan.series.timeframe, plan.coverage
+    for number, part in enumerate(plan.parts):
+        started_at, counters = clock(), NOTHING
+        frames: list[pd.DataFrame] = []
+        spans: Intervals = ()
+        warnings: tuple[str, ...] = ()
+        coverage = plan.clamped if number == 0 else ()
         try:
-            fetched = client.bars(series.symbol, series.timeframe, span, priority=priority)
-            counters += fetched.usage
-            covered = covered_days(sessions, span, fetched.bars, series, known, timing)
+            for window in part:
+                span = window.interval
+                fetched = client.bars(plan.series.symbol, base, span, priority=priority)
+                counters += fetched.usage
+                sessions = [day for day in plan.sessions if span.start <= slot_start(base, day, 0) < span.end]
+                covered = covered_days(sessions, span, fetched.bars, plan.series, known, plan.timing)
+                frames.append(fetched.bars)
+                spans += covered.spans
+                coverage += covered.coverage
+                warnings += covered.warnings
         except PipelineError as error:
-            begin = requested[0].interval.start
-            days = tuple(one.date for one in plan.days if part == 0 or slot_start(series.timeframe, one, 0) >= begin)
-            raise FetchError(error, counters + getattr(error, "usage", NOTHING), days) from error
-        frames.append(fetched.bars)
-        spans += covered.spans
-        coverage += covered.coverage
-        warnings += covered.warnings
-    return Answer(
-        plan,
-        part,
-        _joined(frames),
-        tuple(spans),
-        tuple(coverage),
-        {**known, **{day.session_date: day for day in coverage}},
-        counters,
-        tuple(warnings),
-    )
+            begin = part[0].interval.start
+            failed = tuple(day.date for day in plan.days if number == 0 or slot_start(base, day, 0) >= begin)
+            yield FailedFetch(error, started_at, counters + getattr(error, "usage", NOTHING), failed)
+            return
+        known, is_last = _with(known, coverage), number + 1 == len(plan.parts)
+        yield Answer(plan, started_at, _joined(frames), spans, coverage, known, counters, warnings, is_last)
+
+
+def _with(known: Mapping[date, Coverage], coverage: tuple[Coverage, ...]) -> Mapping[date, Coverage]:
+    return {**known, **{day.session_date: day for day in coverage}}
 
 
 def _joined(frames: list[pd.DataFrame]) -> pd.DataFrame:

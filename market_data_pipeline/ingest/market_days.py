@@ -13,16 +13,14 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from market_data_pipeline.domain import bars as bar_frames
 from market_data_pipeline.domain.calendar import to_us
 from market_data_pipeline.domain.errors import PipelineError
 from market_data_pipeline.domain.freshness import settled_at
-from market_data_pipeline.domain.intervals import Interval
 from market_data_pipeline.domain.series import AssetClass, Timeframe, asset_class_of
 from market_data_pipeline.ingest.coverage import status_after
-from market_data_pipeline.ingest.fetch import Answer
 from market_data_pipeline.ingest.fetch_plan import days_to_fetch, reach
 from market_data_pipeline.store.coverage import Coverage, CoverageStatus
 from market_data_pipeline.store.market_days import listed_symbols, read_market_days, unsettled_days, write_market_day
@@ -31,6 +29,8 @@ from market_data_pipeline.store.reference import MARKET_DAY, Check, write_check
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
     from datetime import date, datetime
+
+    import pandas as pd
 
     from market_data_pipeline.domain.calendar import Session
     from market_data_pipeline.ingest.fetch_plan import FetchPlan, Timing
@@ -86,38 +86,36 @@ class MarketDay:
         return Coverage(self.session.date, status, 1, self.fetched_at)
 
 
-def answer_from(plan: FetchPlan, market_days: Mapping[date, MarketDay]) -> Answer | None:
-    """Return the answer to the plan of a 1d series from market days; None when they do not serve all of its days.
+class Served(NamedTuple):
+    """The bars that market days hold of a 1d series, and the coverage of their days."""
+
+    bars: pd.DataFrame
+    coverage: tuple[Coverage, ...]
+
+
+def served_days(plan: FetchPlan, market_days: Mapping[date, MarketDay]) -> Served | None:
+    """Return the bars of all days of a 1d series' plan; None when market days do not serve one of them.
 
     A request is needed then, which brings all of them.
     """
     import numpy as np
 
-    series, timing = plan.series, plan.timing
-    if (
-        not plan.days
-        or series.timeframe is not Timeframe.D1
-        or asset_class_of(series.symbol) is not AssetClass.US_EQUITY
-    ):
+    series = plan.series
+    us_equity = asset_class_of(series.symbol) is AssetClass.US_EQUITY
+    if not plan.days or not us_equity or series.timeframe is not Timeframe.D1:
         return None
-    rows, coverage = [], list(plan.clamped)
+    rows, coverage = [], []
     for session in plan.days:
         day, known = market_days.get(session.date), plan.coverage.get(session.date)
-        values = day.values.get(series.symbol) if day is not None and day.serves(known, timing) else None
+        values = day.values.get(series.symbol) if day is not None and day.serves(known, plan.timing) else None
         if day is None or values is None:
             return None
         rows.append(values)
-        coverage.append(day.held(known, timing))
+        coverage.append(day.held(known, plan.timing))
     columns = np.ascontiguousarray(np.array(rows, dtype="float64").T)
     starts = np.array([to_us(session.day_start) for session in plan.days], dtype="int64")
-    return Answer(
-        replace(plan, parts=((),)),
-        0,
-        bar_frames.bar_frame(starts, dict(zip(bar_frames.VALUES, columns, strict=True))),
-        tuple(Interval(session.day_start, session.day_end) for session in plan.days),
-        tuple(coverage),
-        {**plan.coverage, **{day.session_date: day for day in coverage}},
-    )
+    frame = bar_frames.bar_frame(starts, dict(zip(bar_frames.VALUES, columns, strict=True)))
+    return Served(frame, tuple(coverage))
 
 
 @dataclass(frozen=True, slots=True)
