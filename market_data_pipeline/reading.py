@@ -185,13 +185,13 @@ def _read(
 
 def _connected(settings: Settings, symbols: Sequence[str]) -> StoreConnection:
     """Return a connection with a read-only snapshot; the embedded server is started and migrated if necessary."""
-    from market_data_pipeline.runtime.database import migrate_database
-
     try:
         return _snapshot(settings, symbols)
     except (DatabaseUnavailableError, ConfigurationError):
         if not settings.embedded_database:
             raise
+    from market_data_pipeline.runtime.database import migrate_database
+
     migrate_database(settings)
     return _snapshot(settings, symbols)
 

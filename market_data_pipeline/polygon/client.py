@@ -16,9 +16,12 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from itertools import compress
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, TypeVar
 from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
+
+import numpy as np
 
 from market_data_pipeline.domain.bars import empty
 from market_data_pipeline.domain.calendar import calendar_for, from_us, to_us
@@ -30,7 +33,7 @@ from market_data_pipeline.polygon.reference import read_splits, without_duplicat
 from market_data_pipeline.polygon.request_windows import PAGE_LIMIT, SPLITS_PAGE
 from market_data_pipeline.polygon.retry import MAX_ATTEMPTS, Request, Sender
 from market_data_pipeline.polygon.transport import Limits, Transport
-from market_data_pipeline.polygon.wire import joined, read_bars, read_market_day
+from market_data_pipeline.polygon.wire import joined, off_grid, read_bars, read_market_day
 
 if TYPE_CHECKING:
     from datetime import date
@@ -48,7 +51,6 @@ PAGE_CAP: Final = 1_000  # a window of ten years of 5m bars has 50
 EMPTY_PAGE_CAP: Final = 10
 _RANGES: Final = {Timeframe.M5: "5/minute", Timeframe.D1: "1/day"}
 _STANDARD: Final = PRIORITIES[Tier.STANDARD]
-_SPAN_5M_US: Final = 300 * 10**6
 
 _R = TypeVar("_R")
 
@@ -286,14 +288,9 @@ def _following_ms(symbol: str, timeframe: Timeframe, start_us: int) -> int:
 def _check_grid(symbol: str, timeframe: Timeframe, interval: Interval) -> None:
     if timeframe not in _RANGES:
         raise UsageError(f"{timeframe} bars are not fetched: they are made of {timeframe.base} bars.")
-    calendar = calendar_for(asset_class_of(symbol))
-    for end in interval:
-        if timeframe is Timeframe.D1:
-            on_grid = end == calendar.midnight(calendar.session_date(end))
-        else:
-            on_grid = to_us(end) % _SPAN_5M_US == 0
-        if not on_grid:
-            raise UsageError(f"{end.isoformat()} is not on the grid of {timeframe} bars of {symbol}.")
+    off = off_grid(np.array([to_us(end) for end in interval]), symbol, timeframe)
+    for end in compress(interval, off):
+        raise UsageError(f"{end.isoformat()} is not on the grid of {timeframe} bars of {symbol}.")
 
 
 def _widened(target: str, first: int, last: int) -> str:

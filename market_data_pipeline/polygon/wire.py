@@ -208,15 +208,21 @@ def _check_stamps(
     if stale.any():
         at = int(np.argmax(stale))
         raise DataError(f"{where}, bar {at}, field t: {_when(ts_us[at])} does not come after the bar before it.")
+    if (off := off_grid(ts_us, symbol, timeframe)).any():
+        at = int(np.argmax(off))
+        raise DataError(f"{where}, bar {at}, field t: {_when(ts_us[at])} is not on the grid of {timeframe} bars.")
+
+
+def off_grid(ts_us: np.ndarray, symbol: str, timeframe: Timeframe) -> np.ndarray:
+    """Return a mask: True where no bar of the timeframe starts; day bars start at local midnight."""
     if timeframe is Timeframe.D1:
         calendar = calendar_for(asset_class_of(symbol))
         days = calendar.session_days(ts_us).tolist()
-        off = ts_us != np.fromiter((to_us(calendar.midnight(day)) for day in days), dtype="int64", count=len(days))
+        starts = np.fromiter((to_us(calendar.midnight(day)) for day in days), dtype="int64", count=len(days))
     else:
-        off = ts_us % _SPAN_5M_US != 0
-    if off.any():
-        at = int(np.argmax(off))
-        raise DataError(f"{where}, bar {at}, field t: {_when(ts_us[at])} is not on the grid of {timeframe} bars.")
+        starts = ts_us - ts_us % _SPAN_5M_US
+    off: np.ndarray = starts != ts_us
+    return off
 
 
 def _broken_rules(values: np.ndarray) -> list[tuple[str, np.ndarray]]:

@@ -11,7 +11,6 @@ from market_data_pipeline.domain.bars import PRICES, VALUES, array, bar_frame, t
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    import numpy as np
     import pandas as pd
 
     from market_data_pipeline.domain.series import Series, Timeframe
@@ -66,22 +65,6 @@ def read_bars_before(connection: StoreConnection, series: Series, before: dateti
         {**series._asdict(), "before": before, "count": count},
     )
     return _frame(columns)
-
-
-def read_starts(connection: StoreConnection, series: Series, start: datetime) -> np.ndarray:
-    """Return the starts of the stored bars from `start` on, int64 microseconds since 1970 UTC, ascending."""
-    columns = read_pieces(
-        connection,
-        {"ts": "instant"},
-        """
-        select ts from market_data.bars
-        where symbol = %(symbol)s and timeframe = %(timeframe)s and ts >= %(start)s
-        order by ts
-        """,
-        {**series._asdict(), "start": start},
-    )
-    starts: np.ndarray = columns["ts"]
-    return starts
 
 
 def read_pieces(
