@@ -26,19 +26,19 @@ _QUEUE: Final = """
     returning id, status, requested_at
 """
 
-_FOLLOWED: Final = sa.text("""
+_FOLLOWED: Final = """
     select r.id, r.symbol, r.timeframe, r.status, r.run_id, r.requested_by, s.tier
     from market_data.backfill_requests as r
     left join market_data.symbols as s on s.symbol = r.symbol and s.active
     where r.status in ('queued', 'running')
     order by r.id
-    limit :limit
-""")
+    limit %(limit)s
+"""
 
-_MARK: Final = sa.text("""
-    update market_data.backfill_requests set status = :status, run_id = coalesce(:run_id, run_id)
-    where id = any(:ids)
-""")
+_MARK: Final = """
+    update market_data.backfill_requests set status = %(status)s, run_id = coalesce(%(run_id)s, run_id)
+    where id = any(%(ids)s)
+"""
 
 
 class BackfillRequest(NamedTuple):
@@ -82,10 +82,10 @@ class OpenRequest(NamedTuple):
 
 def open_requests(connection: sa.Connection, limit: int) -> list[OpenRequest]:
     """Return the oldest `limit` requests that are queued or running."""
-    return [OpenRequest(*row) for row in connection.execute(_FOLLOWED, {"limit": limit})]
+    return [OpenRequest(*row) for row in connection.exec_driver_sql(_FOLLOWED, {"limit": limit})]
 
 
 def mark_requests(connection: sa.Connection, ids: Sequence[int], status: str, run_id: str | None = None) -> None:
     """Set the status of requests, and the run that serves them if it is known."""
     if ids:
-        connection.execute(_MARK, {"ids": list(ids), "status": status, "run_id": run_id})
+        connection.exec_driver_sql(_MARK, {"ids": list(ids), "status": status, "run_id": run_id})
