@@ -28,6 +28,7 @@ SQL = REPOSITORY / "sql"
 OWN_SERVER = "MARKET_DATA_TEST_DATABASE_URL"
 # Names the folder of this test session to the workers, which inherit the environment of the process that owns it.
 SESSION = "MARKET_DATA_TEST_SESSION"
+KINDS = ("unit", "property", "database", "dagster", "end_to_end")
 _ours: list[Path] = []
 
 
@@ -43,6 +44,22 @@ def pytest_configure(config: pytest.Config) -> None:
         # Every pytest closes the folder that all of a user's sessions share, /tmp/pytest-of-root, to everybody else:
         # a server of ours that runs as another user could then not enter its own data folder in there.
         config.option.basetemp = config.option.basetemp or str(folder / "tmp")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if not any(item.get_closest_marker(kind) for kind in KINDS):
+            item.add_marker(_kind(item))
+
+
+def _kind(item: pytest.Item) -> str:
+    """Return the marker of a test (pyproject.toml lists them) by what it uses."""
+    room = item.path.relative_to(Path(__file__).parent).parts[0]
+    if room in {"end_to_end", "orchestration"}:
+        return {"orchestration": "dagster"}.get(room, room)
+    if "postgres_url" in getattr(item, "fixturenames", ()):
+        return "database"
+    return "property" if hasattr(getattr(item, "function", None), "hypothesis") else "unit"
 
 
 def pytest_unconfigure() -> None:

@@ -30,6 +30,7 @@ from pathlib import Path
 from market_data_pipeline.runtime.postgres import EmbeddedPostgres
 print(EmbeddedPostgres(Path(sys.argv[1]), durable=False).ensure_running(), flush=True)
 """
+pytestmark = pytest.mark.database
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can act as another user")
 
 
