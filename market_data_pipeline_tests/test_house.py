@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,18 @@ def imported(file: Path) -> set[str]:
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
     return found
+
+
+def literals(file: Path) -> Iterator[str]:
+    """Yield the strings of `file` that are no docstrings, each f-string whole with `{}` for its values."""
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    skipped = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}  # docstrings
+    for node in ast.walk(tree):
+        if isinstance(node, ast.JoinedStr):
+            skipped |= {id(part) for part in node.values}
+            yield "".join(str(part.value) if isinstance(part, ast.Constant) else "{}" for part in node.values)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in skipped:
+            yield node.value
 
 
 def test_imports_run_one_way() -> None:
@@ -72,6 +85,32 @@ def test_only_the_calendar_knows_the_time_in_new_york() -> None:
         for file in modules(PACKAGE)
         if file != PACKAGE / "domain" / "calendar.py"
         for match in clock.finditer(file.read_text(encoding="utf-8"))
+    ]
+    assert elsewhere == []
+
+
+def test_sql_over_the_market_data_stands_in_store_and_reports() -> None:
+    statement = re.compile(
+        r"\b(?:select|insert|update|delete|from|join|into|call|lock|truncate|using)\b[^;]*?(?<!')\bmarket_data\.[a-z]",
+        re.I,
+    )
+    elsewhere = [
+        f"{file.relative_to(ROOT)}: {text[:60]!r}"
+        for file in modules(PACKAGE)
+        if file.relative_to(PACKAGE).parts[0] not in {"store", "reports"}
+        for text in literals(file)
+        if statement.search(text)
+    ]
+    assert elsewhere == []
+
+
+def test_private_names_of_dagster_stand_in_one_module() -> None:
+    private = re.compile(r"\bdagster\w*(?:\.\w+)*\._\w+|\bdg\._\w+|\bfrom dagster[\w.]* import _\w+")
+    elsewhere = [
+        f"{file.relative_to(ROOT)}: {match[0]}"
+        for file in modules(PACKAGE)
+        if file != PACKAGE / "orchestration" / "dagster_internals.py"
+        for match in private.finditer(file.read_text(encoding="utf-8"))
     ]
     assert elsewhere == []
 
