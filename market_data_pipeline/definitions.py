@@ -1,4 +1,4 @@
-"""The code location: everything that Dagster loads (https://docs.dagster.io/guides/build/projects-and-components).
+"""The code location: everything that Dagster loads (https://docs.dagster.io/deployment/code-locations).
 
 A test or another deployment swaps a part through `build_defs(resource_overrides=…)`. Nothing here, and nothing imported
 from here, reads the environment or loads a heavy library: every run process starts with this import.

@@ -1,11 +1,9 @@
-"""The assets: for each tier its bars and its features, one partition per series, made together by one step.
+"""The assets: each tier's bars and features, one partition per series, materialized together by one step.
 
-Add here: what describes an asset. Keep out: the work (ingest), which series a run is for (selection), and what it says
-about them (results).
-
-A failing series never stops the others: each commits and materializes by itself, and at the end the step fails with one
-`dg.Failure` that names the failed ones, so that exactly their partitions show as failed. For that the assets are
-`skippable` (the step returns no output; it logs events) and one step makes both (they commit together).
+Assets (https://docs.dagster.io/guides/build/assets). A failing series never stops the others: each commits and
+materializes by itself, and at the end the step fails with one `dg.Failure` that names the failed ones, so that exactly
+their partitions show as failed. For that the assets are `skippable` (the step returns no output; it logs events), and
+one step materializes both (they commit together). The work itself is in ingest.
 """
 
 # No `from __future__ import annotations`: Dagster needs the classes of a step's parameters, not their names.
@@ -50,7 +48,7 @@ if TYPE_CHECKING:
 
 POOL: Final = "polygon"  # its limit is in dagster.yaml
 
-# A batch of events costs 20 ms however small it is, and someone who watches a run looks about once a second.
+# A batch of events costs 20 ms however small it is, and the UI refreshes a run about once a second.
 _FLUSH_SECONDS: Final = 1.0
 
 
@@ -99,7 +97,7 @@ def tier_assets(tier: Tier) -> dg.AssetsDefinition:
     def series(
         context: dg.AssetExecutionContext, config: RefreshConfig, pipeline: PipelineResource
     ) -> Iterator[dg.MaterializeResult]:  # type: ignore[type-arg]
-        yield from ()  # everything is logged per partition; an output would materialize all partitions alike
+        yield from ()  # events are logged per partition; an output would materialize all partitions alike
         refresh_tier(context, tier, config, pipeline)
 
     return series
@@ -108,7 +106,7 @@ def tier_assets(tier: Tier) -> dg.AssetsDefinition:
 def refresh_tier(
     context: dg.AssetExecutionContext, tier: Tier, config: RefreshConfig, pipeline: PipelineResource
 ) -> None:
-    """Refresh what the run is for and log it while it is being committed.
+    """Refresh the series that the run selects, and log each as it commits.
 
     Raises:
         dg.Failure: at least one series failed, or the run could not be done at all.
@@ -155,7 +153,7 @@ def _events(outcome: "SeriesOutcome") -> tuple[dg.AssetMaterialization, ...]:
 
 
 def _batches(outcomes: Iterator["SeriesOutcome"]) -> Iterator[list["SeriesOutcome"]]:
-    """Yield what came in within the last second, as soon as it is over, and the rest at the end."""
+    """Yield the outcomes of each second together, and the rest at the end."""
     batch: list[SeriesOutcome] = []
     began = time.monotonic()
     try:

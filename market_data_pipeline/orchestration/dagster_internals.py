@@ -1,38 +1,17 @@
-"""Writing a run's many materializations cheaply.
+"""Every private name of Dagster that this project uses, each with its reason; no other module has one.
 
-`context.log_event` writes one event in two transactions on two new connections: 11 ms each here, 2.7 s for a shard of
-125 series. Dagster's storage can write a batch in 0.6 ms an event, and Dagster does so for assets that return one
-result for many partitions, but gives users no way to batch results that differ. So this module, and no other, uses what
-lies under `log_event`: the names `DagsterEvent.asset_materialization` and `DagsterEventBatchMetadata` of Dagster 1.13.
-Should they change, `context.log_event` does the same work slowly.
+Checked with Dagster 1.13.27; `test_dagster_internals` fails when Dagster drops or renames one. Four things need them:
 
-Putting a run into Dagster's queue from any process; the daemon starts it.
-
-Measured for a tier of 25 symbols: 0.8 s here. `dagster job launch` takes 5 s, because it first starts a code server of
-its own; GraphQL needs a running webserver. The cost is a handful of private names of Dagster 1.13, which all stand in
-this module: they say where a run's code is to be found, which is wherever the workspace says.
-
-Run processes that start warm: forked from a process that has imported what a run needs, once.
-
-Dagster's code server gives every run a process of its own and starts it from nothing ("spawn"): it imports Dagster,
-pandas and this package again and computes the calendars again. Python's "forkserver" starts it as a copy of a process
-that has all that at hand and no connections, and no threads but those of libraries that know of forks (OpenBLAS,
-jemalloc): a run of 9 symbols that finds nothing to do takes 1.0 s of processor time instead of 3.8 s. What runs hold in
-common they share in memory, too.
-
-Dagster 1.13 offers no choice of the method, so this module, and no other, uses a private name of it: the attribute
-`_mp_ctx` of `DagsterApiServer`. Should it change, runs start slowly again and do the same work.
-
-Add here: how a run's process comes to be. Keep out: what it needs (preloaded) and what it does (assets).
-
-What Dagster's own storage knows: runs, daemons, schedules.
-
-Dagster is used by its public face elsewhere; here it is not, and that is why this is a module of its own. Only
-`get_run_records` is documented as public; daemon heartbeats, schedule states and a run's failure event have no public
-reading except GraphQL from the webserver, which may be down just when they are asked for. Reading the tables by SQL
-would be cheaper still (no import of 0.7 s), but their rows are Dagster's serialised objects. Checked with 1.13.27.
-
-Keep out: anything about series; `reports` joins the two.
+- Events in batches: `context.log_event` writes each event in two transactions on two new connections, 11 ms each, 2.7 s
+  for a shard of 125 series. The storage writes a batch in 0.6 ms an event, but only assets that return one result for
+  many partitions reach it by public names. Without these names `context.log_event` does the same, slowly.
+- Runs put into the queue from any process: 0.8 s for a tier of 25 symbols. `dagster job launch` takes 5 s, because it
+  first starts a code server of its own; GraphQL needs a running webserver.
+- Runs that start warm: the code server starts each run's process from nothing ("spawn") and offers no other method.
+  Forked from a process that has imported what a run needs, and has no connections, a run of 9 symbols with nothing to
+  do takes 1.0 s of processor time instead of 3.8 s, and runs share memory.
+- The state of Dagster (`reports.dagster_state`): heartbeats, schedule states and a run's failure have no public reading
+  but GraphQL, whose webserver may be down just when they are asked for.
 """
 
 from __future__ import annotations
@@ -72,7 +51,9 @@ if TYPE_CHECKING:
     # What `dg.define_asset_job` returns; Dagster exports no public name for it.
     AssetJob: TypeAlias = UnresolvedAssetJobDefinition
 
-_LARGEST_BATCH = "1000"  # events of one INSERT: 1000 rows of about 2 kB
+_LARGEST_BATCH: Final = "1000"  # events of one INSERT: 1000 rows of about 2 kB
+_ATTRIBUTE: Final = "defs"  # of the location's module
+_CODE_SERVER: Final = ["api", "grpc"]  # `python -m dagster api grpc …`, by whatever it was started
 
 
 def log_materializations(
@@ -96,9 +77,9 @@ def log_materializations(
 
 
 def log_planned(context: dg.AssetExecutionContext, asset_keys: Iterable[dg.AssetKey], partition: str) -> None:
-    """Note that the run meant to materialize a partition: one that it then does not is shown as failed.
+    """Log that the run planned to materialize a partition: one that it then does not shows as failed.
 
-    A run with partition tags has such notes from its launch; one for a whole tier has none.
+    A run with partition tags has such events from its launch; one for a whole tier has none.
     """
     from dagster._core.events import AssetMaterializationPlannedData, DagsterEvent
 
@@ -107,9 +88,6 @@ def log_planned(context: dg.AssetExecutionContext, asset_keys: Iterable[dg.Asset
         planned = AssetMaterializationPlannedData(asset_key, partition=partition, partitions_subset=None)
         event = DagsterEvent.build_asset_materialization_planned_event(context.job_name, step_key, planned)
         context.instance.report_dagster_event(event, context.run.run_id, logging.DEBUG)
-
-
-_ATTRIBUTE: Final = "defs"
 
 
 def keep_connections(instance: dg.DagsterInstance) -> None:
@@ -150,14 +128,14 @@ def enqueue(
 
 
 def _remote_origin(repository: str, job: str) -> RemoteJobOrigin:
-    """Return what the daemon reads: the location that the workspace calls so, and the job in it."""
+    """Return what the daemon reads: the location by its name in the workspace, and the job in it."""
     from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteRepositoryOrigin
 
     return RemoteRepositoryOrigin(RegisteredCodeLocationOrigin(LOCATION), repository).get_job_origin(job)
 
 
 def _python_origin(job: str) -> JobPythonOrigin:
-    """Return what launchers read that start the run elsewhere (Kubernetes, Celery): the module to import."""
+    """Return what launchers on other machines read (Kubernetes, Celery): the module to import."""
     from dagster._core.code_pointer import ModuleCodePointer
     from dagster._core.origin import DEFAULT_DAGSTER_ENTRY_POINT, JobPythonOrigin, RepositoryPythonOrigin
 
@@ -166,49 +144,41 @@ def _python_origin(job: str) -> JobPythonOrigin:
     return JobPythonOrigin(job, code)
 
 
-_CODE_SERVER: Final = ["api", "grpc"]  # `python -m dagster api grpc …`, however it was started
-
 _PRELOADED: Final = "market_data_pipeline.runtime.preloaded"
 
 
 def start_runs_warm() -> None:
-    """Let the code server that this process is fork its runs; in any other process do nothing."""
+    """Make this process fork its runs if it is a code server; do nothing in any other."""
     if sys.argv[1:3] != _CODE_SERVER:
         return
     from dagster._grpc.server import DagsterApiServer
 
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([_PRELOADED])
-    # The server was made before it loaded this module: a property stands before what it set itself.
+    # The server was created before it loaded this module: a property takes precedence over the attribute it has set.
     DagsterApiServer._mp_ctx = property(lambda _: context, lambda *_: None)  # type: ignore[assignment]
-    multiprocessing.forkserver.ensure_running()  # so that it is ready when the first run comes
+    multiprocessing.forkserver.ensure_running()  # ready before the first run
 
 
-# A daemon writes a heartbeat every 30 s. Dagster itself forgives half an hour of silence, which is six times the
-# objective for restoring a crashed scheduler (5 minutes); three missed beats are a daemon that is down.
+# A daemon writes a heartbeat every 30 s. Dagster itself tolerates half an hour of silence, six times the objective for
+# restoring a crashed scheduler (5 minutes); here a daemon that misses three is down.
 HEARTBEAT_TOLERANCE_SECONDS: Final = 100.0
 
-_CONNECT_SECONDS: Final = 3  # a server that is up answers in milliseconds; whoever asks for health gives up soon
-
-_REACHED_SECONDS: Final = 1.0  # the questions behind one answer do not all try whether there is a server
-
-_STATEMENT_TIMEOUT_MS: Final = 5_000  # as the API's own statements
-
+_CONNECT_SECONDS: Final = 3  # a server that is up answers in milliseconds; clients that ask for health give up soon
+_REACHED_SECONDS: Final = 1.0  # the questions behind one answer do not all check the server
+_STATEMENT_TIMEOUT_MS: Final = 5_000  # like the API's own statements
 _RECYCLE_SECONDS: Final = 300  # of a kept connection, of which each of the three storages has one
-
-_MORE_CONNECTIONS: Final = 4  # while several ask at once
-
+_MORE_CONNECTIONS: Final = 4  # for questions at the same time
 _RUN_ID_LENGTH: Final = 36
-
-_LOOKED_THROUGH: Final = 1000  # runs, for one whose id is not written out: some eight days of schedules
-
+_SEARCHED: Final = 1000  # newest runs, for the beginning of an id: some eight days of schedules
 _LONGEST_MESSAGE: Final = 300  # characters of a run's failure; the rest is in Dagster's UI
 
 
 class StoredDagsterState:
-    """Reads the instance whose `dagster.yaml` lies in `home`; opened at first use, and shared by threads.
+    """The state of the instance whose `dagster.yaml` is in `home`; opened at first use, and shared by threads.
 
-    `dagster.yaml` takes the storage's URL from the environment: `postgres_url` is put there unless it has one.
+    `reports.dagster_state.DagsterState` documents the methods. `dagster.yaml` takes the storage's URL from the
+    environment, which gets `postgres_url` unless it has one.
     """
 
     def __init__(self, home: Path, postgres_url: str) -> None:
@@ -219,31 +189,27 @@ class StoredDagsterState:
         self._reached = -math.inf
 
     def open(self) -> None:
-        """Open the instance now, which takes a second, rather than at the first question; raises as `runs` does."""
+        """Connect now, which takes a second, rather than at the first question."""
         self._read(lambda _instance: None)
 
     def runs(self, limit: int, jobs: tuple[str, ...] = ()) -> tuple[Run, ...]:
-        """Return the newest `limit` runs, of `jobs` only if any are named; newest first.
-
-        Raises:
-            DatabaseUnavailableError: the storage cannot be read.
-        """
+        """Return the newest `limit` runs, newest first; only those of `jobs` if any are named."""
         return self._read(lambda instance: _runs(instance, limit, jobs))
 
     def run(self, beginning: str) -> Run | None:
-        """Return the newest run whose id begins so; None when there is none. Raises as `runs` does."""
+        """Return the newest run whose id begins with `beginning`; None when there is none."""
         return self._read(lambda instance: _run_called(instance, beginning))
 
     def daemons(self) -> tuple[Daemon, ...]:
-        """Return the daemons that the instance needs; raises as `runs` does."""
+        """Return the daemons that the instance needs."""
         return self._read(_daemons)
 
     def schedules(self) -> tuple[Schedule, ...]:
-        """Return the tiers' schedules; raises as `runs` does."""
+        """Return the tiers' schedules."""
         return self._read(_schedules)
 
     def close(self) -> None:
-        """Let go of the instance."""
+        """Close the connections."""
         with self._lock:
             self._reached = -math.inf
             if self._instance is not None:
@@ -257,15 +223,15 @@ class StoredDagsterState:
             return question(kept or self._open())
         except DatabaseUnavailableError:
             raise
-        except Exception as error:  # whatever its storage plug-in raises, the state cannot be told
+        except Exception as error:  # whatever its storage plug-in raises, the state cannot be read
             if kept is None:
                 raise DatabaseUnavailableError(f"Dagster's storage cannot be read: {type(error).__name__}.") from error
-        # The server may have been started anew, and ended the connections that were kept.
+        # The server may have been restarted and have ended the kept connections.
         self.close()
         return self._read(question)
 
     def _refuse_at_once(self) -> None:
-        """Raise when the storage's server cannot be reached: dagster-postgres tries for 11 s, and somebody waits."""
+        """Raise when the storage's server cannot be reached: dagster-postgres would retry for 11 s."""
         from market_data_pipeline.store.connection import open_connection
 
         if time.monotonic() - self._reached < _REACHED_SECONDS:
@@ -279,7 +245,7 @@ class StoredDagsterState:
         if url:
             try:
                 open_connection(url, connect_timeout=_CONNECT_SECONDS).close()
-            except DatabaseUnavailableError:  # whose sentence names the server, which is nobody's business here
+            except DatabaseUnavailableError:  # its message names the server, which does not belong in an answer
                 raise DatabaseUnavailableError("Dagster's storage cannot be reached.") from None
         self._reached = time.monotonic()
 
@@ -287,7 +253,7 @@ class StoredDagsterState:
         with self._lock:
             if self._instance is None:
                 if not (self._home / "dagster.yaml").is_file():
-                    # Dagster would quietly make an empty SQLite instance there.
+                    # Dagster would silently create an empty SQLite instance there.
                     raise DatabaseUnavailableError("There is no dagster.yaml in DAGSTER_HOME.")
                 if not os.environ.get("DAGSTER_POSTGRES_URL"):  # an empty value counts as none, as in the settings
                     os.environ["DAGSTER_POSTGRES_URL"] = self._postgres_url
@@ -295,7 +261,7 @@ class StoredDagsterState:
                 import dagster as dg
 
                 self._instance = dg.DagsterInstance.from_config(str(self._home))
-                # Else each of a dozen statements behind one answer would connect anew.
+                # Otherwise each of a dozen statements behind one answer would open a connection.
                 self._instance.optimize_for_webserver(_STATEMENT_TIMEOUT_MS, _RECYCLE_SECONDS, _MORE_CONNECTIONS)
             return self._instance
 
@@ -319,7 +285,7 @@ def _run_called(instance: dg.DagsterInstance, beginning: str) -> Run | None:
     if len(beginning) == _RUN_ID_LENGTH:
         found = instance.get_run_records(dg.RunsFilter(run_ids=[beginning]))
     else:
-        recent = instance.get_run_records(limit=_LOOKED_THROUGH)
+        recent = instance.get_run_records(limit=_SEARCHED)
         found = [record for record in recent if record.dagster_run.run_id.startswith(beginning)]
     return _run(instance, found[0]) if found else None
 
@@ -348,7 +314,7 @@ def _run(instance: dg.DagsterInstance, record: dg.RunRecord) -> Run:
 
 
 def failure_of(instance: dg.DagsterInstance, run_id: str) -> str | None:
-    """Return the first line of what a failed run said, without the stack that follows; None when it did not fail."""
+    """Return the first line of a failed run's error, without the stack trace; None when it did not fail."""
     import dagster as dg
 
     kinds = {dg.DagsterEventType.STEP_FAILURE, dg.DagsterEventType.RUN_FAILURE}

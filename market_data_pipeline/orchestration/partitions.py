@@ -1,11 +1,8 @@
-"""The assets' keys and their partitions: one per series, in two dimensions.
+"""The assets' partitions, one per series in two dimensions, and which of them a run refreshes.
 
-Add here: how a set of symbols and timeframes is named to Dagster. Keep out: which of them a run is for (selection)
-and when runs start (schedules).
-
-Which series a run is for: its partition tags, narrowed by its run config; without either, the whole tier.
-
-Keep out: how runs come to have tags (runs, schedules).
+Partitions (https://docs.dagster.io/guides/build/partitions-and-backfills). A run's tags select a range of them, and its
+run config (https://docs.dagster.io/guides/operate/configuration/run-configuration) narrows it; without either the run
+is for the whole tier. How runs get their tags is in runs.
 """
 
 from __future__ import annotations
@@ -65,7 +62,7 @@ def partition_key(series: Series) -> dg.MultiPartitionKey:
 
 
 def symbols_of(instance: dg.DagsterInstance, tier: Tier) -> Sequence[str]:
-    """Return a tier's symbols as Dagster knows them, in the order in which a range runs over them."""
+    """Return a tier's symbols as Dagster knows them, in the order of its partition ranges."""
     return instance.get_dynamic_partitions(f"{tier}_symbols")
 
 
@@ -84,7 +81,7 @@ def all_materialized(instance: dg.DagsterInstance) -> bool:
 
 
 class PartitionChange(NamedTuple):
-    """What makes a tier's partitions equal to the universe."""
+    """The change that makes a tier's partitions equal to the universe."""
 
     tier: Tier
     added: list[str]
@@ -92,7 +89,7 @@ class PartitionChange(NamedTuple):
 
 
 def partition_changes(instance: dg.DagsterInstance, tracked: Iterable[TrackedSymbol]) -> list[PartitionChange]:
-    """Return what has to change for Dagster to know exactly the active symbols; empty when it does."""
+    """Return the changes after which Dagster knows exactly the active symbols; empty when it does."""
     wanted: dict[Tier, list[str]] = {tier: [] for tier in Tier}
     for entry in tracked:
         if entry.active:
@@ -110,7 +107,7 @@ def partition_changes(instance: dg.DagsterInstance, tracked: Iterable[TrackedSym
 def sync_partitions(instance: dg.DagsterInstance, engine: Engine) -> list[PartitionChange]:
     """Make the partitions of all tiers equal to the `symbols` table, and return what changed.
 
-    A partition that goes keeps its history and shows it again when the symbol comes back.
+    A partition that is removed keeps its history and shows it again when the symbol comes back.
     """
     from market_data_pipeline.store.universe import tracked
 
@@ -123,7 +120,7 @@ def sync_partitions(instance: dg.DagsterInstance, engine: Engine) -> list[Partit
 
 
 class RefreshConfig(dg.Config):
-    """The run config of a refresh; everything may be left out."""
+    """The run config of a refresh; every field is optional."""
 
     symbols: list[str] = Field(default=[], description="Only these symbols of the tier. Empty: all.")
     timeframes: list[str] = Field(default=[], description="Only these timeframes (5m, 15m, 1h, 4h, 1d). Empty: all.")
@@ -131,14 +128,14 @@ class RefreshConfig(dg.Config):
         default=None, ge=1, description="Calendar days of history to hold. Default: MARKET_DATA_HISTORY_DAYS."
     )
     full_refresh: bool = Field(
-        default=False, description="Ask the vendor for everything again and compare, instead of what is missing."
+        default=False, description="Fetch everything again and compare, instead of only what is missing."
     )
 
 
 def selected(
     tier: Tier, config: RefreshConfig, partition_keys: Iterable[str] | None, tier_symbols: Callable[[], Sequence[str]]
 ) -> list[SymbolRequest]:
-    """Return what a run is to refresh, in the order of its partitions.
+    """Return the series that a run refreshes, by symbol, in the order of its partitions.
 
     Args:
         tier: the tier of the job.
@@ -147,7 +144,7 @@ def selected(
         tier_symbols: looks up the tier's symbols; called only when they are needed.
 
     Raises:
-        UsageError: the config names a symbol or timeframe that is not among those.
+        UsageError: the config names a symbol or timeframe that is not among them.
     """
     from market_data_pipeline.ingest.outcome import SymbolRequest
 
@@ -157,9 +154,9 @@ def selected(
     else:
         chosen = _by_symbol(partition_keys)
     if config.symbols:
-        if strangers := [symbol for symbol in config.symbols if symbol not in chosen]:
+        if unknown := [symbol for symbol in config.symbols if symbol not in chosen]:
             raise UsageError(
-                f"{', '.join(strangers)}: not among the {len(chosen)} symbols of this {tier} run; "
+                f"{', '.join(unknown)}: not among the {len(chosen)} symbols of this {tier} run; "
                 "`market-data universe list` shows each symbol's tier."
             )
         chosen = {symbol: chosen[symbol] for symbol in chosen if symbol in set(config.symbols)}

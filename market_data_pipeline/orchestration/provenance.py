@@ -1,7 +1,6 @@
-"""Who asked for a run, why, and for what: read from its tags and config, for the audit trail and for reports.
+"""Who requested a run, why, and for which series: read from its tags and config, for the audit log and reports.
 
-Add here: another way in which a run comes to be. Keep out: what came of it (store.audit_log, reports), and
-starting runs (runs).
+Run tags (https://docs.dagster.io/guides/build/assets/metadata-and-tags/tags). Add here: another way to start a run.
 """
 
 from __future__ import annotations
@@ -16,9 +15,9 @@ if TYPE_CHECKING:
 
     import dagster as dg
 
-TRIGGER_TAG: Final = "market_data/trigger"  # who asked: schedule, staleness, request or cli
+TRIGGER_TAG: Final = "market_data/trigger"  # what started the run: schedule, staleness, request or cli
 USER_TAG: Final = "market_data/user"  # on runs that a person started by one of our commands: user@host
-REASON_TAG: Final = "market_data/reason"  # in words, where the trigger does not say it all
+REASON_TAG: Final = "market_data/reason"  # in words, where the trigger is not enough
 
 _SCHEDULED_FOR: Final = ".dagster/scheduled_execution_time"
 _RANGE: Final = ("dagster/asset_partition_range_start", "dagster/asset_partition_range_end")
@@ -26,7 +25,7 @@ _LONGEST: Final = 500  # characters: a reason or a list of symbols is to be read
 
 
 class Provenance(NamedTuple):
-    """Where a run comes from."""
+    """What started a run."""
 
     trigger: str  # schedule:NAME, sensor:NAME, backfill:ID or retry:RUN by Dagster, backfill or cli by us, or manual
     requested_by: str  # a schedule's or sensor's name, user@host, or dagster
@@ -35,7 +34,7 @@ class Provenance(NamedTuple):
 
 
 def caller() -> str:
-    """Return who runs this process: user@host."""
+    """Return the user and host of this process: user@host."""
     try:
         user = getpass.getuser()
     except (KeyError, OSError):  # a container's user id without a name
@@ -44,7 +43,7 @@ def caller() -> str:
 
 
 def provenance(tags: Mapping[str, str], run_config: Mapping[str, Any]) -> Provenance:
-    """Return where a run with these tags and this config comes from."""
+    """Return what started a run with these tags and this config."""
     trigger = _trigger(tags)
     kind, _, name = trigger.partition(":")
     by = tags.get(USER_TAG) or (name if kind in {"schedule", "sensor"} else "dagster")
@@ -54,7 +53,7 @@ def provenance(tags: Mapping[str, str], run_config: Mapping[str, Any]) -> Proven
 
 
 def of_run(run: dg.DagsterRun) -> Provenance:
-    """Return where a run comes from."""
+    """Return what started a run."""
     return provenance(run.tags, run.run_config)
 
 
@@ -80,8 +79,8 @@ def _reason(kind: str, name: str, tags: Mapping[str, str]) -> str:
     if kind == "retry":
         return f"run {name[:8]} ended before its work was done"
     if kind == "backfill":
-        return "a backfill of partitions, asked for in Dagster" if name else "market-data asked for what is missing"
-    return "asked for by hand" if kind in {"manual", "cli"} else "late or asked-for series"
+        return "a backfill of partitions, requested in Dagster" if name else "market-data requested what is missing"
+    return "started by hand" if kind in {"manual", "cli"} else "late or requested series"
 
 
 def _series(tags: Mapping[str, str], run_config: Mapping[str, Any]) -> str:

@@ -1,10 +1,10 @@
-"""Noticing runs whose process is gone.
+"""Lost runs: those whose process is gone are found by a lock, and marked as failed.
 
 Dagster's code server reports a run process that dies, unless it dies too: after a power cut, or when the whole service
-is killed, such a run stays `STARTED` for ever, and its tier's schedule would wait for it for ever. `run_monitoring`
-cannot help, because Dagster's default launcher has no way of asking for a run's health. So a refresh holds an advisory
-lock of PostgreSQL while it works, which no crash leaves behind; a started refresh without its lock is a lost one, and
-is marked as failed. Run retries then start it again. Keep out: judging how a living run is doing.
+is killed, such a run stays `STARTED` for ever, and its tier's schedule would wait for it for ever. Run monitoring
+(https://docs.dagster.io/deployment/execution/run-monitoring) cannot help, because the default launcher cannot report a
+run's health. So a refresh holds an advisory lock of PostgreSQL while it works, which no crash leaves behind; a started
+refresh without its lock is lost. Run retries then start it again.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Engine
 
-# "held" from when the run takes its lock until just before it gives it back. The UI hides tags that begin like this.
+# "held" from when the run takes its lock until just before it releases it. The UI hides tags that begin with a dot.
 _LOCK_TAG: Final = ".dagster/market_data_lock"
 
-# Between a run's making and its queueing lie milliseconds; minutes mean that whoever made it died in between.
+# A run is queued milliseconds after it is created; minutes mean that the process that created it died in between.
 _QUEUED_WITHIN: Final = timedelta(minutes=5)
 
 _LOCK: Final = "select pg_advisory_lock(hashtext('market_data.run'), hashtext(:run_id))"
-# Shared, so that two observers at the same time do not take each other for the run.
+# Shared, so that two observers at the same time do not mistake each other for the run.
 _FREE: Final = "select pg_try_advisory_xact_lock_shared(hashtext('market_data.run'), hashtext(:run_id))"
 
 
@@ -46,7 +46,7 @@ def alive(instance: dg.DagsterInstance, engine: Engine, run_id: str) -> Iterator
         try:
             yield
         finally:
-            instance.add_run_tags(run_id, {_LOCK_TAG: "given back"})
+            instance.add_run_tags(run_id, {_LOCK_TAG: "released"})
             connection.invalidate()  # the lock goes with its connection, also if the server is gone
 
 
@@ -61,7 +61,7 @@ def fail_lost_runs(instance: dg.DagsterInstance, engine: Engine) -> list[str]:
     import sqlalchemy as sa
 
     lost = [
-        (run, "It was made but never reached the queue: the process that made it is gone.")
+        (run, "It was created but never queued: the process that created it is gone.")
         for run in _runs(instance, dg.DagsterRunStatus.NOT_STARTED, datetime.now(UTC) - _QUEUED_WITHIN)
     ]
     started = [run for run in _runs(instance, dg.DagsterRunStatus.STARTED) if run.tags.get(_LOCK_TAG) == "held"]
@@ -74,11 +74,11 @@ def fail_lost_runs(instance: dg.DagsterInstance, engine: Engine) -> list[str]:
             ]
             connection.rollback()
     failed = []
-    for run, message in lost:  # unless it moved on while we looked
+    for run, message in lost:  # unless it has moved on meanwhile
         now = instance.get_run_by_id(run.run_id)
         if now is not None and (now.status, now.tags.get(_LOCK_TAG)) == (run.status, run.tags.get(_LOCK_TAG)):
             instance.report_run_failed(now, message)
-            # The monitoring would do it within a minute, in which three lost runs let nobody reach the vendor.
+            # Run monitoring would do it within a minute, in which three lost runs would block the whole pool.
             instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
             failed.append(run.run_id)
     return failed

@@ -1,6 +1,7 @@
-"""Starting refreshes: which runs a tier takes, and launching them from outside Dagster's daemon.
+"""Which runs a refresh takes, and submitting them from outside Dagster's daemon.
 
-Add here: how work is cut into runs. Keep out: when (schedules, sensors) and how a run gets into the queue (queue).
+Runs wait in Dagster's queue by priority (https://docs.dagster.io/guides/operate/managing-concurrency). Add here: how
+work is cut into runs. When they start is in schedules and sensors.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from market_data_pipeline.orchestration.provenance import REASON_TAG, TRIGGER_TA
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
-NARROW_TAG: Final = "market_data/narrow"  # on runs for some series only; they do not keep a tier's schedule waiting
+NARROW_TAG: Final = "market_data/narrow"  # on runs for some series only; a tier's schedule does not wait for them
 
 STARTS_AT_TAG: Final = "market_data/starts_at"  # ISO 8601: the run sends nothing to the vendor before
 
@@ -35,7 +36,7 @@ UNFINISHED: Final = (
     dg.DagsterRunStatus.CANCELING,
 )
 
-_POLL_SECONDS: Final = 0.5  # a look costs 10 ms of the database and the shortest run takes 2 s
+_POLL_SECONDS: Final = 0.5  # a query costs 10 ms of the database and the shortest run takes 2 s
 
 
 def shards(symbols: Sequence[str], max_symbols: int) -> list[Sequence[str]]:
@@ -60,7 +61,7 @@ def tier_run_requests(
         symbols: all symbols of the tier in the order of `symbols_of`: a shard is a range of partitions.
         tier: the tier.
         max_symbols: symbols of one run at most; by default the tier's objective.
-        trigger: who asks for the runs.
+        trigger: what starts the runs, for their tags.
         run_config: goes to every run.
         starts_at: no run sends anything to the vendor before; aware.
     """
@@ -135,8 +136,8 @@ def submit_refresh(
         symbols: only these; by default all symbols of all tiers.
         timeframes: only these; by default all.
         history_days: calendar days of history to hold, instead of the configured ones.
-        full: ask the vendor for everything again.
-        trigger: who asks, for the run's tags.
+        full: fetch everything again.
+        trigger: what starts the runs, for their tags.
 
     Raises:
         UsageError: a symbol is in no tier.
@@ -145,8 +146,8 @@ def submit_refresh(
     repository = (definitions or load_location()).get_repository_def()
     chosen = list(symbols)
     members = {tier: symbols_of(instance, tier) for tier in Tier}
-    if strangers := [symbol for symbol in chosen if not any(symbol in of_tier for of_tier in members.values())]:
-        raise UsageError(f"{', '.join(strangers)}: not tracked; `market-data universe add` makes it so.")
+    if unknown := [symbol for symbol in chosen if not any(symbol in of_tier for of_tier in members.values())]:
+        raise UsageError(f"{', '.join(unknown)}: not tracked; `market-data universe add` tracks a symbol.")
     run_ids = []
     for tier, of_tier in members.items():
         wanted = [symbol for symbol in of_tier if symbol in set(chosen)] if chosen else of_tier
@@ -172,16 +173,14 @@ def submit_refresh(
 
 
 def submit_first_quality(instance: dg.DagsterInstance) -> str | None:
-    """Put the first check of the stored tables into the queue and return its run id; None when there has been one.
+    """Put the first quality run into the queue and return its id; None when there has been one.
 
-    From then on `quality` runs each night. The partitions must have been registered (`partitions.sync_partitions`).
+    From then on it runs each night. The partitions must have been registered (`partitions.sync_partitions`).
     """
     statuses = [dg.DagsterRunStatus.SUCCESS, *UNFINISHED]
     if instance.get_run_records(dg.RunsFilter(job_name=QUALITY_JOB, statuses=statuses), limit=1):
         return None
-    request = dg.RunRequest(
-        job_name=QUALITY_JOB, tags={TRIGGER_TAG: "cli", REASON_TAG: "the first check of what is held"}
-    )
+    request = dg.RunRequest(job_name=QUALITY_JOB, tags={TRIGGER_TAG: "cli", REASON_TAG: "the first quality check"})
     return enqueue(instance, load_location().get_repository_def(), request, {USER_TAG: caller()})
 
 
@@ -198,7 +197,7 @@ def wait_for_runs(
         instance: Dagster's storage.
         run_ids: the runs.
         timeout: give up then and return the statuses as they are.
-        on_look: called with all statuses about twice a second, for a display; what it raises ends the waiting.
+        on_look: called with all statuses about twice a second, for a display; an exception from it ends the wait.
     """
     deadline = time.monotonic() + timeout.total_seconds() if timeout else None
     while True:

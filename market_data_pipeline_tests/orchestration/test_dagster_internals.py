@@ -1,14 +1,20 @@
-"""Dagster's storage is read over kept connections, which a server that is started anew has ended."""
+"""Dagster's private names still exist, and its storage is read over kept connections, which may be ended."""
 
 from __future__ import annotations
 
+import ast
+import importlib
+import inspect
 from collections.abc import Iterator
 from pathlib import Path
 
 import psycopg
 import pytest
+from dagster._core.events import DagsterEvent
+from dagster._grpc.server import DagsterApiServer
 
 from market_data_pipeline.domain.errors import DatabaseUnavailableError
+from market_data_pipeline.orchestration import dagster_internals
 from market_data_pipeline.orchestration.dagster_internals import StoredDagsterState
 from market_data_pipeline.settings import Settings
 
@@ -31,7 +37,7 @@ def state(database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def connections(database_url: str, do: str = "pid") -> list[int]:
-    """Return the connections of everybody else, each after `do`."""
+    """Return the connections of all other clients, each after `do`."""
     with psycopg.connect(database_url, autocommit=True) as connection:
         return connection.execute(
             f"select {do} from pg_stat_activity"
@@ -55,8 +61,49 @@ def test_many_questions_share_few_connections_which_may_be_ended(state: StoredDa
     assert [schedule.running for schedule in state.schedules()] == [False, False, False]
 
 
-def test_a_storage_that_cannot_be_reached_is_told_in_one_sentence(tmp_path: Path) -> None:
+def test_a_storage_that_cannot_be_reached_is_reported_in_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "dagster.yaml").write_text(STORAGE)
     state = StoredDagsterState(tmp_path, "postgresql://nobody@127.0.0.1:1/none")
     with pytest.raises(DatabaseUnavailableError, match=r"^Dagster's storage cannot be reached\.$"):
         state.runs(1)
+
+
+PACKAGE = Path(dagster_internals.__file__).parents[1]
+
+
+def private_names(file: Path) -> set[tuple[str, str]]:
+    """Return the private names of Dagster that a module imports, also inside functions."""
+    return {
+        (node.module, alias.name)
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("dagster._")
+        for alias in node.names
+    }
+
+
+def test_every_private_name_of_dagster_still_exists() -> None:
+    names = private_names(Path(dagster_internals.__file__))
+    assert len(names) >= 10
+    missing = [(module, name) for module, name in names if not hasattr(importlib.import_module(module), name)]
+    assert missing == []
+
+
+def test_no_other_module_of_the_product_uses_a_private_name_of_dagster() -> None:
+    product = [
+        file
+        for file in PACKAGE.rglob("*.py")
+        if file != Path(dagster_internals.__file__) and "measure" not in file.relative_to(PACKAGE).parts
+    ]
+    # The script that wraps Dagster's own has to call what that one calls.
+    users = {str(file.relative_to(PACKAGE)) for file in product if private_names(file)} - {"cli/dagster.py"}
+    assert users == set()
+
+
+def test_the_code_server_still_starts_runs_by_the_attribute_that_is_replaced() -> None:
+    assert "self._mp_ctx" in inspect.getsource(DagsterApiServer)
+
+
+def test_dagster_still_writes_events_in_batches_of_the_size_in_the_environment() -> None:
+    assert "DAGSTER_EVENT_BATCH_SIZE" in inspect.getsource(importlib.import_module("dagster._core.instance.utils"))
+    parameters = inspect.signature(DagsterEvent.asset_materialization).parameters
+    assert list(parameters)[:3] == ["step_context", "materialization", "batch_metadata"]

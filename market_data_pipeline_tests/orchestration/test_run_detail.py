@@ -64,7 +64,7 @@ def test_a_runs_series_are_shown_failed_first_with_who_asked_and_why(
                 {"run_id": runs["command"].run_id, "symbol": symbol, "now": NOW, "status": status, "error": error},
             )
     assert noted == {
-        "command": (caller(), "asked for by hand"),
+        "command": (caller(), "started by hand"),
         "schedule": ("critical_schedule", "scheduled for 2026-03-11 15:30Z"),
     }
 

@@ -1,15 +1,15 @@
-"""Keeping Dagster's event log small, by what is noise and never by what is history.
+"""The `prune` job: it keeps Dagster's event log small by deleting noise, never history.
 
 Kept for ever: runs with their start, end, result table and failures; of each partition's materializations and of each
 check's verdicts the last one of every day, so also the last one of all. Deleted once old: the events with which Dagster
 notes each step's mechanics, a step's log lines and the files of its output, the plan to materialize a partition once it
 has been materialized since, and what was materialized or judged again on the same day (UTC). A tier of 25 symbols
 refreshed every 15 minutes writes 50,000 events and 70 MB a day; what each refresh did to each series is in the audit
-trail, `ingest_log`, which is never pruned.
+log, `ingest_log`, which is never pruned.
 
-Dagster has `delete_run`, which also erases that the run's partitions were ever materialized, and nothing finer, so this
-deletes rows itself. It knows the columns of `event_logs`, `asset_event_tags` and `asset_check_executions` of Dagster
-1.13, and no other module does. Keep out: market data, which is never pruned.
+Dagster's `delete_run` also erases that the run's partitions were ever materialized, and nothing finer exists, so this
+job deletes rows itself. It knows the columns of `event_logs`, `asset_event_tags` and `asset_check_executions` of
+Dagster 1.13, and no other module does. An op job (https://docs.dagster.io/guides/build/jobs/op-jobs).
 """
 
 # No `from __future__ import annotations`: Dagster needs the classes of a step's parameters, not their names.
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Engine
 
-# What went wrong is looked into within days; each day more costs 70 MB where 125 series are refreshed every 15 minutes.
+# Failures are examined within days; each further day costs 70 MB where 125 series are refreshed every 15 minutes.
 KEPT_DAYS: Final = 7
-BATCH: Final = 10_000  # rows of one DELETE: 0.1 s, so nobody waits for its locks
+BATCH: Final = 10_000  # rows of one DELETE: 0.1 s, so its locks delay no one
 
 # Not STEP_FAILURE, not PIPELINE_* and RUN_*, not ASSET_MATERIALIZATION, ASSET_OBSERVATION or ASSET_CHECK_EVALUATION.
 # Not the start and success of a step either: the timeline of an old run is drawn from them.
@@ -96,12 +96,12 @@ def old_log_files(engine: "Engine", kept_days: int = KEPT_DAYS) -> list[str]:
 
 
 def _before(kept_days: int) -> datetime:
-    """Return the instant before which noise goes, as Dagster writes it: UTC, without a time zone."""
+    """Return the instant before which noise is deleted, as Dagster writes it: UTC, without a time zone."""
     return (datetime.now(UTC) - timedelta(days=kept_days)).replace(tzinfo=None)
 
 
 def prune_events(engine: "Engine", *, kept_days: int = KEPT_DAYS) -> dict[str, int]:
-    """Delete old noise from Dagster's event log, in batches, and return how many events of each sort went."""
+    """Delete old noise from Dagster's event log, in batches, and return how many events of each kind were deleted."""
     import sqlalchemy as sa
 
     values = {"before": _before(kept_days), "batch": BATCH, "sorts": list(MECHANICS)}
