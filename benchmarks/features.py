@@ -140,10 +140,10 @@ def storing(repetitions: int) -> dict[str, list[float]]:
             adjusted=lambda raw: raw,
             warm_up=WARM_UP_BARS,
         )
-        done = recompute_features(
+        rows, _ = recompute_features(
             connection, series, found, start, asset_class=_EQUITY, now=_NOW, compare_from=None, tally=Tally()
         )
-        return done.rows
+        return rows
 
     with _database() as url, StoreConnection(url) as connection, psycopg.connect(url, autocommit=True) as owner:
         append_bars(connection, series, held[0], _NOW)

@@ -1,6 +1,6 @@
-"""Bring a series' stored features in step with its bars: recompute what a change can reach, write what differs.
+"""Bring a series' stored features in step with its bars: recompute what a change can affect, write what differs.
 
-Add here: how far a change reaches and what has to be read for it. Keep out: the formulas (domain.features).
+Add here: what a change affects and what has to be read for it. Keep out: the formulas (domain.features).
 """
 
 from __future__ import annotations
@@ -72,13 +72,6 @@ class FeatureUpdate(NamedTuple):
     bars: pd.DataFrame
 
 
-class Recomputed(NamedTuple):
-    """How many rows a recomputation wrote, and a sentence for each own feature that it could not compute."""
-
-    rows: int
-    problems: tuple[str, ...]
-
-
 def update_features(
     connection: StoreConnection,
     series: Series,
@@ -129,7 +122,7 @@ def update_features(
             warm_up=own.warm_up,
         )
     begin = first or BEGINNING
-    done = recompute_features(
+    rows, problems = recompute_features(
         connection,
         series,
         computed_from,
@@ -141,10 +134,10 @@ def update_features(
         own=own,
     )
     if own.readable:
-        fingerprint = own.digest + (FAILED_MARK if done.problems else "")
+        fingerprint = own.digest + (FAILED_MARK if problems else "")
     else:
-        fingerprint = FAILED_MARK if done.rows else state.own_features
-    return FeatureUpdate(done.rows, done.problems, fingerprint, computed_from)
+        fingerprint = FAILED_MARK if rows else state.own_features
+    return FeatureUpdate(rows, problems, fingerprint, computed_from)
 
 
 def _is_outdated(state: SeriesState, basis: FeatureBasis, *, bars_change: bool) -> bool:
@@ -220,8 +213,10 @@ def recompute_features(
     compare_from: datetime | None,
     tally: Tally,
     own: OwnFeatures = NO_OWN_FEATURES,
-) -> Recomputed:
+) -> tuple[int, tuple[str, ...]]:
     """Compute the features of `bars` from index `start` on and store the rows that differ.
+
+    Returns how many rows were written, and a sentence for each own feature that could not be computed and is NULL.
 
     Args:
         connection: the transaction.
@@ -232,7 +227,7 @@ def recompute_features(
         now: becomes `features_computed_at`.
         compare_from: first instant at which features may be stored already, None when there are none.
         tally: counts the time.
-        own: the project's own features; one that fails is NULL and has a sentence in the result.
+        own: the project's own features.
 
     Raises:
         FeatureError: the bars break a formula of the 17; the sentence names the series.
@@ -243,7 +238,7 @@ def recompute_features(
         if compare_from is not None:
             table = _differing(connection, series, table, compare_from, own)
         append_features(connection, series, table, now)
-    return Recomputed(int(table.num_rows), problems)
+    return int(table.num_rows), problems
 
 
 def _computed(

@@ -14,7 +14,7 @@ from market_data_pipeline.domain.counters import NOTHING, Counters
 from market_data_pipeline.domain.errors import PipelineError
 from market_data_pipeline.domain.intervals import Interval
 from market_data_pipeline.ingest.coverage import covered_days
-from market_data_pipeline.ingest.market_days import served_days
+from market_data_pipeline.ingest.market import served_days
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from market_data_pipeline.domain.intervals import Intervals
     from market_data_pipeline.ingest.fetch_plan import FetchPlan
-    from market_data_pipeline.ingest.market_days import MarketDay
+    from market_data_pipeline.ingest.market import MarketDay
     from market_data_pipeline.polygon.client import PolygonClient
     from market_data_pipeline.store.coverage import Coverage
 

@@ -1,4 +1,9 @@
-"""What a run reads once for all its symbols: the splits of every ticker, and the market's newest day bars.
+"""What a run reads once for all its symbols: the splits of every ticker, and day bars of the whole market.
+
+Right after a day is over every US equity lacks the same day bar, and one grouped-daily answer has them all. The rows of
+the followed symbols are stored (store.market_days), so that the next tier finds them and sends nothing. A series that
+takes its bar from there ends up exactly as if it had requested it alone at that instant: provisional before the day
+settled, complete after. A symbol that the answer does not name is requested by itself, because absence proves nothing.
 
 Add here: another answer that all symbols of a run share. Keep out: what is requested for one symbol (fetch_plan).
 """
@@ -6,17 +11,24 @@ Add here: another answer that all symbols of a run share. Keep out: what is requ
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, field
+from collections import Counter
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
+from market_data_pipeline.domain import bars as bar_frames
 from market_data_pipeline.domain.adjustments import NO_TICKER
-from market_data_pipeline.domain.calendar import exchange_date
+from market_data_pipeline.domain.calendar import exchange_date, to_us
 from market_data_pipeline.domain.errors import PipelineError
-from market_data_pipeline.domain.series import Tier, Timeframe
-from market_data_pipeline.ingest.market_days import fetch_market_days
+from market_data_pipeline.domain.freshness import settled_at
+from market_data_pipeline.domain.series import AssetClass, Tier, Timeframe, asset_class_of
+from market_data_pipeline.ingest.coverage import status_after
+from market_data_pipeline.ingest.fetch_plan import days_to_fetch, reach
 from market_data_pipeline.polygon.rate_limit import PRIORITIES
+from market_data_pipeline.store.coverage import Coverage, CoverageStatus
+from market_data_pipeline.store.market_days import listed_symbols, read_market_days, unsettled_days, write_market_day
 from market_data_pipeline.store.reference import (
+    MARKET_DAY,
     SPLITS,
     Check,
     followed_symbols,
@@ -27,13 +39,18 @@ from market_data_pipeline.store.reference import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Collection, Mapping, Sequence
     from datetime import date, datetime
 
-    from market_data_pipeline.ingest.market_days import MarketDay
+    import pandas as pd
+
+    from market_data_pipeline.domain.calendar import Session
+    from market_data_pipeline.ingest.fetch_plan import FetchPlan, Timing
     from market_data_pipeline.ingest.outcome import SymbolRequest
     from market_data_pipeline.ingest.pipeline import Pipeline
+    from market_data_pipeline.polygon.plans import Plan
     from market_data_pipeline.store.copy import StoreConnection
+    from market_data_pipeline.store.market_days import Unsettled, Values
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +60,13 @@ SPLITS_KEEP: Final = timedelta(days=7)
 
 # A symbol fails while its splits cannot be read; the vendor corrects a row within hours or never.
 UNREADABLE_AGAIN_AFTER: Final = timedelta(hours=1)
+
+# A grouped answer is one request, as a symbol's whole history is one, but holds 12,000 bars: after more than a week
+# away the symbols are requested one by one.
+MOST_DAYS: Final = 5
+
+# Days of a symbol that are looked at, beyond `MOST_DAYS`: some of its unsettled days need no request now.
+_LOOKED_AT: Final = 2 * MOST_DAYS
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,3 +178,225 @@ def ensure_splits(pipeline: Pipeline, connection: StoreConnection) -> PipelineEr
         write_check(connection, SPLITS, Check(since, now, spent.requests - spent.rate_limited, spent.bytes))
         connection.commit()
         return None
+
+
+@dataclass(frozen=True, slots=True)
+class MarketDay:
+    """What the vendor said of one session's day bars.
+
+    Attributes:
+        session: the day.
+        fetched_at: when it was requested, aware UTC.
+        values: of each followed US equity; None for one that the answer does not name.
+        fresh: this run requested it.
+    """
+
+    session: Session
+    fetched_at: datetime
+    values: Mapping[str, Values | None]
+    fresh: bool = False
+
+    def serves(self, known: Coverage | None, timing: Timing) -> bool:
+        """Return whether a series with coverage `known` that is to fetch the day can take it from here instead.
+
+        What this run requested itself is as good as another request. An older answer serves when a series that had
+        fetched then would not fetch again now; it does not serve a settled day that is being reverified, because the
+        answer is older than the doubt.
+        """
+        if self.fetched_at > timing.now:  # a replay of an earlier instant
+            return False
+        if self.fresh:
+            return known is None or self.fetched_at >= known.fetched_at
+        if known is not None and known.fetched_at >= min(self.fetched_at, settled_at(self.session)):
+            return False
+        return not days_to_fetch([self.session], {self.session.date: self.held(known, timing)}, Timeframe.D1, timing)
+
+    def held(self, known: Coverage | None, timing: Timing) -> Coverage:
+        """Return what a series that takes its bar from here holds of the day."""
+        status = status_after(self.session, 1, known, replace(timing, now=self.fetched_at))
+        return Coverage(self.session.date, status, 1, self.fetched_at)
+
+
+class Served(NamedTuple):
+    """The bars that market days hold of a 1d series, and the coverage of their days."""
+
+    bars: pd.DataFrame
+    coverage: tuple[Coverage, ...]
+
+
+def served_days(plan: FetchPlan, market_days: Mapping[date, MarketDay]) -> Served | None:
+    """Return the bars of all days of a 1d series' plan; None when market days do not serve one of them.
+
+    A request is needed then, which brings all of them.
+    """
+    import numpy as np
+
+    series = plan.series
+    us_equity = asset_class_of(series.symbol) is AssetClass.US_EQUITY
+    if not plan.days or not us_equity or series.timeframe is not Timeframe.D1:
+        return None
+    rows, coverage = [], []
+    for session in plan.days:
+        day, known = market_days.get(session.date), plan.coverage.get(session.date)
+        values = day.values.get(series.symbol) if day is not None and day.serves(known, plan.timing) else None
+        if day is None or values is None:
+            return None
+        rows.append(values)
+        coverage.append(day.held(known, plan.timing))
+    columns = np.ascontiguousarray(np.array(rows, dtype="float64").T)
+    starts = np.array([to_us(session.day_start) for session in plan.days], dtype="int64")
+    frame = bar_frames.bar_frame(starts, dict(zip(bar_frames.VALUES, columns, strict=True)))
+    return Served(frame, tuple(coverage))
+
+
+@dataclass(frozen=True, slots=True)
+class MarketPlan:
+    """Which market days are stored and which are worth a request.
+
+    Attributes:
+        days: those stored.
+        requested: sessions to request, ascending.
+        served: symbols that lack day bars and need no request of their own for them after that.
+    """
+
+    days: Mapping[date, MarketDay] = field(default_factory=dict)
+    requested: tuple[Session, ...] = ()
+    served: frozenset[str] = frozenset()
+
+
+def plan_market_days(
+    connection: StoreConnection, symbols: Collection[str], timing: Timing, history_days: int, plan: Plan
+) -> MarketPlan:
+    """Return which market days serve the 1d series of `symbols` with the fewest requests for all followed symbols.
+
+    Args:
+        connection: a connection.
+        symbols: whose day bars are to be fetched now; those of round-the-clock markets are skipped.
+        timing: of US equities.
+        history_days: calendar days of history that a series should hold.
+        plan: the vendor's subscription, which limits how far back it answers.
+    """
+    ours = {symbol for symbol in symbols if asset_class_of(symbol) is AssetClass.US_EQUITY}
+    sessions = {session.date: session for session in reach(timing, history_days, plan.history).sessions}
+    unsettled = unsettled_days(connection, list(sessions), ours, most=_LOOKED_AT) if ours else {}
+    ours = {symbol for symbol in ours if _due(unsettled.get(symbol, ()), sessions, timing)}
+    if not ours:
+        return MarketPlan()
+    dates = {day.session_date for days in unsettled.values() for day in days}
+    days = {
+        date: MarketDay(sessions[date], stored.fetched_at, stored.values)
+        for date, stored in read_market_days(connection, dates).items()
+    }
+    listed = listed_symbols(connection)
+    missing = {
+        symbol: _missing(symbol, known, sessions, days, timing, listed=listed.get(symbol) is not False)
+        for symbol, known in unsettled.items()
+    }
+    requested = cheapest_days([each for each in missing.values() if each])
+    served = {symbol for symbol in ours if (missing_days := missing[symbol]) is not None and missing_days <= requested}
+    needed = {date for symbol in served for date in missing[symbol] or ()}
+    return MarketPlan(days, tuple(sessions[date] for date in sorted(needed)), frozenset(served))
+
+
+def cheapest_days(missing: Collection[Collection[date]]) -> frozenset[date]:
+    """Return the days to request so that whole-market requests and one for each symbol left are the fewest together.
+
+    Of equally few requests those for symbols are preferred: their answers are smaller. So a day must be missing for at
+    least two symbols.
+
+    Args:
+        missing: the missing days of each symbol that has any.
+    """
+    symbols = Counter(day for days in missing for day in days)
+    order = sorted(symbols, key=lambda day: (symbols[day], day), reverse=True)[:MOST_DAYS]
+    options = [frozenset(order[:count]) for count in range(len(order) + 1)]
+    return min(options, key=lambda days: len(days) + sum(not days.issuperset(each) for each in missing))
+
+
+def fetch_market_days(
+    pipeline: Pipeline, connection: StoreConnection, symbols: Collection[str], priority: int
+) -> Mapping[date, MarketDay]:
+    """Return the market days that serve the 1d series of `symbols`, requesting those that are worth it.
+
+    Of several runs at once one requests them; the others wait and find the answers stored. When a day cannot be
+    fetched, its symbols are requested one by one.
+
+    Args:
+        pipeline: vendor, clock and plan.
+        connection: a connection without an open transaction.
+        symbols: whose day bars are to be fetched.
+        priority: whose requests go first when runs compete.
+
+    Raises:
+        PipelineError: one that every symbol would fail with, or the database refused.
+    """
+
+    def planned() -> MarketPlan:
+        timing = pipeline.timing(AssetClass.US_EQUITY)
+        found = plan_market_days(connection, symbols, timing, pipeline.history_days, pipeline.plan)
+        connection.commit()  # no transaction stays open while a request is sent
+        return found
+
+    if not (plan := planned()).requested:
+        return plan.days
+    with connection.symbol_lock("*market days"):
+        plan = planned()
+        days = dict(plan.days)
+        for session in plan.requested:
+            now = pipeline.clock()
+            try:
+                answer = pipeline.client.grouped_daily(session.date, priority=priority)
+            except PipelineError as error:
+                if error.stops_run:
+                    raise
+                log.warning("%s Its day bars are requested symbol by symbol.", error)
+                break
+            stored = write_market_day(connection, session.date, answer.bars, now)
+            write_check(connection, MARKET_DAY, Check(session.date, now, 1, answer.usage.bytes))
+            connection.commit()
+            days[session.date] = MarketDay(session, now, stored.values, fresh=True)
+    return days
+
+
+def _missing(
+    symbol: str,
+    unsettled: Sequence[Unsettled],
+    sessions: Mapping[date, Session],
+    days: Mapping[date, MarketDay],
+    timing: Timing,
+    *,
+    listed: bool,
+) -> frozenset[date] | None:
+    """Return the days for which no stored market day serves; None when none will, so that the symbol is requested.
+
+    A market day still to be requested will not serve when those before did not list the symbol.
+    """
+    known = _coverage(unsettled)
+    missing = set()
+    for session in _due(unsettled, sessions, timing):
+        held, day = known.get(session.date), days.get(session.date)
+        if day is not None and day.serves(held, timing):
+            if day.values.get(symbol) is None:
+                return None
+        elif not listed or (held is not None and _looks_empty(held, session)):
+            return None
+        else:
+            missing.add(session.date)
+    return frozenset(missing)
+
+
+def _looks_empty(held: Coverage, session: Session) -> bool:
+    """Return whether only an empty answer of its own can confirm the day."""
+    return held.status is CoverageStatus.PROVISIONAL and not held.rows and held.fetched_at >= settled_at(session)
+
+
+def _due(unsettled: Sequence[Unsettled], sessions: Mapping[date, Session], timing: Timing) -> tuple[Session, ...]:
+    return days_to_fetch([sessions[day.session_date] for day in unsettled], _coverage(unsettled), Timeframe.D1, timing)
+
+
+def _coverage(unsettled: Sequence[Unsettled]) -> dict[date, Coverage]:
+    return {
+        day.session_date: Coverage(day.session_date, CoverageStatus(day.status), day.rows or 0, day.fetched_at)
+        for day in unsettled
+        if day.status is not None and day.fetched_at is not None
+    }

@@ -38,9 +38,9 @@ class SymbolRequest:
 class SeriesOutcome:
     """One execution of one series, as it was committed: `ok` with changes, `unchanged`, or `failed`.
 
-    Instants are aware UTC, times are seconds of wall clock. A failed series keeps what it held before. `rows_filled`
-    are those inserted before the last bar that was held; `changes` is a sample of them and of the updated ones.
-    `warning` says what went wrong without failing the series; `own_features` are the columns stored beside the 17.
+    Instants are aware UTC. A failed series keeps what it held before. `rows_filled` are the bars inserted before the
+    last one that was held; `changes` is a sample of them and of the updated ones. `warning` says what went wrong
+    without failing the series; `own_features` are the columns stored beside the 17.
     """
 
     series: Series
@@ -63,7 +63,7 @@ class SeriesOutcome:
     own_features: tuple[Feature, ...] = ()
 
     def after(self, earlier: SeriesOutcome | None) -> SeriesOutcome:
-        """Return the outcome of two commits of one execution, of which this is the later: a long history takes many."""
+        """Return the outcome of two commits of one execution, of which this is the later; a long history takes many."""
         if earlier is None:
             return self
         return replace(
@@ -77,7 +77,7 @@ class SeriesOutcome:
 
     @property
     def failed(self) -> bool:
-        """True when nothing of this execution was stored but its audit row."""
+        """True when nothing of this execution was stored but its audit log row."""
         return self.status == "failed"
 
 

@@ -1,7 +1,7 @@
-"""Finding the module that declares a project's own features, and what it declares.
+"""Load the module that declares a project's own features.
 
-Whatever is wrong with it is a sentence in the result, not an exception: the 17 features do not wait for it.
-Add here: where a module may lie. Keep out: judging declarations (domain.own_features).
+Whatever is wrong with it is a sentence in the result, not an exception: the 17 features do not depend on it.
+Add here: where a module may lie. Keep out: checking declarations (domain.features.own).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ ATTRIBUTE: Final = "FEATURES"
 def load_own_features(settings: Settings) -> OwnFeatures:
     """Return what the module named in the settings declares in its `FEATURES`; nothing when none is named.
 
-    A file is read again when it changed; an importable module is what this process imported first.
+    A file is read again when it has changed; an importable module stays as this process first imported it.
     """
     named = settings.features_module
     if named is None:
@@ -55,7 +55,7 @@ def _executed(file: Path, _changed_ns: int) -> ModuleType:
     name = f"market_data_own_features_{file.stem}"
     spec = importlib.util.spec_from_file_location(name, file)
     if spec is None or spec.loader is None:
-        raise ImportError(f"{file} is no Python file")
+        raise ImportError(f"{file} is not a Python file")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses and pickles look their module up
     spec.loader.exec_module(module)

@@ -1,6 +1,6 @@
 """What a refresh works with, built once per run: vendor, database, clock and plan.
 
-Add here: a thing that every symbol of a run shares. Keep out: Dagster, which only wraps this in a resource.
+Add here: what every symbol of a run needs. Keep out: Dagster, which only wraps this in a resource.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ class Pipeline:
         clock: answers now, aware UTC.
         plan: what the vendor's subscription allows.
         history_days: calendar days of history that a series should hold.
-        max_concurrent_symbols: symbols that the vendor is asked for at the same time.
+        max_concurrent_symbols: symbols that are fetched at the same time.
         as_of: the instant of a replay, None for the real clock.
-        own_features: what the project computes beside the 17.
+        own_features: what the project computes in addition to the 17.
     """
 
     client: PolygonClient
@@ -56,7 +56,7 @@ class Pipeline:
     own_features: OwnFeatures = NO_OWN_FEATURES
 
     def timing(self, asset_class: AssetClass) -> Timing:
-        """Return when bars of an asset class can be had, as of now."""
+        """Return when bars of an asset class are served, as of now."""
         return Timing.on(self.plan, asset_class, self.clock())
 
     def connect(self) -> StoreConnection:

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 
 from market_data_pipeline.domain.series import AssetClass, Series, Timeframe, asset_class_of
 from market_data_pipeline.ingest.fetch_plan import Timing, plan_fetch, reach
-from market_data_pipeline.ingest.market import splits_due
-from market_data_pipeline.ingest.market_days import plan_market_days
+from market_data_pipeline.ingest.market import plan_market_days, splits_due
 from market_data_pipeline.polygon.plans import plan_named
 from market_data_pipeline.polygon.rate_limit import UNLIMITED_CALLS_PER_SECOND, spacing_seconds
 from market_data_pipeline.polygon.request_windows import pages_of

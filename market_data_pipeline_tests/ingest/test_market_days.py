@@ -10,7 +10,7 @@ import requests
 from market_data_pipeline.domain.calendar import NEW_YORK, calendar_for
 from market_data_pipeline.domain.series import AssetClass, Timeframe
 from market_data_pipeline.ingest.fetch_plan import Timing
-from market_data_pipeline.ingest.market_days import MOST_DAYS, MarketDay, cheapest_days
+from market_data_pipeline.ingest.market import MOST_DAYS, MarketDay, cheapest_days
 from market_data_pipeline.store.coverage import Coverage, CoverageStatus
 from market_data_pipeline_tests.ingest.conftest import MakeWorld, World
 
