@@ -7,10 +7,8 @@ Dagster's storage, and the process that starts them hands it in.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
-
-if TYPE_CHECKING:
-    from datetime import datetime
+from datetime import datetime
+from typing import Protocol
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,7 @@
-"""What an operator asks of the whole pipeline: staleness, executions, the scheduler's health, reachability.
+"""Whether the pipeline is in order: reachability, daemons, schedules, the last refresh, recent failures.
 
-Plain functions, an engine in and a dict out, which the API's admin endpoints and the report commands both print. The
-pipeline's now is the database's `market_data.clock()`, so a replay's reports speak of the replay's time.
-Keep out: wording for a screen, HTTP, and what Dagster's storage looks like (dagster_state).
+The pipeline's now is the database's `market_data.clock()`, so the reports of a replay speak of the replay's time. Keep
+out: wording for a screen, HTTP, and reading Dagster's storage (dagster_state says what is asked of it).
 """
 
 from __future__ import annotations
@@ -19,13 +18,11 @@ from market_data_pipeline.reports.attainment import rpo_attainment
 from market_data_pipeline.reports.executions import join_runs, last_execution
 from market_data_pipeline.reports.freshness import read_clock, tier_counts
 from market_data_pipeline.reports.models import (
-    DaemonReport,
     Dependency,
     HealthReport,
     RateLimit,
     RecentFailure,
     RecentWarning,
-    ScheduleReport,
     SchedulerHealth,
 )
 from market_data_pipeline.store.connection import snapshot
@@ -33,7 +30,7 @@ from market_data_pipeline.store.connection import snapshot
 if TYPE_CHECKING:
     from market_data_pipeline.reports.dagster_state import DagsterState, Run
 
-RECENT: Final = timedelta(hours=24)  # failures and refusals older than a day's schedules are history
+RECENT: Final = timedelta(hours=24)  # every schedule has run once since; older failures and refusals are history
 RECENT_FAILURES: Final = 20
 REFRESH_JOBS: Final = tuple(f"{tier}_refresh" for tier in Tier)
 
@@ -63,16 +60,15 @@ _REQUESTS: Final = sa.text("""
 """)
 
 
-class VendorRequests(NamedTuple):
-    """Requests sent to the vendor within `RECENT`, each attempt counted, and how many it refused for the rate."""
-
-    requests: int
-    rate_limited: int
-
-
-def vendor_requests(connection: sa.Connection) -> VendorRequests:
-    """Return what the audit log counts."""
-    return VendorRequests(*connection.execute(_REQUESTS, {"recent": RECENT}).one())
+def vendor_requests(connection: sa.Connection) -> RateLimit:
+    """Return how many requests were sent to the vendor within `RECENT`, and how many it answered with 429."""
+    requests, rate_limited = connection.execute(_REQUESTS, {"recent": RECENT}).one()
+    return RateLimit(
+        window_hours=RECENT // timedelta(hours=1),
+        total_requests=requests,
+        rate_limited=rate_limited,
+        rate=rate_limited / requests if requests else 0.0,
+    )
 
 
 _ANSWERS: Final = sa.text("""
@@ -112,9 +108,9 @@ def vendor_answers(connection: sa.Connection) -> VendorAnswers:
 
 
 def scheduler_health(source: sa.Engine, dagster: DagsterState) -> SchedulerHealth:
-    """Return whether daemons, schedules, the newest refresh and the series are as they should be.
+    """Return whether daemons, schedules, the last refresh and the series are in order, and if not, why.
 
-    An unreadable Dagster storage makes the answer `degraded` rather than none.
+    Without Dagster's storage the answer is `degraded`, without what is read from there.
 
     Raises:
         DatabaseUnavailableError: the database cannot be used.
@@ -148,18 +144,13 @@ def scheduler_health(source: sa.Engine, dagster: DagsterState) -> SchedulerHealt
         status="degraded" if reasons else "healthy",
         reasons=reasons,
         timestamp=now,
-        daemons=[DaemonReport.model_validate(daemon, from_attributes=True) for daemon in daemons or ()],
-        schedules=[ScheduleReport.model_validate(schedule, from_attributes=True) for schedule in schedules or ()],
+        daemons=list(daemons or ()),
+        schedules=list(schedules or ()),
         last_execution=last,
         stale_features_count=stale,
         recent_failures=recent,
         recent_warnings=warnings,
-        rate_limit=RateLimit(
-            window_hours=int(RECENT.total_seconds()) // 3600,
-            total_requests=requests.requests,
-            rate_limited=requests.rate_limited,
-            rate=requests.rate_limited / requests.requests if requests.requests else 0.0,
-        ),
+        rate_limit=requests,
         rpo_attainment=attainment,
         total_symbols_monitored=series // len(Timeframe),
     )

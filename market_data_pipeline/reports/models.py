@@ -10,6 +10,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
 
+from market_data_pipeline.reports.dagster_state import Daemon, Schedule
+
 
 class Answer(BaseModel):
     """An answer, or a part of one: a value that does not change."""
@@ -176,33 +178,14 @@ class Attainment(Answer):
     worst_share: float
 
 
-class DaemonReport(Answer):
-    """One of Dagster's daemons."""
-
-    name: str
-    alive: bool
-    last_heartbeat: datetime | None
-
-
-class ScheduleReport(Answer):
-    """One tier's schedule."""
-
-    name: str
-    cron: str
-    timezone: str
-    running: bool
-    last_tick_at: datetime | None
-    last_tick_status: str | None
-
-
 class SchedulerHealth(Answer):
     """Whether the pipeline does its work, and if not, why."""
 
     status: Literal["healthy", "degraded"]
     reasons: list[str]
     timestamp: datetime
-    daemons: list[DaemonReport]
-    schedules: list[ScheduleReport]
+    daemons: list[Daemon]
+    schedules: list[Schedule]
     last_execution: LastExecution | None
     stale_features_count: int
     recent_failures: list[RecentFailure]

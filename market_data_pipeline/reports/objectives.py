@@ -1,6 +1,6 @@
 """The published document of what we promise, made of `domain.objectives` and nothing else.
 
-`docs/objectives.md` is its text, which `market-data objectives --markdown docs/objectives.md` writes anew; a test fails
+`docs/objectives.md` is its text, which `market-data objectives --markdown docs/objectives.md` writes; a test fails
 while it differs. Keep out: promises (domain.objectives) and whether they are kept (reports, drill).
 """
 

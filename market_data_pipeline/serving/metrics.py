@@ -88,7 +88,7 @@ class SeriesCollector:
         asked = GaugeMetricFamily(
             "market_data_vendor_requests_24h", "Requests sent to the vendor in the last 24 hours."
         )
-        asked.add_metric([], sent.requests)
+        asked.add_metric([], sent.total_requests)
         refused = GaugeMetricFamily("market_data_vendor_rate_limited_24h", "Answers 429 among them.")
         refused.add_metric([], sent.rate_limited)
         yield from (asked, refused)

@@ -171,7 +171,7 @@ def test_the_quality_job_finds_bad_values_and_says_which(
     }
     found = evaluations["critical/bars", "prices_are_consistent"]
     assert found.severity is dg.AssetCheckSeverity.ERROR
-    assert found.description == "1 have an open or close outside of low and high."
+    assert found.description == "1 have an open or close outside low and high."
     assert found.metadata["bad_rows"].value == 1
     assert str(found.metadata["severity"].value).startswith("error: ")
     (row,) = found.metadata["sample"].records

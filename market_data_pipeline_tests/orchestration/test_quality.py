@@ -21,9 +21,7 @@ from market_data_pipeline.domain.series import AssetClass, Tier
 from market_data_pipeline.orchestration.checks import charts
 from market_data_pipeline.orchestration.checks.charts import price_and_volume
 from market_data_pipeline.orchestration.checks.expectations import SAMPLE, Inspector, Verdict
-from market_data_pipeline.reports.quality.bars import ACROSS_RULES, BAR_RULES
-from market_data_pipeline.reports.quality.features import FEATURE_RULES
-from market_data_pipeline.reports.quality.rules import Rule
+from market_data_pipeline.reports.quality import ACROSS_RULES, BAR_RULES, FEATURE_RULES, Rule
 from market_data_pipeline.sandbox.main import open_source
 from market_data_pipeline.sandbox.server import running_server
 from market_data_pipeline.store.calendar import sync_sessions

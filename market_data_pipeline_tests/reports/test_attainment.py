@@ -1,4 +1,4 @@
-"""For which share of its time a series was inside its RPO: planted histories, and what real refreshes leave."""
+"""For which share of its time a series was within its RPO: planted histories, and what real refreshes record."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ HOUR = timedelta(hours=1)
 
 
 class History:
-    """Symbols with the stretches outside their RPO, as executions left them."""
+    """Symbols with the periods outside their RPO, as executions recorded them."""
 
     def __init__(self, url: str) -> None:
         self.connection = psycopg.connect(url, autocommit=True)
@@ -59,7 +59,7 @@ def history(database_url: str) -> Iterator[History]:
     planted.engine.dispose()
 
 
-def test_stretches_outside_the_rpo_are_taken_from_the_time_of_all_series_of_the_tier(history: History) -> None:
+def test_periods_outside_the_rpo_are_taken_from_the_time_of_all_series_of_the_tier(history: History) -> None:
     history.follow("AAPL", "critical", timedelta(days=60))
     history.follow("XOM", "standard", timedelta(days=60))
     history.execution("AAPL", 2 * HOUR, 6 * HOUR)
@@ -83,17 +83,17 @@ def test_stretches_outside_the_rpo_are_taken_from_the_time_of_all_series_of_the_
     )
 
 
-def test_a_stretch_counts_as_far_as_it_lies_within_the_window(history: History) -> None:
+def test_a_period_counts_as_far_as_it_lies_within_the_window(history: History) -> None:
     history.follow("AAPL", "critical", timedelta(days=60))
     history.execution("AAPL", 20 * HOUR, 10 * HOUR)
     series = Series("AAPL", Timeframe.M5)
     assert history.shares(series) == pytest.approx({("critical", "24h"): 20 / 24, ("critical", "30d"): 710 / 720})
 
 
-def test_the_stretch_that_goes_on_counts_up_to_now(history: History) -> None:
+def test_the_period_that_goes_on_counts_up_to_now(history: History) -> None:
     history.follow("AAPL", "critical", timedelta(days=60), due_in=-5 * HOUR)
     assert history.shares()["critical", "24h"] == pytest.approx(20 / 24)
-    # A failed execution has booked the first of these hours.
+    # A failed execution has recorded the first of these hours.
     history.execution("AAPL", 3 * HOUR, HOUR)
     assert history.shares(Series("AAPL", Timeframe.M5))["critical", "24h"] == pytest.approx(20 / 24)
 
@@ -125,7 +125,7 @@ def test_a_closed_market_counts_as_inside_and_a_late_refresh_as_outside(make_wor
             "insert into market_data.symbols values ('AAPL', 'critical', 'us_equity', true, %s)", (friday,)
         )
     world.refresh("AAPL", history_days=3)
-    # Monday, the first bar of 04:00 has been due since 04:07; then nobody looks for three hours.
+    # Monday, the first bar of 04:00 has been due since 04:07; then nothing runs for three hours.
     world.now = datetime(2026, 11, 23, 4, 30, tzinfo=NEW_YORK)
     world.refresh("AAPL", history_days=3)
     world.now = datetime(2026, 11, 23, 7, 30, tzinfo=NEW_YORK)
@@ -135,7 +135,7 @@ def test_a_closed_market_counts_as_inside_and_a_late_refresh_as_outside(make_wor
     assert outside(world, "4h") == [None, None, None]
 
 
-def test_a_failed_execution_books_what_the_next_one_goes_on_from(make_world: MakeWorld) -> None:
+def test_a_failed_execution_records_what_the_next_one_goes_on_from(make_world: MakeWorld) -> None:
     noon = datetime(2026, 11, 20, 12, 0, 30, tzinfo=NEW_YORK)
     world = make_world(noon)
     with world.connect() as connection:

@@ -91,7 +91,7 @@ def test_a_session_in_progress_a_holiday_and_holes_of_all_kinds(make_world: Make
     monday = gaps(world, Timeframe.M5)["stretches"][0]
     assert (monday["reason"], monday["confirmed_on"]) == ("vendor_none", date(2026, 11, 27))
     vendor.hidden = []
-    world.now += timedelta(days=1)  # Saturday noon, settled; nobody trades
+    world.now += timedelta(days=1)  # Saturday noon, settled; there is no trading
     world.refresh("AAPL", reverify=True)
     closed = gaps(world, Timeframe.M5)
     assert explained_by(closed) == [

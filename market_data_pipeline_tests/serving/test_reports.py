@@ -1,4 +1,4 @@
-"""What an operator is told: staleness, executions, the scheduler's health, reachability, metrics, the page."""
+"""What the reports answer: staleness, executions, the scheduler's health, reachability, metrics."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_staleness_of_thousands_of_series_is_one_quick_statement(seed: Seed, dat
     source.dispose()
 
 
-def test_executions_join_dagsters_runs_with_the_audit_trail(
+def test_executions_join_dagsters_runs_with_the_audit_log(
     api: Api, seed: Seed, dagster_instance: dg.DagsterInstance
 ) -> None:
     seed_universe(seed)
@@ -145,7 +145,7 @@ def test_scheduler_health_says_what_is_wrong(api: Api, seed: Seed, dagster_insta
     assert report["total_symbols_monitored"] == 4
 
 
-def test_scheduler_health_is_told_without_dagster(api: Api, seed: Seed) -> None:
+def test_scheduler_health_is_reported_without_dagster(api: Api, seed: Seed) -> None:
     seed.series("AAPL")
     report = api.get(HEALTH).json()
     assert (report["status"], report["daemons"], report["last_execution"]) == ("degraded", [], None)
@@ -211,7 +211,7 @@ def test_reports_speak_of_the_replays_time(seed: Seed, database_url: str) -> Non
     real.dispose()
 
 
-def test_an_execution_says_which_command_asked_for_it(
+def test_an_execution_says_which_command_requested_it(
     api: Api, seed: Seed, dagster_instance: dg.DagsterInstance
 ) -> None:
     seed_universe(seed)
@@ -219,8 +219,8 @@ def test_an_execution_says_which_command_asked_for_it(
     assert [one["trigger"] for one in api.get(HISTORY).json()["executions"]] == ["backfill"]
 
 
-def test_a_storage_that_cannot_be_reached_is_said_at_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Whoever asks for health gives up within seconds; Dagster's plug-in would try for eleven."""
+def test_a_storage_that_cannot_be_reached_is_reported_at_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A request for health gives up within seconds; Dagster's plug-in would try for eleven."""
     (tmp_path / "dagster.yaml").write_text("storage: {postgres: {postgres_url: {env: DAGSTER_POSTGRES_URL}}}\n")
     state = StoredDagsterState(tmp_path, "postgresql+psycopg2://nobody:secret@127.0.0.1:1/nothing")
     with pytest.raises(DatabaseUnavailableError, match=r"^Dagster's storage cannot be reached\.$"):

@@ -17,7 +17,7 @@ import orjson
 import vl_convert
 from PIL import Image
 
-from market_data_pipeline.reports.quality.charts import coverage_days, day_bars
+from market_data_pipeline.reports.charts import coverage_days, day_bars
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -18,7 +18,7 @@ from great_expectations.datasource.fluent.interfaces import GxDatasourceWarning
 from great_expectations.expectations.core.unexpected_rows_expectation import UnexpectedRowsExpectation
 from great_expectations.expectations.metadata_types import FailureSeverity
 
-from market_data_pipeline.reports.quality.rules import Rule, Severity, rule_statement, table_rows
+from market_data_pipeline.reports.quality import Rule, Severity, rule_statement, table_rows
 from market_data_pipeline.store.connection import libpq_url
 
 if TYPE_CHECKING:

@@ -20,9 +20,7 @@ from market_data_pipeline.orchestration.jobs.refresh import QUALITY_JOB
 from market_data_pipeline.orchestration.metadata import stopped
 from market_data_pipeline.orchestration.partitions import bars_key, features_key
 from market_data_pipeline.orchestration.resources import PipelineResource
-from market_data_pipeline.reports.quality.bars import ACROSS_RULES, BAR_RULES
-from market_data_pipeline.reports.quality.features import FEATURE_RULES
-from market_data_pipeline.reports.quality.rules import Rule, Severity
+from market_data_pipeline.reports.quality import ACROSS_RULES, BAR_RULES, FEATURE_RULES, Rule, Severity
 
 if TYPE_CHECKING:
     from market_data_pipeline.orchestration.checks.expectations import Verdict

@@ -1,1 +1,0 @@
-"""The rules that stored bars and features must meet, as SQL."""
