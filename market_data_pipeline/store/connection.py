@@ -1,8 +1,8 @@
 """How every connection to PostgreSQL is set up, for psycopg connections, pools and SQLAlchemy engines alike.
 
-libpq's parameters come from the URL first, then from the caller, then from here. What a session needs beyond them (UTC,
-keepalives, the instant of a replay, the role) is sent in one statement, because connection poolers refuse the startup
-parameter `options`.
+libpq's parameters come from the URL first, then from the caller, then from here. The server's settings for a connection
+(UTC, keepalives, the instant of a replay, the role) are sent in one statement, because connection poolers refuse the
+startup parameter `options`.
 """
 
 from __future__ import annotations
@@ -121,16 +121,16 @@ def engine(
     max_overflow: int = 10,
     settings: Mapping[str, str] | None = None,
 ) -> sa.Engine:
-    """Return an engine on psycopg 3 whose sessions run in UTC; nothing is connected before its first use.
+    """Return an engine on psycopg 3 whose connections are in UTC; nothing is connected before its first use.
 
     Args:
         url: `postgresql://…`, with or without a driver; everything that libpq understands.
-        as_of: what `market_data.clock()` answers in its sessions, aware; None for the real clock.
+        as_of: what `market_data.clock()` returns, aware; None for the real clock.
         role: the role to act as, where the login may and the role exists.
         application_name: shown in pg_stat_activity, unless the URL names another.
         pool_size: connections kept open.
         max_overflow: further ones opened under load.
-        settings: further settings of PostgreSQL for each session, such as `statement_timeout`.
+        settings: further settings of PostgreSQL for each connection, such as `statement_timeout`.
 
     Raises:
         ConfigurationError: at once, when libpq does not understand the URL.
@@ -158,7 +158,7 @@ def engine(
 def libpq_url(url: str, *, as_of: datetime | None = None) -> str:
     """Return `url` without an SQLAlchemy driver, as libpq and dbmate take it.
 
-    With `as_of` its sessions see that instant as `market_data.clock()`, through libpq's `options`.
+    With `as_of`, `market_data.clock()` returns that instant on its connections, through libpq's `options`.
     """
     plain = re.sub(r"^postgres(?:ql)?(?:\+\w+)?://", "postgresql://", url)
     if as_of is None:

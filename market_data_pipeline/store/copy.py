@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
 
-# A statement waits this long for a table that another session has locked. Our own transactions hold a row for
+# A statement waits this long for a table that another connection has locked. Our own transactions hold a row for
 # milliseconds; a statement that waits a minute has met an ALTER TABLE or a VACUUM FULL, and the next run is as good.
 _LOCK_TIMEOUT: Final = "60s"
 _LOCK_SPACE: Final = 0x4D44  # "MD": our symbols' advisory locks, apart from other programs' in the same database
@@ -87,7 +87,7 @@ class StoreConnection:
 
     Args:
         url: any URL that `DATABASE_URL` may hold.
-        as_of: the instant that `market_data.clock()` answers with, or None for the real clock.
+        as_of: what `market_data.clock()` returns, aware; None for the real clock.
         role: the role to act as, where the login may and the role exists.
 
     Raises:
@@ -235,7 +235,7 @@ class StoreConnection:
             raise
         except TransientError as error:
             self.rollback()
-            self.execute("select set_config('role', 'none', true)")  # other sessions show only to the same login
+            self.execute("select set_config('role', 'none', true)")  # only the same login sees who is connected
             holders = self.rows(_HOLDERS, lock)
             self.rollback()
             who = holders[0]["who"] if holders else "a process that has ended since"
@@ -250,7 +250,7 @@ class StoreConnection:
             self.execute(f"select pg_advisory_unlock({_LOCK})", {"space": _LOCK_SPACE, "symbol": symbol})
             self.commit()
         except PipelineError:
-            self.close()  # the server frees the lock with the session
+            self.close()  # with it the server frees the lock
             if not failed:
                 raise
 

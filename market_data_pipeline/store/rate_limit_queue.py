@@ -154,7 +154,7 @@ class RateLimitQueue:
                     reconnect_timeout=_POOL_TIMEOUT_SECONDS,
                     check=ConnectionPool.check_connection,
                     configure=_configure,
-                    kwargs={"prepare_threshold": None},  # poolers send statements to other servers' sessions
+                    kwargs={"prepare_threshold": None},  # a pooler may change the server's process between statements
                     open=True,
                     name="rate-limit",
                 )
@@ -186,7 +186,7 @@ def _failures() -> Iterator[None]:
     try:
         yield
     except psycopg.errors.UndefinedTable:
-        raise ConfigurationError("The database lacks the rate limit's tables; run `market-data migrate`.") from None
+        raise ConfigurationError("The database has no tables for the rate limit: run `market-data migrate`.") from None
     except (psycopg.OperationalError, psycopg.InterfaceError) as error:
         text = " ".join(str(error).split())
         raise DatabaseUnavailableError(f"The shared rate limit in PostgreSQL cannot be reached: {text}") from None

@@ -24,7 +24,7 @@ def _one(made: sa.Engine, statement: str) -> object:
         return connection.execute(sa.text(statement)).scalar_one()
 
 
-def test_sessions_run_in_utc_and_say_who_they_are(database_url: str) -> None:
+def test_connections_are_in_utc_and_named(database_url: str) -> None:
     made = engine(database_url, application_name="market-data-test")
 
     assert _one(made, "show timezone") == "UTC"

@@ -148,7 +148,7 @@ def act_of_sqlalchemy(url: str) -> str:
 
 def act_of_a_run(url: str) -> str:
     with StoreConnection(url) as connection:
-        connection.rollback()  # what a session acts as outlives its transactions
+        connection.rollback()  # the role outlives the transaction
         return str(connection.rows("select current_user::text as who")[0]["who"])
 
 
@@ -163,7 +163,7 @@ def act_of_the_limiter(url: str) -> str:
 
 
 @pytest.mark.parametrize("act", [act_of_sqlalchemy, act_of_a_run, act_of_the_limiter])
-def test_every_session_of_the_pipeline_acts_as_the_writer_also_for_an_owners_login(
+def test_every_connection_of_the_pipeline_acts_as_the_writer_also_for_an_owners_login(
     act: Callable[[str], str], database_url: str
 ) -> None:
     assert act(database_url) == "market_data_writer"
