@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 NEW_YORK = ZoneInfo("America/New_York")
-STOCKS = calendar_for(AssetClass.US_EQUITY)
+EQUITIES = calendar_for(AssetClass.US_EQUITY)
 CRYPTO = calendar_for(AssetClass.CRYPTO)
 INTRADAY = (Timeframe.M5, Timeframe.M15, Timeframe.H1, Timeframe.H4)
 COARSE = (Timeframe.M15, Timeframe.H1, Timeframe.H4)
@@ -29,7 +29,7 @@ laws = settings(deadline=None, derandomize=True, max_examples=100)
 
 # A few years with every kind of holiday, early close and change of clock.
 START, END = datetime(2023, 1, 1, tzinfo=UTC), datetime(2027, 1, 1, tzinfo=UTC)
-calendars = st.sampled_from([STOCKS, CRYPTO])
+calendars = st.sampled_from([EQUITIES, CRYPTO])
 instants = st.integers(0, int((END - START).total_seconds()) // 60).map(lambda m: START + timedelta(minutes=m))
 days = st.dates(date(2023, 1, 1), date(2026, 12, 31))
 

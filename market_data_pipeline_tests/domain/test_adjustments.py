@@ -17,7 +17,7 @@ from market_data_pipeline.domain.bars import PRICES, VALUES, bar_frame, ts_us
 from market_data_pipeline.domain.calendar import calendar_for, to_us
 from market_data_pipeline.domain.resample import resample
 from market_data_pipeline.domain.series import AssetClass, Timeframe
-from market_data_pipeline_tests.domain.strategies import COARSE, STOCKS, bar_frames, days, laws, new_york
+from market_data_pipeline_tests.domain.strategies import COARSE, EQUITIES, bar_frames, days, laws, new_york
 from market_data_pipeline_tests.recorded import SAMPLE
 
 Sample = tuple[pd.DataFrame, AssetClass]
@@ -114,7 +114,7 @@ def test_each_bar_is_scaled_by_every_later_split_in_force(sample: Sample, some: 
     for us in ts_us(bars):
         factor = 1.0
         for split in in_force(some, today):
-            if us < to_us(STOCKS.midnight(split.execution_date)):
+            if us < to_us(EQUITIES.midnight(split.execution_date)):
                 factor *= split.split_from / split.split_to
         expected.append(factor)
     np.testing.assert_allclose(price_factor(ts_us(bars), some, today), expected, rtol=1e-14)
@@ -133,7 +133,7 @@ def test_adjusting_keeps_the_money_traded_and_the_shape_of_every_bar(sample: Sam
 
 @laws
 @given(bar_frames(), st.sampled_from(COARSE), st.data())
-def test_adjusting_coarse_bars_equals_making_coarse_bars_of_adjusted_ones(
+def test_adjusting_coarse_bars_equals_resampling_adjusted_ones(
     sample: Sample, timeframe: Timeframe, data: st.DataObject
 ) -> None:
     bars, calendar = sample[0], calendar_for(AssetClass.US_EQUITY)
@@ -149,7 +149,7 @@ def test_adjusting_coarse_bars_equals_making_coarse_bars_of_adjusted_ones(
 
 def test_day_bars_adjust_on_the_same_dates_as_their_minutes() -> None:
     split = [Split(date(2025, 11, 3), 1, 2)]  # the Monday after the clocks went back
-    day_bars = [to_us(STOCKS.midnight(day)) for day in (date(2025, 10, 31), date(2025, 11, 3))]
+    day_bars = [to_us(EQUITIES.midnight(day)) for day in (date(2025, 10, 31), date(2025, 11, 3))]
     minutes = [to_us(new_york("2025-10-31 19:55")), to_us(new_york("2025-11-03 04:00"))]
     for starts in (day_bars, minutes):
         assert price_factor(np.array(starts), split, LATER).tolist() == [0.5, 1.0]

@@ -27,8 +27,8 @@ from market_data_pipeline.domain.intervals import Interval
 from market_data_pipeline.domain.series import AssetClass, Timeframe
 from market_data_pipeline_tests.domain.strategies import (
     CRYPTO,
+    EQUITIES,
     NEW_YORK,
-    STOCKS,
     calendars,
     days,
     instants,
@@ -53,17 +53,17 @@ def dates(year: int, text: str) -> set[date]:
 
 
 @pytest.mark.parametrize("year", NYSE_HOLIDAYS)
-def test_stock_sessions_are_the_weekdays_that_the_exchange_announced(year: int) -> None:
+def test_equity_sessions_are_the_weekdays_that_the_exchange_announced(year: int) -> None:
     weekdays = {date(year, 1, 1) + i * DAY for i in range(365) if (date(year, 1, 1) + i * DAY).weekday() < 5}
-    sessions = STOCKS.sessions(date(year, 1, 1), date(year + 1, 1, 1))
+    sessions = EQUITIES.sessions(date(year, 1, 1), date(year + 1, 1, 1))
     assert {s.date for s in sessions} == weekdays - dates(year, NYSE_HOLIDAYS[year])
     assert {s.date for s in sessions if s.early_close} == dates(year, NYSE_EARLY_CLOSES[year])
 
 
 @laws
 @given(days)
-def test_a_stock_session_lasts_from_four_to_eight_or_five_on_new_yorks_clock(day: date) -> None:
-    session = STOCKS.session_on(day)
+def test_an_equity_session_lasts_from_four_to_eight_or_five_on_new_yorks_clock(day: date) -> None:
+    session = EQUITIES.session_on(day)
     if session is None:
         return
     assert session.start == new_york(f"{day} 04:00")
@@ -82,8 +82,8 @@ def test_every_utc_day_is_a_crypto_session(day: date) -> None:
 
 def test_the_local_day_has_23_hours_in_spring_and_25_in_autumn() -> None:
     spring, autumn = date(2025, 3, 9), date(2025, 11, 2)
-    assert STOCKS.midnight(spring + DAY) - STOCKS.midnight(spring) == timedelta(hours=23)
-    assert STOCKS.midnight(autumn + DAY) - STOCKS.midnight(autumn) == timedelta(hours=25)
+    assert EQUITIES.midnight(spring + DAY) - EQUITIES.midnight(spring) == timedelta(hours=23)
+    assert EQUITIES.midnight(autumn + DAY) - EQUITIES.midnight(autumn) == timedelta(hours=25)
 
 
 def literal_slots(calendar: SessionCalendar, timeframe: Timeframe, day: date) -> list[datetime]:
@@ -94,7 +94,7 @@ def literal_slots(calendar: SessionCalendar, timeframe: Timeframe, day: date) ->
     if timeframe is Timeframe.D1:
         return [session.day_start]
     wall = [datetime.combine(day, time()) + m * timedelta(minutes=1) for m in range(0, 1440, 5)]
-    anchor = 4 if calendar is STOCKS else 0
+    anchor = 4 if calendar is EQUITIES else 0
     on_grid = [w for w in wall if (w.hour - anchor) * 60 + w.minute >= 0]
     on_grid = [w for w in on_grid if ((w.hour - anchor) * 60 + w.minute) % timeframe.minutes == 0]
     instants = [w.replace(tzinfo=calendar.tz).astimezone(UTC) for w in on_grid]
@@ -126,9 +126,9 @@ def test_slots_between_are_the_sessions_slots_that_start_inside(
 
 def test_four_hour_slots_keep_new_yorks_hours_in_summer_and_winter() -> None:
     for day in (date(2025, 7, 15), date(2025, 1, 15)):
-        session = STOCKS.session_on(day)
+        session = EQUITIES.session_on(day)
         assert session is not None
-        local = [from_us(us).astimezone(NEW_YORK).hour for us in STOCKS.slots_us(Timeframe.H4, session)]
+        local = [from_us(us).astimezone(NEW_YORK).hour for us in EQUITIES.slots_us(Timeframe.H4, session)]
         assert local == [4, 8, 12, 16]
 
 
@@ -163,18 +163,18 @@ def test_overlapping_sessions_share_an_instant_with_the_interval(
 
 def test_an_interval_that_only_touches_a_session_does_not_overlap_it() -> None:
     four, eight = new_york("2025-11-19 04:00"), new_york("2025-11-19 20:00")
-    assert STOCKS.sessions_overlapping(Interval(four - DAY / 6, four)) == ()
-    assert STOCKS.sessions_overlapping(Interval(eight, eight + DAY / 6)) == ()
-    assert [s.date for s in STOCKS.sessions_overlapping(Interval(four, eight))] == [date(2025, 11, 19)]
+    assert EQUITIES.sessions_overlapping(Interval(four - DAY / 6, four)) == ()
+    assert EQUITIES.sessions_overlapping(Interval(eight, eight + DAY / 6)) == ()
+    assert [s.date for s in EQUITIES.sessions_overlapping(Interval(four, eight))] == [date(2025, 11, 19)]
 
 
-@pytest.mark.parametrize("calendar", [STOCKS, CRYPTO])
+@pytest.mark.parametrize("calendar", [EQUITIES, CRYPTO])
 def test_a_date_outside_the_calendar_is_refused_with_its_range(calendar: SessionCalendar) -> None:
     for ask in (
         lambda: calendar.session_on(END_DATE),
         lambda: calendar.sessions(FIRST_DATE - DAY, FIRST_DATE + DAY),
         lambda: calendar.next_session(END_DATE - DAY),
-        lambda: calendar.next_session(END_DATE - 2 * DAY) if calendar is STOCKS else calendar.session_on(END_DATE),
+        lambda: calendar.next_session(END_DATE - 2 * DAY) if calendar is EQUITIES else calendar.session_on(END_DATE),
         lambda: calendar.previous_session(FIRST_DATE),
         lambda: calendar.slots_between(
             Timeframe.M5, Interval(datetime(1980, 1, 1, tzinfo=UTC), datetime(2025, 1, 1, tzinfo=UTC))
@@ -196,7 +196,7 @@ def test_the_first_instants_of_days_are_those_whose_date_differs_from_the_one_be
     assert found.tolist() == expected
 
 
-def test_asking_for_a_calendar_loads_no_heavy_library() -> None:
+def test_creating_a_calendar_loads_no_heavy_library() -> None:
     """Dagster's code location imports these modules on every start of a process."""
     code = """
 import sys

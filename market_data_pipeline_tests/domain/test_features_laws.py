@@ -80,11 +80,11 @@ def test_corrections_leave_what_one_computation_gives(case: Case, data: st.DataO
 
 @settings(max_examples=20, deadline=None)
 @given(cases(WARM_UP_BARS + 1, WARM_UP_BARS + 700, MOVING), st.data())
-def test_a_hole_filled_late_leaves_what_one_computation_gives(case: Case, data: st.DataObject) -> None:
-    hole = data.draw(st.integers(0, len(case.bars) - 1), label="hole")
-    holed = case.bars.drop(index=hole).reset_index(drop=True)
-    store = Store(case._replace(bars=holed), len(holed))
-    store.change(case.bars, hole)
+def test_a_gap_filled_late_leaves_what_one_computation_gives(case: Case, data: st.DataObject) -> None:
+    gap = data.draw(st.integers(0, len(case.bars) - 1), label="gap")
+    gapped = case.bars.drop(index=gap).reset_index(drop=True)
+    store = Store(case._replace(bars=gapped), len(gapped))
+    store.change(case.bars, gap)
     assert_same(store.rows, compute_features(*case))
 
 
@@ -102,9 +102,7 @@ def test_windows_are_the_same_to_the_last_bit_wherever_the_bars_start(case: Case
 
 @settings(max_examples=40, deadline=None)
 @given(cases(1, 900), st.data())
-def test_asking_for_the_newest_rows_only_leaves_out_the_others_and_changes_none(
-    case: Case, data: st.DataObject
-) -> None:
+def test_computing_only_the_newest_rows_changes_none_of_them(case: Case, data: st.DataObject) -> None:
     first = data.draw(st.integers(0, len(case.bars)), label="first wanted")
     wanted = features_from(case.bars, first, case.timeframe, case.asset_class)
     pd.testing.assert_frame_equal(wanted, compute_features(*case).iloc[first:].reset_index(drop=True), check_exact=True)
@@ -121,7 +119,7 @@ def test_later_bars_do_not_change_earlier_features(case: Case, data: st.DataObje
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 2**32), st.sampled_from(["walk", "cents", "steps", "mixed"]), st.sampled_from([EQUITY, "crypto"]))
 def test_after_the_warm_up_even_the_averages_are_the_same_to_the_last_bit(seed: int, kind: str, asset: str) -> None:
-    # Whoever starts later ends up with the same bits, so a label at its threshold cannot fall to the other side.
+    # A computation that starts later ends with the same bits, so a label cannot fall to a threshold's other side.
     case = Case(
         random_bars(seed, kind, Timeframe.M15, AssetClass(asset), 3_000, first=date(2024, 1, 2), presence=1.0),
         Timeframe.M15,

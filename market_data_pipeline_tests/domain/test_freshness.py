@@ -27,9 +27,9 @@ from market_data_pipeline.domain.objectives import DUE_GRACE, TIER_OBJECTIVES, F
 from market_data_pipeline.domain.series import Tier, Timeframe
 from market_data_pipeline_tests.domain.strategies import (
     CRYPTO,
+    EQUITIES,
     INTRADAY,
     NEW_YORK,
-    STOCKS,
     calendars,
     instants,
     laws,
@@ -51,7 +51,7 @@ def quarter_hour_late(end: datetime) -> datetime:
 def end_of_day(end: datetime) -> datetime:
     """Served at the New York midnight at or after the bar's end."""
     day = end.astimezone(NEW_YORK).date()
-    return end if STOCKS.midnight(day) == end else STOCKS.midnight(day + DAY)
+    return end if EQUITIES.midnight(day) == end else EQUITIES.midnight(day + DAY)
 
 
 availabilities = st.sampled_from([real_time, quarter_hour_late, end_of_day])
@@ -60,12 +60,12 @@ availabilities = st.sampled_from([real_time, quarter_hour_late, end_of_day])
 def due(
     last: datetime | None,
     timeframe: Timeframe = Timeframe.M5,
-    calendar: SessionCalendar = STOCKS,
+    calendar: SessionCalendar = EQUITIES,
     *,
     quiet: int = 0,
     confirmed: Container[date] = (),
     availability: Availability = real_time,
-    hole: datetime | None = None,
+    gap: datetime | None = None,
     history_start: datetime = HISTORY_START,
 ) -> datetime:
     return next_due(
@@ -76,7 +76,7 @@ def due(
         quiet_slots=quiet,
         confirmed=confirmed,
         availability=availability,
-        first_gap_ts=hole,
+        first_gap_ts=gap,
     )
 
 
@@ -127,7 +127,7 @@ def test_nothing_goes_stale_on_a_sunday_and_everything_does_when_bars_stop() -> 
     assert freshness(staleness_seconds(sunday, stopped)) is Freshness.STALE
 
 
-def test_a_session_that_the_vendor_confirmed_lacks_nothing() -> None:
+def test_a_session_that_the_vendor_confirmed_has_no_missing_bar() -> None:
     friday, monday = date(2025, 11, 21), date(2025, 11, 24)
     halted_on_friday = new_york("2025-11-21 12:00")
     assert due(halted_on_friday, confirmed={friday}) == new_york("2025-11-24 04:07")
@@ -135,7 +135,7 @@ def test_a_session_that_the_vendor_confirmed_lacks_nothing() -> None:
     assert due(new_york("2025-11-20 00:00"), Timeframe.D1, confirmed={friday}) == new_york("2025-11-25 00:02")
 
 
-def test_a_series_without_bars_lacks_its_first_one_since_the_start_of_its_history() -> None:
+def test_a_series_without_bars_misses_its_first_one_since_the_start_of_its_history() -> None:
     start = new_york("2025-11-19 00:00")
     assert due(None, history_start=start) == new_york("2025-11-19 04:07")
     assert due(None, Timeframe.D1, history_start=start) == new_york("2025-11-20 00:02")
@@ -143,20 +143,20 @@ def test_a_series_without_bars_lacks_its_first_one_since_the_start_of_its_histor
     assert due(None, history_start=new_york("2025-11-22 12:00")) == new_york("2025-11-24 04:07")
 
 
-def test_no_bar_is_wanted_that_starts_before_the_history() -> None:
+def test_bars_before_the_history_are_not_expected() -> None:
     start = new_york("2025-11-19 12:02")
     assert due(None, history_start=start) == new_york("2025-11-19 12:12")
     assert due(None, Timeframe.D1, history_start=start) == new_york("2025-11-21 00:02")
     assert due(new_york("2024-01-03 10:00"), history_start=start) == new_york("2025-11-19 12:12")
 
 
-def test_a_hole_before_the_last_bar_is_due_since_its_own_time() -> None:
+def test_a_gap_before_the_last_bar_is_due_since_its_own_time() -> None:
     last = new_york("2025-11-21 19:55")
-    assert due(last, hole=new_york("2025-11-18 04:00")) == new_york("2025-11-18 04:07")
+    assert due(last, gap=new_york("2025-11-18 04:00")) == new_york("2025-11-18 04:07")
     monday = new_york("2025-11-17 00:00")
-    assert due(new_york("2025-11-21 00:00"), Timeframe.D1, hole=monday) == new_york("2025-11-18 00:02")
+    assert due(new_york("2025-11-21 00:00"), Timeframe.D1, gap=monday) == new_york("2025-11-18 00:02")
     in_its_hours = new_york("2025-11-17 04:00")
-    assert due(new_york("2025-11-21 00:00"), Timeframe.D1, hole=in_its_hours) == new_york("2025-11-18 00:02")
+    assert due(new_york("2025-11-21 00:00"), Timeframe.D1, gap=in_its_hours) == new_york("2025-11-18 00:02")
 
 
 # A thinly traded series whose usual quiet stretch is 12 slots (one hour of 5m).
@@ -170,11 +170,11 @@ def test_a_hole_before_the_last_bar_is_due_since_its_own_time() -> None:
         ("2025-11-28 15:55", "2025-12-01 05:07"),
     ],
 )
-def test_a_quiet_stretch_of_the_usual_length_is_not_missing(last: str, expected: str) -> None:
+def test_a_quiet_period_of_the_usual_length_is_not_missing(last: str, expected: str) -> None:
     assert due(new_york(last), quiet=12) == new_york(expected)
 
 
-def test_no_quiet_stretch_excuses_a_full_session_without_a_bar() -> None:
+def test_no_quiet_period_excuses_a_full_session_without_a_bar() -> None:
     assert due(new_york("2025-11-19 10:00"), quiet=10_000) == new_york("2025-11-20 20:02")
     short_day_passes = due(new_york("2025-11-26 10:00"), quiet=10_000)
     assert short_day_passes == new_york("2025-12-01 20:02")
@@ -184,17 +184,17 @@ def slots_of(calendar: SessionCalendar, timeframe: Timeframe, start: str, end: s
     return [from_us(us) for us in calendar.slots_between(timeframe, Interval(new_york(start), new_york(end)))]
 
 
-def quiet(bars: list[datetime], timeframe: Timeframe = Timeframe.M5, calendar: SessionCalendar = STOCKS) -> int:
+def quiet(bars: list[datetime], timeframe: Timeframe = Timeframe.M5, calendar: SessionCalendar = EQUITIES) -> int:
     return quiet_slots(calendar, timeframe, np.array([to_us(ts) for ts in bars], dtype="int64"))
 
 
-def test_a_gapless_series_has_no_quiet_stretches_over_nights_weekends_and_early_closes() -> None:
+def test_a_gapless_series_has_no_quiet_periodes_over_nights_weekends_and_early_closes() -> None:
     for timeframe in Timeframe:
-        assert quiet(slots_of(STOCKS, timeframe, "2025-10-27 00:00", "2025-12-06 00:00"), timeframe) == 0
+        assert quiet(slots_of(EQUITIES, timeframe, "2025-10-27 00:00", "2025-12-06 00:00"), timeframe) == 0
 
 
 def test_the_longest_leading_inner_or_trailing_run_counts() -> None:
-    week = slots_of(STOCKS, Timeframe.M5, "2025-11-24 00:00", "2025-12-02 00:00")
+    week = slots_of(EQUITIES, Timeframe.M5, "2025-11-24 00:00", "2025-12-02 00:00")
 
     def without(start: str, end: str) -> int:
         return quiet([ts for ts in week if not new_york(start) <= ts < new_york(end)])
@@ -206,13 +206,13 @@ def test_the_longest_leading_inner_or_trailing_run_counts() -> None:
 
 
 def test_the_runs_at_the_edges_of_what_was_given_do_not_count() -> None:
-    cut_at_noon_and_in_progress = slots_of(STOCKS, Timeframe.M5, "2025-11-24 12:00", "2025-11-26 10:00")
+    cut_at_noon_and_in_progress = slots_of(EQUITIES, Timeframe.M5, "2025-11-24 12:00", "2025-11-26 10:00")
     assert quiet(cut_at_noon_and_in_progress) == 0
-    first_day_of_a_listing = slots_of(STOCKS, Timeframe.M5, "2025-11-24 09:30", "2025-11-24 15:00")
+    first_day_of_a_listing = slots_of(EQUITIES, Timeframe.M5, "2025-11-24 09:30", "2025-11-24 15:00")
     assert quiet(first_day_of_a_listing) == 66
 
 
-def test_a_series_without_bars_or_of_days_has_no_quiet_stretch() -> None:
+def test_a_series_without_bars_or_of_days_has_no_quiet_period() -> None:
     assert quiet([]) == 0
     assert quiet([new_york("2025-11-23 12:00")]) == 0  # a stray bar on a Sunday
     assert quiet([new_york("2025-11-03 00:00"), new_york("2025-11-21 00:00")], Timeframe.D1) == 0
@@ -220,7 +220,7 @@ def test_a_series_without_bars_or_of_days_has_no_quiet_stretch() -> None:
 
 @laws
 @given(calendars, st.sampled_from(Timeframe), instants, availabilities)
-def test_who_holds_every_due_bar_is_never_stale(
+def test_a_series_with_every_due_bar_is_never_stale(
     calendar: SessionCalendar, timeframe: Timeframe, now: datetime, availability: Availability
 ) -> None:
     last = expected_last_ts(calendar, timeframe, now=now, availability=availability)
@@ -287,7 +287,7 @@ def test_a_tier_that_is_refreshed_on_schedule_stays_within_its_rpo(
         refreshes = [new_york(f"{start + i * DAY} 00:30") for i in range(14)]
     for timeframe in Timeframe:
         for refresh, following in pairwise(refreshes):
-            last = expected_last_ts(STOCKS, timeframe, now=refresh, availability=availability)
+            last = expected_last_ts(EQUITIES, timeframe, now=refresh, availability=availability)
             assert staleness_seconds(following, due(last, timeframe, availability=availability)) <= (
                 objective.rpo.total_seconds()
             )
@@ -312,7 +312,7 @@ def test_a_series_is_fresh_to_the_hour_aging_to_six_stale_beyond_and_missing_whe
 
 
 def test_a_session_settles_at_eleven_the_next_day_weekend_or_not() -> None:
-    friday, crypto_day = STOCKS.session_on(date(2025, 11, 28)), CRYPTO.session_on(date(2025, 11, 28))
+    friday, crypto_day = EQUITIES.session_on(date(2025, 11, 28)), CRYPTO.session_on(date(2025, 11, 28))
     assert friday is not None
     assert crypto_day is not None
     assert settled_at(friday) == settled_at(crypto_day) == new_york("2025-11-29 11:00")
@@ -320,7 +320,7 @@ def test_a_session_settles_at_eleven_the_next_day_weekend_or_not() -> None:
 
 def test_the_last_bar_that_should_exist_follows_the_calendar() -> None:
     def last(timeframe: Timeframe, now: str, availability: Availability = real_time) -> datetime:
-        return expected_last_ts(STOCKS, timeframe, now=new_york(now), availability=availability)
+        return expected_last_ts(EQUITIES, timeframe, now=new_york(now), availability=availability)
 
     assert last(Timeframe.M5, "2025-11-28 17:02") == new_york("2025-11-28 16:55")
     assert last(Timeframe.M5, "2025-11-28 17:01") == new_york("2025-11-28 16:50")

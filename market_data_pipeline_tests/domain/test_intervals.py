@@ -15,7 +15,7 @@ sets = st.lists(intervals(), max_size=8).map(normalise)
 
 
 def hours(of: Intervals | list[Interval]) -> set[int]:
-    """The same instants, said literally: every whole hour of the test's grid that is inside."""
+    """Return the same instants literally: every whole hour of the test's grid that is inside."""
     return {h for h in range(60) if any(start <= START + timedelta(hours=h) < end for start, end in of)}
 
 

@@ -80,7 +80,7 @@ def test_bars_are_due_and_settle_when_the_contract_says() -> None:
     assert time(11) == SETTLED_AT
 
 
-def test_nobody_can_change_an_objective_by_accident() -> None:
+def test_objectives_cannot_be_changed_by_accident() -> None:
     with pytest.raises(TypeError):
         TIER_OBJECTIVES[Tier.CRITICAL] = TIER_OBJECTIVES[Tier.STANDARD]  # type: ignore[index]
     with pytest.raises(AttributeError):

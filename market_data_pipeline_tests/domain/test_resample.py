@@ -17,7 +17,7 @@ from market_data_pipeline.domain.calendar import SessionCalendar, calendar_for, 
 from market_data_pipeline.domain.intervals import Interval
 from market_data_pipeline.domain.resample import bucket_start_us, completed, resample
 from market_data_pipeline.domain.series import AssetClass, Timeframe
-from market_data_pipeline_tests.domain.strategies import COARSE, CRYPTO, STOCKS, bar_frames, instants, laws, new_york
+from market_data_pipeline_tests.domain.strategies import COARSE, CRYPTO, EQUITIES, bar_frames, instants, laws, new_york
 
 Sample = tuple[pd.DataFrame, AssetClass]
 
@@ -25,7 +25,7 @@ Sample = tuple[pd.DataFrame, AssetClass]
 def literal_bucket(ts: datetime, timeframe: Timeframe, calendar: SessionCalendar) -> datetime:
     """The grid read off a clock: from the last 04:00 New York (00:00 UTC) on, in steps of absolute time."""
     local = ts.astimezone(calendar.tz)
-    anchor = local.replace(hour=4 if calendar is STOCKS else 0, minute=0, second=0, microsecond=0, fold=0)
+    anchor = local.replace(hour=4 if calendar is EQUITIES else 0, minute=0, second=0, microsecond=0, fold=0)
     if local.replace(tzinfo=None) < anchor.replace(tzinfo=None):
         anchor = (anchor.replace(tzinfo=None) - timedelta(days=1)).replace(tzinfo=calendar.tz)
     start = anchor.astimezone(UTC)
@@ -56,7 +56,7 @@ def literal_resample(bars: pd.DataFrame, timeframe: Timeframe, calendar: Session
 
 
 @laws
-@given(st.sampled_from([STOCKS, CRYPTO]), st.sampled_from(COARSE), st.lists(instants, max_size=30))
+@given(st.sampled_from([EQUITIES, CRYPTO]), st.sampled_from(COARSE), st.lists(instants, max_size=30))
 def test_a_bucket_starts_on_the_grid_of_the_exchanges_clock(
     calendar: SessionCalendar, timeframe: Timeframe, some: list[datetime]
 ) -> None:
@@ -99,7 +99,7 @@ def test_volume_and_trades_are_preserved_and_prices_stay_within_their_envelope(
 
 @laws
 @given(bar_frames())
-def test_an_hour_is_the_same_whether_made_of_five_or_of_fifteen_minutes(sample: Sample) -> None:
+def test_an_hour_is_the_same_resampled_from_five_or_from_fifteen_minutes(sample: Sample) -> None:
     bars, calendar = sample[0], calendar_for(sample[1])
     direct = resample(bars, Timeframe.H1, calendar)
     by_steps = resample(resample(bars, Timeframe.M15, calendar), Timeframe.H1, calendar)
@@ -124,23 +124,23 @@ def test_a_completed_bucket_never_changes_as_later_bars_arrive(
 
 
 def minutes_of(day: date) -> pd.DataFrame:
-    start = STOCKS.midnight(day)
-    slots = STOCKS.slots_between(Timeframe.M5, Interval(start, start + timedelta(days=1)))
+    start = EQUITIES.midnight(day)
+    slots = EQUITIES.slots_between(Timeframe.M5, Interval(start, start + timedelta(days=1)))
     return bar_frame(slots, {name: np.ones(len(slots)) for name in VALUES})
 
 
 @pytest.mark.parametrize("day", [date(2025, 7, 15), date(2025, 1, 15), date(2025, 3, 10), date(2025, 11, 3)])
 def test_four_hour_bars_start_at_the_same_new_york_hours_in_summer_and_winter(day: date) -> None:
-    made = resample(minutes_of(day), Timeframe.H4, STOCKS)
+    made = resample(minutes_of(day), Timeframe.H4, EQUITIES)
     assert made["ts"].dt.tz_convert("America/New_York").dt.hour.tolist() == [4, 8, 12, 16]
     assert made["volume"].tolist() == [48.0] * 4
 
 
 def test_an_early_closes_last_four_hour_bar_holds_one_hour_and_is_over_at_eight() -> None:
     bars = minutes_of(date(2025, 11, 28))
-    assert resample(bars, Timeframe.H4, STOCKS)["volume"].tolist() == [48.0, 48.0, 48.0, 12.0]
-    assert len(completed(bars, Timeframe.H4, STOCKS, new_york("2025-11-28 19:59"))) == 3 * 48
-    assert len(completed(bars, Timeframe.H4, STOCKS, new_york("2025-11-28 20:00"))) == len(bars)
+    assert resample(bars, Timeframe.H4, EQUITIES)["volume"].tolist() == [48.0, 48.0, 48.0, 12.0]
+    assert len(completed(bars, Timeframe.H4, EQUITIES, new_york("2025-11-28 19:59"))) == 3 * 48
+    assert len(completed(bars, Timeframe.H4, EQUITIES, new_york("2025-11-28 20:00"))) == len(bars)
 
 
 def test_vwap_and_trades_are_unknown_when_any_bar_lacks_them_and_vwap_when_nothing_traded() -> None:
@@ -148,11 +148,11 @@ def test_vwap_and_trades_are_unknown_when_any_bar_lacks_them_and_vwap_when_nothi
     values["vwap"] = np.array([1.0, 2.0, 3.0, np.nan, 5.0, 6.0])
     values["trades"] = np.array([1.0, np.nan, 1.0, 1.0, 1.0, 1.0])
     start = to_us(new_york("2025-07-15 09:30"))
-    made = resample(bar_frame(start + np.arange(6) * 300_000_000, values), Timeframe.M15, STOCKS)
+    made = resample(bar_frame(start + np.arange(6) * 300_000_000, values), Timeframe.M15, EQUITIES)
     np.testing.assert_array_equal(made["vwap"], [2.0, np.nan])
     np.testing.assert_array_equal(made["trades"], [np.nan, 3.0])
     values["volume"] = np.zeros(6)
-    idle = resample(bar_frame(start + np.arange(6) * 300_000_000, values), Timeframe.M15, STOCKS)
+    idle = resample(bar_frame(start + np.arange(6) * 300_000_000, values), Timeframe.M15, EQUITIES)
     assert idle["vwap"].isna().all()
 
 
@@ -163,19 +163,19 @@ def test_fractions_of_a_coin_have_a_vwap() -> None:
     assert (made["volume"].item(), made["vwap"].item()) == (0.75, 200.0)
 
 
-def test_no_bars_make_no_bars() -> None:
-    pd.testing.assert_frame_equal(resample(empty(), Timeframe.H1, STOCKS), empty())
-    assert len(completed(empty(), Timeframe.H1, STOCKS, new_york("2025-07-15 09:30"))) == 0
+def test_resampling_no_bars_gives_no_bars() -> None:
+    pd.testing.assert_frame_equal(resample(empty(), Timeframe.H1, EQUITIES), empty())
+    assert len(completed(empty(), Timeframe.H1, EQUITIES, new_york("2025-07-15 09:30"))) == 0
 
 
-def test_day_bars_are_never_made_of_minutes() -> None:
+def test_day_bars_are_never_resampled_from_minutes() -> None:
     with pytest.raises(ValueError, match="1d bars are fetched"):
-        resample(minutes_of(date(2025, 7, 15)), Timeframe.D1, STOCKS)
+        resample(minutes_of(date(2025, 7, 15)), Timeframe.D1, EQUITIES)
 
 
 def test_resampling_leaves_its_input_as_it_was() -> None:
     bars = minutes_of(date(2025, 7, 15))
     before = bars.copy(deep=True)
-    resample(bars, Timeframe.M15, STOCKS)
+    resample(bars, Timeframe.M15, EQUITIES)
     pd.testing.assert_frame_equal(bars, before)
     assert ts_us(bars)[0] == to_us(new_york("2025-07-15 04:00"))
