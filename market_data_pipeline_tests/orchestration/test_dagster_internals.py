@@ -68,9 +68,6 @@ def test_a_storage_that_cannot_be_reached_is_reported_in_one_sentence(tmp_path: 
         state.runs(1)
 
 
-PACKAGE = Path(dagster_internals.__file__).parents[1]
-
-
 def private_names(file: Path) -> set[tuple[str, str]]:
     """Return the private names of Dagster that a module imports, also inside functions."""
     return {
@@ -86,17 +83,6 @@ def test_every_private_name_of_dagster_still_exists() -> None:
     assert len(names) >= 10
     missing = [(module, name) for module, name in names if not hasattr(importlib.import_module(module), name)]
     assert missing == []
-
-
-def test_no_other_module_of_the_product_uses_a_private_name_of_dagster() -> None:
-    product = [
-        file
-        for file in PACKAGE.rglob("*.py")
-        if file != Path(dagster_internals.__file__) and "measure" not in file.relative_to(PACKAGE).parts
-    ]
-    # The script that wraps Dagster's own has to call what that one calls.
-    users = {str(file.relative_to(PACKAGE)) for file in product if private_names(file)} - {"cli/dagster.py"}
-    assert users == set()
 
 
 def test_the_code_server_still_starts_runs_by_the_attribute_that_is_replaced() -> None:
