@@ -89,7 +89,7 @@ class Watermarks(NamedTuple):
 
     verified_at: datetime | None
     next_due_at: datetime | None
-    updated_at: datetime | None
+    updated_at: datetime
     settled_until: datetime | None = None
 
 

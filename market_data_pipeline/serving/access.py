@@ -1,8 +1,8 @@
-"""Who may see the admin endpoints: this machine, or whoever knows the token.
+"""Who may see the admin endpoints: this machine, and every client that has the token.
 
 The connection's address counts, never a header: X-Forwarded-For is the client's to write. But a request that carries
-such a header came through a proxy on behalf of somebody else, and one whose Host is not this machine's name may come
-from a web page that the user happens to look at (DNS rebinding); neither counts as this machine.
+such a header came through a proxy on behalf of another machine, and one whose Host is not this machine's name may come
+from a web page that the user happens to have open (DNS rebinding); neither counts as this machine.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class AdminAccess:
         return _is_this_machine(request) or self._knows_token(request)
 
     def require(self, request: Request) -> None:
-        """Let an allowed request pass.
+        """Return if the request is allowed.
 
         Raises:
             Problem: 401 when the token would help, 403 when there is none.
@@ -54,7 +54,7 @@ class AdminAccess:
     def _knows_token(self, request: Request) -> bool:
         scheme, _, credentials = request.headers.get("authorization", "").partition(" ")
         given = credentials.strip().encode("latin-1", "replace")
-        # Compared even when it cannot match, in a time that does not depend on where it differs.
+        # Compared even when it cannot match, in a time that does not depend on where they differ.
         same = hmac.compare_digest(given, self._token or b"")
         return same and self._token is not None and scheme.lower() == _SCHEME
 

@@ -1,7 +1,7 @@
-"""An answer about a series, kept as bytes and true at any time it is given.
+"""An answer about a series, kept as bytes and true whenever it is sent.
 
-The records are encoded and compressed once. What depends on the time (freshness, timestamp) is a small head that is
-written for each request and put before them. CSV and Arrow have no place for a head: it goes into headers.
+The records are encoded and compressed once. What depends on time (freshness, timestamp) is a small head that is
+written for each request and put before them. CSV and Arrow have no place for a head: there it goes into headers.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import orjson
 from starlette.responses import Response
 from xxhash import xxh3_128
 
-from market_data_pipeline.serving.formats import JSON_OPTIONS, Media, deflate, gzip_member
+from market_data_pipeline.serving.formats import JSON_OPTIONS, Media, deflate, gzip_member, instant
 from market_data_pipeline.serving.freshness import freshness_at
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from market_data_pipeline.domain.series import Series
     from market_data_pipeline.reports.series_records import Watermarks
-    from market_data_pipeline.serving.freshness import FreshnessBlock
+    from market_data_pipeline.serving.freshness import AnswerFreshness
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -44,11 +44,11 @@ _WORTH_SHARING: Final = 100_000
 
 
 class Rendered(NamedTuple):
-    """A response, ready for the wire."""
+    """A response, ready to be sent."""
 
     status: int
     headers: Headers
-    parts: tuple[bytes, ...]  # of the body; the large one is the kept answer's own, however many clients take it
+    parts: tuple[bytes, ...]  # of the body; the large one is shared by all clients that take the same answer
 
 
 @dataclass(slots=True)
@@ -56,14 +56,13 @@ class Answer:
     """The records of one request in one representation.
 
     Attributes:
-        series: what a commit has to change to make this answer untrue.
+        series: whose commit makes this answer untrue.
         media: the representation of `content`.
-        opening: for JSON the head's constant part, from `{` on without its closing brace; else empty.
+        opening: for JSON the constant part of the head, from `{` on without its closing brace; else empty.
         records_key: for JSON the name of the array of records.
         content: the encoded records; for JSON the array and the brace that closes the answer.
-        watermarks: what the freshness follows from.
-        valid_until: aware UTC; when a known split changes the prices without a commit; None for never.
-        expires: monotonic seconds; when it is to be read again.
+        watermarks: what its freshness follows from.
+        valid_until: when a known split changes the prices without a commit, aware UTC; None for never.
         route: the template of the endpoint's path, for the metrics.
     """
 
@@ -74,13 +73,12 @@ class Answer:
     content: bytes
     watermarks: Watermarks
     valid_until: datetime | None
-    expires: float
     route: str
     _digest: str = field(init=False)
     _deflated: bytes | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
-        # Nobody forges an answer of ours, and a cryptographic digest took a tenth of all that is done for one here.
+        # An ETag need not withstand forgery, and a cryptographic digest took a tenth of all the work on an answer.
         digest = xxh3_128(self.opening)
         digest.update(self.media.encode())
         digest.update(self.content)
@@ -88,7 +86,7 @@ class Answer:
 
     @property
     def size(self) -> int:
-        """Bytes that the answer occupies, with room for the compressed form, which is made when first asked for."""
+        """Bytes that the answer occupies, with room for the compressed form, which is made on first use."""
         return 2 * (len(self.content) + len(self.opening))
 
     async def compress(self) -> None:
@@ -108,7 +106,7 @@ class Answer:
         timestamps differ.
         """
         fresh = freshness_at(self.watermarks, now)
-        etag = f'W/"{self._digest}-{fresh["status"].lower()}"'
+        etag = f'W/"{self._digest}-{fresh.status.lower()}"'
         headers: Headers = [(b"etag", etag.encode()), *_ALWAYS, *_freshness_headers(fresh)]
         if if_none_match and _matches(if_none_match, etag):
             return Rendered(304, headers, ())
@@ -122,15 +120,20 @@ class Answer:
         headers.append((b"content-length", str(sum(map(len, parts))).encode()))
         return Rendered(200, headers, parts)
 
-    def _head(self, fresh: FreshnessBlock, now: datetime) -> bytes:
+    def _head(self, fresh: AnswerFreshness, now: datetime) -> bytes:
         if self.media is not Media.JSON:
             return b""
-        varying = orjson.dumps({"freshness": fresh, "timestamp": now}, option=JSON_OPTIONS)
-        return b'%b,%b,"%b":' % (self.opening, varying[1:-1], self.records_key.encode())
+        timestamp = orjson.dumps(now, option=JSON_OPTIONS)
+        return b'%b,"freshness":%b,"timestamp":%b,"%b":' % (
+            self.opening,
+            fresh.to_json(),
+            timestamp,
+            self.records_key.encode(),
+        )
 
 
 class RenderedResponse(Response):
-    """A rendered answer where a framework wants a response object."""
+    """A rendered answer as the response object that the framework expects."""
 
     def __init__(self, rendered: Rendered) -> None:
         self.rendered = rendered
@@ -159,23 +162,21 @@ def opening(members: dict[str, object]) -> bytes:
     return orjson.dumps(members, option=JSON_OPTIONS)[:-1]
 
 
-def _freshness_headers(fresh: FreshnessBlock) -> Headers:
-    headers: Headers = [(b"x-freshness", fresh["status"].encode())]
-    for name, value in (
-        (b"x-staleness-seconds", fresh["staleness_seconds"]),
-        (b"x-age-seconds", fresh["age_seconds"]),
-        (b"x-verified-at", fresh["verified_at"]),
-        (b"x-settled-until", fresh["settled_until"]),
-        (b"x-freshness-warning", fresh.get("warning")),
-        (b"x-cache-lifespan", fresh.get("cache_lifespan")),
-    ):
-        if value is not None:
-            headers.append((name, str(value).encode()))
-    return headers
+def _freshness_headers(fresh: AnswerFreshness) -> Headers:
+    values = (
+        (b"x-freshness", fresh.status),
+        (b"x-staleness-seconds", fresh.staleness_seconds),
+        (b"x-age-seconds", fresh.age_seconds),
+        (b"x-verified-at", fresh.verified_at and instant(fresh.verified_at)),
+        (b"x-settled-until", fresh.settled_until and instant(fresh.settled_until)),
+        (b"x-freshness-warning", fresh.warning),
+        (b"x-cache-lifespan", fresh.cache_lifespan),
+    )
+    return [(name, str(value).encode()) for name, value in values if value is not None]
 
 
 def _matches(if_none_match: str, etag: str) -> bool:
-    """Compare weakly, as If-None-Match asks for (RFC 9110, section 13.1.2)."""
+    """Compare weakly, as If-None-Match requires (RFC 9110, section 13.1.2)."""
     opaque = etag.removeprefix("W/")
     candidates = (candidate.strip().removeprefix("W/") for candidate in if_none_match.split(","))
     return any(candidate in ("*", opaque) for candidate in candidates)

@@ -1,4 +1,4 @@
-"""The app: its parts put together, and the server that runs it."""
+"""The read API put together, and the server that runs it."""
 
 from __future__ import annotations
 
@@ -14,21 +14,22 @@ from fastapi import FastAPI
 from market_data_pipeline import __version__
 from market_data_pipeline.domain.errors import DatabaseUnavailableError
 from market_data_pipeline.ingest.own_features import load_own_features
-from market_data_pipeline.serving import openapi as documents
 from market_data_pipeline.serving import problems
 from market_data_pipeline.serving.access import AdminAccess
-from market_data_pipeline.serving.allocation import return_memory
-from market_data_pipeline.serving.cache import Renewals, ReportGzip, Shelf, ShelfMiddleware
-from market_data_pipeline.serving.connections import allow_many_connections, listening, server_options
+from market_data_pipeline.serving.cache import ResponseCache, follow_commits
+from market_data_pipeline.serving.connections import (
+    allow_many_connections,
+    listening,
+    return_memory,
+    server_options,
+)
 from market_data_pipeline.serving.database import Database
-from market_data_pipeline.serving.head_requests import HeadMiddleware
-from market_data_pipeline.serving.invalidation import follow_changes
-from market_data_pipeline.serving.metrics import Metrics, MetricsMiddleware
+from market_data_pipeline.serving.metrics import Metrics
+from market_data_pipeline.serving.middleware import CacheMiddleware, HeadMiddleware, MetricsMiddleware, ReportGzip
 from market_data_pipeline.serving.routes import admin as admin_routes
 from market_data_pipeline.serving.routes import pages as page_routes
 from market_data_pipeline.serving.routes import series as series_routes
 from market_data_pipeline.serving.routes import system as system_routes
-from market_data_pipeline.serving.series_answers import SeriesAnswers
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -56,9 +57,9 @@ def create_app(settings: Settings, dagster: DagsterState) -> FastAPI:
     """
     database = Database(settings.database_url, settings.as_of)
     access = AdminAccess(settings.api_token)
-    shelf = Shelf(settings.clock)
-    metrics = Metrics(shelf)
-    answers = SeriesAnswers(database, shelf, settings.clock, metrics.cuts.inc, Renewals(metrics.renewals.inc))
+    cache = ResponseCache(settings.clock)
+    metrics = Metrics(cache)
+    answers = series_routes.SeriesAnswers(database, cache, settings.clock, metrics.cuts.inc)
     own = load_own_features(settings)
     for problem in own.problems:
         log.warning("%s", problem)
@@ -66,7 +67,7 @@ def create_app(settings: Settings, dagster: DagsterState) -> FastAPI:
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         tasks = (
-            asyncio.create_task(follow_changes(database.conninfo, shelf, answers.renewals.add)),
+            asyncio.create_task(follow_commits(database.conninfo, cache)),
             asyncio.create_task(_open_quietly(dagster)),
         )
         try:
@@ -93,17 +94,16 @@ def create_app(settings: Settings, dagster: DagsterState) -> FastAPI:
     app.include_router(system_routes.router(database, dagster, metrics))
     app.include_router(page_routes.router(database, dagster, access, settings, own.declarations))
     app.mount(page_routes.STATIC_PATH, page_routes.PageFiles(directory=page_routes.STATIC))
-    documents.complete_schema(app)
-    # The last one added is the first to see a request.
+    # The middleware added last sees a request first.
     app.add_middleware(ReportGzip, minimum_size=1_000, compresslevel=6)
-    app.add_middleware(ShelfMiddleware, shelf=shelf, clock=settings.clock, hit=metrics.hits.inc)
+    app.add_middleware(CacheMiddleware, cache=cache, clock=settings.clock, hit=metrics.hits.inc)
     app.add_middleware(HeadMiddleware)
     app.add_middleware(MetricsMiddleware, metrics=metrics)
     return app
 
 
 async def _open_quietly(dagster: DagsterState) -> None:
-    """Open Dagster's storage while nobody waits for it; if it cannot be, those who ask will hear of it."""
+    """Open Dagster's storage before the first request needs it; if it cannot be opened, that request reports why."""
     with suppress(DatabaseUnavailableError):
         await anyio.to_thread.run_sync(dagster.open)
 
@@ -118,12 +118,12 @@ def run(settings: Settings, dagster: DagsterState, host: str = LOOPBACK, port: i
         create_app(settings, dagster),
         host=host,
         port=port,
-        log_level="error",  # what clients do wrong is told to them, and what fails is logged as an error
+        log_level="error",  # a client's mistakes are answered, failures are logged as errors
         timeout_graceful_shutdown=5,
         **server_options(),
     )
     server = uvicorn.Server(config)
-    with suppress(KeyboardInterrupt):  # uvicorn raises the signal that stopped it once more
+    with suppress(KeyboardInterrupt):  # uvicorn raises the signal that stopped it again
         server.run(listening(config))
     if not server.started:
         sys.exit("The read API did not start.")

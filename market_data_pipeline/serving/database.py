@@ -1,7 +1,4 @@
-"""The API's own way to PostgreSQL: few connections, short statements, threads that the event loop never waits for.
-
-Add here: what every reading of the API needs. Keep out: statements, and transactions (operations.snapshot).
-"""
+"""The API's access to PostgreSQL: few connections, short statements, in threads that the event loop never waits for."""
 
 from __future__ import annotations
 
@@ -22,19 +19,18 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# Two lanes share the pool, so that a slow report never keeps a series from being read.
-SERIES_LANE: Final = (
-    4  # answers of 10,000 records keep Python busy, not PostgreSQL: more would not be faster on 2 cores
-)
+# Two lanes share the pool, so that a slow report never keeps a series from being read. Answers of 10,000 records keep
+# Python busy, not PostgreSQL: a wider lane would not be faster on 2 cores.
+SERIES_LANE: Final = 4
 REPORT_LANE: Final = 2
 CONNECT_TIMEOUT_SECONDS: Final = 2
-LANE_TIMEOUT_SECONDS: Final = 5.0  # a client is told to come back rather than left in a growing queue
-STATEMENT_TIMEOUT_MS: Final = 5_000  # the largest answer takes 70 ms; whatever takes this long is stuck
+LANE_TIMEOUT_SECONDS: Final = 5.0  # a client is asked to retry rather than left in a growing queue
+STATEMENT_TIMEOUT_MS: Final = 5_000  # the largest answer takes 70 ms; a statement that takes this long is stuck
 _SETTINGS: Final = {
     "statement_timeout": str(STATEMENT_TIMEOUT_MS),
     "lock_timeout": str(STATEMENT_TIMEOUT_MS),
     "idle_in_transaction_session_timeout": str(2 * STATEMENT_TIMEOUT_MS),
-    "default_transaction_read_only": "on",  # the one statement that writes says so
+    "default_transaction_read_only": "on",  # the one statement that writes overrides it
     "jit": "off",  # compiling costs more than any of these statements
 }
 
@@ -43,7 +39,7 @@ class Database:
     """Reads from PostgreSQL in threads, so that the event loop never waits for it."""
 
     def __init__(self, url: str, as_of: datetime | None) -> None:
-        # A vanished server is noticed within seconds.
+        # The keepalives detect a vanished server within seconds.
         self.conninfo = conninfo(
             url,
             connect_timeout=CONNECT_TIMEOUT_SECONDS,
@@ -89,7 +85,7 @@ async def _in_lane(lane: anyio.CapacityLimiter, source: sa.Engine, work: Callabl
     except TimeoutError:
         raise DatabaseUnavailableError("Too many requests are waiting for the database.") from None
     try:
-        # The lane is the bound; anyio's own limit of 40 threads is never reached by two lanes.
+        # The lane is the bound: two of them never reach anyio's own limit of 40 threads.
         return await anyio.to_thread.run_sync(work, source)
     finally:
         lane.release_on_behalf_of(borrower)

@@ -39,21 +39,15 @@ _LEVEL: Final = 1
 _LONGEST_STORED_BLOCK: Final = 65_535  # bytes (RFC 1951, section 3.2.4)
 
 
-def json_array(columns: Sequence[Column], rows: Rows) -> bytes:
-    """Return `rows` as a JSON array of objects."""
-    record = _record(tuple(column.name for column in columns))
-    return _JSON.encode([record(*row) for row in rows])
-
-
 def json_lines(columns: Sequence[Column], rows: Rows) -> bytes:
-    """Return `rows` as a JSON object each, a line each; the last line ends, too."""
+    """Return `rows` as one JSON object per line, each line with its end."""
     record = _record(tuple(column.name for column in columns))
     return _JSON.encode_lines([record(*row) for row in rows])
 
 
 @cache
 def _record(names: tuple[str, ...]) -> type[msgspec.Struct]:
-    """Return the type of records with these names: made and encoded in less than half the time of a dictionary."""
+    """Return a type of records with these fields, created and encoded in less than half the time of a dictionary."""
     return msgspec.defstruct("Record", names, gc=False)
 
 
@@ -106,7 +100,7 @@ def _arrow(columns: Sequence[Column], rows: Rows) -> bytes:
 def _buffers(kind: Kind, values: Sequence[Any]) -> list[Any]:
     """Return the buffers of an array of `values`, None where a value is missing.
 
-    pa.array would make them, too, but imports pandas to ask whether it was given any: 55 MB, a third of the process.
+    pa.array would build them too, but imports pandas to check whether it was given any: 55 MB, a third of the process.
     """
     import numpy as np
     import pyarrow as pa
@@ -147,7 +141,7 @@ def gzip_member(head: bytes, content: bytes, deflated: bytes) -> tuple[bytes, by
 
 
 class Media(StrEnum):
-    """The representations of a series, in the order in which a tie is decided."""
+    """The representations of a series; the first of them wins a tie."""
 
     JSON = "application/json"
     CSV = "text/csv"
@@ -161,9 +155,9 @@ ACCEPTED: Final = ", ".join(Media)
 
 @lru_cache(maxsize=256)  # clients send a handful of different headers, thousands of times a second
 def media_for(accept: str) -> Media | None:
-    """Return the representation that `accept` likes best, or None when it takes none of ours.
+    """Return the representation that `accept` prefers, or None when it accepts none of ours.
 
-    An empty header takes anything. The most specific range that matches a representation gives its quality.
+    An empty header accepts anything. The most specific range that matches a representation gives its quality.
     """
     if not accept.strip():
         return Media.JSON
@@ -178,7 +172,7 @@ def media_for(accept: str) -> Media | None:
 
 @lru_cache(maxsize=256)
 def takes_gzip(accept_encoding: str) -> bool:
-    """Return True when a gzip body is welcome: named or covered by `*`, and not with q=0."""
+    """Return True when a gzip body is accepted: named or covered by `*`, and not with q=0."""
     qualities = dict(_ranges(accept_encoding))
     return qualities.get("gzip", qualities.get("x-gzip", qualities.get("*", 0.0))) > 0
 

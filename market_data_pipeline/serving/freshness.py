@@ -1,4 +1,4 @@
-"""How fresh a series is at an instant, in the words of an answer.
+"""How fresh a series is at an instant, as the `freshness` member of an answer about it.
 
 What the database knows of a series changes with commits only, while its freshness changes with time. So the watermarks
 are read once and kept with the answer's bytes, and `freshness_at` is evaluated for every request.
@@ -6,90 +6,73 @@ are read once and kept with the answer's bytes, and `freshness_at` is evaluated 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NotRequired
+from datetime import datetime  # pydantic reads it
+from typing import TYPE_CHECKING, Literal, cast
 
-from typing_extensions import TypedDict  # pydantic reads it below Python 3.12, typing's own it refuses
+import orjson
+from pydantic import BaseModel, Field
 
 from market_data_pipeline.domain.freshness import freshness, staleness_seconds
 from market_data_pipeline.domain.objectives import CACHE_LIFESPAN, Freshness
-from market_data_pipeline.serving.formats import instant
+from market_data_pipeline.reports.objectives import span as exact_span
+from market_data_pipeline.serving.formats import JSON_OPTIONS
 
 if TYPE_CHECKING:
-    from datetime import datetime, timedelta
-
     from market_data_pipeline.reports.series_records import Watermarks
 
 
-class FreshnessBlock(TypedDict):
-    """The `freshness` of an answer."""
-
-    status: str
-    staleness_seconds: float | None
-    age_seconds: float | None
-    verified_at: str | None
-    next_due_at: str | None
-    updated_at: str | None
-    settled_until: str | None
-    warning: NotRequired[str]
-    cache_lifespan: NotRequired[str]
-    cache_lifespan_seconds: NotRequired[float]
+Status = Literal["FRESH", "AGING", "STALE"]
 
 
-def status_at(watermarks: Watermarks, now: datetime) -> Freshness:
-    """Return the freshness of a series at `now`, aware UTC; MISSING when it was never computed."""
-    if watermarks.updated_at is None:
-        return Freshness.MISSING
-    return freshness(_staleness(watermarks, now))
+class AnswerFreshness(BaseModel):
+    """How fresh the series is."""
+
+    status: Status = Field(description="Up to 1 h of staleness, up to 6 h, beyond.")
+    staleness_seconds: float = Field(description="How long the first missing bar has been due; 0 when none is.")
+    age_seconds: float = Field(description="Since `updated_at`.")
+    verified_at: datetime | None = Field(description="When the vendor was last asked and everything due was stored.")
+    next_due_at: datetime | None = Field(description="When the first missing bar falls, or fell, due.")
+    updated_at: datetime = Field(description="When the features were last computed; for bars, when last verified.")
+    settled_until: datetime | None = Field(
+        description="Bars that start before it have settled; later ones may still change."
+    )
+    warning: str | None = Field(None, description="Absent while FRESH.")
+    cache_lifespan: str | None = Field(None, description="Only when STALE: what is left of 24 h, in words.")
+    cache_lifespan_seconds: float | None = Field(None, description="The same in seconds; 0 when it has passed.")
+
+    def to_json(self) -> bytes:
+        """Return the member as JSON, without the fields that do not apply."""
+        # `model_dump_json(exclude_unset=True)` takes three times as long, and this runs for every request.
+        applying = {name: value for name, value in self.__dict__.items() if name in self.model_fields_set}
+        return orjson.dumps(applying, option=JSON_OPTIONS)
 
 
-def freshness_at(watermarks: Watermarks, now: datetime) -> FreshnessBlock:
-    """Return the freshness block of an answer given at `now`, aware UTC."""
-    status = status_at(watermarks, now)
-    staleness = _staleness(watermarks, now)
-    block: FreshnessBlock = {
-        "status": status.name,
-        "staleness_seconds": staleness,
-        "age_seconds": None if watermarks.updated_at is None else _seconds(now - watermarks.updated_at),
-        "verified_at": _instant(watermarks.verified_at),
-        "next_due_at": _instant(watermarks.next_due_at),
-        "updated_at": _instant(watermarks.updated_at),
-        "settled_until": _instant(watermarks.settled_until),
-    }
-    if status is Freshness.AGING:
-        block["warning"] = f"Aging: the newest bar that is due has been missing for {span(staleness)}."
-    elif status is Freshness.STALE:
-        left = max(CACHE_LIFESPAN.total_seconds() - staleness, 0.0)
-        whole = span(CACHE_LIFESPAN.total_seconds())
-        block["warning"] = f"Stale: the newest bar that is due has been missing for {span(staleness)}."
-        block["cache_lifespan"] = f"{span(left)} left of {whole}" if left else f"the lifespan of {whole} has passed"
-        block["cache_lifespan_seconds"] = left
-    return block
+def freshness_at(watermarks: Watermarks, now: datetime) -> AnswerFreshness:
+    """Return the freshness of an answer given at `now`, aware UTC."""
+    # A computed series whose next bar is not known cannot be shown to be fresh: it ages from its computation on.
+    staleness = round(staleness_seconds(now, watermarks.next_due_at or watermarks.updated_at), 3)
+    status = freshness(staleness)
+    found = AnswerFreshness(
+        status=cast("Status", status.name),
+        staleness_seconds=staleness,
+        age_seconds=round(max((now - watermarks.updated_at).total_seconds(), 0.0), 3),
+        verified_at=watermarks.verified_at,
+        next_due_at=watermarks.next_due_at,
+        updated_at=watermarks.updated_at,
+        settled_until=watermarks.settled_until,
+    )
+    if status is not Freshness.FRESH:
+        found.warning = f"{status.capitalize()}: a bar that is due has been missing for {span(staleness)}."
+    if status is Freshness.STALE:
+        whole = CACHE_LIFESPAN.total_seconds()
+        left = max(whole - staleness, 0.0)
+        found.cache_lifespan = (
+            f"{span(left)} left of {span(whole)}" if left else f"the lifespan of {span(whole)} has passed"
+        )
+        found.cache_lifespan_seconds = left
+    return found
 
 
 def span(seconds: float) -> str:
-    """Return a length of time in words, its two largest units: `2 h 5 min`."""
-    minutes = int(seconds) // 60
-    if minutes < 1:
-        return f"{int(seconds)} s"
-    days, rest = divmod(minutes, 24 * 60)
-    hours, minutes = divmod(rest, 60)
-    if days > 1:
-        return f"{days} d {hours} h" if hours else f"{days} d"
-    hours += 24 * days
-    if not hours:
-        return f"{minutes} min"
-    return f"{hours} h {minutes} min" if minutes else f"{hours} h"
-
-
-def _staleness(watermarks: Watermarks, now: datetime) -> float:
-    # A series that was computed but whose next bar nobody noted cannot be shown to be fresh: it ages from then on.
-    due = watermarks.next_due_at or watermarks.updated_at
-    return 0.0 if due is None else round(staleness_seconds(now, due), 3)
-
-
-def _seconds(length: timedelta) -> float:
-    return round(max(length.total_seconds(), 0.0), 3)
-
-
-def _instant(value: datetime | None) -> str | None:
-    return None if value is None else instant(value)
+    """Return a duration in words, in whole minutes from one minute on: `45 s`, `2 h 5 min`."""
+    return exact_span(seconds if seconds < 60 else seconds // 60 * 60)

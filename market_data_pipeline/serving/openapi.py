@@ -1,23 +1,23 @@
-"""What the OpenAPI page shows of the answers: schemas made from the columns, examples, and every problem.
-
-Add here: the description of an answer. Keep out: making one.
-"""
+"""The answers as the OpenAPI page describes them: a pydantic model each, an example, and every problem."""
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+import orjson
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
-from market_data_pipeline.reports.series_records import BAR_COLUMNS, Column
-from market_data_pipeline.serving.formats import Media
-from market_data_pipeline.serving.problems import PROBLEM
+from market_data_pipeline.reports.series_records import BAR_COLUMNS, Column, Watermarks
+from market_data_pipeline.serving.formats import Media, instant
+from market_data_pipeline.serving.freshness import AnswerFreshness, freshness_at
+from market_data_pipeline.serving.problems import DATABASE_UNAVAILABLE, PROBLEM, Problem, problem_document
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from fastapi import FastAPI
+Responses = dict[int | str, dict[str, Any]]
 
 _TYPES: Final[dict[str, type]] = {"instant": datetime, "float": float, "integer": int, "boolean": bool, "text": str}
 
@@ -37,23 +37,6 @@ class DateRange(BaseModel):
     end: datetime
 
 
-class FreshnessMember(BaseModel):
-    """How fresh the series is."""
-
-    status: Literal["FRESH", "AGING", "STALE"] = Field(description="Up to 1 h of staleness, up to 6 h, beyond.")
-    staleness_seconds: float = Field(description="For how long the first bar that is missing has been due; 0 for none.")
-    age_seconds: float = Field(description="Since `updated_at`.")
-    verified_at: datetime | None = Field(description="When the vendor was last asked and everything due taken in.")
-    next_due_at: datetime | None = Field(description="When the first bar that is missing falls, or fell, due.")
-    updated_at: datetime = Field(description="When the features were last computed; for bars, when last verified.")
-    settled_until: datetime | None = Field(
-        description="Bars that start before have settled; later ones may still change."
-    )
-    warning: str | None = Field(None, description="Absent while FRESH.")
-    cache_lifespan: str | None = Field(None, description="Only when STALE: what is left of 24 h, in words.")
-    cache_lifespan_seconds: float | None = Field(None, description="The same in seconds; 0 when it has passed.")
-
-
 class SeriesAnswer(BaseModel):
     """What both answers about a series hold."""
 
@@ -61,12 +44,12 @@ class SeriesAnswer(BaseModel):
     timeframe: Literal["5m", "15m", "1h", "4h", "1d"]
     records_returned: int
     date_range: DateRange | None
-    freshness: FreshnessMember
-    timestamp: datetime = Field(description="When this answer was given.")
+    freshness: AnswerFreshness
+    timestamp: datetime = Field(description="When this answer was sent.")
 
 
 def features_answer(columns: Sequence[Column]) -> type[BaseModel]:
-    """Return the schema of an answer of bars with features, each record holding `columns`."""
+    """Return the model of an answer of bars with features, each record holding `columns`."""
     records: Any = list[_record("FeatureRecord", columns)]  # type: ignore[misc]
     return create_model("FeaturesAnswer", __base__=SeriesAnswer, __doc__="Bars with features.", features=(records, ...))
 
@@ -79,13 +62,6 @@ class BarsAnswer(SeriesAnswer):
     bars: list[_record("BarRecord", BAR_COLUMNS)]  # type: ignore[valid-type]
 
 
-class ParameterError(BaseModel):
-    """One parameter that is wrong."""
-
-    parameter: str
-    detail: str
-
-
 class ProblemDocument(BaseModel):
     """An RFC 9457 problem document."""
 
@@ -96,84 +72,70 @@ class ProblemDocument(BaseModel):
     status: int
     detail: str
     instance: str
-    errors: list[ParameterError] | None = None
+    errors: list[dict[str, str]] | None = Field(None, description="Each wrong parameter, with a sentence about it.")
 
 
-def _problem(description: str, status: int, title: str, detail: str, **members: Any) -> dict[str, Any]:
-    example = {"type": "about:blank", "title": title, "status": status, "detail": detail, "instance": "/…", **members}
-    schema = {"$ref": "#/components/schemas/ProblemDocument"}
-    return {"description": description, "content": {PROBLEM: {"schema": schema, "example": example}}}
+_PROBLEM_SCHEMA: Final = ProblemDocument.model_json_schema()
+
+
+def _problem(status: HTTPStatus, description: str, detail: str, **members: Any) -> Responses:
+    example = orjson.loads(problem_document(Problem(status, detail, **members), "/…"))
+    return {
+        status.value: {
+            "description": description,
+            "content": {PROBLEM: {"schema": _PROBLEM_SCHEMA, "example": example}},
+        }
+    }
 
 
 _UNPROCESSABLE: Final = _problem(
+    HTTPStatus.UNPROCESSABLE_ENTITY,
     "A parameter is wrong",
-    422,
-    "Unprocessable Entity",
     "limit: must be at most 10000; '20000' is not.",
     errors=[{"parameter": "limit", "detail": "must be at most 10000; '20000' is not."}],
 )
 _UNAVAILABLE: Final = _problem(
+    HTTPStatus.SERVICE_UNAVAILABLE,
     "The database is unavailable; Retry-After says when to ask again",
-    503,
-    "Service Unavailable",
-    "The database cannot be used at the moment; the API reconnects by itself.",
+    DATABASE_UNAVAILABLE,
 )
 
 _BAR: Final = {
-    "ts": "2026-01-05T14:30:00Z",
-    "open": 243.61,
-    "high": 244.02,
-    "low": 243.4,
-    "close": 243.9,
-    "volume": 181502.0,
-    "vwap": 243.74,
-    "trades": 2104,
-}
+    "ts": "2026-01-05T14:30:00Z", "open": 243.61, "high": 244.02, "low": 243.4, "close": 243.9, "volume": 181502.0,
+    "vwap": 243.74, "trades": 2104,
+}  # fmt: skip
 _FEATURES: Final = {
-    "log_return": 0.00119,
-    "return_1h": 0.0021,
-    "return_1d": 0.0042,
-    "volatility_20": 0.214,
-    "volatility_50": 0.231,
-    "atr": 0.61,
-    "rolling_volume_20": 164210.5,
-    "volume_ratio": 1.105,
-    "hh": True,
-    "hl": True,
-    "lh": False,
-    "ll": False,
-    "trend_direction": "neutral",
-    "structure_label": "bullish",
-    "volatility_regime": "medium",
-    "trend_regime": "uptrend",
-    "compression_regime": "expanded",
-}
+    "log_return": 0.00119, "return_1h": 0.0021, "return_1d": 0.0042, "volatility_20": 0.214, "volatility_50": 0.231,
+    "atr": 0.61, "rolling_volume_20": 164210.5, "volume_ratio": 1.105, "hh": True, "hl": True, "lh": False,
+    "ll": False, "trend_direction": "neutral", "structure_label": "bullish", "volatility_regime": "medium",
+    "trend_regime": "uptrend", "compression_regime": "expanded",
+}  # fmt: skip
+_VERIFIED: Final = datetime(2026, 1, 5, 14, 37, 2, tzinfo=UTC)
+_SENT: Final = datetime(2026, 1, 5, 14, 37, 43, 200_000, tzinfo=UTC)
+_WATERMARKS: Final = Watermarks(
+    verified_at=_VERIFIED,
+    next_due_at=datetime(2026, 1, 5, 14, 42, tzinfo=UTC),
+    updated_at=_VERIFIED,
+    settled_until=datetime(2026, 1, 5, 5, 0, tzinfo=UTC),
+)
 _HEAD: Final = {
     "symbol": "AAPL",
     "timeframe": "5m",
     "records_returned": 1,
-    "date_range": {"start": "2026-01-05T14:30:00Z", "end": "2026-01-05T14:30:00Z"},
-    "freshness": {
-        "status": "FRESH",
-        "staleness_seconds": 0.0,
-        "age_seconds": 41.2,
-        "verified_at": "2026-01-05T14:37:02Z",
-        "next_due_at": "2026-01-05T14:42:00Z",
-        "updated_at": "2026-01-05T14:37:02Z",
-        "settled_until": "2026-01-05T05:00:00Z",
-    },
-    "timestamp": "2026-01-05T14:37:43.200000Z",
+    "date_range": {"start": _BAR["ts"], "end": _BAR["ts"]},
+    "freshness": orjson.loads(freshness_at(_WATERMARKS, _SENT).to_json()),
+    "timestamp": instant(_SENT),
 }
 BARS_EXAMPLE: Final = {**_HEAD, "adjusted": True, "as_of": "2026-01-31T21:00:00Z", "bars": [_BAR]}
 
 
 def features_example(columns: Sequence[Column]) -> dict[str, Any]:
-    """Return an answer of bars with features; own features, whose values nobody here knows, are null."""
+    """Return an answer of bars with features; values of the project's own features are not known here and null."""
     known = _BAR | _FEATURES
     return {**_HEAD, "features": [{column.name: known.get(column.name) for column in columns}]}
 
 
-def series_responses(example: dict[str, Any], model: type[BaseModel]) -> dict[int | str, dict[str, Any]]:
+def series_responses(example: dict[str, Any], model: type[BaseModel]) -> Responses:
     """Return the responses of an endpoint of a series."""
     return {
         200: {
@@ -186,10 +148,9 @@ def series_responses(example: dict[str, Any], model: type[BaseModel]) -> dict[in
             },
         },
         304: {"description": "Records and freshness status are those of the ETag in If-None-Match"},
-        404: _problem(
+        **_problem(
+            HTTPStatus.NOT_FOUND,
             "Not tracked, or tracked and never computed; then a backfill is queued",
-            404,
-            "Not Found",
             "AAPL is tracked, but its 5m features have never been computed. A backfill was queued just now, at "
             "2026-01-05T14:37:43Z: ask again in a minute.",
             backfill_request={
@@ -199,47 +160,26 @@ def series_responses(example: dict[str, Any], model: type[BaseModel]) -> dict[in
                 "already_requested": False,
             },
         ),
-        406: _problem("None of the representations is acceptable", 406, "Not Acceptable", "Offered are …"),
-        422: _UNPROCESSABLE,
-        503: _UNAVAILABLE,
+        **_problem(HTTPStatus.NOT_ACCEPTABLE, "None of the representations is acceptable", "Offered are …"),
+        **_UNPROCESSABLE,
+        **_UNAVAILABLE,
     }
 
 
-def admin_responses(model: Any) -> dict[int | str, dict[str, Any]]:
+def admin_responses(model: type[BaseModel]) -> Responses:
     """Return the responses of an admin endpoint."""
     return {
         200: {"description": "The report", "model": model},
-        401: _problem("Not from this machine, and without the token", 401, "Unauthorized", "Send the API's token …"),
-        403: _problem("Not from this machine, and no token is set", 403, "Forbidden", "Only from this machine."),
-        422: _UNPROCESSABLE,
-        503: _UNAVAILABLE,
+        **_problem(HTTPStatus.UNAUTHORIZED, "From another machine, without the token", "Send the API's token …"),
+        **_problem(HTTPStatus.FORBIDDEN, "From another machine, and no token is set", "Only from this machine."),
+        **_UNPROCESSABLE,
+        **_UNAVAILABLE,
     }
 
 
-def health_responses(model: Any) -> dict[int | str, dict[str, Any]]:
+def health_responses(model: type[BaseModel]) -> Responses:
     """Return the responses of the health endpoint."""
     return {
         200: {"description": "Every dependency answers", "model": model},
-        503: _problem("A dependency is down", 503, "Service Unavailable", "PostgreSQL cannot be reached."),
+        **_problem(HTTPStatus.SERVICE_UNAVAILABLE, "A dependency is down", "PostgreSQL cannot be reached."),
     }
-
-
-def complete_schema(app: FastAPI) -> None:
-    """Make the OpenAPI document name the problem document where the framework would name its own error."""
-    made = app.openapi
-
-    def openapi() -> dict[str, Any]:
-        if app.openapi_schema is None:
-            schema = made()
-            schemas = schema["components"]["schemas"]
-            for name in ("HTTPValidationError", "ValidationError"):
-                schemas.pop(name, None)
-            schemas["ParameterError"] = ParameterError.model_json_schema()
-            schemas["ProblemDocument"] = ProblemDocument.model_json_schema(
-                ref_template="#/components/schemas/{model}"
-            ) | {"$defs": None}
-            del schemas["ProblemDocument"]["$defs"]
-            app.openapi_schema = schema
-        return app.openapi_schema
-
-    app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way to change the document

@@ -1,4 +1,4 @@
-"""The query parameters: their bounds, their words, and the instants they mean."""
+"""The query parameters of a series: their bounds, their error messages, and the instants they mean."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from market_data_pipeline.serving.problems import Problem
 MAX_RECORDS: Final = 10_000
 _DATE: Final = re.compile(r"\d{4}-\d{2}-\d{2}")
 _INSTANT: Final = re.compile(r"\d{4}-\d{2}-\d{2}[Tt ]\d{2}:\d{2}.*")
-# In a URL an unescaped + means a space: 2026-01-05T00:00:00+00:00 arrives like this.
+# In a URL an unescaped + is a space: 2026-01-05T00:00:00+00:00 arrives like this.
 _LOST_PLUS: Final = re.compile(r" (?=\d{2}:?\d{2}$)")
 
 
@@ -72,7 +72,7 @@ _DAY: Final = "A date means midnight where the symbol trades (New York; UTC for 
 
 
 class SeriesQuery(BaseModel):
-    """What both endpoints of a series take."""
+    """Parameters of both endpoints of a series."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -90,7 +90,7 @@ class SeriesQuery(BaseModel):
     )
 
     def range_for(self, symbol: str) -> Range:
-        """Return the range that is meant for `symbol`.
+        """Return the range that start, end and limit mean for `symbol`.
 
         Raises:
             Problem: 422, when it does not start before it ends.
@@ -107,9 +107,9 @@ class SeriesQuery(BaseModel):
 
 
 class BarsQuery(SeriesQuery):
-    """What the bars endpoint takes."""
+    """Parameters of the bars endpoint."""
 
-    adjusted: bool = Field(True, description="Prices and volume adjusted for splits, or as they were traded.")
+    adjusted: bool = Field(True, description="Whether prices and volume are adjusted for splits, or as traded.")
     as_of: KnownAt = Field(
         None,
         description="Answer with the values, and the splits, that were known at this instant.",
@@ -120,10 +120,10 @@ class BarsQuery(SeriesQuery):
         """Return `as_of`.
 
         Raises:
-            Problem: 422, when it lies after `now`: what will be known then is not known.
+            Problem: 422, when it lies after `now`: what will be known then is not known yet.
         """
         if self.as_of is not None and self.as_of > now:
-            detail = "lies in the future; what will be known then is not known now."
+            detail = "lies in the future; what will be known then is not known yet."
             raise Problem(
                 HTTPStatus.UNPROCESSABLE_ENTITY,
                 f"as_of: {detail}",

@@ -1,7 +1,6 @@
 """Every failure as an RFC 9457 problem document, in words for the client.
 
-Add here: an exception that somebody outside may cause or meet. Keep out: the words of the database, paths and
-secrets; what an operator needs goes to the log.
+The words of the database, paths and secrets never reach it; what an operator needs goes to the log.
 """
 
 from __future__ import annotations
@@ -25,8 +24,9 @@ if TYPE_CHECKING:
 
 PROBLEM: Final = "application/problem+json"
 
-# A restarted PostgreSQL takes connections again within about this time, in seconds.
+# A restarted PostgreSQL accepts connections again within about this time, in seconds.
 RETRY_DATABASE_AFTER: Final = 2
+DATABASE_UNAVAILABLE: Final = "The database cannot be used at the moment; the API reconnects by itself."
 
 _LONGEST_ECHO: Final = 80  # characters of a bad value that are shown back
 
@@ -34,11 +34,11 @@ log = logging.getLogger(__name__)
 
 
 class Problem(Exception):
-    """An answer other than success, raised anywhere while one is made.
+    """An answer other than success, raised anywhere while an answer is being made.
 
     Args:
         status: the HTTP status.
-        detail: a sentence about this very request.
+        detail: a sentence about this request.
         headers: further response headers.
         members: further members of the document.
     """
@@ -54,7 +54,7 @@ class Problem(Exception):
 
 
 def problem_document(problem: Problem, instance: str) -> bytes:
-    """Return `problem` as the document about the path `instance`."""
+    """Return `problem` as a document about the path `instance`."""
     document = {
         "type": "about:blank",
         "title": problem.status.phrase,
@@ -66,31 +66,45 @@ def problem_document(problem: Problem, instance: str) -> bytes:
     return orjson.dumps(document, option=orjson.OPT_UTC_Z)
 
 
-def problem_response(request: Request, problem: Problem) -> Response:
-    """Return `problem` as a response to `request`."""
+def install(app: FastAPI) -> None:
+    """Make every failure of `app` a problem document."""
+    for kind in (Problem, RequestValidationError, HTTPException, DatabaseUnavailableError, Exception):
+        app.add_exception_handler(kind, _respond)
+
+
+async def _respond(request: Request, error: Exception) -> Response:
+    problem = _problem_of(error, request.method)
     headers = {"cache-control": "no-store", **problem.headers}
     return Response(problem_document(problem, request.url.path), problem.status, headers, PROBLEM)
 
 
-def install(app: FastAPI) -> None:
-    """Make every failure of `app` a problem document."""
-    app.add_exception_handler(Problem, _on_problem)
-    app.add_exception_handler(RequestValidationError, _on_validation)
-    app.add_exception_handler(HTTPException, _on_http)
-    app.add_exception_handler(DatabaseUnavailableError, _on_database)
-    app.add_exception_handler(Exception, _on_anything)
+def _problem_of(error: Exception, method: str) -> Problem:
+    if isinstance(error, Problem):
+        return error
+    if isinstance(error, RequestValidationError):
+        errors = [_parameter_error(e) for e in error.errors()]
+        detail = " ".join(f"{e['parameter']}: {e['detail']}" for e in errors)
+        return Problem(HTTPStatus.UNPROCESSABLE_ENTITY, detail, errors=errors)
+    if isinstance(error, HTTPException):
+        return _http_problem(error, method)
+    if isinstance(error, DatabaseUnavailableError):
+        log.warning("database unavailable: %s", error)
+        retry = {"retry-after": str(RETRY_DATABASE_AFTER)}
+        return Problem(HTTPStatus.SERVICE_UNAVAILABLE, DATABASE_UNAVAILABLE, headers=retry)
+    # uvicorn logs the traceback: Starlette raises the error again once this answer is sent.
+    return Problem(HTTPStatus.INTERNAL_SERVER_ERROR, "Something went wrong here; the server's log says what.")
 
 
-async def _on_problem(request: Request, error: Exception) -> Response:
-    assert isinstance(error, Problem)  # noqa: S101 - narrows the type; Starlette calls it with nothing else
-    return problem_response(request, error)
-
-
-async def _on_validation(request: Request, error: Exception) -> Response:
-    assert isinstance(error, RequestValidationError)  # noqa: S101 - as above
-    errors = [_parameter_error(e) for e in error.errors()]
-    detail = " ".join(f"{e['parameter']}: {e['detail']}" for e in errors)
-    return problem_response(request, Problem(HTTPStatus.UNPROCESSABLE_ENTITY, detail, errors=errors))
+def _http_problem(error: HTTPException, method: str) -> Problem:
+    status = HTTPStatus(error.status_code)
+    headers = {name.lower(): value for name, value in (error.headers or {}).items()}
+    detail = str(error.detail)
+    if status is HTTPStatus.NOT_FOUND:
+        detail = "There is nothing at this address; /docs lists the endpoints."
+    elif status is HTTPStatus.METHOD_NOT_ALLOWED:
+        headers["allow"] = "GET, HEAD"
+        detail = f"{method} is not offered here: this API only reads, with GET and HEAD."
+    return Problem(status, detail, headers=headers)
 
 
 def _parameter_error(error: Mapping[str, Any]) -> dict[str, str]:
@@ -116,35 +130,3 @@ def _parameter_error(error: Mapping[str, Any]) -> dict[str, str]:
 def _shown(value: Any) -> str:
     text = str(value)
     return repr(text if len(text) <= _LONGEST_ECHO else text[:_LONGEST_ECHO] + "…")
-
-
-async def _on_http(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)  # noqa: S101 - as above
-    status = HTTPStatus(error.status_code)
-    headers = {name.lower(): value for name, value in (error.headers or {}).items()}
-    detail = str(error.detail)
-    if status is HTTPStatus.NOT_FOUND:
-        detail = "There is nothing at this address; /docs lists what there is."
-    elif status is HTTPStatus.METHOD_NOT_ALLOWED:
-        headers["allow"] = "GET, HEAD"
-        detail = f"{request.method} is not offered here: this API only reads, with GET and HEAD."
-    return problem_response(request, Problem(status, detail, headers=headers))
-
-
-async def _on_database(request: Request, error: Exception) -> Response:
-    log.warning("database unavailable: %s", error)
-    return problem_response(
-        request,
-        Problem(
-            HTTPStatus.SERVICE_UNAVAILABLE,
-            "The database cannot be used at the moment; the API reconnects by itself.",
-            headers={"retry-after": str(RETRY_DATABASE_AFTER)},
-        ),
-    )
-
-
-async def _on_anything(request: Request, error: Exception) -> Response:
-    # The server logs the traceback: this handler answers and Starlette raises the error again.
-    return problem_response(
-        request, Problem(HTTPStatus.INTERNAL_SERVER_ERROR, "Something went wrong here; the server's log says what.")
-    )

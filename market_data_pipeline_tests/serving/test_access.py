@@ -91,7 +91,7 @@ def test_another_machine_needs_the_token(with_token: MovableClock, authorization
 
 
 @pytest.mark.parametrize("header", ["X-Forwarded-For", "Forwarded", "X-Real-IP", "Via", "X-Forwarded-Host"])
-def test_a_header_makes_nobody_this_machine(with_token: MovableClock, header: str) -> None:
+def test_no_header_makes_a_client_this_machine(with_token: MovableClock, header: str) -> None:
     assert ask(with_token, STALENESS, "203.0.113.9", {"Host": "localhost", header: "127.0.0.1"})[0] == 401
     # What a proxy on this machine passes on comes from elsewhere.
     assert ask(with_token, STALENESS, "127.0.0.1", {"Host": "localhost", header: "203.0.113.9"})[0] == 401

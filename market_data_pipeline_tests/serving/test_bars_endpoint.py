@@ -78,7 +78,7 @@ def test_as_of_adjusts_by_a_split_as_it_was_listed_before_its_correction(api: Ap
     assert closes(api, as_of="2026-03-07T12:00:00Z") == closes(api) == [100.0]
 
 
-def test_a_listed_split_adjusts_from_the_day_it_comes_into_force(api: Api, seed: Seed) -> None:
+def test_a_listed_split_adjusts_from_the_day_it_takes_effect(api: Api, seed: Seed) -> None:
     seed.series("AAPL", count=0)
     seed.bar("AAPL", "5m", TS - timedelta(days=30), 400.0, NOW - timedelta(days=30))
     seed.split("AAPL", "2026-03-02", 1, 4, seen=datetime.fromisoformat("2026-02-20T12:00:00Z"))
@@ -101,13 +101,13 @@ def test_bars_without_features_are_served_and_a_series_without_bars_is_queued(ap
     assert (missing.status_code, missing.json()["backfill_request"]["status"]) == (404, "queued")
 
 
-def test_a_reader_is_told_which_bars_may_still_change(api: Api, seed: Seed) -> None:
+def test_an_answer_says_which_bars_may_still_change(api: Api, seed: Seed) -> None:
     midnight = NOW.replace(hour=4, minute=0, second=0, microsecond=0)
     seed.series("AAPL", settled_until=midnight)
-    told = api.get(f"{BARS}/AAPL", timeframe="5m")
-    assert datetime.fromisoformat(told.json()["freshness"]["settled_until"]) == midnight
+    answer = api.get(f"{BARS}/AAPL", timeframe="5m")
+    assert datetime.fromisoformat(answer.json()["freshness"]["settled_until"]) == midnight
     table = api.get(f"{BARS}/AAPL", timeframe="5m", headers={"Accept": "text/csv"})
-    assert table.headers["x-settled-until"] == told.json()["freshness"]["settled_until"]
+    assert table.headers["x-settled-until"] == answer.json()["freshness"]["settled_until"]
 
 
 @pytest.mark.parametrize("symbol", ["X:BTCUSD", "BRK.B"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from datetime import datetime, timedelta
 
@@ -11,7 +10,7 @@ import psycopg
 from market_data_pipeline.domain.series import Series, Timeframe
 from market_data_pipeline.reports.series_records import Watermarks
 from market_data_pipeline.serving.answers import Answer
-from market_data_pipeline.serving.cache import RequestKey, Shelf
+from market_data_pipeline.serving.cache import RequestKey, ResponseCache
 from market_data_pipeline.serving.formats import Media
 from market_data_pipeline_tests.serving.conftest import BARS, FEATURES, Api
 from market_data_pipeline_tests.serving.seeding import NOW, Seed
@@ -61,7 +60,7 @@ def test_a_commit_leaves_other_series_in_memory(api: Api, seed: Seed) -> None:
     assert api.hits() == hits + 1
 
 
-def test_freshness_and_timestamp_of_a_kept_answer_go_with_the_time(
+def test_freshness_and_timestamp_of_a_kept_answer_follow_the_clock(
     api: Api, seed: Seed, move_clock: Callable[[datetime], None]
 ) -> None:
     seed.series("AAPL")
@@ -84,13 +83,13 @@ def test_a_lost_listening_connection_empties_the_cache(api: Api, seed: Seed) -> 
         "select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'market-data-api changes'"
     )
     wait_until(lambda: "market_data_cache_open 0.0" in api.get("/metrics").text)
-    seed.run("update market_data.bars set close = 77")  # nobody is told
+    seed.run("update market_data.bars set close = 77")  # without a notification
 
     assert api.get(f"{BARS}/AAPL", timeframe="5m").json()["bars"][0]["close"] == 77
     api.wait_for_cache()
 
 
-def test_a_change_without_a_series_empties_the_cache(api: Api, seed: Seed) -> None:
+def test_a_notification_without_a_series_empties_the_cache(api: Api, seed: Seed) -> None:
     seed.series("AAPL", count=1)
     api.wait_for_cache()
     api.get(f"{BARS}/AAPL", timeframe="5m")
@@ -100,57 +99,68 @@ def test_a_change_without_a_series_empties_the_cache(api: Api, seed: Seed) -> No
 
 
 def answer(series: Series = AAPL, size: int = 100, valid_until: datetime | None = None) -> Answer:
-    watermarks, expires = Watermarks(NOW, NOW, NOW), time.monotonic() + 60
-    return Answer(series, Media.CSV, b"", "bars", b"x" * size, watermarks, valid_until, expires, "/bars")
+    return Answer(series, Media.CSV, b"", "bars", b"x" * size, Watermarks(NOW, NOW, NOW), valid_until, "/bars")
 
 
 def key(name: str) -> RequestKey:
     return RequestKey(name, b"", "")
 
 
+def opened(now: Callable[[], datetime] = lambda: NOW, **bounds: int) -> ResponseCache:
+    cache = ResponseCache(now, **bounds)
+    cache.open()
+    return cache
+
+
 def test_an_answer_read_before_a_commit_is_not_kept() -> None:
-    shelf = Shelf(lambda: NOW)
-    shelf.open()
-    before, other = shelf.ticket(AAPL), shelf.ticket(MSFT)
-    shelf.drop(AAPL)
-    shelf.answers.put(key("a"), answer(AAPL), before)
-    shelf.answers.put(key("m"), answer(MSFT), other)
-    assert shelf.answers.get(key("a")) is None
-    assert shelf.answers.get(key("m")) is not None
+    cache = opened()
+    before, other = cache.version(AAPL), cache.version(MSFT)
+    cache.invalidate(AAPL)
+    cache.answers.put(key("a"), answer(AAPL), before)
+    cache.answers.put(key("m"), answer(MSFT), other)
+    assert cache.answers.get(key("a")) is None
+    assert cache.answers.get(key("m")) is not None
+
+
+def test_an_answer_kept_before_a_commit_is_not_sent_after_it() -> None:
+    cache = opened()
+    cache.answers.put(key("a"), answer(AAPL), cache.version(AAPL))
+    assert cache.answers.get(key("a")) is not None
+    cache.invalidate(AAPL)
+    assert cache.answers.get(key("a")) is None
+    assert cache.size == 0
 
 
 def test_an_answer_read_before_the_connection_was_lost_is_not_kept() -> None:
-    shelf = Shelf(lambda: NOW)
-    shelf.open()
-    before = shelf.ticket(AAPL)
-    shelf.close()
-    shelf.answers.put(key("a"), answer(), before)
-    shelf.open()
-    shelf.answers.put(key("a"), answer(), before)
-    assert len(shelf.answers) == 0
+    cache = opened()
+    before = cache.version(AAPL)
+    cache.close()
+    cache.answers.put(key("a"), answer(), before)
+    cache.open()
+    cache.answers.put(key("a"), answer(), before)
+    assert cache.answers.get(key("a")) is None
+    assert cache.size == 0
 
 
 def test_the_least_recently_used_answers_make_room() -> None:
-    shelf = Shelf(lambda: NOW, answer_bytes=1_000)
-    shelf.open()
+    cache = opened(answer_bytes=1_000)
     for name in "abcd":
-        shelf.answers.put(key(name), answer(size=200), shelf.ticket(AAPL))
-        shelf.answers.get(key("a"))
-    shelf.answers.put(key("huge"), answer(size=2_000), shelf.ticket(AAPL))
-    assert [name for name in "abcd" if shelf.answers.get(key(name))] == ["a", "d"]
-    assert shelf.size <= 1_000
-    shelf.drop(AAPL)
-    assert (len(shelf.answers), shelf.size) == (0, 0)
+        cache.answers.put(key(name), answer(size=200), cache.version(AAPL))
+        cache.answers.get(key("a"))
+    cache.answers.put(key("huge"), answer(size=2_000), cache.version(AAPL))
+    assert [name for name in "abcd" if cache.answers.get(key(name))] == ["a", "d"]
+    assert cache.size <= 1_000
+    cache.close()
+    assert cache.size == 0
 
 
-def test_adjusted_prices_are_kept_until_the_next_split_comes_into_force() -> None:
+def test_adjusted_prices_are_kept_until_the_next_split_takes_effect() -> None:
     now = [NOW]
-    shelf = Shelf(lambda: now[0])
-    shelf.open()
-    shelf.answers.put(key("a"), answer(valid_until=NOW + timedelta(hours=1)), shelf.ticket(AAPL))
-    assert shelf.answers.get(key("a")) is not None
+    cache = opened(lambda: now[0])
+    cache.answers.put(key("a"), answer(valid_until=NOW + timedelta(hours=1)), cache.version(AAPL))
+    assert cache.answers.get(key("a")) is not None
     now[0] += timedelta(hours=1)
-    assert shelf.answers.get(key("a")) is None
+    assert cache.answers.get(key("a")) is None
 
 
 def test_a_restarted_server_is_listened_to_again(api: Api, seed: Seed, database_url: str) -> None:
@@ -164,3 +174,10 @@ def test_a_restarted_server_is_listened_to_again(api: Api, seed: Seed, database_
     api.wait_for_cache()
     seed.series("AAPL")
     assert api.get(f"{FEATURES}/AAPL", timeframe="5m").status_code == 200
+
+
+def test_a_symbol_that_is_not_tracked_takes_no_memory(api: Api) -> None:
+    api.wait_for_cache()
+    for number in range(3):
+        assert api.get(f"{BARS}/NONE{number}", timeframe="5m").status_code == 404
+    assert "market_data_cache_bytes 0.0" in api.get("/metrics").text

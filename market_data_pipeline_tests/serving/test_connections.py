@@ -80,13 +80,13 @@ def test_an_endless_body_ends_the_connection(api: Api, seed: Seed) -> None:
             client.sendall((b"1000\r\n" + b"a" * 0x1000 + b"\r\n") * 10_000)
 
 
-def test_a_small_body_that_nobody_asked_for_does_no_harm(api: Api, seed: Seed) -> None:
+def test_a_small_unexpected_body_does_no_harm(api: Api, seed: Seed) -> None:
     seed.series("AAPL")
     assert api.session.get(f"{api.base}{BARS}/AAPL?timeframe=5m", json={}, timeout=10).status_code == 200
 
 
 @pytest.mark.parametrize("begun", [b"", b"GET", GET, GET + b"Content-Length: 5\r\n\r\n12", b"\r\n"])
-def test_a_request_that_never_comes_whole_ends_the_connection(
+def test_a_request_that_is_never_completed_ends_the_connection(
     api: Api, monkeypatch: pytest.MonkeyPatch, begun: bytes
 ) -> None:
     monkeypatch.setattr(connections, "REQUEST_SECONDS", 0.3)
@@ -97,7 +97,7 @@ def test_a_request_that_never_comes_whole_ends_the_connection(
             assert refusal(answer) == 408
 
 
-def test_a_thousand_idle_connections_and_slow_requests_stop_nobody(api: Api, seed: Seed) -> None:
+def test_a_thousand_idle_connections_and_slow_requests_delay_no_other_client(api: Api, seed: Seed) -> None:
     seed.series("AAPL")
     connections.allow_many_connections()
     with ExitStack() as stack:
@@ -109,7 +109,7 @@ def test_a_thousand_idle_connections_and_slow_requests_stop_nobody(api: Api, see
             assert api.get(f"{FEATURES}/AAPL", timeframe="5m").status_code == 200
 
 
-def test_clients_that_do_not_read_are_let_go_and_stop_nobody(
+def test_clients_that_do_not_read_are_disconnected_and_delay_no_other_client(
     api: Api, seed: Seed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connections, "UNREAD_SECONDS", 0.5)
@@ -119,7 +119,7 @@ def test_clients_that_do_not_read_are_let_go_and_stop_nobody(
     with ExitStack() as stack:
         clients = [stack.enter_context(connected(api)) for _ in range(20)]
         for client in clients:
-            # Several at once: the system's buffers, which nobody sees, take the first.
+            # Several at once: the system's invisible buffers take the first.
             client.sendall((GET.replace(b"timeframe=5m", b"timeframe=5m&limit=10000") + b"\r\n") * 8)
         for _ in range(20):
             assert api.get(f"{BARS}/AAPL", timeframe="5m", limit=1).status_code == 200

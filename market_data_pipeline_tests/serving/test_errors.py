@@ -1,4 +1,4 @@
-"""Every failure is a problem document that says what to do and shows nothing of the inside."""
+"""Every failure is a problem document that says what to do and shows nothing internal."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def test_a_statement_that_takes_too_long_is_503(
         problem(api.get(f"{FEATURES}/AAPL", timeframe="5m"), 503)
 
 
-def test_an_unforeseen_failure_says_nothing_of_the_inside(api: Api, seed: Seed) -> None:
+def test_an_unexpected_failure_reveals_nothing_internal(api: Api, seed: Seed) -> None:
     seed.series("AAPL")
     seed.run(
         "create or replace function market_data.clock() returns timestamptz language plpgsql stable"

@@ -43,7 +43,7 @@ def test_every_request_under_load_succeeds(
     assert (api.hits() - before > found["requests"] / 2) == (name == "cached_symbol")
 
 
-def test_what_is_done_meanwhile_decides_how_long_is_measured(api: Api, seed: Seed) -> None:
+def test_work_done_meanwhile_decides_how_long_is_measured(api: Api, seed: Seed) -> None:
     seed.series("AAPL", count=1)
     done = []
     found = measure(api.base, BY_NAME["cached_symbol"], seconds=60.0, during=lambda: done.append(api.get("/docs")))
@@ -52,7 +52,7 @@ def test_what_is_done_meanwhile_decides_how_long_is_measured(api: Api, seed: See
 
 
 def test_failures_are_counted_and_the_first_is_reported(api: Api) -> None:
-    found = measure(api.base, BY_NAME["cached_symbol"], seconds=0.5)  # nobody follows AAPL here
+    found = measure(api.base, BY_NAME["cached_symbol"], seconds=0.5)  # AAPL is not tracked here
     assert found["failures"] == found["requests"] > 0
     assert found["verdict"] == "critical"
     assert "404" in found["first_failure"]

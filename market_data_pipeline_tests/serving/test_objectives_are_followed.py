@@ -1,4 +1,4 @@
-"""Whatever acts on an objective acts on the one in `domain/objectives.py`: Dagster, the API, the reports, the page."""
+"""Everything that acts on an objective uses the one in `domain/objectives.py`: Dagster, the API, reports, the page."""
 
 from __future__ import annotations
 
@@ -83,10 +83,10 @@ def test_sensors_checks_and_reports_call_a_series_late_when_its_rpo_has_passed(
             " from market_data.series_state,"
             " unnest(array['15m', '1h', '4h', '1d']) as t"
         )
-    standing = tier_freshness(held)[tier]
+    found = tier_freshness(held)[tier]
     held.dispose()
-    assert [late.series.symbol for late in standing.late_series] == ["LATE"]
-    assert not evaluation(tier, standing, None).passed
+    assert [late.series.symbol for late in found.late_series] == ["LATE"]
+    assert not evaluation(tier, found, None).passed
     report = api.get("/api/v1/admin/features/staleness").json()["by_status"]
     within = {
         one["symbol"]: one["within_rpo"]
@@ -129,5 +129,5 @@ def test_the_api_answers_by_the_states_of_freshness(api: Api, seed: Seed) -> Non
     [(0, "0 s"), (0.4, "under 1 s"), (45, "45 s"), (720, "12 min"), (12_000, "3 h 20 min"), (86_400, "24 h"),
      (93_600, "26 h"), (187_200, "2 d 4 h")],
 )  # fmt: skip
-def test_durations_are_said_as_a_person_would(seconds: float, said: str) -> None:
+def test_durations_read_as_a_person_would_say_them(seconds: float, said: str) -> None:
     assert span(seconds) == said

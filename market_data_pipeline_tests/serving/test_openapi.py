@@ -1,4 +1,4 @@
-"""What /docs promises is what is answered: the schema, its examples, and requests nobody thought of."""
+"""What /docs promises is what is answered: the schema, its examples, and generated requests."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_the_examples_keep_to_their_schemas(api: Api) -> None:
 
 
 @pytest.mark.parametrize("path", sorted(PATHS))
-def test_nothing_unforeseen_is_found_by_generated_requests(
+def test_generated_requests_keep_to_the_schema(
     api: Api, seed: Seed, dagster_instance: dg.DagsterInstance, path: str
 ) -> None:
     seed.series("AAPL")

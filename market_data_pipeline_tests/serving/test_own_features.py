@@ -1,4 +1,4 @@
-"""A project's own features over HTTP: behind the 17, in every representation, and in the reports when they fail."""
+"""A project's own features over HTTP: after the 17, in every representation, and in the reports when they fail."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def own_settings(settings: MovableClock, tmp_path: Path) -> MovableClock:
     return settings.model_copy(update={"features_module": str(tmp_path / "mine.py")})
 
 
-def test_own_features_come_behind_the_17_in_every_representation(own_settings: MovableClock, seed: Seed) -> None:
+def test_own_features_follow_the_17_in_every_representation(own_settings: MovableClock, seed: Seed) -> None:
     seed.series("AAPL", count=3)
     for at, extra in ((0, None), (1, '{"gap": 0.25, "calm": true, "candle": "up", "old": 1}'), (2, '{"gap": "text"}')):
         seed.run(
@@ -77,7 +77,7 @@ def test_the_api_serves_the_17_when_the_module_is_broken(
 
 
 @pytest.mark.usefixtures("dagster_instance")
-def test_warnings_are_reported_once_with_how_many_series_they_meet(own_settings: MovableClock, seed: Seed) -> None:
+def test_warnings_are_reported_once_with_how_many_series_they_affect(own_settings: MovableClock, seed: Seed) -> None:
     for symbol in ("AAPL", "MSFT"):
         seed.series(symbol)
         seed.log("run", symbol, "5m", "ok", warning="Own feature gap raises.")

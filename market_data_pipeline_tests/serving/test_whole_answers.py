@@ -16,12 +16,12 @@ from market_data_pipeline_tests.serving.seeding import NOW, Seed
 COUNT: Final = 100
 READS: Final = 300
 # Every number of a state follows from its close: a mixture of the two has none of their shapes.
-STATES: Final = {100.0: ("FRESH", 0.25), 200.0: ("AGING", 0.5)}  # close: standing, log_return
+STATES: Final = {100.0: ("FRESH", 0.25), 200.0: ("AGING", 0.5)}  # close: freshness, log_return
 LATE: Final = {"FRESH": timedelta(minutes=-3), "AGING": timedelta(hours=2)}
 
 
 def commit(connection: psycopg.Connection[Any], close: float) -> None:
-    """Put every bar, every feature and the standing of the series into a state, in one transaction."""
+    """Put every bar, every feature and the freshness of the series into a state, in one transaction."""
     status, log_return = STATES[close]
     with connection.transaction():
         connection.execute("update market_data.bars set open = %s, close = %s", (close, close))

@@ -1,4 +1,4 @@
-"""The operator's endpoints: what `market-data staleness`, `health` and `history` print, by HTTP."""
+"""The operator's endpoints: what `market-data staleness`, `health` and `history` print, over HTTP."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
 from market_data_pipeline.reports import executions, freshness, health
-from market_data_pipeline.reports import models as report_documents
-from market_data_pipeline.serving import openapi as documents
-from market_data_pipeline.serving.cache import Flights
+from market_data_pipeline.reports.models import ExecutionHistory, SchedulerHealth, StalenessReport
+from market_data_pipeline.serving import openapi
+from market_data_pipeline.serving.cache import SingleFlight
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
@@ -34,48 +34,43 @@ class NoQuery(BaseModel):
 
 
 class StalenessQuery(NoQuery):
-    """What the staleness endpoint takes."""
+    """Parameters of the staleness endpoint."""
 
     limit: int = Field(50, ge=1, le=MOST_SERIES, description="At most this many series of each status, the worst.")
 
 
 class HistoryQuery(NoQuery):
-    """What the execution history takes."""
+    """Parameters of the execution history."""
 
     limit: int = Field(20, ge=1, le=MOST_EXECUTIONS, description="At most this many executions, the newest.")
 
 
-def report_response(report: Answer) -> Response:
-    """Return a report as JSON, never to be cached."""
-    return json_response(report.model_dump_json().encode())
-
-
-def json_response(content: bytes) -> Response:
+def report_response(content: bytes) -> Response:
     """Return an encoded report, never to be cached."""
     return Response(content, 200, {"cache-control": "no-store"}, "application/json")
 
 
 def router(database: Database, dagster: DagsterState, access: AdminAccess) -> APIRouter:
-    """Return the admin routes, closed to those whom `access` refuses."""
-    flights = Flights()
+    """Return the admin routes, open only to requests that `access` allows."""
+    flight = SingleFlight()
 
     async def admitted(request: Request) -> None:
         access.require(request)
 
     async def answer(key: Hashable, make: Callable[[sa.Engine], Answer]) -> Response:
-        """Return a report; who asks for it while it is being made gets the same one."""
+        """Return a report; requests for it while it is being made share it."""
 
         def encoded(source: sa.Engine) -> bytes:
             return make(source).model_dump_json().encode()
 
-        return json_response(await flights.share(key, lambda: database.report(encoded)))
+        return report_response(await flight.run(key, lambda: database.report(encoded)))
 
     routes = APIRouter(prefix="/api/v1/admin", tags=["admin"], dependencies=[Depends(admitted)])
 
     @routes.get(
         "/features/staleness",
         summary="Staleness of every series",
-        responses=documents.admin_responses(report_documents.StalenessReport),
+        responses=openapi.admin_responses(StalenessReport),
         response_class=Response,
         operation_id="staleness",
     )
@@ -86,23 +81,23 @@ def router(database: Database, dagster: DagsterState, access: AdminAccess) -> AP
     @routes.get(
         "/scheduler-health",
         summary="Whether the pipeline does its work",
-        responses=documents.admin_responses(report_documents.SchedulerHealth),
+        responses=openapi.admin_responses(SchedulerHealth),
         response_class=Response,
         operation_id="scheduler_health",
     )
     async def scheduler_health(_query: Annotated[NoQuery, Query()]) -> Response:
-        """Daemons, schedules, the last refresh, recent failures and the vendor's refusals."""
+        """Daemons, schedules, the last refresh, recent failures and how often the vendor refused for the rate."""
         return await answer("scheduler_health", lambda source: health.scheduler_health(source, dagster))
 
     @routes.get(
         "/scheduler/execution-history",
         summary="The newest executions",
-        responses=documents.admin_responses(report_documents.ExecutionHistory),
+        responses=openapi.admin_responses(ExecutionHistory),
         response_class=Response,
         operation_id="execution_history",
     )
     async def history(query: Annotated[HistoryQuery, Query()]) -> Response:
-        """Dagster's runs, newest first, with what the audit trail knows of each."""
+        """Dagster's runs, newest first, with the audit log's counts of each."""
         return await answer(
             ("history", query.limit), lambda source: executions.execution_history(source, dagster, query.limit)
         )

@@ -1,7 +1,6 @@
 """The pages and their static files: addresses, headers, and what is shown when there is nothing to show.
 
-Everything that a page needs comes from this server, and its Content-Security-Policy lets nothing else in. Keep out:
-what a page shows (page, series_page).
+Everything that a page needs comes from this server, and its Content-Security-Policy admits nothing else.
 """
 
 from __future__ import annotations
@@ -22,13 +21,14 @@ from market_data_pipeline.domain.errors import DatabaseUnavailableError, UsageEr
 from market_data_pipeline.domain.series import Series, Timeframe, asset_class_of, parse_timeframe
 from market_data_pipeline.ingest.fetch_plan import Timing
 from market_data_pipeline.polygon.plans import plan_named
-from market_data_pipeline.reports import series_records as reading
 from market_data_pipeline.reports.series import series_report
+from market_data_pipeline.reports.series_records import similar_symbol
 from market_data_pipeline.serving.formats import takes_gzip
 from market_data_pipeline.serving.pages import series as series_page
-from market_data_pipeline.serving.pages import status as page
+from market_data_pipeline.serving.pages import status as status_page
 from market_data_pipeline.serving.pages.templates import render, series_url
 from market_data_pipeline.serving.problems import RETRY_DATABASE_AFTER
+from market_data_pipeline.serving.routes.series import LONGEST_SYMBOL
 from market_data_pipeline.store.connection import snapshot
 
 if TYPE_CHECKING:
@@ -45,8 +45,7 @@ if TYPE_CHECKING:
     from market_data_pipeline.settings import Settings
 
 STATIC: Final = Path(__file__).resolve().parents[1] / "static"
-_LEVEL: Final = 4  # a page of 500 symbols shrinks to a twentieth; a higher level takes twice as long for little
-LONGEST_SYMBOL: Final = 40  # characters; tickers have at most 34
+_LEVEL: Final = 4  # a page of 500 symbols shrinks to a twentieth; a higher level takes twice as long for little gain
 STATIC_PATH: Final = "/static"
 
 PAGE_HEADERS: Final = {
@@ -63,12 +62,12 @@ PAGE_HEADERS: Final = {
 
 
 class PageFiles(StaticFiles):
-    """The pages' styles and scripts; a browser keeps them and asks each time whether they are still the same."""
+    """The pages' styles and scripts; a browser keeps them and asks each time whether they have changed."""
 
     def file_response(
         self, full_path: str | PathLike[str], stat_result: stat_result, scope: Scope, status_code: int = 200
     ) -> Response:
-        """Return a file, or 304 for the one that the browser has."""
+        """Return a file, or 304 when the browser has it."""
         response = super().file_response(full_path, stat_result, scope, status_code)
         response.headers["cache-control"] = "no-cache"
         response.headers["x-content-type-options"] = "nosniff"
@@ -78,45 +77,45 @@ class PageFiles(StaticFiles):
 def router(
     database: Database, dagster: DagsterState, access: AdminAccess, settings: Settings, own: Sequence[Feature] = ()
 ) -> APIRouter:
-    """Return the routes of the pages; `own` are the project's own features, which a series' chart offers, too."""
+    """Return the routes of the pages; `own` are the project's own features, which a series' chart offers too."""
     routes = APIRouter(include_in_schema=False)
     plan = plan_named(settings.plan)
 
     async def answer(request: Request, make: Callable[[sa.Engine], tuple[HTTPStatus, str]]) -> Response:
-        """Return the page that `make` renders, in a thread: the event loop has others to serve meanwhile."""
-        gzip_wanted = takes_gzip(",".join(request.headers.getlist("accept-encoding")))
+        """Return the page that `make` renders in a thread, so that the event loop serves others meanwhile."""
+        gzip = takes_gzip(",".join(request.headers.getlist("accept-encoding")))
 
         def rendered(source: sa.Engine) -> tuple[HTTPStatus, bytes]:
             status, text = make(source)
-            return status, compress(text.encode(), _LEVEL) if gzip_wanted else text.encode()
+            return status, compress(text.encode(), _LEVEL) if gzip else text.encode()
 
         status, content = await database.report(rendered)
-        headers = PAGE_HEADERS | ({"content-encoding": "gzip"} if gzip_wanted else {})
+        headers = PAGE_HEADERS | ({"content-encoding": "gzip"} if gzip else {})
         return HTMLResponse(content, status, headers)
 
     @routes.get("/")
-    async def status_page(request: Request) -> Response:
+    async def index(request: Request) -> Response:
         now, wall, for_operator = settings.clock(), datetime.now(UTC), access.is_allowed(request)
         dagster_url = _dagster_url(request, settings.ui_port)
 
         def make(source: sa.Engine) -> tuple[HTTPStatus, str]:
-            status = page.read_status(source, dagster, for_operator=for_operator)
-            return HTTPStatus.OK, page.render_status(status, now, wall=wall, dagster_url=dagster_url)
+            status = status_page.read_status(source, dagster, for_operator=for_operator)
+            return HTTPStatus.OK, status_page.render_status(status, now, wall=wall, dagster_url=dagster_url)
 
         try:
             return await answer(request, make)
         except DatabaseUnavailableError:
-            return unavailable(page.render_status(None, now, wall=wall))
+            return unavailable(status_page.render_status(None, now, wall=wall))
 
     @routes.get("/series")
     async def chosen(request: Request) -> Response:
-        """Go to the series that the form of a series' page names."""
+        """Redirect to the series named in the form of a series' page."""
         symbol = request.query_params.get("symbol", "").strip()
         timeframe = request.query_params.get("timeframe", str(Timeframe.D1))
         return RedirectResponse(series_url(symbol, quote(timeframe, safe="")) if symbol else "./", HTTPStatus.SEE_OTHER)
 
     @routes.get("/series/{symbol:path}/{timeframe}")
-    async def series_page_of(request: Request, symbol: str, timeframe: str) -> Response:
+    async def one_series(request: Request, symbol: str, timeframe: str) -> Response:
         now, for_operator = settings.clock(), access.is_allowed(request)
         root = _root(request)
         message = partial(render, "message.html", root=root, now=None)
@@ -130,9 +129,7 @@ def router(
                     report = series_report(connection, series, timing, plan, settings.history_days)
                 if report is None:
                     sentence = series if isinstance(series, str) else _unknown(connection, symbol)
-                    return HTTPStatus.NOT_FOUND, message(
-                        status=404, heading="There is no such series", sentence=sentence
-                    )
+                    return HTTPStatus.NOT_FOUND, message(status=404, heading="No such series", sentence=sentence)
             return HTTPStatus.OK, series_page.render_series(
                 report,
                 now,
@@ -145,27 +142,27 @@ def router(
         try:
             return await answer(request, make)
         except DatabaseUnavailableError:
-            sentence = "This page and the API come back by themselves as soon as it answers."
+            sentence = "This page and the API recover on their own as soon as it answers."
             return unavailable(message(status=503, heading="The database cannot be reached", sentence=sentence))
 
     @routes.get("/series/{symbol:path}")
-    async def symbol_page(symbol: str) -> Response:
-        """Go to the day bars of a symbol that is named without a timeframe."""
+    async def one_symbol(symbol: str) -> Response:
+        """Redirect a symbol without a timeframe to its day bars."""
         return RedirectResponse(f"{quote(symbol, safe='')}/{Timeframe.D1}", HTTPStatus.SEE_OTHER)
 
     return routes
 
 
 def unavailable(content: str) -> HTMLResponse:
-    """Return a page that says that the database cannot be used."""
+    """Return a page, as the answer while the database cannot be used."""
     headers = PAGE_HEADERS | {"retry-after": str(RETRY_DATABASE_AFTER)}
     return HTMLResponse(content, HTTPStatus.SERVICE_UNAVAILABLE, headers)
 
 
 def _named(symbol: str, timeframe: str) -> Series | str:
-    """Return the series that an address names, or the sentence that says why it names none."""
+    """Return the series that an address names, or a sentence that says why it names none."""
     if len(symbol) > LONGEST_SYMBOL or not symbol.isprintable():
-        return "No symbol is called that."
+        return "No symbol has this name."
     try:
         return Series(symbol, parse_timeframe(timeframe))
     except UsageError as error:
@@ -173,13 +170,13 @@ def _named(symbol: str, timeframe: str) -> Series | str:
 
 
 def _unknown(connection: sa.Connection, symbol: str) -> str:
-    similar = reading.similar_symbol(connection, symbol)
-    hint = f"Did you mean {similar}?" if similar else f"`market-data universe add {symbol}` would add it."
-    return f"{symbol} is not followed. {hint}"
+    similar = similar_symbol(connection, symbol)
+    hint = f"Did you mean {similar}?" if similar else f"`market-data universe add {symbol}` adds it."
+    return f"{symbol} is not tracked. {hint}"
 
 
 def _root(request: Request) -> str:
-    """Return the way from a page's address up to the status page, relative, so that a proxy may put both elsewhere."""
+    """Return the path from a page up to the status page, relative, so that a proxy may serve both under a prefix."""
     path: bytes = request.scope.get("raw_path") or request.url.path.encode()
     return "../" * (path.partition(b"?")[0].count(b"/") - 1)
 

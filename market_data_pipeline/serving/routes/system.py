@@ -10,8 +10,8 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.responses import Response
 
 from market_data_pipeline.reports import health as reports
-from market_data_pipeline.reports import models as report_documents
-from market_data_pipeline.serving import openapi as documents
+from market_data_pipeline.reports.models import HealthReport
+from market_data_pipeline.serving import openapi
 from market_data_pipeline.serving.metrics import SeriesCollector, scrape_registry
 from market_data_pipeline.serving.problems import RETRY_DATABASE_AFTER, Problem
 from market_data_pipeline.serving.routes.admin import NoQuery, report_response
@@ -25,21 +25,21 @@ if TYPE_CHECKING:
 
 
 def router(database: Database, dagster: DagsterState, metrics: Metrics) -> APIRouter:
-    """Return the routes that speak of the service itself."""
+    """Return the routes about the service itself."""
     routes = APIRouter(tags=["system"])
 
     @routes.get(
         "/health",
         summary="Whether the dependencies answer",
-        responses=documents.health_responses(report_documents.HealthReport),
+        responses=openapi.health_responses(HealthReport),
         response_class=Response,
         operation_id="health",
     )
     async def health(_query: Annotated[NoQuery, Query()]) -> Response:
-        """200 when the database and Dagster's daemon can be reached, else 503 with the same members."""
+        """200 when the database and Dagster's daemon can be reached, 503 otherwise, with the same members."""
         report = await database.report(lambda source: reports.health_report(source, dagster))
         if report.status == "healthy":
-            return report_response(report)
+            return report_response(report.model_dump_json().encode())
         parts = (report.database, report.dagster_daemon)
         raise Problem(
             HTTPStatus.SERVICE_UNAVAILABLE,
