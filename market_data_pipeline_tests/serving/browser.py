@@ -45,7 +45,7 @@ def browser() -> Iterator[Browser]:
 
 
 class Reader:
-    """Somebody with the pages open; notes what the browser asked for and what it complained about."""
+    """A reader of the pages; records what the browser requested and what it complained about."""
 
     def __init__(self, page: Page, base: str) -> None:
         self.page = page
@@ -63,12 +63,12 @@ class Reader:
         self.page.goto(self.base + path)
         return self.page
 
-    def renew(self) -> None:
-        """Make the page ask for news, as it does when its tab is looked at again."""
+    def update(self) -> None:
+        """Make the page update itself, as it does when its tab becomes visible again."""
         with self.page.expect_response(lambda response: response.url == self.page.url):
             self.page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
 
     def violations(self) -> list[str]:
-        """Return what axe finds wrong for people with disabilities, as a sentence each."""
+        """Return what axe finds wrong for people with disabilities, one sentence each."""
         found = Axe().run(self.page).response["violations"]
         return [f"{one['impact']}: {one['help']}: {one['nodes'][0]['html'][:200]}" for one in found]

@@ -52,7 +52,7 @@ def test_the_matrix_shows_the_apis_verdicts(reader: Reader, api: Api, seed: Seed
     assert nvda.get_attribute("href") == "series/NVDA/5m"
 
 
-def test_the_keyboard_walks_the_matrix_and_opens_a_series(reader: Reader, seed: Seed) -> None:
+def test_the_keyboard_moves_through_the_matrix_and_opens_a_series(reader: Reader, seed: Seed) -> None:
     for symbol in ("AAPL", "AMZN", "MSFT", "NVDA"):
         seed.series(symbol)
     page = reader.open()
@@ -96,7 +96,7 @@ def test_axe_finds_nothing_wrong(reader: Reader, seed: Seed, scheme: str) -> Non
     reader.complaints.remove("Failed to load resource: the server responded with a status of 404 (Not Found)")
 
 
-def test_a_renewal_keeps_focus_scroll_and_filter_and_says_what_changed(reader: Reader, seed: Seed) -> None:
+def test_an_update_keeps_focus_scroll_and_filter_and_announces_what_changed(reader: Reader, seed: Seed) -> None:
     for number in range(60):
         seed.series(f"S{number:02}", count=1)
     page = reader.open()
@@ -108,14 +108,15 @@ def test_a_renewal_keeps_focus_scroll_and_filter_and_says_what_changed(reader: R
     seed.run("update market_data.series_state set next_due_at = %s where symbol = 'S58'", NOW - timedelta(hours=9))
     seed.run("update market_data.series_state set next_due_at = %s where symbol = 'S20'", NOW - timedelta(hours=2))
 
-    reader.renew()
+    reader.update()
 
     expect(page.locator("td.STALE")).to_have_count(1)
     assert page.evaluate(FOCUSED) == "series/S58/5m"
     assert page.evaluate("scrollY") == before
     expect(page.locator(".matrix tbody tr:visible")).to_have_count(10)
     expect(page.locator("#changes")).to_have_text(
-        "Changed: 58 fresh, before 60; 1 aging, before 0; 1 stale, before 0; 242 outside RPO, before 240."
+        "Changed: 58 fresh, previously 60; 1 aging, previously 0; 1 stale, previously 0; "
+        "242 outside RPO, previously 240."
     )
     page.get_by_role("button", name="! stale 1").click()
     expect(page.locator(".matrix tbody tr:visible")).to_have_count(1)
@@ -123,17 +124,17 @@ def test_a_renewal_keeps_focus_scroll_and_filter_and_says_what_changed(reader: R
     expect(page.get_by_text("No series matches.")).to_be_visible()
 
 
-def test_a_page_that_cannot_be_renewed_says_since_when(reader: Reader, seed: Seed) -> None:
+def test_a_page_that_cannot_be_updated_says_since_when(reader: Reader, seed: Seed) -> None:
     seed.series("AAPL")
     page = reader.open()
     seed.run("alter schema market_data rename to elsewhere")
-    reader.renew()
+    reader.update()
     expect(page.locator("#trouble")).to_have_text(
-        "The database cannot be reached. What you see is from 2026-03-11 15:00:00Z."
+        "The database cannot be reached. This page shows the state of 2026-03-11 15:00:00Z."
     )
     assert page.locator("td.FRESH").count() == 1
     seed.run("alter schema elsewhere rename to market_data")
-    reader.renew()
+    reader.update()
     expect(page.locator("#trouble")).to_be_hidden()
     reader.complaints.remove("Failed to load resource: the server responded with a status of 503 (Service Unavailable)")
 
@@ -229,7 +230,7 @@ def test_the_chart_is_read_by_keyboard(reader: Reader, seed: Seed) -> None:
     expect(page.locator("#readout")).to_contain_text("14:45Z")
 
 
-def test_older_bars_load_when_the_reader_goes_back_and_new_ones_by_themselves(reader: Reader, seed: Seed) -> None:
+def test_older_bars_load_as_the_reader_goes_back_and_new_ones_automatically(reader: Reader, seed: Seed) -> None:
     first = NOW - timedelta(minutes=5 * 700)
     seed.series("AAPL", count=700, first=first)
     page = drawn_chart(reader)
@@ -245,12 +246,12 @@ def test_older_bars_load_when_the_reader_goes_back_and_new_ones_by_themselves(re
         NOW,
     )
     seed.notify("AAPL", "5m")
-    reader.renew()
+    reader.update()
     wait_until(lambda: "701 bars" in (page.locator("#chart").get_attribute("aria-label") or ""))
     assert "last close 777" in (page.locator("#chart").get_attribute("aria-label") or "")
 
 
-def test_one_goes_from_series_to_series(reader: Reader, seed: Seed) -> None:
+def test_links_and_the_form_lead_from_series_to_series(reader: Reader, seed: Seed) -> None:
     seed.series("AAPL", count=3)
     seed.series("X:BTCUSD", count=3)
     page = drawn_chart(reader)
@@ -261,29 +262,29 @@ def test_one_goes_from_series_to_series(reader: Reader, seed: Seed) -> None:
     page.keyboard.press("Enter")
     expect(page).to_have_url(f"{reader.base}/series/AAPL/5m")
     page.get_by_role("link", name="1d missing").click()
-    expect(page.get_by_text("Nothing is held yet")).to_be_visible()
+    expect(page.get_by_text("No bars are held yet")).to_be_visible()
     assert seed.run("select count(*) from market_data.backfill_requests") == [(0,)]  # to look is not to ask
 
 
-def test_the_page_of_a_missing_series_becomes_the_real_one_when_its_bars_come(reader: Reader, seed: Seed) -> None:
+def test_the_page_of_a_missing_series_becomes_the_real_one_when_its_bars_arrive(reader: Reader, seed: Seed) -> None:
     seed.symbol("AAPL")
     page = reader.open("/series/AAPL/5m")
-    expect(page.get_by_text("Nothing is held yet")).to_be_visible()
-    expect(page.locator(".updated")).to_contain_text("every 5 s")  # nobody waits for longer than they have to
+    expect(page.get_by_text("No bars are held yet")).to_be_visible()
+    expect(page.locator(".updated")).to_contain_text("every 5 s")  # an empty page updates sooner
     page.get_by_role("button", name="Pause updates").focus()
     seed.series("AAPL", count=40, first=NOW - timedelta(minutes=210))
     page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
     page.wait_for_selector("#chart[data-drawn='40'] canvas")
     assert page.evaluate("document.activeElement.id") == "pause"
-    expect(page.locator("#changes")).to_have_text("There is something else to show now.")
+    expect(page.locator("#changes")).to_have_text("The page has changed and was reloaded.")
     expect(page.locator(".updated")).to_contain_text("every 30 s")
 
 
-def test_the_page_of_a_symbol_that_is_not_followed_comes_when_it_is(reader: Reader, seed: Seed) -> None:
+def test_the_page_of_an_untracked_symbol_appears_once_it_is_tracked(reader: Reader, seed: Seed) -> None:
     page = reader.open("/series/AAPL/5m")
-    expect(page.get_by_role("heading", level=1)).to_have_text("There is no such series")
-    reader.renew()
-    expect(page.get_by_role("heading", level=1)).to_have_text("There is no such series")
+    expect(page.get_by_role("heading", level=1)).to_have_text("No such series")
+    reader.update()
+    expect(page.get_by_role("heading", level=1)).to_have_text("No such series")
     page.get_by_role("link", name="All series").focus()
     seed.series("AAPL", count=3)
     page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
@@ -292,7 +293,7 @@ def test_the_page_of_a_symbol_that_is_not_followed_comes_when_it_is(reader: Read
     reader.complaints.clear()
 
 
-def test_pages_come_back_by_themselves_with_the_database(reader: Reader, seed: Seed) -> None:
+def test_pages_recover_with_the_database(reader: Reader, seed: Seed) -> None:
     seed.series("AAPL", count=3)
     seed.run("alter schema market_data rename to elsewhere")
     page = reader.open("/series/AAPL/5m")
@@ -309,7 +310,7 @@ def test_pages_come_back_by_themselves_with_the_database(reader: Reader, seed: S
     reader.complaints.clear()
 
 
-def test_on_paper_are_the_figures_and_nothing_to_press(reader: Reader, seed: Seed) -> None:
+def test_printed_pages_hold_the_figures_and_no_controls(reader: Reader, seed: Seed) -> None:
     seed.series("AAPL", count=3)
     page = drawn_chart(reader)
     page.get_by_role("button", name="Theme: auto").click()
@@ -324,7 +325,7 @@ def test_on_paper_are_the_figures_and_nothing_to_press(reader: Reader, seed: See
         assert page.locator("button:visible, input:visible, nav:visible").all_inner_texts() == []
 
 
-def test_nothing_moves_for_those_who_want_no_motion(reader: Reader, seed: Seed) -> None:
+def test_nothing_moves_when_reduced_motion_is_preferred(reader: Reader, seed: Seed) -> None:
     seed.series("AAPL", count=3)
     moving = """() => [...document.querySelectorAll('*')].filter((one) => {
       const style = getComputedStyle(one);
@@ -345,7 +346,7 @@ def test_a_chart_whose_bars_could_not_be_loaded_is_drawn_when_they_can(reader: R
     page = reader.open("/series/AAPL/5m")
     expect(page.locator("#readout")).to_contain_text("The bars could not be loaded")
     reader.page.unroute("**/api/v1/**")
-    reader.renew()
+    reader.update()
     page.wait_for_selector("#chart[data-drawn='3'] canvas")
     assert {line.split(":")[0] for line in reader.complaints} == {"Failed to load resource"}
     reader.complaints.clear()

@@ -1,4 +1,4 @@
-"""The status page as it is served: what it says to whom, in which state of things, and what its headers allow."""
+"""The status page as it is served: what it says, to which reader, in which state, and what its headers allow."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_the_page_is_compressed_for_those_who_take_it(api: Api, seed: Seed) -> N
     seed.series("AAPL")
     assert api.get("/", headers={"Accept-Encoding": "identity"}).headers.get("content-encoding") is None
     response = api.session.get(api.base + "/", headers={"Accept-Encoding": "gzip"}, stream=True, timeout=10)
-    assert "inside their rpo" in gzip.decompress(response.raw.read(decode_content=False)).decode().lower()
+    assert "within their rpo" in gzip.decompress(response.raw.read(decode_content=False)).decode().lower()
 
 
 def test_an_empty_universe_has_a_page_that_says_what_to_do(api: Api, seed: Seed) -> None:
@@ -120,7 +120,7 @@ def test_strangers_see_how_fresh_everything_is_and_no_failure(settings: MovableC
 
 
 @pytest.mark.usefixtures("dagster_instance")
-def test_the_page_tells_how_well_the_promises_were_kept(api: Api, seed: Seed) -> None:
+def test_the_page_shows_how_well_the_objectives_were_met(api: Api, seed: Seed) -> None:
     seed.series("AAPL", tier="critical")
     seed.run("update market_data.symbols set added_at = %s", NOW - timedelta(days=60))
     seed.run(

@@ -43,7 +43,7 @@ def test_a_withdrawn_bar_is_a_correction(api: Api, seed: Seed) -> None:
     assert "withdrawn by the vendor" in section(api.get("/series/AAPL/5m").text, "corrections")
 
 
-def test_coverage_and_gaps_tell_every_day_of_the_history(settings: MovableClock, seed: Seed) -> None:
+def test_coverage_and_gaps_show_every_day_of_the_history(settings: MovableClock, seed: Seed) -> None:
     seed.series("AAPL")
     cover(seed, date(2026, 3, 9), "complete")
     cover(seed, date(2026, 3, 10), "empty_confirmed", 0)
@@ -58,7 +58,7 @@ def test_coverage_and_gaps_tell_every_day_of_the_history(settings: MovableClock,
         "Wed 2026-03-11: provisional, 12 bars",
     ):
         assert f"<title>{title}</title>" in coverage
-    assert "of 5m bars, which 15m ones are made of" in coverage
+    assert "of 5m bars, from which 15m bars are made" in coverage
     gaps = section(page, "gaps")
     assert "never asked" in gaps
     assert "vendor gave none (confirmed on 2026-03-11)" in gaps
@@ -76,23 +76,23 @@ def test_only_operators_read_what_went_wrong(settings: MovableClock, seed: Seed)
     assert "✗ failed" in section(stranger, "log")
 
 
-def test_a_series_that_was_never_loaded_says_how_it_will_be(api: Api, seed: Seed) -> None:
+def test_a_series_that_was_never_loaded_says_how_to_load_it(api: Api, seed: Seed) -> None:
     seed.symbol("AAPL")
     page = api.get("/series/AAPL/1d").text
     assert "market-data backfill --symbols AAPL" in page
     assert seed.run("select count(*) from market_data.backfill_requests") == [(0,)]
     api.get("/api/v1/features/quant/AAPL", timeframe="1d")
-    assert "A backfill was asked for at 2026-03-11 15:00:00Z and is queued" in api.get("/series/AAPL/1d").text
+    assert "A backfill was requested at 2026-03-11 15:00:00Z and is queued" in api.get("/series/AAPL/1d").text
 
 
 def test_an_address_that_names_no_series_says_why(api: Api, seed: Seed) -> None:
     seed.symbol("AAPL")
     for path, sentence in (
         ("/series/aapl/5m", "Did you mean AAPL?"),
-        ("/series/NOPE/5m", "NOPE is not followed."),
+        ("/series/NOPE/5m", "NOPE is not tracked."),
         ("/series/AAPL/2h", "known are 5m, 15m, 1h, 4h, 1d"),
-        ("/series/%00/5m", "No symbol is called that."),
-        ("/series/<b>/5m", "&lt;b&gt; is not followed."),
+        ("/series/%00/5m", "No symbol has this name."),
+        ("/series/<b>/5m", "&lt;b&gt; is not tracked."),
     ):
         response = api.get(path)
         assert response.status_code == 404

@@ -1,8 +1,7 @@
-"""The page of one series: its chart's frame, and everything else that is known of the series as tables.
+"""The page of one series: the frame of its chart, and everything else that is known of the series as tables.
 
-The chart takes its bars and features from the read API, as any client does. Everybody sees what is held and what is
-missing; texts of errors are for those who may see the admin endpoints. Keep out: figures of its own
-(operations.series_report) and how it is served (page_routes).
+The chart takes its bars and features from the read API, as any client does. Everyone sees what is held and what is
+missing; texts of errors are shown only to those who may see the admin endpoints.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from market_data_pipeline.domain.features.definitions import FEATURES
 from market_data_pipeline.domain.objectives import TIER_OBJECTIVES
 from market_data_pipeline.domain.series import Tier, Timeframe, asset_class_of
 from market_data_pipeline.reports.gaps import Reason, table_rows
-from market_data_pipeline.serving.pages.templates import RENEW_EMPTY_EVERY, RENEW_EVERY, render
+from market_data_pipeline.serving.pages.templates import UPDATE_EMPTY_EVERY, UPDATE_EVERY, render
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -26,20 +25,20 @@ if TYPE_CHECKING:
     from market_data_pipeline.reports.models import SeriesGaps
     from market_data_pipeline.reports.series import Day, SeriesReport
 
-GAPS: Final = 100  # rows of the table, the newest; the sums above it are exact
+GAPS: Final = 100  # rows of the table, the newest; the totals above it are exact
 _PITCH: Final = 13  # pixels from one day of the coverage calendar to the next
 _MONTHS_HEIGHT: Final = 16  # pixels above the days for the months' names
 _WEEK: Final = 7
 
-# How a day is held, in the words of the coverage table.
+# The coverage of a day, in the words of the table.
 STATUS_WORDS: Final = {
     "complete": "settled and stored",
     "provisional": "stored, read again until it settles",
-    "empty_confirmed": "the vendor has nothing",
+    "empty_confirmed": "the vendor has no bars",
     "clamped": "before the plan's history",
     "failed": "the last attempt failed",
-    "never_asked": "nobody has asked for it",
-    "not_due": "the plan serves nothing of it yet",
+    "never_asked": "not requested yet",
+    "not_due": "not served by the plan yet",
 }
 
 
@@ -53,7 +52,7 @@ class Square(NamedTuple):
 
 
 class Run(NamedTuple):
-    """Days in a row that are held alike."""
+    """Consecutive days with the same status."""
 
     first: date
     last: date
@@ -93,7 +92,7 @@ def render_series(
         "series.html",
         root=root,
         now=now,
-        every=RENEW_EVERY if source else RENEW_EMPTY_EVERY,
+        every=UPDATE_EVERY if source else UPDATE_EMPTY_EVERY,
         symbol=series.symbol,
         timeframe=str(timeframe),
         base=str(timeframe.base),
@@ -127,7 +126,7 @@ def _status(day: Day) -> str:
 
 
 def _squares(days: Iterable[tuple[Day, str]]) -> list[Square]:
-    """Return the days as squares: a column is a week from Monday on, as in a calendar that lies on its side."""
+    """Return the days as squares: a column is a week from Monday on, like a calendar on its side."""
     found: list[Square] = []
     monday = None
     for day, status in days:
@@ -139,18 +138,18 @@ def _squares(days: Iterable[tuple[Day, str]]) -> list[Square]:
 
 
 def _months(days: Sequence[Day]) -> list[tuple[int, str]]:
-    """Return where each month's name stands above the squares."""
+    """Return the position of each month's name above the squares."""
     if not days:
         return []
     monday = days[0].session_date - timedelta(days=days[0].session_date.weekday())
     firsts = [next(members) for _, members in groupby(days, key=lambda day: day.session_date.replace(day=1))]
     places = [((day.session_date - monday).days // _WEEK * _PITCH, f"{day.session_date:%b}") for day in firsts]
-    # The first month may be a few days of its last week, whose name the next one's would cover.
+    # The first month may have only a few days, and the next one's name would cover its name.
     return places[1:] if len(places) > 1 and places[1][0] - places[0][0] < 2 * _PITCH else places
 
 
 def _runs(days: Iterable[tuple[Day, str]]) -> list[Run]:
-    """Return the days as stretches with the same status, the newest first."""
+    """Return runs of days with the same status, the newest first."""
     found = []
     for status, group in groupby(days, key=lambda each: each[1]):
         members = [day for day, _ in group]

@@ -1,7 +1,7 @@
-"""The status page: what a person wants to see first, about every series and about the pipeline as a whole.
+"""The status page: how fresh every series is, and how the pipeline as a whole is doing.
 
-Everybody sees how fresh each series is; failures and executions, whose texts are for operators, only those who may see
-the admin endpoints. Keep out: figures of its own (operations has them), and how it is served (page_routes).
+Everyone sees how fresh each series is; failures and executions, whose texts are for operators, are shown only to those
+who may see the admin endpoints.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from market_data_pipeline.reports.freshness import series_freshness
 from market_data_pipeline.reports.health import scheduler_health
 from market_data_pipeline.serving.pages.templates import (
     MARKS,
-    RENEW_EMPTY_EVERY,
-    RENEW_EVERY,
+    UPDATE_EMPTY_EVERY,
+    UPDATE_EVERY,
     clock_time,
     render,
     series_url,
@@ -43,12 +43,12 @@ if TYPE_CHECKING:
     )
 
 EXECUTIONS: Final = 10
-# A table of symbols is broken into pieces that stand side by side: three fit a wide screen, and more than 20 rows
-# would take the columns' heads out of sight.
+# A table of symbols is broken into pieces that stand side by side: three fit a wide screen, and beyond 20 rows the
+# column headers would scroll out of sight.
 _PIECES: Final = 3
 _MOST_ROWS: Final = 20
 _FEWEST_ROWS: Final = 3
-_ON_TIME: Final = 60  # seconds of staleness that are no lateness: a refresh is under way
+_ON_TIME: Final = 60  # seconds of staleness that do not count as late: a refresh is under way
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +57,12 @@ class Status:
 
     series: list[SeriesFreshness]
     attainment: list[Attainment]
-    health: SchedulerHealth | None  # None for those who may not see it
+    health: SchedulerHealth | None  # None for readers who may not see it
     history: ExecutionHistory | None  # None also when Dagster's storage cannot be read
 
 
 class Cell(NamedTuple):
-    """One series in the matrix: its state, what is seen, what is read aloud after it, and the details."""
+    """One series in the matrix: its state, the visible text, what a screen reader adds, and the tooltip."""
 
     status: str
     url: str
@@ -100,20 +100,20 @@ def read_status(source: sa.Engine, dagster: DagsterState, *, for_operator: bool)
 
 
 def render_status(status: Status | None, now: datetime, *, wall: datetime, dagster_url: str | None = None) -> str:
-    """Return the page at `now`; `status` None says that the database cannot be reached.
+    """Return the page at `now`; `status` None means that the database cannot be reached.
 
     Args:
         status: what it shows.
-        now: the pipeline's, aware UTC.
-        wall: the real time, which Dagster keeps to also in a replay.
-        dagster_url: where Dagster's UI is, without a trailing slash, for links to runs; None shows none.
+        now: the pipeline's now, aware UTC.
+        wall: the real time, which Dagster's instants follow in a replay too.
+        dagster_url: the address of Dagster's UI, without a trailing slash, for links to runs; None for no links.
     """
     series = status.series if status else []
     return render(
         "status.html",
         root="",
         now=now,
-        every=RENEW_EVERY if series else RENEW_EMPTY_EVERY,
+        every=UPDATE_EVERY if series else UPDATE_EMPTY_EVERY,
         wall=wall,
         status=status,
         dagster_url=dagster_url,
@@ -130,7 +130,7 @@ def render_status(status: Status | None, now: datetime, *, wall: datetime, dagst
 
 
 def failing(series: Iterable[SeriesFreshness]) -> list[Failing]:
-    """Return the series that fail, by their reason, the most frequent one first: an outage is one row, not hundreds."""
+    """Return the failing series by reason, the most frequent first: an outage is one row, not hundreds."""
     reasons: defaultdict[tuple[str, str], list[SeriesFreshness]] = defaultdict(list)
     for one in series:
         if one.consecutive_failures:

@@ -1,8 +1,4 @@
-"""How the pages are rendered: the templates, and the words that all of them use.
-
-Add here: a filter that more than one template needs. Keep out: what a page shows (page, series_page) and how it is
-served (page_routes).
-"""
+"""How the pages are rendered: the template environment, and the filters that the templates share."""
 
 from __future__ import annotations
 
@@ -21,10 +17,10 @@ if TYPE_CHECKING:
 
 # A shape and a word beside each colour: the pages read the same in black and white.
 MARKS: Final = {"FRESH": "✓", "AGING": "◔", "STALE": "!", "MISSING": "?"}
-# Seconds between two renewals of a page. The fastest schedule refreshes every 15 minutes: half a minute is soon enough
-# to see it. Who looks at a page without anything on it waits for just that.
-RENEW_EVERY: Final = 30
-RENEW_EMPTY_EVERY: Final = 5
+# Seconds between two updates of a page. The fastest schedule refreshes every 15 minutes, so half a minute is soon
+# enough. A reader of an empty page is waiting for its first content.
+UPDATE_EVERY: Final = 30
+UPDATE_EMPTY_EVERY: Final = 5
 _MINUTE: Final = 60
 _HOUR: Final = 60 * _MINUTE
 _DAY: Final = 24 * _HOUR
@@ -46,19 +42,19 @@ def minute(value: datetime | None) -> str:
 
 
 def iso(value: datetime) -> str:
-    """Return an instant as a machine reads it."""
+    """Return an instant as ISO 8601, for a `datetime` attribute."""
     return value.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def short_span(seconds: float) -> str:
-    """Return a length of time in its largest unit, rounded down, for a narrow cell: `45m`, `9h`, `3d`."""
+    """Return a duration in its largest unit, rounded down, for a narrow cell: `45m`, `9h`, `3d`."""
     if seconds < _HOUR:
         return f"{int(seconds // _MINUTE)}m"
     return f"{int(seconds // _HOUR)}h" if seconds < 2 * _DAY else f"{int(seconds // _DAY)}d"
 
 
 def ago(then: datetime, now: datetime) -> str:
-    """Return how long `then` lies before `now`: `5 min ago`, or `in 5 min` after it."""
+    """Return how long before `now` an instant is, `5 min ago`, or how long after it, `in 5 min`."""
     seconds = (now - then).total_seconds()
     return f"{span(seconds)} ago" if seconds >= 0 else f"in {span(-seconds)}"
 
@@ -71,12 +67,12 @@ def late(seconds: float | None) -> str:
 
 
 def number(value: float) -> str:
-    """Return a count with its thousands apart."""
+    """Return a count with thousands separators."""
     return f"{value:,.0f}"
 
 
 def rate(share: float) -> str:
-    """Return a share that should be small, rounded up so that only none at all reads as 0 %."""
+    """Return a share that should be small, rounded up so that only zero reads as 0 %."""
     return "0 %" if share <= 0 else f"{math.ceil(share * 1_000) / 10:.1f} %"
 
 

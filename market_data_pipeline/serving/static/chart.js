@@ -6,9 +6,9 @@ import {
 
 const HEIGHTS = { price: 320, volume: 90, float: 90, label: 34 }; // pixels of a pane
 const AXIS = 28; // of the time axis
-const WITH_VOLUME = new Set(["rolling_volume_20"]); // features with the unit of a pane that is there
-const NEAR_THE_EDGE = 50; // bars left before the oldest one when more are asked for
-const NO_FIGURES = { type: "custom", minMove: 1, formatter: () => "" }; // the axis of labels has none
+const WITH_VOLUME = new Set(["rolling_volume_20"]); // features with the unit of an existing pane
+const NEAR_THE_EDGE = 50; // bars left before the oldest when more are loaded
+const NO_FIGURES = { type: "custom", minMove: 1, formatter: () => "" }; // for the axis of labels
 const BOOLEAN = ["true"];
 
 export class SeriesChart {
@@ -90,11 +90,11 @@ export class SeriesChart {
   }
 
   // Show exactly these features, each { name, kind, labels }.
-  show(wanted) {
+  show(features) {
     for (const feature of this.features) this.chart.removeSeries(feature.series);
     while (this.chart.panes().length > 2) this.chart.removePane(this.chart.panes().length - 1);
     let pane = 2;
-    this.features = wanted.map((feature) => {
+    this.features = features.map((feature) => {
       const at = WITH_VOLUME.has(feature.name) ? 1 : pane++;
       const label = feature.kind !== "float";
       const series = label
@@ -211,7 +211,7 @@ export class SeriesChart {
   }
 }
 
-// A custom property is resolved where it is used: light-dark() means nothing before.
+// light-dark() in a custom property is resolved only where it is used.
 function scheme(frame) {
   const probe = document.createElement("span");
   probe.hidden = true;

@@ -1,7 +1,7 @@
-// Renews the parts of a page that carry `data-live`, without losing focus, scroll or what the reader chose.
+// Updates the parts of a page that carry `data-live`, without losing focus, scroll or the reader's choices.
 // The server renders everything that is shown; without scripts the status page reloads itself.
 
-import { loadAnew, putBack } from "./anew.js";
+import { reload, restorePlace } from "./reload.js";
 
 const KEPT = new Set(["tabindex", "hidden", "open", "aria-pressed"]); // the reader's, not the server's
 
@@ -9,9 +9,9 @@ const trouble = document.getElementById("trouble");
 const pause = document.getElementById("pause");
 let paused = false;
 
-// `before()` returns what `after(before)` may want to compare with what is there then.
+// `before()` returns what `after(before)` compares with the updated page.
 export function keepLive({ before = () => null, after = () => {} } = {}) {
-  const renew = async () => {
+  const update = async () => {
     try {
       const response = await fetch(location.href, { headers: { accept: "text/html" }, cache: "no-store" });
       if (!response.ok) {
@@ -29,11 +29,11 @@ export function keepLive({ before = () => null, after = () => {} } = {}) {
     }
   };
   const due = () => {
-    if (!paused && document.visibilityState === "visible") renew();
+    if (!paused && document.visibilityState === "visible") update();
   };
   const pausing = document.getElementById("pausing");
   pausing.hidden = false;
-  putBack();
+  restorePlace();
   pause.addEventListener("click", () => {
     paused = !paused;
     pause.textContent = paused ? "Resume updates" : "Pause updates";
@@ -48,7 +48,7 @@ function put(page) {
   const live = [...document.querySelectorAll("[data-live]")];
   const fresh = new Map([...page.querySelectorAll("[data-live]")].map((part) => [part.id, part]));
   if (kind(page) !== kind(document) || live.length !== fresh.size || live.some((part) => !fresh.has(part.id))) {
-    loadAnew("There is something else to show now."); // a tier came or went, the first bars came, or features of them
+    reload("The page has changed and was reloaded."); // a tier, the first bars or their features appeared or went
     return false;
   }
   for (const part of live) {
@@ -61,7 +61,7 @@ function put(page) {
 }
 
 function complain(sentence) {
-  const text = `${sentence} What you see is from ${document.querySelector("#updated time").textContent}.`;
+  const text = `${sentence} This page shows the state of ${document.querySelector("#updated time").textContent}.`;
   if (trouble.textContent !== text) trouble.textContent = text;
   trouble.hidden = false;
 }

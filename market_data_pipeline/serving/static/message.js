@@ -1,9 +1,9 @@
-// A page that says why there is nothing to show: looks whether there is, and makes room for it.
+// A page that says why there is nothing to show: checks whether there is something now, and reloads.
 
-import { loadAnew, putBack } from "./anew.js";
+import { reload, restorePlace } from "./reload.js";
 
 const LOST_MS = 2_000; // a restarted database answers within seconds
-const LONGEST_MS = 30_000; // as often as the other pages renew themselves
+const LONGEST_MS = 30_000; // as often as the other pages update
 
 const { status } = document.getElementById("main").dataset;
 let wait = status === "503" ? LOST_MS : LONGEST_MS;
@@ -14,7 +14,7 @@ async function look() {
   if (document.visibilityState === "visible") {
     try {
       const response = await fetch(location.href, { method: "HEAD", headers: { accept: "text/html" }, cache: "no-store" });
-      if (String(response.status) !== status) return loadAnew("The page is there now.");
+      if (String(response.status) !== status) return reload("The page is available now.");
     } catch (error) {
       if (!(error instanceof TypeError)) throw error; // the API is away as well
     }
@@ -23,6 +23,6 @@ async function look() {
   timer = setTimeout(look, wait);
 }
 
-putBack();
+restorePlace();
 document.addEventListener("visibilitychange", look);
 timer = setTimeout(look, wait);

@@ -4,7 +4,7 @@ import { keepLive } from "./live.js";
 import { SeriesChart } from "./chart.js";
 
 const NEWEST = 600; // bars at first: two weeks of 5-minute ones, as many as fit a wide screen
-const OLDER = 1000; // and more at a time when the reader goes back
+const OLDER = 1000; // more at a time as the reader goes back
 const TABLE_ROWS = 30;
 const CHOICE = "market-data-features";
 const AT_FIRST = ["volatility_20", "trend_regime"];
@@ -61,17 +61,17 @@ async function loadOlder() {
     records = [...older, ...records];
     draw();
   } catch (error) {
-    whole = true; // rather than ask again with every move
+    whole = true; // or every move would ask again
     say(`Older bars could not be loaded: ${error.message}`);
   } finally {
     loading = false;
   }
 }
 
-// New bars, and corrections of the newest ones, without moving what the reader looks at.
+// New bars, and corrections of the newest ones, without moving the chart.
 async function loadNewer() {
   if (loading) return;
-  if (!records.length) return loadFirst(); // the database was away, or there were none
+  if (!records.length) return loadFirst(); // the database was unreachable, or there were none
   const since = records[Math.max(records.length - 100, 0)];
   const newer = await ask({ limit: 1000, start: since.ts });
   records = [...records.filter(({ time }) => time < since.time), ...newer];
@@ -135,7 +135,7 @@ async function loadFirst() {
     records = await ask({ limit: NEWEST });
     whole = records.length < NEWEST;
     if (records.length) draw();
-    else say("There is no bar with features yet.");
+    else say("There are no bars with features yet.");
     frame.dataset.drawn = records.length;
   } catch (error) {
     say(`The bars could not be loaded: ${error.message}`);

@@ -1,4 +1,4 @@
-// The status page: filters the matrix, walks it by keyboard, and says what a renewal changed.
+// The status page: filters the matrix, moves through it by keyboard, and announces what an update changed.
 
 import { keepLive } from "./live.js";
 
@@ -31,7 +31,7 @@ function rove() {
   makeCurrent(reachable ? current : rows().length ? cellsOf(rows()[0])[0] : null);
 }
 
-function walk(event) {
+function move(event) {
   const cell = event.target.closest?.(".matrix td a");
   if (!cell || event.altKey || event.metaKey) return;
   const all = rows();
@@ -60,7 +60,7 @@ function walk(event) {
 
 // --- the filter
 
-function wanted(row) {
+function matches(row) {
   const text = search.value.trim().toUpperCase();
   if (text && !row.dataset.symbol.toUpperCase().includes(text)) return false;
   return !shown.size || [...shown].some((name) => row.querySelector(`td.${name}`));
@@ -70,7 +70,7 @@ function filter() {
   const all = main.querySelectorAll(".matrix tbody tr");
   let count = 0;
   for (const row of all) {
-    row.hidden = !wanted(row);
+    row.hidden = !matches(row);
     if (!row.hidden) count += 1;
   }
   for (const table of main.querySelectorAll("table.matrix")) table.hidden = !table.querySelector("tbody tr:not([hidden])");
@@ -94,7 +94,7 @@ function begin() {
       filter();
     });
   }
-  main.addEventListener("keydown", walk);
+  main.addEventListener("keydown", move);
   main.addEventListener("focusin", (event) => {
     const cell = event.target.closest?.(".matrix td a");
     if (cell) makeCurrent(cell);
@@ -103,17 +103,17 @@ function begin() {
   filter();
 }
 
-// --- renewing
+// --- updates
 
 function counts() {
   const chips = [...main.querySelectorAll("button[data-show]")];
   return new Map(chips.map((chip) => [chip.dataset.show, chip.querySelector("b").textContent]));
 }
 
-function say(before) {
+function announce(before) {
   const changed = [...counts()].filter(([name, count]) => before.get(name) !== count);
   if (!changed.length) return;
-  const words = changed.map(([name, count]) => `${count} ${WORDS[name] ?? name.toLowerCase()}, before ${before.get(name)}`);
+  const words = changed.map(([name, count]) => `${count} ${WORDS[name] ?? name.toLowerCase()}, previously ${before.get(name)}`);
   document.getElementById("changes").textContent = `Changed: ${words.join("; ")}.`;
 }
 
@@ -123,6 +123,6 @@ keepLive({
   after: (before) => {
     if (!search) return;
     filter();
-    say(before);
+    announce(before);
   },
 });
