@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,11 @@ PACKAGE, TESTS, BENCHMARKS = (
 )
 
 
+@cache
+def parsed(file: Path) -> ast.Module:
+    return ast.parse(file.read_text(encoding="utf-8"))
+
+
 def modules(*folders: Path) -> list[Path]:
     return sorted(file for folder in folders for file in folder.rglob("*.py"))
 
@@ -28,7 +34,7 @@ def modules(*folders: Path) -> list[Path]:
 def imported(file: Path) -> set[str]:
     """Return the names of the modules that `file` imports anywhere, and of what it imports from them."""
     found: set[str] = set()
-    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+    for node in ast.walk(parsed(file)):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
@@ -38,7 +44,7 @@ def imported(file: Path) -> set[str]:
 
 def literals(file: Path) -> Iterator[str]:
     """Yield the strings of `file` that are no docstrings, each f-string whole with `{}` for its values."""
-    tree = ast.parse(file.read_text(encoding="utf-8"))
+    tree = parsed(file)
     skipped = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}  # docstrings
     for node in ast.walk(tree):
         if isinstance(node, ast.JoinedStr):
@@ -59,7 +65,7 @@ def test_every_module_says_what_it_is_for() -> None:
     silent = [
         str(file.relative_to(ROOT))
         for file in modules(PACKAGE, TESTS, BENCHMARKS)
-        if (text := file.read_text(encoding="utf-8")) and not ast.get_docstring(ast.parse(text))
+        if parsed(file).body and not ast.get_docstring(parsed(file))
     ]
     assert silent == []
 

@@ -120,7 +120,7 @@ def sandbox(
 def migrate() -> None:
     """Apply the migrations in sql/ that the database does not have yet."""
     from market_data_pipeline.runtime.database import migrate_database
-    from market_data_pipeline.store.privileges import lacking_privileges
+    from market_data_pipeline.store.privileges import missing_privileges
 
     config = settings()
     applied = migrate_database(config)
@@ -128,7 +128,7 @@ def migrate() -> None:
         console().print(f"applied {name}")
     if not applied:
         console().print("The schema is up to date.")
-    if sql := lacking_privileges(config):
+    if sql := missing_privileges(config):
         complain(
             "The database does not protect the audit log from the pipeline yet; everything else works. Let its "
             f"administrator run `{sql};`, then run `market-data migrate` again."

@@ -60,7 +60,7 @@ def grant_privileges(connection: psycopg.Connection[Any], login: str | None, *, 
     return None if row is None else row[0]
 
 
-def lacking_privileges(settings: Settings) -> str | None:
+def missing_privileges(settings: Settings) -> str | None:
     """Return the SQL that an administrator has to run before the audit log is protected; None if it is.
 
     Raises:

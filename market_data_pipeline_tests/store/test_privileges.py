@@ -19,7 +19,7 @@ from market_data_pipeline.settings import Settings
 from market_data_pipeline.store.connection import Role, engine
 from market_data_pipeline.store.copy import StoreConnection
 from market_data_pipeline.store.migrations import migrate, migrate_database
-from market_data_pipeline.store.privileges import lacking_privileges
+from market_data_pipeline.store.privileges import missing_privileges
 from market_data_pipeline.store.rate_limit_queue import RateLimitQueue
 from market_data_pipeline_tests.conftest import REPOSITORY, SQL
 
@@ -215,7 +215,7 @@ def test_a_login_of_its_own_is_made_a_member_by_the_owners_migration(
             database_url=url, owner_url=empty_database_url, project_root=REPOSITORY, dagster_home=REPOSITORY
         )
         assert migrate(settings)
-        assert lacking_privileges(settings) is None
+        assert missing_privileges(settings) is None
         assert act_of_sqlalchemy(url) == "market_data_writer"
         assert migrate(settings.model_copy(update={"owner_url": url})) == []  # nothing to apply, so no owner is needed
 
@@ -229,7 +229,7 @@ def test_where_roles_cannot_be_created_everything_works_and_the_administrators_s
             administrator.execute(f"grant create on database {database} to {name}")
         settings = Settings(database_url=url, owner_url=url, project_root=REPOSITORY, dagster_home=REPOSITORY)
         assert migrate(settings)
-        needed = lacking_privileges(settings)
+        needed = missing_privileges(settings)
         assert needed is not None
         assert f"grant market_data_writer to {name}" in needed
         assert act_of_sqlalchemy(url) == name
@@ -240,7 +240,7 @@ def test_where_roles_cannot_be_created_everything_works_and_the_administrators_s
         with psycopg.connect(postgres_url, autocommit=True) as administrator:
             administrator.execute(needed)
         migrate(settings)
-        assert lacking_privileges(settings) is None
+        assert missing_privileges(settings) is None
         assert act_of_sqlalchemy(url) == "market_data_writer"
 
 
