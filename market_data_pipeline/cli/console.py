@@ -1,13 +1,15 @@
-"""What the commands share: the screen, the settings, and how lists, instants, tables and JSON are read and printed."""
+"""What the commands share: options, and how lists, instants, tables and JSON are read and printed."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
 from datetime import UTC
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
-from market_data_pipeline.runtime.console import complain, console
+import typer
+
+from market_data_pipeline.runtime.console import console
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -15,19 +17,14 @@ if TYPE_CHECKING:
 
     from market_data_pipeline.settings import Settings
 
-__all__ = [
-    "complain",
-    "console",
-    "instant",
-    "names",
-    "print_json",
-    "print_table",
-    "settings",
-    "write_json",
-    "write_text",
-]
-
 T = TypeVar("T")
+
+Symbols = Annotated[str, typer.Option(help="Comma-separated followed symbols; all if omitted.")]
+Timeframes = Annotated[str, typer.Option(help="Comma-separated: 5m, 15m, 1h, 4h, 1d; all if omitted.")]
+HistoryDays = Annotated[
+    int | None, typer.Option(min=1, help="Calendar days of history; MARKET_DATA_HISTORY_DAYS if omitted.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON: the read API's answer, for reports that it serves.")]
 
 
 def settings() -> Settings:

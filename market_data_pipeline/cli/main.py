@@ -13,13 +13,11 @@ from typing import Annotated, NoReturn
 import typer
 
 from market_data_pipeline import __version__
-from market_data_pipeline.cli import measure as cli_measure
-from market_data_pipeline.cli import reports as cli_reports
-from market_data_pipeline.cli import runs as cli_runs
-from market_data_pipeline.cli import universe as cli_universe
-from market_data_pipeline.cli.console import complain, console, names, settings
+from market_data_pipeline.cli import measure, reports, runs, universe
+from market_data_pipeline.cli.console import HistoryDays, Symbols, Timeframes, names, settings
 from market_data_pipeline.domain.errors import ConfigurationError, PipelineError, UsageError
 from market_data_pipeline.domain.series import parse_symbol, parse_timeframe
+from market_data_pipeline.runtime.console import complain, console
 
 app = typer.Typer(
     name="market-data",
@@ -137,30 +135,30 @@ def migrate() -> None:
 
 @app.command(epilog="Example: market-data backfill --symbols AAPL,MSFT --timeframes 5m,1d --days 30")
 def backfill(
-    symbols: Annotated[str, typer.Option(help="Comma-separated followed symbols; all by default.")] = "",
-    timeframes: Annotated[str, typer.Option(help="Comma-separated: 5m, 15m, 1h, 4h, 1d; all by default.")] = "",
-    days: Annotated[
-        int | None, typer.Option(min=1, help="Calendar days of history; MARKET_DATA_HISTORY_DAYS by default.")
-    ] = None,
+    symbols: Symbols = "",
+    timeframes: Timeframes = "",
+    days: HistoryDays = None,
     full: Annotated[bool, typer.Option("--full", help="Fetch and compute again what is already held.")] = False,
 ) -> None:
     """Fetch what is missing through Dagster, with progress bars."""
     chosen = names(symbols, parse_symbol)
     chosen_timeframes = names(timeframes, parse_timeframe)
-    from market_data_pipeline.runtime.database import check_followed
+    from market_data_pipeline.runtime.database import open_universe
     from market_data_pipeline.runtime.env_file import write_env
+    from market_data_pipeline.runtime.load import Load
     from market_data_pipeline.runtime.up import run_backfill
+    from market_data_pipeline.store.universe import select_followed
 
     write_env(take_over=False)
     config = settings()
-    check_followed(config, chosen)
-    raise typer.Exit(run_backfill(config, chosen, chosen_timeframes, days, full))
+    if chosen:
+        select_followed(open_universe(config), chosen)  # refuses other symbols before anything starts
+    raise typer.Exit(run_backfill(config, Load(chosen, chosen_timeframes, days, full)))
 
 
-cli_reports.register(app)
-cli_runs.register(app)
-cli_measure.register(app)
-app.add_typer(cli_universe.app, name="universe")
+for part in (reports, runs, measure):
+    app.add_typer(part.app)
+app.add_typer(universe.app, name="universe")
 
 
 def main() -> NoReturn:

@@ -7,35 +7,33 @@ from typing import Annotated
 
 import typer
 
-from market_data_pipeline.cli.console import console, names, print_table, settings, write_json
+from market_data_pipeline.cli.console import Timeframes, names, print_table, settings, write_json
 from market_data_pipeline.domain.errors import UsageError
 from market_data_pipeline.domain.objectives import Outage
 from market_data_pipeline.domain.series import parse_timeframe
 from market_data_pipeline.reports.objectives import span
+from market_data_pipeline.runtime.console import console
 
-_PICTURES = (".png", ".svg", ".html")
+_CHARTS = (".png", ".svg", ".html")
+_JsonFile = Annotated[
+    Path, typer.Option("--json", metavar="FILE", help="Write the document to FILE; - for standard output.")
+]
+_Chart = Annotated[
+    Path, typer.Option("--picture", metavar="FILE", help="Write the chart to FILE: .png, .svg or .html.")
+]
+app = typer.Typer()
 
 
-def register(app: typer.Typer) -> None:
-    """Add the measurements to the command line `app`."""
-    app.command(epilog="Example: market-data baseline --symbols 5 --days 90")(baseline)
-    app.command(epilog="Example: market-data drill SCHEDULER_CRASH --json drill.json")(drill)
-    app.command(epilog="Example: market-data loadtest --seconds 5 --scenarios cached_symbol,uncached_mixed")(loadtest)
-
-
+@app.command(epilog="Example: market-data baseline --symbols 5 --days 90")
 def baseline(
     symbols: Annotated[
         int | None,
         typer.Option(min=1, help="How many symbols, from the start of the universe file; 25 or all by default."),
     ] = None,
-    timeframes: Annotated[str, typer.Option(help="Comma-separated: 5m, 15m, 1h, 4h, 1d; all by default.")] = "",
+    timeframes: Timeframes = "",
     days: Annotated[int, typer.Option(min=1, help="Calendar days of history.")] = 365,
-    json_file: Annotated[
-        Path, typer.Option("--json", metavar="FILE", help="Write the document to FILE; - for standard output.")
-    ] = Path("baseline.json"),
-    picture: Annotated[Path, typer.Option(metavar="FILE", help="Write the chart to FILE: .png, .svg or .html.")] = Path(
-        "baseline.png"
-    ),
+    json_file: _JsonFile = Path("baseline.json"),
+    picture: _Chart = Path("baseline.png"),
 ) -> None:
     """Measure a first backfill into a scratch database: how long it takes, how much it writes, what limits it."""
     chosen = names(timeframes, parse_timeframe)
@@ -51,6 +49,7 @@ def baseline(
     raise typer.Exit(0 if document["jobs"]["completed"] == document["jobs"]["total"] else 1)
 
 
+@app.command(epilog="Example: market-data drill SCHEDULER_CRASH --json drill.json")
 def drill(
     outages: Annotated[
         list[Outage] | None,
@@ -87,18 +86,15 @@ def drill(
     raise typer.Exit(0 if document["kept"] else 1)
 
 
+@app.command(epilog="Example: market-data loadtest --seconds 5 --scenarios cached_symbol,uncached_mixed")
 def loadtest(
     symbols: Annotated[int, typer.Option(min=1, help="How many symbols, from the start of the universe file.")] = 8,
     days: Annotated[int, typer.Option(min=1, help="Calendar days of history to load first.")] = 365,
     seconds: Annotated[float, typer.Option(min=0.1, help="Seconds that each scenario is measured.")] = 10.0,
     users: Annotated[int, typer.Option(min=1, max=10_000, help="Concurrent users in the largest scenario.")] = 100,
     names_: Annotated[str, typer.Option("--scenarios", help="Comma-separated; all by default.")] = "",
-    json_file: Annotated[
-        Path, typer.Option("--json", metavar="FILE", help="Write the document to FILE; - for standard output.")
-    ] = Path("loadtest.json"),
-    picture: Annotated[Path, typer.Option(metavar="FILE", help="Write the chart to FILE: .png, .svg or .html.")] = Path(
-        "loadtest.png"
-    ),
+    json_file: _JsonFile = Path("loadtest.json"),
+    picture: _Chart = Path("loadtest.png"),
 ) -> None:
     """Put load on a scratch read API over synthetic bars, also during a refresh, and assess how it answers."""
     chosen = names(names_, str)
@@ -116,8 +112,8 @@ def loadtest(
 
 def _check_files(json_file: Path, picture: Path) -> None:
     """Raise UsageError before anything is measured if the results could not be written."""
-    if picture.suffix not in _PICTURES:
-        raise UsageError(f"A chart's name ends in {', '.join(_PICTURES[:-1])} or {_PICTURES[-1]}; {picture} does not.")
+    if picture.suffix not in _CHARTS:
+        raise UsageError(f"A chart's name ends in {', '.join(_CHARTS[:-1])} or {_CHARTS[-1]}; {picture} does not.")
     for file in (json_file, picture):
         _check_folder(file)
     _keep_for_json(json_file)

@@ -11,7 +11,10 @@ from typing import Annotated
 import typer
 
 from market_data_pipeline.cli.console import (
-    console,
+    AsJson,
+    HistoryDays,
+    Symbols,
+    Timeframes,
     instant,
     names,
     print_json,
@@ -23,39 +26,31 @@ from market_data_pipeline.cli.console import (
 from market_data_pipeline.domain.errors import UsageError
 from market_data_pipeline.domain.series import Timeframe, parse_symbol, parse_timeframe
 from market_data_pipeline.reports.objectives import span
+from market_data_pipeline.runtime.console import console
 
-_AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, as the endpoint of the read API answers it.")]
-
-
-def register(app: typer.Typer) -> None:
-    """Add the reports to the command line `app`."""
-    app.command(epilog="Example: market-data plan --symbols AAPL --days 30")(plan)
-    app.command(epilog="Example: market-data staleness --json")(staleness)
-    app.command(epilog="Example: market-data gaps AAPL --timeframe 5m")(gaps)
-    app.command(epilog="Example: market-data objectives --json objectives.json")(objectives)
+app = typer.Typer()
 
 
+@app.command(epilog="Example: market-data plan --symbols AAPL --days 30")
 def plan(
-    symbols: Annotated[str, typer.Option(help="Comma-separated followed symbols; all if omitted.")] = "",
-    timeframes: Annotated[str, typer.Option(help="Comma-separated: 5m, 15m, 1h, 4h, 1d; all if omitted.")] = "",
-    days: Annotated[
-        int | None, typer.Option(min=1, help="Calendar days of history; MARKET_DATA_HISTORY_DAYS if omitted.")
-    ] = None,
+    symbols: Symbols = "",
+    timeframes: Timeframes = "",
+    days: HistoryDays = None,
     full: Annotated[bool, typer.Option("--full", help="As if nothing were held.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Estimate the calls, pages and time of a backfill; nothing is sent.
 
     A page holds 50,000 minutes, whatever the timeframe: a year of a stock takes at most 5 calls for 5m and one for 1d
     (52 sessions of 16 hours a call), a year of a round-the-clock symbol 11 and one (34 days a call).
     """
-    wanted_symbols = names(symbols, parse_symbol)
-    wanted_timeframes = names(timeframes, parse_timeframe)
+    chosen = names(symbols, parse_symbol)
+    chosen_timeframes = names(timeframes, parse_timeframe)
     from market_data_pipeline.reports.estimate import estimate_backfill
     from market_data_pipeline.runtime.database import open_universe
 
     config = settings()
-    estimate = estimate_backfill(open_universe(config), config, wanted_symbols, wanted_timeframes, days, full=full)
+    estimate = estimate_backfill(open_universe(config), config, chosen, chosen_timeframes, days, full=full)
     if as_json:
         print_json(estimate)
         return
@@ -83,9 +78,10 @@ def plan(
     )
 
 
+@app.command(epilog="Example: market-data staleness --json")
 def staleness(
     limit: Annotated[int, typer.Option(min=1, help="At most this many series of each state.")] = 50,
-    as_json: _AsJson = False,
+    as_json: AsJson = False,
 ) -> None:
     """Show how far behind each series is, worst first."""
     from market_data_pipeline.reports.freshness import staleness_report
@@ -118,10 +114,11 @@ def staleness(
     console().print(f"{said} at {instant(report.timestamp)}")
 
 
+@app.command(epilog="Example: market-data gaps AAPL --timeframe 5m")
 def gaps(
     symbol: Annotated[str, typer.Argument(help="A followed symbol, as the vendor writes it.", show_default=False)],
     timeframe: Annotated[str, typer.Option(help="5m or 1d, the fetched ones; both if omitted.")] = "",
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Explain every gap in a symbol's history; sends nothing."""
     from market_data_pipeline.reports.gaps import gaps_report, table_rows
@@ -154,6 +151,7 @@ def _fetched(text: str) -> Timeframe:
     raise UsageError(f"{timeframe} bars are made of {timeframe.base} ones and have the same gaps; choose 5m or 1d.")
 
 
+@app.command(epilog="Example: market-data objectives --json objectives.json")
 def objectives(
     json_file: Annotated[
         Path | None,

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from market_data_pipeline.cli.console import console, instant, print_json, print_table, settings
+from market_data_pipeline.cli.console import AsJson, instant, print_json, print_table, settings
 from market_data_pipeline.reports.objectives import span
+from market_data_pipeline.runtime.console import console
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,16 +22,11 @@ if TYPE_CHECKING:
 
     from market_data_pipeline.reports.dagster_state import DagsterState
 
-_AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, as the endpoint of the read API answers it.")]
+app = typer.Typer()
 
 
-def register(app: typer.Typer) -> None:
-    """Add the reports on runs to the command line `app`."""
-    app.command(epilog="Example: market-data health --json")(health)
-    app.command(epilog="Example: market-data history --limit 5")(history)
-
-
-def health(as_json: _AsJson = False) -> None:
+@app.command(epilog="Example: market-data health --json")
+def health(as_json: AsJson = False) -> None:
     """Show whether daemons, schedules and the last refresh are in order; starts nothing."""
     from market_data_pipeline.reports.attainment import percent
     from market_data_pipeline.reports.health import scheduler_health
@@ -89,12 +85,13 @@ def health(as_json: _AsJson = False) -> None:
     )
 
 
+@app.command(epilog="Example: market-data history --limit 5")
 def history(
     run_id: Annotated[
         str, typer.Argument(help="Only this run, with each of its series; the first characters of its id will do.")
     ] = "",
     limit: Annotated[int, typer.Option(min=1, help="At most this many runs.")] = 20,
-    as_json: _AsJson = False,
+    as_json: AsJson = False,
 ) -> None:
     """Show what ran when, who requested it, why, for which series and with which result; newest first."""
     if run_id:

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from market_data_pipeline.cli.console import console, print_json, print_table, settings
+from market_data_pipeline.cli.console import AsJson, print_json, print_table, settings
 from market_data_pipeline.domain.series import Tier, parse_symbol
+from market_data_pipeline.runtime.console import console
 
 if TYPE_CHECKING:
     from market_data_pipeline.store.universe import UniverseChange
@@ -18,7 +19,7 @@ _Symbols = Annotated[list[str], typer.Argument(metavar="SYMBOL...", help="Ticker
 
 
 @app.command("list", epilog="Example: market-data universe list --json")
-def list_symbols(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+def list_symbols(as_json: AsJson = False) -> None:
     """Show the followed symbols, their tier and their asset class."""
     from market_data_pipeline.runtime.database import followed
 

@@ -8,8 +8,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
-
     import sqlalchemy as sa
 
     from market_data_pipeline.settings import Settings
@@ -70,15 +68,3 @@ def followed(settings: Settings) -> list[TrackedSymbol]:
     from market_data_pipeline.store.universe import tracked
 
     return [each for each in tracked(open_universe(settings)) if each.active]
-
-
-def check_followed(settings: Settings, symbols: Collection[str]) -> None:
-    """Do nothing when all of `symbols` are followed.
-
-    Raises:
-        UsageError: one is not; the message lists up to 40 that are. Else as `open_universe`.
-    """
-    from market_data_pipeline.store.universe import select_followed
-
-    if symbols:
-        select_followed(open_universe(settings), symbols)

@@ -69,13 +69,11 @@ class Processes:
         return self.state / _RECORDS / f"{self.name}-{os.getpid()}.json"
 
     def _record(self) -> None:
-        """Write down the command, then its processes; a start time beside each id tells a reused id apart."""
+        """Write down the command, then its processes."""
         self.state.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._file.parent.mkdir(mode=0o700, exist_ok=True)
-        entries = []
-        for process in (psutil.Process(), *(child.process for child in self.children)):
-            with suppress(psutil.NoSuchProcess):
-                entries.append({"pid": process.pid, "started": process.create_time()})
+        pids = (os.getpid(), *(child.process.pid for child in self.children))
+        entries = [{"pid": pid, "started": began} for pid in pids if (began := start_time(pid))]
         draft = self._file.with_suffix(".new")
         draft.write_text(json.dumps({"command": self.name, "folder": _identity(self.state), "processes": entries}))
         draft.replace(self._file)
@@ -174,7 +172,7 @@ def commands(state: Path, name: str | None = None) -> list[Command]:
             record = json.loads(file.read_text())
             if record["folder"] == _identity(state) and name in (None, record["command"]):
                 pids = {entry["pid"]: entry["started"] for entry in record["processes"]}
-                running = [process for pid, began in pids.items() if (process := _running(pid, began))]
+                running = [process for pid, began in pids.items() if (process := process_started(pid, began))]
                 found.append(Command(file, str(record["command"]), next(iter(pids)), running))
     return found
 
@@ -184,11 +182,24 @@ def other_commands(state: Path) -> list[Command]:
     return [command for command in commands(state) if command.is_running and command.pid != os.getpid()]
 
 
-def _running(pid: int, began: float) -> psutil.Process | None:
+def start_time(pid: int) -> str | None:
+    """Return when a process began, in clock ticks since boot with the boot's id; None when it has ended.
+
+    With the id it names one process, also after the id was reused or the machine's clock was set.
+    """
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        return None
+    after_name = stat.rpartition(")")[2].split()  # state is field 3, the start time field 22 (proc_pid_stat(5))
+    return None if after_name[0] in {"Z", "X"} else f"{boot}:{after_name[19]}"
+
+
+def process_started(pid: int, began: str) -> psutil.Process | None:
+    """Return the process with this id if it began at this `start_time` and still runs."""
     with suppress(psutil.NoSuchProcess):
-        process = psutil.Process(pid)
-        if abs(process.create_time() - began) < 1.0 and is_alive(process):
-            return process
+        return psutil.Process(pid) if start_time(pid) == began else None
     return None
 
 
@@ -196,14 +207,6 @@ def _identity(folder: Path) -> list[int]:
     """Return what stays the same when a folder is renamed and differs when it is copied."""
     found = folder.stat()
     return [found.st_dev, found.st_ino]
-
-
-def is_alive(process: psutil.Process) -> bool:
-    """Return whether a process still runs; a zombie does not."""
-    try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
 
 
 def end_trees(roots: Iterable[psutil.Process], seconds: float = STOP_SECONDS) -> None:
@@ -233,8 +236,16 @@ def _send(signal: str, processes: Iterable[psutil.Process], seconds: float = STO
     for process in sent:
         with suppress(psutil.NoSuchProcess):
             getattr(process, signal)()
-    left: list[psutil.Process] = psutil.wait_procs(sent, timeout=seconds)[1]
+    deadline = time.monotonic() + seconds
+    while (left := [process for process in sent if _is_alive(process)]) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    psutil.wait_procs([process for process in sent if process not in left], timeout=0)  # reaps our own
     return left
+
+
+def _is_alive(process: psutil.Process) -> bool:
+    """Return whether a process still runs; a zombie, which an orphan's new parent may never reap, does not."""
+    return start_time(process.pid) is not None and process.is_running()
 
 
 def wait_for_answer(url: str, check: Callable[[], None]) -> None:

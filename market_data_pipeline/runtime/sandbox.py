@@ -1,7 +1,7 @@
 """The sandbox server as a process of its own: started on demand, shared by all processes of a project, and stopped.
 
-`state_dir/sandbox.json` names the running one: `pid`, `started` (its start time as the kernel gives it, so that a
-reused pid is not mistaken for ours), `base_url`, `parameters`. It exits after `IDLE` without a request.
+`state_dir/sandbox.json` names the running one: `pid`, `started` (as `processes.start_time`), `base_url`, `parameters`.
+It exits after `IDLE` without a request.
 """
 
 from __future__ import annotations
@@ -11,24 +11,23 @@ import fcntl
 import http.client
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
 import time
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
 from market_data_pipeline.domain.errors import ConfigurationError, TransientError
 from market_data_pipeline.ingest.pipeline import Vendor, named_vendor
 from market_data_pipeline.priority import give_way, session_gives_way
+from market_data_pipeline.runtime.processes import end_trees, process_started, start_time
 from market_data_pipeline.settings.sandbox import HOST, PORT, SANDBOX_KEY, STATUS_PATH, parameters
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from datetime import datetime
 
     from market_data_pipeline.settings import Settings
 
@@ -38,30 +37,6 @@ START_WITHIN: Final = timedelta(seconds=60)  # it takes one; a machine under loa
 STOP_WITHIN: Final = timedelta(seconds=10)
 _POLL: Final = 0.02  # seconds between checks of a starting or stopping process
 _started: Final[list[subprocess.Popen[bytes]]] = []  # ours to reap; Python warns when a running one is dropped
-
-
-class SandboxSettings(Protocol):
-    """The settings that the sandbox needs."""
-
-    @property
-    def state_dir(self) -> Path:
-        """Folder of `sandbox.json` and `logs/`; created if it does not exist."""
-
-    @property
-    def as_of(self) -> datetime | None:
-        """Instant at which the clock stands still, None for the real one."""
-
-    @property
-    def plan(self) -> str:
-        """Name of the plan to simulate."""
-
-    @property
-    def calls_per_minute(self) -> int | None:
-        """Limit instead of the plan's; 0 for none."""
-
-    @property
-    def sandbox_replay(self) -> Path | None:
-        """File or folder of recorded bars to serve, None for synthetic ones."""
 
 
 def vendor_access(settings: Settings) -> Vendor:
@@ -74,7 +49,7 @@ def vendor_access(settings: Settings) -> Vendor:
     return Vendor(ensure_sandbox(settings), SANDBOX_KEY) if settings.uses_sandbox else named_vendor(settings)
 
 
-def ensure_sandbox(settings: SandboxSettings) -> str:
+def ensure_sandbox(settings: Settings) -> str:
     """Return the base URL of a running sandbox with these settings, started now unless there is one.
 
     One that runs with other settings is stopped first. Any number of processes may call this at once: one starts it.
@@ -92,21 +67,21 @@ def ensure_sandbox(settings: SandboxSettings) -> str:
         return _start(settings.state_dir, _parameters(settings))
 
 
-def running_sandbox(settings: SandboxSettings) -> str | None:
+def running_sandbox(settings: Settings) -> str | None:
     """Return the base URL of the sandbox that `ensure_sandbox` would not have to start, None if there is none."""
     expected, record = _parameters(settings), _record(settings.state_dir)
-    if record is None or record["parameters"] != expected or _start_time(record["pid"]) != record["started"]:
+    if record is None or record["parameters"] != expected or start_time(record["pid"]) != record["started"]:
         return None
     url: str = record["base_url"]
     status = _status(url)
     return url if status is not None and status.get("parameters") == expected else None
 
 
-def _parameters(settings: SandboxSettings) -> dict[str, Any]:
+def _parameters(settings: Settings) -> dict[str, Any]:
     return parameters(settings.as_of, settings.plan, settings.calls_per_minute, settings.sandbox_replay)
 
 
-def stop_sandbox(settings: SandboxSettings) -> bool:
+def stop_sandbox(settings: Settings) -> bool:
     """Stop the sandbox that `ensure_sandbox` started; return False when there was none."""
     return stop_sandbox_in(settings.state_dir)
 
@@ -147,7 +122,7 @@ def _start(state: Path, chosen: dict[str, Any]) -> str:
             process.kill()
             raise TransientError(f"The sandbox server did not answer within {START_WITHIN}; see {log}.")
         time.sleep(_POLL)
-    record = {"pid": process.pid, "started": _start_time(process.pid), "base_url": url, "parameters": chosen}
+    record = {"pid": process.pid, "started": start_time(process.pid), "base_url": url, "parameters": chosen}
     draft = _record_file(state).with_suffix(f".{os.getpid()}")
     draft.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     draft.replace(_record_file(state))
@@ -178,17 +153,10 @@ def _listening() -> socket.socket:
 def _stop(state: Path) -> bool:
     record = _record(state)
     _record_file(state).unlink(missing_ok=True)
-    if record is None or _start_time(record["pid"]) != record["started"]:
+    process = None if record is None else process_started(record["pid"], record["started"])
+    if process is None:
         return False
-    pid = record["pid"]
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, number)
-        deadline = time.monotonic() + STOP_WITHIN.total_seconds()
-        while _start_time(pid) == record["started"] and time.monotonic() < deadline:
-            time.sleep(_POLL)
-        if _start_time(pid) != record["started"]:
-            break
+    end_trees([process], STOP_WITHIN.total_seconds())
     _started[:] = [process for process in _started if process.poll() is None]
     return True
 
@@ -204,17 +172,6 @@ def _status(url: str) -> dict[str, Any] | None:
     finally:
         connection.close()
     return status if isinstance(status, dict) else None
-
-
-def _start_time(pid: int) -> str | None:
-    """Return when the process began, in clock ticks since boot with the boot's id; None when it has ended."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-    except OSError:
-        return None
-    after_name = stat.rpartition(")")[2].split()  # state is field 3, the start time field 22 (proc_pid_stat(5))
-    return None if after_name[0] in {"Z", "X"} else f"{boot}:{after_name[19]}"
 
 
 def _record(state: Path) -> dict[str, Any] | None:

@@ -32,19 +32,17 @@ from market_data_pipeline.runtime.processes import (
     check_port,
     commands,
     end_trees,
-    is_alive,
     other_commands,
     wait_for_answer,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
     import dagster as dg
     import sqlalchemy as sa
     from rich.console import Console
 
-    from market_data_pipeline.domain.series import Timeframe
     from market_data_pipeline.settings import Settings
 
 # A command cancels its runs (twice 10 s at most) and ends its processes (15 s and 5 s).
@@ -100,21 +98,8 @@ def run_up(settings: Settings, once: bool) -> int:
             time.sleep(LOOK_SECONDS)
 
 
-def run_backfill(
-    settings: Settings,
-    symbols: Sequence[str] = (),
-    timeframes: Sequence[Timeframe] = (),
-    days: int | None = None,
-    full: bool = False,
-) -> int:
+def run_backfill(settings: Settings, request: Load) -> int:
     """Load what is missing through Dagster, with a daemon of its own unless one is running.
-
-    Args:
-        settings: of the project.
-        symbols: tracked symbols, all when empty.
-        timeframes: all when empty; a resampled one brings `5m` along.
-        days: calendar days of history, instead of the settings'.
-        full: fetch again what is held.
 
     Returns:
         0 when every requested series is complete, else 1.
@@ -127,7 +112,7 @@ def run_backfill(
         daemon = stack.enter_context(Daemon(settings, console, processes, instance))
         _check_vendor(settings)
         write_env()
-        code = load(engine, instance, console, Load(symbols, timeframes, days, full), daemon.share)
+        code = load(engine, instance, console, request, daemon.share)
         daemon.wait_for_guests()
         return code
 
@@ -138,7 +123,7 @@ def run_down(settings: Settings) -> int:
     found = [command for command in commands(settings.state_dir) if command.processes]
     # A command ends its own processes in order; what a killed one left behind is ended here.
     end_trees((process for each in found for process in each.processes if process.pid == each.pid), _DOWN_SECONDS)
-    end_trees(process for each in found for process in each.processes if is_alive(process))
+    end_trees(process for each in found for process in each.processes)
     ended = [f"market-data {each.name}" for each in found]
     for each in commands(settings.state_dir):
         each.file.unlink(missing_ok=True)

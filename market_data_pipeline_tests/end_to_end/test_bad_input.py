@@ -15,6 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from market_data_pipeline.runtime.processes import start_time
 from market_data_pipeline_tests.end_to_end.conftest import MakeProject
 from market_data_pipeline_tests.end_to_end.project import Project, free_ports, is_open, sentence, until
 
@@ -135,13 +136,13 @@ def test_down_ends_no_process_of_a_stale_or_foreign_record(project: Project, fil
     folder = project.state / "running"
     folder.mkdir(exist_ok=True)
     found = project.state.stat()
-    started = {"pid": stranger.pid, "started": stranger.create_time()}
+    started = {"pid": stranger.pid, "started": start_time(stranger.pid)}
     content: object = {
         # A process number that another process has by now; a copy of another project's state; no record at all.
         "up-1.json": {
             "command": "up",
             "folder": [found.st_dev, found.st_ino],
-            "processes": [{**started, "started": started["started"] - 3600}],
+            "processes": [{**started, "started": start_time(os.getpid())}],
         },
         "up-{foreign}.json": {"command": "up", "folder": [found.st_dev, found.st_ino + 1], "processes": [started]},
         "backfill-7.json": ["half", "a"],
