@@ -35,7 +35,7 @@ from market_data_pipeline_tests.ingest.faults.repertoire import (
     too_long,
     unended,
 )
-from market_data_pipeline_tests.ingest.faults.vendor import ALWAYS, Asked, FaultyVendor, Make, anything
+from market_data_pipeline_tests.ingest.faults.vendor import ALWAYS, Exchange, FaultyVendor, Make, anything
 from market_data_pipeline_tests.polygon.faulty_server import reset, send, send_json
 
 KEY = "kQ7vSECRETvendorKEY93xZ"
@@ -45,7 +45,7 @@ NOW = datetime.fromisoformat(NOON)
 PASSING: dict[str, tuple[Make, ...]] = {
     "AAPL": (always(send(502, HTML)), cut_gzip, next_url(leaving_out)),
     "AMZN": (always(reset()), too_long, empty_then_next),
-    "GOOGL": (cut_json, unended, next_url(lambda asked, url: f"https://evil.example:8443{url[len(asked.root) :]}")),
+    "GOOGL": (cut_json, unended, next_url(lambda one, url: f"https://evil.example:8443{url[len(one.root) :]}")),
 }
 # At every request for them, and words of the reason.
 STAYING: dict[str, tuple[Make, str, str]] = {
@@ -145,9 +145,9 @@ def test_what_passes_leaves_the_truth_and_what_stays_leaves_nothing_and_its_reas
     vendor.inject(always(send_json(TOO_MANY, 429)), anything)
     for symbol, faults in PASSING.items():
         for make in faults:
-            vendor.inject(make, lambda asked, symbol=symbol: asked.kind == "5m" and asked.symbol == symbol)  # type: ignore[misc]
+            vendor.inject(make, lambda exchange, symbol=symbol: exchange.kind == "5m" and exchange.symbol == symbol)  # type: ignore[misc]
     for symbol, (make, *_) in STAYING.items():
-        vendor.inject(make, lambda asked, symbol=symbol: asked.kind == "5m" and asked.symbol == symbol, ALWAYS)  # type: ignore[misc]
+        vendor.inject(make, lambda exchange, symbol=symbol: exchange.kind == "5m" and exchange.symbol == symbol, ALWAYS)  # type: ignore[misc]
 
     run = launched(project, instance)
     assert run.status is dg.DagsterRunStatus.FAILURE
@@ -190,5 +190,5 @@ def test_once_the_vendor_behaves_again_the_same_command_fetches_what_failed(
         assert held == truth(vendor, symbol, held[0][0])
     logged = outcomes(project, run)
     assert {one["status"] for (symbol, _), one in logged.items() if symbol in PASSING} == {"unchanged"}
-    asked: list[Asked] = vendor.asked[before:]
-    assert {one.symbol for one in asked if one.kind == "5m"} == {*STAYING}
+    later: list[Exchange] = vendor.exchanges[before:]
+    assert {one.symbol for one in later if one.kind == "5m"} == {*STAYING}

@@ -26,7 +26,7 @@ from market_data_pipeline.settings.sandbox import SANDBOX_KEY
 
 
 class Patience:
-    """Seconds that pass by sleeping alone, so that nobody really waits for a turn or after a 429."""
+    """Seconds that pass by sleeping alone, so that no test really waits for the rate limit or after a 429."""
 
     def __init__(self) -> None:
         self.slept = 0.0

@@ -105,7 +105,7 @@ def test_an_append_reads_its_warm_up_and_writes_its_rows(world: World, counted: 
     world.now += timedelta(minutes=15)
     outcome = refresh(world, counted)
     assert outcome.counters.rows_inserted == outcome.counters.features_written == 3
-    assert counted.read["bars"] <= WARM_UP_BARS + 200  # and the bars of the session, which were asked for again
+    assert counted.read["bars"] <= WARM_UP_BARS + 200  # and the bars of the session, which were fetched again
     assert counted.read["features"] == 0
     assert counted.written == {"bars_5m": 3, "features_5m": 3}
     assert rewritten(before, features(world)).tolist() == [False] * len(before) + [True] * 3
@@ -156,7 +156,7 @@ def test_a_corrected_value_changes_rows_from_its_bar_on_until_it_is_forgotten(
     outcome = refresh(world, counted)
     after = features(world)
     assert outcome.counters.rows_updated == 1
-    # A volume is in the means of 20 bars: these rows are written anew, none before and none after them.
+    # A volume is in the means of 20 bars: these rows are written again, none before and none after them.
     touched = rewritten(before, after)
     assert touched[touched].index.tolist() == list(range(at, at + 20))
     assert outcome.counters.features_written == counted.written["features_5m"] == 20
@@ -296,9 +296,9 @@ def test_a_breaking_formula_fails_its_series_only_and_says_where(
     assert [(one.symbol, one.timeframe, one.error) for one in report.recent_failures] == [("AAPL", "5m", failed.error)]
 
     monkeypatch.setattr(formulas, "features_from", whole)
-    mended = world.refresh("AAPL", "X:BTCUSD", history_days=3)
-    assert not any(outcome.failed for outcome in mended.values())
-    assert mended["AAPL|15m"].status == "unchanged"
-    counts = {key: outcome.bar_count for key, outcome in mended.items()}
+    later = world.refresh("AAPL", "X:BTCUSD", history_days=3)
+    assert not any(outcome.failed for outcome in later.values())
+    assert later["AAPL|15m"].status == "unchanged"
+    counts = {key: outcome.bar_count for key, outcome in later.items()}
     assert counts["AAPL|5m"] == 3 * counts["AAPL|15m"] > 500
     assert counts["AAPL|15m"] == outcomes["AAPL|15m"].bar_count

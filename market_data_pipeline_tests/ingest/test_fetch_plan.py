@@ -26,8 +26,8 @@ def timing(now: datetime, delay: timedelta = timedelta(0)) -> Timing:
     return Timing(CALENDAR, lambda end: end + delay, now)
 
 
-def held(session_date: date, status: CoverageStatus, asked: datetime, rows: int = 192) -> dict[date, Coverage]:
-    return {session_date: Coverage(session_date, status, rows, asked)}
+def held(session_date: date, status: CoverageStatus, fetched: datetime, rows: int = 192) -> dict[date, Coverage]:
+    return {session_date: Coverage(session_date, status, rows, fetched)}
 
 
 def days(now: datetime, coverage: dict[date, Coverage], base: Timeframe = Timeframe.M5, **more: bool) -> list[date]:
@@ -60,17 +60,17 @@ def test_a_failed_day_is_fetched_again() -> None:
 
 
 def test_a_session_in_progress_is_fetched_when_another_bar_is_served() -> None:
-    asked = held(WEDNESDAY.date, CoverageStatus.PROVISIONAL, new_york(26, 10, 2))
-    assert days(new_york(26, 10, 4), asked) == []
-    assert days(new_york(26, 10, 5), asked) == [WEDNESDAY.date]
+    fetched = held(WEDNESDAY.date, CoverageStatus.PROVISIONAL, new_york(26, 10, 2))
+    assert days(new_york(26, 10, 4), fetched) == []
+    assert days(new_york(26, 10, 5), fetched) == [WEDNESDAY.date]
 
 
 def test_the_plans_delay_postpones_a_bar() -> None:
-    asked = held(WEDNESDAY.date, CoverageStatus.PROVISIONAL, new_york(26, 10, 17))
+    fetched = held(WEDNESDAY.date, CoverageStatus.PROVISIONAL, new_york(26, 10, 17))
     late = timing(new_york(26, 10, 19), timedelta(minutes=15))
-    assert days_to_fetch(WEEK, asked, Timeframe.M5, late) == ()
+    assert days_to_fetch(WEEK, fetched, Timeframe.M5, late) == ()
     late = timing(new_york(26, 10, 20), timedelta(minutes=15))
-    assert days_to_fetch(WEEK, asked, Timeframe.M5, late) == (WEDNESDAY,)
+    assert days_to_fetch(WEEK, fetched, Timeframe.M5, late) == (WEDNESDAY,)
 
 
 def test_a_night_and_a_holiday_cost_two_looks_in_all() -> None:
@@ -84,9 +84,9 @@ def test_a_night_and_a_holiday_cost_two_looks_in_all() -> None:
 
 
 def test_an_early_close_ends_at_17_new_york() -> None:
-    asked = held(WEDNESDAY.date, CoverageStatus.COMPLETE, new_york(27, 11))
-    asked |= held(FRIDAY.date, CoverageStatus.PROVISIONAL, new_york(28, 17, 15))
-    assert days(new_york(28, 19, 0), asked) == []
+    fetched = held(WEDNESDAY.date, CoverageStatus.COMPLETE, new_york(27, 11))
+    fetched |= held(FRIDAY.date, CoverageStatus.PROVISIONAL, new_york(28, 17, 15))
+    assert days(new_york(28, 19, 0), fetched) == []
 
 
 def test_a_settled_day_without_a_bar_gets_a_second_look_before_it_counts_as_empty() -> None:

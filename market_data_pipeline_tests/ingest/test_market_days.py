@@ -105,7 +105,7 @@ def test_an_answer_from_before_the_day_settled_does_not_settle_it(world: World) 
     }
 
 
-def test_a_first_backfill_asks_symbol_by_symbol(world: World) -> None:
+def test_a_first_backfill_requests_symbol_by_symbol(world: World) -> None:
     outcomes = world.refresh(*UNIVERSE, timeframes=DAYS, history_days=60)
     assert sorted(outcome.counters.requests for outcome in outcomes.values()) == [
         1,
@@ -116,7 +116,7 @@ def test_a_first_backfill_asks_symbol_by_symbol(world: World) -> None:
     assert world.query("select * from market_data.market_days") == []
 
 
-def test_a_symbol_that_the_answer_does_not_name_is_asked_for_by_itself(world: World) -> None:
+def test_a_symbol_that_the_answer_does_not_name_is_requested_by_itself(world: World) -> None:
     """Absence proves nothing, and the others still cost one request."""
     world.refresh("AAPL", "MSFT", "ZZZZ", timeframes=DAYS)
     world.now = new_york(20, 11)
@@ -128,7 +128,7 @@ def test_a_symbol_that_the_answer_does_not_name_is_asked_for_by_itself(world: Wo
     assert "ZZZZ" not in {row["symbol"] for row in day_bars(world)}
 
 
-def test_crypto_is_asked_for_by_itself(world: World) -> None:
+def test_crypto_is_requested_by_itself(world: World) -> None:
     symbols = ("X:BTCUSD", "X:ETHUSD", "AAPL", "MSFT")
     world.refresh(*symbols, timeframes=DAYS)
     world.now = new_york(20, 11)
@@ -147,7 +147,7 @@ def test_several_days_away_cost_a_request_a_day_while_that_is_fewer(world: World
     assert {outcome.counters.rows_inserted for outcome in outcomes.values()} == {2}
 
 
-def test_a_day_that_was_opened_again_is_read_anew(world: World) -> None:
+def test_a_reopened_day_is_requested_again(world: World) -> None:
     world.refresh(*UNIVERSE, timeframes=DAYS)
     world.now = new_york(20, 11)
     world.refresh(*UNIVERSE, timeframes=DAYS)
@@ -162,7 +162,7 @@ def test_a_day_that_was_opened_again_is_read_anew(world: World) -> None:
     assert sum(outcome.counters.requests for outcome in outcomes.values()) == 1
 
 
-def test_two_runs_at_once_ask_once(world: World) -> None:
+def test_two_runs_at_once_send_one_request(world: World) -> None:
     from threading import Thread
 
     world.refresh(*UNIVERSE, timeframes=DAYS)
@@ -188,9 +188,7 @@ def test_a_replay_of_an_earlier_instant_does_not_know_a_later_answer(world: Worl
     assert coverage(world, date(2026, 11, 19))["SPY"] == ("provisional", world.now)
 
 
-def test_a_market_that_cannot_be_had_leaves_the_symbols_to_themselves(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_market_days_each_symbol_is_requested_by_itself(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     from market_data_pipeline.domain.errors import DataError
     from market_data_pipeline.polygon.client import PolygonClient
 
@@ -208,7 +206,7 @@ def test_a_market_that_cannot_be_had_leaves_the_symbols_to_themselves(
 
 
 @pytest.mark.parametrize(
-    ("lacking", "asked"),
+    ("missing", "requested"),
     [
         ([{1}], set()),
         ([{1}, {1}], {1}),
@@ -221,16 +219,16 @@ def test_a_market_that_cannot_be_had_leaves_the_symbols_to_themselves(
         ([set(range(MOST_DAYS))] * 25, set(range(MOST_DAYS))),
     ],
 )
-def test_the_fewest_requests_are_chosen(lacking: list[set[int]], asked: set[int]) -> None:
+def test_the_fewest_requests_are_chosen(missing: list[set[int]], requested: set[int]) -> None:
     def day(number: int) -> date:
         return date(2026, 1, 1) + timedelta(days=number)
 
-    chosen = cheapest_days([[day(number) for number in days] for days in lacking])
-    assert chosen == {day(number) for number in asked}
+    chosen = cheapest_days([[day(number) for number in days] for days in missing])
+    assert chosen == {day(number) for number in requested}
 
 
 @pytest.mark.parametrize(
-    ("asked", "now", "known", "serves"),
+    ("fetched", "now", "known", "serves"),
     [
         ((20, 0, 0), (20, 0, 10), None, True),
         ((20, 0, 0), (20, 0, 15), None, False),  # late trades have come in since
@@ -238,15 +236,15 @@ def test_the_fewest_requests_are_chosen(lacking: list[set[int]], asked: set[int]
         ((20, 0, 15), (20, 11, 0), None, False),  # settled since
         ((20, 11, 0), (23, 11, 0), None, True),
         ((20, 11, 0), (20, 12, 0), (20, 0, 15), True),
-        ((20, 11, 0), (20, 12, 0), (20, 11, 5), False),  # opened again after it had settled
+        ((20, 11, 0), (20, 12, 0), (20, 11, 5), False),  # reopened after it had settled
         ((20, 11, 0), (20, 10, 0), None, False),  # of the future
     ],
 )
-def test_an_answer_serves_while_nobody_who_had_it_would_ask_again(
-    asked: tuple[int, int, int], now: tuple[int, int, int], known: tuple[int, int, int] | None, serves: bool
+def test_an_answer_serves_as_long_as_a_series_that_had_it_would_not_fetch_again(
+    fetched: tuple[int, int, int], now: tuple[int, int, int], known: tuple[int, int, int] | None, serves: bool
 ) -> None:
     session = CALENDAR.session_on(date(2026, 11, 19))
     assert session is not None
     timing = Timing(CALENDAR, lambda end: end, new_york(*now, 0))
     held = Coverage(session.date, CoverageStatus.PROVISIONAL, 1, new_york(*known, 0)) if known else None
-    assert MarketDay(session, new_york(*asked, 0), {}).serves(held, timing) is serves
+    assert MarketDay(session, new_york(*fetched, 0), {}).serves(held, timing) is serves

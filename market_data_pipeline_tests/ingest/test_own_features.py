@@ -156,8 +156,8 @@ def test_a_new_version_or_feature_recomputes_all_rows_with_the_next_refresh(proj
         closes, rows = read_bars("AAPL", "1d")["close"], project.stored()
         assert outcomes["AAPL|1d"].counters.features_written == len(rows) == len(closes)
         for close, row in zip(closes, rows, strict=True):
-            wanted = expected and {k: v if v is True else v * close for k, v in expected.items()}
-            assert row["extra"] == wanted
+            computed = expected and {k: v if v is True else v * close for k, v in expected.items()}
+            assert row["extra"] == computed
         again = project.world.refresh("AAPL", timeframes=DAILY)
         assert again["AAPL|1d"].status == "unchanged"
 
@@ -226,8 +226,8 @@ def test_a_module_that_cannot_be_loaded_leaves_what_is_stored(project: Project) 
         assert project.stored()[: len(before)] == before
         assert [row["extra"] for row in project.stored()[len(before) :]] == [None] * stored
     project.declare(GAP)
-    mended = project.world.refresh("AAPL", timeframes=DAILY, history_days=11)["AAPL|1d"]
-    assert (mended.warning, mended.counters.features_written) == (None, 1)
+    later = project.world.refresh("AAPL", timeframes=DAILY, history_days=11)["AAPL|1d"]
+    assert (later.warning, later.counters.features_written) == (None, 1)
     assert all(row["extra"] for row in project.stored()[1:])
 
 

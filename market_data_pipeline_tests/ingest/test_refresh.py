@@ -1,7 +1,8 @@
-"""What a refresh leaves behind: bars, features, coverage, state and audit rows that agree with each other."""
+"""What a refresh leaves behind: bars, features, coverage, state and audit log rows that agree with each other."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -106,7 +107,7 @@ def test_resampled_bars_equal_sql_over_the_5m_bars(world: World) -> None:
     assert differences == []
 
 
-def test_a_second_refresh_asks_nothing_and_still_records_that_it_looked(world: World) -> None:
+def test_a_second_refresh_sends_no_request_and_still_records_that_it_ran(world: World) -> None:
     world.refresh("AAPL", "MSFT")
     before = stored(world)
     outcomes = world.refresh("AAPL", "MSFT")
@@ -149,7 +150,7 @@ def test_appending_leaves_what_one_backfill_leaves(world: World, minutes: int) -
     assert appended[3] == at_once[3]
 
 
-def test_a_long_history_taken_in_part_by_part_is_the_same_as_at_once(
+def test_a_long_history_stored_in_parts_equals_one_stored_at_once(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also after an interruption between two parts, which keeps what came before it."""
@@ -160,12 +161,12 @@ def test_a_long_history_taken_in_part_by_part_is_the_same_as_at_once(
         connection.execute("truncate market_data.bars, market_data.features, market_data.coverage")
         connection.execute("delete from market_data.series_state")
     monkeypatch.setattr(fetch_plan, "PART_BASE_BARS", 6 * 960)
-    asked = PolygonClient.bars
+    bars = PolygonClient.bars
 
     def lost(client: PolygonClient, symbol: str, timeframe: Timeframe, interval: Interval, **more: Any) -> Any:
         if timeframe is Timeframe.M5 and interval.start > NOON - timedelta(days=20):
             raise TransientError("the vendor is gone")
-        return asked(client, symbol, timeframe, interval, **more)
+        return bars(client, symbol, timeframe, interval, **more)
 
     with monkeypatch.context() as gone:
         gone.setattr(PolygonClient, "bars", lost)
@@ -228,7 +229,7 @@ def test_an_interrupted_resample_is_caught_up(world: World) -> None:
     assert restored == expected
 
 
-def test_a_correction_is_taken_in_and_the_old_value_kept(world: World) -> None:
+def test_a_correction_is_stored_and_the_old_value_kept(world: World) -> None:
     world.refresh("AAPL")
     truth = stored(world)
     with world.connect() as connection:
@@ -273,7 +274,7 @@ def test_state_says_which_bars_may_still_change(world: World) -> None:
     assert settled() == dict.fromkeys(map(str, Timeframe), "Sat 00:00")
 
 
-def test_audit_rows_add_up_to_what_the_vendor_counted(world: World) -> None:
+def test_audit_log_rows_add_up_to_what_the_vendor_counted(world: World) -> None:
     import requests
 
     world.refresh("AAPL", "MSFT", "SPY")
@@ -282,7 +283,7 @@ def test_audit_rows_add_up_to_what_the_vendor_counted(world: World) -> None:
     assert logged[0]["requests"] == status["requests"]
 
 
-def test_a_day_before_the_plans_history_is_not_asked_for(make_world: MakeWorld) -> None:
+def test_a_day_before_the_plans_history_is_not_fetched(make_world: MakeWorld) -> None:
     world = make_world(NOON, plan="basic")
     world.refresh("AAPL", timeframes=(Timeframe.D1,), history_days=740)
     coverage = world.query("select status, count(*) as days from market_data.coverage group by status order by status")
@@ -298,3 +299,12 @@ def test_crypto_follows_utc_days_and_never_closes(world: World) -> None:
     assert last is not None
     assert world.now - last < timedelta(minutes=20)
     assert outcomes["X:BTCUSD|1d"].last_ts == datetime(2026, 11, 21, tzinfo=UTC)
+
+
+def test_every_counter_of_a_refresh_has_its_column_in_the_audit_log(world: World) -> None:
+    outcome = world.refresh("AAPL", timeframes=(Timeframe.D1,))["AAPL|1d"]
+    (row,) = world.query("select * from market_data.ingest_log")
+    counted = asdict(outcome.counters)
+    assert all(counted[name] for name in ("requests", "bytes", "rows_inserted", "features_written", "fetch_seconds"))
+    del counted["store_seconds"]  # the row is written within them
+    assert {name: row[name] for name in counted} == counted

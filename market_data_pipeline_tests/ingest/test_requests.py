@@ -29,31 +29,31 @@ def new_york(day: int, hour: int, minute: int = 0) -> datetime:
     return datetime(2026, 11, day, hour, minute, 30, tzinfo=NEW_YORK)
 
 
-def asked_by_ticks(plan: Plan, base: Timeframe) -> dict[datetime, int]:
+def requests_by_tick(plan: Plan, base: Timeframe) -> dict[datetime, int]:
     """Return the requests of each tick of the week from Monday the 23rd to Monday the 30th, both 00:00 New York.
 
     Coverage is kept as a refresh keeps it; the vendor has bars for every session.
     """
     held: dict[date, Coverage] = {}
-    asked = {}
+    sent = {}
     now = new_york(22, 23, 45)
     while now <= new_york(30, 0):
         timing = Timing(US, lambda end: available_at(plan, US, end), now)
         found = plan_fetch(Series("AAPL", base), reach(timing, 10, plan.history), held, timing, last_ts=None)
-        asked[now] = len(found.windows)
+        sent[now] = len(found.windows)
         for session in found.days:
             held[session.date] = Coverage(
                 session.date, status_after(session, 1, held.get(session.date), timing), 1, timing.now
             )
         now = (now.astimezone(UTC) + TICK).astimezone(NEW_YORK)
-    assert asked.pop(new_york(22, 23, 45)) == 1  # the first backfill
-    assert len(asked) == 7 * 96 + 1
-    return asked
+    assert sent.pop(new_york(22, 23, 45)) == 1  # the first backfill
+    assert len(sent) == 7 * 96 + 1
+    return sent
 
 
 @pytest.mark.parametrize("delay", [0, 15])
-def test_a_week_of_ticks_asks_while_bars_come_and_twice_afterwards(delay: int) -> None:
-    asked = asked_by_ticks(replace(plan_named("advanced"), delay=timedelta(minutes=delay)), Timeframe.M5)
+def test_a_week_of_ticks_sends_requests_while_bars_come_and_twice_afterwards(delay: int) -> None:
+    sent = requests_by_tick(replace(plan_named("advanced"), delay=timedelta(minutes=delay)), Timeframe.M5)
     late = timedelta(minutes=delay)
     expected = set()
     for day, close, settled in ((23, 20, 24), (24, 20, 25), (25, 20, 26), (27, 17, 28)):
@@ -62,31 +62,31 @@ def test_a_week_of_ticks_asks_while_bars_come_and_twice_afterwards(delay: int) -
             expected.add(tick)
             tick += TICK
         expected.add(new_york(settled, 11))  # on Thanksgiving and on Saturday too
-    assert {tick for tick, calls in asked.items() if calls} == expected
-    assert set(asked.values()) == {0, 1}
+    assert {tick for tick, calls in sent.items() if calls} == expected
+    assert set(sent.values()) == {0, 1}
 
 
-def test_a_week_of_ticks_on_an_end_of_day_plan_asks_at_night_and_when_a_day_has_settled() -> None:
-    asked = asked_by_ticks(plan_named("basic"), Timeframe.M5)
-    days = {tick for tick, calls in asked.items() if calls}
+def test_a_week_of_ticks_on_an_end_of_day_plan_sends_requests_at_night_and_when_a_day_has_settled() -> None:
+    sent = requests_by_tick(plan_named("basic"), Timeframe.M5)
+    days = {tick for tick, calls in sent.items() if calls}
     assert days == {
         new_york(day, hour, minute) for day in (24, 25, 26, 28) for hour, minute in ((0, 0), (0, 15), (11, 0))
     }
 
 
-def test_day_bars_are_asked_for_at_midnight_for_late_trades_and_when_they_have_settled() -> None:
+def test_day_bars_are_fetched_at_midnight_for_late_trades_and_when_they_have_settled() -> None:
     for plan in ("basic", "advanced"):
-        asked = asked_by_ticks(plan_named(plan), Timeframe.D1)
-        assert {tick for tick, calls in asked.items() if calls} == {
+        sent = requests_by_tick(plan_named(plan), Timeframe.D1)
+        assert {tick for tick, calls in sent.items() if calls} == {
             new_york(day, hour, minute) for day in (24, 25, 26, 28) for hour, minute in ((0, 0), (0, 15), (11, 0))
         }
 
 
-def test_a_run_asks_as_often_as_that_and_records_every_look(make_world: MakeWorld) -> None:
+def test_a_run_sends_as_many_requests_and_records_every_execution(make_world: MakeWorld) -> None:
     """The same week through vendor and database, at the ticks where something begins or ends."""
     world = make_world(new_york(25, 12))
     world.refresh("AAPL", history_days=8)
-    five, day = (asked_by_ticks(plan_named("advanced"), base) for base in (Timeframe.M5, Timeframe.D1))
+    five, day = (requests_by_tick(plan_named("advanced"), base) for base in (Timeframe.M5, Timeframe.D1))
     ticks = [
         *(new_york(25, 12, 15), new_york(25, 20), new_york(25, 20, 15), new_york(25, 20, 30)),
         *(new_york(26, 0), new_york(26, 0, 15), new_york(26, 4, 15), new_york(26, 11), new_york(26, 15)),
@@ -136,7 +136,7 @@ def answered(world: World) -> Counter[str]:
 
 
 def logged(world: World, after: int) -> tuple[int, int]:
-    """Return the requests and the refusals among them that the audit rows after an id tell of."""
+    """Return the requests and the refusals among them in the audit log rows after an id."""
     (row,) = world.query(
         "select coalesce(sum(requests), 0)::int as requests, coalesce(sum(rate_limited), 0)::int as rate_limited"
         " from market_data.ingest_log where id > %s",
@@ -169,7 +169,7 @@ def test_every_answer_of_a_storm_of_429_is_counted_once(make_world: MakeWorld, t
     assert (sent.total_requests, sent.rate_limited) == (answered(calm).total() + answers.total(), answers["429"])
 
 
-def test_what_the_market_cost_is_counted_once_however_many_threads_begin_together(make_world: MakeWorld) -> None:
+def test_requests_for_the_market_are_counted_once_however_many_threads_start_together(make_world: MakeWorld) -> None:
     world = make_world(datetime(2026, 11, 20, 11, 0, 30, tzinfo=NEW_YORK))
     world.threads = 8
     outcomes = world.refresh(*(f"SYN{number:04}" for number in range(8)), timeframes=(Timeframe.D1,), history_days=1)

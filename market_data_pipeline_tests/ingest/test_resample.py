@@ -36,7 +36,7 @@ def bars(world: World) -> list[dict[str, object]]:
 
 
 def late(world: World, now: datetime) -> set[str]:
-    """Return the timeframes that readers are told to be late."""
+    """Return the timeframes that readers see as late."""
     rows = world.query("select timeframe from market_data.series_state where next_due_at < %s", now)
     return {str(row["timeframe"]) for row in rows}
 
@@ -121,7 +121,7 @@ def test_a_bar_that_is_held_follows_its_base_though_its_end_is_withdrawn(world: 
     assert made_of[0]["volume"] == pytest.approx(made_of[0]["minutes"])
 
 
-def test_bars_are_those_of_an_undisturbed_vendor_once_it_has_said_all(
+def test_bars_are_those_of_an_undisturbed_vendor_once_it_has_delivered_everything(
     world: World, source: ChangingSource, make_world: MakeWorld
 ) -> None:
     """Whatever silences came before, row for row."""

@@ -68,7 +68,7 @@ def test_every_settled_day_is_read_again_in_bounded_time(asset_class: AssetClass
 def test_a_page_that_cannot_be_read_does_not_keep_the_others_waiting() -> None:
     coverage = held(YEAR)
     first = chosen(coverage)
-    coverage |= {day: replace(coverage[day], reverified_at=NOON) for day in first}  # asked, and nothing came of it
+    coverage |= {day: replace(coverage[day], reverified_at=NOON) for day in first}  # requested without a result
     assert not set(first) & set(chosen(coverage, now=NOON + DAY))
 
 

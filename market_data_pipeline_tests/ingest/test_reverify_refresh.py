@@ -1,4 +1,4 @@
-"""What the vendor changes after a day has settled is found, taken in, reported, and known as of either instant."""
+"""What the vendor changes after a day has settled is found, stored, reported, and known as of either instant."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def test_a_withdrawn_bar_is_kept_as_a_revision_and_known_until_then(world: World
     assert len(volume_as_of(world, TEN, world.now - timedelta(seconds=1))) == 1
 
 
-def test_an_empty_day_is_asked_for_twice_then_confirmed_and_found_when_the_vendor_has_it_after_all(
+def test_an_empty_day_is_fetched_twice_then_confirmed_and_found_when_the_vendor_fills_it_later(
     world: World, vendor: ChangingSource
 ) -> None:
     day = session(TUESDAY)
@@ -159,7 +159,7 @@ def test_a_day_that_the_vendor_withdraws_is_kept_until_a_second_look_and_then_as
     before, held_until = bars_of(world, TUESDAY), world.now
     day = session(TUESDAY)
     vendor.hidden.append(("AAPL", day.day_start, day.day_end))
-    vendor.volumes["AAPL", TEN - DAY] = 1.0  # what else the answer says is taken in
+    vendor.volumes["AAPL", TEN - DAY] = 1.0  # what else the answer says is stored
     world.now += DAY
     world.query(
         "update market_data.coverage set status = 'provisional' where timeframe = '1d' and session_date = %s "
@@ -266,7 +266,7 @@ def test_a_changed_split_has_all_days_read_again(world: World, vendor: ChangingS
     )
 
 
-def test_a_corrected_split_adjusts_once_and_what_was_known_before_can_still_be_asked(
+def test_a_corrected_split_adjusts_once_and_what_was_known_before_can_still_be_read(
     world: World, vendor: ChangingSource
 ) -> None:
     monday, tuesday = date(2026, 11, 16), date(2026, 11, 17)

@@ -43,7 +43,7 @@ def test_a_failing_symbol_leaves_the_others_committed(world: World) -> None:
     assert {row["symbol"] for row in held} == {"AAPL", "NVDA"}
 
 
-def test_a_failed_series_has_its_audit_row_and_its_reason_and_no_data(world: World) -> None:
+def test_a_failed_series_has_its_audit_log_row_and_its_reason_and_no_data(world: World) -> None:
     break_features_of(world, "MSFT")
     world.refresh("MSFT")
     rows = world.query("select status, error_class, error from market_data.ingest_log where timeframe = '1h'")
@@ -54,7 +54,7 @@ def test_a_failed_series_has_its_audit_row_and_its_reason_and_no_data(world: Wor
     assert state == [{"bar_count": 0, "consecutive_failures": 1, "last_error": rows[0]["error"]}]
 
 
-def test_the_next_run_mends_what_failed_without_asking_again(world: World) -> None:
+def test_the_next_run_completes_what_failed_without_a_request(world: World) -> None:
     break_features_of(world, "MSFT")
     world.refresh("MSFT")
     with world.connect() as connection:
@@ -84,7 +84,7 @@ def test_a_refused_key_stops_the_run_at_once_and_says_what_to_do(world: World) -
     assert len(world.query("select * from market_data.ingest_log")) == 30
 
 
-def test_a_vendor_that_is_gone_is_soon_left_in_peace(world: World) -> None:
+def test_an_unreachable_vendor_is_soon_not_called_any_more(world: World) -> None:
     world.refresh("AAPL")  # the splits are known after this
     world.base_url = "http://127.0.0.1:9"
     symbols = ("MSFT", "NVDA", "AMZN", "META", "TSLA", "KO", "SPY", "XOM", "PG", "PEP")
@@ -93,12 +93,14 @@ def test_a_vendor_that_is_gone_is_soon_left_in_peace(world: World) -> None:
     assert all(outcome.failed for outcome in outcomes.values())
     assert {outcome.error_class for outcome in outcomes.values()} == {"VendorUnreachableError"}
     assert all("http://127.0.0.1:9 cannot be reached" in (outcome.error or "") for outcome in outcomes.values())
-    asked = {outcome.error for outcome in outcomes.values()}  # a question's failure names it; the last one's is shared
-    assert len(asked) <= CUT_OFF_AFTER + world.threads
+    sentences = {outcome.error for outcome in outcomes.values()}  # each names its request; the last one's is shared
+    assert len(sentences) <= CUT_OFF_AFTER + world.threads
 
 
-def test_what_is_no_exception_fails_its_symbol_and_is_not_silent(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As a `sys.exit` somewhere deep in a library: in a thread Python passes it over without a word."""
+def test_a_system_exit_in_a_library_fails_its_symbol_and_is_reported(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a thread Python ignores a SystemExit silently."""
     compute = features.features_from
 
     def leave(bars: pd.DataFrame, first: int, timeframe: Timeframe, asset_class: AssetClass) -> pd.DataFrame:
@@ -145,7 +147,7 @@ def test_two_runs_at_once_do_the_work_once(world: World) -> None:
     assert written == held
 
 
-def test_every_requested_series_has_one_outcome_and_one_audit_row(world: World) -> None:
+def test_every_requested_series_has_one_outcome_and_one_audit_log_row(world: World) -> None:
     outcomes = world.refresh("AAPL", "MSFT", timeframes=(Timeframe.M5, Timeframe.D1))
     assert set(outcomes) == {"AAPL|5m", "AAPL|1d", "MSFT|5m", "MSFT|1d"}
     assert len(world.query("select * from market_data.ingest_log")) == 4

@@ -28,7 +28,7 @@ from market_data_pipeline.store.connection import engine
 from market_data_pipeline.store.universe import sync_universe
 from market_data_pipeline_tests.conftest import SESSION
 from market_data_pipeline_tests.ingest.faults.repertoire import always, cut_gzip, next_url, of_page, too_long
-from market_data_pipeline_tests.ingest.faults.vendor import ALWAYS, Asked, FaultyVendor, Make, anything
+from market_data_pipeline_tests.ingest.faults.vendor import ALWAYS, Exchange, FaultyVendor, Make, anything
 from market_data_pipeline_tests.orchestration.conftest import NOW, REPOSITORY
 from market_data_pipeline_tests.polygon.faulty_server import Answer, reset, send, send_json
 
@@ -41,15 +41,15 @@ def said(status: int, word: str, **more: str) -> Answer:
     return send_json({"status": word, "request_id": KEY, **more}, status)
 
 
-def cut_json(asked: Asked) -> Answer:
-    return send(200, asked.body[:200] + KEY.encode())
+def cut_json(exchange: Exchange) -> Answer:
+    return send(200, exchange.body[:200] + KEY.encode())
 
 
 # One fault per symbol, each of which leaves the others alone; the key is quoted wherever something could repeat it.
 FAULTS: dict[str, Make] = {
     "AAPL": always(said(400, "ERROR", error=f"apiKey={KEY} is not a parameter")),
     "MSFT": always(said(403, "NOT_AUTHORIZED", message=f"{KEY}: your plan doesn't include this data timeframe")),
-    "NVDA": next_url(lambda asked, url: f"https://{KEY}.example/v2/{KEY}?apiKey={KEY}"),
+    "NVDA": next_url(lambda exchange, url: f"https://{KEY}.example/v2/{KEY}?apiKey={KEY}"),
     "AMZN": always(send(302, headers={"Location": f"https://evil.example/?apiKey={KEY}"})),
     "GOOGL": always(reset(f"HTTP/1.1 {KEY}\r\n".encode())),
     "META": always(said(500, "ERROR", error=f"panic: Bearer {KEY}")),
@@ -177,7 +177,7 @@ def test_no_log_event_row_or_file_of_failing_runs_shows_the_key(
     caplog.set_level(logging.DEBUG)
 
     for symbol, make in FAULTS.items():
-        vendor.inject(make, lambda asked, symbol=symbol: asked.kind == "5m" and asked.symbol == symbol, ALWAYS)
+        vendor.inject(make, lambda exchange, symbol=symbol: exchange.kind == "5m" and exchange.symbol == symbol, ALWAYS)
     each_in_its_way = run(home)
     assert not each_in_its_way.success
     failed = [record for record in rows(database_url) if record["error"]]

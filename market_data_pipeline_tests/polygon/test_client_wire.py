@@ -90,7 +90,7 @@ PASSING = {
 
 
 @pytest.mark.parametrize("fault", PASSING.values(), ids=PASSING)
-def test_a_fault_that_passes_leaves_the_truth(fault: Answer) -> None:
+def test_a_transient_fault_leaves_the_truth(fault: Answer) -> None:
     with FaultyServer(fault, send_json(page(TRUTH))) as server:
         fetched = QuickClient(server.url, limits=HASTY).bars()
     assert rows(fetched.bars) == TRUTH

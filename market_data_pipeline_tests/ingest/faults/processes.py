@@ -73,9 +73,9 @@ def advisory_locks(world: FaultyWorld) -> list[dict[str, object]]:
 
 @contextmanager
 def wire(world: FaultyWorld, relation: str, *, at_commit: bool = False) -> Iterator[Callable[[], bool]]:
-    """Stop whoever writes to a relation, right after the statement or in its COMMIT, until the block is left.
+    """Suspend a process that writes to a relation, right after the statement or in its COMMIT, until the block is left.
 
-    Gives a function that says whether somebody has been stopped.
+    Gives a function that says whether a process has been suspended.
     """
     kind, timing = (
         ("constraint trigger", "deferrable initially deferred for each row") if at_commit else ("trigger", "")
@@ -92,7 +92,7 @@ def wire(world: FaultyWorld, relation: str, *, at_commit: bool = False) -> Itera
         )
 
         def stopped() -> bool:
-            # pg_locks shows the whole server, on which another test may stop somebody at the same time.
+            # pg_locks shows the whole server, on which another test may suspend a process at the same time.
             waiting = (
                 "select 1 from pg_locks where locktype = 'advisory' and objid = %s and not granted"
                 " and database = (select oid from pg_database where datname = current_database())"

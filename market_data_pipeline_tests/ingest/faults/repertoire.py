@@ -1,7 +1,7 @@
 """The ways in which the vendor misbehaves, each made of the true answer.
 
-`SURVIVED` are met with another attempt or are none of our business: what is stored is the truth. `REFUSED` cannot be
-survived: nothing of the window is stored, and the audit row says the class and a sentence that holds the given words.
+`SURVIVED` are retried or do not matter: what is stored is the truth. `REFUSED` cannot be survived: nothing of the
+window is stored, and the audit log row has the class and a sentence that contains the given words.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple
 
 from market_data_pipeline_tests.ingest.faults.vendor import (
     ALWAYS,
-    Asked,
+    Exchange,
     Make,
     Page,
     anything,
@@ -43,7 +43,7 @@ class Fault(NamedTuple):
     """A fault, which requests it strikes, and how often."""
 
     make: Make
-    applies: Callable[[Asked], bool] = bars
+    applies: Callable[[Exchange], bool] = bars
     times: int = 4  # of five attempts
     read_seconds: float = 30.0  # how long the client waits for a byte
 
@@ -58,22 +58,22 @@ class Refused(NamedTuple):
 
 
 def always(made: Answer) -> Make:
-    """Answer in the same way whatever was asked."""
-    return lambda asked: made
+    """Answer every request in the same way."""
+    return lambda exchange: made
 
 
 def of_page(change: Callable[[Page], Page | None]) -> Make:
     """Answer with the true page after `change`, which changes it in place or returns another."""
 
-    def make(asked: Asked) -> Answer:
-        page = asked.page
+    def make(exchange: Exchange) -> Answer:
+        page = exchange.page
         return send_json(change(page) or page)
 
     return make
 
 
 def of_rows(change: Callable[[list[dict[str, Any]]], list[dict[str, Any]]]) -> Make:
-    """Answer with the true page whose rows are changed and counted anew."""
+    """Answer with the true page whose rows are changed and counted again."""
     return of_page(lambda page: recounted({**page, "results": change(page["results"])}))
 
 
@@ -86,82 +86,82 @@ def row(at: int, **fields: Any) -> Make:
     return of_rows(change)
 
 
-def next_url(change: Callable[[Asked, str], str]) -> Make:
+def next_url(change: Callable[[Exchange, str], str]) -> Make:
     """Answer with the true page and another address of the next one."""
 
-    def make(asked: Asked) -> Answer:
-        page = asked.page
-        page["next_url"] = change(asked, page.get("next_url", ""))
+    def make(exchange: Exchange) -> Answer:
+        page = exchange.page
+        page["next_url"] = change(exchange, page.get("next_url", ""))
         return send_json(page)
 
     return make
 
 
-def cut_json(asked: Asked) -> Answer:
-    return send(200, asked.body[: len(asked.body) // 2], {"Content-Type": "application/json"})
+def cut_json(exchange: Exchange) -> Answer:
+    return send(200, exchange.body[: len(exchange.body) // 2], {"Content-Type": "application/json"})
 
 
-def cut_gzip(asked: Asked) -> Answer:
-    return send_gzip(asked.body, keep=len(gzip.compress(asked.body)) // 2)
+def cut_gzip(exchange: Exchange) -> Answer:
+    return send_gzip(exchange.body, keep=len(gzip.compress(exchange.body)) // 2)
 
 
-def too_long(asked: Asked) -> Answer:
-    return send_short(asked.body, missing=100)
+def too_long(exchange: Exchange) -> Answer:
+    return send_short(exchange.body, missing=100)
 
 
-def too_short(asked: Asked) -> Answer:
-    return send(200, asked.body, {"Content-Length": str(len(asked.body) - 100)})
+def too_short(exchange: Exchange) -> Answer:
+    return send(200, exchange.body, {"Content-Length": str(len(exchange.body) - 100)})
 
 
-def unended(asked: Asked) -> Answer:
-    return send_chunked(asked.body[:-100], ended=False)
+def unended(exchange: Exchange) -> Answer:
+    return send_chunked(exchange.body[:-100], ended=False)
 
 
-def closed_early(asked: Asked) -> Answer:
-    return send_and_close(asked.body[:-100])
+def closed_early(exchange: Exchange) -> Answer:
+    return send_and_close(exchange.body[:-100])
 
 
-def leaving_out(asked: Asked, url: str) -> str:
+def leaving_out(exchange: Exchange, url: str) -> str:
     """A next page that begins a quarter of an hour too late and ends before the window does."""
     start, last = url.split("?")[0].split("/")[-2:]
     return url.replace(f"/{start}/{last}", f"/{int(start) + 900_000}/{int(last) - 900_000}")
 
 
-def empty_then_next(asked: Asked) -> Answer:
+def empty_then_next(exchange: Exchange) -> Answer:
     """No bars, and a next page that is this one under another address."""
-    page = {k: v for k, v in asked.page.items() if k not in ("results", "count")}
-    address = f"{asked.root}{asked.target}&again=1"
+    page = {k: v for k, v in exchange.page.items() if k not in ("results", "count")}
+    address = f"{exchange.root}{exchange.target}&again=1"
     return send_json({**page, "resultsCount": 0, "queryCount": 0, "next_url": address})
 
 
-def no_end(asked: Asked) -> Answer:
+def no_end(exchange: Exchange) -> Answer:
     """No bars, and always one more page."""
-    page = {k: v for k, v in asked.page.items() if k not in ("results", "count")}
-    return send_json({**page, "resultsCount": 0, "next_url": f"{asked.root}{asked.target}&again=1"})
+    page = {k: v for k, v in exchange.page.items() if k not in ("results", "count")}
+    return send_json({**page, "resultsCount": 0, "next_url": f"{exchange.root}{exchange.target}&again=1"})
 
 
-def ping_pong(asked: Asked) -> Answer:
+def ping_pong(exchange: Exchange) -> Answer:
     """No bars, and the address of this very page."""
-    page = {k: v for k, v in asked.page.items() if k not in ("results", "count")}
-    return send_json({**page, "resultsCount": 0, "next_url": f"{asked.root}{asked.target}"})
+    page = {k: v for k, v in exchange.page.items() if k not in ("results", "count")}
+    return send_json({**page, "resultsCount": 0, "next_url": f"{exchange.root}{exchange.target}"})
 
 
-def standing_still(asked: Asked, url: str) -> str:
+def standing_still(exchange: Exchange, url: str) -> str:
     """A next page that is this one under another address: the cursor does not advance."""
-    return f"{asked.root}{asked.target}&again=1"
+    return f"{exchange.root}{exchange.target}&again=1"
 
 
-def repeated(asked: Asked) -> Answer:
+def repeated(exchange: Exchange) -> Answer:
     """The next page begins with a bar that the page before had."""
-    page = asked.page
-    resumed = int(asked.target.split("/")[8])  # a cursor's lower bound: one bar after the last of the page before
+    page = exchange.page
+    resumed = int(exchange.target.split("/")[8])  # a cursor's lower bound: one bar after the last of the page before
     again = {**page["results"][0], "t": resumed - 300_000}
     return send_json(recounted({**page, "results": [again, *page["results"]]}))
 
 
-def beside(asked: Asked) -> Answer:
+def beside(exchange: Exchange) -> Answer:
     """A bar that ends before the window begins."""
-    page = asked.page
+    page = exchange.page
     first = page["results"][0]
     return send_json(recounted({**page, "results": [{**first, "t": first["t"] - 86_400_000}, *page["results"]]}))
 
@@ -202,14 +202,16 @@ SURVIVED: Final[dict[str, Fault]] = {
     "HTTP/1.0 that closes early": Fault(closed_early),
     "next_url that leaves out bars": Fault(next_url(leaving_out), first_page, 1),
     "next_url on a foreign host": Fault(
-        next_url(lambda asked, url: url.replace(asked.root, "https://files.example:8443")), first_page, 1
+        next_url(lambda exchange, url: url.replace(exchange.root, "https://files.example:8443")), first_page, 1
     ),
     "next_url with a doubled port": Fault(
-        next_url(lambda asked, url: url.replace(asked.root, asked.root + asked.root.rpartition("/")[2][9:])),
+        next_url(
+            lambda exchange, url: url.replace(exchange.root, exchange.root + exchange.root.rpartition("/")[2][9:])
+        ),
         first_page,
         1,
     ),
-    "next_url that bears a key": Fault(next_url(lambda asked, url: url + "&apiKey=somebodyelses"), first_page, 1),
+    "next_url that bears a key": Fault(next_url(lambda exchange, url: url + "&apiKey=anotherkey"), first_page, 1),
     "an empty page with next_url": Fault(empty_then_next, first_page, 1),
 }
 
@@ -284,7 +286,9 @@ REFUSED: Final[dict[str, Refused]] = {
     "a negative volume": Refused(Fault(row(2, v=-1), later_page, 1), "DataError", "volume"),
     "high below low": Refused(Fault(row(1, h=1.0), bars, 1), "DataError", "low <= open"),
     "a next_url to another resource": Refused(
-        Fault(next_url(lambda asked, url: f"{asked.root}/v1/secrets"), first_page, 1), "DataError", "leads elsewhere"
+        Fault(next_url(lambda one, url: f"{one.root}/v1/secrets"), first_page, 1),
+        "DataError",
+        "leads elsewhere",
     ),
     "pages that never end": Refused(Fault(no_end, bars, ALWAYS), "DataError", "pages in a row are empty"),
     "a cursor that stands still": Refused(

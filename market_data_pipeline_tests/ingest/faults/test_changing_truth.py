@@ -13,7 +13,7 @@ from market_data_pipeline.ingest.outcome import SeriesOutcome
 from market_data_pipeline.sandbox.bars import SplitRow
 from market_data_pipeline.sandbox.view import Source
 from market_data_pipeline_tests.ingest.faults.conftest import DAYS, NOON, MakeWorld
-from market_data_pipeline_tests.ingest.faults.vendor import Asked, Page, WithSplit, first_page, later_page
+from market_data_pipeline_tests.ingest.faults.vendor import Exchange, Page, WithSplit, first_page, later_page
 from market_data_pipeline_tests.ingest.faults.world import FaultyWorld, Snapshot, differences
 from market_data_pipeline_tests.polygon.faulty_server import Answer, send, send_json
 
@@ -25,13 +25,13 @@ def ms(instant: datetime) -> int:
     return int(instant.timestamp() * 1000)
 
 
-def hole(asked: Asked, page: Page) -> None:
+def hole(exchange: Exchange, page: Page) -> None:
     """An hour of this morning, and the newest bars, are missing."""
     kept = [row for row in page["results"] if not ms(MORNING) <= row["t"] < ms(MORNING) + 3_600_000]
     page["results"] = [row for row in kept if row["t"] < ms(NOON) - 1_800_000]
 
 
-def early_values(asked: Asked, page: Page) -> None:
+def early_values(exchange: Exchange, page: Page) -> None:
     """This morning's bars as they were before late trades came in, and one that will be withdrawn."""
     changed: list[dict[str, Any]] = []
     for row in page["results"]:
@@ -63,11 +63,11 @@ def test_a_hole_that_is_filled_later_is_filled(world: FaultyWorld, later_truth: 
     assert differences(world.snapshot(), later_truth) == {}
 
 
-def test_an_answer_that_lost_its_next_page_is_made_good_by_the_second_look(
+def test_an_answer_that_lost_its_next_page_is_completed_by_the_second_look(
     world: FaultyWorld, later_truth: Snapshot
 ) -> None:
-    def lose(asked: Asked) -> Answer:
-        return send_json({name: value for name, value in asked.page.items() if name != "next_url"})
+    def lose(exchange: Exchange) -> Answer:
+        return send_json({name: value for name, value in exchange.page.items() if name != "next_url"})
 
     world.vendor.inject(lose, first_page)
     world.refresh("AAPL", history_days=DAYS)
@@ -78,7 +78,7 @@ def test_an_answer_that_lost_its_next_page_is_made_good_by_the_second_look(
     assert differences(world.snapshot(), later_truth) == {}
 
 
-def test_bars_corrected_on_the_second_read_are_taken_in_with_the_old_values_kept(
+def test_bars_corrected_on_the_second_read_are_stored_with_the_old_values_kept(
     world: FaultyWorld, later_truth: Snapshot
 ) -> None:
     world.vendor.edit(early_values)
@@ -100,7 +100,7 @@ def test_bars_corrected_on_the_second_read_are_taken_in_with_the_old_values_kept
 def test_a_hole_in_a_settled_day_is_filled_by_a_full_refresh(world: FaultyWorld, truth: Snapshot) -> None:
     settled = datetime(2026, 11, 18, 15, 0, tzinfo=NEW_YORK)
 
-    def old_hole(asked: Asked, page: Page) -> None:
+    def old_hole(exchange: Exchange, page: Page) -> None:
         page["results"] = [row for row in page["results"] if not ms(settled) <= row["t"] < ms(settled) + 7_200_000]
 
     world.vendor.edit(old_hole)
@@ -120,9 +120,9 @@ def test_a_split_that_appears_between_two_pages_leaves_raw_bars_and_is_adjusted_
     known.announced.set()
     undisturbed, world = make_world(source=known), make_world(source=appearing)
 
-    def announce(asked: Asked) -> Answer:
+    def announce(exchange: Exchange) -> Answer:
         appearing.announced.set()
-        return send(asked.status, asked.body)
+        return send(exchange.status, exchange.body)
 
     world.vendor.inject(announce, later_page)
     for each in (undisturbed, world):
@@ -130,7 +130,7 @@ def test_a_split_that_appears_between_two_pages_leaves_raw_bars_and_is_adjusted_
         each.now = tomorrow
         each.refresh("AAPL", history_days=DAYS + 1)
     assert appearing.announced.is_set()
-    assert all("adjusted=false" in asked.target for asked in world.vendor.asked if asked.kind != "splits")
+    assert all("adjusted=false" in exchange.target for exchange in world.vendor.exchanges if exchange.kind != "splits")
     assert differences(world.snapshot(), undisturbed.snapshot()) == {}
     assert ("AAPL", split.execution_date, 1.0, 4.0) in world.snapshot()["splits"]
     steps = world.query(
@@ -149,8 +149,8 @@ def test_a_split_that_appears_between_two_pages_leaves_raw_bars_and_is_adjusted_
     assert abs(float(steps["adjusted"]) - float(steps["raw"])) > 1.0  # type: ignore[arg-type]  # ln 4 is 1.39
 
 
-def of_splits(asked: Asked) -> bool:
-    return asked.kind == "splits"
+def of_splits(exchange: Exchange) -> bool:
+    return exchange.kind == "splits"
 
 
 MALFORMED = {
@@ -164,8 +164,8 @@ MALFORMED = {
 def test_a_split_that_cannot_be_read_fails_its_symbol_alone_until_it_can(
     world: FaultyWorld, row: dict[str, Any]
 ) -> None:
-    def malformed(asked: Asked) -> Answer:
-        page = asked.page
+    def malformed(exchange: Exchange) -> Answer:
+        page = exchange.page
         return send_json({**page, "results": [*page["results"], row]})
 
     def failed(outcomes: dict[str, SeriesOutcome]) -> set[str]:
@@ -180,17 +180,17 @@ def test_a_split_that_cannot_be_read_fails_its_symbol_alone_until_it_can(
     assert {each["symbol"] for each in world.query("select symbol from market_data.bars")} == {"AAPL"}
     assert len([each for each in world.log() if each["status"] == "failed"]) == len(Timeframe)
 
-    # Who comes again soon finds what was said; an hour later the vendor is asked once more, here in vain, then not.
+    # A run soon afterwards uses the stored list; one an hour later requests it again, here in vain; the next does not.
     for minutes, reads in ((10, 0), (55, 1), (65, 1)):
         world.now += timedelta(minutes=minutes)
-        before = sum(map(of_splits, world.vendor.asked))
+        before = sum(map(of_splits, world.vendor.exchanges))
         outcomes = world.refresh("AAPL", "MSFT", history_days=DAYS)
-        assert sum(map(of_splits, world.vendor.asked)) - before == reads
+        assert sum(map(of_splits, world.vendor.exchanges)) - before == reads
         assert failed(outcomes) == (set() if minutes == 65 else series_of_msft)
     assert world.query("select * from market_data.unreadable_splits") == []
 
 
-def test_a_split_without_a_ticker_fails_nobody_takes_nothing_out_and_is_told_by_each_run(
+def test_a_split_without_a_ticker_fails_no_symbol_removes_nothing_and_is_reported_by_each_run(
     make_world: MakeWorld, market: Source
 ) -> None:
     """It may be one that was known: that one goes only when its symbol is listed with another instead."""
@@ -199,14 +199,14 @@ def test_a_split_without_a_ticker_fails_nobody_takes_nothing_out_and_is_told_by_
     source.announced.set()
     world = make_world(source=source)
 
-    def without_ticker(asked: Asked) -> Answer:
-        page = asked.page
+    def without_ticker(exchange: Exchange) -> Answer:
+        page = exchange.page
         mine = [row["ticker"] == "AAPL" and row["execution_date"] == "2026-11-19" for row in page["results"]]
         rows = [{**row, "ticker": None} if it else row for row, it in zip(page["results"], mine, strict=True)]
         return send_json({**page, "results": rows})
 
-    def moved(asked: Asked) -> Answer:
-        page = asked.page
+    def moved(exchange: Exchange) -> Answer:
+        page = exchange.page
         rows = [row | {"execution_date": "2026-11-18"} if row["ticker"] == "AAPL" else row for row in page["results"]]
         return send_json({**page, "results": [*rows, {"ticker": "", "execution_date": "2026-11-18"}]})
 
@@ -215,14 +215,14 @@ def test_a_split_without_a_ticker_fails_nobody_takes_nothing_out_and_is_told_by_
         return [row["execution_date"] for row in rows]  # type: ignore[misc]
 
     def reads() -> int:
-        return sum(map(of_splits, world.vendor.asked))
+        return sum(map(of_splits, world.vendor.exchanges))
 
     world.refresh("AAPL", "MSFT", history_days=DAYS)
     assert listed() == [known.execution_date]
 
     world.now += timedelta(days=1)
     world.vendor.inject(without_ticker, of_splits)
-    for hours in (0, 2):  # nobody fails, so the vendor is not asked again within the day
+    for hours in (0, 2):  # no symbol fails, so the list is not requested again within the day
         world.now += timedelta(hours=hours)
         outcomes = world.refresh("AAPL", "MSFT", history_days=DAYS)
         assert not [key for key, outcome in outcomes.items() if outcome.failed]

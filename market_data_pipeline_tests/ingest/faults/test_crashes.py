@@ -1,4 +1,4 @@
-"""Whatever dies at whatever moment, the next run ends where an undisturbed one ends, row for row."""
+"""Whatever process dies at whatever moment, the next run ends where an undisturbed one ends, row for row."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from market_data_pipeline.store.migrations import migrate_database
 from market_data_pipeline_tests.conftest import SQL
 from market_data_pipeline_tests.ingest.faults.conftest import DAYS, NOON, new_world
 from market_data_pipeline_tests.ingest.faults.processes import advisory_locks, kill, sessions, start, until, wire
-from market_data_pipeline_tests.ingest.faults.vendor import Asked, FaultyVendor, later_page
+from market_data_pipeline_tests.ingest.faults.vendor import Exchange, FaultyVendor, later_page
 from market_data_pipeline_tests.ingest.faults.world import FaultyWorld, Snapshot, differences
 from market_data_pipeline_tests.polygon.faulty_server import Answer, Handler, send
 
@@ -48,7 +48,7 @@ def audit_rows(world: FaultyWorld) -> int:
 
 
 def assert_data_and_audit_rows_agree(world: FaultyWorld) -> None:
-    """There is never data without its audit row, nor the reverse."""
+    """There is never data without its audit log row, nor the reverse."""
     unequal = world.query(
         """
         with logged as (
@@ -116,7 +116,7 @@ def test_a_run_killed_inside_a_transaction_leaves_all_of_it_or_nothing(
     until(lambda: not sessions(world))
     assert advisory_locks(world) == []
     assert_data_and_audit_rows_agree(world)
-    world.now += A_LITTLE  # the next run asks for the newest bars only, and must not take the others for made
+    world.now += A_LITTLE  # the next run fetches the newest bars only, and must not mistake the others for complete
     world.refresh("AAPL", history_days=DAYS)
     assert differences(world.snapshot(), truth_a_little_later) == {}
 
@@ -138,9 +138,7 @@ def test_runs_killed_at_random_moments_on_a_moving_clock_end_in_the_truth(
         assert differences(world.snapshot(), undisturbed.snapshot()) == {}
 
 
-def test_a_stopped_process_cannot_be_told_from_a_slow_one_and_is_waited_for(
-    world: FaultyWorld, truth: Snapshot
-) -> None:
+def test_a_suspended_process_is_waited_for_like_a_slow_one(world: FaultyWorld, truth: Snapshot) -> None:
     """A run that hangs keeps its symbol; who waits for it goes on at once when it is gone."""
     with wire(world, "features_5m") as stopped:
         first = start(world, "AAPL", history_days=DAYS)
@@ -163,7 +161,7 @@ def test_two_processes_at_once_do_the_work_once(world: FaultyWorld, truth_of_thr
         assert process.exitcode == 0
     assert world.snapshot() == truth_of_three
     targets = [seen.target for seen in world.vendor.seen]
-    assert len(targets) == len(set(targets))  # nothing was asked twice
+    assert len(targets) == len(set(targets))  # nothing was requested twice
     written = world.query("select sum(rows_inserted)::int as n from market_data.ingest_log")
     assert written == world.query("select count(*)::int as n from market_data.bars")
     assert audit_rows(world) == 2 * len(THREE) * len(Timeframe)
@@ -174,9 +172,9 @@ def test_two_processes_at_once_do_the_work_once(world: FaultyWorld, truth_of_thr
 def test_a_vendor_that_dies_in_the_middle_of_a_page_leaves_nothing_of_the_window(
     world: FaultyWorld, truth: Snapshot, market: Source
 ) -> None:
-    def die(asked: Asked) -> Answer:
+    def die(exchange: Exchange) -> Answer:
         def answer(handler: Handler) -> None:
-            send(200, asked.body[:5000], {"Content-Length": str(len(asked.body))})(handler)
+            send(200, exchange.body[:5000], {"Content-Length": str(len(exchange.body))})(handler)
             handler.close_connection = True
             world.vendor.__exit__(None, None, None)
 

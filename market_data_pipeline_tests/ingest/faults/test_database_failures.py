@@ -23,7 +23,7 @@ from market_data_pipeline.store import copy
 from market_data_pipeline.store.copy import StoreConnection
 from market_data_pipeline_tests.ingest.faults.conftest import DAYS
 from market_data_pipeline_tests.ingest.faults.processes import advisory_locks, sessions, until, wire
-from market_data_pipeline_tests.ingest.faults.vendor import Asked, later_page
+from market_data_pipeline_tests.ingest.faults.vendor import Exchange, later_page
 from market_data_pipeline_tests.ingest.faults.world import FaultyWorld, Snapshot
 from market_data_pipeline_tests.polygon.faulty_server import Answer, send
 
@@ -69,7 +69,7 @@ def caught(work: Callable[[], object]) -> PipelineError:
 
 
 @pytest.mark.parametrize("sqlstate", ["40001", "40P01"])
-def test_a_conflict_with_another_transaction_is_met_at_once_with_the_bars_at_hand(
+def test_a_conflict_with_another_transaction_is_retried_at_once_with_the_same_bars(
     world: FaultyWorld, truth: Snapshot, sqlstate: str
 ) -> None:
     refuse(world, "features_5m", sqlstate, times=2)
@@ -91,7 +91,7 @@ def test_a_conflict_with_another_transaction_is_met_at_once_with_the_bars_at_han
         ("23514", "PipelineError", "refused a statement"),
     ],
 )
-def test_a_statement_that_is_refused_fails_its_series_and_the_next_run_mends_it(
+def test_a_refused_statement_fails_its_series_and_the_next_run_completes_it(
     world: FaultyWorld, truth: Snapshot, sqlstate: str, error_class: str, words: str
 ) -> None:
     refuse(world, "features_1h", sqlstate)
@@ -111,7 +111,7 @@ def test_a_full_disk_stops_the_run_before_more_is_fetched_in_vain(world: FaultyW
     outcomes = world.refresh(*SYMBOLS, history_days=DAYS)
     assert {outcome.error_class for outcome in outcomes.values()} == {"DatabaseFullError"}
     assert "disk is full" in str(outcomes["AMZN|1d"].error)
-    assert {asked.symbol for asked in world.vendor.asked if asked.kind == "5m"} == {"AAPL"}
+    assert {exchange.symbol for exchange in world.vendor.exchanges if exchange.kind == "5m"} == {"AAPL"}
     assert len(world.log()) == len(outcomes)
     accept(world, "features_5m")
     assert not any(outcome.failed for outcome in world.refresh(*SYMBOLS, history_days=DAYS).values())
@@ -125,16 +125,16 @@ def test_a_database_without_room_for_an_audit_row_still_says_why_to_the_caller(w
     assert world.snapshot()["bars"] == []
 
 
-def test_a_connection_lost_while_the_vendor_is_asked_stops_the_run_and_the_next_one_mends_it(
+def test_a_connection_lost_during_a_fetch_stops_the_run_and_the_next_run_completes_it(
     world: FaultyWorld, truth: Snapshot
 ) -> None:
-    def disconnect(asked: Asked) -> Answer:
+    def disconnect(exchange: Exchange) -> Answer:
         world.query(
             "select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'market-data refresh'"
             " and datname = current_database()"
         )
         until(lambda: not sessions(world))
-        return send(asked.status, asked.body)
+        return send(exchange.status, exchange.body)
 
     world.vendor.inject(disconnect, later_page)
     outcomes = world.refresh("AAPL", history_days=DAYS)
@@ -162,7 +162,7 @@ def test_a_connection_lost_in_the_middle_of_a_transaction_leaves_nothing_of_it(
     assert world.snapshot() == truth
 
 
-def test_a_table_that_somebody_locked_fails_the_series_after_a_while(
+def test_a_locked_table_fails_the_series_after_a_while(
     world: FaultyWorld, truth: Snapshot, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(copy, "_LOCK_TIMEOUT", "100ms")
@@ -175,7 +175,7 @@ def test_a_table_that_somebody_locked_fails_the_series_after_a_while(
     assert world.snapshot() == truth
 
 
-def test_a_symbol_that_another_process_never_lets_go_of_is_named_with_its_holder(
+def test_a_symbol_lock_that_is_never_released_is_reported_with_its_holder(
     world: FaultyWorld, connection: StoreConnection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(copy, "_SYMBOL_LOCK_TIMEOUT", "100ms")
@@ -222,7 +222,9 @@ def test_a_missing_table_asks_for_the_migrations(connection: StoreConnection) ->
     assert "market-data migrate" in str(error)
 
 
-def test_a_lost_connection_says_so_once_and_is_of_no_more_use(world: FaultyWorld, connection: StoreConnection) -> None:
+def test_a_lost_connection_says_so_once_and_is_unusable_afterwards(
+    world: FaultyWorld, connection: StoreConnection
+) -> None:
     pid = connection.rows("select pg_backend_pid() as pid")[0]["pid"]
     world.query("select pg_terminate_backend(%s)", pid)
     until(lambda: not world.query("select 1 from pg_stat_activity where pid = %s", pid))

@@ -17,11 +17,11 @@ def test_the_truth_takes_several_pages_and_every_relation(world: FaultyWorld, tr
     world.refresh("AAPL", history_days=DAYS)
     assert world.snapshot() == truth
     assert all(truth[relation] for relation in ("bars", "features", "coverage", "series_state"))
-    assert [sum(map(page, world.vendor.asked)) for page in (first_page, later_page)] == [1, 1]
+    assert [sum(map(page, world.vendor.exchanges)) for page in (first_page, later_page)] == [1, 1]
 
 
 @pytest.mark.parametrize("fault", SURVIVED.values(), ids=SURVIVED)
-def test_a_fault_that_passes_leaves_the_truth(world: FaultyWorld, truth: Snapshot, fault: Fault) -> None:
+def test_a_transient_fault_leaves_the_truth(world: FaultyWorld, truth: Snapshot, fault: Fault) -> None:
     world.read_seconds = fault.read_seconds
     world.vendor.inject(fault.make, fault.applies, fault.times)
     outcomes = world.refresh("AAPL", history_days=DAYS)
@@ -32,7 +32,7 @@ def test_a_fault_that_passes_leaves_the_truth(world: FaultyWorld, truth: Snapsho
 
 
 @pytest.mark.parametrize("refused", REFUSED.values(), ids=REFUSED)
-def test_a_fault_that_stays_stores_nothing_says_why_and_is_mended_by_the_next_run(
+def test_a_persistent_fault_stores_nothing_says_why_and_the_next_run_recovers(
     world: FaultyWorld, truth: Snapshot, refused: Refused
 ) -> None:
     world.read_seconds = refused.fault.read_seconds

@@ -1,4 +1,4 @@
-"""However many threads there are, the vendor is asked for no more symbols at once than the run is configured for."""
+"""However many threads there are, no more symbols are fetched at once than the run is configured for."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from market_data_pipeline.sandbox.view import Source
 from market_data_pipeline_tests.conftest import _new_database
 from market_data_pipeline_tests.ingest.faults.conftest import NOON
-from market_data_pipeline_tests.ingest.faults.vendor import Asked, FaultyVendor, anything
+from market_data_pipeline_tests.ingest.faults.vendor import Exchange, FaultyVendor, anything
 from market_data_pipeline_tests.ingest.faults.world import FaultyWorld
 from market_data_pipeline_tests.polygon.faulty_server import Answer, Handler, send
 
@@ -19,18 +19,18 @@ SYMBOLS = ("AAPL", "MSFT", "NVDA", "AMZN", "META", "TSLA", "SPY", "KO")
 
 @contextmanager
 def watched(postgres_url: str, template: str, source: Source) -> Iterator[tuple[FaultyWorld, list[tuple[str, float]]]]:
-    """Give a world whose vendor takes a moment for each answer, and a list of who was asked or answered when."""
+    """Give a world whose vendor takes a moment for each answer, and a list of the moments of requests and answers."""
     moments: list[tuple[str, float]] = []
     lock = threading.Lock()
 
-    def slow(asked: Asked) -> Answer:
+    def slow(exchange: Exchange) -> Answer:
         def answer(handler: Handler) -> None:
             with lock:
-                moments.append((asked.symbol, time.monotonic()))
+                moments.append((exchange.symbol, time.monotonic()))
             handler.wait(0.02)
             with lock:
-                moments.append((asked.symbol, time.monotonic()))
-            send(asked.status, asked.body)(handler)
+                moments.append((exchange.symbol, time.monotonic()))
+            send(exchange.status, exchange.body)(handler)
 
         return answer
 
@@ -46,10 +46,12 @@ def test_no_more_symbols_are_in_flight_than_configured_from_their_first_request_
     postgres_url: str, migrated_template: str, market: Source
 ) -> None:
     with watched(postgres_url, migrated_template, market) as (world, moments):
-        outcomes = world.refresh(*SYMBOLS, history_days=9)  # so many that day bars are asked for by symbol, too
-        assert {(asked.symbol, asked.kind) for asked in world.vendor.asked} > {(one, "1d") for one in SYMBOLS}
+        outcomes = world.refresh(*SYMBOLS, history_days=9)  # so many that day bars are requested by symbol, too
+        assert {(exchange.symbol, exchange.kind) for exchange in world.vendor.exchanges} > {
+            (one, "1d") for one in SYMBOLS
+        }
     assert {outcome.status for outcome in outcomes.values()} == {"ok"}
-    spans = {symbol: [at for asked, at in moments if asked == symbol] for symbol in SYMBOLS}
+    spans = {symbol: [at for one, at in moments if one == symbol] for symbol in SYMBOLS}
     changes = sorted([(min(times), 1) for times in spans.values()] + [(max(times), -1) for times in spans.values()])
     running = most = 0
     for _, change in changes:

@@ -13,7 +13,7 @@ from market_data_pipeline.domain.calendar import NEW_YORK
 from market_data_pipeline.sandbox.view import Source
 from market_data_pipeline_tests.ingest.faults.conftest import NOON, new_world
 from market_data_pipeline_tests.ingest.faults.repertoire import REFUSED, SURVIVED
-from market_data_pipeline_tests.ingest.faults.vendor import Asked, Page
+from market_data_pipeline_tests.ingest.faults.vendor import Exchange, Page
 from market_data_pipeline_tests.ingest.faults.world import FaultyWorld, Snapshot, differences
 
 FIRST_DAY = date(2026, 11, 18)
@@ -33,7 +33,7 @@ def edit_of(kind: str, world: FaultyWorld) -> Any:
     if kind == "none":
         return None
 
-    def change(asked: Asked, page: Page) -> None:
+    def change(exchange: Exchange, page: Page) -> None:
         midnight = world.now.astimezone(NEW_YORK).replace(hour=0, minute=0, second=0).timestamp() * 1000
         rows = page["results"]
         for row in rows:
@@ -65,7 +65,7 @@ def truth_at_end(postgres_url: str, migrated_template: str, market: Source) -> S
     suppress_health_check=list(HealthCheck),
 )
 @given(steps=steps)
-def test_whatever_went_wrong_the_end_is_the_truth(
+def test_after_random_faults_the_database_holds_the_truth(
     postgres_url: str, migrated_template: str, market: Source, truth_at_end: Snapshot, steps: list[Any]
 ) -> None:
     with new_world(postgres_url, migrated_template, market) as world:

@@ -9,7 +9,7 @@ import pytest
 from market_data_pipeline.domain.series import Timeframe
 from market_data_pipeline_tests.ingest.faults.conftest import DAYS
 from market_data_pipeline_tests.ingest.faults.repertoire import always
-from market_data_pipeline_tests.ingest.faults.vendor import ALWAYS, Asked, anything
+from market_data_pipeline_tests.ingest.faults.vendor import ALWAYS, Exchange, anything
 from market_data_pipeline_tests.ingest.faults.world import FaultyWorld
 from market_data_pipeline_tests.polygon.faulty_server import send_json
 
@@ -30,7 +30,7 @@ REFUSALS = {
 
 @pytest.mark.parametrize("began", [False, True], ids=["at the first request", "in mid-run"])
 @pytest.mark.parametrize("refusal", REFUSALS)
-def test_a_refusal_stops_the_run_and_every_other_symbol_fails_unasked(
+def test_a_refusal_stops_the_run_and_every_other_symbol_fails_without_a_request(
     world: FaultyWorld, refusal: str, began: bool
 ) -> None:
     made, advice = REFUSALS[refusal]
@@ -65,8 +65,8 @@ def test_symbols_in_flight_side_by_side_cost_a_request_each_at_most(world: Fault
 
 
 def test_a_403_for_one_range_fails_that_series_alone(world: FaultyWorld) -> None:
-    def intraday_of_msft(asked: Asked) -> bool:
-        return asked.kind == "5m" and asked.symbol == "MSFT"
+    def intraday_of_msft(exchange: Exchange) -> bool:
+        return exchange.kind == "5m" and exchange.symbol == "MSFT"
 
     said = {"status": "NOT_AUTHORIZED", "message": "Your plan doesn't include this data timeframe."}
     world.vendor.inject(always(send_json(said, 403)), intraday_of_msft, ALWAYS)

@@ -27,12 +27,12 @@ PAGE_LIMIT: Final = 1_500
 ALWAYS: Final = 1 << 30
 
 Page = dict[str, Any]
-Make = Callable[["Asked"], Answer]
+Make = Callable[["Exchange"], Answer]
 
 
 @dataclass(frozen=True)
-class Asked:
-    """A request, and the truth about it."""
+class Exchange:
+    """A request, and the true answer to it."""
 
     target: str
     kind: str  # "5m", "1d", "splits" or "grouped"
@@ -55,24 +55,24 @@ class Asked:
 @dataclass
 class _Fault:
     make: Make
-    applies: Callable[[Asked], bool]
+    applies: Callable[[Exchange], bool]
     left: int
 
 
-def bars(asked: Asked) -> bool:
+def bars(exchange: Exchange) -> bool:
     """Apply to pages of 5-minute bars."""
-    return asked.kind == "5m"
+    return exchange.kind == "5m"
 
 
-def first_page(asked: Asked) -> bool:
-    return asked.kind == "5m" and not asked.follows
+def first_page(exchange: Exchange) -> bool:
+    return exchange.kind == "5m" and not exchange.follows
 
 
-def later_page(asked: Asked) -> bool:
-    return asked.kind == "5m" and asked.follows
+def later_page(exchange: Exchange) -> bool:
+    return exchange.kind == "5m" and exchange.follows
 
 
-def anything(asked: Asked) -> bool:
+def anything(exchange: Exchange) -> bool:
     return True
 
 
@@ -84,17 +84,17 @@ class FaultyVendor(FaultyServer):
         self.source = source
         self.clock = clock
         self.key = key
-        self.asked: list[Asked] = []
+        self.exchanges: list[Exchange] = []
         self._faults: list[_Fault] = []
-        self._edit: Callable[[Asked, Page], None] | None = None
+        self._edit: Callable[[Exchange, Page], None] | None = None
         self._faults_lock = threading.Lock()
 
-    def inject(self, make: Make, applies: Callable[[Asked], bool] = bars, times: int = 1) -> None:
+    def inject(self, make: Make, applies: Callable[[Exchange], bool] = bars, times: int = 1) -> None:
         """Let the next `times` requests that it applies to be answered by `make`."""
         with self._faults_lock:
             self._faults.append(_Fault(make, applies, times))
 
-    def edit(self, change: Callable[[Asked, Page], None] | None) -> None:
+    def edit(self, change: Callable[[Exchange, Page], None] | None) -> None:
         """Change what the vendor holds for true, in pages of 5-minute bars, until it is set to None."""
         self._edit = change
 
@@ -105,21 +105,21 @@ class FaultyVendor(FaultyServer):
         self._edit = None
 
     def next_answer(self, seen: Seen) -> Answer:
-        asked = self._truth(seen)
-        if self._edit is not None and asked.kind == "5m" and asked.has_rows:
-            page = asked.page
-            self._edit(asked, page)
-            asked = replace(asked, body=json.dumps(recounted(page)).encode())
+        exchange = self._truth(seen)
+        if self._edit is not None and exchange.kind == "5m" and exchange.has_rows:
+            page = exchange.page
+            self._edit(exchange, page)
+            exchange = replace(exchange, body=json.dumps(recounted(page)).encode())
         with self._faults_lock:
             self.seen.append(seen)
-            self.asked.append(asked)
+            self.exchanges.append(exchange)
             for fault in self._faults:
-                if fault.left and fault.applies(asked):
+                if fault.left and fault.applies(exchange):
                     fault.left -= 1
-                    return fault.make(asked)
-        return send(asked.status, asked.body, {"Content-Type": "application/json"})
+                    return fault.make(exchange)
+        return send(exchange.status, exchange.body, {"Content-Type": "application/json"})
 
-    def _truth(self, seen: Seen) -> Asked:
+    def _truth(self, seen: Seen) -> Exchange:
         parts = urlsplit(seen.target)
         query = dict(parse_qsl(parts.query, keep_blank_values=True))
         path = unquote(parts.path)
@@ -135,7 +135,7 @@ class FaultyVendor(FaultyServer):
         else:
             view = View(self.source, plan_named("advanced"), self.clock())
             status, body = answer(view, path, query, root)
-        return Asked(seen.target, kind, symbol, "cursor" in query, root, status, body)
+        return Exchange(seen.target, kind, symbol, "cursor" in query, root, status, body)
 
 
 def recounted(page: Page) -> Page:

@@ -55,7 +55,7 @@ def _same(one: Any, other: Any, *, near: bool) -> bool:
 
 
 class Time:
-    """Seconds that pass only while somebody sleeps."""
+    """Seconds that pass only by sleeping."""
 
     def __init__(self) -> None:
         self.passed = 0.0
@@ -69,7 +69,7 @@ class Time:
 
 @dataclass
 class FaultyWorld(World):
-    """One vendor that misbehaves as it is told, one database and one clock. Backoff and pauses cost no time."""
+    """One vendor that misbehaves on demand, one database and one clock. Backoff and pauses cost no time."""
 
     vendor: FaultyVendor = None  # type: ignore[assignment]
     read_seconds: float = 30.0  # without a byte
@@ -101,7 +101,7 @@ class FaultyWorld(World):
         }
 
     def log(self, run: int | None = None) -> list[dict[str, object]]:
-        """Return the audit rows of a run, the last one by default."""
+        """Return the audit log rows of a run, the last one by default."""
         return self.query(
             "select * from market_data.ingest_log where run_id = %s order by id", f"run-{run or self.runs}"
         )
