@@ -26,7 +26,7 @@ bars = read_bars("AAPL", "5m", start="2026-03-11", end="2026-03-11T13:40:00Z")
 features = read_features("AAPL", "5m")
 print(json.dumps({
     "version": __version__,
-    "bars": bars["close"].to_json(),
+    "bars": {ts.isoformat(): close for ts, close in bars["close"].items()},
     "log_return": features["log_return"].fillna(-1).tolist(),
     "installed": [name for name in ("dagster", "fastapi", "typer", "talib") if importlib.util.find_spec(name)],
 }))
@@ -87,9 +87,12 @@ def test_a_notebook_reads_with_the_base_dependencies_alone(reader: Path, databas
     Seed(database_url).series("AAPL", "5m", count=3)
     done = _run(reader, tmp_path, "-c", READ, DATABASE_URL=database_url)
     assert done.returncode == 0, done.stderr
-    answer = json.loads(done.stdout)
-    assert json.loads(answer.pop("bars")) == {"1773235800000": 100.0, "1773236100000": 101.0}  # 13:30 and 13:35 UTC
-    assert answer == {"version": "0.1.0", "log_return": [-1, 0.01, 0.02], "installed": []}
+    assert json.loads(done.stdout) == {
+        "version": "0.1.0",
+        "bars": {"2026-03-11T13:30:00+00:00": 100.0, "2026-03-11T13:35:00+00:00": 101.0},
+        "log_return": [-1, 0.01, 0.02],
+        "installed": [],
+    }
 
 
 def test_without_the_pipeline_extra_the_embedded_server_and_the_command_say_what_to_install(
