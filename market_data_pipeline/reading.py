@@ -66,6 +66,18 @@ def read_bars(
         UsageError: an unknown symbol or timeframe, a time without a time zone, or an empty range.
         ConfigurationError: the settings are wrong, or the database was never migrated.
         DatabaseUnavailableError: the database cannot be reached.
+
+    Example:
+        Apple split 7 for 1 on 2014-06-09:
+
+        >>> from market_data_pipeline import read_bars
+        >>> days = {"start": "2014-06-05", "end": "2014-06-10"}
+        >>> read_bars("AAPL", "1d", **days)["close"].round(2).to_list()
+        [92.48, 92.22, 93.7]
+        >>> read_bars("AAPL", "1d", **days, adjusted=False)["close"].round(2).to_list()
+        [647.35, 645.57, 93.7]
+        >>> read_bars("AAPL", "1d", **days).index[0]
+        Timestamp('2014-06-05 04:00:00+0000', tz='UTC')
     """
     from market_data_pipeline.domain.adjustments import adjust
     from market_data_pipeline.store import bars as stored
@@ -98,6 +110,17 @@ def read_features(
     Returns:
         The 17 features and the project's own ones, with `ts` as the index. Floats are float64 with NaN for NULL,
         booleans pandas `boolean` with NA, texts a `category` over their labels (own texts without labels: `str`).
+
+    Example:
+        >>> from market_data_pipeline import read_bars, read_features
+        >>> bars = read_bars("AAPL", "1d", start="2014-06-05")
+        >>> features = read_features("AAPL", "1d", start="2014-06-05")
+        >>> bars.join(features)[["close", "log_return", "trend_direction"]].round(4)
+                                     close  log_return trend_direction
+        ts
+        2014-06-05 04:00:00+00:00  92.4786      0.0039              up
+        2014-06-06 04:00:00+00:00  92.2243     -0.0028              up
+        2014-06-09 04:00:00+00:00  93.7000      0.0159              up
     """
     from market_data_pipeline.ingest.own_features import load_own_features
     from market_data_pipeline.settings import load_settings

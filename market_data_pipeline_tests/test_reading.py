@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import runpy
 import subprocess
 import sys
@@ -223,3 +224,12 @@ def test_importing_the_package_loads_next_to_nothing() -> None:
     assert set(market_data_pipeline.__all__) <= set(dir(market_data_pipeline))
     with pytest.raises(AttributeError):
         market_data_pipeline.read_everything  # noqa: B018
+
+
+@pytest.mark.parametrize("name", market_data_pipeline.__all__)
+def test_the_example_of_each_public_name_gives_what_it_shows(name: str, apple: World) -> None:
+    (example,) = doctest.DocTestFinder(recurse=False).find(getattr(market_data_pipeline, name), name)
+    assert example.examples
+    said: list[str] = []
+    doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE).run(example, out=said.append)
+    assert not said, "".join(said)

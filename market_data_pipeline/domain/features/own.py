@@ -55,6 +55,20 @@ class OwnFeature:
         version: raise it when the definition changes: the next refresh computes stored rows again.
         price_scaled: True when a split known later changes the values of earlier bars.
         labels: the values of a `text` feature if they are few, else empty.
+
+    Example:
+        >>> from market_data_pipeline import OwnFeature
+        >>> gap = OwnFeature(
+        ...     name="gap",
+        ...     compute=lambda bars, timeframe, asset_class: bars["open"] / bars["close"].shift(1) - 1,
+        ...     dtype="float",
+        ...     unit="ratio",
+        ...     warm_up=1,
+        ...     description="open over the previous close, minus 1",
+        ... )
+        >>> bars = pd.DataFrame({"open": [10.0, 12.6], "close": [12.0, 13.0]})
+        >>> gap.compute(bars, "1d", "us_equity").round(3).to_list()
+        [nan, 0.05]
     """
 
     compute: Callable[[pd.DataFrame, Timeframe, AssetClass], Any]
