@@ -11,7 +11,7 @@ Checked with Dagster 1.13.27; `test_dagster_internals` fails when Dagster drops 
   Forked from a process that has imported what a run needs, and has no connections, a run of 9 symbols with nothing to
   do takes 1.0 s of processor time instead of 3.8 s, and runs share memory.
 - The state of Dagster (`reports.dagster_state`): heartbeats, schedule states and a run's failure have no public reading
-  but GraphQL, whose webserver may be down just when they are asked for.
+  but GraphQL, whose webserver may be down just when they are needed.
 """
 
 from __future__ import annotations

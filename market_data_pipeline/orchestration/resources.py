@@ -101,8 +101,8 @@ class PipelineResource(dg.ConfigurableResource):  # type: ignore[type-arg]
             return [entry.symbol for entry in self.tracked(engine) if entry.active and entry.tier == tier]
 
     @contextmanager
-    def pipeline(self) -> Iterator[Pipeline]:
-        """Lend the pipeline: vendor, database, clock and plan.
+    def pipeline(self, history_days: int | None = None) -> Iterator[Pipeline]:
+        """Lend the pipeline: vendor, database, clock and plan; `history_days` instead of the configured ones.
 
         Raises:
             ConfigurationError: the settings contradict themselves.
@@ -110,7 +110,7 @@ class PipelineResource(dg.ConfigurableResource):  # type: ignore[type-arg]
         from market_data_pipeline.ingest.pipeline import build_pipeline
 
         settings = self.settings()
-        with build_pipeline(settings, self.vendor(settings)) as pipeline:
+        with build_pipeline(settings, self.vendor(settings), history_days=history_days) as pipeline:
             yield pipeline
 
     def refresh(
@@ -127,11 +127,9 @@ class PipelineResource(dg.ConfigurableResource):  # type: ignore[type-arg]
         Raises:
             PipelineError: a failure that every symbol shares, for example a refused key.
         """
-        from market_data_pipeline.ingest.pipeline import build_pipeline
         from market_data_pipeline.ingest.shard import refresh_shard
 
-        settings = self.settings()
-        with build_pipeline(settings, self.vendor(settings), history_days=history_days) as pipeline:
+        with self.pipeline(history_days) as pipeline:
             yield from refresh_shard(requests, pipeline=pipeline, run_id=run_id, full=full)
 
 

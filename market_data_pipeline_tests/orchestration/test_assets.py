@@ -142,7 +142,7 @@ def test_a_run_leaves_one_table_with_a_row_per_symbol_failed_ones_first(
     ]
 
 
-def test_a_refresh_writes_the_verdict_of_the_standing_check(registered: dg.DagsterInstance, url: str) -> None:
+def test_a_refresh_writes_the_verdict_of_the_freshness_check(registered: dg.DagsterInstance, url: str) -> None:
     run(registered, url)
     key = dg.AssetCheckKey(FEATURES, "series_freshness")
     record = registered.event_log_storage.get_latest_asset_check_execution_by_key([key])[key]

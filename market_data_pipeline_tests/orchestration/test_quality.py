@@ -39,7 +39,7 @@ DAY = "symbol = 'AAPL' and timeframe = '1d' and ts = '2025-11-20 05:00Z'"
 
 
 def sane(database_url: str) -> None:
-    """Fill a database with a stock and a round-the-clock market, as a refresh does."""
+    """Fill a database with a US equity and a round-the-clock market, as a refresh does."""
     world = World("", database_url, NOW)
     with running_server(open_source(None), world.clock, plan="advanced") as world.base_url:
         assert not any(

@@ -42,8 +42,8 @@ def test_a_settled_day_that_differs_is_reopened_and_corrected_by_the_next_refres
 
     world.now += timedelta(hours=1)
     world.refresh("AAPL", timeframes=(Timeframe.D1,), history_days=15)
-    (mended,) = world.query("select close from market_data.bars where symbol = 'AAPL' and ts = %s", bar["ts"])
-    assert mended["close"] == bar["close"]
+    (corrected,) = world.query("select close from market_data.bars where symbol = 'AAPL' and ts = %s", bar["ts"])
+    assert corrected["close"] == bar["close"]
     assert [row["close"] for row in world.query("select close from market_data.bar_revisions")] == [1]
     assert found(world) == []
 

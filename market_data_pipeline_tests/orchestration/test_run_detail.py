@@ -1,4 +1,4 @@
-"""`market-data history RUN_ID` and the audit trail: who asked for a run, why, and what came of each series."""
+"""`market-data history RUN_ID` and the audit log: who requested a run, why, and the result of each series."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def printed(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, s
     return int(exit_info.value.code or 0), said.out, said.err
 
 
-def test_a_runs_series_are_shown_failed_first_with_who_asked_and_why(
+def test_a_runs_series_are_shown_failed_first_with_who_requested_the_run_and_why(
     registered: dg.DagsterInstance,
     database: sa.Engine,
     database_url: str,

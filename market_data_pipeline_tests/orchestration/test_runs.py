@@ -86,13 +86,13 @@ def test_chosen_symbols_make_one_run_per_tier(registered: dg.DagsterInstance) ->
     assert unfinished_tier_run(registered, Tier.CRITICAL) is None  # a run for some symbols holds no schedule up
 
 
-def test_a_symbol_that_nobody_tracks_is_refused_before_anything_is_queued(registered: dg.DagsterInstance) -> None:
+def test_an_untracked_symbol_is_refused_before_anything_is_queued(registered: dg.DagsterInstance) -> None:
     with pytest.raises(UsageError, match="GME: not tracked"):
         submit_refresh(registered, build_defs(), symbols=["AAPL", "GME"])
     assert registered.get_runs_count() == 0
 
 
-def test_waiting_ends_when_all_runs_ended_and_tells_how(registered: dg.DagsterInstance) -> None:
+def test_waiting_ends_when_all_runs_have_ended_and_returns_how(registered: dg.DagsterInstance) -> None:
     run_ids = submit_refresh(registered, build_defs(), symbols=["AAPL", "F"])
     seen: list[set[str]] = []
 

@@ -29,7 +29,7 @@ SYMBOLS_DRAWN: Final = 24  # what fits on a screen; a tier may hold hundreds
 
 _COLUMNS: Final = 3  # as wide as the dialog in which Dagster shows Markdown, on a screen of 1,360 pixels
 
-# Okabe and Ito's colours, told apart with any kind of sight, dark enough for white and light enough for black.
+# Okabe and Ito's colours, distinct for any kind of colour vision, dark enough for white and light enough for black.
 _BLUE, _ORANGE, _GREEN, _GREY, _PURPLE = "#0072B2", "#E69F00", "#009E73", "#9A9A9A", "#CC79A7"
 
 _TRENDS: Final = {"uptrend": _GREEN, "ranging": _GREY, "downtrend": _ORANGE}
@@ -136,6 +136,6 @@ def _markdown(chart: Any, text: str) -> str:
 
 def _small(png: bytes) -> bytes:
     """Return a PNG with a palette of the few colours that a chart has."""
-    with Image.open(io.BytesIO(png)) as picture, io.BytesIO() as smaller:
-        picture.convert("RGB").quantize(_SHADES).save(smaller, "PNG", optimize=True)
+    with Image.open(io.BytesIO(png)) as image, io.BytesIO() as smaller:
+        image.convert("RGB").quantize(_SHADES).save(smaller, "PNG", optimize=True)
         return smaller.getvalue()

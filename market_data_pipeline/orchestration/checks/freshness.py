@@ -1,4 +1,4 @@
-"""Freshness as Dagster shows it: each tier's policy, and the standing check `series_freshness` on `<tier>/features`.
+"""Freshness as Dagster shows it: each tier's policy, and the check `series_freshness` on `<tier>/features`.
 
 Dagster's freshness policies (https://docs.dagster.io/guides/observe/asset-freshness-policies) look only at an asset's
 LAST materialization: one fresh symbol makes them pass. The asset check

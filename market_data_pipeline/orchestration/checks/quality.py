@@ -109,7 +109,7 @@ def _chart(pipeline: PipelineResource, tier: Tier, rule: Rule) -> dict[str, dg.M
         return {}
     with pipeline.database() as engine:
         drawn = chart(engine, tier)
-    return {"picture": dg.MetadataValue.md(drawn)} if drawn else {}
+    return {"chart": dg.MetadataValue.md(drawn)} if drawn else {}
 
 
 def _result(suite: Suite, verdict: "Verdict", rows: int, chart: Mapping[str, Any]) -> dg.AssetCheckResult:

@@ -40,7 +40,7 @@ def run_tags(tier: Tier) -> dict[str, str]:
 def refresh_job(tier: Tier) -> AssetJob:
     """Return the job that refreshes a tier: all of it, or what a run's partition tags and run config narrow it to.
 
-    The tier's checks are not part of it: the step writes the verdict of the standing check itself.
+    The tier's checks are not part of it: the step writes the verdict of the freshness check itself.
     """
     return dg.define_asset_job(
         job_name(tier),
