@@ -25,7 +25,7 @@ from market_data_pipeline.serving.connections import (
 )
 from market_data_pipeline.serving.database import Database
 from market_data_pipeline.serving.metrics import Metrics
-from market_data_pipeline.serving.middleware import CacheMiddleware, HeadMiddleware, MetricsMiddleware, ReportGzip
+from market_data_pipeline.serving.middleware import PlainGzip, RequestMiddleware
 from market_data_pipeline.serving.routes import admin as admin_routes
 from market_data_pipeline.serving.routes import pages as page_routes
 from market_data_pipeline.serving.routes import series as series_routes
@@ -95,10 +95,8 @@ def create_app(settings: Settings, dagster: DagsterState) -> FastAPI:
     app.include_router(page_routes.router(database, dagster, access, settings, own.declarations))
     app.mount(page_routes.STATIC_PATH, page_routes.PageFiles(directory=page_routes.STATIC))
     # The middleware added last sees a request first.
-    app.add_middleware(ReportGzip, minimum_size=1_000, compresslevel=6)
-    app.add_middleware(CacheMiddleware, cache=cache, clock=settings.clock, hit=metrics.hits.inc)
-    app.add_middleware(HeadMiddleware)
-    app.add_middleware(MetricsMiddleware, metrics=metrics)
+    app.add_middleware(PlainGzip, minimum_size=1_000, compresslevel=6)
+    app.add_middleware(RequestMiddleware, cache=cache, clock=settings.clock, metrics=metrics)
     return app
 
 

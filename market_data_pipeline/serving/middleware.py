@@ -1,4 +1,4 @@
-"""What happens to every request before and after its route: metrics, HEAD, the response cache, compression."""
+"""What happens to every request around its route: HEAD, the response cache, metrics, compression."""
 
 from __future__ import annotations
 
@@ -25,11 +25,17 @@ SCOPE_KEY: Final = "market_data.request_key"
 _KNOWN_METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
-class MetricsMiddleware:
-    """Counts and times every request under its route's template, so that addresses cannot swell the metrics."""
+class RequestMiddleware:
+    """Answers from the response cache before any routing, and counts and times every request.
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+    A request that misses the cache goes on with its key in the scope. Metrics are kept under the route's template, so
+    that addresses cannot swell them.
+    """
+
+    def __init__(self, app: ASGIApp, cache: ResponseCache, clock: Callable[[], datetime], metrics: Metrics) -> None:
         self._app = app
+        self._cache = cache
+        self._clock = clock
         self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -37,7 +43,7 @@ class MetricsMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        started = time.perf_counter()
+        started, method = time.perf_counter(), scope["method"]
         status = HTTPStatus.INTERNAL_SERVER_ERROR.value
 
         async def noting(message: Message) -> None:
@@ -46,82 +52,43 @@ class MetricsMiddleware:
                 status = message["status"]
             await send(message)
 
+        if method == "HEAD":  # answered as GET (RFC 9110, section 9.3.2); uvicorn leaves the body out
+            scope = dict(scope, method="GET")
+        route = None
         try:
-            await self._app(scope, receive, noting)
+            route = await self._from_cache(scope, noting)
+            if route is None:
+                await self._app(scope, receive, noting)
         finally:
-            route = _route_template(scope)
-            method = scope["method"] if scope["method"] in _KNOWN_METHODS else "other"
-            self._metrics.requests.labels(method, route, str(status)).inc()
+            route = route or getattr(scope.get("route"), "path_format", "none")
+            counted = method if method in _KNOWN_METHODS else "other"
+            self._metrics.requests.labels(counted, route, str(status)).inc()
             self._metrics.seconds.labels(route).observe(time.perf_counter() - started)
 
-
-class HeadMiddleware:
-    """Answers HEAD as GET without the body (RFC 9110, section 9.3.2)."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle one connection."""
-        if scope["type"] != "http" or scope["method"] != "HEAD":
-            await self._app(scope, receive, send)
-            return
-
-        async def without_body(message: Message) -> None:
-            if message["type"] == "http.response.body":
-                if message.get("more_body"):
-                    return
-                message = {"type": "http.response.body", "body": b""}
-            await send(message)
-
-        as_get = dict(scope, method="GET")
-        await self._app(as_get, receive, without_body)
-        scope["route_template"] = _route_template(as_get)
-
-
-class CacheMiddleware:
-    """Answers from the response cache before any routing; a request that misses goes on with its key in the scope."""
-
-    def __init__(
-        self, app: ASGIApp, cache: ResponseCache, clock: Callable[[], datetime], hit: Callable[[], None]
-    ) -> None:
-        self._app = app
-        self._cache = cache
-        self._clock = clock
-        self._hit = hit
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle one connection."""
-        if scope["type"] != "http" or scope["method"] != "GET" or not scope["path"].startswith("/api/v1/"):
-            await self._app(scope, receive, send)
-            return
+    async def _from_cache(self, scope: Scope, send: Send) -> str | None:
+        """Answer from the cache and return the route's template, or None on a miss."""
+        if scope["method"] != "GET" or not scope["path"].startswith("/api/v1/"):
+            return None
         headers = {b"accept": "", b"accept-encoding": "", b"if-none-match": ""}
         for name, value in scope["headers"]:
             if name in headers:
                 text = value.decode("latin-1")
                 headers[name] = f"{headers[name]},{text}" if headers[name] else text
-        key = RequestKey(scope["path"], scope["query_string"], headers[b"accept"])
+        key = scope[SCOPE_KEY] = RequestKey(scope["path"], scope["query_string"], headers[b"accept"])
         answer = self._cache.answers.get(key)
         if answer is None:
-            scope[SCOPE_KEY] = key
-            await self._app(scope, receive, send)
-            return
-        self._hit()
-        scope["route_template"] = answer.route
+            return None
+        self._metrics.hits.inc()
         if gzip := takes_gzip(headers[b"accept-encoding"]):
             await answer.compress()
-        rendered = answer.render(self._clock(), gzip=gzip, if_none_match=headers[b"if-none-match"])
-        await send_rendered(rendered, send)
+        await send_rendered(answer.render(self._clock(), gzip=gzip, if_none_match=headers[b"if-none-match"]), send)
+        return answer.route
 
 
-class ReportGzip(GZipMiddleware):
-    """Compresses everything but answers about a series, which arrive compressed."""
+class PlainGzip(GZipMiddleware):
+    """Compresses what lies outside `/api/v1`: answers about a series arrive compressed, admin reports stay plain."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one connection."""
         handler = self.app if SCOPE_KEY in scope else super().__call__
         await handler(scope, receive, send)
-
-
-def _route_template(scope: Scope) -> str:
-    return str(scope.get("route_template") or getattr(scope.get("route"), "path_format", "none"))

@@ -121,15 +121,16 @@ def router(
         message = partial(render, "message.html", root=root, now=None)
 
         def make(source: sa.Engine) -> tuple[HTTPStatus, str]:
-            timing = Timing.on(plan, asset_class_of(symbol), now)
-            with snapshot(source) as connection:
+            try:
                 series = _named(symbol, timeframe)
-                report = None
-                if isinstance(series, Series):
-                    report = series_report(connection, series, timing, plan, settings.history_days)
-                if report is None:
-                    sentence = series if isinstance(series, str) else _unknown(connection, symbol)
-                    return HTTPStatus.NOT_FOUND, message(status=404, heading="No such series", sentence=sentence)
+                with snapshot(source) as connection:
+                    report = series_report(
+                        connection, series, Timing.on(plan, asset_class_of(symbol), now), plan, settings.history_days
+                    )
+                    if report is None:
+                        raise UsageError(_untracked(connection, symbol))
+            except UsageError as error:
+                return HTTPStatus.NOT_FOUND, message(status=404, heading="No such series", sentence=str(error))
             return HTTPStatus.OK, series_page.render_series(
                 report,
                 now,
@@ -159,17 +160,13 @@ def unavailable(content: str) -> HTMLResponse:
     return HTMLResponse(content, HTTPStatus.SERVICE_UNAVAILABLE, headers)
 
 
-def _named(symbol: str, timeframe: str) -> Series | str:
-    """Return the series that an address names, or a sentence that says why it names none."""
+def _named(symbol: str, timeframe: str) -> Series:
     if len(symbol) > LONGEST_SYMBOL or not symbol.isprintable():
-        return "No symbol has this name."
-    try:
-        return Series(symbol, parse_timeframe(timeframe))
-    except UsageError as error:
-        return str(error)
+        raise UsageError("No symbol has this name.")
+    return Series(symbol, parse_timeframe(timeframe))
 
 
-def _unknown(connection: sa.Connection, symbol: str) -> str:
+def _untracked(connection: sa.Connection, symbol: str) -> str:
     similar = similar_symbol(connection, symbol)
     hint = f"Did you mean {similar}?" if similar else f"`market-data universe add {symbol}` adds it."
     return f"{symbol} is not tracked. {hint}"
