@@ -53,7 +53,7 @@ def bar_frame(ts_us: np.ndarray, values: Mapping[str, np.ndarray]) -> pd.DataFra
 def _header() -> tuple[Any, Any]:
     import pandas as pd
 
-    return pd.Index(COLUMNS), pd.DatetimeTZDtype("us", "UTC")
+    return pd.Index(COLUMNS), pd.api.types.pandas_dtype(TS_DTYPE)
 
 
 def empty() -> pd.DataFrame:

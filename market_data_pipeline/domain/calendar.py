@@ -150,11 +150,6 @@ class SessionCalendar:
             raise _outside(FIRST_DATE - _DAY)
         return self._session(self._dates[at - 1])
 
-    def sessions_overlapping(self, interval: Interval) -> tuple[Session, ...]:
-        """Return the sessions whose extended hours [start, end) share an instant with `interval`."""
-        near = self.sessions(self.session_date(interval.start), self.session_date(interval.end - _US) + _DAY)
-        return tuple(s for s in near if s.start < interval.end and interval.start < s.end)
-
     def full_slot_count(self, timeframe: Timeframe) -> int:
         """Return how many slots of `timeframe` a session of full length has."""
         return 1 if timeframe is Timeframe.D1 else -(-(self._hours.end - self._hours.start) // timeframe.span)

@@ -7,7 +7,6 @@ empty set.
 
 from __future__ import annotations
 
-from datetime import timedelta
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -38,11 +37,6 @@ def normalise(intervals: Iterable[Interval]) -> Intervals:
     return tuple(merged)
 
 
-def union(a: Intervals, b: Intervals) -> Intervals:
-    """Return the instants in `a` or in `b`."""
-    return normalise((*a, *b))
-
-
 def subtract(a: Intervals, b: Intervals) -> Intervals:
     """Return the instants in `a` that are not in `b`: with `a` expected and `b` held, what is missing.
 
@@ -62,8 +56,3 @@ def subtract(a: Intervals, b: Intervals) -> Intervals:
         if at < end:
             left.append(Interval(at, end))
     return tuple(left)
-
-
-def total(intervals: Intervals) -> timedelta:
-    """Return the total length of canonical intervals."""
-    return sum((end - start for start, end in intervals), timedelta())

@@ -149,25 +149,6 @@ def test_neighbouring_sessions_have_none_between_them(calendar: SessionCalendar,
     assert [s.date for s in between] == ([day] if calendar.session_on(day) else [])
 
 
-@laws
-@given(calendars, instants, st.integers(1, 10_000))
-def test_overlapping_sessions_share_an_instant_with_the_interval(
-    calendar: SessionCalendar, start: datetime, minutes: int
-) -> None:
-    interval = Interval(start, start + timedelta(minutes=minutes))
-    first = calendar.session_date(start) - DAY
-    near = calendar.sessions(first, first + timedelta(days=12))
-    expected = tuple(s for s in near if max(s.start, interval.start) < min(s.end, interval.end))
-    assert calendar.sessions_overlapping(interval) == expected
-
-
-def test_an_interval_that_only_touches_a_session_does_not_overlap_it() -> None:
-    four, eight = new_york("2025-11-19 04:00"), new_york("2025-11-19 20:00")
-    assert EQUITIES.sessions_overlapping(Interval(four - DAY / 6, four)) == ()
-    assert EQUITIES.sessions_overlapping(Interval(eight, eight + DAY / 6)) == ()
-    assert [s.date for s in EQUITIES.sessions_overlapping(Interval(four, eight))] == [date(2025, 11, 19)]
-
-
 @pytest.mark.parametrize("calendar", [EQUITIES, CRYPTO])
 def test_a_date_outside_the_calendar_is_refused_with_its_range(calendar: SessionCalendar) -> None:
     for ask in (

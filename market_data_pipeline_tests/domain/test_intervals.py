@@ -8,7 +8,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from market_data_pipeline.domain.intervals import Interval, Intervals, normalise, subtract, total, union
+from market_data_pipeline.domain.intervals import Interval, Intervals, normalise, subtract
 from market_data_pipeline_tests.domain.strategies import START, intervals, laws
 
 sets = st.lists(intervals(), max_size=8).map(normalise)
@@ -21,6 +21,14 @@ def hours(of: Intervals | list[Interval]) -> set[int]:
 
 def canonical(of: Intervals) -> bool:
     return all(start < end for start, end in of) and all(a.end < b.start for a, b in pairwise(of))
+
+
+def union(a: Intervals, b: Intervals) -> Intervals:
+    return normalise((*a, *b))
+
+
+def total(of: Intervals) -> timedelta:
+    return sum((end - start for start, end in of), timedelta())
 
 
 def intersect(a: Intervals, b: Intervals) -> Intervals:
