@@ -21,6 +21,11 @@ PACKAGE, TESTS, BENCHMARKS = (
     ROOT / name for name in ("market_data_pipeline", "market_data_pipeline_tests", "benchmarks")
 )
 
+DROPPED_WORDS = """
+asking covering crossing crossings demand flights harvest healing lacking perishable portrait portraits renewal renewals
+shelf shelves standing stock stocks told turns wish wishes witnesses
+"""
+
 
 @cache
 def parsed(file: Path) -> ast.Module:
@@ -119,6 +124,28 @@ def test_private_names_of_dagster_stand_in_one_module() -> None:
         for match in private.finditer(file.read_text(encoding="utf-8"))
     ]
     assert elsewhere == []
+
+
+def test_the_words_that_the_field_does_not_use_do_not_come_back() -> None:
+    """Names of files, functions, classes, arguments and variables; `stocks` is a word of the vendor's."""
+    dropped = set(re.findall(r"\w+", DROPPED_WORDS))
+
+    def names(file: Path) -> set[str]:
+        found = {file.stem}
+        for node in ast.walk(parsed(file)):
+            found |= {
+                value for key in ("id", "attr", "name", "arg") if isinstance(value := getattr(node, key, None), str)
+            }
+        return found
+
+    back = [
+        f"{file.relative_to(ROOT)}: {name}"
+        for file in modules(PACKAGE)
+        for name in sorted(names(file))
+        if dropped & set(re.findall(r"[a-z]+", re.sub(r"([A-Z])", r"_\1", name).lower()))
+        and not (name == "stocks" and file.is_relative_to(PACKAGE / "sandbox"))
+    ]
+    assert back == []
 
 
 def test_the_locks_pin_every_requirement_by_hash_and_name_no_host() -> None:
