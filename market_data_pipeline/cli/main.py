@@ -181,6 +181,8 @@ def _sentence(error: Exception) -> str:
     """Return what to print; only the text of our own errors is known to hold no secret."""
     if isinstance(error, PipelineError):
         return str(error)
+    if isinstance(error, ModuleNotFoundError) and not (error.name or "").startswith("market_data_pipeline"):
+        return f"This command needs {error.name}: run `pip install 'market-data-pipeline[all]'`."
     if isinstance(error, OSError) and error.errno is not None:
         where = error.filename or Path.cwd()
         if error.errno == errno.ENOSPC:
