@@ -33,7 +33,7 @@ from market_data_pipeline.domain.bars import bar_frame
 from market_data_pipeline.domain.calendar import calendar_for
 from market_data_pipeline.domain.features.compute import compute_features, features_from, warm_up_suffices
 from market_data_pipeline.domain.features.definitions import WARM_UP_BARS
-from market_data_pipeline.domain.series import AssetClass, Series, Timeframe
+from market_data_pipeline.domain.series import AssetClass, Series, Tier, Timeframe
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -120,9 +120,10 @@ def computing(repetitions: int) -> dict[str, list[float]]:
 def storing(repetitions: int) -> dict[str, list[float]]:
     """Measure with a database."""
     from market_data_pipeline.domain.counters import Tally
-    from market_data_pipeline.ingest.features import bars_to_compute, recompute_features
+    from market_data_pipeline.ingest.features import FeatureBasis, update_features
     from market_data_pipeline.store.bars import append_bars
     from market_data_pipeline.store.copy import StoreConnection
+    from market_data_pipeline.store.series_state import SeriesState
 
     series, bars = Series("BENCH", Timeframe.M5), series_of_bars(BARS + _APPENDS * (repetitions + 1))
     held = [bars.iloc[:BARS]]
@@ -130,20 +131,19 @@ def storing(repetitions: int) -> dict[str, list[float]]:
     def recompute(
         connection: StoreConnection, answer: pd.DataFrame, first: datetime | None, held_until: datetime | None
     ) -> int:
-        found, start = bars_to_compute(
+        state = SeriesState(Tier.CRITICAL, last_ts=held_until, bar_count=int(first is None))
+        return update_features(
             connection,
             series,
+            state,
             answer,
-            first=first,
-            held_until=held_until,
-            joined=True,
-            adjusted=lambda raw: raw,
-            warm_up=WARM_UP_BARS,
-        )
-        rows, _ = recompute_features(
-            connection, series, found, start, asset_class=_EQUITY, now=_NOW, compare_from=None, tally=Tally()
-        )
-        return rows
+            FeatureBasis(_EQUITY, (), ""),
+            changed_from=first,
+            contiguous=True,
+            full=first is None,
+            now=_NOW,
+            tally=Tally(),
+        ).rows
 
     with _database() as url, StoreConnection(url) as connection, psycopg.connect(url, autocommit=True) as owner:
         append_bars(connection, series, held[0], _NOW)

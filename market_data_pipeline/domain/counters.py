@@ -6,9 +6,9 @@ migration) and one place that counts it; the audit log and the outcome carry it 
 
 from __future__ import annotations
 
-from contextlib import contextmanager
-from dataclasses import astuple, dataclass
-from operator import add, sub
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, fields, replace
+from operator import add, attrgetter, sub
 from time import perf_counter
 from typing import TYPE_CHECKING, Final
 
@@ -53,14 +53,15 @@ class Counters:
 
     def __add__(self, other: Counters) -> Counters:
         """Return the counters of both parts."""
-        return Counters(*map(add, astuple(self), astuple(other)))
+        return Counters(*map(add, _VALUES(self), _VALUES(other)))
 
     def __sub__(self, other: Counters) -> Counters:
         """Return what was counted since `other`, an earlier reading of the same counters."""
-        return Counters(*map(sub, astuple(self), astuple(other)))
+        return Counters(*map(sub, _VALUES(self), _VALUES(other)))
 
 
 NOTHING: Final = Counters()
+_VALUES: Final = attrgetter(*(counter.name for counter in fields(Counters)))  # astuple() copies: six times as long
 
 
 @dataclass(slots=True)
@@ -69,29 +70,24 @@ class Tally:
 
     counters: Counters = NOTHING
 
-    @contextmanager
-    def fetching(self) -> Iterator[None]:
+    def fetching(self) -> AbstractContextManager[None]:
         """Count the block as time waiting for the vendor."""
-        started = perf_counter()
-        try:
-            yield
-        finally:
-            self.counters += Counters(fetch_seconds=perf_counter() - started)
+        return self._timing("fetch_seconds")
 
-    @contextmanager
-    def storing(self) -> Iterator[None]:
+    def storing(self) -> AbstractContextManager[None]:
         """Count the block as time in PostgreSQL."""
-        started = perf_counter()
-        try:
-            yield
-        finally:
-            self.counters += Counters(store_seconds=perf_counter() - started)
+        return self._timing("store_seconds")
+
+    def computing(self) -> AbstractContextManager[None]:
+        """Count the block as time resampling and computing features."""
+        return self._timing("compute_seconds")
 
     @contextmanager
-    def computing(self) -> Iterator[None]:
-        """Count the block as time resampling and computing features."""
+    def _timing(self, counter: str) -> Iterator[None]:
         started = perf_counter()
         try:
             yield
         finally:
-            self.counters += Counters(compute_seconds=perf_counter() - started)
+            self.counters = replace(
+                self.counters, **{counter: getattr(self.counters, counter) + perf_counter() - started}
+            )

@@ -104,40 +104,36 @@ def update_features(
     """
     from market_data_pipeline.domain.adjustments import adjust
 
-    own = basis.own
+    own, held_until = basis.own, state.last_ts
     outdated = _is_outdated(state, basis, bars_change=changed_from is not None)
     if changed_from is None and not outdated and not (full and state.bar_count):
         return FeatureUpdate(0, (), state.own_features, bar_frames.empty())
     first = None if outdated or full else changed_from
     today = exchange_date(now)
     with tally.storing():
-        computed_from, start = bars_to_compute(
+        read, start = bars_to_compute(
             connection,
             series,
             bars,
             first=first,
-            held_until=state.last_ts,
-            joined=contiguous,
+            held_until=held_until,
+            contiguous=contiguous,
             adjusted=lambda raw: adjust(raw, basis.splits, today),
             warm_up=own.warm_up,
         )
+    with tally.computing():
+        table, problems = _computed(series, read, start, basis.asset_class, own)
     begin = first or BEGINNING
-    rows, problems = recompute_features(
-        connection,
-        series,
-        computed_from,
-        start,
-        asset_class=basis.asset_class,
-        now=now,
-        compare_from=begin if state.last_ts is not None and begin <= state.last_ts else None,
-        tally=tally,
-        own=own,
-    )
+    with tally.storing():
+        if held_until is not None and begin <= held_until:
+            table = _differing(connection, series, table, begin, own)
+        append_features(connection, series, table, now)
+    rows = int(table.num_rows)
     if own.readable:
         fingerprint = own.digest + (FAILED_MARK if problems else "")
     else:
         fingerprint = FAILED_MARK if rows else state.own_features
-    return FeatureUpdate(rows, problems, fingerprint, computed_from)
+    return FeatureUpdate(rows, problems, fingerprint, read)
 
 
 def _is_outdated(state: SeriesState, basis: FeatureBasis, *, bars_change: bool) -> bool:
@@ -164,7 +160,7 @@ def bars_to_compute(
     *,
     first: datetime | None,
     held_until: datetime | None,
-    joined: bool,
+    contiguous: bool,
     adjusted: Callable[[pd.DataFrame], pd.DataFrame],
     warm_up: int | None,
 ) -> tuple[pd.DataFrame, int]:
@@ -176,7 +172,7 @@ def bars_to_compute(
         answer: the raw bars that the change came with; bars are read again only where these do not suffice.
         first: start of the first bar that changed, None to recompute all.
         held_until: start of the last bar that was held before the change, None when none was.
-        joined: whether `answer` is all there is from its first bar to its last.
+        contiguous: whether `answer` is all there is from its first bar to its last.
         adjusted: makes adjusted bars of raw ones.
         warm_up: how many bars before `first` are needed, None for all of them.
     """
@@ -191,7 +187,7 @@ def bars_to_compute(
     if warm_up is not None:
         before = read_bars_before(connection, series, first, warm_up)
         starts = ts_us(answer)
-        if joined and len(starts) and starts[-1] >= to_us(held_until):
+        if contiguous and len(starts) and starts[-1] >= to_us(held_until):
             changed = answer.iloc[int(starts.searchsorted(to_us(first))) :]
         else:
             changed = read_bars(connection, series, first, _END)
@@ -200,45 +196,6 @@ def bars_to_compute(
             return bars, len(before)
     bars = adjusted(read_bars(connection, series, BEGINNING, _END))
     return bars, int(ts_us(bars).searchsorted(to_us(first)))
-
-
-def recompute_features(
-    connection: StoreConnection,
-    series: Series,
-    bars: pd.DataFrame,
-    start: int,
-    *,
-    asset_class: AssetClass,
-    now: datetime,
-    compare_from: datetime | None,
-    tally: Tally,
-    own: OwnFeatures = NO_OWN_FEATURES,
-) -> tuple[int, tuple[str, ...]]:
-    """Compute the features of `bars` from index `start` on and store the rows that differ.
-
-    Returns how many rows were written, and a sentence for each own feature that could not be computed and is NULL.
-
-    Args:
-        connection: the transaction.
-        series: whose features.
-        bars: adjusted bars, the first `start` of them as warm-up.
-        start: index of the first bar whose features are stored.
-        asset_class: for the bars per year and the session date.
-        now: becomes `features_computed_at`.
-        compare_from: first instant at which features may be stored already, None when there are none.
-        tally: counts the time.
-        own: the project's own features.
-
-    Raises:
-        FeatureError: the bars break a formula of the 17; the sentence names the series.
-    """
-    with tally.computing():
-        table, problems = _computed(series, bars, start, asset_class, own)
-    with tally.storing():
-        if compare_from is not None:
-            table = _differing(connection, series, table, compare_from, own)
-        append_features(connection, series, table, now)
-    return int(table.num_rows), problems
 
 
 def _computed(

@@ -213,7 +213,7 @@ def test_a_ticker_that_stands_still_is_judged_by_its_adjusted_prices(
             made.iloc[-1:],
             first=newest,
             held_until=newest - timedelta(minutes=15),
-            joined=True,
+            contiguous=True,
             adjusted=lambda raw: adjust(raw, [Split(day, 1, 4)] if still else [], date(2024, 6, 1)),
             warm_up=WARM_UP_BARS,
         )
