@@ -59,7 +59,7 @@ def finished_rows(database_url: str, symbols: Sequence[str]) -> Rows:
                 for relation in ("bars", "features"):
                     name = f"{relation}_{timeframe}"
                     query = f"select * from market_data.{name} where symbol = %(symbol)s order by ts"  # noqa: S608 - two words
-                    table = pa.Table.from_pylist(connection.rows(query, {"symbol": symbol}))  # type: ignore[arg-type]
+                    table = pa.Table.from_pylist(connection.rows(query, {"symbol": symbol}))
                     empty = [field.name for field in table.schema if pa.types.is_null(field.type)]
                     tables.append((name, table.drop_columns(empty)))
     return Rows(tables, sum(table.num_rows for name, table in tables if name.startswith("bars")))

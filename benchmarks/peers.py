@@ -139,7 +139,7 @@ def _peer(
 def _rows(url: str, schema: str) -> tuple[int, int]:
     with psycopg.connect(url) as connection:
         bars, features = (
-            connection.execute(f"select count(*) from {schema}.{name}").fetchone()  # type: ignore  # noqa: S608 - ours
+            connection.execute(f"select count(*) from {schema}.{name}").fetchone()  # noqa: S608 - ours
             for name in ("bars", "features")
         )
     return bars[0], features[0]  # type: ignore[index]
