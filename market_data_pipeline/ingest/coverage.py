@@ -140,7 +140,7 @@ class ExpectedBars:
 
     Attributes:
         timeframe: of the series.
-        timing: when bars can be had, and now.
+        timing: when bars are available, and now.
         sessions: the days that the series should hold, ascending.
         coverage: of the fetched series behind it, as it is once the execution is committed.
     """
@@ -162,7 +162,7 @@ class ExpectedBars:
         return rules.quiet_slots(self.timing.calendar, self.timeframe, ts[ts.searchsorted(newest) :])
 
     def next_due(self, last_ts: datetime | None, quiet_slots: int) -> datetime | None:
-        """Return when the first bar that is missing falls, or fell, due; None when it should hold no day."""
+        """Return when the first missing bar falls, or fell, due; None without any day."""
         if not self.sessions:
             return None
         return rules.next_due(
@@ -173,7 +173,7 @@ class ExpectedBars:
             quiet_slots=quiet_slots,
             confirmed={day for day, known in self.coverage.items() if known.status.final},
             availability=self.timing.available_at,
-            first_gap_ts=self._first_hole(last_ts),
+            first_gap_ts=self._first_gap(last_ts),
         )
 
     def last_due_ts(self) -> datetime:
@@ -183,14 +183,14 @@ class ExpectedBars:
         )
 
     def settled_until(self) -> datetime | None:
-        """Return the midnight that begins the first day not settled, aware UTC; None when it should hold no day."""
+        """Return the midnight that begins the first day whose coverage is not final, aware UTC; None without days."""
         for session in self.sessions:
             known = self.coverage.get(session.date)
             if known is None or not known.status.final:
                 return session.day_start
         return self.sessions[-1].day_end if self.sessions else None
 
-    def _first_hole(self, last_ts: datetime | None) -> datetime | None:
+    def _first_gap(self, last_ts: datetime | None) -> datetime | None:
         """Return the start of the earliest day before `last_ts` of which nothing is held or confirmed."""
         if last_ts is None:
             return None

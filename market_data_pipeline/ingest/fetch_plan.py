@@ -38,7 +38,7 @@ _MOST_WITH_NEIGHBOURS: Final = 5
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """When a session's bars can be had: its calendar, the plan's delay, and the instant it is now (aware UTC).
+    """When a session's bars are available: its calendar, the delay of the vendor's plan, and now (aware UTC).
 
     `available_at` maps a bar's end to the instant from which the vendor serves it; it never decreases.
     """
@@ -49,7 +49,7 @@ class Timing:
 
     @classmethod
     def on(cls, plan: Plan, asset_class: AssetClass, now: datetime) -> Timing:
-        """Return when bars of an asset class can be had on a plan of the vendor, at `now`, aware UTC."""
+        """Return when bars of an asset class are available on a plan of the vendor, at `now`, aware UTC."""
         calendar = calendar_for(asset_class)
         return cls(calendar, lambda end: available_at(plan, calendar, end), now)
 
@@ -76,7 +76,7 @@ class Timing:
 
 
 class Reach(NamedTuple):
-    """The session days that a series should hold, ascending: those that the plan reaches, and those before them."""
+    """The session days that a series should hold, ascending: those that the vendor's plan reaches, and those before."""
 
     sessions: tuple[Session, ...]
     beyond: tuple[Session, ...]
@@ -86,9 +86,9 @@ def reach(timing: Timing, history_days: int, history_limit: timedelta | None) ->
     """Return the sessions of the last `history_days` calendar days, today's included, on the calendar of `timing`.
 
     Args:
-        timing: the calendar, and the instant it is now.
+        timing: the calendar, and now.
         history_days: calendar days of history that the series should hold.
-        history_limit: how far back the plan reaches, None for all.
+        history_limit: how far back the vendor's plan reaches, None for all.
     """
     today = timing.calendar.session_date(timing.now)
     sessions = timing.calendar.sessions(today - timedelta(days=history_days), today + timedelta(days=1))
@@ -103,11 +103,11 @@ class FetchPlan:
 
     Attributes:
         series: a fetched series: `5m` or `1d`.
-        timing: when bars can be had, and now.
-        sessions: the days that the series should hold and the plan reaches, ascending.
+        timing: when bars are available, and now.
+        sessions: the days that the series should hold and the vendor's plan reaches, ascending.
         coverage: of the series now, by session date.
         days: those of `sessions` that are worth a request now.
-        clamped: coverage to store of days before the plan's history.
+        clamped: coverage to store of days before the history of the vendor's plan.
         parts: the requests. A long history comes in several parts, each stored before the next is requested; there is
             always one, which is empty when nothing is to be requested.
     """
@@ -141,7 +141,7 @@ def plan_fetch(
         series: a fetched series: `5m` or `1d`.
         within: the days that it should hold.
         coverage: what is held of them.
-        timing: when bars can be had, and now.
+        timing: when bars are available, and now.
         last_ts: start of the last bar held, None when none is. A history that begins after it comes in parts; one that
             begins before it does not, because each part would have all features after it computed again.
         full: request every day again, in one part.
@@ -176,10 +176,10 @@ def days_to_fetch(
     """Return the sessions worth a request now, ascending.
 
     Args:
-        sessions: the days that the series should hold and the plan reaches, ascending.
+        sessions: the days that the series should hold and the vendor's plan reaches, ascending.
         coverage: what is held of them.
         base: the fetched timeframe.
-        timing: when bars can be had.
+        timing: when bars are available.
         full: every day again that has a bar to give.
     """
     return tuple(session for session in sessions if _is_due(session, coverage.get(session.date), base, timing, full))
