@@ -41,8 +41,9 @@ def plan(
 ) -> None:
     """Estimate the calls, pages and time of a backfill; nothing is sent.
 
-    A page holds 50,000 minutes, whatever the timeframe: a year of a stock takes at most 5 calls for 5m and one for 1d
-    (52 sessions of 16 hours a call), a year of a round-the-clock symbol 11 and one (34 days a call).
+    A page holds 50,000 minutes, whatever the timeframe. A year of a stock
+    takes at most 5 calls for 5m (52 sessions of 16 hours each) and one for
+    1d; a year of a round-the-clock symbol 11 (34 days each) and one.
     """
     chosen = names(symbols, parse_symbol)
     chosen_timeframes = names(timeframes, parse_timeframe)
@@ -67,13 +68,14 @@ def plan(
         console().print("The market's list of splits is read once a day and is included.")
     if estimate.calls_at_least < estimate.calls:
         console().print(
-            "The calls for 5m bars are at most as many as shown, as if every minute had a trade: thinly traded symbols "
-            f"need fewer pages, and {estimate.calls_at_least} calls in all is the least."
+            "Pages of 5m bars are counted as if every minute had a trade; thinly traded symbols need fewer. "
+            f"At least {estimate.calls_at_least} calls are needed."
         )
     limit = estimate.calls_per_minute
     waiting = f"{span(estimate.seconds)} " if estimate.seconds else ""
+    at_most = "At most " if estimate.calls_at_least < estimate.calls else ""
     console().print(
-        f"{estimate.calls} calls, {estimate.pages} pages, {waiting}on the {estimate.plan} plan "
+        f"{at_most}{estimate.calls} calls, {estimate.pages} pages, {waiting}on the {estimate.plan} plan "
         f"({f'{limit} calls a minute' if limit else 'no limit of calls'})."
     )
 
