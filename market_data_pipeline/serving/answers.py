@@ -7,7 +7,7 @@ written for each request and put before them. CSV and Arrow have no place for a 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 import anyio.to_thread
 import orjson
@@ -43,12 +43,24 @@ _WORTH_A_THREAD: Final = 500_000
 _WORTH_SHARING: Final = 100_000
 
 
-class Rendered(NamedTuple):
-    """A response, ready to be sent."""
+class RenderedResponse(Response):
+    """An answer with its head; `parts` are its body's, of which the large one is shared by all who take the answer."""
 
-    status: int
-    headers: Headers
-    parts: tuple[bytes, ...]  # of the body; the large one is shared by all clients that take the same answer
+    def __init__(self, status: int, headers: Headers, parts: tuple[bytes, ...]) -> None:
+        self.background = None
+        self.status_code = status
+        self.raw_headers = headers
+        self.parts = parts
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it."""
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        parts = self.parts
+        if sum(map(len, parts)) < _WORTH_SHARING:
+            parts = (b"".join(parts),)
+        for part in parts[:-1]:
+            await send({"type": "http.response.body", "body": part, "more_body": True})
+        await send({"type": "http.response.body", "body": parts[-1]})
 
 
 @dataclass(slots=True)
@@ -99,7 +111,7 @@ class Answer:
         else:
             self._deflated = await anyio.to_thread.run_sync(deflate, self.content)
 
-    def render(self, now: datetime, *, gzip: bool, if_none_match: str) -> Rendered:
+    def render(self, now: datetime, *, gzip: bool, if_none_match: str) -> RenderedResponse:
         """Return the response to a request at `now` (aware UTC); for a client that takes gzip, `compress` first.
 
         The ETag is weak: two answers with the same one have the same records and freshness status, while their
@@ -109,7 +121,7 @@ class Answer:
         etag = f'W/"{self._digest}-{fresh.status.lower()}"'
         headers: Headers = [(b"etag", etag.encode()), *_ALWAYS, *_freshness_headers(fresh)]
         if if_none_match and _matches(if_none_match, etag):
-            return Rendered(304, headers, ())
+            return RenderedResponse(304, headers, ())
         head = self._head(fresh, now)
         headers.append((b"content-type", CONTENT_TYPES[self.media]))
         if gzip and self._deflated is not None:
@@ -118,7 +130,7 @@ class Answer:
         else:
             parts = (head, self.content)
         headers.append((b"content-length", str(sum(map(len, parts))).encode()))
-        return Rendered(200, headers, parts)
+        return RenderedResponse(200, headers, parts)
 
     def _head(self, fresh: AnswerFreshness, now: datetime) -> bytes:
         if self.media is not Media.JSON:
@@ -130,31 +142,6 @@ class Answer:
             timestamp,
             self.records_key.encode(),
         )
-
-
-class RenderedResponse(Response):
-    """A rendered answer as the response object that the framework expects."""
-
-    def __init__(self, rendered: Rendered) -> None:
-        self.rendered = rendered
-        self.background = None
-        self.status_code = rendered.status
-        self.raw_headers = rendered.headers
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send it."""
-        await send_rendered(self.rendered, send)
-
-
-async def send_rendered(rendered: Rendered, send: Send) -> None:
-    """Send `rendered` as ASGI messages."""
-    await send({"type": "http.response.start", "status": rendered.status, "headers": rendered.headers})
-    parts = rendered.parts
-    if sum(map(len, parts)) < _WORTH_SHARING:
-        parts = (b"".join(parts),)
-    for part in parts[:-1]:
-        await send({"type": "http.response.body", "body": part, "more_body": True})
-    await send({"type": "http.response.body", "body": parts[-1]})
 
 
 def opening(members: dict[str, object]) -> bytes:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Final
 
 from starlette.middleware.gzip import GZipMiddleware
 
-from market_data_pipeline.serving.answers import send_rendered
 from market_data_pipeline.serving.cache import RequestKey, ResponseCache
 from market_data_pipeline.serving.formats import takes_gzip
 
@@ -56,7 +55,7 @@ class RequestMiddleware:
             scope = dict(scope, method="GET")
         route = None
         try:
-            route = await self._from_cache(scope, noting)
+            route = await self._from_cache(scope, receive, noting)
             if route is None:
                 await self._app(scope, receive, noting)
         finally:
@@ -65,7 +64,7 @@ class RequestMiddleware:
             self._metrics.requests.labels(counted, route, str(status)).inc()
             self._metrics.seconds.labels(route).observe(time.perf_counter() - started)
 
-    async def _from_cache(self, scope: Scope, send: Send) -> str | None:
+    async def _from_cache(self, scope: Scope, receive: Receive, send: Send) -> str | None:
         """Answer from the cache and return the route's template, or None on a miss."""
         if scope["method"] != "GET" or not scope["path"].startswith("/api/v1/"):
             return None
@@ -81,7 +80,8 @@ class RequestMiddleware:
         self._metrics.hits.inc()
         if gzip := takes_gzip(headers[b"accept-encoding"]):
             await answer.compress()
-        await send_rendered(answer.render(self._clock(), gzip=gzip, if_none_match=headers[b"if-none-match"]), send)
+        response = answer.render(self._clock(), gzip=gzip, if_none_match=headers[b"if-none-match"])
+        await response(scope, receive, send)
         return answer.route
 
 

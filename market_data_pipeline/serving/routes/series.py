@@ -22,7 +22,7 @@ from market_data_pipeline.reports.series_records import (
     similar_symbol,
 )
 from market_data_pipeline.serving import openapi
-from market_data_pipeline.serving.answers import Answer, RenderedResponse, opening
+from market_data_pipeline.serving.answers import Answer, opening
 from market_data_pipeline.serving.cache import (
     DEEPEST,
     Records,
@@ -108,7 +108,7 @@ class SeriesAnswers:
         if gzip := takes_gzip(",".join(http.headers.getlist("accept-encoding"))):
             await answer.compress()
         if_none_match = ",".join(http.headers.getlist("if-none-match"))
-        return RenderedResponse(answer.render(self.clock(), gzip=gzip, if_none_match=if_none_match))
+        return answer.render(self.clock(), gzip=gzip, if_none_match=if_none_match)
 
     async def _answer(self, key: RequestKey, request: SeriesRequest, media: Media) -> Answer:
         version = self.cache.version(request.series)
