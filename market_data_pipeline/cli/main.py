@@ -79,39 +79,12 @@ def init() -> None:
         console().print(f"Kept your own values of: {', '.join(file.kept)}")
 
 
-@app.command(epilog="Example: market-data sandbox --port 8900 --plan basic")
-def sandbox(
-    port: Annotated[int | None, typer.Option(min=1, max=65_535, help="Port to listen on.")] = None,
-    host: Annotated[str | None, typer.Option(help="Address to listen on; 127.0.0.1 by default.")] = None,
-    replay: Annotated[Path | None, typer.Option(help="Serve the recorded bars in this folder.")] = None,
-    plan: Annotated[str | None, typer.Option(help="Plan to simulate: basic, starter, developer or advanced.")] = None,
-    calls_per_minute: Annotated[
-        int | None, typer.Option(min=0, help="Limit instead of the plan's; 0 for none.")
-    ] = None,
-    as_of: Annotated[
-        str | None, typer.Option(help="Instant at which the clock stands still; MARKET_DATA_AS_OF by default.")
-    ] = None,
-    symbols: Annotated[
-        int | None, typer.Option(min=0, help="Number of load-test tickers in whole-market answers.")
-    ] = None,
-    latency_ms: Annotated[float | None, typer.Option(min=0, help="Milliseconds to wait before every answer.")] = None,
-    access_log: Annotated[bool, typer.Option("--access-log", help="Log every request.")] = False,
-) -> None:
+@app.command(add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def sandbox(context: typer.Context) -> None:
     """Run the Polygon-compatible sandbox server until Ctrl-C; it needs no key."""
     from market_data_pipeline.sandbox.main import main as serve
 
-    options = {
-        "--port": port,
-        "--host": host,
-        "--replay": replay,
-        "--plan": plan,
-        "--calls-per-minute": calls_per_minute,
-        "--as-of": as_of or (clock.isoformat() if (clock := settings().as_of) else None),
-        "--symbols": symbols,
-        "--latency-ms": latency_ms,
-    }
-    given = [text for name, value in options.items() if value is not None for text in (name, str(value))]
-    serve([*given, *(["--access-log"] if access_log else [])])
+    serve(context.args, default_as_of=lambda: settings().as_of)
 
 
 @app.command(epilog="Example: market-data migrate")

@@ -11,7 +11,6 @@ from market_data_pipeline.cli.console import Timeframes, names, print_table, set
 from market_data_pipeline.domain.errors import UsageError
 from market_data_pipeline.domain.objectives import Outage
 from market_data_pipeline.domain.series import parse_timeframe
-from market_data_pipeline.reports.objectives import span
 from market_data_pipeline.runtime.console import console
 
 _CHARTS = (".png", ".svg", ".html")
@@ -65,22 +64,10 @@ def drill(
         _check_folder(json_file)
     _keep_for_json(json_file)
     from market_data_pipeline.measure.drill import run_drill
+    from market_data_pipeline.measure.views import print_drill
 
     document = run_drill(settings(), outages or ())
-    print_table(
-        ("outage", ">lasted", ">RTO", "kept", "end"),
-        [
-            (
-                one["outage"],
-                None if one["recovery_seconds"] is None else f"{one['recovery_seconds']:.1f} s",
-                span(one["rto_seconds"]),
-                "yes" if one["kept"] else "NO",
-                one["problem"] or one["steps"][-1]["what"],
-            )
-            for one in document["outages"]
-        ],
-        title="Recovery",
-    )
+    print_drill(document, print_table)
     if json_file is not None:
         write_json(json_file, document)
     raise typer.Exit(0 if document["kept"] else 1)

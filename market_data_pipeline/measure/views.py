@@ -1,4 +1,4 @@
-"""Baselines and load tests on the screen: their tables and charts."""
+"""Baselines, load tests and drills on the screen: their tables and charts."""
 
 from __future__ import annotations
 
@@ -153,6 +153,24 @@ def print_loadtest(document: Mapping[str, Any], table: Callable[..., None], say:
     say(
         f"Verdict: {document['verdict']}. A scenario is good with a P95 of at most {GOOD_BELOW:.0f} s and no failure, "
         f"and critical beyond {CRITICAL_ABOVE:.0f} s or with more than 1 % failures."
+    )
+
+
+def print_drill(document: Mapping[str, Any], table: Callable[..., None]) -> None:
+    """Print a drill: a row per outage."""
+    table(
+        ("outage", ">lasted", ">RTO", "kept", "end"),
+        [
+            (
+                one["outage"],
+                None if one["recovery_seconds"] is None else f"{one['recovery_seconds']:.1f} s",
+                span(one["rto_seconds"]),
+                "yes" if one["kept"] else "NO",
+                one["problem"] or one["steps"][-1]["what"],
+            )
+            for one in document["outages"]
+        ],
+        title="Recovery",
     )
 
 

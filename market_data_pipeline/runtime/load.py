@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     import dagster as dg
     from rich.console import Console
 
+    from market_data_pipeline.reports.completeness import FailedSeries, TierProgress
     from market_data_pipeline.settings import Settings
 
 _CANCEL_SECONDS: Final = 10.0  # a cancelled run stops at once, unless it waits for the vendor or the database
@@ -153,8 +154,7 @@ def load(
                 engine.connect().close()  # a daemon that ended because the database is gone: report the database
             cancel(instance, run_ids)
             raise
-    summarise(engine, console, expected, run_ids, time.monotonic() - began)
-    totals, failures = run_progress(engine, run_ids), failed_series(engine, run_ids)
+    totals, failures = summarise(engine, console, expected, run_ids, time.monotonic() - began)
     done = sum(known.done for known in totals.values())
     if failures:
         reason, count = Counter(failed.error for failed in failures).most_common(1)[0]
@@ -225,18 +225,17 @@ def _begun(instance: dg.DagsterInstance) -> list[str]:
 
 
 def summarise(
-    engine: sa.Engine, console: Console, expected: dict[Tier, int], run_ids: Sequence[str], seconds: float
-) -> None:
-    """Print a table of what was done and what is held, and the failures."""
+    engine: sa.Engine, console: Console, expected: dict[Tier, int], run_ids: Sequence[str], seconds: float | None
+) -> tuple[dict[str, TierProgress], list[FailedSeries]]:
+    """Print a table of what was done in `seconds` and what is held, and the failures; return progress and failures."""
     from market_data_pipeline.runtime.progress import failures_table, summary_table
 
+    totals, failures = run_progress(engine, run_ids), failed_series(engine, run_ids)
     console.print()
-    console.print(
-        summary_table(expected, run_progress(engine, run_ids), held(engine), seconds if run_ids else None),
-        soft_wrap=False,
-    )
-    if failures := failed_series(engine, run_ids):
+    console.print(summary_table(expected, totals, held(engine), seconds), soft_wrap=False)
+    if failures:
         console.print(failures_table(failures), soft_wrap=False)
+    return totals, failures
 
 
 def expected_series(engine: sa.Engine, request: Load) -> dict[Tier, int]:

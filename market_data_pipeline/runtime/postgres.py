@@ -60,11 +60,6 @@ class EmbeddedPostgres:
         """The same for the role that owns the relations and may create databases and roles."""
         return project.local_url(self.state_dir, role=project.OWNER)
 
-    @property
-    def dagster_url(self) -> str:
-        """The libpq URL of the database `dagster`."""
-        return project.local_url(self.state_dir, project.DAGSTER_DATABASE)
-
     def ensure_running(self) -> str:
         """Start the server unless it runs; return its URL once it answers. Concurrent calls are harmless.
 

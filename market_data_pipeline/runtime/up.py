@@ -71,7 +71,7 @@ def run_up(settings: Settings, once: bool) -> int:
         daemon = stack.enter_context(Daemon(settings, console, processes, instance, reloads=not once))
         code = 0
         if whole := nothing_is_missing(settings, engine, instance):
-            summarise(engine, console, expected_series(engine, Load()), (), 0.0)
+            summarise(engine, console, expected_series(engine, Load()), (), None)
         if once and not whole:
             _check_vendor(settings)
         write_env()  # what only the environment says has proved to work

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import math
 import socket
 import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from market_data_pipeline.domain.errors import ConfigurationError, PipelineError
 from market_data_pipeline.polygon.plans import PLANS, plan_named
@@ -15,16 +16,26 @@ from market_data_pipeline.sandbox.server import run_server
 from market_data_pipeline.settings.sandbox import HOST, PORT, SANDBOX_KEY, parameters
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from market_data_pipeline.sandbox.view import Source
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run a server as the options say; a refusal to start is one sentence and exit code 2."""
+Number = TypeVar("Number", int, float)
+
+
+def main(
+    arguments: Sequence[str] | None = None, *, default_as_of: Callable[[], datetime | None] = lambda: None
+) -> None:
+    """Run a server with these options; an error is one sentence and exit code 2.
+
+    Args:
+        arguments: of the command line; by default this process's.
+        default_as_of: the instant at which the clock stands still without `--as-of`; None for the real clock.
+    """
     options = _parser().parse_args(arguments)
     try:
-        as_of = _instant(options.as_of) if options.as_of else None
+        as_of = _instant(options.as_of) if options.as_of else default_as_of()
         source = open_source(options.replay, options.symbols)
         listening = socket.socket(fileno=options.fd) if options.fd is not None else None
         if listening is None:
@@ -75,24 +86,46 @@ def _instant(text: str) -> datetime:
     return instant.astimezone(UTC)
 
 
+def _between(kind: type[Number], low: float, high: float = math.inf) -> Callable[[str], Number]:
+    """Return a parser of numbers from `low` to `high`, both included."""
+
+    def parse(text: str) -> Number:
+        try:
+            number = kind(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
+        if not low <= number <= high:
+            limits = f"at least {low}" if high == math.inf else f"between {low} and {high}"
+            raise argparse.ArgumentTypeError(f"{text} is not {limits}")
+        return number
+
+    return parse
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m market_data_pipeline.sandbox.server",
-        description="A Polygon-compatible market-data server that needs no vendor key.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        prog="market-data sandbox",
+        description="Run the Polygon-compatible sandbox server until Ctrl-C; it needs no key.",
+        epilog="Example: market-data sandbox --port 8900 --plan basic",
+        add_help=False,
     )
-    parser.add_argument("--host", default=HOST, help="address to listen on")
-    parser.add_argument("--port", type=int, default=PORT, help="port to listen on")
-    parser.add_argument("--fd", type=int, help=argparse.SUPPRESS)
-    parser.add_argument("--replay", type=Path, help="serve the recorded bars in this folder instead of synthetic ones")
-    parser.add_argument("--symbols", type=int, default=0, help="load-test tickers SYN0000… in whole-market answers")
-    parser.add_argument("--plan", default="advanced", choices=tuple(PLANS), help="plan to simulate")
-    parser.add_argument("--calls-per-minute", type=int, help="limit instead of the plan's; 0 for none")
-    parser.add_argument("--as-of", help="ISO 8601 instant at which the clock stands still")
-    parser.add_argument("--latency-ms", type=float, default=0.0, help="milliseconds to wait before every answer")
-    parser.add_argument(
-        "--idle-minutes", type=float, default=0.0, help="exit after so many minutes without a request; 0 for never"
+    add, whole = parser.add_argument, _between(int, 0)
+    add("--host", default=HOST, help="Address to listen on; %(default)s by default.")
+    add("--port", type=_between(int, 1, 65_535), default=PORT, help="Port to listen on; %(default)s by default.")
+    add("--fd", type=int, help=argparse.SUPPRESS)
+    add("--replay", type=Path, help="Serve the recorded bars in this folder instead of synthetic ones.")
+    add("--symbols", type=whole, default=0, help="Number of load-test tickers, SYN0000 on, in whole-market answers.")
+    add("--plan", default="advanced", choices=tuple(PLANS), help="Plan to simulate; %(default)s by default.")
+    add("--calls-per-minute", type=whole, help="Limit instead of the plan's; 0 for none.")
+    add("--as-of", help="ISO 8601 instant at which the clock stands still; MARKET_DATA_AS_OF by default.")
+    add("--latency-ms", type=_between(float, 0), default=0.0, help="Milliseconds to wait before every answer.")
+    add(
+        "--idle-minutes",
+        type=_between(float, 0),
+        default=0.0,
+        help="Exit after so long without a request; 0 for never.",
     )
-    parser.add_argument("--gzip", action="store_true", help="compress answers for clients that accept it")
-    parser.add_argument("--access-log", action="store_true", help="log every request")
+    add("--gzip", action="store_true", help="Compress answers for clients that accept it.")
+    add("--access-log", action="store_true", help="Log every request.")
+    add("--help", action="help", help="Show this message and exit.")
     return parser

@@ -100,7 +100,7 @@ def test_it_starts_twice_stops_twice_and_keeps_its_url(fresh: EmbeddedPostgres) 
     assert fresh.ensure_running() == url == fresh.url
     assert _pid(fresh) == first
     assert _ask(url, "select current_database()") == "market_data"
-    assert _ask(fresh.dagster_url, "select current_database()") == "dagster"
+    assert _ask(project.local_url(fresh.state_dir, "dagster"), "select current_database()") == "dagster"
     assert fresh.is_running()
 
     fresh.stop()
