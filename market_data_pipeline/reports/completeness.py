@@ -5,11 +5,12 @@ For `up`, `backfill` and what measures them. Keep out: lists of Dagster's runs (
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Final
 
 import sqlalchemy as sa
 
+from market_data_pipeline.domain.counters import Counters
 from market_data_pipeline.domain.features.definitions import FEATURE_VERSION
 from market_data_pipeline.domain.series import Timeframe
 
@@ -18,9 +19,9 @@ if TYPE_CHECKING:
     from datetime import datetime
 
 
-@dataclass(frozen=True, slots=True)
-class TierProgress:
-    """What some runs have done for one tier: series, rows, requests, and seconds summed over symbols side by side.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TierProgress(Counters):
+    """What some runs have done for one tier; its seconds are summed over symbols side by side.
 
     Attributes:
         done: series whose execution succeeded and left no gap that was due.
@@ -33,14 +34,12 @@ class TierProgress:
     done: int = 0
     with_gaps: int = 0
     failed: int = 0
-    bars_written: int = 0
-    features_written: int = 0
-    requests: int = 0
-    rate_limited: int = 0
-    fetch_seconds: float = 0.0
-    store_seconds: float = 0.0
-    compute_seconds: float = 0.0
     latest_symbols: str = ""
+
+    @property
+    def bars_written(self) -> int:
+        """Bars that were inserted, changed or withdrawn."""
+        return self.rows_inserted + self.rows_updated
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +62,9 @@ class Held:
     features: int
 
 
-@dataclass(frozen=True, slots=True)
-class SeriesCost:
-    """What one execution of one series cost: a row of `ingest_log`."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SeriesCost(Counters):
+    """What one execution of one series cost, as `ingest_log` has it."""
 
     symbol: str
     timeframe: str
@@ -74,21 +73,7 @@ class SeriesCost:
     status: str
     started_at: datetime
     finished_at: datetime
-    requests: int
-    rate_limited: int
-    bytes: int
-    rows_fetched: int
-    rows_inserted: int
-    features_written: int
-    fetch_seconds: float
-    store_seconds: float
-    compute_seconds: float
     error: str | None
-
-    @property
-    def seconds(self) -> float:
-        """Time spent on it."""
-        return self.fetch_seconds + self.store_seconds + self.compute_seconds
 
 
 # Complete: the last execution succeeded, nothing that should be held is due, and what is made of other rows is made of
@@ -118,8 +103,12 @@ _UNLOADED: Final = sa.text("""
     where m.active and (s.verified_at is null or s.last_error is not null)
 """)
 
+_SUMS: Final = ", ".join(
+    f"coalesce(sum({counter.name}), 0)::{'bigint' if counter.type == 'int' else 'double precision'} as {counter.name}"
+    for counter in fields(Counters)
+)
 # A run that Dagster retried has two rows for a series: the newest says how it ended, the sums say what it cost.
-_PROGRESS: Final = sa.text("""
+_PROGRESS: Final = sa.text(f"""
     with rows as (
         select
             l.*,
@@ -136,17 +125,11 @@ _PROGRESS: Final = sa.text("""
         count(*) filter (where newest = 1 and status <> 'failed' and not has_gaps) as done,
         count(*) filter (where newest = 1 and status <> 'failed' and has_gaps) as with_gaps,
         count(*) filter (where newest = 1 and status = 'failed') as failed,
-        sum(rows_inserted + rows_updated)::bigint as bars_written,
-        sum(features_written)::bigint as features_written,
-        sum(requests)::bigint as requests,
-        sum(rate_limited)::bigint as rate_limited,
-        sum(fetch_seconds) as fetch_seconds,
-        sum(store_seconds) as store_seconds,
-        sum(compute_seconds) as compute_seconds,
+        {_SUMS},
         coalesce(string_agg(distinct symbol, ' ') filter (where age <= 6), '') as latest_symbols
     from rows
     group by tier
-""")
+""")  # noqa: S608 - names of Counters
 
 _FAILED: Final = sa.text("""
     select symbol, timeframe, error_class, error
@@ -175,15 +158,14 @@ _HELD: Final = sa.text("""
     group by m.tier
 """)
 
-_COSTS: Final = sa.text("""
+_COSTS: Final = sa.text(f"""
     select
-        symbol, timeframe, s.tier, l.run_id, l.status, l.started_at, l.finished_at, l.requests, l.rate_limited,
-        l.bytes, l.rows_fetched, l.rows_inserted, l.features_written, l.fetch_seconds, l.store_seconds,
-        l.compute_seconds, l.error
+        symbol, timeframe, s.tier, l.run_id, l.status, l.started_at, l.finished_at, l.error,
+        {", ".join(f"l.{counter.name}" for counter in fields(Counters))}
     from market_data.ingest_log as l
     join market_data.series_state as s using (symbol, timeframe)
     order by l.id
-""")
+""")  # noqa: S608 - as above
 
 
 def incomplete_series(engine: sa.Engine, own_features: str) -> int:

@@ -119,7 +119,7 @@ def summary_table(
     for tier in expected:
         table.add_column(tier.value, justify="right", no_wrap=True)
     table.add_column("all", justify="right", no_wrap=True)
-    done = {tier: TierProgress(tier, done=0 if seconds else count) for tier, count in expected.items()}
+    done = {tier: TierProgress(tier=tier, done=0 if seconds else count) for tier, count in expected.items()}
     known = [totals.get(tier, done[tier]) for tier in expected]
     kept = [held.get(tier, Held(tier, 0, 0, 0)) for tier in expected]
     table.add_row("Series complete", *_shares([one.done for one in known], list(expected.values())))
