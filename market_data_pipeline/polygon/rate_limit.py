@@ -21,7 +21,7 @@ from market_data_pipeline.domain.series import Tier
 # The vendor asks unlimited plans to stay under 100 calls a second, and the pool `polygon` admits three runs at a time.
 UNLIMITED_CALLS_PER_SECOND: Final = 33
 MAX_PAUSE_SECONDS: Final = 300.0
-PRIORITIES: Final = {Tier.CRITICAL: 0, Tier.STANDARD: 1, Tier.LOW_PRIORITY: 2}  # the lower goes first
+PRIORITIES: Final = {tier: priority for priority, tier in enumerate(Tier)}  # the lower goes first
 
 # A call granted now reaches the vendor a little later, by another amount each time: a new connection takes half a
 # second, a pooled one a millisecond. The window is stretched by this much so that the calls still fit on arrival.

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import sqlalchemy as sa
 
 from market_data_pipeline.domain.errors import DatabaseUnavailableError, UsageError
+from market_data_pipeline.domain.series import Timeframe
 from market_data_pipeline.reports.dagster_state import Run
 from market_data_pipeline.reports.freshness import read_clock
 from market_data_pipeline.reports.models import (
@@ -113,7 +114,7 @@ _RESULTS: Final = sa.text("""
         error_class, error, warning
     from market_data.ingest_log
     where run_id = :run_id
-    order by status <> 'failed', symbol, array_position(array['5m', '15m', '1h', '4h', '1d'], timeframe), id
+    order by status <> 'failed', symbol, array_position(cast(:timeframes as text[]), timeframe), id
 """)
 
 
@@ -138,6 +139,6 @@ def execution_detail(source: sa.Engine, dagster: DagsterState, beginning: str) -
         if run is None:
             raise UsageError(f"No run is called {beginning}; `market-data history` lists them.")
         (execution,) = join_runs(connection, [run])
-        rows = connection.execute(_RESULTS, {"run_id": run.run_id}).mappings()
+        rows = connection.execute(_RESULTS, {"run_id": run.run_id, "timeframes": list(Timeframe)}).mappings()
         results = [SeriesExecution(**row) for row in rows]
     return ExecutionDetail(timestamp=now, execution=execution, results=results)

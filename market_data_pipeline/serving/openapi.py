@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
+from market_data_pipeline.domain.series import Timeframe
 from market_data_pipeline.reports.series_records import BAR_COLUMNS, Column, Watermarks
 from market_data_pipeline.serving.formats import Media, instant
 from market_data_pipeline.serving.freshness import AnswerFreshness, freshness_at
@@ -41,7 +42,7 @@ class SeriesAnswer(BaseModel):
     """What both answers about a series hold."""
 
     symbol: str
-    timeframe: Literal["5m", "15m", "1h", "4h", "1d"]
+    timeframe: Timeframe
     records_returned: int
     date_range: DateRange | None
     freshness: AnswerFreshness
