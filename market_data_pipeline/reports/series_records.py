@@ -103,7 +103,7 @@ class SeriesSummary:
     next_split: datetime | None  # aware UTC; when the next known split takes effect
 
 
-_SUMMARY: Final = sa.text("""
+_SUMMARY: Final = """
     select
         coalesce(s.active, false) as tracked,
         t.verified_at,
@@ -113,32 +113,32 @@ _SUMMARY: Final = sa.text("""
         coalesce(t.verified_at, t.features_computed_at, t.last_ts) as bars_at,
         (
             select min(p.execution_date) from market_data.splits as p
-            where p.symbol = requested.symbol and p.execution_date > :today
+            where p.symbol = requested.symbol and p.execution_date > %(today)s
         ) as next_split
-    from (select cast(:symbol as text) as symbol) as requested
+    from (select cast(%(symbol)s as text) as symbol) as requested
     left join market_data.symbols as s on s.symbol = requested.symbol
-    left join market_data.series_state as t on t.symbol = requested.symbol and t.timeframe = :timeframe
-""")
+    left join market_data.series_state as t on t.symbol = requested.symbol and t.timeframe = %(timeframe)s
+"""
 
-_SIMILAR: Final = sa.text(
-    "select symbol from market_data.symbols where upper(symbol) = upper(:symbol) and active order by symbol limit 1"
+_SIMILAR: Final = (
+    "select symbol from market_data.symbols where upper(symbol) = upper(%(symbol)s) and active order by symbol limit 1"
 )
 
 _IN_RANGE: Final = """
-    symbol = :symbol and timeframe = :timeframe
-    and ts >= coalesce(:start, '-infinity'::timestamptz) and ts < coalesce(:end, 'infinity'::timestamptz)
+    symbol = %(symbol)s and timeframe = %(timeframe)s
+    and ts >= coalesce(%(start)s, '-infinity'::timestamptz) and ts < coalesce(%(end)s, 'infinity'::timestamptz)
 """
 
 # The view bars_adjusted does the same bar by bar. Reading the splits once takes a third of the time.
 _SPLITS: Final = f"""
     splits as materialized (
         select split_from / split_to as ratio, execution_date::timestamp at time zone '{EXCHANGE_ZONE_NAME}' as since
-        from market_data.splits_as_of(coalesce(cast(:as_of as timestamptz), 'infinity'))
+        from market_data.splits_as_of(coalesce(cast(%(as_of)s as timestamptz), 'infinity'))
         where
-            :adjusted
-            and symbol = :symbol
+            %(adjusted)s
+            and symbol = %(symbol)s
             and execution_date
-            <= (coalesce(cast(:as_of as timestamptz), market_data.clock()) at time zone '{EXCHANGE_ZONE_NAME}')::date
+            <= (coalesce(cast(%(as_of)s as timestamptz), market_data.clock()) at time zone '{EXCHANGE_ZONE_NAME}')::date
     )
 """  # noqa: S608 - constants
 
@@ -150,34 +150,34 @@ _BAR: Final = ", ".join(_ADJUSTED.get(c.name, "b.{0}").format(c.name) for c in B
 _FACTOR: Final = "lateral (select market_data.product(s.ratio) as factor from splits as s where b.ts < s.since) as x"
 
 
-def _selection(columns: Sequence[Column], newest: str, values: str, relation: str) -> sa.TextClause:
+def _selection(columns: Sequence[Column], newest: str, values: str, relation: str) -> str:
     """Return the selection of `values` from `relation`, a join of the common table expressions `newest`."""
     names = ", ".join(column.name for column in columns)
-    return sa.text(f"""
+    return f"""
         with {_SPLITS}, {newest},
         found as (select {values} from {relation} cross join {_FACTOR})
         select {names} from found order by ts
-    """).execution_options(**{BINARY_RESULT: True})  # noqa: S608 - constants, and names that were checked when declared
+    """  # noqa: S608 - constants, and names that were checked when declared
 
 
-def _newest_bars(relation: str) -> sa.TextClause:
-    newest = f"b as materialized (select * from {relation} where {_IN_RANGE} order by ts desc limit :limit)"  # noqa: S608 - constants
+def _newest_bars(relation: str) -> str:
+    newest = f"b as materialized (select * from {relation} where {_IN_RANGE} order by ts desc limit %(limit)s)"  # noqa: S608 - constants
     return _selection(BAR_COLUMNS, newest, _BAR, "b")
 
 
 BARS: Final = _newest_bars("market_data.bars")
 # The bars as they were stored at `as_of`; with `adjusted`, adjusted by the splits known and in effect then.
-BARS_AS_OF: Final = _newest_bars("market_data.bars_as_of(:symbol, :timeframe, :as_of)")
+BARS_AS_OF: Final = _newest_bars("market_data.bars_as_of(%(symbol)s, %(timeframe)s, %(as_of)s)")
 
 
-def features_selection(own: Sequence[Feature] = ()) -> sa.TextClause:
+def features_selection(own: Sequence[Feature] = ()) -> str:
     """Return the selection of split-adjusted bars with features, in the order of `record_columns(own)`."""
     newest = f"""
-        f as materialized (select * from market_data.features where {_IN_RANGE} order by ts desc limit :limit),
+        f as materialized (select * from market_data.features where {_IN_RANGE} order by ts desc limit %(limit)s),
         b as materialized (
             select * from market_data.bars
             where
-                symbol = :symbol and timeframe = :timeframe
+                symbol = %(symbol)s and timeframe = %(timeframe)s
                 and ts >= (select min(f.ts) from f) and ts <= (select max(f.ts) from f)
         )
     """  # noqa: S608 - constants
@@ -188,7 +188,7 @@ def read_summary(connection: sa.Connection, series: Series, now: datetime) -> Se
     """Return what is known of `series` at `now`, aware UTC; the series need not exist."""
     zone = calendar_for(asset_class_of(series.symbol)).tz
     values = {"symbol": series.symbol, "timeframe": series.timeframe, "today": now.astimezone(zone).date()}
-    row = connection.execute(_SUMMARY, values).one()
+    row = connection.exec_driver_sql(_SUMMARY, values).one()
     features, bars = (
         None if updated_at is None else Watermarks(row.verified_at, row.next_due_at, updated_at, row.settled_until)
         for updated_at in (row.features_computed_at, row.bars_at)
@@ -200,13 +200,13 @@ def read_summary(connection: sa.Connection, series: Series, now: datetime) -> Se
 
 def similar_symbol(connection: sa.Connection, symbol: str) -> str | None:
     """Return the tracked symbol that differs from `symbol` only in the case of its letters, or None."""
-    found: str | None = connection.execute(_SIMILAR, {"symbol": symbol}).scalar()
+    found: str | None = connection.exec_driver_sql(_SIMILAR, {"symbol": symbol}).scalar()
     return found
 
 
 def read_records(
     connection: sa.Connection,
-    selection: sa.TextClause,
+    selection: str,
     series: Series,
     requested: Range,
     *,
@@ -226,6 +226,6 @@ def read_records(
         "adjusted": adjusted,
         "as_of": as_of,
     }
-    cursor = connection.execute(selection, values).cursor
+    cursor = connection.exec_driver_sql(selection, values, execution_options={BINARY_RESULT: True}).cursor
     # The driver's own tuples: SQLAlchemy's rows cost as much again as fetching them.
     return [] if cursor is None else cursor.fetchall()

@@ -72,7 +72,7 @@ class SeriesRequest:
     route: str
     records_key: str
     columns: Sequence[Column]
-    selection: sa.TextClause
+    selection: str
     range: Range
     watermarks: Callable[[SeriesSummary], Watermarks | None]
     adjusted: bool = True
