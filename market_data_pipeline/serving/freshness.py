@@ -7,13 +7,13 @@ are read once and kept with the answer's bytes, and `freshness_at` is evaluated 
 from __future__ import annotations
 
 from datetime import datetime  # pydantic reads it
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Final, Literal, cast, get_args
 
 import orjson
 from pydantic import BaseModel, Field
 
 from market_data_pipeline.domain.freshness import freshness, staleness_seconds
-from market_data_pipeline.domain.objectives import CACHE_LIFESPAN, Freshness
+from market_data_pipeline.domain.objectives import CACHE_LIFESPAN, FRESHNESS, Freshness
 from market_data_pipeline.reports.objectives import span as exact_span
 from market_data_pipeline.serving.formats import JSON_OPTIONS
 
@@ -22,12 +22,13 @@ if TYPE_CHECKING:
 
 
 Status = Literal["FRESH", "AGING", "STALE"]
+_CONDITIONS: Final = "; ".join(f"{name}: {FRESHNESS[Freshness[name]].condition}" for name in get_args(Status))
 
 
 class AnswerFreshness(BaseModel):
     """How fresh the series is."""
 
-    status: Status = Field(description="Up to 1 h of staleness, up to 6 h, beyond.")
+    status: Status = Field(description=f"{_CONDITIONS}.")
     staleness_seconds: float = Field(description="How long the first missing bar has been due; 0 when none is.")
     age_seconds: float = Field(description="Since `updated_at`.")
     verified_at: datetime | None = Field(description="When the vendor was last asked and everything due was stored.")
@@ -37,7 +38,9 @@ class AnswerFreshness(BaseModel):
         description="Bars that start before it have settled; later ones may still change."
     )
     warning: str | None = Field(None, description="Absent while FRESH.")
-    cache_lifespan: str | None = Field(None, description="Only when STALE: what is left of 24 h, in words.")
+    cache_lifespan: str | None = Field(
+        None, description="Only when STALE: what is left of the time for which a stale answer is offered, in words."
+    )
     cache_lifespan_seconds: float | None = Field(None, description="The same in seconds; 0 when it has passed.")
 
     def to_json(self) -> bytes:
