@@ -21,9 +21,10 @@ _Symbols = Annotated[list[str], typer.Argument(metavar="SYMBOL...", help="Ticker
 @app.command("list", epilog="Example: market-data universe list --json")
 def list_symbols(as_json: AsJson = False) -> None:
     """Show the followed symbols, their tier and their asset class."""
-    from market_data_pipeline.runtime.database import followed
+    from market_data_pipeline.runtime.database import open_universe
+    from market_data_pipeline.store.universe import tracked
 
-    symbols = followed(settings())
+    symbols = [each for each in tracked(open_universe(settings())) if each.active]
     if as_json:
         print_json([{"symbol": s.symbol, "tier": s.tier, "asset_class": s.asset_class} for s in symbols])
         return

@@ -11,7 +11,6 @@ if TYPE_CHECKING:
     import sqlalchemy as sa
 
     from market_data_pipeline.settings import Settings
-    from market_data_pipeline.store.universe import TrackedSymbol
 
 
 def migrate_database(settings: Settings) -> list[str]:
@@ -61,10 +60,3 @@ def open_universe(settings: Settings) -> sa.Engine:
     made = engine(settings.database_url, as_of=settings.as_of, pool_size=1)
     ensure_universe(settings, made)
     return made
-
-
-def followed(settings: Settings) -> list[TrackedSymbol]:
-    """Return the symbols that are followed, critical ones first, then alphabetically; raises as `open_universe`."""
-    from market_data_pipeline.store.universe import tracked
-
-    return [each for each in tracked(open_universe(settings)) if each.active]

@@ -15,6 +15,7 @@ import subprocess
 import tempfile
 from itertools import chain
 from pathlib import Path
+from string import Template
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from market_data_pipeline.domain.errors import ConfigurationError
@@ -219,48 +220,14 @@ def configure(data: Path, as_user: Owner, sockets: Path, *, durable: bool) -> No
 
 
 def _configuration(sockets: Path) -> str:
-    quoted = str(sockets).replace("'", "''")
     memory = _memory()
     # A sixteenth of the memory, because the machine also runs Dagster and pandas. 1 GB is enough: a year of 25 symbols
     # with features is half a gigabyte.
     shared = max(64 * _MB, min(memory // 16, 1024 * _MB)) // _MB
-    return f"""\
-# Rewritten at every start; put your own settings into user.conf beside this file.
-listen_addresses = ''                 # no TCP: nothing but this machine's socket
-unix_socket_directories = '{quoted}'
-unix_socket_permissions = 0700
-port = {project.PORT}                           # names the socket file only
-password_encryption = 'scram-sha-256'
-
-max_connections = 200                 # a run holds about 10; daemon, UI and API about 50; tests run side by side
-shared_buffers = {shared}MB                # a sixteenth of the memory, 1 GB at most
-effective_cache_size = {memory // 2 // _MB}MB      # what the page cache can be expected to hold: half the memory
-work_mem = 16MB                       # a page of the API sorts 10,000 rows: 4 MB would go to disk
-maintenance_work_mem = 128MB          # rebuilding an index of 2 million bars in memory
-dynamic_shared_memory_type = sysv     # /dev/shm is only 64 MB in a container and parallel queries would fail there
-random_page_cost = 1.1                # solid-state disks: an index page costs about as much as the next one
-jit = off                             # compiling takes longer than our queries do
-
-synchronous_commit = on               # a refresh that reported success survives a power cut
-wal_level = minimal                   # no replicas: a table filled in the transaction that made it skips the log
-max_wal_senders = 0                   # minimal requires it
-wal_compression = on                  # a backfill writes whole pages: half the log for little time
-max_wal_size = 4GB                    # a first backfill writes 1 to 2 GB: no checkpoint in its middle
-min_wal_size = 256MB
-checkpoint_timeout = 15min            # the interval of the quickest schedule; recovery replays that in seconds
-
-timezone = 'UTC'
-log_timezone = 'UTC'
-logging_collector = on                # one file per weekday, overwritten after a week: the log never fills the disk
-log_filename = 'postgresql-%a.log'
-log_rotation_age = 1d
-log_truncate_on_rotation = on
-log_line_prefix = '%m [%p] %a '
-log_checkpoints = off
-track_io_timing = on                  # costs 20 ns a read; EXPLAIN then tells disk from processor time
-
-include_if_exists = 'user.conf'
-"""
+    quoted = str(sockets).replace("'", "''")
+    return Template(Path(__file__).with_name("postgresql.conf").read_text(encoding="utf-8")).substitute(
+        sockets=quoted, port=project.PORT, shared=shared, cache=memory // 2 // _MB
+    )
 
 
 def _memory() -> int:

@@ -159,7 +159,7 @@ def prepare(settings: Settings, console: Console, stack: ExitStack) -> sa.Engine
         stack.callback(lambda: other_commands(settings.state_dir) or stop_sandbox(settings))
     base_url = vendor_access(settings).base_url
     if settings.uses_sandbox:
-        source = "recorded bars" if settings.sandbox_replay else "made-up bars"
+        source = "recorded bars" if settings.sandbox_replay else "synthetic bars"
         console.print(f"Vendor    sandbox with {source} at {base_url} (no POLYGON_API_KEY is set)")
     else:
         console.print(f"Vendor    {base_url}, plan {settings.plan}")

@@ -7,18 +7,19 @@ Add here: a variable with an example and a parser whose error completes the sent
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Collection
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, cast
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_core import PydanticUseDefault
 from pydantic_settings import BaseSettings, DotEnvSettingsSource, NoDecode, SettingsConfigDict
 
 from market_data_pipeline.domain.errors import ConfigurationError
-from market_data_pipeline.settings import parsing, project
+from market_data_pipeline.settings import project
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -32,6 +33,126 @@ PACKAGED_UNIVERSE: Final = project.PACKAGE / "universe.yaml"
 _LONGEST_HISTORY_DAYS: Final = 13_000
 # A symbol in flight holds a database connection, and the embedded server allows 200 in all.
 _MOST_CONCURRENT_SYMBOLS: Final = 50
+_SCHEMES: Final = {"postgresql", "postgres", "postgresql+psycopg", "postgresql+psycopg2"}
+
+
+# Parsers: each raises ValueError with a message that completes the sentence "VARIABLE …"; it shows the given text
+# unless that may hold a secret.
+
+
+def _whole_number(low: int, high: int) -> Callable[[Any], int]:
+    """Return a parser of whole numbers from `low` to `high`, both included."""
+
+    def parse(given: Any) -> int:
+        text = str(given).strip()
+        if not re.fullmatch(r"[+-]?[0-9]{1,18}", text):
+            raise ValueError(f"is {given!r}, which is not a whole number")
+        if not low <= (number := int(text)) <= high:
+            raise ValueError(f"is {number}, which is not between {low} and {high}")
+        return number
+
+    return parse
+
+
+def _one_of(what: str, names: Collection[str]) -> Callable[[Any], str]:
+    """Return a parser of one of `names`, in any case."""
+
+    def parse(given: Any) -> str:
+        name = str(given).strip().lower()
+        if name not in names:
+            raise ValueError(f"is {given!r}, which is not a {what}: use one of {', '.join(names)}")
+        return name
+
+    return parse
+
+
+def _instant(given: Any) -> datetime:
+    """Return an ISO 8601 instant with its offset as aware UTC."""
+    try:
+        moment = given if isinstance(given, datetime) else datetime.fromisoformat(str(given).strip())
+    except ValueError:
+        raise ValueError(f"is {given!r}, which is not an ISO 8601 instant") from None
+    if moment.tzinfo is None:
+        raise ValueError(f"is {given!r}, which has no offset from UTC")
+    return moment.astimezone(UTC)
+
+
+def _existing_path(given: Any) -> Path:
+    """Return the absolute path of a file or folder that exists."""
+    path = Path(given).expanduser().absolute()
+    if not path.exists():
+        raise ValueError(f"is {str(given)!r}, and there is no such file or folder")
+    return path
+
+
+def _module(given: Any) -> str:
+    """Return the name of an importable module, or of a file that ends in `.py`."""
+    text = str(given).strip()
+    if not text.endswith(".py") and not all(part.isidentifier() for part in text.split(".")):
+        raise ValueError(f"is {text!r}, which is neither a module's name nor a .py file")
+    return text
+
+
+def _file_of_module(named: str | None, root: Path) -> str | None:
+    """Return the absolute path of a `.py` file, relative to `root` if need be; other names as they are."""
+    if named is None or not named.endswith(".py"):
+        return named
+    file = root / Path(named).expanduser()
+    if not file.is_file():
+        raise ValueError(f"is {named!r}, and there is no such file")
+    return str(file)
+
+
+def _api_key(given: Any) -> SecretStr:
+    """Return a key that can be sent in a header."""
+    text = given.get_secret_value() if isinstance(given, SecretStr) else str(given)
+    if not re.fullmatch(r"[!-~]+", text := text.strip()):
+        raise ValueError("contains a blank or a character that no key has (its value is not shown)")
+    return SecretStr(text)
+
+
+def _base_url(given: Any) -> str:
+    """Return the address of a Polygon-compatible server, without a slash at its end."""
+    text = str(given).strip()
+    try:
+        parts = urlsplit(text)
+        usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable:
+        raise ValueError("is not an address that starts with https:// or http:// and names a host")
+    if parts.query or parts.fragment or "@" in parts.netloc:
+        raise ValueError("must not contain a key, a login or anything after a ? (its value is not shown)")
+    return text.rstrip("/")
+
+
+def _database_url(given: Any) -> str:
+    """Return a libpq URL, `postgresql://…`, of a server and a database; the driver of an SQLAlchemy URL is dropped."""
+    text = str(given).strip()
+    scheme, separator, rest = text.partition("://")
+    if not separator or scheme not in _SCHEMES:
+        raise ValueError("does not start with postgresql:// (its value is not shown)")
+    try:
+        parts = urlsplit(text)
+        port = parts.port
+    except ValueError:
+        port = 0
+    if port == 0 or parts.fragment:
+        raise ValueError("is not a well-formed URL: write @ : / ? # in the password as %40 %3A %2F %3F %23")
+    if not parts.path.strip("/") and "dbname" not in parse_qs(parts.query):
+        raise ValueError("does not name a database (its value is not shown)")
+    return f"postgresql://{rest}"
+
+
+def _alert_urls(given: Any) -> list[str]:
+    """Return comma-separated Apprise URLs; a comma inside one, as between mail recipients, is part of it."""
+    if isinstance(given, list):
+        return given
+    urls = [url.strip() for url in re.split(r"[,\s]+(?=[A-Za-z][A-Za-z0-9+.-]*://)", str(given).strip(", "))]
+    for number, url in enumerate(urls, start=1):
+        if "://" not in url:
+            raise ValueError(f"has no :// in address number {number} (its value is not shown)")
+    return urls
 
 
 def _default_base_url(values: dict[str, Any]) -> str | None:
@@ -88,66 +209,62 @@ class Settings(BaseSettings):
         frozen=True, extra="ignore", case_sensitive=True, populate_by_name=True, env_prefix="MARKET_DATA_FIELD_"
     )
 
-    project_root: Annotated[Path, BeforeValidator(parsing.existing_path)] = _known(
+    project_root: Annotated[Path, BeforeValidator(_existing_path)] = _known(
         lambda: project_root(), "MARKET_DATA_PROJECT_ROOT", "/srv/market-data"
     )
-    api_key: Annotated[SecretStr | None, BeforeValidator(parsing.api_key)] = _known(None, "POLYGON_API_KEY", "your-key")
-    base_url: Annotated[str | None, BeforeValidator(parsing.base_url)] = _known(
+    api_key: Annotated[SecretStr | None, BeforeValidator(_api_key)] = _known(None, "POLYGON_API_KEY", "your-key")
+    base_url: Annotated[str | None, BeforeValidator(_base_url)] = _known(
         _default_base_url, "POLYGON_BASE_URL", VENDOR_URL
     )
-    plan: Annotated[str, BeforeValidator(parsing.one_of("plan", PLAN_NAMES))] = _known(
+    plan: Annotated[str, BeforeValidator(_one_of("plan", PLAN_NAMES))] = _known(
         _default_plan, "POLYGON_PLAN", "starter"
     )
-    calls_per_minute: Annotated[int | None, BeforeValidator(parsing.whole_number(0, 100_000))] = _known(
+    calls_per_minute: Annotated[int | None, BeforeValidator(_whole_number(0, 100_000))] = _known(
         None, "POLYGON_CALLS_PER_MINUTE", "100 (0 lifts the limit)"
     )
-    sandbox_replay: Annotated[Path | None, BeforeValidator(parsing.existing_path)] = _known(
+    sandbox_replay: Annotated[Path | None, BeforeValidator(_existing_path)] = _known(
         None, "MARKET_DATA_SANDBOX_REPLAY", "recorded/"
     )
-    database_url: Annotated[str, BeforeValidator(parsing.database_url)] = _known(
+    database_url: Annotated[str, BeforeValidator(_database_url)] = _known(
         _default_database_url, "DATABASE_URL", "postgresql://user:password@localhost:5432/market_data", repr=False
     )
-    owner_url: Annotated[str, BeforeValidator(parsing.database_url)] = _known(
+    owner_url: Annotated[str, BeforeValidator(_database_url)] = _known(
         _default_owner_url,
         "MARKET_DATA_OWNER_URL",
         "postgresql://owner:password@localhost:5432/market_data",
         repr=False,
     )
-    dagster_postgres_url: Annotated[str, BeforeValidator(lambda url: _psycopg2(parsing.database_url(url)))] = _known(
+    dagster_postgres_url: Annotated[str, BeforeValidator(lambda url: _psycopg2(_database_url(url)))] = _known(
         _default_dagster_url,
         "DAGSTER_POSTGRES_URL",
         "postgresql+psycopg2://user:password@localhost:5432/dagster",
         repr=False,
     )
-    dagster_home: Annotated[Path, BeforeValidator(parsing.existing_path)] = _known(
+    dagster_home: Annotated[Path, BeforeValidator(_existing_path)] = _known(
         lambda values: values.get("project_root"), "DAGSTER_HOME", "/srv/market-data"
     )
-    universe_file: Annotated[Path, BeforeValidator(parsing.existing_path)] = _known(
+    universe_file: Annotated[Path, BeforeValidator(_existing_path)] = _known(
         PACKAGED_UNIVERSE, "MARKET_DATA_UNIVERSE", "universe.yaml"
     )
-    history_days: Annotated[int, BeforeValidator(parsing.whole_number(1, _LONGEST_HISTORY_DAYS))] = _known(
+    history_days: Annotated[int, BeforeValidator(_whole_number(1, _LONGEST_HISTORY_DAYS))] = _known(
         365, "MARKET_DATA_HISTORY_DAYS", "365"
     )
-    max_concurrent_symbols: Annotated[int, BeforeValidator(parsing.whole_number(1, _MOST_CONCURRENT_SYMBOLS))] = _known(
+    max_concurrent_symbols: Annotated[int, BeforeValidator(_whole_number(1, _MOST_CONCURRENT_SYMBOLS))] = _known(
         3, "MARKET_DATA_MAX_CONCURRENT_SYMBOLS", "3"
     )
-    as_of: Annotated[datetime | None, BeforeValidator(parsing.instant)] = _known(
+    as_of: Annotated[datetime | None, BeforeValidator(_instant)] = _known(
         None, "MARKET_DATA_AS_OF", "2025-03-14T15:30:00-04:00"
     )
     api_token: SecretStr | None = _known(None, "MARKET_DATA_API_TOKEN", "a-long-random-text")
-    alert_urls: Annotated[list[str], NoDecode, BeforeValidator(parsing.alert_urls)] = _known(
+    alert_urls: Annotated[list[str], NoDecode, BeforeValidator(_alert_urls)] = _known(
         list, "MARKET_DATA_ALERT_URLS", "json://alerts.example/market-data", repr=False
     )
-    features_module: Annotated[str | None, BeforeValidator(parsing.module)] = _known(
+    features_module: Annotated[str | None, BeforeValidator(_module)] = _known(
         None, "MARKET_DATA_FEATURES_MODULE", "my_features.py"
     )
-    api_port: Annotated[int, BeforeValidator(parsing.whole_number(1, 65_535))] = _known(
-        8000, "MARKET_DATA_API_PORT", "8000"
-    )
-    ui_port: Annotated[int, BeforeValidator(parsing.whole_number(1, 65_535))] = _known(
-        3000, "MARKET_DATA_UI_PORT", "3000"
-    )
-    ui_url: Annotated[str, BeforeValidator(parsing.base_url)] = _known(
+    api_port: Annotated[int, BeforeValidator(_whole_number(1, 65_535))] = _known(8000, "MARKET_DATA_API_PORT", "8000")
+    ui_port: Annotated[int, BeforeValidator(_whole_number(1, 65_535))] = _known(3000, "MARKET_DATA_UI_PORT", "3000")
+    ui_url: Annotated[str, BeforeValidator(_base_url)] = _known(
         lambda values: f"http://127.0.0.1:{values.get('ui_port', 3000)}",
         "MARKET_DATA_UI_URL",
         "https://dagster.example",
@@ -170,14 +287,14 @@ class Settings(BaseSettings):
     @field_validator("*", mode="before")
     @classmethod
     def _empty_counts_as_not_set(cls, value: Any) -> Any:
-        if isinstance(value, str) and not value.strip():
+        if value is None or (isinstance(value, str) and not value.strip()):
             raise PydanticUseDefault
         return value
 
     @field_validator("features_module")
     @classmethod
     def _beside_the_project(cls, value: str | None, info: ValidationInfo) -> str | None:
-        return parsing.file_of_module(value, info.data.get("project_root", Path()))
+        return _file_of_module(value, info.data.get("project_root", Path()))
 
     @field_validator("dagster_postgres_url", mode="before")
     @classmethod
