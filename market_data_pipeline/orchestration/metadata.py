@@ -6,6 +6,7 @@ a partition's or a run's page. Keep out: how it is computed (ingest).
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
 
 import dagster as dg
@@ -69,6 +70,12 @@ def _feature(feature: Feature, where: str = "") -> dg.TableColumn:
 
 FEATURE_COLUMNS: Final = feature_columns()
 
+_BAR_COUNTERS: Final = (
+    *("rows_fetched", "rows_inserted", "rows_updated"),
+    *("requests", "rate_limited", "fetch_seconds", "store_seconds"),
+)
+_FEATURE_COUNTERS: Final = ("features_written", "compute_seconds")
+
 
 def materializations(outcome: SeriesOutcome) -> tuple[dg.AssetMaterialization, dg.AssetMaterialization]:
     """Return what a committed series shows on its partition of `<tier>/bars` and of `<tier>/features`."""
@@ -81,20 +88,11 @@ def materializations(outcome: SeriesOutcome) -> tuple[dg.AssetMaterialization, d
         next_bar_due_at=_timestamp(outcome.next_due_at),
         warning=outcome.warning,
     )
+    counters = {name: round(value, 3) for name, value in asdict(outcome.counters).items()}
     bars = _given(
-        rows_fetched=outcome.counters.rows_fetched,
-        rows_inserted=outcome.counters.rows_inserted,
-        rows_updated=outcome.counters.rows_updated,
-        expected_last_bar=_timestamp(outcome.expected_last_ts),
-        requests=outcome.counters.requests,
-        rate_limited=outcome.counters.rate_limited,
-        fetch_seconds=round(outcome.counters.fetch_seconds, 3),
-        store_seconds=round(outcome.counters.store_seconds, 3),
+        **{name: counters[name] for name in _BAR_COUNTERS}, expected_last_bar=_timestamp(outcome.expected_last_ts)
     )
-    features: dict[str, Any] = {
-        "features_written": outcome.counters.features_written,
-        "compute_seconds": round(outcome.counters.compute_seconds, 3),
-    }
+    features: dict[str, Any] = {name: counters[name] for name in _FEATURE_COUNTERS}
     if outcome.own_features:
         # The catalog shows the newest materialization's columns before those of the asset, which knows the 17 only.
         features["dagster/column_schema"] = feature_columns(outcome.own_features)
@@ -214,24 +212,21 @@ def _rows_by_symbol(outcomes: Sequence[SeriesOutcome]) -> list[dict[str, Any]]:
     grouped: dict[str, list[SeriesOutcome]] = {}
     for outcome in outcomes:
         grouped.setdefault(outcome.series.symbol, []).append(outcome)
-    counted = {symbol: sum((outcome.counters for outcome in group), NOTHING) for symbol, group in grouped.items()}
-    return [
-        {
-            "symbol": symbol,
-            "series": len(group),
-            "failed": sum(outcome.failed for outcome in group),
-            "error": next((outcome.error for outcome in group if outcome.error), ""),
-            "fetched": counted[symbol].rows_fetched,
-            "inserted": counted[symbol].rows_inserted,
-            "updated": counted[symbol].rows_updated,
-            "features": counted[symbol].features_written,
-            "requests": counted[symbol].requests,
-            "refused": counted[symbol].rate_limited,
-            "seconds": round(counted[symbol].seconds, 2),
-            "warning": next((outcome.warning for outcome in group if outcome.warning), ""),
-        }
-        for symbol, group in grouped.items()
-    ]
+    rows = []
+    for symbol, group in grouped.items():
+        counters = sum((outcome.counters for outcome in group), NOTHING)
+        rows.append(
+            {
+                "symbol": symbol,
+                "series": len(group),
+                "failed": sum(outcome.failed for outcome in group),
+                "error": next((outcome.error for outcome in group if outcome.error), ""),
+                **{column: getattr(counters, counter) for column, counter in _COUNTED.items()},
+                "seconds": round(counters.seconds, 2),
+                "warning": next((outcome.warning for outcome in group if outcome.warning), ""),
+            }
+        )
+    return rows
 
 
 def table_schema(columns: Mapping[str, str]) -> dg.TableSchema:
@@ -247,15 +242,22 @@ def _given(**values: Any) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-# Why a symbol failed stands beside it: a run's page is narrow.
-_COUNTS: Final = ("fetched", "inserted", "updated", "features", "requests", "refused")
+# Column -> counter. The error comes before them, beside `failed`: a run's page is narrow.
+_COUNTED: Final = {
+    "fetched": "rows_fetched",
+    "inserted": "rows_inserted",
+    "updated": "rows_updated",
+    "features": "features_written",
+    "requests": "requests",
+    "refused": "rate_limited",
+}
 _SUMMARY: Final = table_schema(
     {
         "symbol": "string",
         "series": "int",
         "failed": "int",
         "error": "string",
-        **dict.fromkeys(_COUNTS, "int"),
+        **dict.fromkeys(_COUNTED, "int"),
         "seconds": "float",
         "warning": "string",
     }

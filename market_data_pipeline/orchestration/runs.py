@@ -98,15 +98,13 @@ def narrowed(
     full: bool = False,
 ) -> dict[str, Any]:
     """Return the run config of a refresh; empty when nothing is narrowed."""
-    config: dict[str, Any] = {}
-    if chosen := list(symbols):
-        config["symbols"] = chosen
-    if spans := [timeframe.value for timeframe in timeframes]:
-        config["timeframes"] = spans
-    if history_days is not None:
-        config["history_days"] = history_days
-    if full:
-        config["full_refresh"] = True
+    fields = {
+        "symbols": list(symbols),
+        "timeframes": [timeframe.value for timeframe in timeframes],
+        "history_days": history_days,
+        "full_refresh": full,
+    }
+    config = {name: value for name, value in fields.items() if value}
     return {"ops": {op_name(tier): {"config": config}}} if config else {}
 
 
@@ -151,13 +149,8 @@ def submit_refresh(
     run_ids = []
     for tier, of_tier in members.items():
         wanted = [symbol for symbol in of_tier if symbol in set(chosen)] if chosen else of_tier
-        config = narrowed(
-            tier,
-            symbols=wanted if chosen else (),
-            timeframes=timeframes,
-            history_days=history_days,
-            full=full,
-        )
+        only = wanted if chosen else ()
+        config = narrowed(tier, symbols=only, timeframes=timeframes, history_days=history_days, full=full)
         if chosen and wanted:
             requests = [
                 dg.RunRequest(

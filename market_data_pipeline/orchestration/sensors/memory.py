@@ -6,10 +6,11 @@ Pure: what is late, what was tried and an instant in; a decision out. It travels
 
 from __future__ import annotations
 
-import json
 import logging
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final, NamedTuple, Self
+
+from pydantic import BaseModel, ValidationError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -56,14 +57,20 @@ class Server(NamedTuple):
     recovered: float  # when its statistics were reset: after a crash, and not by an orderly stop
 
 
-class Memory:
-    """The state itself; instants are aware UTC."""
+class Memory(BaseModel):
+    """The state itself; instants are aware UTC.
 
-    def __init__(self) -> None:
-        self.loss: Loss | None = None
-        self.server: Server | None = None
-        self._attempts: dict[str, Attempt] = {}
-        self._verdicts: dict[str, Verdict] = {}
+    Attributes:
+        attempts: by late series (`AAPL|5m`).
+        verdicts: by tier.
+        loss: None while the market database answers.
+        server: None before the first tick.
+    """
+
+    attempts: dict[str, Attempt] = {}
+    verdicts: dict[str, Verdict] = {}
+    loss: Loss | None = None
+    server: Server | None = None
 
     @classmethod
     def from_cursor(cls, cursor: str | None) -> Self:
@@ -71,52 +78,40 @@ class Memory:
 
         An unreadable cursor costs only the waits and is logged; a sensor that failed on it would fail for ever.
         """
-        memory = cls()
         try:
-            stored = json.loads(cursor or "{}")
-            attempts, verdicts = stored.get("attempts", {}), stored.get("verdicts", {})
-            memory._attempts = {key: Attempt(int(number), float(until)) for key, (number, until) in attempts.items()}
-            memory._verdicts = {key: Verdict(str(text), float(at)) for key, (text, at) in verdicts.items()}
-            if loss := stored.get("loss"):
-                since, alerted = loss
-                memory.loss = Loss(float(since), bool(alerted))
-            if server := stored.get("server"):
-                at, started, recovered = server
-                memory.server = Server(float(at), float(started), float(recovered))
-        except (ValueError, TypeError, AttributeError):
+            return cls.model_validate_json(cursor or "{}")
+        except ValidationError:
             log.warning("The sensor's cursor cannot be read and is reset: late series are tried at once.")
             return cls()
-        return memory
 
     def to_cursor(self) -> str:
         """Return the memory as text."""
-        stored = {"attempts": self._attempts, "verdicts": self._verdicts, "loss": self.loss, "server": self.server}
-        return json.dumps(stored)
+        return self.model_dump_json()
 
     def forget_recovered(self, late: Iterable[Series]) -> None:
         """Forget the attempts for every series that is not among the late ones."""
         keys = {series.partition_key for series in late}
-        self._attempts = {key: attempt for key, attempt in self._attempts.items() if key in keys}
+        self.attempts = {key: attempt for key, attempt in self.attempts.items() if key in keys}
 
     def due(self, late: Iterable[Series], now: datetime) -> list[Series]:
         """Return which of the late series may be tried now."""
         first = Attempt(0, 0.0)
         return [
-            series for series in late if self._attempts.get(series.partition_key, first).not_before <= now.timestamp()
+            series for series in late if self.attempts.get(series.partition_key, first).not_before <= now.timestamp()
         ]
 
     def record(self, tried: Iterable[Series], now: datetime) -> None:
         """Record that these series are being tried: the wait doubles with each attempt."""
         for series in tried:
-            number = self._attempts.get(series.partition_key, Attempt(0, 0.0)).number
+            number = self.attempts.get(series.partition_key, Attempt(0, 0.0)).number
             # The exponent is capped so that a series that fails for years does not overflow.
             wait = min(FIRST_WAIT * 2 ** min(number, 10), LONGEST_WAIT)
-            self._attempts[series.partition_key] = Attempt(number + 1, (now + wait).timestamp())
+            self.attempts[series.partition_key] = Attempt(number + 1, (now + wait).timestamp())
 
     def is_news(self, tier: str, verdict: str, now: datetime) -> bool:
         """Return whether a verdict has to be written, and record it: it changed, or `REPEAT_AFTER` has passed."""
-        before = self._verdicts.get(tier)
+        before = self.verdicts.get(tier)
         if before and before.text == verdict and now - datetime.fromtimestamp(before.at, UTC) < REPEAT_AFTER:
             return False
-        self._verdicts[tier] = Verdict(verdict, now.timestamp())
+        self.verdicts[tier] = Verdict(verdict, now.timestamp())
         return True
