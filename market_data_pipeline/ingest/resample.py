@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from market_data_pipeline.domain.intervals import Intervals
     from market_data_pipeline.domain.series import Series
     from market_data_pipeline.ingest.fetch import Answer
-    from market_data_pipeline.ingest.fetch_plan import Timing
     from market_data_pipeline.store.copy import StoreConnection
     from market_data_pipeline.store.series_state import SeriesState
 
@@ -53,6 +52,8 @@ def coarser(
         in_step: whether the series was made of all that the base held before `answer`.
         tally: counts the time.
     """
+    from market_data_pipeline.domain.resample import resample
+
     timing = answer.plan.timing
     if in_step and answer.spans:
         source, spans = answer.bars, answer.spans
@@ -67,21 +68,14 @@ def coarser(
     else:
         return bar_frames.empty(), ()
     with tally.computing():
-        made = _over(series, source, timing)
-        waiting = len(made) and _waits(series, from_us(bar_frames.ts_us(made)[-1]), state, base, answer)
-        return made.iloc[:-1] if waiting else made, spans
-
-
-def _over(series: Series, source: pd.DataFrame, timing: Timing) -> pd.DataFrame:
-    """Return the resampled bars whose whole span is over and served."""
-    from market_data_pipeline.domain.resample import resample
-
-    made = resample(source, series.timeframe, timing.calendar)
-    starts = bar_frames.ts_us(made)
-    count = len(starts)
-    while count and timing.available_at(from_us(starts[count - 1]) + series.timeframe.span) > timing.now:
-        count -= 1
-    return made.iloc[:count]
+        made = resample(source, series.timeframe, timing.calendar)
+        starts = bar_frames.ts_us(made)
+        count = len(starts)
+        while count and timing.available_at(from_us(starts[count - 1]) + series.timeframe.span) > timing.now:
+            count -= 1  # its span is not over, or not served yet
+        if count and _waits(series, from_us(starts[count - 1]), state, base, answer):
+            count -= 1
+        return made.iloc[:count], spans
 
 
 def _waits(series: Series, start: datetime, state: SeriesState, base: SeriesState, answer: Answer) -> bool:
