@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections import OrderedDict
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final
+
+from cachetools import LRUCache
 
 from market_data_pipeline.domain.calendar import END_DATE, SessionCalendar, calendar_for
 from market_data_pipeline.domain.series import AssetClass, asset_class_of
@@ -32,7 +33,7 @@ class SyntheticMarket:
         """List that many load-test symbols from `SYN0000` on in whole-market answers; by name, all of them exist."""
         self._tickers = tuple(sorted([*INSTRUMENTS, *(f"SYN{i:04d}" for i in range(min(load_test_symbols, 10_000)))]))
         self._splits = [SplitRow(ticker, day, 1.0, float(to)) for ticker, day, to in splits(END_DATE.year - 1)]
-        self._cache = _Cache(_CACHE_BYTES)
+        self._cache: LRUCache[Hashable, Bars] = LRUCache(_CACHE_BYTES, getsizeof=lambda bars: bars.nbytes)
 
     @property
     def description(self) -> str:
@@ -84,31 +85,8 @@ class SyntheticMarket:
         if step_ms not in made:
             made[step_ms] = to_step(minutes, step_ms)
         for step, bars in made.items():
-            self._cache.put((ticker, year, month, step), bars)
+            self._cache[ticker, year, month, step] = bars
         return made[step_ms]
-
-
-class _Cache:
-    """Bars by key; the least recently used go once all together exceed a number of bytes."""
-
-    def __init__(self, max_bytes: int) -> None:
-        self._max_bytes = max_bytes
-        self._bytes = 0
-        self._bars: OrderedDict[Hashable, Bars] = OrderedDict()
-
-    def get(self, key: Hashable) -> Bars | None:
-        bars = self._bars.get(key)
-        if bars is not None:
-            self._bars.move_to_end(key)
-        return bars
-
-    def put(self, key: Hashable, bars: Bars) -> None:
-        if key in self._bars:
-            return
-        self._bars[key] = bars
-        self._bytes += bars.nbytes
-        while self._bytes > self._max_bytes and len(self._bars) > 1:
-            self._bytes -= self._bars.popitem(last=False)[1].nbytes
 
 
 def _months(calendar: SessionCalendar, start_ms: int, end_ms: int) -> list[tuple[int, int]]:
