@@ -86,7 +86,7 @@ class RequestMiddleware:
 
 
 class PlainGzip(GZipMiddleware):
-    """Compresses what lies outside `/api/v1`: answers about a series arrive compressed, admin reports stay plain."""
+    """Compresses what is outside `/api/v1`: answers about a series arrive compressed, admin reports stay plain."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one connection."""

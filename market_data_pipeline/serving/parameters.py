@@ -48,7 +48,7 @@ def _parse_instant(value: Any) -> date | datetime | None:
     try:
         return parsed.astimezone(UTC)
     except OverflowError:
-        raise ValueError(f"{shown} lies outside the years 1 to 9999.") from None
+        raise ValueError(f"{shown} is outside the years 1 to 9999.") from None
 
 
 def _parse_known_at(value: Any) -> datetime | None:
@@ -97,12 +97,7 @@ class SeriesQuery(BaseModel):
         """
         start, end = _instant(self.start, symbol), _instant(self.end, symbol)
         if start is not None and end is not None and start >= end:
-            detail = f"must lie before end: {self.start} is not before {self.end}."
-            raise Problem(
-                HTTPStatus.UNPROCESSABLE_ENTITY,
-                f"start: {detail}",
-                errors=[{"parameter": "start", "detail": detail}],
-            )
+            raise _wrong("start", f"must be before end: {self.start} is not before {self.end}.")
         return Range(start, end, self.limit)
 
 
@@ -120,16 +115,16 @@ class BarsQuery(SeriesQuery):
         """Return `as_of`.
 
         Raises:
-            Problem: 422, when it lies after `now`: what will be known then is not known yet.
+            Problem: 422, when it is after `now`: what will be known then is not known yet.
         """
         if self.as_of is not None and self.as_of > now:
-            detail = "lies in the future; what will be known then is not known yet."
-            raise Problem(
-                HTTPStatus.UNPROCESSABLE_ENTITY,
-                f"as_of: {detail}",
-                errors=[{"parameter": "as_of", "detail": detail}],
-            )
+            raise _wrong("as_of", "is in the future; what will be known then is not known yet.")
         return self.as_of
+
+
+def _wrong(parameter: str, detail: str) -> Problem:
+    errors = [{"parameter": parameter, "detail": detail}]
+    return Problem(HTTPStatus.UNPROCESSABLE_ENTITY, f"{parameter}: {detail}", errors=errors)
 
 
 def _instant(value: date | datetime | None, symbol: str) -> datetime | None:
