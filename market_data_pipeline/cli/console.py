@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
+from market_data_pipeline.domain.series import Timeframe
 from market_data_pipeline.runtime.console import console
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 Symbols = Annotated[str, typer.Option(help="Comma-separated followed symbols; all if omitted.")]
-Timeframes = Annotated[str, typer.Option(help="Comma-separated: 5m, 15m, 1h, 4h, 1d; all if omitted.")]
+Timeframes = Annotated[str, typer.Option(help=f"Comma-separated: {', '.join(Timeframe)}; all if omitted.")]
 HistoryDays = Annotated[
     int | None, typer.Option(min=1, help="Calendar days of history; MARKET_DATA_HISTORY_DAYS if omitted.")
 ]

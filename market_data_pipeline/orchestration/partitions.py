@@ -123,7 +123,7 @@ class RefreshConfig(dg.Config):
     """The run config of a refresh; every field is optional."""
 
     symbols: list[str] = Field(default=[], description="Only these symbols of the tier. Empty: all.")
-    timeframes: list[str] = Field(default=[], description="Only these timeframes (5m, 15m, 1h, 4h, 1d). Empty: all.")
+    timeframes: list[str] = Field(default=[], description=f"Only these of {', '.join(Timeframe)}. Empty: all.")
     history_days: int | None = Field(
         default=None, ge=1, description="Calendar days of history to hold. Default: MARKET_DATA_HISTORY_DAYS."
     )
