@@ -21,7 +21,7 @@ from market_data_pipeline.definitions import build_defs
 from market_data_pipeline.runtime.database_watch import DatabaseWatch
 from market_data_pipeline.runtime.postgres import EmbeddedPostgres
 from market_data_pipeline.settings import Settings
-from market_data_pipeline.settings.project import ROLE, socket_dir, state_dir
+from market_data_pipeline.settings.project import DAGSTER_DATABASE, ROLE, local_url, socket_dir, state_dir
 from market_data_pipeline.store.migrations import migrate_database
 from market_data_pipeline_tests.conftest import SQL
 from market_data_pipeline_tests.end_to_end.conftest import folder
@@ -132,6 +132,11 @@ class SharedServer:
         self.server.ensure_running()
         migrate_database(self.server.owner_url, SQL, login=ROLE)
 
+    @property
+    def dagster_url(self) -> str:
+        """The psycopg2 URL of Dagster's storage on it."""
+        return psycopg2_url(local_url(self.server.state_dir, DAGSTER_DATABASE))
+
     def dies(self) -> None:
         """End its first process as an exhausted machine does."""
         pid = int((self.server.data_dir / "postmaster.pid").read_text().split("\n", 1)[0])
@@ -162,7 +167,7 @@ def shared_watch(
     shared: SharedServer, hook: Webhook, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Watch]:
     shutil.copy(REPOSITORY / "dagster.yaml", tmp_path)
-    monkeypatch.setenv("DAGSTER_POSTGRES_URL", psycopg2_url(shared.server.dagster_url))
+    monkeypatch.setenv("DAGSTER_POSTGRES_URL", shared.dagster_url)
     monkeypatch.chdir(tmp_path)
     with dg.DagsterInstance.from_config(str(tmp_path)) as instance:
         made = Watch(instance, shared.server.url, shared.server.owner_url, hook)
@@ -230,7 +235,7 @@ def test_the_watch_beside_dagster_alerts_a_lost_server_meanwhile(shared: SharedS
     said: list[str] = []
     settings = Settings(
         database_url=shared.server.url,
-        dagster_postgres_url=psycopg2_url(shared.server.dagster_url),
+        dagster_postgres_url=shared.dagster_url,
         alert_urls=[hook.address()],
     )
     watch = DatabaseWatch(settings, said.append, every=0.0)
@@ -268,7 +273,7 @@ def test_the_watch_alerts_the_return_of_a_server_to_which_only_the_connection_wa
 ) -> None:
     settings = Settings(
         database_url=shared.server.url,
-        dagster_postgres_url=psycopg2_url(shared.server.dagster_url),
+        dagster_postgres_url=shared.dagster_url,
         alert_urls=[hook.address()],
     )
     watch = DatabaseWatch(settings, lambda _: None, every=0.0)
