@@ -17,7 +17,7 @@ from market_data_pipeline.cli import measure, reports, runs, universe
 from market_data_pipeline.cli.console import HistoryDays, Symbols, Timeframes, names, settings
 from market_data_pipeline.domain.errors import ConfigurationError, PipelineError, UsageError
 from market_data_pipeline.domain.series import parse_symbol, parse_timeframe
-from market_data_pipeline.runtime.console import complain, console
+from market_data_pipeline.runtime.console import console, print_error
 
 app = typer.Typer(
     name="market-data",
@@ -100,7 +100,7 @@ def migrate() -> None:
     if not applied:
         console().print("The schema is up to date.")
     if sql := missing_privileges(config):
-        complain(
+        print_error(
             "The database does not protect the audit log from the pipeline yet; everything else works. Let its "
             f"administrator run `{sql};`, then run `market-data migrate` again."
         )
@@ -143,7 +143,7 @@ def main() -> NoReturn:
     except Exception as error:  # the boundary: a failure becomes a sentence and an exit code
         if debug:
             raise
-        complain(_sentence(error))
+        print_error(_sentence(error))
         sys.exit(2 if isinstance(error, (UsageError, ConfigurationError)) else 1)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -27,7 +27,7 @@ def console() -> Console:
     return made
 
 
-def complain(sentence: str) -> None:
+def print_error(sentence: str) -> None:
     """Print an error on standard error, in red where the terminal has colours."""
     from rich.console import Console
 

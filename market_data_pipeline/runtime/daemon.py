@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from market_data_pipeline.settings import Settings
 
 _CODE_SERVER: Final = "dagster-code-server"
-LOOK_SECONDS: Final = 0.5  # between two checks of processes while there is nothing else to do
+CHECK_SECONDS: Final = 0.5  # between two checks of processes while there is nothing else to do
 # The embedded PostgreSQL needs room for one more segment of its log. Without it Dagster cannot even store that a run
 # failed, and a command that waits for the run would wait forever.
 _LOG_SEGMENT: Final = 16 << 20
@@ -88,10 +88,10 @@ class Daemon:
         if not self._take():
             self.console.print(f"Waiting for the end of {self._others()} ...")
             while not self._take():
-                time.sleep(LOOK_SECONDS)
+                time.sleep(CHECK_SECONDS)
         self._start()
 
-    def mend(self) -> None:
+    def clean_up(self) -> None:
         """End the processes and runs that a killed command left behind, unless a running daemon already does so."""
         if self._take():
             self._fail_lost_runs()
@@ -121,7 +121,7 @@ class Daemon:
             self.console.print(f"Waiting for {self._others()}, which uses the same Dagster daemon ...")
             while other_commands(self.settings.state_dir):
                 self.check()
-                time.sleep(LOOK_SECONDS)
+                time.sleep(CHECK_SECONDS)
 
     @property
     def workspace(self) -> Path:

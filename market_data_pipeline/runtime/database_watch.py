@@ -42,16 +42,16 @@ class DatabaseWatch:
         self._say = say
         self._every = every
         self._alone = server_of(settings.database_url) == server_of(settings.dagster_postgres_url)
-        self._looked = self._found = time.monotonic()
+        self._checked = self._found = time.monotonic()
         self._missed = 0
         self._alerted = False
         self._started: object = None
 
-    def look(self) -> None:
+    def check(self) -> None:
         """Check the database if it is time to."""
         from market_data_pipeline.store.connection import open_connection
 
-        if time.monotonic() - self._looked < self._every:
+        if time.monotonic() - self._checked < self._every:
             return
         try:
             with open_connection(self._settings.database_url) as connection:
@@ -60,7 +60,7 @@ class DatabaseWatch:
             self._miss(error)
         else:
             self._find(started)
-        self._looked = time.monotonic()
+        self._checked = time.monotonic()
 
     def _miss(self, error: DatabaseUnavailableError) -> None:
         self._missed += 1

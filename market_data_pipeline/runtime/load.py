@@ -25,7 +25,7 @@ from market_data_pipeline.reports.completeness import (
     run_progress,
     symbols_with_gaps,
 )
-from market_data_pipeline.runtime.console import complain
+from market_data_pipeline.runtime.console import print_error
 from market_data_pipeline.settings.project import STORAGE_ZONE
 
 if TYPE_CHECKING:
@@ -159,12 +159,12 @@ def load(
     if failures:
         reason, count = Counter(failed.error for failed in failures).most_common(1)[0]
         others = f" The other {len(failures) - count} failed for other reasons." if count < len(failures) else ""
-        complain(f"{len(failures)} of {sum(expected.values())} series failed: {reason}{others}")
+        print_error(f"{len(failures)} of {sum(expected.values())} series failed: {reason}{others}")
     with_gaps = sum(known.with_gaps for known in totals.values())
     if with_gaps:
         symbols = symbols_with_gaps(engine, run_ids)
         names = ", ".join(symbols[:_MOST_NAMES]) + (", ..." if len(symbols) > _MOST_NAMES else "")
-        complain(
+        print_error(
             f"{with_gaps} series have gaps: the vendor had no bars that were due ({names}). "
             f"`market-data gaps {symbols[0]}` explains them."
         )
@@ -172,7 +172,7 @@ def load(
         reasons = [why for run_id in run_ids if (why := failure_of(instance, run_id))]
         ended = ", ".join(f"{count} {status}" for status, count in Counter(s.value for s in statuses.values()).items())
         why = f": {reasons[0]}" if reasons else "."
-        complain(f"{not_started} series were not started; their runs ended as {ended}{why}")
+        print_error(f"{not_started} series were not started; their runs ended as {ended}{why}")
     return 0 if done == sum(expected.values()) else 1
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final, NoReturn
 from market_data_pipeline.domain.errors import UsageError
 from market_data_pipeline.runtime.console import command_name
 from market_data_pipeline.runtime.console import console as screen
-from market_data_pipeline.runtime.daemon import LOOK_SECONDS, Daemon, program
+from market_data_pipeline.runtime.daemon import CHECK_SECONDS, Daemon, program
 from market_data_pipeline.runtime.database_watch import DatabaseWatch
 from market_data_pipeline.runtime.env_file import write_env
 from market_data_pipeline.runtime.load import (
@@ -70,18 +70,18 @@ def run_up(settings: Settings, once: bool) -> int:
         instance = stack.enter_context(dagster_instance(settings, engine))
         daemon = stack.enter_context(Daemon(settings, console, processes, instance, reloads=not once))
         code = 0
-        if whole := nothing_is_missing(settings, engine, instance):
+        if complete := nothing_is_missing(settings, engine, instance):
             summarise(engine, console, expected_series(engine, Load()), (), None)
-        if once and not whole:
+        if once and not complete:
             _check_vendor(settings)
         write_env()  # what only the environment says has proved to work
-        if whole and once:
-            daemon.mend()
+        if complete and once:
+            daemon.clean_up()
         else:
             daemon.own()
         if not once:
             _start_servers(daemon, settings)
-        if not whole:
+        if not complete:
             code = load(engine, instance, console, Load(), daemon.check)
         if once:
             console.print(f"Done after {time.monotonic() - began:.1f} s.")
@@ -94,8 +94,8 @@ def run_up(settings: Settings, once: bool) -> int:
         watch = DatabaseWatch(settings, console.print)
         while True:
             daemon.check()
-            watch.look()
-            time.sleep(LOOK_SECONDS)
+            watch.check()
+            time.sleep(CHECK_SECONDS)
 
 
 def run_backfill(settings: Settings, request: Load) -> int:

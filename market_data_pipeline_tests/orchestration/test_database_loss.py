@@ -239,14 +239,14 @@ def test_the_watch_beside_dagster_alerts_a_lost_server_meanwhile(shared: SharedS
         alert_urls=[hook.address()],
     )
     watch = DatabaseWatch(settings, said.append, every=0.0)
-    watch.look()
+    watch.check()
     shared.dies()
-    watch.look()
+    watch.check()
     assert said == []  # it may be starting again
     for _ in range(3):
-        watch.look()
+        watch.check()
     shared.starts()
-    watch.look()
+    watch.check()
     assert hook.titles() == ["The market database cannot be reached"]
     assert [line.partition(" ")[0] for line in said] == ["The", "The"]
     assert "The database cannot be reached: PostgreSQL at" in said[0]
@@ -258,11 +258,11 @@ def test_the_watch_restarts_the_projects_own_server_when_it_died(shared: SharedS
     assert settings.embedded_database
     said: list[str] = []
     watch = DatabaseWatch(settings, said.append, every=0.0)
-    watch.look()
+    watch.check()
     shared.dies()
-    watch.look()
-    watch.look()
-    watch.look()
+    watch.check()
+    watch.check()
+    watch.check()
     assert len(said) == 2
     assert "answers again" in said[-1]
     assert shared.server.is_running()
@@ -277,13 +277,13 @@ def test_the_watch_alerts_the_return_of_a_server_to_which_only_the_connection_wa
         alert_urls=[hook.address()],
     )
     watch = DatabaseWatch(settings, lambda _: None, every=0.0)
-    watch.look()
+    watch.check()
     [socket] = [entry for entry in socket_dir(shared.server.state_dir).glob(".s.PGSQL.*") if entry.suffix != ".lock"]
     hidden = socket.rename(socket.with_name("hidden"))
-    watch.look()
-    watch.look()
+    watch.check()
+    watch.check()
     hidden.rename(socket)
-    watch.look()
+    watch.check()
     first, second = hook.titles()
     assert first == "The market database cannot be reached"
     assert second.startswith("The market database answers again after ")
