@@ -127,13 +127,15 @@ _HEAD: Final = {
     "freshness": orjson.loads(freshness_at(_WATERMARKS, _SENT).to_json()),
     "timestamp": instant(_SENT),
 }
+_ANY: Final = {"instant": _BAR["ts"], "float": 0.5, "integer": 1, "boolean": True, "text": "text"}
 BARS_EXAMPLE: Final = {**_HEAD, "adjusted": True, "as_of": "2026-01-31T21:00:00Z", "bars": [_BAR]}
 
 
 def features_example(columns: Sequence[Column]) -> dict[str, Any]:
-    """Return an answer of bars with features; values of the project's own features are not known here and null."""
+    """Return an answer of bars with features; a feature that has no value above shows one of its type."""
     known = _BAR | _FEATURES
-    return {**_HEAD, "features": [{column.name: known.get(column.name) for column in columns}]}
+    record = {column.name: known.get(column.name, next(iter(column.labels), _ANY[column.kind])) for column in columns}
+    return {**_HEAD, "features": [record]}
 
 
 def series_responses(example: dict[str, Any], model: type[BaseModel]) -> Responses:

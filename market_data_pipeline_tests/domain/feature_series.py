@@ -16,7 +16,10 @@ from market_data_pipeline.domain.series import AssetClass, Timeframe
 from market_data_pipeline_tests.domain.answers import feature_oracle
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
+
+    from market_data_pipeline.domain.features.definitions import Feature
 
 NEW_YORK = ZoneInfo("America/New_York")
 UTC = ZoneInfo("UTC")
@@ -135,10 +138,12 @@ def oracle_frame(case: Case) -> pd.DataFrame:
     return pd.DataFrame({f.name: pd.Series([row[f.name] for row in answer], dtype=object) for f in FEATURES})
 
 
-def assert_same(got: pd.DataFrame, expected: pd.DataFrame, *, tolerance: float = 1e-9) -> None:
+def assert_same(
+    got: pd.DataFrame, expected: pd.DataFrame, *, tolerance: float = 1e-9, features: Sequence[Feature] = FEATURES
+) -> None:
     """Assert that floats agree to `tolerance` relative and that labels, booleans and NULLs are equal."""
     assert len(got) == len(expected)
-    for feature in FEATURES:
+    for feature in features:
         ours, theirs = got[feature.name], expected[feature.name]
         missing = theirs.isna().to_numpy(dtype=bool)
         np.testing.assert_array_equal(ours.isna().to_numpy(dtype=bool), missing, err_msg=f"{feature.name}: NULLs")

@@ -71,7 +71,9 @@ def test_the_long_comparison_finds_no_difference_in_its_first_bars() -> None:
 def test_real_bars_give_what_polars_and_talipp_give(folder: str, answer: str) -> None:
     case, expected = real_series(SAMPLE, folder, "AAPL"), answer_file(answer)
     assert case.bars["ts"].astype("int64").tolist() == expected["ts"].tolist()
-    assert_same(compute_features(*case), expected)
+    # A feature that was added since has no column in these files until make_feature_answers.py computes it, too.
+    assert set(FEATURE_NAMES[:17]) <= set(expected)
+    assert_same(compute_features(*case), expected, features=[f for f in FEATURES if f.name in expected])
 
 
 @pytest.mark.parametrize(
@@ -89,27 +91,35 @@ def test_recorded_bars_give_what_the_oracle_gives(root: Path, folder: str, symbo
     assert_same(compute_features(*case), oracle_frame(case))
 
 
+def migrations() -> str:
+    return "\n".join(file.read_text() for file in sorted((ROOT / "sql").glob("*.sql")))
+
+
 def test_the_table_has_the_declared_columns_in_order() -> None:
-    sql = (ROOT / "sql" / "0003_features.sql").read_text()
-    table = re.search(r"create table market_data\.features \((.*?)\n\)", sql, re.DOTALL)
+    table = re.search(r"create table market_data\.features \((.*?)\n\)", migrations(), re.DOTALL)
     assert table
-    columns = re.findall(
-        r"^    (\w+) (double precision|boolean|text|timestamptz)( not null)?,$", table[1], re.MULTILINE
-    )
+    kinds = "(double precision|boolean|text|timestamptz)"
+    columns = re.findall(rf"^    (\w+) {kinds}( not null)?,$", table[1], re.MULTILINE)
+    added = re.findall(rf"^alter table market_data\.features add column (\w+) {kinds}( not null)?;", migrations(), re.M)
     declared = [(f.name, f.sql_type, "") for f in FEATURES]
     key = [("symbol", "text", " not null"), ("timeframe", "text", " not null"), ("ts", "timestamptz", " not null")]
-    assert columns == [*key, *declared, ("features_computed_at", "timestamptz", " not null")]
+    assert columns[-1] == ("features_computed_at", "timestamptz", " not null")
+    assert [*columns[:-1], *added] == [*key, *declared]
 
 
 def test_every_column_of_the_table_is_commented() -> None:
-    sql = (ROOT / "sql" / "0003_features.sql").read_text()
-    commented = re.findall(r"comment on column market_data\.features\.(\w+) is", sql)
+    commented = re.findall(r"comment on column market_data\.features\.(\w+) is", migrations())
     assert set(FEATURE_NAMES) <= set(commented)
 
 
-def test_there_are_seventeen_and_two_of_them_scale_with_a_split() -> None:
-    assert len(FEATURE_NAMES) == len(set(FEATURE_NAMES)) == 17
-    assert [f.name for f in FEATURES if f.price_scaled] == ["atr", "rolling_volume_20"]
+def test_the_published_seventeen_come_first_and_two_of_them_scale_with_a_split() -> None:
+    assert len(FEATURE_NAMES) == len(set(FEATURE_NAMES))
+    assert FEATURE_NAMES[:17] == (
+        *("log_return", "return_1h", "return_1d", "volatility_20", "volatility_50", "atr"),
+        *("rolling_volume_20", "volume_ratio", "hh", "hl", "lh", "ll", "trend_direction", "structure_label"),
+        *("volatility_regime", "trend_regime", "compression_regime"),
+    )
+    assert [f.name for f in FEATURES[:17] if f.price_scaled] == ["atr", "rolling_volume_20"]
     assert all((f.dtype == "text") == bool(f.labels) and f.description for f in FEATURES)
 
 
