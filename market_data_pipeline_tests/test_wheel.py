@@ -68,18 +68,16 @@ def reader(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return python
 
 
-def test_the_wheel_brings_migrations_pages_universe_and_dagsters_files(wheel: Path) -> None:
+def test_the_wheel_brings_every_file_of_the_package_and_the_migrations(wheel: Path) -> None:
     held = {name.removeprefix("market_data_pipeline/") for name in zipfile.ZipFile(wheel).namelist()}
-    needed = {f"sql/{file.name}" for file in (ROOT / "sql").glob("*.sql")}
-    needed |= {"universe.yaml", "project_files/dagster.yaml", "project_files/workspace.yaml"}
     package = ROOT / "market_data_pipeline"
+    needed = {f"sql/{file.name}" for file in (ROOT / "sql").glob("*.sql")}
     needed |= {
         str(file.relative_to(package))
-        for folder in ("templates", "static")
-        for file in (package / "serving" / folder).rglob("*")
-        if file.is_file()
+        for file in package.rglob("*")
+        if file.is_file() and "__pycache__" not in file.parts
     }
-    assert needed <= held
+    assert {"universe.yaml", "project_files/dagster.yaml", "project_files/workspace.yaml"} <= needed <= held
     assert not {name for name in held if name.startswith(("benchmarks", "market_data_pipeline_tests", "docs"))}
 
 
