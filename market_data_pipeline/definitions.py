@@ -1,7 +1,7 @@
 """The code location: everything that Dagster loads (https://docs.dagster.io/deployment/code-locations).
 
-A test or another deployment swaps a part through `build_defs(resource_overrides=…)`. Nothing here, and nothing imported
-from here, reads the environment or loads a heavy library: every run process starts with this import.
+A test or another deployment swaps a part through `build_defs(resource_overrides=…)`. Neither this module nor anything
+it imports reads the environment or loads a heavy library: every run process starts with this import.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class _Pipeline(PipelineResource):
     """The pipeline of this project, whose vendor is the sandbox unless the settings name another."""
 
     def vendor(self, settings: Settings) -> Vendor:
-        """Return where bars come from, with the sandbox started when it is the vendor."""
+        """Return the source of bars; the sandbox is started first when it is the vendor."""
         from market_data_pipeline.runtime.sandbox import vendor_access
 
         return vendor_access(settings)
@@ -46,7 +46,7 @@ def build_defs(*, resource_overrides: Mapping[str, object] | None = None) -> dg.
     """Return the definitions of the code location.
 
     Args:
-        resource_overrides: resources by name (`pipeline`) that take the place of the usual ones.
+        resource_overrides: resources by name (`pipeline`) that replace the usual ones.
     """
     refreshes = {tier: refresh_job(tier) for tier in Tier}
     nightly = (quality_job(), reconcile_job, prune_job)

@@ -1,8 +1,8 @@
 """The assets: each tier's bars and features, one partition per series, materialized together by one step.
 
 Assets (https://docs.dagster.io/guides/build/assets). A failing series never stops the others: each commits and
-materializes by itself, and at the end the step fails with one `dg.Failure` that names the failed ones, so that exactly
-their partitions show as failed. For that the assets are `skippable` (the step returns no output; it logs events), and
+materializes on its own, and at the end the step fails with one `dg.Failure` that names the failed ones, so that exactly
+their partitions show as failed. The assets are therefore `skippable` (the step returns no output; it logs events), and
 one step materializes both (they commit together). The work itself is in ingest.
 """
 
@@ -109,7 +109,7 @@ def refresh_tier(
     """Refresh the series that the run selects, and log each as it commits.
 
     Raises:
-        dg.Failure: at least one series failed, or the run could not be done at all.
+        dg.Failure: at least one series failed, or the whole run had to stop.
     """
     from market_data_pipeline.store.audit_log import append_run
 

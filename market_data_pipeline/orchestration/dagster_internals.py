@@ -7,11 +7,11 @@ Checked with Dagster 1.13.27; `test_dagster_internals` fails when Dagster drops 
   many partitions reach it by public names. Without these names `context.log_event` does the same, slowly.
 - Runs put into the queue from any process: 0.8 s for a tier of 25 symbols. `dagster job launch` takes 5 s, because it
   first starts a code server of its own; GraphQL needs a running webserver.
-- Runs that start warm: the code server starts each run's process from nothing ("spawn") and offers no other method.
-  Forked from a process that has imported what a run needs, and has no connections, a run of 9 symbols with nothing to
-  do takes 1.0 s of processor time instead of 3.8 s, and runs share memory.
-- The state of Dagster (`reports.dagster_state`): heartbeats, schedule states and a run's failure have no public reading
-  but GraphQL, whose webserver may be down just when they are needed.
+- Runs that start warm: the code server starts each run's process from scratch ("spawn") and offers no other method.
+  A run of 9 symbols with nothing to do takes 1.0 s of processor time instead of 3.8 s when it is forked from a process
+  that has imported what a run needs and has no connections; such runs also share memory.
+- The state of Dagster (`reports.dagster_state`): the only public way to read heartbeats, schedule states and a run's
+  failure is GraphQL, whose webserver may be down just when they are needed.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ if TYPE_CHECKING:
 
 _LARGEST_BATCH: Final = "1000"  # events of one INSERT: 1000 rows of about 2 kB
 _ATTRIBUTE: Final = "defs"  # of the location's module
-_CODE_SERVER: Final = ["api", "grpc"]  # `python -m dagster api grpc …`, by whatever it was started
+_CODE_SERVER: Final = ["api", "grpc"]  # `python -m dagster api grpc …`, whatever started it
 
 
 def log_materializations(
@@ -65,7 +65,7 @@ def log_materializations(
     """
     from dagster._core.events import DagsterEvent, DagsterEventBatchMetadata
 
-    # Read by Dagster at each event; without it batches are taken apart again.
+    # Dagster reads this at each event; without it, batches are split again.
     os.environ.setdefault("DAGSTER_EVENT_BATCH_SIZE", _LARGEST_BATCH)
     step = context.op_execution_context.get_step_execution_context()
     by_asset = attrgetter("asset_key")
@@ -77,9 +77,9 @@ def log_materializations(
 
 
 def log_planned(context: dg.AssetExecutionContext, asset_keys: Iterable[dg.AssetKey], partition: str) -> None:
-    """Log that the run planned to materialize a partition: one that it then does not shows as failed.
+    """Log that the run planned to materialize a partition, which shows as failed unless the run then does so.
 
-    A run with partition tags has such events from its launch; one for a whole tier has none.
+    A run with partition tags has such events from its launch; a run for a whole tier has none.
     """
     from dagster._core.events import AssetMaterializationPlannedData, DagsterEvent
 
@@ -164,13 +164,13 @@ def start_runs_warm() -> None:
 # restoring a crashed scheduler (5 minutes); here a daemon that misses three is down.
 HEARTBEAT_TOLERANCE_SECONDS: Final = 100.0
 
-_CONNECT_SECONDS: Final = 3  # a server that is up answers in milliseconds; clients that ask for health give up soon
-_REACHED_SECONDS: Final = 1.0  # the questions behind one answer do not all check the server
+_CONNECT_SECONDS: Final = 3  # a server that is up answers in milliseconds; health checks give up soon
+_REACHED_SECONDS: Final = 1.0  # the queries behind one answer check the server only once
 _STATEMENT_TIMEOUT_MS: Final = 5_000  # like the API's own statements
-_RECYCLE_SECONDS: Final = 300  # of a kept connection, of which each of the three storages has one
-_MORE_CONNECTIONS: Final = 4  # for questions at the same time
+_RECYCLE_SECONDS: Final = 300  # of a pooled connection; each of the three storages keeps one
+_MORE_CONNECTIONS: Final = 4  # for concurrent queries
 _RUN_ID_LENGTH: Final = 36
-_SEARCHED: Final = 1000  # newest runs, for the beginning of an id: some eight days of schedules
+_SEARCHED: Final = 1000  # newest runs, for the beginning of an id: about eight days of schedules
 _LONGEST_MESSAGE: Final = 300  # characters of a run's failure; the rest is in Dagster's UI
 
 
@@ -178,7 +178,7 @@ class StoredDagsterState:
     """The state of the instance whose `dagster.yaml` is in `home`; opened at first use, and shared by threads.
 
     `reports.dagster_state.DagsterState` documents the methods. `dagster.yaml` takes the storage's URL from the
-    environment, which gets `postgres_url` unless it has one.
+    environment, where `postgres_url` is set if there is none.
     """
 
     def __init__(self, home: Path, postgres_url: str) -> None:
@@ -189,7 +189,7 @@ class StoredDagsterState:
         self._reached = -math.inf
 
     def open(self) -> None:
-        """Connect now, which takes a second, rather than at the first question."""
+        """Connect now, which takes a second, rather than at the first query."""
         self._read(lambda _instance: None)
 
     def runs(self, limit: int, jobs: tuple[str, ...] = ()) -> tuple[Run, ...]:
@@ -255,7 +255,7 @@ class StoredDagsterState:
                 if not (self._home / "dagster.yaml").is_file():
                     # Dagster would silently create an empty SQLite instance there.
                     raise DatabaseUnavailableError("There is no dagster.yaml in DAGSTER_HOME.")
-                if not os.environ.get("DAGSTER_POSTGRES_URL"):  # an empty value counts as none, as in the settings
+                if not os.environ.get("DAGSTER_POSTGRES_URL"):  # an empty value counts as unset, as in the settings
                     os.environ["DAGSTER_POSTGRES_URL"] = self._postgres_url
                 os.environ.update(STORAGE_ZONE)
                 import dagster as dg

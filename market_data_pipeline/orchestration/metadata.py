@@ -1,7 +1,7 @@
 """What Dagster shows of assets and runs: columns, metadata per series, one table per run, and the failure of a run.
 
-Metadata (https://docs.dagster.io/guides/build/assets/metadata-and-tags). Add here: a fact that a person wants to see on
-a partition's or a run's page. Keep out: how it is computed (ingest).
+Metadata (https://docs.dagster.io/guides/build/assets/metadata-and-tags). Add here: a fact to show on a partition's or a
+run's page. Keep out: how it is computed (ingest).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from market_data_pipeline.domain.series import Tier
     from market_data_pipeline.ingest.outcome import SeriesOutcome
 
-WORST_SHOWN: Final = 20  # failures in a sentence or table: what a person reads; the counts beside it are exact
+WORST_SHOWN: Final = 20  # failures in a message or table, as many as people read; the counts beside them are exact
 ROWS_SHOWN: Final = 500  # symbols in a run's table: about 100 kB of event
 
 
@@ -94,7 +94,7 @@ def materializations(outcome: SeriesOutcome) -> tuple[dg.AssetMaterialization, d
     )
     features: dict[str, Any] = {name: counters[name] for name in _FEATURE_COUNTERS}
     if outcome.own_features:
-        # The catalog shows the newest materialization's columns before those of the asset, which knows the 17 only.
+        # The catalog prefers the newest materialization's columns to the asset's, which are only the 17.
         features["dagster/column_schema"] = feature_columns(outcome.own_features)
     return (
         dg.AssetMaterialization(
@@ -118,7 +118,7 @@ def summary(tier: Tier, outcomes: Sequence[SeriesOutcome]) -> dg.AssetObservatio
         bars_key(tier),
         description=f"Result of a refresh of the {tier} tier",
         metadata={
-            # First: a run's page shows the beginning of a long event.
+            # First, because a run's page shows only the beginning of a long event.
             "symbols": dg.TableMetadataValue([dg.TableRecord(row) for row in rows[:ROWS_SHOWN]], _SUMMARY),
             "series": len(outcomes),
             "failed": sum(outcome.failed for outcome in outcomes),
@@ -132,9 +132,10 @@ def summary(tier: Tier, outcomes: Sequence[SeriesOutcome]) -> dg.AssetObservatio
 
 
 def changed_bars(outcomes: Sequence[SeriesOutcome]) -> dict[str, Any]:
-    """Return how many held bars the vendor corrected or withdrew, how many holes it filled, and a sample of them.
+    """Return how many held bars the vendor corrected or withdrew, how many it added later, and a sample.
 
-    Bars made of others count too: one corrected 5m bar corrects those of 15m, 1h and 4h. Empty when nothing changed.
+    Bars derived from others count too: one corrected 5m bar corrects those of 15m, 1h and 4h. Empty when nothing
+    changed.
     """
     corrected = sum(outcome.counters.rows_updated for outcome in outcomes)
     filled = sum(outcome.rows_filled for outcome in outcomes)

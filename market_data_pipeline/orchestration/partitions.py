@@ -27,9 +27,8 @@ if TYPE_CHECKING:
 
 TIMEFRAMES: Final = tuple(timeframe.value for timeframe in Timeframe)
 
-# Dagster's names for "from this partition to that one"; of a two-dimensional key each dimension has its own range.
+# Dagster's names for "from this partition to that one"; each dimension of a two-dimensional key has its own range.
 RANGE_START: Final = "dagster/asset_partition_range_start"
-
 RANGE_END: Final = "dagster/asset_partition_range_end"
 
 
@@ -45,7 +44,7 @@ def features_key(tier: Tier) -> dg.AssetKey:
 
 @cache
 def symbol_partitions(tier: Tier) -> dg.DynamicPartitionsDefinition:
-    """Return the dimension of a tier's symbols; Dagster's storage holds which there are."""
+    """Return the dimension of a tier's symbols; Dagster's storage holds the symbols themselves."""
     return dg.DynamicPartitionsDefinition(name=f"{tier}_symbols")
 
 
@@ -74,8 +73,8 @@ def range_tags(symbols: Sequence[str]) -> dict[str, str]:
 def all_materialized(instance: dg.DagsterInstance) -> bool:
     """Return whether every partition of every asset has been materialized at least once."""
     for tier in Tier:
-        wanted = {f"{symbol}|{timeframe}" for symbol in symbols_of(instance, tier) for timeframe in TIMEFRAMES}
-        if any(wanted - instance.get_materialized_partitions(key(tier)) for key in (bars_key, features_key)):
+        expected = {f"{symbol}|{timeframe}" for symbol in symbols_of(instance, tier) for timeframe in TIMEFRAMES}
+        if any(expected - instance.get_materialized_partitions(key(tier)) for key in (bars_key, features_key)):
             return False
     return True
 
@@ -89,13 +88,13 @@ class PartitionChange(NamedTuple):
 
 
 def partition_changes(instance: dg.DagsterInstance, tracked: Iterable[TrackedSymbol]) -> list[PartitionChange]:
-    """Return the changes after which Dagster knows exactly the active symbols; empty when it does."""
-    wanted: dict[Tier, list[str]] = {tier: [] for tier in Tier}
+    """Return the changes after which Dagster knows exactly the active symbols; empty when there are none."""
+    active: dict[Tier, list[str]] = {tier: [] for tier in Tier}
     for entry in tracked:
         if entry.active:
-            wanted[Tier(entry.tier)].append(entry.symbol)
+            active[Tier(entry.tier)].append(entry.symbol)
     changes = []
-    for tier, symbols in wanted.items():
+    for tier, symbols in active.items():
         known = symbols_of(instance, tier)
         added = [symbol for symbol in symbols if symbol not in set(known)]
         removed = [symbol for symbol in known if symbol not in set(symbols)]
@@ -144,7 +143,7 @@ def selected(
         tier_symbols: looks up the tier's symbols; called only when they are needed.
 
     Raises:
-        UsageError: the config names a symbol or timeframe that is not among them.
+        UsageError: the config names a symbol that the run does not select, or an unknown timeframe.
     """
     from market_data_pipeline.ingest.outcome import SymbolRequest
 
@@ -160,11 +159,11 @@ def selected(
                 "`market-data universe list` shows each symbol's tier."
             )
         chosen = {symbol: chosen[symbol] for symbol in chosen if symbol in set(config.symbols)}
-    wanted = {parse_timeframe(name) for name in config.timeframes} or set(Timeframe)
+    allowed = {parse_timeframe(name) for name in config.timeframes} or set(Timeframe)
     return [
         SymbolRequest(symbol, tier, kept)
         for symbol, timeframes in chosen.items()
-        if (kept := tuple(timeframe for timeframe in Timeframe if timeframe in wanted and timeframe in timeframes))
+        if (kept := tuple(timeframe for timeframe in Timeframe if timeframe in allowed and timeframe in timeframes))
     ]
 
 

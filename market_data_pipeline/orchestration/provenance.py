@@ -21,7 +21,7 @@ REASON_TAG: Final = "market_data/reason"  # in words, where the trigger is not e
 
 _SCHEDULED_FOR: Final = ".dagster/scheduled_execution_time"
 _RANGE: Final = ("dagster/asset_partition_range_start", "dagster/asset_partition_range_end")
-_LONGEST: Final = 500  # characters: a reason or a list of symbols is to be read, not to be parsed
+_LONGEST: Final = 500  # characters: a reason or a list of symbols is for people to read
 
 
 class Provenance(NamedTuple):

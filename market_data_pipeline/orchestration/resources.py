@@ -1,4 +1,4 @@
-"""The resource that runs, checks and sensors are given: settings, database and pipeline.
+"""The resource of runs, checks and sensors: settings, database and pipeline.
 
 A Dagster resource (https://docs.dagster.io/guides/build/external-resources): everything is built when it is first used
 inside a run or a tick, never at import. Tests and `definitions` pass a subclass as `build_defs(resource_overrides=…)`.
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from market_data_pipeline.store.universe import TrackedSymbol
 
 
-# Dagster gives up on a sensor's tick after 60 s and shows no reason. No transaction begins later than this; the last
-# one has up to three statements.
+# Dagster gives up on a sensor's tick after 60 s and shows no reason. No transaction begins later than this into a tick;
+# the last one has up to three statements.
 TICK_SECONDS: Final = 30.0
 STATEMENT_SECONDS: Final = 8.0  # the slowest statement takes a seventh of a second at 50,000 series
 
@@ -38,7 +38,7 @@ class OverdueTickError(PipelineError):
 
 
 class PipelineResource(dg.ConfigurableResource):  # type: ignore[type-arg]
-    """Dagster's access to the pipeline; it holds nothing and is cheap to construct."""
+    """Dagster's access to the pipeline; it holds no state and is cheap to construct."""
 
     def settings(self) -> Settings:
         """Return the settings that the environment gives.
@@ -51,7 +51,7 @@ class PipelineResource(dg.ConfigurableResource):  # type: ignore[type-arg]
         return load_settings()
 
     def vendor(self, settings: Settings) -> Vendor:
-        """Return where bars come from: the vendor that the settings name; `definitions` adds the sandbox.
+        """Return the source of bars: the vendor that the settings name; `definitions` adds the sandbox.
 
         Raises:
             ConfigurationError: they name none, or one on another machine without a key.
@@ -102,7 +102,7 @@ class PipelineResource(dg.ConfigurableResource):  # type: ignore[type-arg]
 
     @contextmanager
     def pipeline(self, history_days: int | None = None) -> Iterator[Pipeline]:
-        """Lend the pipeline: vendor, database, clock and plan; `history_days` instead of the configured ones.
+        """Lend the pipeline: vendor, database, clock and plan; `history_days` replaces the configured number.
 
         Raises:
             ConfigurationError: the settings contradict themselves.
@@ -155,8 +155,8 @@ def bound(engine: Engine, seconds: float = TICK_SECONDS, each: float = STATEMENT
     def ended(context: ExceptionContext) -> None:
         if isinstance(context.original_exception, psycopg.errors.QueryCanceled):
             raise OverdueTickError(
-                f"The database is too slow: a statement was ended after {each:g} s at most. The next tick tries again; "
-                "pg_stat_activity shows what it waits for."
+                f"The database is too slow: a statement was cancelled after at most {each:g} s. The next tick tries "
+                "again; pg_stat_activity shows what blocks it."
             ) from context.original_exception
 
     sa.event.listen(engine, "begin", begin)

@@ -1,7 +1,7 @@
 """Lost runs: those whose process is gone are found by a lock, and marked as failed.
 
 Dagster's code server reports a run process that dies, unless it dies too: after a power cut, or when the whole service
-is killed, such a run stays `STARTED` for ever, and its tier's schedule would wait for it for ever. Run monitoring
+is killed, such a run stays `STARTED`, and its tier's schedule would wait for it indefinitely. Run monitoring
 (https://docs.dagster.io/deployment/execution/run-monitoring) cannot help, because the default launcher cannot report a
 run's health. So a refresh holds an advisory lock of PostgreSQL while it works, which no crash leaves behind; a started
 refresh without its lock is lost. Run retries then start it again.
@@ -33,7 +33,7 @@ _FREE: Final = "select pg_try_advisory_xact_lock_shared(hashtext('market_data.ru
 
 @contextmanager
 def alive(instance: dg.DagsterInstance, engine: Engine, run_id: str) -> Iterator[None]:
-    """Hold the run's lock for the time of the block.
+    """Hold the run's lock while the block runs.
 
     Raises:
         DatabaseUnavailableError: PostgreSQL cannot be reached.
@@ -47,13 +47,13 @@ def alive(instance: dg.DagsterInstance, engine: Engine, run_id: str) -> Iterator
             yield
         finally:
             instance.add_run_tags(run_id, {_LOCK_TAG: "released"})
-            connection.invalidate()  # the lock goes with its connection, also if the server is gone
+            connection.invalidate()  # closing the connection releases the lock, even if the server is gone
 
 
 def fail_lost_runs(instance: dg.DagsterInstance, engine: Engine) -> list[str]:
-    """Mark runs as failed whose process is gone or that never reached the queue; return their ids.
+    """Mark as failed the runs whose process is gone or that never reached the queue; return their ids.
 
-    Their places in the pools are free again.
+    Their slots in the pools are freed.
 
     Raises:
         DatabaseUnavailableError: PostgreSQL cannot be reached, so nothing is known about any run.
@@ -78,7 +78,7 @@ def fail_lost_runs(instance: dg.DagsterInstance, engine: Engine) -> list[str]:
         now = instance.get_run_by_id(run.run_id)
         if now is not None and (now.status, now.tags.get(_LOCK_TAG)) == (run.status, run.tags.get(_LOCK_TAG)):
             instance.report_run_failed(now, message)
-            # Run monitoring would do it within a minute, in which three lost runs would block the whole pool.
+            # Run monitoring would free them within a minute; until then three lost runs would block the whole pool.
             instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
             failed.append(run.run_id)
     return failed

@@ -1,4 +1,4 @@
-"""Which runs a refresh takes, and submitting them from outside Dagster's daemon.
+"""Which runs a refresh needs, and how to submit them from outside Dagster's daemon.
 
 Runs wait in Dagster's queue by priority (https://docs.dagster.io/guides/operate/managing-concurrency). Add here: how
 work is cut into runs. When they start is in schedules and sensors.
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 NARROW_TAG: Final = "market_data/narrow"  # on runs for some series only; a tier's schedule does not wait for them
 
-STARTS_AT_TAG: Final = "market_data/starts_at"  # ISO 8601: the run sends nothing to the vendor before
+STARTS_AT_TAG: Final = "market_data/starts_at"  # ISO 8601: the run sends nothing to the vendor before this instant
 
 UNFINISHED: Final = (
     dg.DagsterRunStatus.QUEUED,
@@ -63,7 +63,7 @@ def tier_run_requests(
         max_symbols: symbols of one run at most; by default the tier's objective.
         trigger: what starts the runs, for their tags.
         run_config: goes to every run.
-        starts_at: no run sends anything to the vendor before; aware.
+        starts_at: no run sends anything to the vendor before this instant; aware.
     """
     delay = {STARTS_AT_TAG: starts_at.isoformat()} if starts_at else {}
     return [
@@ -148,10 +148,10 @@ def submit_refresh(
         raise UsageError(f"{', '.join(unknown)}: not tracked; `market-data universe add` tracks a symbol.")
     run_ids = []
     for tier, of_tier in members.items():
-        wanted = [symbol for symbol in of_tier if symbol in set(chosen)] if chosen else of_tier
-        only = wanted if chosen else ()
+        kept = [symbol for symbol in of_tier if symbol in set(chosen)] if chosen else of_tier
+        only = kept if chosen else ()
         config = narrowed(tier, symbols=only, timeframes=timeframes, history_days=history_days, full=full)
-        if chosen and wanted:
+        if chosen and kept:
             requests = [
                 dg.RunRequest(
                     job_name=job_name(tier),
@@ -160,7 +160,7 @@ def submit_refresh(
                 )
             ]
         else:
-            requests = tier_run_requests(wanted, tier, trigger=trigger, run_config=config)
+            requests = tier_run_requests(kept, tier, trigger=trigger, run_config=config)
         run_ids += [enqueue(instance, repository, request, {USER_TAG: caller()}) for request in requests]
     return run_ids
 

@@ -1,4 +1,4 @@
-"""When jobs start by themselves (https://docs.dagster.io/guides/automate/schedules).
+"""When jobs start automatically (https://docs.dagster.io/guides/automate/schedules).
 
 The tiers' times come from `domain.objectives`. Add here: the time of a new job, with its reason.
 """
@@ -43,7 +43,7 @@ def tier_schedule(tier: Tier, job: AssetJob) -> dg.ScheduleDefinition:
         if busy := unfinished_tier_run(context.instance, tier):
             return dg.SkipReason(f"Run {busy} of the {tier.value} tier has not finished.")
         if not (symbols := symbols_of(context.instance, tier)):
-            return dg.SkipReason(f"No symbol is in the {tier.value} tier; `market-data universe add` puts one there.")
+            return dg.SkipReason(f"No symbol is in the {tier.value} tier; `market-data universe add` adds one.")
         starts_at = context.scheduled_execution_time + objective.starts_after
         return tier_run_requests(symbols, tier, starts_at=starts_at if objective.starts_after else None)
 

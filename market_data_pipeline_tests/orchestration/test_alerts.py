@@ -161,14 +161,14 @@ def test_more_than_a_twentieth_of_refused_requests_raises_an_alert_and_so_does_i
     logged(market, "run-2", requests=90, rate_limited=0)
     look()
     look()
-    assert hook.titles() == ["9.0% of the vendor's 100 answers of the last hour were 429: too many requests"]
+    assert hook.titles() == ["9.0% of the vendor's 100 answers in the last hour were 429: too many requests"]
     logged(market, "run-3", requests=150)
     look()
     assert hook.titles() == []  # 3.6 %: not yet clearly over
     logged(market, "run-4", requests=150)
     look()
     look()
-    assert hook.titles() == ["2.2% of the vendor's 400 answers of the last hour were 429: back to normal"]
+    assert hook.titles() == ["2.2% of the vendor's 400 answers in the last hour were 429: back to normal"]
 
 
 def test_a_refused_key_raises_one_alert_with_what_to_do_and_so_does_its_end(

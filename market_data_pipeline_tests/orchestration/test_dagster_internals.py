@@ -45,7 +45,7 @@ def connections(database_url: str, do: str = "pid") -> list[int]:
         ).fetchall()
 
 
-def test_many_questions_share_few_connections_which_may_be_ended(state: StoredDagsterState, database_url: str) -> None:
+def test_many_queries_share_few_connections_which_may_be_ended(state: StoredDagsterState, database_url: str) -> None:
     assert state.runs(1) == ()
     before = set(connections(database_url))
     for _ in range(3):

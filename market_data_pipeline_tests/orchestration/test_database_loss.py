@@ -138,14 +138,14 @@ class SharedServer:
         return psycopg2_url(local_url(self.server.state_dir, DAGSTER_DATABASE))
 
     def dies(self) -> None:
-        """End its first process as an exhausted machine does."""
+        """Kill its first process, as a machine out of memory does."""
         pid = int((self.server.data_dir / "postmaster.pid").read_text().split("\n", 1)[0])
         process = psutil.Process(pid)
         process.send_signal(signal.SIGKILL)
         until(lambda: not process.is_running() or process.status() == psutil.STATUS_ZOMBIE)
 
     def stops(self) -> None:
-        """End it in good order."""
+        """Stop it in an orderly way."""
         self.server.stop()
 
     def starts(self) -> None:

@@ -1,4 +1,4 @@
-"""The names and times that users, dashboards and scripts hold on to, and what it costs to load them."""
+"""The names and times that users, dashboards and scripts rely on, and what it costs to load them."""
 
 from __future__ import annotations
 
@@ -129,11 +129,11 @@ def test_loading_the_location_costs_at_most_twice_what_importing_dagster_does(tm
     both = [timed.format("dagster"), timed.format("market_data_pipeline.definitions")]
     for code in both:
         python(code, tmp_path)  # compiles
-    # In turns, so that whatever else the machine does falls on both.
+    # Alternating, so that other load on the machine affects both.
     seconds = [[float(python(code, tmp_path)) for code in both] for _ in range(3)]
     dagster, location = (statistics.median(column) for column in zip(*seconds, strict=True))
     assert location / dagster <= 2.0
 
 
-def test_the_front_door_stays_small() -> None:
+def test_the_code_locations_module_stays_small() -> None:
     assert len((PACKAGE / "definitions.py").read_text().splitlines()) < 80

@@ -1,4 +1,4 @@
-"""The vendor's key in a failing run: in one header of each request, and nowhere else that anybody could read."""
+"""The vendor's key in a failing run: in one header of each request, and nowhere else that anyone could read."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def unpacked(value: bytes) -> str:
 
 
 def everything_behind(error: BaseException) -> str:
-    """Return the error and all it drags along: text, arguments, attributes, notes, and the locals of every frame."""
+    """Return the error and all that is attached to it: text, arguments, attributes, notes, locals of every frame."""
     shown = traceback.TracebackException.from_exception(error, capture_locals=True)
     seen: set[int] = set()
     queue: list[BaseException | None] = [error]

@@ -212,9 +212,9 @@ def test_a_corrected_day_bar_differs_in_its_first_column() -> None:
     assert found == [Difference(DAY, "AAPL", "close", 11.0, 11.5)]
 
 
-def test_a_day_that_was_empty_and_is_not_any_more_differs() -> None:
+def test_a_day_that_is_no_longer_empty_differs() -> None:
     assert differences(DAY, {"AAPL": None, "KO": None}, {"AAPL": BAR}) == [Difference(DAY, "AAPL", "", None, 11.0)]
 
 
-def test_the_market_holding_other_symbols_is_no_difference() -> None:
+def test_other_symbols_of_the_market_make_no_difference() -> None:
     assert differences(DAY, {"AAPL": BAR}, {"AAPL": BAR, "ZZZ": BAR}) == []

@@ -1,4 +1,4 @@
-"""Each rule finds the fault that it is there for, says which rows it is, and finds nothing where there is none."""
+"""Each rule finds the fault that it is for and names the rows, and finds nothing in sound data."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def know_sessions(database_url: str) -> None:
     made = engine(database_url)
     sync_sessions(made)
     with made.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        connection.execute(sa.text("analyze"))  # as the server does by itself, within a minute
+        connection.execute(sa.text("analyze"))  # as the server does automatically, within a minute
     made.dispose()
 
 
@@ -326,7 +326,7 @@ def test_another_tiers_faults_are_not_this_tiers(sane_url: str) -> None:
     assert broken(sane_url) == {}
 
 
-def test_a_day_that_the_vendor_confirmed_empty_lacks_no_bar(sane_url: str) -> None:
+def test_a_day_that_the_vendor_confirmed_empty_needs_no_bar(sane_url: str) -> None:
     with psycopg.connect(sane_url) as connection:
         connection.execute(f"delete from market_data.bars where {DAY}")
         connection.execute(
@@ -362,12 +362,12 @@ def test_the_calendar_in_the_database_is_the_pipelines_own(database_url: str) ->
     made = engine(database_url)
     assert sync_sessions(made)
     assert not sync_sessions(made)
-    wanted = calendar_for(AssetClass.US_EQUITY).session_on(date(2025, 11, 28))
-    assert wanted is not None
+    expected = calendar_for(AssetClass.US_EQUITY).session_on(date(2025, 11, 28))
+    assert expected is not None
     statement = "select {} from market_data.sessions where asset_class = 'us_equity' and session_date = '2025-11-28'"
     with made.begin() as connection:
         row: Any = connection.execute(sa.text(statement.format("*"))).one()
-        assert (row.opens_at, row.closes_at, row.early_close) == (wanted.start, wanted.end, True)
+        assert (row.opens_at, row.closes_at, row.early_close) == (expected.start, expected.end, True)
         assert connection.execute(sa.text(statement.format("1").replace("28'", "27'"))).one_or_none() is None
         connection.execute(sa.text("delete from market_data.sessions where session_date = '2025-11-28'"))
     assert sync_sessions(made)

@@ -1,4 +1,4 @@
-"""Bars that the vendor corrected or added after their day had settled, found by the nightly job."""
+"""Bars that the vendor corrected or added after their day had settled, found by the daily job."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def run_job(instance: dg.DagsterInstance, world: World) -> dg.ExecuteInProcessRe
     return job.execute_in_process(instance=instance, raise_on_error=False)
 
 
-def test_the_job_takes_in_corrections_and_filled_holes_and_says_what_changed(
+def test_the_job_takes_in_corrections_and_late_bars_and_says_what_changed(
     instance: dg.DagsterInstance, make_world: MakeWorld
 ) -> None:
     vendor = ChangingSource(open_source(None))

@@ -48,7 +48,7 @@ def ticks(registered: dg.DagsterInstance, database_url: str) -> Ticks:
 
 @pytest.fixture
 def market(database: sa.Engine) -> Iterator[sa.Connection]:
-    """A connection that commits by itself; every series has its next bar due in five minutes."""
+    """A connection in autocommit mode; every series has its next bar due in five minutes."""
     with database.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         connection.execute(
             sa.text(

@@ -19,7 +19,7 @@ def hasten(monkeypatch: pytest.MonkeyPatch, seconds: float, each: float) -> None
 def test_a_tick_ends_when_all_of_its_statements_together_take_too_long(
     ticks: Ticks, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with psycopg.connect(database_url) as connection:  # each statement is quick enough by itself
+    with psycopg.connect(database_url) as connection:  # each statement is quick enough on its own
         connection.execute(
             f"""
             create or replace function market_data.clock() returns timestamptz language plpgsql stable as
@@ -39,7 +39,7 @@ def test_a_tick_ends_when_a_statement_gets_no_answer(
     hasten(monkeypatch, seconds=60, each=0.3)
     with psycopg.connect(database_url) as holding:
         holding.execute("lock table market_data.symbols")
-        with pytest.raises(resources.OverdueTickError, match="a statement was ended"):
+        with pytest.raises(resources.OverdueTickError, match="a statement was cancelled"):
             ticks.sensor(name)
 
 

@@ -1,4 +1,4 @@
-"""A webhook that takes what Apprise's json:// addresses send to it, over real HTTP."""
+"""A webhook that receives what Apprise's json:// addresses send, over real HTTP."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 
 class Webhook:
-    """A receiver; `status` is what it answers."""
+    """A receiver that answers every request with `status`."""
 
     def __init__(self) -> None:
         self.received: list[dict[str, Any]] = []

@@ -1,8 +1,8 @@
-"""Alerts on the market database: that it is lost, and that it is back; once each, for all tiers together.
+"""Alerts that the market database is lost and that it is back: once each, for all tiers together.
 
 The database cannot record its own loss, so the staleness sensor's cursor does (`sensors.memory`), in Dagster's storage.
 Where both are on one server, no tick starts while it is lost: `market-data up` then alerts the loss
-(`runtime.database_watch`), and the first tick after its return finds a server that was started since the last one.
+(`runtime.database_watch`), and the first tick after its return finds a server that was started since the last tick.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from market_data_pipeline.orchestration.sensors.memory import Memory
     from market_data_pipeline.settings import Settings
 
-# Recovering from a crash, PostgreSQL discards its statistics and records when; an orderly stop keeps them.
+# Recovering from a crash, PostgreSQL discards its statistics and records when it did; an orderly stop keeps them.
 _SERVER: Final = """
 select
     cast(extract(epoch from pg_postmaster_start_time()) as double precision) as started,
@@ -48,7 +48,7 @@ def returned_alert(settings: Settings, away: timedelta, *lines: str) -> Alert:
 
 
 def alert_loss(memory: Memory, settings: Settings, error: DatabaseUnavailableError, now: datetime) -> None:
-    """Alert that the database does not answer, unless that was delivered before."""
+    """Alert that the database does not answer, unless that alert was delivered before."""
     loss = memory.loss or Loss(now.timestamp(), alerted=False)
     if not loss.alerted:
         loss = loss._replace(alerted=deliver(settings.alert_urls, lost_alert(settings, error)))
@@ -59,7 +59,7 @@ def detect_restart(memory: Memory, engine: Engine, now: datetime) -> None:
     """Record an outage between two ticks, and the server for the next tick.
 
     A server that was started since the last tick means an outage if it had crashed, or if this process was running
-    before. An orderly stop and start of everything, as `market-data down` and `up` do, is none.
+    before. An orderly stop and start of everything, as `market-data down` and `up` do, is not one.
 
     Raises:
         DatabaseUnavailableError: PostgreSQL cannot be reached.
@@ -78,7 +78,10 @@ def detect_restart(memory: Memory, engine: Engine, now: datetime) -> None:
 
 
 def alert_return(memory: Memory, settings: Settings, now: datetime) -> None:
-    """Alert that the database answers again, if its loss was alerted or could not be."""
+    """Alert that the database answers again, unless the alert on its loss never reached anyone.
+
+    An outage that only `detect_restart` noticed counts as alerted.
+    """
     loss = memory.loss
     if loss is None:
         return

@@ -1,4 +1,4 @@
-"""Alerts: what one is, and the one way to send it, once for each change.
+"""What an alert is, and the one way to send it: once for each change.
 
 Open-source Dagster sends none (https://docs.dagster.io/guides/observe/alerts), so the sensors do, through Apprise:
 Slack, e-mail, webhooks, whatever MARKET_DATA_ALERT_URLS names. Every alert is logged too. The addresses are secrets:
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# These write the address that they send to into the log: apprise always, urllib3 (its path, where Slack's and Discord's
-# secrets are) at the level DEBUG.
+# These log the address that they send to: apprise always, urllib3 (its path, where Slack's and Discord's secrets are)
+# at the level DEBUG.
 _TALKATIVE: Final = ("apprise", "urllib3.connectionpool", "requests_oauthlib", "httpx", "httpcore", "paho")
 
 
@@ -35,7 +35,7 @@ class Tone(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Alert:
-    """A message: a line that says what happened, lines that say to what and why, and a link."""
+    """A message: one line on what happened, further lines on where and why, and a link."""
 
     title: str
     lines: tuple[str, ...] = ()
@@ -55,7 +55,7 @@ def alert_once(engine: Engine, urls: Sequence[str], change: Callable[[Connection
     not delivered leaves no trace, so the next call sends it; one that is delivered is not sent again after a restart.
 
     Returns:
-        False when there was an alert and no address took it.
+        False when there was an alert and no address accepted it.
     """
     with engine.connect() as connection:
         alert = change(connection)
@@ -67,7 +67,7 @@ def alert_once(engine: Engine, urls: Sequence[str], change: Callable[[Connection
 
 
 def deliver(urls: Sequence[str], alert: Alert) -> bool:
-    """Log the alert and send it to every address; return whether one took it, or there are none.
+    """Log the alert and send it to every address; return whether one accepted it, or there are none.
 
     An address that does not work is logged by its number and does not affect the others.
     """
@@ -101,7 +101,7 @@ def _send(url: str, alert: Alert) -> str | None:
 
 @contextmanager
 def _silent() -> Iterator[None]:
-    """Keep the libraries from logging addresses, for the time of the block."""
+    """Keep the libraries from logging addresses while the block runs."""
     loggers = [logging.getLogger(name) for name in _TALKATIVE]
     before = [logger.level for logger in loggers]
     for logger in loggers:

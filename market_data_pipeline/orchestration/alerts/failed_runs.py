@@ -1,8 +1,8 @@
-"""Alerts on failed runs, with each failed series and its reason; and that the job works again.
+"""Alerts on failed runs, with each failed series and its reason, and on jobs that work again.
 
 A job that fails again for the same reasons is not alerted again. The sensor is a run failure sensor
 (https://docs.dagster.io/guides/automate/sensors/run-status-sensors). Keep out: judging series (the run has recorded
-what failed) and conditions that are not runs (thresholds).
+what failed) and conditions that are not about runs (thresholds).
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ if TYPE_CHECKING:
     from market_data_pipeline.reports.completeness import FailedSeries
     from market_data_pipeline.settings import Settings
 
-_INTERVAL_SECONDS: Final = 15  # a person reads it in minutes; each tick is one indexed query
+_INTERVAL_SECONDS: Final = 15  # people read alerts within minutes; each tick is one indexed query
 # On runs that failed because the database was lost, until their alert is sent: the database cannot record that. The UI
 # hides tags that begin with a dot.
 _HELD_TAG, _HELD, _SENT = ".dagster/market_data_alert", "held", "told"
-_RUNS_CHECKED: Final = 20  # newest good runs of a job that failed: a tier has fewer shards
+_RUNS_CHECKED: Final = 20  # newest successful runs of a job that failed: a tier has fewer shards
 
 _RESTARTED: Final = "select pg_postmaster_start_time() > to_timestamp(:since)"
 
@@ -48,8 +48,8 @@ def run_failure_alert_sensor(context: dg.RunFailureSensorContext, pipeline: Pipe
     """Alert on a failed run, unless Dagster is about to retry it."""
     run = context.dagster_run
     if run.tags.get("dagster/will_retry") == "true":
-        # Not by a SkipReason: in 1.13 one beside another run's alert fails the tick, and with it every later alert.
-        context.log.info(f"Run {run.run_id} is retried.")
+        # No SkipReason: in 1.13, one in the tick of another run's alert fails the tick, and with it every later alert.
+        context.log.info(f"Run {run.run_id} will be retried.")
         return
     settings = pipeline.settings()
     message = (context.failure_event.message or "").strip() or "No reason was given."
@@ -104,7 +104,7 @@ def alert_failed_run(engine: Engine, settings: Settings, run: dg.DagsterRun, mes
 
 
 def alert_runs(instance: dg.DagsterInstance, engine: Engine, settings: Settings) -> None:
-    """Alert on jobs that work again after a failed run and on runs that a lost database cut off; retry what failed.
+    """Alert on jobs that work again and on runs that a lost database cut off; retry undelivered alerts.
 
     Raises:
         DatabaseUnavailableError: the database cannot be used.
@@ -123,7 +123,7 @@ def alert_runs(instance: dg.DagsterInstance, engine: Engine, settings: Settings)
         )
         for record in instance.get_run_records(good, limit=_RUNS_CHECKED):
             run = record.dagster_run
-            # A failed run for some series is also made good by one for all of them, which leaves nothing missing.
+            # A run for all series also makes up for a failed run for some of them: it leaves nothing missing.
             if _subject(run) == one.subject or (which.startswith("(") and NARROW_TAG not in run.tags):
                 recovered[one.subject] = run
                 break
@@ -168,7 +168,7 @@ def _alert_cut_off(instance: dg.DagsterInstance, engine: Engine, settings: Setti
 
 
 def _subject(run: dg.DagsterRun) -> str:
-    """Return which runs are alike: the job, and its shard or what it is narrowed to."""
+    """Return what makes runs alike: the job, and its shard or what it is narrowed to."""
     tags: Mapping[str, str] = run.tags
     if NARROW_TAG in tags:
         return f"{run.job_name} ({tags[NARROW_TAG]})"

@@ -1,8 +1,8 @@
 """Threshold alerts: series beyond their tier's RPO, refused requests, a refused key; when each begins and when it ends.
 
-All series that cross the line between two ticks make one message. An open alert is a row of `open_alerts`, committed
-when the message was delivered, so neither a restart nor a dead webhook loses or repeats one. Add here: another
-condition with a beginning and an end. Keep out: failed runs (failed_runs).
+All series that cross their threshold between two ticks share one message. An open alert is a row of `open_alerts`,
+committed when the message was delivered, so neither a restart nor a dead webhook loses or repeats one. Add here:
+another condition with a beginning and an end. Keep out: failed runs (failed_runs).
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ if TYPE_CHECKING:
     from market_data_pipeline.reports.health import VendorAnswers
     from market_data_pipeline.settings import Settings
 
-# Of the requests of the last hour. One refusal among a handful says nothing; the lower line for the end keeps a share
-# that hovers around the upper one from alerting again and again.
+# Of the requests of the last hour. One refusal among a few says nothing; the lower threshold for the end keeps a share
+# that hovers around the upper one from alerting repeatedly.
 REFUSED_SHARE: Final = 0.05
 REFUSED_SHARE_OVER: Final = REFUSED_SHARE / 2
 FEWEST_REQUESTS: Final = 20
 
 
 class Condition(NamedTuple):
-    """What is worth an alert when it begins and when it ends; between the two lines both are None."""
+    """What is worth an alert when it begins and when it ends; between the two thresholds both are None."""
 
     kind: str
     detail: str  # fixed: an open alert is sent again when its detail changes
@@ -42,7 +42,7 @@ class Condition(NamedTuple):
 
 
 def alert_thresholds(engine: Engine, settings: Settings, tiers: Mapping[Tier, TierFreshness]) -> None:
-    """Send the alerts on everything that crossed a line since the last one; the next call retries what failed."""
+    """Send the alerts on all threshold crossings since the last ones; the next call retries what failed."""
     from market_data_pipeline.reports.health import vendor_answers
 
     urls = settings.alert_urls
@@ -87,12 +87,12 @@ def _series(connection: Connection, tiers: Mapping[Tier, TierFreshness], ui_url:
 
 def _rate_limit(answers: VendorAnswers) -> Condition:
     share = answers.rate_limited / answers.requests if answers.requests else 0.0
-    said = f"{share:.1%} of the vendor's {answers.requests} answers of the last hour were 429"
+    said = f"{share:.1%} of the vendor's {answers.requests} answers in the last hour were 429"
     begins = Alert(
         f"{said}: too many requests",
         (
             f"More than {REFUSED_SHARE:.0%} means that another program shares the key, or that POLYGON_PLAN or "
-            "POLYGON_CALLS_PER_MINUTE says more than the vendor allows; `market-data health` shows the rate.",
+            "POLYGON_CALLS_PER_MINUTE is higher than the vendor allows; `market-data health` shows the rate.",
         ),
         Tone.WARNING,
     )

@@ -1,9 +1,9 @@
 """The charts of a tier on its checks' pages: prices with features, and the coverage of each session day.
 
 A chart is a PNG inside Markdown metadata, which Dagster shows wherever it shows metadata
-(https://docs.dagster.io/guides/build/assets/metadata-and-tags). It goes into Dagster's event log, so it is drawn once a
-night and tier, in few colours (a tenth of the bytes), and shows at most `SYMBOLS_DRAWN` symbols. Importing this module
-imports altair and its renderer (1 s), so quality imports it inside its step.
+(https://docs.dagster.io/guides/build/assets/metadata-and-tags). It goes into Dagster's event log, so it is drawn once
+per tier and night, in few colours (a tenth of the bytes), and shows at most `SYMBOLS_DRAWN` symbols. Importing this
+module imports altair and its renderer (1 s), so quality imports it inside its step.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def coverage(engine: Engine, tier: Tier) -> str | None:
 
 
 def price_and_volume(days: pd.DataFrame) -> str:
-    """Return a chart with one panel per symbol: closing price by trend, its usual range, and volume.
+    """Return a chart with one panel per symbol: closing price by trend, two average true ranges around it, and volume.
 
     Args:
         days: adjusted day bars with features, one row per symbol and session: `symbol`, `ts`, `close`, `atr`,
@@ -128,7 +128,7 @@ def _markdown(chart: Any, text: str) -> str:
     """Return a chart as Markdown that holds its PNG, on white: the page may be dark."""
     drawn = chart.configure(background="white").configure_view(stroke=None)
     drawn = drawn.configure_axis(labelFontSize=_FONT - 1, domainColor="#BBBBBB", tickColor="#BBBBBB")
-    # orjson: where a feature is not warm yet, Altair's own JSON says NaN, which is not JSON.
+    # orjson, because Altair writes NaN, which is not JSON, where a feature has not warmed up yet.
     spec = orjson.dumps(drawn.configure_title(fontSize=_FONT + 1, anchor="start").to_dict()).decode()
     png = _small(vl_convert.vegalite_to_png(spec, scale=1.5))
     return f"![{text}](data:image/png;base64,{base64.b64encode(png).decode()})"

@@ -10,7 +10,7 @@ import os
 import warnings
 from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple
 
-os.environ["GX_ANALYTICS_ENABLED"] = "false"  # read at import: it would report its use to its makers
+os.environ["GX_ANALYTICS_ENABLED"] = "false"  # read at import; by default usage is reported to the makers
 
 import great_expectations as gx
 from great_expectations.data_context.types.base import ProgressBarsConfig
@@ -67,7 +67,7 @@ class Verdict(NamedTuple):
 
 
 class Inspector:
-    """Great Expectations on one database."""
+    """Runs Great Expectations on one database."""
 
     def __init__(self, database_url: str, as_of: datetime | None = None) -> None:
         """Prepare the context; nothing is connected yet."""
@@ -75,15 +75,15 @@ class Inspector:
         context.variables.progress_bars = ProgressBarsConfig(globally=False)
         url = libpq_url(database_url, as_of=as_of).replace("postgresql://", "postgresql+psycopg://", 1)
         with warnings.catch_warnings():
-            # It recommends its PostgreSQL source, which refuses the URL of a local socket.
+            # The library recommends its PostgreSQL source, which refuses the URL of a local socket.
             warnings.simplefilter("ignore", GxDatasourceWarning)
-            # It takes a dollar sign for the beginning of a variable.
+            # The library takes a dollar sign for the beginning of a variable.
             self._source: SQLDatasource = context.data_sources.add_sql(
                 "market_data", connection_string=url.replace("$", r"\$")
             )
 
     def inspect(self, tier: Tier, table: str, rules: Sequence[Rule]) -> list[Verdict]:
-        """Return the verdict on each rule about a tier's rows of `market_data.<table>`; once for each table."""
+        """Return the verdict on each rule about a tier's rows of `market_data.<table>`; call it once per table."""
         asset = self._source.add_query_asset(f"{tier}_{table}", query=table_rows(table))
         batch = asset.add_batch_definition_whole_table("all").get_batch()
         suite = gx.ExpectationSuite(name=f"{tier}_{table}", expectations=[_expectation(tier, rule) for rule in rules])

@@ -4,7 +4,7 @@ Dagster's freshness policies (https://docs.dagster.io/guides/observe/asset-fresh
 LAST materialization: one fresh symbol makes them pass. The asset check
 (https://docs.dagster.io/guides/test/asset-checks) sees every series: how many are aging, stale and missing, how many
 are beyond their tier's RPO, the worst 20 with the reason of each, and a table by symbol and timeframe. The staleness
-sensor and every refresh write its verdict; it can also be run by itself.
+sensor and every refresh write its verdict; the check can also be run on its own.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def _cell(one: SeriesFreshness, now: datetime) -> str:
 
 
 def _short(ts: datetime, now: datetime, timeframe: Timeframe) -> str:
-    """Return a bar's start in short: the time if it is today, else with its day; of day bars only the day."""
+    """Return a bar's start in short: the time if it is today, else day and time; only the day for day bars."""
     start = ts.astimezone(UTC)
     day = f"{start:%b} {start.day}"
     if timeframe is Timeframe.D1:

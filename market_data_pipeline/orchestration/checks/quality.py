@@ -1,10 +1,10 @@
 """The quality of what is stored: the rules of `reports.quality` as asset checks, in the `quality` job.
 
 Asset checks (https://docs.dagster.io/guides/test/asset-checks), one per rule, tier and table. Every rule is evaluated
-over the whole history, inside PostgreSQL: for 25 symbols and a year, 1.7 million bars and as many rows of features, it
-takes 52 s on two processors, the start of the process included. A refresh never waits for it, and Great Expectations is
-imported inside the step only. A rule that is broken fails its check with the number of rows and a sample of them; the
-job itself fails only when a rule could not be evaluated.
+over the whole history, inside PostgreSQL: for 25 symbols and a year, 1.7 million bars and as many rows of features,
+that takes 52 s on two processors, including the start of the process. A refresh never waits for it, and Great
+Expectations is imported inside the step only. A rule that is broken fails its check with the number of rows and a
+sample of them; the job itself fails only when a rule could not be evaluated.
 """
 
 # No `from __future__ import annotations`: Dagster needs the classes of a step's parameters, not their names.
@@ -73,7 +73,7 @@ def quality_job() -> "AssetJob":
         selection=dg.AssetSelection.checks(
             *(dg.AssetCheckKey(suite.asset_key, rule.name) for suite in SUITES for rule in suite.rules)
         ),
-        description="Checks the rules of all stored bars and features, inside PostgreSQL.",
+        description="Checks all stored bars and features against the rules, inside PostgreSQL.",
         executor_def=dg.in_process_executor,
     )
 
@@ -96,7 +96,7 @@ def _checked(pipeline: PipelineResource, selected: set[dg.AssetCheckKey]) -> Ite
             else:
                 chart = _chart(pipeline, suite.tier, verdict.rule)
                 yield _result(suite, verdict, getattr(rows.get(suite.tier), suite.table, 0), chart)
-    if failed:  # a statement that fails is no verdict on the values
+    if failed:  # a statement that fails says nothing about the values
         raise dg.Failure("Not everything could be checked.\n" + "\n".join(failed), allow_retries=False)
 
 

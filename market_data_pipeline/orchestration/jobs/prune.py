@@ -1,11 +1,11 @@
 """The `prune` job: it keeps Dagster's event log small by deleting noise, never history.
 
-Kept for ever: runs with their start, end, result table and failures; of each partition's materializations and of each
-check's verdicts the last one of every day, so also the last one of all. Deleted once old: the events with which Dagster
-notes each step's mechanics, a step's log lines and the files of its output, the plan to materialize a partition once it
-has been materialized since, and what was materialized or judged again on the same day (UTC). A tier of 25 symbols
-refreshed every 15 minutes writes 50,000 events and 70 MB a day; what each refresh did to each series is in the audit
-log, `ingest_log`, which is never pruned.
+Kept permanently: runs with their start, end, result table and failures; the last materialization of each partition and
+the last verdict of each check on every day, and thus the last of all. Deleted once old: Dagster's events about each
+step's mechanics, a step's log lines and the files of its output, plans to materialize a partition that has been
+materialized since, and what was materialized or judged again on the same day (UTC). A tier of 25 symbols refreshed
+every 15 minutes writes 50,000 events and 70 MB a day; what each refresh did to each series is in the audit log,
+`ingest_log`, which is never pruned.
 
 Dagster's `delete_run` also erases that the run's partitions were ever materialized, and nothing finer exists, so this
 job deletes rows itself. It knows the columns of `event_logs`, `asset_event_tags` and `asset_check_executions` of
@@ -127,7 +127,7 @@ class PruneConfig(dg.Config):
     kept_days: int = KEPT_DAYS
 
 
-@dg.op(description="Deletes old noise from Dagster's event log; runs and each partition's last state of a day stay.")
+@dg.op(description="Deletes old noise from Dagster's event log; runs and each partition's last state of each day stay.")
 def prune_event_log(context: dg.OpExecutionContext, config: PruneConfig) -> None:
     """Prune the storage that this run is recorded in, if that is PostgreSQL."""
     import sqlalchemy as sa

@@ -1,9 +1,9 @@
-"""The `reconcile` job: each noon, settled days are reverified and the vendor's changes are taken in.
+"""The `reconcile` job: once a day it reverifies settled days and takes in what the vendor changed.
 
-The vendor fills holes and corrects bars up to weeks after a day settled, when no refresh fetches it any more. So:
+The vendor fills gaps and corrects bars up to weeks after a day settled, when refreshes no longer fetch it. So:
 
-1. The market's day bars of one date are ONE request on every plan: those of the last sessions are compared with the
-   held ones, and a day on which they differ is reopened.
+1. The market's day bars of one date are ONE request on every plan: those of the last sessions are compared with
+   the held ones, and a day on which they differ is reopened.
 2. Every symbol is reverified: an ordinary refresh, which fetches newly settled and reopened days, and fetches again the
    settled days that `ingest.reverify` chooses.
 
@@ -45,11 +45,11 @@ if TYPE_CHECKING:
 # Two trading weeks of sessions: ten requests, two minutes at the slowest plan's 5 a minute.
 SESSIONS: Final = 10
 
-_RELATIVE: Final = 1e-6  # both answers are decimal texts of the same values; this forgives only their rounding
+_RELATIVE: Final = 1e-6  # both sides are decimal texts of the same values; this allows only for their rounding
 
 
 class Difference(NamedTuple):
-    """A settled day of which the vendor now publishes another bar."""
+    """A settled day for which the vendor now publishes a different bar."""
 
     day: "date"
     symbol: str
@@ -88,7 +88,7 @@ def reconcile(pipeline: "Pipeline", connection: "Connection", sessions: int = SE
     """Compare the last settled sessions, reopen the days that differ, and return the differences.
 
     Raises:
-        PipelineError: the vendor or the database did not answer; days that were reopened before stay so.
+        PipelineError: the vendor or the database did not answer; days that were already reopened stay reopened.
     """
     from market_data_pipeline.domain.freshness import settled_at
     from market_data_pipeline.store.coverage import DAY_COLUMNS, reopen_day, settled_day_bars
@@ -120,7 +120,7 @@ def reverify_symbols(context: dg.OpExecutionContext, pipeline: PipelineResource)
     """Compare, reverify, and show what changed.
 
     Raises:
-        dg.Failure: at least one series failed, or the run could not be done at all; the others are stored.
+        dg.Failure: at least one series failed, while the others are stored; or the whole run had to stop.
     """
     from market_data_pipeline.ingest.outcome import SymbolRequest
     from market_data_pipeline.ingest.shard import refresh_shard

@@ -1,6 +1,6 @@
 """The refresh jobs, one per tier (https://docs.dagster.io/guides/build/jobs/asset-jobs), with their names and run tags.
 
-When they run is in schedules; into which runs a refresh is cut, in runs.
+When they run is in schedules; how a refresh is cut into runs is in runs.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def job_name(tier: Tier) -> str:
 
 
 def op_name(tier: Tier) -> str:
-    """Return the name of the step that refreshes a tier: where its run config belongs."""
+    """Return the name of the step that refreshes a tier, under which its run config stands."""
     return f"{tier.value}_series"
 
 

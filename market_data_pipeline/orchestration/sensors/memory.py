@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 FIRST_WAIT: Final = timedelta(minutes=5)
 LONGEST_WAIT: Final = timedelta(hours=6)
 
-# An unchanged verdict is repeated this often, to show that it is still evaluated: 100 events a day and tier, not 1,440.
+# An unchanged verdict is repeated this often, to show that it is still evaluated: 100 events a day, not 1,440.
 REPEAT_AFTER: Final = timedelta(minutes=15)
 
 
@@ -58,7 +58,7 @@ class Server(NamedTuple):
 
 
 class Memory(BaseModel):
-    """The state itself; instants are aware UTC.
+    """The memory itself; every `now` is aware UTC.
 
     Attributes:
         attempts: by late series (`AAPL|5m`).
@@ -76,7 +76,7 @@ class Memory(BaseModel):
     def from_cursor(cls, cursor: str | None) -> Self:
         """Return the memory that `to_cursor` wrote; an empty one for a first tick or a cursor in another format.
 
-        An unreadable cursor costs only the waits and is logged; a sensor that failed on it would fail for ever.
+        An unreadable cursor costs only the waits and is logged; a sensor that failed on it would fail at every tick.
         """
         try:
             return cls.model_validate_json(cursor or "{}")

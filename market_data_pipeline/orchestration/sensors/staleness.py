@@ -1,8 +1,8 @@
 """The staleness sensor: the verdict on each tier, alerts, lost runs, and the automatic refresh of late series.
 
 A sensor (https://docs.dagster.io/guides/automate/sensors) with a cursor (memory). Each tick is a few small queries
-within one deadline. What goes wrong fails the tick, which Dagster shows and repeats; while the database is lost the
-sensor skips instead, because a failed tick would not keep the cursor, and each would alert the loss again.
+within one deadline. An error fails the tick, which Dagster shows and repeats; while the database is lost the sensor
+skips instead, because a failed tick does not keep the cursor, and each would alert the loss again.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The universe sensor: Dagster's partitions follow the `symbols` table, tier changes included.
 
-Symbols are dynamic partitions (https://docs.dagster.io/guides/build/partitions-and-backfills). A series' rows know no
+Symbols are dynamic partitions (https://docs.dagster.io/guides/build/partitions-and-backfills). A series' rows have no
 tier, so nothing is fetched or computed when its symbol changes tier; but Dagster would show its new partitions as never
-materialized until the tier's next refresh. So they are materialized with what is held. The old tier's materializations
+materialized until the tier's next refresh. So they are materialized from what is held. The old tier's materializations
 stay in the event log and show again if the symbol comes back.
 """
 
@@ -47,7 +47,7 @@ def universe_sensor(context: dg.SensorEvaluationContext, pipeline: PipelineResou
     with pipeline.tick_database() as engine:
         changes = _of_this_tick(partition_changes(context.instance, pipeline.tracked(engine)))
         if not changes:
-            return dg.SkipReason("The partitions are those of the `symbols` table.")
+            return dg.SkipReason("The partitions match the `symbols` table.")
         requests: list[dg.AddDynamicPartitionsRequest | dg.DeleteDynamicPartitionsRequest] = []
         for tier, added, removed in changes:
             if added:
@@ -71,7 +71,7 @@ def _of_this_tick(changes: Iterable[PartitionChange]) -> list[PartitionChange]:
 def _carried_over(
     instance: dg.DagsterInstance, engine: Engine, changes: Sequence[PartitionChange]
 ) -> list[dg.AssetMaterialization]:
-    """Return the materializations that show what is held of symbols that came to a tier, where it shows nothing yet."""
+    """Return materializations of what is held of symbols new to a tier, for partitions that show nothing yet."""
     from market_data_pipeline.store.series_state import held_series
 
     events = []
