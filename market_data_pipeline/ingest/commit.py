@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from market_data_pipeline.store.coverage import Coverage
     from market_data_pipeline.store.series_state import SeriesState
 
-_ATTEMPTS: Final = 3  # at one transaction; a conflict with another of our own is over in milliseconds
+_ATTEMPTS: Final = 3  # per transaction; a conflict with another of our own passes in milliseconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +49,11 @@ class CommitContext:
     """What the commits of one symbol share.
 
     Attributes:
-        connection: the thread's own.
+        connection: this thread's own.
         request: symbol, tier and timeframes.
         run_id: the run, as the audit log names it.
-        clock: answers now, aware UTC.
-        states: of the symbol's series; each commit puts the new one in.
+        clock: returns the current instant, aware UTC.
+        states: the states of the symbol's series; each commit replaces the one it changes.
     """
 
     connection: StoreConnection
@@ -74,16 +74,16 @@ class Change:
     Attributes:
         series: what is stored.
         started_at: when the execution began, aware UTC.
-        bars: a bar frame that the stored bars have to equal within `spans`.
-        spans: whole bars, disjoint and ascending; none when nothing was fetched.
-        coverage: of days, to be stored with the bars (fetched series only).
-        basis: what the features depend on beside the bars.
+        bars: a bar frame that the stored bars must equal within `spans`.
+        spans: half-open UTC intervals of whole bars, disjoint and ascending; empty when nothing was fetched.
+        coverage: the days' coverage, stored with the bars (fetched series only).
+        basis: what the features depend on besides the bars.
         expected: which bars the series should hold.
         warnings: of the run and of the answer, reported with this series.
-        base_revision: of the fetched series that a resampled one is made of.
+        base_revision: the revision of the fetched series that a resampled one is made from; 0 for a fetched series.
         full: compute and compare everything again.
-        reverified: with this change all days due were read again under the splits in force.
-        tally: what the execution counted so far.
+        reverified: with this change, all days due for it have been reverified under the splits in force.
+        tally: what the execution has counted so far.
     """
 
     series: Series
@@ -103,10 +103,10 @@ class Change:
 def commit(context: CommitContext, change: Change) -> SeriesOutcome:
     """Store a change and return its outcome.
 
-    A transaction that PostgreSQL rolled back because of a conflict is repeated, up to twice, with the same bars.
+    A transaction that PostgreSQL rolled back because of a conflict is retried, up to twice, with the same bars.
 
     Raises:
-        PipelineError: the database refused or was lost, or a formula broke. Nothing is stored; the caller rolls back.
+        PipelineError: the database refused or was lost, or a formula failed. Nothing is stored; the caller rolls back.
     """
     for _ in range(1, _ATTEMPTS):
         try:
@@ -124,14 +124,14 @@ def commit_failure(
     counters: Counters = NOTHING,
     days: tuple[date, ...] = (),
 ) -> SeriesOutcome:
-    """Roll back, record that a series failed, which keeps all that it holds, and return the outcome.
+    """Roll back, record that a series failed, and return the outcome; the data it already has stays.
 
     Args:
         context: what the symbol's commits share.
         timeframe: which of its series failed.
         error: why it failed.
         started_at: when the execution began, aware UTC.
-        counters: what was counted until then.
+        counters: what was counted by then.
         days: session days whose fetch failed.
 
     Raises:
@@ -226,7 +226,7 @@ def _commit(context: CommitContext, change: Change) -> SeriesOutcome:
 
 
 def _stored(connection: StoreConnection, change: Change, last_ts: datetime | None) -> pd.DataFrame:
-    """Return the stored bars within the spans, as far as any can be there."""
+    """Return the stored bars within the spans; they are queried only when some can exist there."""
     if not change.spans or last_ts is None or change.spans[0].start > last_ts:
         return bar_frames.empty()
     stored = read_bars(connection, change.series, change.spans[0].start, change.spans[-1].end)
@@ -246,7 +246,7 @@ def _within(bars: pd.DataFrame, spans: Intervals) -> np.ndarray:
 def _with_extent(
     connection: StoreConnection, state: SeriesState, bars: pd.DataFrame, delta: Delta, series: Series
 ) -> SeriesState:
-    """Return the state with the extent of the bars as it is now."""
+    """Return the state with the extent of the bars after the change."""
     if delta.rows_removed:
         return replace(state, **extent(connection, series))
     if not delta.rows_inserted:
@@ -264,7 +264,7 @@ def _with_extent(
 def _log_row(
     outcome: SeriesOutcome, before: SeriesState, run_id: str, started_at: datetime, finished_at: datetime
 ) -> LogRow:
-    """Return what `ingest_log` keeps of an outcome; `before` is the state that it replaces."""
+    """Return the `ingest_log` row for an outcome; `before` is the series' state before the execution."""
     return LogRow(
         run_id=run_id,
         started_at=started_at,

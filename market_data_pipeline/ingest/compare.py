@@ -1,4 +1,4 @@
-"""What an answer of the vendor changes in what is stored, and which of those changes a run reports.
+"""How an answer of the vendor differs from the stored bars, and which of the changes a run reports.
 
 Pure: two bar frames in, the difference out.
 """
@@ -73,17 +73,17 @@ def compare(stored: pd.DataFrame, answer: pd.DataFrame) -> Delta:
     return Delta(~held, updated, replaced, int(touched.min()) if len(touched) else None)
 
 
-SHOWN: Final = 5  # per series and run: enough to see what kind of change it is; the counts beside it are exact
+SHOWN: Final = 5  # per series and run: enough to show the kind of change; the counts shown with the sample are exact
 
 
 class BarChange(NamedTuple):
-    """One held bar that changed, or one that arrived late.
+    """One stored bar that changed, or one that arrived late.
 
     Attributes:
         ts: the bar's start, aware UTC.
-        kind: `corrected`, `withdrawn`, or `filled` for a bar where a hole was.
+        kind: `corrected`, `withdrawn`, or `filled` for a bar where there was a gap.
         column: the first value that differs; `close` for a filled or withdrawn bar.
-        old: its value before, None for a filled hole or an unknown value.
+        old: its value before, None for a filled gap or an unknown value.
         new: its value now, None for a withdrawn bar or an unknown value.
     """
 
@@ -95,7 +95,7 @@ class BarChange(NamedTuple):
 
 
 class Changes(NamedTuple):
-    """What changed up to the last bar held before: an exact count of late bars, and a sample of all changes."""
+    """What changed up to the last bar stored before: an exact count of late bars, and a sample of all changes."""
 
     rows_filled: int
     sample: tuple[BarChange, ...]
@@ -108,8 +108,8 @@ def changes_of(stored: pd.DataFrame, answer: pd.DataFrame, delta: Delta, held_un
         stored: the bar frame as it was stored.
         answer: the bar frame that replaces it.
         delta: their difference.
-        held_until: start of the last bar held before, aware UTC; None for a series without bars, of which nothing
-            changed.
+        held_until: start of the last bar stored before, aware UTC; None for a series that had no bars, in which nothing
+            counts as changed.
     """
     import numpy as np
 

@@ -1,11 +1,11 @@
-"""What an answer of the vendor says of each session day, and which bars a series should hold given that.
+"""What an answer of the vendor says about each session day, and which bars a series should therefore hold.
 
-Most of it is counting. The exception is a day of which bars are held and of which the answer has none: the vendor
-withdrew them, or the answer lost them. Such a day is DOUBTED, and stays as it is, when the answer has bars on both
-sides of it, so that it was neither cut short nor clamped. A second answer without the day, a quarter of an hour or more
-later and like the first one after the day settled, confirms that it is empty, and the bars go to `bar_revisions`. An
-answer that has nothing where bars are held, and nothing beside it, is refused: a ticker that the vendor lost must not
-empty our history.
+Most of it is counting. The exception is a day that has stored bars but none in the answer: either the vendor withdrew
+them, or the answer lost them. Such a day is DOUBTED, and stays as it is, if the answer has bars on both sides of it, so
+that it was neither cut short nor clamped. A second answer without the day, at least a quarter of an hour later and,
+like the first, after the day settled, confirms that it is empty, and its bars move to `bar_revisions`. An answer with
+nothing where bars are stored, and nothing around them, is refused: a ticker that the vendor lost must not empty our
+history.
 
 Keep out: which days are requested (fetch_plan) and storing (commit).
 """
@@ -38,16 +38,16 @@ if TYPE_CHECKING:
     from market_data_pipeline.ingest.fetch_plan import Timing
 
 
-# Quiet stretches are judged by the last four weeks: long enough for a thin name's habits, short enough to follow them.
+# Quiet periods are judged by the last four weeks: long enough to know a thinly traded symbol, short enough to adapt.
 QUIET_MEMORY: Final = timedelta(days=28)
 
 
 class CoveredDays(NamedTuple):
-    """What one answer says of its session days.
+    """What one answer says about its session days.
 
     Attributes:
         coverage: of every session in it.
-        spans: where the stored bars have to equal the answer: all of it but its doubted days.
+        spans: where the stored bars must equal the answer: everywhere but on its doubted days.
         warnings: a sentence for each doubted day.
     """
 
@@ -64,7 +64,7 @@ def covered_days(
     known: Mapping[date, Coverage],
     timing: Timing,
 ) -> CoveredDays:
-    """Return what an answer says of the sessions that it covers.
+    """Return what an answer says about the sessions that it covers.
 
     Args:
         sessions: those that start in `span`, ascending.
@@ -75,7 +75,7 @@ def covered_days(
         timing: when it was requested.
 
     Raises:
-        DataError: the answer lacks a day of which bars are held, and has none beside it.
+        DataError: the answer has no bars for a day that has stored ones, and too few around it to be believed.
     """
     import numpy as np
 
@@ -89,11 +89,11 @@ def covered_days(
     coverage, doubted, warnings = [], [], []
     for at, (session, rows) in enumerate(zip(sessions, counts, strict=True)):
         before = known.get(session.date)
-        # Of a day bar nothing can be cut off.
+        # A day bar cannot be cut short.
         cut = not daily and at == last < len(counts) - 1
         status, kept, doubted_at = status_after(session, rows, before, timing, cut=cut), rows, None
         if not rows and before is not None and before.rows:
-            lost = f"The vendor gave no {base} bar of {series.symbol} for {session.date}, where it gave "
+            lost = f"The vendor sent no {base} bar of {series.symbol} for {session.date}, for which it had sent "
             lost += f"{before.rows} before; the stored ones are kept"
             if _seen_empty(before, session, timing.now):
                 status = CoverageStatus.EMPTY_CONFIRMED
@@ -110,14 +110,14 @@ def covered_days(
 def status_after(
     session: Session, rows: int, known: Coverage | None, timing: Timing, *, cut: bool = False
 ) -> CoverageStatus:
-    """Return how well a session is held after an answer that was requested at `timing.now`.
+    """Return the coverage status of a session after an answer that was requested at `timing.now`.
 
     Args:
         session: the day.
         rows: bars that the answer has for it.
         known: its coverage before.
-        timing: when it was requested.
-        cut: the answer ends with this day although more was requested, as one does that lost its next page.
+        timing: when the answer was requested.
+        cut: the answer ends with this day although more was requested, as happens when the next page is lost.
     """
     settled = settled_at(session)
     if timing.now < settled:
@@ -142,7 +142,7 @@ class ExpectedBars:
         timeframe: of the series.
         timing: when bars are available, and now.
         sessions: the days that the series should hold, ascending.
-        coverage: of the fetched series behind it, as it is once the execution is committed.
+        coverage: of the fetched series behind it, as it will be once the execution is committed.
     """
 
     timeframe: Timeframe
@@ -162,7 +162,7 @@ class ExpectedBars:
         return rules.quiet_slots(self.timing.calendar, self.timeframe, ts[ts.searchsorted(newest) :])
 
     def next_due(self, last_ts: datetime | None, quiet_slots: int) -> datetime | None:
-        """Return when the first missing bar falls, or fell, due; None without any day."""
+        """Return when the first missing bar is or was due, aware UTC; None when the series should hold no day."""
         if not self.sessions:
             return None
         return rules.next_due(
@@ -191,7 +191,7 @@ class ExpectedBars:
         return self.sessions[-1].day_end if self.sessions else None
 
     def _first_gap(self, last_ts: datetime | None) -> datetime | None:
-        """Return the start of the earliest day before `last_ts` of which nothing is held or confirmed."""
+        """Return the start of the earliest day before `last_ts` for which nothing is stored or confirmed."""
         if last_ts is None:
             return None
         for session in self.sessions:

@@ -1,6 +1,6 @@
-"""Bring a series' stored features in step with its bars: recompute what a change can affect, write what differs.
+"""Update a series' stored features to match its bars: recompute what a change can affect, write what differs.
 
-Add here: what a change affects and what has to be read for it. Keep out: the formulas (domain.features).
+Add here: what a change affects and what must be read to recompute it. Keep out: the formulas (domain.features).
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ _END: Final = datetime(2100, 1, 1, tzinfo=UTC)
 
 @dataclass(frozen=True, slots=True)
 class FeatureBasis:
-    """What a symbol's features depend on beside its bars.
+    """What a symbol's features depend on besides its bars.
 
     Attributes:
-        asset_class: for the bars per year and the session dates.
+        asset_class: decides the bars per year and the session dates.
         splits: the symbol's known splits.
         splits_digest: a fingerprint of those in force.
         own: the project's own features.
@@ -63,7 +63,7 @@ class FeatureUpdate(NamedTuple):
         rows: rows written.
         problems: a sentence for each own feature that could not be computed.
         own_features: the fingerprint of the own features behind the stored rows, for the series' state.
-        bars: the adjusted bars that were read for it, empty when nothing was to be computed.
+        bars: the adjusted bars that were read for it; empty when there was nothing to compute.
     """
 
     rows: int
@@ -85,22 +85,22 @@ def update_features(
     now: datetime,
     tally: Tally,
 ) -> FeatureUpdate:
-    """Bring a series' stored features in step with its bars, which the transaction has stored already.
+    """Update a series' stored features to match its bars, which the transaction has already stored.
 
     Args:
         connection: the transaction.
-        series: whose features.
-        state: of the series before the bars changed.
+        series: the series to update.
+        state: its state before the bars changed.
         bars: the raw bars that the change came with.
-        basis: what the features depend on beside the bars.
+        basis: what the features depend on besides the bars.
         changed_from: start of the first bar that changed, None when none did.
-        contiguous: whether `bars` is all there is from its first bar to its last.
+        contiguous: whether `bars` has every bar of the series from its first one to its last.
         full: compute and compare everything again.
         now: becomes `features_computed_at`, aware UTC.
         tally: counts the time.
 
     Raises:
-        FeatureError: the bars break a formula of the 17; the sentence names the series.
+        FeatureError: a formula of the 17 fails on the bars; the message names the series.
     """
     from market_data_pipeline.domain.adjustments import adjust
 
@@ -137,10 +137,10 @@ def update_features(
 
 
 def _is_outdated(state: SeriesState, basis: FeatureBasis, *, bars_change: bool) -> bool:
-    """Return whether all stored features have to be computed again, whatever bars changed.
+    """Return whether all stored features must be computed again, no matter which bars changed.
 
-    They have when they were computed with other splits, or by another version of the 17 or of the own features, and, as
-    soon as there are new bars, when one of the own features failed the last time.
+    They must if they were computed with other splits, or by another version of the 17 or of the own features; and, as
+    soon as bars change, if one of the own features failed the last time.
     """
     from market_data_pipeline.domain.features.definitions import FEATURE_VERSION
 
@@ -169,11 +169,11 @@ def bars_to_compute(
     Args:
         connection: the transaction in which the changed bars are already stored.
         series: whose bars.
-        answer: the raw bars that the change came with; bars are read again only where these do not suffice.
+        answer: the raw bars that the change came with; stored bars are read only where these do not suffice.
         first: start of the first bar that changed, None to recompute all.
-        held_until: start of the last bar that was held before the change, None when none was.
-        contiguous: whether `answer` is all there is from its first bar to its last.
-        adjusted: makes adjusted bars of raw ones.
+        held_until: start of the last bar that was stored before the change, None when none was.
+        contiguous: whether `answer` has every bar of the series from its first one to its last.
+        adjusted: returns adjusted bars for raw ones.
         warm_up: how many bars before `first` are needed, None for all of them.
     """
     import pandas as pd

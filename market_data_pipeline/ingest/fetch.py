@@ -1,4 +1,4 @@
-"""Send the requests of a fetch plan, and return what the vendor answered, validated.
+"""Send the requests of a fetch plan, and return the vendor's answers once they are validated.
 
 Keep out: what to request (fetch_plan) and storing the answers (commit).
 """
@@ -41,8 +41,8 @@ class Answer:
             left out.
         coverage: of the covered days now, and of days before the plan's history.
         known: the series' coverage by session date, as it will be once this answer is stored.
-        counters: what it took.
-        warnings: a sentence for each day of which bars are held and the answer has none.
+        counters: what the answer cost.
+        warnings: a sentence for each day that has stored bars but none in the answer.
         is_last: no part of the plan is left to request.
     """
 
@@ -59,12 +59,12 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class FailedFetch:
-    """A fetch that failed: nothing of this part is to be stored.
+    """A fetch that failed: nothing of this part is stored.
 
     Attributes:
         cause: why it failed.
         started_at: when it was requested, aware UTC.
-        counters: what it took by then.
+        counters: what it had cost by then.
         days: the session days that were requested.
     """
 
@@ -82,14 +82,14 @@ def fetch(
     priority: int,
     clock: Callable[[], datetime],
 ) -> Iterator[Answer | FailedFetch]:
-    """Yield the answers to a plan's parts, each requested when it is taken; a failure is the last.
+    """Yield the answers to a plan's parts, requesting each when the caller takes it; a failure is the last item.
 
     Args:
         client: the vendor.
-        plan: what to request; one answer without bars when that is nothing.
+        plan: what to request; when that is nothing, one answer without bars is yielded.
         market_days: day bars of the whole market. When they serve the plan, nothing is requested.
-        priority: whose requests go first when runs compete.
-        clock: answers now, aware UTC.
+        priority: the place of the requests in the rate limit queue; the lowest goes first.
+        clock: returns the current instant, aware UTC.
     """
     served = served_days(plan, market_days)
     if served is not None:

@@ -1,7 +1,7 @@
 """Which session days of a fetched series to request now, and in which requests.
 
-Pure: coverage and an instant in, a plan out. A day that is settled and held is never requested again, a provisional one
-only when the vendor may have something new.
+Pure: coverage and an instant in, a plan out. A day that is settled and stored is never requested again, a provisional
+one only when the vendor may have something new.
 
 Add here: when a day is worth a request. Keep out: how the vendor counts a request's pages (polygon.request_windows) and
 sending anything (fetch).
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from market_data_pipeline.polygon.plans import Plan
     from market_data_pipeline.polygon.request_windows import Window
 
-# With the days before and after each they still fit one page of 5-minute bars: 15 sessions of 52 (crypto: of 34).
+# With the days before and after each, they still fit one page of 5m bars: 15 sessions of a page's 52 (crypto: 34).
 _MOST_WITH_NEIGHBOURS: Final = 5
 
 
@@ -107,9 +107,9 @@ class FetchPlan:
         sessions: the days that the series should hold and the vendor's plan reaches, ascending.
         coverage: of the series now, by session date.
         days: those of `sessions` that are worth a request now.
-        clamped: coverage to store of days before the history of the vendor's plan.
+        clamped: coverage to store for days before the history of the vendor's plan.
         parts: the requests. A long history comes in several parts, each stored before the next is requested; there is
-            always one, which is empty when nothing is to be requested.
+            always at least one, which is empty when there is nothing to request.
     """
 
     series: Series
@@ -140,10 +140,10 @@ def plan_fetch(
     Args:
         series: a fetched series: `5m` or `1d`.
         within: the days that it should hold.
-        coverage: what is held of them.
+        coverage: of the series now, by session date.
         timing: when bars are available, and now.
-        last_ts: start of the last bar held, None when none is. A history that begins after it comes in parts; one that
-            begins before it does not, because each part would have all features after it computed again.
+        last_ts: start of the last stored bar, None without one. A history that begins after it comes in parts; one that
+            begins before it does not, because each part would cause all later features to be computed again.
         full: request every day again, in one part.
     """
     days = days_to_fetch(within.sessions, coverage, series.timeframe, timing, full=full)
@@ -177,10 +177,10 @@ def days_to_fetch(
 
     Args:
         sessions: the days that the series should hold and the vendor's plan reaches, ascending.
-        coverage: what is held of them.
+        coverage: of those days, by session date.
         base: the fetched timeframe.
-        timing: when bars are available.
-        full: every day again that has a bar to give.
+        timing: when bars are available, and now.
+        full: return every day of which the vendor serves a bar.
     """
     return tuple(session for session in sessions if _is_due(session, coverage.get(session.date), base, timing, full))
 
@@ -192,10 +192,10 @@ def with_neighbours(
     base: Timeframe,
     timing: Timing,
 ) -> tuple[Session, ...]:
-    """Return `days`, and beside each that is over and held already the complete ones next to it.
+    """Return `days` and, for each of them that is over and already has bars, the complete days next to it.
 
     An answer without the bars of a day is believed only when it has those of the days around it (ingest.coverage).
-    The neighbours cost no request. Where many days are read again they are each other's neighbours; none is added.
+    The neighbours cost no request. Where many days are read again, they are each other's neighbours; none is added.
     """
     again = [session for session in days if _is_read_again(session, coverage.get(session.date), base, timing)]
     if not 0 < len(again) <= _MOST_WITH_NEIGHBOURS:
@@ -214,7 +214,7 @@ def with_neighbours(
 
 
 def _is_read_again(session: Session, known: Coverage | None, base: Timeframe, timing: Timing) -> bool:
-    """Return whether bars are held of a day that is over."""
+    """Return whether the day is over and already has bars."""
     return known is not None and known.rows > 0 and timing.available_at(timing.last_end(session, base)) <= timing.now
 
 
@@ -222,14 +222,14 @@ def _is_due(session: Session, known: Coverage | None, base: Timeframe, timing: T
     served = timing.served_until(session, base)
     if served is None:
         return False
-    # A day once before the plan's history is requested when a better plan reaches it.
+    # A day that was before the plan's history is requested once a better plan reaches it.
     if full or known is None or known.status in (CoverageStatus.FAILED, CoverageStatus.CLAMPED):
         return True
     if known.status.final:
         return False
     fetched = known.fetched_at
     settled = settled_at(session)
-    if fetched >= settled:  # it settled without a bar: one more look before it counts as empty
+    if fetched >= settled:  # it settled without a bar: requested once more before it counts as empty
         return timing.now >= fetched + SETTLE_AFTER
     late_trades = timing.available_at(timing.last_end(session, base)) + SETTLE_AFTER
     return (
@@ -242,7 +242,7 @@ def _is_due(session: Session, known: Coverage | None, base: Timeframe, timing: T
 def _windows(days: Sequence[Session], base: Timeframe, timing: Timing) -> tuple[Window, ...]:
     """Return the requests for `days`, up to the newest bar that is served now.
 
-    Only the last session can still be in progress; each of them must have a bar to give.
+    Only the last session can still be in progress; the vendor must serve a bar of each.
     """
     made = tuple(cut for window in windows(days, base) for cut in _cut(window, timing))
     served = timing.served_until(days[-1], base) if days else None
@@ -263,7 +263,7 @@ def _cut(window: Window, timing: Timing) -> tuple[Window, ...]:
 
 
 def _in_parts(made: tuple[Window, ...]) -> Iterator[tuple[Window, ...]]:
-    """Yield the windows in parts of at most `PART_BASE_BARS`, of at least one window each."""
+    """Yield the windows in parts of at most `PART_BASE_BARS` base bars, but of at least one window each."""
     start = total = 0
     for at, window in enumerate(made):
         total += window.base_bars

@@ -1,9 +1,9 @@
 """What a run reads once for all its symbols: the splits of every ticker, and day bars of the whole market.
 
-Right after a day is over every US equity lacks the same day bar, and one grouped-daily answer has them all. The rows of
-the followed symbols are stored (store.market_days), so that the next tier finds them and sends nothing. A series that
-takes its bar from there ends up exactly as if it had requested it alone at that instant: provisional before the day
-settled, complete after. A symbol that the answer does not name is requested by itself, because absence proves nothing.
+Right after a day is over, every US equity is missing the same day bar, and one grouped-daily answer has them all. The
+rows of the followed symbols are stored (store.market_days), so that the next tier finds them and sends nothing. A
+series that takes its bar from there ends up exactly as if requested on its own at that instant: provisional before the
+day settled, complete after. A symbol that the answer does not name is requested on its own: absence proves nothing.
 
 Add here: another answer that all symbols of a run share. Keep out: what is requested for one symbol (fetch_plan).
 """
@@ -54,18 +54,18 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Splits are announced days ahead, so a list of yesterday is right today in all but a recorded handful of cases; after a
-# week without an answer nothing that is adjusted with it can be trusted.
+# Splits are announced days ahead, so yesterday's list is right today in all but a handful of recorded cases; after a
+# week without an answer, nothing that is adjusted with it can be trusted.
 SPLITS_KEEP: Final = timedelta(days=7)
 
 # A symbol fails while its splits cannot be read; the vendor corrects a row within hours or never.
 UNREADABLE_AGAIN_AFTER: Final = timedelta(hours=1)
 
-# A grouped answer is one request, as a symbol's whole history is one, but holds 12,000 bars: after more than a week
-# away the symbols are requested one by one.
+# A grouped answer costs one request, as a symbol's whole history does, but holds 12,000 bars: after an absence of more
+# than a week, the symbols are requested one by one.
 MOST_DAYS: Final = 5
 
-# Days of a symbol that are looked at, beyond `MOST_DAYS`: some of its unsettled days need no request now.
+# Symbols with more unsettled days than this are left out; more than `MOST_DAYS`, because some need no request now.
 _LOOKED_AT: Final = 2 * MOST_DAYS
 
 
@@ -75,8 +75,8 @@ class Market:
 
     Attributes:
         days: whole-market day bars, by session date.
-        unreadable: what is wrong with the vendor's splits of a symbol, which fails with that.
-        warning: what users should know of the answers; None when nothing is wrong.
+        unreadable: by symbol, what is wrong with the vendor's splits; the symbol fails with that message.
+        warning: what users should know about the answers; None when nothing is wrong.
     """
 
     days: Mapping[date, MarketDay] = field(default_factory=dict)
@@ -96,17 +96,17 @@ def read_market(
         full: everything is requested again, symbol by symbol: no market days.
 
     Raises:
-        PipelineError: one that every symbol would fail with, as without any list of splits.
+        PipelineError: one that every symbol would fail with, such as the lack of any list of splits.
     """
     late = ensure_splits(pipeline, connection)
     if late is not None:
-        log.warning("The market's splits could not be read today, the last list is used: %s", late)
+        log.warning("The market's splits could not be read today; the last list is used: %s", late)
     unreadable = unreadable_splits(connection)
     warning = None
     if anonymous := unreadable.get(NO_TICKER):
         warning = (
             f"The vendor lists a split without a readable ticker ({anonymous.rstrip('.')}). "
-            "It is left out: the symbol that it belongs to lacks a split until the list is corrected."
+            "It is left out: the symbol that it belongs to is missing a split until the list is corrected."
         )
     daily = [request for request in requests if Timeframe.D1 in request.timeframes]
     days: Mapping[date, MarketDay] = {}
@@ -125,11 +125,11 @@ def read_market(
 def splits_due(
     known: Check | None, history_days: int, now: datetime, *, unreadable: Collection[str] = ()
 ) -> date | None:
-    """Return since when the market's splits are to be read now; None when that was done today.
+    """Return the date from which the market's splits must be read now; None when they were read today.
 
     Args:
         known: the last reading, None before the first.
-        history_days: calendar days of history that has to be adjusted.
+        history_days: calendar days of history that must be adjusted.
         now: aware UTC.
         unreadable: the symbols for which the last list could not be read (`store.reference.unreadable_splits`).
     """
@@ -144,15 +144,15 @@ def splits_due(
 
 
 def ensure_splits(pipeline: Pipeline, connection: StoreConnection) -> PipelineError | None:
-    """Read the market's splits unless that was done today.
+    """Read the market's splits unless they were read today.
 
-    Of several runs at once one requests them; the others wait and find them stored. A failure is returned, not raised,
-    while the list of an earlier day still serves. A followed ticker whose row cannot be read is stored with the reason
-    and is the only one that fails (`refresh`). A row without a ticker fails no symbol, and each run warns of it: it
-    says no more than a list without it would, and the other symbols need their splits.
+    When several runs start at once, one requests them; the others wait and find them stored. A failure is returned, not
+    raised, while the list of an earlier day is still usable. A followed ticker whose row cannot be read is stored with
+    the reason and is the only one that fails (`refresh`). A row without a ticker fails no symbol, and each run warns
+    about it: it says no more than a list without it would, and the other symbols need their splits.
 
     Raises:
-        PipelineError: no stored list serves.
+        PipelineError: the splits cannot be read, and no stored list is usable.
     """
     now = pipeline.clock()
     with connection.symbol_lock("*splits"):
@@ -182,7 +182,7 @@ def ensure_splits(pipeline: Pipeline, connection: StoreConnection) -> PipelineEr
 
 @dataclass(frozen=True, slots=True)
 class MarketDay:
-    """What the vendor said of one session's day bars.
+    """What the vendor said about one session's day bars.
 
     Attributes:
         session: the day.
@@ -197,11 +197,11 @@ class MarketDay:
     fresh: bool = False
 
     def serves(self, known: Coverage | None, timing: Timing) -> bool:
-        """Return whether a series with coverage `known` that is to fetch the day can take it from here instead.
+        """Return whether a series with coverage `known` can take the day from here instead of fetching it.
 
         What this run requested itself is as good as another request. An older answer serves when a series that had
-        fetched then would not fetch again now; it does not serve a settled day that is being reverified, because the
-        answer is older than the doubt.
+        fetched then would not fetch again now; it does not serve a settled day that is being reverified, because it
+        is older than the reason to do so.
         """
         if self.fetched_at > timing.now:  # a replay of an earlier instant
             return False
@@ -212,22 +212,22 @@ class MarketDay:
         return not days_to_fetch([self.session], {self.session.date: self.held(known, timing)}, Timeframe.D1, timing)
 
     def held(self, known: Coverage | None, timing: Timing) -> Coverage:
-        """Return what a series that takes its bar from here holds of the day."""
+        """Return the day's coverage in a series that takes its bar from here."""
         status = status_after(self.session, 1, known, replace(timing, now=self.fetched_at))
         return Coverage(self.session.date, status, 1, self.fetched_at)
 
 
 class Served(NamedTuple):
-    """The bars that market days hold of a 1d series, and the coverage of their days."""
+    """The bars of a 1d series that were taken from market days, and the coverage of those days."""
 
     bars: pd.DataFrame
     coverage: tuple[Coverage, ...]
 
 
 def served_days(plan: FetchPlan, market_days: Mapping[date, MarketDay]) -> Served | None:
-    """Return the bars of all days of a 1d series' plan; None when market days do not serve one of them.
+    """Return the bars of all days of a 1d series' plan; None when market days do not serve every one of them.
 
-    A request is needed then, which brings all of them.
+    In that case a request is needed, and it brings all of them.
     """
     import numpy as np
 
@@ -256,7 +256,7 @@ class MarketPlan:
     Attributes:
         days: those stored.
         requested: sessions to request, ascending.
-        served: symbols that lack day bars and need no request of their own for them after that.
+        served: symbols whose missing day bars all come from these days, without a request of their own.
     """
 
     days: Mapping[date, MarketDay] = field(default_factory=dict)
@@ -299,10 +299,9 @@ def plan_market_days(
 
 
 def cheapest_days(missing: Collection[Collection[date]]) -> frozenset[date]:
-    """Return the days to request so that whole-market requests and one for each symbol left are the fewest together.
+    """Return the days to request for the whole market so that these and one request for each symbol left are fewest.
 
-    Of equally few requests those for symbols are preferred: their answers are smaller. So a day must be missing for at
-    least two symbols.
+    A tie goes to requests for single symbols, whose answers are smaller, so a day must be missing for at least two.
 
     Args:
         missing: the missing days of each symbol that has any.
@@ -318,14 +317,14 @@ def fetch_market_days(
 ) -> Mapping[date, MarketDay]:
     """Return the market days that serve the 1d series of `symbols`, requesting those that are worth it.
 
-    Of several runs at once one requests them; the others wait and find the answers stored. When a day cannot be
-    fetched, its symbols are requested one by one.
+    When several runs start at once, one requests them; the others wait and find the answers stored. When a day cannot
+    be fetched, its symbols are requested one by one.
 
     Args:
         pipeline: vendor, clock and plan.
         connection: a connection without an open transaction.
         symbols: whose day bars are to be fetched.
-        priority: whose requests go first when runs compete.
+        priority: the place of the requests in the rate limit queue; the lowest goes first.
 
     Raises:
         PipelineError: one that every symbol would fail with, or the database refused.
@@ -349,7 +348,7 @@ def fetch_market_days(
             except PipelineError as error:
                 if error.stops_run:
                     raise
-                log.warning("%s Its day bars are requested symbol by symbol.", error)
+                log.warning("%s The day bars are requested symbol by symbol.", error)
                 break
             stored = write_market_day(connection, session.date, answer.bars, now)
             write_check(connection, MARKET_DAY, Check(session.date, now, 1, answer.usage.bytes))
@@ -367,9 +366,9 @@ def _missing(
     *,
     listed: bool,
 ) -> frozenset[date] | None:
-    """Return the days for which no stored market day serves; None when none will, so that the symbol is requested.
+    """Return the days that no stored market day serves; None when none will, so that the symbol must be requested.
 
-    A market day still to be requested will not serve when those before did not list the symbol.
+    A market day still to be requested will not serve a symbol that the earlier ones did not list.
     """
     known = _coverage(unsettled)
     missing = set()
@@ -386,7 +385,7 @@ def _missing(
 
 
 def _looks_empty(held: Coverage, session: Session) -> bool:
-    """Return whether only an empty answer of its own can confirm the day."""
+    """Return whether only an empty answer to a request for the symbol itself can confirm the day."""
     return held.status is CoverageStatus.PROVISIONAL and not held.rows and held.fetched_at >= settled_at(session)
 
 

@@ -38,8 +38,8 @@ class SymbolRequest:
 class SeriesOutcome:
     """One execution of one series, as it was committed: `ok` with changes, `unchanged`, or `failed`.
 
-    Instants are aware UTC. A failed series keeps what it held before. `rows_filled` are the bars inserted before the
-    last one that was held; `changes` is a sample of them and of the updated ones. `warning` says what went wrong
+    Instants are aware UTC. A failed series keeps its data. `rows_filled` counts the bars inserted before the last one
+    that was stored; `changes` is a sample of them and of the updated ones. `warning` says what went wrong
     without failing the series; `own_features` are the columns stored beside the 17.
     """
 
@@ -63,7 +63,7 @@ class SeriesOutcome:
     own_features: tuple[Feature, ...] = ()
 
     def after(self, earlier: SeriesOutcome | None) -> SeriesOutcome:
-        """Return the outcome of two commits of one execution, of which this is the later; a long history takes many."""
+        """Return the joint outcome of two commits of one execution, this one the later; a long history takes many."""
         if earlier is None:
             return self
         return replace(
@@ -77,7 +77,7 @@ class SeriesOutcome:
 
     @property
     def failed(self) -> bool:
-        """True when nothing of this execution was stored but its audit log row."""
+        """True when the execution failed; of a long history, the parts committed before stay."""
         return self.status == "failed"
 
 
@@ -98,8 +98,8 @@ def failed_outcome(
         series: the series.
         tier: its tier.
         failure: why it failed.
-        state: what it holds, which stays as it is; None when it was not read.
-        counters: what was counted until then.
+        state: its state, which stays as it is; None when it was not read.
+        counters: what was counted by then.
     """
     known = {name: getattr(state, name) for name in _HELD} if state is not None else {}
     return SeriesOutcome(

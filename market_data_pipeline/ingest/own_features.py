@@ -1,7 +1,7 @@
 """Load the module that declares a project's own features.
 
-Whatever is wrong with it is a sentence in the result, not an exception: the 17 features do not depend on it.
-Add here: where a module may lie. Keep out: checking declarations (domain.features.own).
+A problem with it becomes a sentence in the result, not an exception, because the 17 features do not depend on it.
+Add here: where a module may be found. Keep out: checking declarations (domain.features.own).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ ATTRIBUTE: Final = "FEATURES"
 
 
 def load_own_features(settings: Settings) -> OwnFeatures:
-    """Return what the module named in the settings declares in its `FEATURES`; nothing when none is named.
+    """Return what the module named in the settings declares in its `FEATURES`; no features when none is named.
 
     A file is read again when it has changed; an importable module stays as this process first imported it.
     """
@@ -70,5 +70,5 @@ def _sentence(named: str, error: BaseException) -> str:
     where = f" in line {lines[-1].lineno}" if lines else ""
     return (
         f"{VARIABLE} names {named}, which cannot be loaded: {type(error).__name__}{where}: {said}. "
-        "Own features are NULL in new rows until it can."
+        "Own features are NULL in new rows until it can be loaded."
     )

@@ -38,7 +38,7 @@ class Pipeline:
     Attributes:
         client: the vendor; safe to use from several threads.
         database_url: where market data lives; each thread opens its own connection.
-        clock: answers now, aware UTC.
+        clock: returns the current instant, aware UTC.
         plan: what the vendor's subscription allows.
         history_days: calendar days of history that a series should hold.
         max_concurrent_symbols: symbols that are fetched at the same time.
@@ -119,7 +119,7 @@ def shared_limiter(
     window_seconds: float = 60.0,
     sleep: Callable[[float], None] = time.sleep,
 ) -> SharedLimiter:
-    """Return the limit that all users of a database share; nothing is connected before its first use.
+    """Return the limit that all users of a database share; it connects at its first use.
 
     Args:
         database_url: where the queue is.
@@ -135,7 +135,7 @@ def shared_limiter(
 
 
 def named_vendor(settings: Settings) -> Vendor:
-    """Return the vendor that the settings name; what starts a sandbox when they name none is runtime.sandbox.
+    """Return the vendor that the settings name; runtime.sandbox is what starts a sandbox when they name none.
 
     Raises:
         ConfigurationError: they name none, or one on another machine without a key.

@@ -1,4 +1,4 @@
-"""Refresh one symbol: lock it, fetch what its series miss, and commit them one by one.
+"""Refresh one symbol: lock it, fetch what its series are missing, and commit them one by one.
 
 Add here: the order of a symbol's work. Keep out: many symbols at once (shard) and Dagster.
 """
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 
 class Pending:
-    """What the run has counted and not reported yet: its next series reports it. Threads may share it."""
+    """What the run has counted but not yet reported; its next series reports it. Threads may share the object."""
 
     def __init__(self, counters: Counters) -> None:
         self._lock = Lock()
@@ -46,19 +46,19 @@ class Pending:
         self._warnings: tuple[str, ...] = ()
 
     def add(self, counters: Counters, warning: str | None = None) -> None:
-        """Add to what is to be reported."""
+        """Add counters, and a warning if there is one, to what the next series reports."""
         with self._lock:
             self._counters += counters
             self._warnings += (warning,) if warning else ()
 
     def take_counters(self) -> Counters:
-        """Return, once, what was counted."""
+        """Return what was counted, and start again at nothing."""
         with self._lock:
             counters, self._counters = self._counters, NOTHING
         return counters
 
     def take_warnings(self) -> tuple[str, ...]:
-        """Return, once, the warnings; the first series that commits reports them."""
+        """Return the warnings and forget them; the first series that commits reports them."""
         with self._lock:
             warnings, self._warnings = self._warnings, ()
         return warnings
@@ -84,7 +84,7 @@ class Run:
 
 
 class _Fetched(NamedTuple):
-    """A fetched series, the timeframes to make of it, the first answer to its plan, and those still to be requested."""
+    """A fetched series, the timeframes to resample from it, the first answer to its plan, and the answers to come."""
 
     series: Series
     resampled: list[Timeframe]
@@ -93,7 +93,7 @@ class _Fetched(NamedTuple):
 
     @property
     def is_done(self) -> bool:
-        """True when no more is to be fetched for it, nor is the run to stop."""
+        """True when nothing more is fetched for it and the run goes on."""
         return not self.first.cause.stops_run if isinstance(self.first, FailedFetch) else self.first.is_last
 
 
@@ -104,19 +104,19 @@ def refresh_symbol(
 
     Args:
         run: what the run's symbols share.
-        connection: the thread's own.
+        connection: this thread's own.
         request: symbol, tier and timeframes.
-        on_fetched: called as soon as nothing more is fetched for this symbol, unless the run is to stop.
+        on_fetched: called as soon as nothing more is fetched for this symbol, unless the run is about to stop.
 
     Raises:
-        PipelineError: one that stops the whole run, after the series' failures were recorded; or one that the symbol
-            fails with before any of its series was begun.
+        PipelineError: one that stops the whole run, after the series' failures were recorded; or one that fails the
+            symbol before any of its series was started.
     """
     from market_data_pipeline.domain.adjustments import digest
 
     pipeline, symbol = run.pipeline, request.symbol
     with connection.symbol_lock(symbol):
-        # Read under the lock: a run that had to wait finds the other one's work.
+        # Read under the lock, so that a run that had to wait finds the other one's work.
         if (unreadable := run.market.unreadable.get(symbol)) is not None:
             raise DataError(f"The vendor's splits of {symbol} cannot be read: {unreadable}")
         asset_class, splits = asset_class_of(symbol), read_splits(connection, symbol)
@@ -138,7 +138,7 @@ def refresh_symbol(
 def fail_series(
     run: Run, connection: StoreConnection, request: SymbolRequest, timeframes: Iterable[Timeframe], error: PipelineError
 ) -> Iterator[SeriesOutcome]:
-    """Record that series of a symbol were not even begun, and why; yield their outcomes."""
+    """Record why series of a symbol failed before they were started; yield their outcomes."""
     connection.rollback()
     clock, states = run.pipeline.clock, read_states(connection, request.symbol)
     context = CommitContext(connection, request, run.run_id, clock, states)
@@ -147,7 +147,7 @@ def fail_series(
 
 
 def _fetch_first(run: Run, context: CommitContext, timing: Timing, splits_digest: str) -> list[_Fetched]:
-    """Fetch the first part of each fetched series before any of it is stored; nothing after what stops the run.
+    """Fetch the first part of each fetched series, before any is stored; a failure that stops the run is the last.
 
     Raises:
         PipelineError: the database refused before anything was requested.
@@ -186,7 +186,7 @@ def _fetch_first(run: Run, context: CommitContext, timing: Timing, splits_digest
 def _commit_fetched(
     run: Run, context: CommitContext, fetched: _Fetched, basis: FeatureBasis
 ) -> Iterator[SeriesOutcome]:
-    """Commit a fetched series and those made of it; of a long history fetch and commit part after part."""
+    """Commit a fetched series and those resampled from it; a long history is fetched and committed part by part."""
     earlier: dict[Series, SeriesOutcome] = {}
     for answer in chain((fetched.first,), fetched.rest):
         if isinstance(answer, FailedFetch):
@@ -212,7 +212,7 @@ def _commit_fetched(
 def _commit_answer(
     run: Run, context: CommitContext, answer: Answer, resampled: list[Timeframe], basis: FeatureBasis
 ) -> Iterator[SeriesOutcome]:
-    """Commit an answer to its series and to those made of it, one by one."""
+    """Commit an answer to its series and to those resampled from it, one by one."""
     plan, base = answer.plan, answer.plan.series.timeframe
     revision = context.state(base).revision
     change = Change(
@@ -232,7 +232,7 @@ def _commit_answer(
         yield commit(context, change)
     except PipelineError as error:
         yield commit_failure(context, base, error, answer.started_at, change.tally.counters)
-        # The coarser series are made of the bars alone, which have arrived, and have features of their own.
+        # The coarser series need only the bars, which have arrived, and have features of their own.
         if not isinstance(error, FeatureError):
             for timeframe in resampled:
                 yield commit_failure(context, timeframe, error, answer.started_at)

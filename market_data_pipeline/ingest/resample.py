@@ -1,10 +1,10 @@
-"""The bars of a coarser series, made of its base: of the answer just fetched where that suffices, else of stored bars.
+"""Make a coarser series from its base: from the answer just fetched where that suffices, otherwise from stored bars.
 
-The last coarse bar waits while the end of its span may be missing: a vendor that falls silent at half past leaves an
-hour that looks whole. It is made as soon as a later base bar shows that no more comes before it, or the silence is no
-longer than is usual for this symbol, or the day has settled. One that is held already is kept equal to its base.
+The last coarse bar waits while the end of its span may still be missing: a vendor that falls silent at half past leaves
+an hour that looks whole. It is made as soon as a later base bar shows that none can come before it, or the silence is
+no longer than usual for this symbol, or the day has settled. One that is already stored is kept equal to its base.
 
-Add here: how a resampled series keeps step with its base. Keep out: the making of a bar (domain.resample).
+Add here: how a resampled series keeps step with its base. Keep out: how one bar is made (domain.resample).
 """
 
 from __future__ import annotations
@@ -41,15 +41,15 @@ def coarser(
     in_step: bool,
     tally: Tally,
 ) -> tuple[pd.DataFrame, Intervals]:
-    """Return the coarser bars to hold now, and the spans for which that is all of them.
+    """Return the coarser bars to store now, and the spans within which they are complete.
 
     Args:
         connection: a transaction that sees the base as it is stored now.
         series: a resampled series.
-        state: what is held of it.
-        base: what is held of its base now, `answer` included.
+        state: its state.
+        base: the state of its base now, `answer` included.
         answer: what was just fetched for the base.
-        in_step: whether the series was made of all that the base held before `answer`.
+        in_step: whether the series reflects everything that the base held before `answer`.
         tally: counts the time.
     """
     from market_data_pipeline.domain.resample import resample
@@ -59,7 +59,7 @@ def coarser(
         source, spans = answer.bars, answer.spans
     elif not in_step or state.next_due_at is None or state.next_due_at <= timing.now:
         # An earlier execution ended between the base's commit and this one's, or a bar's span ended after its last base
-        # bar came: the stored bars decide.
+        # bar had arrived: the stored bars decide.
         since = timing.calendar.midnight(timing.calendar.session_date(state.last_ts)) if state.last_ts else BEGINNING
         start = since if in_step else BEGINNING
         with tally.storing():

@@ -1,14 +1,14 @@
 """Which settled days to read again, although an ordinary refresh never would.
 
-Pure: coverage and an instant in, days out. The vendor corrects bars and fills holes for weeks after a day settled, and
-announces neither. Reverifying finds out at a bounded cost: as long as nothing is suspicious, one request a night for a
+Pure: coverage and an instant in, days out. The vendor corrects bars and fills gaps for weeks after a day settled, and
+announces neither. Reverifying finds them at a bounded cost: as long as nothing is suspicious, one request a night for a
 symbol's 5-minute bars and one a week for its day bars. It reads again
 
-- a SAMPLE: the settled days that were last read the longest time ago, as many as one page of an answer holds;
-- SUSPICIOUS days, for four weeks every night: empty ones, and ones with far fewer bars than the symbol usually has;
+- a SAMPLE: the settled days that have gone unread the longest, as many as one page of an answer holds;
+- SUSPICIOUS days, every night for four weeks: empty ones, and ones with far fewer bars than the symbol usually has;
 - EVERY day, when the splits in force have changed since the last time.
 
-The days chosen join the fetch plan; from there on it is a refresh like any other, so corrections and filled holes are
+The chosen days join the fetch plan; from there on it is a refresh like any other, so corrections and filled gaps are
 stored with the old values kept, and the features are computed again.
 """
 
@@ -31,16 +31,16 @@ if TYPE_CHECKING:
 
     from market_data_pipeline.domain.calendar import Session
 
-# "Holes are sometimes filled weeks later": nearly all within a month, by what users recorded. The sample finds the
+# Gaps are sometimes filled weeks later: nearly all within a month, according to users' records. The sample finds the
 # later ones.
 SUSPECT_FOR: Final = timedelta(days=28)
 
-# A page holds 52 sessions of 5m bars (crypto: 34 days), so a nightly page goes round a year in 5 nights (11). It holds
-# every day bar there is: a page a night would read each of them 7 times a week, and a market-wide comparison looks at
-# the last two weeks anyway.
+# A page holds 52 sessions of 5m bars (crypto: 34 days), so one page a night covers a year in 5 nights (crypto: 11). It
+# holds every day bar there is: a page a night would read each of them 7 times a week, and a comparison with the whole
+# market covers the last two weeks anyway.
 SAMPLE_EVERY: Final = {Timeframe.M5: timedelta(0), Timeframe.D1: timedelta(days=7)}
 
-# Looks at a series' days that are no further apart count as one: a run over a large universe takes hours.
+# Readings of a series' days that are no further apart count as one: a run over a large universe takes hours.
 _ONE_LOOK: Final = timedelta(hours=12)
 
 _MINUTE: Final = timedelta(minutes=1)
@@ -68,10 +68,10 @@ def days_to_reverify(
 
     Args:
         sessions: the days that the series should hold and the plan reaches, ascending.
-        coverage: what is held of them.
+        coverage: of those days, by session date.
         base: the fetched timeframe.
         now: aware UTC.
-        splits_changed: other splits are in force than when all days were last read.
+        splits_changed: the splits in force are not those under which all days were last read.
     """
     days = _settled(sessions, coverage, base)
     if splits_changed or not days:
@@ -86,9 +86,8 @@ def reopened(
 ) -> dict[date, Coverage]:
     """Return the coverage with `days` reopened, so that the fetch plan requests them again.
 
-    They are then like days that settled and still need their second look: one with bars becomes complete again, an
-    empty one stays confirmed. What is stored keeps its statuses: when the vendor fails, the days are as settled as
-    they were.
+    They are then like days that have just settled and need one more answer: one with bars becomes complete again, an
+    empty one stays confirmed. The stored coverage keeps its statuses: if the vendor fails, the days remain settled.
     """
     return {
         **coverage,
@@ -112,10 +111,11 @@ def _settled(sessions: Sequence[Session], coverage: Mapping[date, Coverage], bas
 
 
 def _suspicious(days: Sequence[_Day]) -> frozenset[date]:
-    """Return the days that hold far fewer bars than is usual, from the first that holds any.
+    """Return the days with far fewer bars than usual, ignoring those before the first day with any.
 
-    Usual is the median; far is three times as far below it as the quietest fifth of days begins. A name that trades in
-    every slot is suspicious as soon as one is empty, one that often has a day without a trade never is.
+    Usual is the median; far fewer means more than three times as far below it as the 20th percentile. For a symbol that
+    trades in every slot, a day is suspicious as soon as one slot is empty; for one that often goes a day without a
+    trade, no day ever is.
     """
     first = next((at for at, day in enumerate(days) if day.known.rows), len(days))
     listed = days[first:]
@@ -127,9 +127,10 @@ def _suspicious(days: Sequence[_Day]) -> frozenset[date]:
 
 
 def _sample(days: Sequence[_Day], suspicious: frozenset[date], base: Timeframe, now: datetime) -> Sequence[_Day]:
-    """Return one page of days around the one that was looked at the longest time ago; of equals, the most suspicious.
+    """Return one page of days from the one that has gone unread the longest; among ties, the most suspicious page.
 
-    Deterministic, and complete in bounded time: each look makes its days the last in line, whatever came of it.
+    Deterministic, and covers every day in bounded time: reading a day moves it to the end of the line, whatever is
+    found.
     """
     oldest = min(day.looked_at for day in days)
     if now - oldest < SAMPLE_EVERY[base]:

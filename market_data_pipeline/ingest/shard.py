@@ -1,4 +1,4 @@
-"""Refresh many symbols side by side: one that fails never stops the others, and never goes unreported.
+"""Refresh many symbols concurrently: one that fails never stops the others, and never goes unreported.
 
 Add here: how work is spread over threads and how a failure is isolated. Keep out: what is done for one symbol
 (refresh) and what Dagster makes of the outcomes.
@@ -33,8 +33,8 @@ log = logging.getLogger(__name__)
 # An abandoned run's threads get this long to finish the statement they are in; the database rolls back the rest.
 _LEAVE_SECONDS: Final = 5.0
 
-# Threads beyond the symbols that are fetched at once: while one stores what it has, another fetches. Where symbols are
-# to be refreshed one at a time there is none.
+# Threads in addition to one per symbol fetched at once: while one stores its symbol, another fetches. Where symbols are
+# refreshed one at a time, there is none.
 _STORING: Final = 1
 
 
@@ -50,16 +50,16 @@ def refresh_shard(
 
     `max_concurrent_symbols` are fetched at a time; what has arrived is stored while others are fetched.
 
-    Every requested series has exactly one outcome, and one audit log row unless the database itself is lost; one that
-    takes in years of history has a row for each part (`request_windows.PART_BASE_BARS`). A failure that stops the run
-    (a refused key, a lost database) fails the symbols that were not begun without fetching them.
+    Every requested series has exactly one outcome, and one audit log row unless the database itself is lost; a series
+    that fetches years of history has a row for each part (`request_windows.PART_BASE_BARS`). A failure that stops the
+    run (a refused key, a lost database) fails the symbols that were not started, without fetching them.
 
     Args:
-        requests: the symbols, each once; they are begun in this order.
+        requests: the symbols, each once; they are started in this order.
         pipeline: vendor, database, clock and plan.
         run_id: the run, as the audit log names it.
         full: fetch and compare everything again.
-        spent: what the run has counted before, reported with its first series.
+        spent: what the run has already counted, reported with its first series.
     """
     shard = _Shard(requests, Run(pipeline, run_id, Market(), Pending(spent), full))
     threads = [
@@ -98,11 +98,11 @@ class _Shard:
         self.workers = most + _STORING if most > 1 else 1
         self._fetching = BoundedSemaphore(most)
         self._lock = Lock()
-        self._first: StoreConnection | None = None  # opened by `prepare`; one thread goes on with it
+        self._first: StoreConnection | None = None  # opened by `prepare`; one thread takes it over
         self._taken = True
 
     def prepare(self) -> None:
-        """Read what all symbols share; a failure of the splits is every symbol's failure."""
+        """Read what all symbols share; a failure to read the splits fails every symbol."""
         if not self.waiting:
             return
         pipeline = self.run.pipeline
@@ -145,9 +145,9 @@ class _Shard:
                 self.outcomes.put(None)  # whatever happens: `refresh_shard` waits for it
 
     def _symbol(self, request: SymbolRequest, connection: StoreConnection | None) -> StoreConnection | None:
-        """Refresh one symbol and return the connection, or None when it is of no more use."""
+        """Refresh one symbol and return the connection, or None when it is no longer usable."""
         done: set[Series] = set()
-        with ExitStack() as fetching:  # ends when nothing more is fetched, at the latest here
+        with ExitStack() as fetching:  # ends when nothing more is fetched, at the latest with this block
             try:
                 connection = self._connected(connection)
                 self._fetching.acquire()
@@ -171,7 +171,7 @@ class _Shard:
         return connection
 
     def _connected(self, connection: StoreConnection | None) -> StoreConnection:
-        """Return the thread's connection, or a new one; once none could be opened, no thread waits for one again."""
+        """Return the thread's connection, or a new one; once opening one has failed, no thread tries again."""
         if connection is not None and not connection.closed:
             return connection
         if self.unreachable is not None:
