@@ -1,4 +1,4 @@
-"""`python -m market_data_pipeline.runtime.api`: the read API as a process, until SIGINT or SIGTERM."""
+"""`python -m market_data_pipeline.runtime.api`: run the read API until SIGINT or SIGTERM."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The screen that commands print on: its width, where errors go, and how the command is typed here."""
+"""The terminal that commands print to: its width, where errors go, and how `market-data` is typed here."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _FILE_WIDTH: Final = 160
 
 @cache
 def console() -> Console:
-    """Return the console on standard output; in a file or a pipe it is as wide as COLUMNS says, else 160."""
+    """Return the console on standard output; in a file or a pipe it is COLUMNS wide, or 160 if that is not set."""
     from rich.console import Console
 
     made = Console(highlight=False, soft_wrap=True)
@@ -28,14 +28,14 @@ def console() -> Console:
 
 
 def print_error(sentence: str) -> None:
-    """Print an error on standard error, in red where the terminal has colours."""
+    """Print an error to standard error, in red where the terminal has colours."""
     from rich.console import Console
 
     Console(stderr=True, highlight=False, soft_wrap=True).print(sentence, style="red", markup=False)
 
 
 def command_name() -> str:
-    """Return `market-data` as it can be typed here: its path from this folder, unless the shell finds it."""
+    """Return what to type to run `market-data` here: its name if it is on PATH, else its path."""
     ours = Path(sys.executable).with_name("market-data")
     found = shutil.which("market-data")
     if found and Path(found) == ours:

@@ -1,4 +1,4 @@
-"""Dagster's daemon of this project: never more than one, however many commands run side by side.
+"""This project's Dagster daemon: at most one, however many commands run side by side.
 
 Two daemons on one storage would both take runs from the queue. So the command that starts the daemon holds
 `dagster.lock` for as long as it runs; other commands use that daemon, and start their own when it is gone.
@@ -26,24 +26,24 @@ if TYPE_CHECKING:
     from market_data_pipeline.settings import Settings
 
 _CODE_SERVER: Final = "dagster-code-server"
-CHECK_SECONDS: Final = 0.5  # between two checks of processes while there is nothing else to do
-# The embedded PostgreSQL needs room for one more segment of its log. Without it Dagster cannot even store that a run
-# failed, and a command that waits for the run would wait forever.
+CHECK_SECONDS: Final = 0.5  # between two checks of the processes
+# The embedded PostgreSQL needs room for one more WAL segment. Without it Dagster cannot even store that a run failed,
+# and a command that waits for the run would wait forever.
 _LOG_SEGMENT: Final = 16 << 20
 
 
 class Daemon:
     """The daemon as one command sees it: started by this command, or shared with the one that started it.
 
-    At the end of the block the daemon stops if it is ours, and the runs that it has begun are cancelled.
+    At the end of the block, a daemon of ours is stopped and the runs that it has begun are cancelled.
 
     Args:
         settings: of the project.
         console: prints what the command waits for.
         processes: of this command.
         instance: Dagster's.
-        reloads: whether definitions can be reloaded, as the UI's button does. The server that can do that is one more
-            process, 1.5 s of processor time.
+        reloads: whether the UI's button can reload definitions. The server that can do that is one more process,
+            1.5 s of processor time.
     """
 
     def __init__(
@@ -74,19 +74,19 @@ class Daemon:
                 if not isinstance(failure, DatabaseUnavailableError):
                     cancel_begun(self.instance)
         finally:
-            # The code server takes 2 s to end when asked; without a run it has nothing to finish.
+            # The code server takes 2 s to end on SIGTERM; without a run it has nothing to finish and is killed.
             succeeded = failure is None
             self.processes.stop(_CODE_SERVER, is_idle=lambda: succeeded and not has_begun(self.instance))
             self._lock.close()
 
     def own(self) -> None:
-        """Start the daemon as ours; wait first for the end of the command that runs it now, if any.
+        """Start the daemon as ours, once the command that runs it now, if any, has ended.
 
         Raises:
             PipelineError: a process ended on its own.
         """
         if not self._take():
-            self.console.print(f"Waiting for the end of {self._others()} ...")
+            self.console.print(f"Waiting for {self._others()} to end ...")
             while not self._take():
                 time.sleep(CHECK_SECONDS)
         self._start()
@@ -116,7 +116,7 @@ class Daemon:
             )
 
     def wait_for_guests(self) -> None:
-        """Wait, if the daemon is ours, for the end of the other commands that use it."""
+        """If the daemon is ours, wait until the other commands that use it have ended."""
         if self.ours and other_commands(self.settings.state_dir):
             self.console.print(f"Waiting for {self._others()}, which uses the same Dagster daemon ...")
             while other_commands(self.settings.state_dir):
@@ -147,7 +147,7 @@ class Daemon:
         server = [program("dagster"), *kind, "--socket", str(socket)]
         server += ["--module-name", LOCATION, "--location-name", LOCATION, "--use-python-environment-entry-point"]
         entry = {"location_name": LOCATION, "socket": str(socket), "host": "localhost"}
-        self.workspace.write_text(json.dumps({"load_from": [{"grpc_server": entry}]}))  # JSON is YAML, too
+        self.workspace.write_text(json.dumps({"load_from": [{"grpc_server": entry}]}))  # JSON is also YAML
         daemon = [program("dagster-daemon"), "run", "--workspace", str(self.workspace)]
         root, variables = self.settings.project_root, environment(self.settings)
         self.processes.start(_CODE_SERVER, server, cwd=root, environment=variables)
@@ -155,7 +155,7 @@ class Daemon:
         self.processes.start("dagster-daemon", daemon, cwd=root, environment=variables)
 
     def _fail_lost_runs(self) -> None:
-        """Mark the runs of a killed command as failed: they would keep the new ones waiting."""
+        """Mark the runs of a killed command as failed; otherwise new runs would wait for them."""
         from market_data_pipeline.orchestration.run_liveness import fail_lost_runs
         from market_data_pipeline.store.connection import engine
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def migrate_database(settings: Settings) -> list[str]:
-    """Start the embedded server if that is the database, apply missing migrations, and return their names.
+    """Start the embedded server if that is the database, apply pending migrations, and return their names.
 
     Raises:
         ConfigurationError: the embedded server cannot start, or the schema is newer than this code.
@@ -30,11 +30,11 @@ def migrate_database(settings: Settings) -> list[str]:
 
 
 def reading_engine(settings: Settings, *, start: bool = True) -> sa.Engine:
-    """Return an engine that only reads; the schema of the user's own server is never changed.
+    """Return a read-only engine; the schema of the user's own server is never changed.
 
     Args:
         settings: of the project.
-        start: start and migrate the embedded server, if that is the database.
+        start: whether to start and migrate the embedded server, if that is the database.
 
     Raises:
         ConfigurationError, DatabaseUnavailableError: as `migrate_database`.

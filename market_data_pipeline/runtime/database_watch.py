@@ -1,8 +1,8 @@
-"""`market-data up` notices that the database is lost, and starts the project's own server again.
+"""How `market-data up` notices that the database is lost, and restarts the embedded server.
 
-Where Dagster's storage is on the same server, no sensor can: so the loss is alerted from here. The return is alerted by
-the staleness sensor if the server was restarted (`orchestration.alerts.database_loss`), and from here if only the
-connection was lost.
+When Dagster's storage is on the same server, no sensor can run, so the alert of the loss is sent from here. The alert
+of the return is sent by the staleness sensor if the server was restarted (`orchestration.alerts.database_loss`), and
+from here if only the connection was lost.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 
     from market_data_pipeline.settings import Settings
 
-# A check is a connection, 5 ms. Two failures in a row are reported: a server that restarts within seconds is not.
+# A check is a connection, 5 ms. Only the second failure in a row is reported, so a restart within seconds is not.
 CHECK_SECONDS: Final = 15.0
 _MISSED: Final = 2
 
 
 class DatabaseWatch:
-    """Checks the database from time to time, reports when it is lost, and restarts the project's own server.
+    """Checks the database periodically, reports when it is lost, and restarts it if it is the embedded server.
 
     Args:
         settings: of the project.
@@ -48,7 +48,7 @@ class DatabaseWatch:
         self._started: object = None
 
     def check(self) -> None:
-        """Check the database if it is time to."""
+        """Check the database, if the last check was long enough ago."""
         from market_data_pipeline.store.connection import open_connection
 
         if time.monotonic() - self._checked < self._every:
@@ -77,7 +77,7 @@ class DatabaseWatch:
         try:
             EmbeddedPostgres.of(self._settings).ensure_running()
         except PipelineError as error:  # the next check tries again
-            self._say(f"It could not be started again: {error}")
+            self._say(f"PostgreSQL could not be restarted: {error}")
 
     def _find(self, started: object) -> None:
         if self._missed >= _MISSED:

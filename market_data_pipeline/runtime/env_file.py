@@ -1,7 +1,7 @@
 """`market-data init`: the `.env` file that lets plain `dagster` commands find the project's instance and databases.
 
-Dagster reads `.env` from the working directory before it builds its instance, so what `dagster.yaml` takes from the
-environment has to be there. What the variables mean is in settings.
+Dagster reads `.env` from the working directory before it builds its instance, so the variables that `dagster.yaml`
+uses must be in it. `settings` says what they mean.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _HEADING: Final = "# Settings of this checkout; .env.example explains them. It h
 
 
 class EnvFile(NamedTuple):
-    """What `write_env` did; names are those of variables."""
+    """What `write_env` did; `written` and `kept` are names of variables."""
 
     path: Path
     changed: bool
@@ -41,15 +41,15 @@ def write_env(*, take_over: bool = True) -> EnvFile:
     """Write what `dagster` commands need into the project's `.env`, mode 0600; a second call changes nothing.
 
     Only the lines between two markers are ours: a variable that the user set outside them is not repeated. A
-    DATABASE_URL or DAGSTER_POSTGRES_URL of the environment is taken over, because later commands without it would work
-    on another database than this one; a key is not, since the user did not ask to have it on disk. Call it before
-    `load_settings`: it corrects paths after the project was moved.
+    DATABASE_URL or DAGSTER_POSTGRES_URL from the environment is written too, because later commands without it would
+    use another database; an API key is not, since the user did not ask to have it on disk. Call this before
+    `load_settings`: it corrects the paths of a project that was moved.
 
     Args:
-        take_over: False to leave out what only the environment says, as long as it has not proved to work.
+        take_over: False to leave out values that only the environment sets, until they are known to work.
 
     Raises:
-        ConfigurationError: a value is bad, or the file cannot be written.
+        ConfigurationError: a value is invalid, or the file cannot be written.
     """
     root = project_root()
     path = (root / ".env").resolve()
@@ -74,7 +74,7 @@ def write_env(*, take_over: bool = True) -> EnvFile:
 
 
 def _write_dagster_files(root: Path) -> None:
-    """Copy dagster.yaml and workspace.yaml into a project that has none: one that pip installed, not a checkout."""
+    """Copy dagster.yaml and workspace.yaml into a project that has none: one installed by pip, not a checkout."""
     for name in ("dagster.yaml", "workspace.yaml"):
         try:
             if not (root / name).exists():
@@ -84,7 +84,7 @@ def _write_dagster_files(root: Path) -> None:
 
 
 _MANAGED: Final = ("DAGSTER_HOME", "DATABASE_URL", "DAGSTER_POSTGRES_URL", *project.STORAGE_ZONE)
-# These decide whether bars are synthetic, recorded or a vendor's, and with that where Dagster's history of them lies.
+# These decide whether bars are synthetic, recorded or a vendor's, and so which database holds Dagster's history.
 _KIND_OF_BARS: Final = {
     "POLYGON_API_KEY": "api_key",
     "POLYGON_BASE_URL": "base_url",
@@ -99,7 +99,7 @@ def _lines(
     given = {name: users.get(name) or environment.get(name, "").strip() for name in _MANAGED}
     database = given["DATABASE_URL"] or ours.get("DATABASE_URL", "")
     dagster = given["DAGSTER_POSTGRES_URL"] or _stated_before(ours)
-    # An empty text stands for the default, whatever our earlier lines say.
+    # An empty string selects the default, whatever our earlier lines say.
     settings = load_settings(
         project_root=root,
         dagster_home=given["DAGSTER_HOME"],
@@ -138,7 +138,7 @@ def _quoted(value: str) -> str:
 
 
 def _replace(path: Path, text: str) -> None:
-    """Write the file under another name and rename it: it is never half written, nor readable by others."""
+    """Write the file under another name and rename it, so that it is never half written or readable by others."""
     try:
         descriptor, draft = tempfile.mkstemp(dir=path.parent, prefix=".env.")  # mode 0600
         with open(descriptor, "w", encoding="utf-8") as stream:  # noqa: PTH123 - a descriptor, not a path

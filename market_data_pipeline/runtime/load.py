@@ -1,4 +1,4 @@
-"""A load through Dagster: whether anything is missing, the runs that fetch it, and what came of them.
+"""A load through Dagster: whether anything is missing, the runs that fetch it, and their result.
 
 Keep out: starting and ending processes (up, daemon) and how a load looks on the screen (progress).
 """
@@ -47,7 +47,7 @@ class Load:
 
     Attributes:
         symbols: tracked symbols.
-        timeframes: a resampled one brings `5m` along.
+        timeframes: a resampled one includes `5m`.
         days: calendar days of history, instead of the settings'.
         full: fetch again what is held.
     """
@@ -76,7 +76,7 @@ def dagster_instance(settings: Settings, engine: sa.Engine) -> Iterator[dg.Dagst
     from market_data_pipeline.orchestration.partitions import sync_partitions
 
     os.environ.update(environment(settings))
-    # Dagster logs several lines at each attempt, before it raises what we report.
+    # Dagster logs several lines at each attempt, before it raises the error that we report.
     logging.getLogger().addFilter(lambda record: not str(record.msg).startswith("Retrying failed database connection"))
     with dg.DagsterInstance.get() as instance:
         sync_partitions(instance, engine)
@@ -107,7 +107,7 @@ def load(
     """Refresh through Dagster, show the progress, print the result, and return the exit code: 0 if all is complete.
 
     Args:
-        engine: where market data lives.
+        engine: on the market database.
         instance: Dagster's.
         console: where to print.
         request: what to load.
@@ -147,11 +147,11 @@ def load(
             raise
         except (sa.exc.DBAPIError, DagsterPostgresException):
             raise DatabaseUnavailableError(
-                "The connection to Dagster's storage was lost, is PostgreSQL running? What was committed is kept."
+                "The connection to Dagster's storage was lost: is PostgreSQL running? What was committed is kept."
             ) from None
-        except BaseException as error:  # Ctrl-C above all: a later start must not do what was requested here
+        except BaseException as error:  # above all Ctrl-C: a later start must not continue these runs
             if isinstance(error, PipelineError):
-                engine.connect().close()  # a daemon that ended because the database is gone: report the database
+                engine.connect().close()  # raises, and so reports the database if that is why a process ended
             cancel(instance, run_ids)
             raise
     totals, failures = summarise(engine, console, expected, run_ids, time.monotonic() - began)
@@ -165,7 +165,7 @@ def load(
         symbols = symbols_with_gaps(engine, run_ids)
         names = ", ".join(symbols[:_MOST_NAMES]) + (", ..." if len(symbols) > _MOST_NAMES else "")
         print_error(
-            f"{with_gaps} series have gaps: the vendor had no bars that were due ({names}). "
+            f"{with_gaps} series have gaps: the vendor did not return bars that were due ({names}). "
             f"`market-data gaps {symbols[0]}` explains them."
         )
     if not_started := sum(expected.values()) - done - with_gaps - len(failures):
@@ -177,7 +177,7 @@ def load(
 
 
 def cancel(instance: dg.DagsterInstance, run_ids: Sequence[str]) -> None:
-    """Cancel those of the runs that are not finished, and wait for their processes to end."""
+    """Cancel the runs that are not finished, and wait for their processes to end."""
     import dagster as dg
     from dagster_postgres.utils import DagsterPostgresException
 
@@ -185,7 +185,7 @@ def cancel(instance: dg.DagsterInstance, run_ids: Sequence[str]) -> None:
 
     if not run_ids:
         return
-    # If cancelling fails, the processes are ended next and Dagster's monitoring finds the runs lost.
+    # If cancelling fails, the caller ends the processes and Dagster's monitoring finds the runs lost.
     with suppress(dg.DagsterError, DagsterPostgresException, sa.exc.SQLAlchemyError):
         ours = dg.RunsFilter(run_ids=list(run_ids), statuses=list(UNFINISHED))
         for record in instance.get_run_records(ours):
@@ -227,7 +227,7 @@ def _begun(instance: dg.DagsterInstance) -> list[str]:
 def summarise(
     engine: sa.Engine, console: Console, expected: dict[Tier, int], run_ids: Sequence[str], seconds: float | None
 ) -> tuple[dict[str, TierProgress], list[FailedSeries]]:
-    """Print a table of what was done in `seconds` and what is held, and the failures; return progress and failures."""
+    """Print what was done in `seconds`, what is held and what failed; return the progress by tier and the failures."""
     from market_data_pipeline.runtime.progress import failures_table, summary_table
 
     totals, failures = run_progress(engine, run_ids), failed_series(engine, run_ids)

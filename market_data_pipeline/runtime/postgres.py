@@ -1,6 +1,6 @@
 """The embedded PostgreSQL as a process: started on demand, left running for later commands, and stopped.
 
-Keep out: how its data folder is created and configured (postgres_cluster), and where it lies (settings.project).
+Keep out: how its data folder is created and configured (postgres_cluster), and where it is (settings.project).
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ _LEFTOVER_SECONDS: Final = 10  # a killed server's children notice within millis
 class EmbeddedPostgres:
     """The PostgreSQL server in a folder of this project.
 
-    It listens on a socket in a folder that only its owner can enter, requires a password even so, and has no TCP port.
+    It listens on a socket in a folder that only its owner can enter, still requires a password, and has no TCP port.
     It survives the command that started it, and `stop` ends it for all commands.
     """
 
     def __init__(self, data_dir: Path, *, durable: bool = True) -> None:
-        """Name the server in `data_dir`; the folder above it holds the password and the socket.
+        """Set the server's data folder; the folder above it holds the passwords and the socket.
 
-        With `durable` False nothing is flushed to disk: for data that may be lost with the machine, as in tests.
+        With `durable` False nothing is flushed to disk: for data that a crash of the machine may lose, as in tests.
         """
         self.durable = durable
         self.data_dir = data_dir.resolve()
@@ -94,7 +94,7 @@ class EmbeddedPostgres:
             self._stop()  # its socket is gone, for example with the old path of a project that was moved
         cluster.open_binaries(as_user)
         if os.geteuid() == 0:
-            self.state_dir.chmod(0o711)  # the server's user passes; password and settings stay unreadable to it
+            self.state_dir.chmod(0o711)  # the server's user may pass through, but not read passwords and settings
         cluster.open_the_way(self.data_dir, as_user)
         cluster.private_folder(sockets, as_user)
         try:
@@ -127,8 +127,8 @@ class EmbeddedPostgres:
             raise ConfigurationError(_of_another_user(self.data_dir))
 
     def _launch(self, as_user: cluster.Owner, sockets: Path) -> None:
-        # No server runs here, so these files are left over from a crash. PostgreSQL would find that out itself, except
-        # when a new process has the old number, as after the restart of a container.
+        # No server runs here, so these files are left over from a crash. PostgreSQL would notice that itself, except
+        # when a new process has the old pid, as after the restart of a container.
         for name in (f".s.PGSQL.{project.PORT}", f".s.PGSQL.{project.PORT}.lock"):
             (sockets / name).unlink(missing_ok=True)
         (self.data_dir / "postmaster.pid").unlink(missing_ok=True)
@@ -140,7 +140,7 @@ class EmbeddedPostgres:
             output = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
             if "pre-existing shared memory" not in output or time.monotonic() > patience:
                 raise ConfigurationError(self._why("started", f"{output}\n{failure}"))
-            log.unlink()  # children of a server that was killed are still ending
+            log.unlink()  # children of a killed server have not ended yet
             time.sleep(0.1)
 
     def _await_answer(self, as_user: cluster.Owner) -> None:
@@ -154,7 +154,7 @@ class EmbeddedPostgres:
         return None
 
     def _set_passwords(self, as_user: cluster.Owner) -> None:
-        """Give the roles the passwords in the files, after one was deleted and created again."""
+        """Set the roles' passwords to those in the files, after a file was deleted and created again."""
         sockets = project.socket_dir(self.state_dir)
         self._stop()
         if failure := cluster.give_roles(self.data_dir, as_user, self._passwords()):
@@ -189,7 +189,7 @@ class EmbeddedPostgres:
         return None
 
     def _pid(self) -> int | None:
-        """Return the number of the server's process: one that is alive and works in the data folder."""
+        """Return the pid of the server: a live process whose working directory is the data folder."""
         try:
             pid = int((self.data_dir / "postmaster.pid").read_text(encoding="ascii").split("\n", 1)[0])
             os.kill(pid, 0)
@@ -199,7 +199,7 @@ class EmbeddedPostgres:
         try:
             return pid if works_in.samefile(self.data_dir) else None
         except FileNotFoundError:
-            return None if Path("/proc/self/cwd").exists() else pid  # a system without /proc: believe the file
+            return None if Path("/proc/self/cwd").exists() else pid  # a system without /proc: trust the file
         except PermissionError:
             return None
 

@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 MAJOR_VERSION: Final = 18
-SYSTEM_USER: Final = "pgserver"  # as the wheel itself uses when it runs as root
+SYSTEM_USER: Final = "pgserver"  # the wheel itself uses this one when it runs as root
 OWN_SERVER_HINT: Final = "name a server of your own with DATABASE_URL=postgresql://user:password@localhost/market_data"
 
-# A commit still waits until the operating system has its log: it survives the server, though not the machine.
+# A commit still waits until the operating system has its WAL: it survives a crash of the server, not of the machine.
 _NOT_DURABLE: Final = "fsync = off\nfull_page_writes = off\n"
 _MB: Final = 1 << 20
 _log = logging.getLogger(__name__)
@@ -52,7 +52,7 @@ def binaries() -> Path:
 
 
 def owner() -> Owner:
-    """Return who the server runs as: the caller, or `pgserver` when the caller is root, which PostgreSQL refuses.
+    """Return the server's user: the caller, or `pgserver` when the caller is root, which PostgreSQL refuses.
 
     Raises:
         ConfigurationError: the user cannot be created.
@@ -77,8 +77,8 @@ def owner() -> Owner:
 def run(program: str, *arguments: str | Path, as_user: Owner, sql: str = "", new_session: bool = False) -> str | None:
     """Run one of the server's programs; return None when it succeeded, else its output.
 
-    It gets none of our environment: a server that outlives the command must not keep its keys, nor follow PGPORT or
-    PGDATA of the user's shell.
+    It gets none of our environment: a server that outlives the command must not keep its keys, nor use PGPORT or PGDATA
+    of the user's shell.
     """
     drop = {"user": as_user.uid, "group": as_user.gid, "extra_groups": ()} if os.geteuid() == 0 else {}
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as output:  # a pipe would wait for the server
@@ -123,7 +123,7 @@ def private_folder(path: Path, as_user: Owner) -> None:
 def open_the_way(to: Path, as_user: Owner) -> None:
     """As root: let `as_user` pass through the folders above `to`, without letting others list them.
 
-    The wheel's own code would open them for reading too. A folder that others may already pass stays as it is.
+    The wheel's own code would open them for reading too. A folder that others can already pass through stays as it is.
     """
     if os.geteuid() != 0:
         return
@@ -157,7 +157,7 @@ def create(data: Path, as_user: Owner, passwords: Mapping[str, str], *, durable:
     draft = data.with_name(f"{data.name}.new")
     shutil.rmtree(draft, ignore_errors=True)
     private_folder(draft, as_user)
-    # The builtin C.UTF-8 collation sorts alike on every machine and needs no system locale.
+    # The builtin C.UTF-8 collation sorts the same on every machine and needs no system locale.
     locale = ("--encoding=UTF8", "--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8")
     failure = run("initdb", "-D", draft, "-U", "postgres", "--auth=peer", "--no-sync", *locale, as_user=as_user)
     if failure is None:
@@ -177,8 +177,8 @@ def give_roles(data: Path, as_user: Owner, passwords: Mapping[str, str]) -> str 
     """Create the roles in a data folder whose server is stopped, or change their passwords; return what went wrong.
 
     The owner may create the roles of 0012_privileges and databases for tests. Dagster's storage belongs to the
-    pipeline's login, because Dagster creates its tables itself. An older folder, where that login owned everything, is
-    corrected.
+    pipeline's login, because Dagster creates its tables itself. An older folder, in which that login owned everything,
+    is corrected.
     """
     rights = {project.OWNER: "createdb createrole", project.ROLE: "nocreatedb nocreaterole"}
     sql = "".join(
@@ -203,7 +203,7 @@ def single_user(data: Path, as_user: Owner, sql: str, database: str = "postgres"
 
 
 def configure(data: Path, as_user: Owner, sockets: Path, *, durable: bool) -> None:
-    """Rewrite the server's configuration, so that a later version of this code changes older data folders too."""
+    """Rewrite the server's configuration, so that a later version of this code updates older data folders too."""
     files = {
         "postgresql.conf": _configuration(sockets) + ("" if durable else _NOT_DURABLE),
         # The superuser has no password. Logins that the owner creates, for people who only read, have their own.

@@ -1,7 +1,7 @@
 """What every run needs, imported and computed once: the process that forks runs imports this module.
 
 Add here: a heavy import of a run, or a table that is the same for all runs. Keep out: anything that opens a connection
-or a file, starts a thread or reads the environment; it would not survive the fork, or be older than the run.
+or a file, starts a thread or reads the environment; it would not survive the fork, or would be outdated in the run.
 """
 # ruff: noqa: F401 - imported only to be loaded
 
@@ -30,5 +30,5 @@ from market_data_pipeline.priority import runs_give_way
 load_location()
 for _asset_class in AssetClass:
     calendar_for(_asset_class).prepare()
-gc.freeze()  # otherwise the first collection of each run would copy all of it
-runs_give_way()  # the runs that this process forks; the code server, which answers, keeps its priority
+gc.freeze()  # otherwise the first collection in each run would copy all of this memory
+runs_give_way()  # the runs that this process forks have lower priority; the code server keeps its own

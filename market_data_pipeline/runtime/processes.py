@@ -1,7 +1,7 @@
 """The processes that a command starts: started, recorded, watched, and ended with everything they started in turn.
 
 A file in `.market-data/running` records each command and its processes, so that `down`, or the next command, can end
-what a killed one left behind. Which processes there are is up to `up` and `daemon`.
+what a killed one left behind. `up` and `daemon` decide which processes those are.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 # Dagster's daemon finishes its loops and its code server's threads within about three seconds of a SIGTERM.
 STOP_SECONDS: Final = 15.0
-_ORPHAN_SECONDS: Final = 5.0  # for what a root left behind, such as a run that waits for the vendor
+_ORPHAN_SECONDS: Final = 5.0  # for what an ended process left behind, such as a run that waits for the vendor
 START_SECONDS: Final = 60.0  # a webserver starts in 3 s here; a cold disk or a busy machine takes longer
 _RECORDS: Final = "running"
 
@@ -69,7 +69,7 @@ class Processes:
         return self.state / _RECORDS / f"{self.name}-{os.getpid()}.json"
 
     def _record(self) -> None:
-        """Write down the command, then its processes."""
+        """Write the record: the command, then its processes."""
         self.state.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._file.parent.mkdir(mode=0o700, exist_ok=True)
         pids = (os.getpid(), *(child.process.pid for child in self.children))
@@ -134,7 +134,7 @@ class Processes:
 
         Args:
             last: the process to end after the others.
-            is_idle: asked once the others have ended; True when `last` has nothing to finish and can be killed.
+            is_idle: called once the others have ended; True when `last` has nothing to finish and can be killed.
         """
         final = [child.process for child in self.children if child.name == last]
         end_trees(child.process for child in self.children if child.name != last)
@@ -164,7 +164,7 @@ class Command:
 def commands(state: Path, name: str | None = None) -> list[Command]:
     """Return the recorded commands, killed ones included; only those called `name` if given.
 
-    A file that is not a record, or that came here in a copy of another project's folder, is ignored.
+    A file that is not a record, or that was copied here with another project's folder, is ignored.
     """
     found = []
     for file in sorted((state / _RECORDS).glob("*.json")):
@@ -185,7 +185,7 @@ def other_commands(state: Path) -> list[Command]:
 def start_time(pid: int) -> str | None:
     """Return when a process began, in clock ticks since boot with the boot's id; None when it has ended.
 
-    With the id it names one process, also after the id was reused or the machine's clock was set.
+    Together with the pid it identifies one process, even after the pid was reused or the machine's clock was set.
     """
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
@@ -210,7 +210,7 @@ def _identity(folder: Path) -> list[int]:
 
 
 def end_trees(roots: Iterable[psutil.Process], seconds: float = STOP_SECONDS) -> None:
-    """End processes and their descendants: the roots first, what is left after `seconds` next, and then by force."""
+    """End processes and their descendants: SIGTERM to the roots, after `seconds` to all that is left, then SIGKILL."""
     parents: dict[int, psutil.Process] = {}
     descendants: dict[int, psutil.Process] = {}
     for root in roots:

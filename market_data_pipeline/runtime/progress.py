@@ -1,4 +1,4 @@
-"""A load on the screen: its progress and its result. The figures come from reports.executions."""
+"""How a load looks on the screen: its progress and its result. The figures come from reports.completeness."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def summary_table(
         seconds: how long it took; None when there was nothing to do, and every series counts as complete.
     """
     table = Table(title_justify="left", title_style="bold", caption_justify="left", box=SIMPLE_HEAVY)
-    # A column per tier and a row per figure fit into 80 columns, however large the figures grow.
+    # A column per tier and a row per figure fit in 80 columns, however large the figures grow.
     table.add_column("", no_wrap=True)
     for tier in expected:
         table.add_column(tier.value, justify="right", no_wrap=True)

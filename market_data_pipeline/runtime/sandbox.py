@@ -1,7 +1,7 @@
 """The sandbox server as a process of its own: started on demand, shared by all processes of a project, and stopped.
 
-`state_dir/sandbox.json` names the running one: `pid`, `started` (as `processes.start_time`), `base_url`, `parameters`.
-It exits after `IDLE` without a request.
+`state_dir/sandbox.json` describes the running one: `pid`, `started` (as `processes.start_time`), `base_url` and
+`parameters`. It exits after `IDLE` without a request.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 IDLE: Final = timedelta(minutes=30)  # twice the shortest cadence of a tier
-START_WITHIN: Final = timedelta(seconds=60)  # it takes one; a machine under load may need more
+START_WITHIN: Final = timedelta(seconds=60)  # it takes one second; a machine under load may need more
 STOP_WITHIN: Final = timedelta(seconds=10)
 _POLL: Final = 0.02  # seconds between checks of a starting or stopping process
 _started: Final[list[subprocess.Popen[bytes]]] = []  # ours to reap; Python warns when a running one is dropped
@@ -55,7 +55,7 @@ def ensure_sandbox(settings: Settings) -> str:
     One that runs with other settings is stopped first. Any number of processes may call this at once: one starts it.
 
     Raises:
-        ConfigurationError: the settings keep it from starting, for example a folder without recorded bars.
+        ConfigurationError: the settings prevent it from starting, for example a folder without recorded bars.
         TransientError: it did not start in time.
     """
     if url := running_sandbox(settings):
@@ -106,7 +106,7 @@ def _start(state: Path, chosen: dict[str, Any]) -> str:
             stdout=output,
             stderr=subprocess.STDOUT,
             pass_fds=(listening.fileno(),),
-            start_new_session=True,  # Ctrl-C in the terminal of the command that needed it first is not meant for it
+            start_new_session=True,  # so that Ctrl-C in the terminal of the command that started it does not end it
             cwd=Path(__file__).resolve().parents[2],
         )
     give_way(process.pid)
@@ -117,7 +117,7 @@ def _start(state: Path, chosen: dict[str, Any]) -> str:
     while _status(url) is None:
         if process.poll() is not None:
             lines = log.read_bytes()[begun:].decode(errors="replace").strip().splitlines()
-            raise ConfigurationError(lines[-1] if lines else f"The sandbox server ended at once; see {log}.")
+            raise ConfigurationError(lines[-1] if lines else f"The sandbox server ended immediately; see {log}.")
         if time.monotonic() > deadline:
             process.kill()
             raise TransientError(f"The sandbox server did not answer within {START_WITHIN}; see {log}.")
@@ -189,7 +189,7 @@ def _record_file(state: Path) -> Path:
 
 @contextlib.contextmanager
 def _lock(state: Path) -> Iterator[None]:
-    """Hold the lock under which sandboxes are started and stopped; it ends with the process."""
+    """Hold the lock under which sandboxes are started and stopped; it is released when the process ends."""
     state.mkdir(parents=True, exist_ok=True, mode=0o700)
     with (state / "sandbox.lock").open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)

@@ -1,6 +1,6 @@
-"""The order in which a project's parts are started and ended.
+"""The order in which a project's parts are started and stopped.
 
-`up` takes a machine from nothing to fresh features, `backfill` only loads, and `down` ends what either left running.
+`up` takes a machine from nothing to fresh features, `backfill` only loads, and `down` stops what either left running.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def run_up(settings: Settings, once: bool) -> int:
             summarise(engine, console, expected_series(engine, Load()), (), None)
         if once and not complete:
             _check_vendor(settings)
-        write_env()  # what only the environment says has proved to work
+        write_env()  # values that only the environment sets are now known to work
         if complete and once:
             daemon.clean_up()
         else:
@@ -167,7 +167,7 @@ def prepare(settings: Settings, console: Console, stack: ExitStack) -> sa.Engine
 
 
 def _check_vendor(settings: Settings) -> None:
-    """Connect to the vendor, so that a wrong address is known before anything is started.
+    """Connect to the vendor, so that a wrong address is reported before anything is started.
 
     Raises:
         VendorUnreachableError: no connection can be made.
@@ -176,7 +176,7 @@ def _check_vendor(settings: Settings) -> None:
     from market_data_pipeline.runtime.sandbox import vendor_access
 
     vendor = vendor_access(settings)
-    Transport(vendor.base_url, vendor.key).connect("Nothing was begun")
+    Transport(vendor.base_url, vendor.key).connect("Nothing was started")
 
 
 def _start_servers(daemon: Daemon, settings: Settings) -> None:
@@ -234,7 +234,7 @@ def _only_one(settings: Settings) -> Iterator[None]:
 def until_terminated() -> Iterator[None]:
     """Let SIGTERM and a closed terminal end the block as Ctrl-C does; a second signal does not disturb the clean-up.
 
-    SIGINT is set as well: a shell ignores it in what it starts in the background.
+    SIGINT is handled too, because a shell makes background commands ignore it.
     """
 
     def interrupt(*_: object) -> NoReturn:

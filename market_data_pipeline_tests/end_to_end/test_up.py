@@ -118,7 +118,7 @@ def test_one_that_had_to_wait_for_the_daemon_and_was_killed_is_ended_by_down(
     with (project.state / "dagster.lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # as a backfill does that has started the daemon
         running = project.start("market-data", "up")
-        running.says("Waiting for the end of")
+        running.says("Waiting for another command to end")
     running.says(READY)
     running.end(signal.SIGKILL)
     assert project.processes()
