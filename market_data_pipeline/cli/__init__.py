@@ -6,7 +6,7 @@ import sys
 
 
 def run() -> None:
-    """Run the command, or say in one sentence which extra it needs where only the base package is installed."""
+    """Run the command; if only the base package is installed, say in one sentence which extra it needs."""
     try:
         from market_data_pipeline.cli.main import main
     except ModuleNotFoundError as error:

@@ -32,7 +32,7 @@ def settings() -> Settings:
     """Return the settings of this process.
 
     Raises:
-        ConfigurationError: a value is bad.
+        ConfigurationError: a value is invalid.
     """
     from market_data_pipeline.settings import load_settings
 
@@ -54,17 +54,17 @@ def instant(value: datetime | None) -> str | None:
 
 
 def print_json(value: object) -> None:
-    """Write `value` as JSON on standard output."""
+    """Write `value` as JSON to standard output."""
     sys.stdout.write(_json(value))
 
 
 def write_json(path: Path, value: object) -> None:
-    """Write `value` as JSON into a file and print its name; `-` is standard output."""
+    """Write `value` as JSON to a file and print its name; `-` is standard output."""
     write_text(path, _json(value))
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write `text` into a file and print its name; `-` is standard output."""
+    """Write `text` to a file and print its name; `-` is standard output."""
     if str(path) == "-":
         sys.stdout.write(text)
         return

@@ -2,8 +2,8 @@
 
 `dagster asset` of Dagster 1.13 reads neither workspace.yaml nor `[tool.dagster]`, and `.env` only after its options, so
 the module is named here. Every command needs Dagster's storage, so the embedded PostgreSQL is started when it is down,
-for example after a reboot. `make install` writes the script that calls this; an environment filled by pip keeps the
-script of the dagster package.
+for example after a reboot. `make install` writes the script that calls this; an environment installed by pip keeps
+the script of the dagster package.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def main() -> None:
 
 
 def _ensure_storage() -> None:
-    """Start the embedded server if Dagster's storage is on it, or exit with one sentence that says why it cannot be."""
+    """Start the embedded server if Dagster's storage is on it; if it cannot start, exit with one sentence why."""
     from market_data_pipeline.domain.errors import PipelineError
     from market_data_pipeline.settings import load_settings
 

@@ -1,6 +1,6 @@
 """The `market-data` command: its root, and the commands that start, stop or change something.
 
-A command imports what is slow to import itself, so that `--help` answers at once.
+Each command imports slow modules in its own body, so that `--help` answers at once.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def up(
     from market_data_pipeline.runtime.env_file import write_env
     from market_data_pipeline.runtime.up import run_up
 
-    write_env(take_over=False)  # before the settings are read: it corrects the paths after the project was moved
+    write_env(take_over=False)  # before the settings are read: it corrects the paths of a project that was moved
     raise typer.Exit(run_up(settings(), once))
 
 
@@ -70,7 +70,7 @@ def down() -> None:
 
 @app.command(epilog="Example: market-data init")
 def init() -> None:
-    """Write the .env file that plain `dagster` commands need, readable only by you; your own lines in it stay."""
+    """Write the .env file that plain `dagster` commands need, readable only by you; your own lines in it are kept."""
     from market_data_pipeline.runtime.env_file import write_env
 
     file = write_env()
@@ -101,8 +101,8 @@ def migrate() -> None:
         console().print("The schema is up to date.")
     if sql := missing_privileges(config):
         print_error(
-            "The database does not protect the audit log from the pipeline yet; everything else works. Let its "
-            f"administrator run `{sql};`, then run `market-data migrate` again."
+            "The database does not protect the audit log from the pipeline yet; everything else works. Ask its "
+            f"administrator to run `{sql};`, then run `market-data migrate` again."
         )
 
 
@@ -163,9 +163,9 @@ def _sentence(error: Exception) -> str:
         return f"{where} cannot be used: {error.strerror}."
     if type(getattr(error, "orig", None)).__name__ == "DiskFull":
         return "The database's disk is full: free some space and run the command again."
-    # Of Dagster's storage; our own connections raise a sentence.
+    # Dagster's storage; our own connections raise errors with a sentence.
     if type(error).__name__ in {"OperationalError", "DagsterPostgresException"}:
-        return "The connection to Dagster's storage was lost or cannot be made: is PostgreSQL running?"
+        return "The connection to Dagster's storage was lost or could not be made: is PostgreSQL running?"
     if type(getattr(error, "orig", None)).__name__ in {"UndefinedTable", "UndefinedColumn", "UndefinedFunction"}:
         return "The database does not have the schema of this version: run `market-data migrate`."
     return f"The command failed unexpectedly ({type(error).__name__}); run it again with --debug to see where."

@@ -1,4 +1,4 @@
-"""The commands that measure in a scratch project, which leaves the user's alone."""
+"""The commands that measure in a scratch project, without touching the user's own."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ app = typer.Typer()
 def baseline(
     symbols: Annotated[
         int | None,
-        typer.Option(min=1, help="How many symbols, from the start of the universe file; 25 or all by default."),
+        typer.Option(min=1, help="How many symbols, from the start of the universe file; by default 25, or all."),
     ] = None,
     timeframes: Timeframes = "",
     days: Annotated[int, typer.Option(min=1, help="Calendar days of history.")] = 365,
@@ -77,13 +77,13 @@ def drill(
 def loadtest(
     symbols: Annotated[int, typer.Option(min=1, help="How many symbols, from the start of the universe file.")] = 8,
     days: Annotated[int, typer.Option(min=1, help="Calendar days of history to load first.")] = 365,
-    seconds: Annotated[float, typer.Option(min=0.1, help="Seconds that each scenario is measured.")] = 10.0,
+    seconds: Annotated[float, typer.Option(min=0.1, help="Seconds for which each scenario is measured.")] = 10.0,
     users: Annotated[int, typer.Option(min=1, max=10_000, help="Concurrent users in the largest scenario.")] = 100,
     names_: Annotated[str, typer.Option("--scenarios", help="Comma-separated; all by default.")] = "",
     json_file: _JsonFile = Path("loadtest.json"),
     picture: _Chart = Path("loadtest.png"),
 ) -> None:
-    """Put load on a scratch read API over synthetic bars, also during a refresh, and assess how it answers."""
+    """Load-test a scratch read API over synthetic bars, also during a refresh, and rate its response times."""
     chosen = names(names_, str)
     _check_files(json_file, picture)
     from market_data_pipeline.measure.loadtest import run_loadtest
@@ -112,6 +112,6 @@ def _check_folder(file: Path) -> None:
 
 
 def _keep_for_json(file: Path | None) -> None:
-    """Print everything else on standard error when the document goes to standard output."""
+    """Print everything else to standard error when the document goes to standard output."""
     if str(file) == "-":
         console().stderr = True

@@ -36,7 +36,7 @@ def plan(
     symbols: Symbols = "",
     timeframes: Timeframes = "",
     days: HistoryDays = None,
-    full: Annotated[bool, typer.Option("--full", help="As if nothing were held.")] = False,
+    full: Annotated[bool, typer.Option("--full", help="Estimate as if nothing were held.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Estimate the calls, pages and time of a backfill; nothing is sent.
@@ -61,11 +61,11 @@ def plan(
     )
     if estimate.market_days:
         console().print(
-            f"One call a day brings the day bars of {', '.join(map(str, estimate.market_days))} for all symbols; "
+            f"One call a day fetches the day bars of {', '.join(map(str, estimate.market_days))} for all symbols; "
             "a symbol that the answer does not list needs a call of its own."
         )
     if estimate.reads_splits:
-        console().print("The market's list of splits is read once a day and is included.")
+        console().print("The market's list of splits is read once a day and is counted.")
     if estimate.calls_at_least < estimate.calls:
         console().print(
             "Pages of 5m bars are counted as if every minute had a trade; thinly traded symbols need fewer. "
@@ -122,7 +122,7 @@ def gaps(
     timeframe: Annotated[str, typer.Option(help="5m or 1d, the fetched ones; both if omitted.")] = "",
     as_json: AsJson = False,
 ) -> None:
-    """Explain every gap in a symbol's history; sends nothing."""
+    """Explain every gap in a symbol's history; nothing is sent."""
     from market_data_pipeline.reports.gaps import gaps_report, table_rows
     from market_data_pipeline.runtime.database import open_universe
 
@@ -161,7 +161,7 @@ def objectives(
     ] = None,
     markdown_file: Annotated[
         Path | None,
-        typer.Option("--markdown", metavar="FILE", help="Write them as a page with the procedures; - as above."),
+        typer.Option("--markdown", metavar="FILE", help="Write them with the procedures as a page to FILE."),
     ] = None,
 ) -> None:
     """Show the objectives: freshness per tier, and recovery per failure."""
@@ -188,8 +188,8 @@ def objectives(
         title="States of a series",
     )
     print_table(
-        ("failure", "over within", "symptom"),
+        ("failure", "recovered within", "symptom"),
         [(name, span(one["rto_seconds"]), one["symptom"]) for name, one in document["recovery"].items()],
         title="Recovery per failure (RTO)",
     )
-    console().print("market-data objectives --markdown - says what to do about each; market-data drill tries them out.")
+    console().print("market-data objectives --markdown - says what to do about each; market-data drill rehearses them.")

@@ -27,7 +27,7 @@ app = typer.Typer()
 
 @app.command(epilog="Example: market-data health --json")
 def health(as_json: AsJson = False) -> None:
-    """Show whether daemons, schedules and the last refresh are in order; starts nothing."""
+    """Show whether daemons, schedules and the last refresh are in order; nothing is started."""
     from market_data_pipeline.reports.attainment import percent
     from market_data_pipeline.reports.health import scheduler_health
 
@@ -88,7 +88,7 @@ def health(as_json: AsJson = False) -> None:
 @app.command(epilog="Example: market-data history --limit 5")
 def history(
     run_id: Annotated[
-        str, typer.Argument(help="Only this run, with each of its series; the first characters of its id will do.")
+        str, typer.Argument(help="Only this run, with each of its series; the first characters of its id are enough.")
     ] = "",
     limit: Annotated[int, typer.Option(min=1, help="At most this many runs.")] = 20,
     as_json: AsJson = False,

@@ -36,7 +36,7 @@ def add(
     symbols: _Symbols,
     tier: Annotated[Tier, typer.Option(help="How fresh their bars are kept.")] = Tier.STANDARD,
 ) -> None:
-    """Follow symbols; a symbol that another tier holds moves to this one."""
+    """Follow symbols; a symbol of another tier moves to this one."""
     tickers = [parse_symbol(symbol) for symbol in symbols]
     from market_data_pipeline.runtime.database import open_universe
     from market_data_pipeline.store.universe import add_symbols
@@ -47,7 +47,7 @@ def add(
 
 @app.command(epilog="Example: market-data universe remove NFLX")
 def remove(symbols: _Symbols) -> None:
-    """Stop following symbols; their stored data stay."""
+    """Stop following symbols; their stored data are kept."""
     tickers = [parse_symbol(symbol) for symbol in symbols]
     from market_data_pipeline.runtime.database import open_universe
     from market_data_pipeline.store.universe import remove_symbols
@@ -59,7 +59,7 @@ def remove(symbols: _Symbols) -> None:
 def import_file(
     file: Annotated[Path, typer.Argument(help="YAML: tiers: {critical: [AAPL], standard: [], low_priority: []}.")],
 ) -> None:
-    """Follow exactly the symbols of a file; others are removed, and their stored data stay."""
+    """Follow exactly the symbols of a file; others are removed, and their stored data are kept."""
     from market_data_pipeline.runtime.database import open_universe
     from market_data_pipeline.store.universe import load_universe_file, sync_universe
 
