@@ -196,7 +196,7 @@ def test_objectives_are_readable_without_a_database_or_settings(run) -> None:
     [
         (
             ("--symbols", "99"),
-            "The universe has 25 symbols, fewer than the 99 requested; MARKET_DATA_UNIVERSE names it.",
+            "The universe has 25 symbols, not 99; MARKET_DATA_UNIVERSE names its file.",
         ),
         (("--picture", "x.pdf"), "A chart's name ends in .png, .svg or .html; x.pdf does not."),
         (("--json", "nowhere/x.json"), "The folder "),

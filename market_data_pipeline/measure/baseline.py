@@ -1,6 +1,6 @@
 """`market-data baseline`: load a universe into a scratch database through Dagster, and measure where the time goes.
 
-It runs as a backfill does, including the run processes; only database, folder and Dagster's storage are scratch.
+It runs like a backfill, including the run processes; only database, folder and Dagster's storage are scratch.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ def run_baseline(settings: Settings, symbols: int | None, timeframes: Sequence[T
     Args:
         settings: of the user's project, whose vendor and database server are measured.
         symbols: how many of the universe file, in its order; None for 25, or all if there are fewer.
-        timeframes: all when empty; a resampled one brings `5m` along.
+        timeframes: all when empty; a resampled one includes `5m`.
         days: calendar days of history.
 
     Raises:
         UsageError: the universe has fewer symbols.
-        PipelineError: a part does not start, or the database cannot be used; what had been started is ended.
+        PipelineError: a part does not start, or the database cannot be used; what was started before is ended.
     """
     universe = first_symbols(load_universe_file(settings.universe_file), symbols)
     console = screen()
@@ -90,7 +90,7 @@ def run_baseline(settings: Settings, symbols: int | None, timeframes: Sequence[T
 
 
 def _print_estimate(engine: sa.Engine, scratch: Settings, timeframes: Sequence[Timeframe], say: Any) -> None:
-    """Print how many requests the vendor will get and how long they take, which is long on a small plan."""
+    """Print how many requests the vendor will get and how long they take, which can be hours on a small plan."""
     from market_data_pipeline.reports.estimate import estimate_backfill
     from market_data_pipeline.reports.objectives import span
 

@@ -1,6 +1,6 @@
-"""What a baseline's measurements amount to: pure, from the costs of series and the times of runs to the document.
+"""The document of a baseline: a pure function of the costs of its series and the times of its runs.
 
-The split is of wall-clock seconds and adds up to the total. While no series is in work, the time is Dagster's: it
+The split is of wall-clock seconds and adds up to the total. Time in which no series is being refreshed is Dagster's: it
 queues, starts processes and keeps its records. The rest is divided as the series recorded it (fetching, storing,
 computing). Series run in parallel, so their own sum is larger; it leaves out a few hundredths of a series' time.
 """
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from market_data_pipeline.reports.completeness import SeriesCost
 
-BOUND_ABOVE: Final = 60.0  # percent: a part that takes more is the bottleneck; below it a load is balanced
+BOUND_ABOVE: Final = 60.0  # percent: a part that takes more is the bottleneck; if none does, the load is balanced
 _SMALL: Final = 500_000  # bars: loading them takes about as long as starting and ending three runs (measured)
 _BUSY: Final = 85.0  # percent of all processors: more threads would only wait
 
@@ -50,7 +50,7 @@ _NAMED: Final = {
 
 @dataclass(frozen=True, slots=True)
 class RunTimes:
-    """One of Dagster's runs; instants are seconds since 1970, None if it did not get that far."""
+    """One of Dagster's runs; instants are seconds since 1970, None if the run did not get that far."""
 
     run_id: str
     job: str
@@ -71,11 +71,11 @@ def baseline_document(
     """Return the document of a baseline.
 
     Args:
-        costs: of all series, in the order in which they ended; a run that Dagster retried has two for a series.
+        costs: of all series, in the order in which they ended; a series whose run Dagster retried has two.
         runs: Dagster's.
         duration: wall-clock seconds from the request for the runs to the end of the last one.
         preparation: seconds before that, in which database, vendor and Dagster started.
-        circumstances: when, where and of what the baseline was taken.
+        circumstances: when, where and of what the baseline was taken; part of the document.
     """
     expected = len(circumstances["symbols"]) * len(_with_bases(circumstances["timeframes"]))
     outcome = {(cost.symbol, cost.timeframe): cost.status for cost in costs}
@@ -224,7 +224,7 @@ def _of_vendor(document: Mapping[str, Any]) -> list[str]:
     if at_least > document["split"]["vendor"]["seconds"] / 2:
         advice.append(
             f"{requests['total']} requests at {limit} a minute take {span(at_least)} on any machine: only a larger "
-            "plan, fewer symbols or fewer days shorten that."
+            "plan, fewer symbols or fewer days shorten this."
         )
     elif requests["total"]:
         each = document["split"]["vendor"]["recorded_seconds"] / requests["total"]
@@ -261,7 +261,7 @@ def _of_dagster(document: Mapping[str, Any]) -> list[str]:
     if count > len(Tier):
         advice.append("Larger shards (`max_shard_symbols` in domain/objectives.py) need fewer runs.")
     elif document["records"]["inserted"] < _SMALL:
-        advice.append("That costs a small load as much as a large one: measure with more symbols or days.")
+        advice.append("This takes as long for a small load as for a large one: measure with more symbols or days.")
     else:
         advice += _more_at_once(document)
     return advice

@@ -1,7 +1,7 @@
 """`market-data drill`: cause the outages that have a recovery objective, and measure how long each lasts.
 
-Everything is real (processes, database, the vendor's refusals) and in a scratch project. An outage is over when its
-cause is gone, everything that it broke works again, and a refresh has succeeded.
+Everything is real (processes, database, the vendor's refusals) but runs in a scratch project. An outage is over when
+its cause is gone, everything that it broke works again, and a refresh has succeeded.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
     from market_data_pipeline.measure.drill_project import DrillProject
     from market_data_pipeline.settings import Settings
 
-# Loading a new project takes 15 s here, and settling after an outage a minute, because run monitoring looks twice a
+# Loading a new project takes 15 s here, and settling after an outage a minute, because run monitoring polls twice a
 # minute. A machine under load takes longer.
 _READY_SECONDS: Final = 300.0
 _CALLS: Final = 3  # per minute; a full refresh of the drill's symbols sends more, so that some are refused
-_SYMBOL: Final = "X:BTCUSD"  # alone in its tier, so in a process of its own: breaking it breaks no other run
+_SYMBOL: Final = "X:BTCUSD"  # alone in its tier, and so in a process of its own: breaking that breaks no other run
 
-# TA-Lib's settings are global to the process: the series after this one would be computed by other formulas, and fails.
+# TA-Lib's settings are global to the process: the next series would be computed by other formulas, so it fails.
 _SPOILING: Final = """\
 import talib
 
@@ -50,11 +50,11 @@ FEATURES = (OwnFeature(name="spoiling", compute=spoiling, dtype="float", warm_up
 def run_drill(settings: Settings, outages: Sequence[Outage]) -> dict[str, Any]:
     """Cause the outages one after another, print the progress, and return the document.
 
-    An outage that is not over within its RTO is missed; the next one is caused when everything works again.
+    An outage that is not over within its RTO counts as missed; the next one is caused when everything works again.
 
     Args:
         settings: of the user's project, of which only limits, folder and `dagster.yaml` are used.
-        outages: to cause; all when empty.
+        outages: to cause, in this order; all when empty.
 
     Raises:
         PipelineError: the project does not start.
@@ -85,7 +85,7 @@ def run_drill(settings: Settings, outages: Sequence[Outage]) -> dict[str, Any]:
 
 
 def outage_report(outage: Outage, course: Course | None, problem: str | None) -> dict[str, Any]:
-    """Return what the document says of an outage; `problem` is why it was not followed to its end, if so."""
+    """Return what the document says of an outage; `problem` says why it was not followed to its end, if so."""
     objective = RECOVERY_OBJECTIVES[outage]
     took = course.steps[-1][0] if course is not None and problem is None else None
     return {
@@ -128,7 +128,7 @@ class Course:
         return time.monotonic() - self._began
 
     def until(self, what: str, condition: Callable[[], object]) -> None:
-        """Wait until a condition holds and record it; `market-data up` is started again meanwhile if it has ended.
+        """Wait until a condition holds and record it; if `market-data up` ends meanwhile, it is started again.
 
         Raises:
             OverdueError: the recovery time objective has passed.
@@ -144,7 +144,7 @@ class Course:
         self.note(what)
 
     def until_refreshed(self) -> None:
-        """Request a refresh and wait until it has succeeded; a run that is lost is requested again."""
+        """Request a refresh and wait until it has succeeded; if a run fails or is cancelled, request it again."""
         runs: list[str] = []
 
         def succeeded() -> bool:
@@ -236,7 +236,7 @@ COURSES: Final[Mapping[Outage, Callable[[Course], None]]] = {
 
 
 def rehearse(project: DrillProject, outage: Outage, say: Callable[[str], None]) -> tuple[Course, OverdueError | None]:
-    """Cause an outage and follow it to its end; return its course, and what it was still waiting for after its RTO."""
+    """Cause an outage and follow it to its end; return its course, and what was still awaited when its RTO passed."""
     course = Course(project, RECOVERY_OBJECTIVES[outage].rto.total_seconds(), say)
     project.on_restart = course.note
     try:

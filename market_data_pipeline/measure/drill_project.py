@@ -1,6 +1,6 @@
 """The project of a drill: `market-data up` as a real process in a scratch project, and a vendor that can be broken.
 
-Add here: what an outage does to the project, or what a person does to repair it. Keep out: the outages (drill).
+Add here: what an outage does to the project, or what an operator does to repair it. Keep out: the outages (drill).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ UNIVERSE: Final = {Tier.CRITICAL: ("AAPL", "MSFT"), Tier.STANDARD: (), Tier.LOW_
 OWN_FEATURES: Final = "drill_features.py"
 NO_FEATURES: Final = "FEATURES = ()\n"
 
-_HISTORY_DAYS: Final = 5  # more to load makes the drill longer, but not the outages
+_HISTORY_DAYS: Final = 5  # a longer history makes the drill longer, but not the outages
 _POLL_SECONDS: Final = 0.5
 _UP: Final = "from market_data_pipeline.cli.main import main; main()"
 
@@ -44,7 +44,7 @@ class OverdueError(PipelineError):
 
 
 class DrillProject:
-    """A running project; methods that need its database raise `DatabaseUnavailableError` while that is down."""
+    """A running project; methods that need its database raise `DatabaseUnavailableError` while it is down."""
 
     def __init__(self, settings: Settings, processes: Processes, vendor_port: int) -> None:
         self.settings = settings
@@ -63,7 +63,7 @@ class DrillProject:
         self.engine.dispose()
 
     def start_vendor(self, calls_per_minute: int = 0) -> None:
-        """Start the vendor, or restart it with another limit, which the pipeline does not know."""
+        """Start the vendor, or restart it with another limit, of which the pipeline does not know."""
         if self._vendor is not None:
             end_trees([self._vendor.process])
             self._processes.children.remove(self._vendor)
@@ -94,13 +94,13 @@ class DrillProject:
         return self._up is not None and self._up.process.poll() is not None
 
     def keep_up(self) -> None:
-        """Start `market-data up` again if it has ended, as a person or a supervisor would."""
+        """Start `market-data up` again if it has ended, as an operator or a supervisor would."""
         if self.up_has_ended():
             self.start_up()
             self.on_restart("`market-data up` had ended and was started again")
 
     def kill_dagster(self) -> int:
-        """Kill Dagster's daemon, its code server and their runs; return how many processes these were."""
+        """Kill Dagster's daemon, its code server and their runs; return how many processes were killed."""
         killed = 0
         children = self._up.process.children() if self._up is not None else []
         roots = [
@@ -113,7 +113,7 @@ class DrillProject:
         return killed
 
     def kill_database(self) -> None:
-        """Kill PostgreSQL's first process, which ends all its connections."""
+        """Kill PostgreSQL's main process, which ends all connections."""
         pid = (self.settings.state_dir / "postgres" / "postmaster.pid").read_text(encoding="ascii").split("\n", 1)[0]
         process = psutil.Process(int(pid))
         process.kill()
@@ -135,18 +135,18 @@ class DrillProject:
         return bool(beats) and all(beat is not None and beat.timestamp() > instant for beat in beats)
 
     def refresh(self, symbols: Sequence[str] = (), *, full: bool = False) -> list[str]:
-        """Put a refresh into Dagster's queue and return its runs."""
+        """Queue a refresh in Dagster and return the ids of its runs."""
         from market_data_pipeline.orchestration.runs import submit_refresh
 
         with self._instance() as instance:
             return submit_refresh(instance, symbols=symbols, full=full, trigger="drill")
 
     def statuses(self, run_ids: Sequence[str]) -> dict[str, str]:
-        """Return the runs' statuses, by Dagster's names."""
+        """Return the status of each run, as Dagster names it, by run id."""
         return {run.run_id: run.status for run in self._dagster.runs(100) if run.run_id in run_ids}
 
     def unfinished(self) -> list[str]:
-        """Return the runs that are queued or under way."""
+        """Return the ids of the runs that are queued or under way."""
         from market_data_pipeline.orchestration.runs import UNFINISHED
 
         names = {status.value for status in UNFINISHED}
@@ -158,7 +158,7 @@ class DrillProject:
             yield instance
 
     def wait_for(self, what: str, condition: Callable[[], object], seconds: float) -> None:
-        """Wait until a condition holds; while the database is down it does not hold.
+        """Wait until a condition holds; while the database is down it counts as not holding.
 
         Raises:
             OverdueError: `seconds` have passed.

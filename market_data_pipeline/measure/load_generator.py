@@ -1,8 +1,8 @@
 """`python -m market_data_pipeline.measure.load_generator`: one scenario run by Locust, in a process of its own.
 
-Locust replaces Python's sockets and threads, which no other process should have to share. The scenario comes as one
-line of JSON on standard input; the requests go on for its seconds, or until standard input is closed; Locust's
-statistics go to standard output as JSON.
+Locust replaces Python's sockets and threads, which would affect any other code in the process. The scenario is one line
+of JSON on standard input; requests are sent for its seconds, or until standard input is closed; Locust's statistics go
+to standard output as JSON.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ if TYPE_CHECKING:
 WARM_UP_SECONDS: Final = 1.0  # connections are opened and the cache is filled before anything counts
 _START_SECONDS: Final = 60.0  # Locust starts within two seconds here
 _LONG_AGO: Final = datetime(2000, 1, 1, tzinfo=UTC)  # before any bar, so that the newest records follow
-_DAY_OF_MICROSECONDS: Final = 86_400_000_000  # two measurements of one API do not send the same requests
+_DAY_OF_MICROSECONDS: Final = 86_400_000_000  # so that two measurements of one API do not send the same requests
 _GOLDEN: Final = (5**0.5 - 1) / 2  # its multiples spread evenly over an interval and never repeat
 
 
 class Measured(NamedTuple):
-    """Locust's statistics of a scenario; times are of all requests, failed ones included, None without any.
+    """Locust's statistics of a scenario; times are of all requests, failed ones included, and None if there were none.
 
     Locust rounds percentiles to milliseconds, and to two digits from 100 ms on.
     """
@@ -48,12 +48,12 @@ class Measured(NamedTuple):
 
 
 class Generator:
-    """A generator process, started at once.
+    """A generator process, started on construction.
 
     Args:
         base: the address of the API, without a path.
         scenario: what it requests.
-        seconds: how long it measures; None for until `result` is called.
+        seconds: how long it measures; None to measure until `result` is called.
         token: for the admin endpoints, sent in a header.
     """
 
@@ -76,7 +76,7 @@ class Generator:
         self._process.stdin.flush()
 
     def result(self) -> Measured:
-        """Wait for the end, or cause it if no seconds were given, and return what was measured.
+        """Wait until the process ends, or end it if no seconds were given, and return what was measured.
 
         Raises:
             PipelineError: the generator failed.
@@ -94,7 +94,7 @@ class Generator:
         return Measured(**orjson.loads(output))
 
     def end(self) -> None:
-        """End the process, if it runs."""
+        """Kill the process, if it runs."""
         if self._process.poll() is None:
             self._process.kill()
             self._process.wait()
@@ -105,7 +105,7 @@ def _stamp(instant: datetime) -> str:
 
 
 def main() -> None:
-    """Run the scenario on standard input."""
+    """Run the scenario read from standard input."""
     import gevent
     from gevent.fileobject import FileObjectThread
     from locust import FastHttpUser, constant_throughput, task

@@ -1,7 +1,7 @@
 """`market-data loadtest`: put load on a scratch read API over synthetic bars.
 
-It runs as the user's API does, including the server process and the refresh. Only database, folder and vendor are
-scratch, so that the user's own are neither read nor slowed down and the refresh sends no request to the vendor.
+It runs like the user's API, including the server process and the refresh. Only database, folder and vendor are scratch,
+so that the user's own are neither read nor slowed down and the refresh sends no request to the vendor.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ if TYPE_CHECKING:
 
 Verdict = Literal["good", "warning", "critical"]
 
-# Seconds of the 95th percentile. After one second a person loses the thread (Nielsen, 1993); after three a program's
-# own timeout is near.
+# Seconds at the 95th percentile. After one second a person loses the thread (Nielsen, 1993); after three a client's
+# timeout is near.
 GOOD_BELOW: Final = 1.0
 CRITICAL_ABOVE: Final = 3.0
-# Share of all requests; a client that retries once does not notice fewer failures.
+# Share of all requests; with fewer failures than this, a client that retries once notices none.
 LEAST_SUCCESS: Final = 0.99
 
-# The vendor is the sandbox, whichever the user has.
+# The vendor is the sandbox, whatever the user's own is.
 _SANDBOX: Final[dict[str, Any]] = dict.fromkeys(
     ("POLYGON_API_KEY", "POLYGON_BASE_URL", "POLYGON_PLAN", "POLYGON_CALLS_PER_MINUTE"), ""
 )
@@ -65,12 +65,12 @@ class Scenario:
     Attributes:
         name: for programs.
         title: for people.
-        users: concurrent ones, each of which sends its next request as soon as it is answered.
+        users: concurrent ones, each of which sends its next request as soon as the last one is answered.
         paths: the requests, in turn.
-        unique: whether every request has its own `start`, so that no two request the same answer.
-        past: whether every request has its own `end`, so long ago (shortest, longest; in days) that its records are not
-            among the newest, which the API has in memory.
-        rate: requests per second of each user at most; None for as many as are answered.
+        unique: whether every request has its own `start`, so that no two have the same answer.
+        past: how long ago, in days (shortest, longest), each request's own `end` is: records that are not among the
+            newest, which the API has in memory. None for no `end`.
+        rate: at most this many requests per second and user; None for no limit.
     """
 
     name: str
@@ -115,7 +115,7 @@ def scenarios(symbols: Sequence[str], users: int = 100, days: int = 365) -> tupl
 
 
 def chosen(symbols: Sequence[str], users: int, names: Sequence[str], days: int = 365) -> tuple[Scenario, ...]:
-    """Return the scenarios of these names, all if empty; the refresh brings the one that it is compared with.
+    """Return the scenarios of these names, all if empty; the refresh scenario includes the one it is compared with.
 
     Raises:
         UsageError: there is no such scenario.
@@ -144,7 +144,7 @@ def run_loadtest(
 
     Raises:
         UsageError: the universe has fewer symbols, or there is no such scenario.
-        PipelineError: a part does not start; what had been started is ended.
+        PipelineError: a part does not start; what was started before is ended.
     """
     universe = first_symbols(load_universe_file(settings.universe_file), symbols)
     tickers = [symbol for of_tier in universe.values() for symbol in of_tier]

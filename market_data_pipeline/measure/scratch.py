@@ -1,8 +1,8 @@
 """A scratch project beside the user's own, for measurements that must not touch it.
 
 It has a folder in `.market-data/scratch`, its own databases and no `.env`: its settings are in the environment of this
-process, from which Dagster's processes inherit them. Nothing of it is left at the end, however that comes; the next
-command removes what a killed one left behind.
+process, from which Dagster's processes inherit them. Nothing of it remains at the end, even after a failure; what a
+killed command left behind is removed by the next one.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from market_data_pipeline.runtime.sandbox import stop_sandbox_in
 from market_data_pipeline.settings import Settings, load_settings, project
 from market_data_pipeline.store.connection import describe, libpq_url, open_connection
 
-_PREFIX: Final = "market_data_scratch_"  # of databases; one that has no connections may be dropped
+_PREFIX: Final = "market_data_scratch_"  # of databases; one without connections may be dropped
 _STORAGE: Final = {"postgres": {"postgres_url": {"env": "DAGSTER_POSTGRES_URL"}}}
 
 
@@ -44,17 +44,17 @@ def scratch_project(
     files: Mapping[str, str] = MappingProxyType({}),
     **variables: object,
 ) -> Iterator[Settings]:
-    """Yield the settings of a new project, which is this process's environment and working directory meanwhile.
+    """Yield the settings of a new project; its environment and folder are this process's own while the block runs.
 
     Args:
-        settings: of the user's project: vendor, plan, limits and own features are taken over. The clock is the real
+        settings: of the user's project, whose vendor, plan, limits and own features are used. The clock is the real
             one, no alert is sent, and no token is needed.
         name: of the command that needs it.
         universe: the symbols to follow.
         own_server: True for an embedded PostgreSQL of its own, which may be broken; else two new databases on the
             server of DATABASE_URL.
         files: further files in its folder, by name.
-        variables: of the environment, instead of what is taken over.
+        variables: of the environment, instead of the values from `settings`.
 
     Raises:
         ConfigurationError: the role of DATABASE_URL may not create databases, or the folder cannot be written.
@@ -82,9 +82,7 @@ def first_symbols(universe: Mapping[Tier, tuple[str, ...]], count: int | None) -
     """
     all_of_it = sum(map(len, universe.values()))
     if count is not None and count > all_of_it:
-        raise UsageError(
-            f"The universe has {all_of_it} symbols, fewer than the {count} requested; MARKET_DATA_UNIVERSE names it."
-        )
+        raise UsageError(f"The universe has {all_of_it} symbols, not {count}; MARKET_DATA_UNIVERSE names its file.")
     left = min(count or 25, all_of_it)
     chosen = {}
     for tier, symbols in universe.items():
@@ -94,7 +92,7 @@ def first_symbols(universe: Mapping[Tier, tuple[str, ...]], count: int | None) -
 
 
 def remove_leftovers(settings: Settings) -> None:
-    """Remove the scratch projects of killed commands, with the processes that they left."""
+    """Remove the scratch projects of killed commands, and end the processes that they left."""
     for root in sorted((settings.state_dir / "scratch").glob("[!.]*")):
         with contextlib.suppress(OSError), (root / "lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # refused while its command runs
@@ -116,7 +114,7 @@ def _end(root: Path) -> None:
 @contextmanager
 def _folder(root: Path) -> Iterator[None]:
     """Keep the folder, locked, while the block runs."""
-    draft = root.with_name(f".{root.name}")  # not mistaken for a leftover before it is locked
+    draft = root.with_name(f".{root.name}")  # so that it is not mistaken for a leftover before it is locked
     try:
         draft.mkdir(mode=0o711, parents=True)
         lock = (draft / "lock").open("w")
@@ -130,7 +128,7 @@ def _folder(root: Path) -> Iterator[None]:
     finally:
         shutil.rmtree(root, ignore_errors=True)
         with contextlib.suppress(OSError):
-            root.parent.rmdir()  # unless another command has one
+            root.parent.rmdir()  # fails if another command has one
 
 
 def _write_files(root: Path, settings: Settings, universe: Mapping[Tier, tuple[str, ...]]) -> None:
@@ -140,7 +138,7 @@ def _write_files(root: Path, settings: Settings, universe: Mapping[Tier, tuple[s
         dagster = yaml.safe_load((settings.dagster_home / "dagster.yaml").read_text(encoding="utf-8")) or {}
     except (OSError, yaml.YAMLError) as error:
         raise ConfigurationError(f"{settings.dagster_home / 'dagster.yaml'} cannot be read: {error}.") from None
-    # Runs stay on this machine: elsewhere they would have the environment of the user's project.
+    # Runs stay on this machine: elsewhere they would get the environment of the user's project.
     dagster.pop("run_launcher", None)
     (root / "dagster.yaml").write_text(yaml.safe_dump({**dagster, "storage": _STORAGE}), encoding="utf-8")
 
@@ -217,7 +215,7 @@ def _drop(connection: psycopg.Connection[Any], name: str) -> None:
     try:
         connection.execute(f'drop database if exists "{name}" with (force)')
     except psycopg.errors.InsufficientPrivilege:
-        # An autovacuum worker is in it, which our role may not end; the plain statement asks it to leave.
+        # Our role may not end an autovacuum worker that is connected; the plain statement makes it leave.
         ours = "select pg_terminate_backend(pid) from pg_stat_activity where datname = %s and usename = current_user"
         connection.execute(ours, (name,))
         connection.execute(f'drop database if exists "{name}"')
@@ -243,7 +241,7 @@ def _drop_unused(connection: psycopg.Connection[Any]) -> None:
 
 
 def _other(settings: Settings, name: str) -> str:
-    """Return the owner's URL with another database: the owner owns the scratch databases too."""
+    """Return the owner's URL with another database name; the owner owns the scratch databases too."""
     parts = urlsplit(libpq_url(settings.owner_url))
     rest = [(key, value) for key, value in parse_qsl(parts.query) if key != "dbname"]
     return urlunsplit(parts._replace(path=f"/{name}", query=urlencode(rest)))

@@ -21,7 +21,7 @@ _STAGES: Final = {"fetch_seconds": "vendor", "store_seconds": "database", "compu
 
 
 def draw(chart: alt.VConcatChart | alt.HConcatChart, file: Path) -> None:
-    """Draw a chart into `file`; the name's ending chooses the format: .png, .svg, or a page (.html)."""
+    """Draw a chart into `file`; the suffix chooses the format: .png, .svg, or a page (.html)."""
     if file.suffix == ".png":
         chart.save(str(file), ppi=144)
     else:
@@ -50,7 +50,7 @@ def print_baseline(document: Mapping[str, Any], table: Callable[..., None], say:
     jobs, records, requests, slowest = (document[name] for name in ("jobs", "records", "requests", "slowest"))
     say(
         f"{document['duration_seconds']:.1f} s in total, after {document['preparation_seconds']:.1f} s in which "
-        f"database, vendor and Dagster started."
+        "database, vendor and Dagster started."
     )
     say(
         f"{jobs['completed']} of {jobs['total']} jobs completed ({jobs['success_rate']:.1%}) in "
