@@ -1,4 +1,4 @@
-"""The columns that both sources serve, and how finer bars become coarser ones, day bars included.
+"""The columns that both sources serve, and how bars are aggregated to coarser ones, day bars included.
 
 Keep out: where bars come from (market, replay), which of them are visible (view) and how they are written (encode).
 """
@@ -28,7 +28,7 @@ OPEN: Final = 330  # 09:30
 CLOSE: Final = 720  # 16:00
 EARLY_CLOSE: Final = 540  # 13:00
 
-# Volumes in whole micro-shares add up exactly in float64 (below 2**53) and fractions of a share do not, so sums are of
+# Whole micro-shares add up exactly in float64 (below 2**53), fractions of a share do not: so volumes are summed in
 # micro-shares and divided once.
 _MICRO: Final = 1e6
 
@@ -91,7 +91,7 @@ NO_BARS: Final = Bars(
 
 
 def concat(parts: Iterable[Bars]) -> Bars:
-    """Return the parts, each ascending and after the one before it, as one."""
+    """Concatenate parts, each ascending and later than the one before it."""
     held = [part for part in parts if len(part)]
     if len(held) <= 1:
         return held[0] if held else NO_BARS
@@ -102,7 +102,7 @@ def aggregate(bars: Bars, starts_ms: Ints) -> Bars:
     """Return one bar per run of equal values in `starts_ms`, which holds the coarser bar's start for every bar.
 
     Open is the first bar's, close the last's; volumes and counts add up; VWAP is weighted by volume and rounded to
-    four decimals as the vendor's, NaN when one is unknown.
+    four decimals, as the vendor does, and NaN when one is unknown.
     """
     if not len(bars):
         return bars
@@ -135,7 +135,7 @@ def to_step(minutes: Bars, step_ms: int) -> Bars:
 
 
 def join(parts: Sequence[Bars]) -> Bars:
-    """Return ascending parts of one timeframe as one, merging a bar that was cut between two of them."""
+    """Concatenate ascending parts of one timeframe, merging a bar that was cut between two of them."""
     joined = concat(parts)
     if len(joined) > 1 and bool((joined.t[1:] == joined.t[:-1]).any()):
         return aggregate(joined, joined.t)
@@ -145,8 +145,8 @@ def join(parts: Sequence[Bars]) -> Bars:
 def days_of(bars: Bars, sessions: Sequence[Session], *, round_the_clock: bool) -> tuple[Bars, NDArray[np.bool_]]:
     """Return one bar for each session that has any, and which of these have regular hours.
 
-    Starts are local midnights. Prices are those of regular hours, so some extended-hours prints lie outside; a day
-    without (yet) any regular trade is made of what there is. Volume, VWAP and count are those of all bars.
+    Starts are local midnights. Prices are those of regular hours, so some extended-hours prints lie outside; a day that
+    has no regular trade (yet) is made of all its bars. Volume, VWAP and count are those of all bars.
     """
     if not len(bars) or not sessions:
         return NO_BARS, np.empty(0, dtype=bool)

@@ -2,7 +2,7 @@
 
 It knows the 25 names of the packaged universe, others with unusual spellings (a class share, a preferred share,
 round-the-clock crypto), and `SYN0000` to `SYN9999` for load tests. Any other ticker is unknown, which on the vendor's
-wire looks the same as having no trades.
+API looks the same as one without trades.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from market_data_pipeline.domain.series import AssetClass, asset_class_of
 
 SEED: Final = 20_031_001
 FIRST_YEAR: Final = 2004  # the vendor's minute bars begin in autumn 2003
-ANCHOR_YEAR: Final = 2026  # the year in whose prices the levels below are given
+ANCHOR_YEAR: Final = 2026  # the levels below are prices at the start of this year
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ class Instrument:
 
 @dataclass(frozen=True, slots=True)
 class SplitCycle:
-    """A ticker that splits every four years; its price grows by as much in between, so raw prices stay in one range."""
+    """A ticker that splits every four years; its price grows as much in between, so raw prices stay in one range."""
 
     phase: int  # years with year % 4 == phase
     month: int

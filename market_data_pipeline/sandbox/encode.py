@@ -1,7 +1,7 @@
 """Bars as the vendor's JSON text, ten times faster than a dictionary per bar.
 
 Numbers are written as Go writes the shortest float: `45`, `187.1234`, and from one million up `7.0790813e+07`.
-Every number is cut into chunks of four digits, looked up in tables of their text, and laid into a fixed-width record
+Every number is cut into chunks of four digits, whose text is looked up in tables and written into a fixed-width record
 per bar; unused places hold NUL bytes, which are deleted at the end. Numbers that do not fit (more than four decimals
 in a price, six in a volume, a price of a million, a volume below 0.0001) take the slow path, one bar at a time, with
 the same result.
@@ -75,7 +75,7 @@ def encode_bars(bars: Bars) -> bytes | bytearray:
     vw_known, n_known = ~np.isnan(bars.vw), ~np.isnan(bars.n)
     vw = _fixed(np.where(vw_known, bars.vw, 0.0), 1e4, _EXPONENT_FROM)
     n = _fixed(np.where(n_known, bars.n, 0.0), 1.0, 1e8)
-    volume = _fixed(bars.v, 1e6, 9e9)  # in millionths that is just below 2**53, up to where floats count in ones
+    volume = _fixed(bars.v, 1e6, 9e9)  # in millionths below 2**53: floats hold every such number
     if vw is None or n is None or volume is None or bool((bars.t < 0).any()) or any(x is None for x in scaled.values()):
         return b",".join(_slow(bars, i) for i in range(len(bars)))
     buffer = bytearray(_BLANK * len(bars))
@@ -96,7 +96,7 @@ def encode_bars(bars: Bars) -> bytes | bytearray:
 
 
 def _fixed(values: Floats, scale: float, most: float) -> Ints | None:
-    """Return `values` x `scale` as whole numbers; None unless each is such a decimal: 0, or in [0.0001, most)."""
+    """Return `values` x `scale` as whole numbers; None unless all are exact, and 0 or in [0.0001, most)."""
     scaled = np.rint(values * scale)
     within = (values == 0) | ((values >= _EXPONENT_BELOW) & (values < most))
     if (scaled / scale == values).all() and bool(within.all()):

@@ -31,7 +31,7 @@ def main(
 
     Args:
         arguments: of the command line; by default this process's.
-        default_as_of: the instant at which the clock stands still without `--as-of`; None for the real clock.
+        default_as_of: returns the instant at which the clock stands still without `--as-of`; None for the real clock.
     """
     options = _parser().parse_args(arguments)
     try:
@@ -62,7 +62,7 @@ def main(
 
 
 def open_source(replay: Path | None, symbols: int = 0) -> Source:
-    """Return the recorded bars in `replay`, or the synthetic market with `symbols` load-test tickers in its list.
+    """Return the recorded bars in `replay`, or the synthetic market that lists `symbols` load-test tickers.
 
     Raises:
         ConfigurationError: the folder holds no recorded bars.
@@ -123,7 +123,7 @@ def _parser() -> argparse.ArgumentParser:
         "--idle-minutes",
         type=_between(float, 0),
         default=0.0,
-        help="Exit after so long without a request; 0 for never.",
+        help="Exit after this long without a request; 0 for never.",
     )
     add("--gzip", action="store_true", help="Compress answers for clients that accept it.")
     add("--access-log", action="store_true", help="Log every request.")

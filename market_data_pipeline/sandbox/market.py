@@ -1,4 +1,4 @@
-"""The synthetic market as a source: months are generated on demand and cached. How is in `synthetic`."""
+"""The synthetic market as a source: months are generated on demand (by `synthetic`) and cached."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class SyntheticMarket:
     """Synthetic bars from `FIRST_YEAR` on; see `catalogue` for the tickers it knows."""
 
     def __init__(self, load_test_symbols: int = 0) -> None:
-        """List that many load-test symbols from `SYN0000` on in whole-market answers; by name, all of them exist."""
+        """List this many load-test symbols, `SYN0000` on, in whole-market answers; by name, all of them exist."""
         self._tickers = tuple(sorted([*INSTRUMENTS, *(f"SYN{i:04d}" for i in range(min(load_test_symbols, 10_000)))]))
         self._splits = [SplitRow(ticker, day, 1.0, float(to)) for ticker, day, to in splits(END_DATE.year - 1)]
         self._cache: LRUCache[Hashable, Bars] = LRUCache(_CACHE_BYTES, getsizeof=lambda bars: bars.nbytes)
@@ -71,7 +71,7 @@ class SyntheticMarket:
     def _month(self, ticker: str, year: int, month: int, step_ms: int) -> Bars:
         """Return a month's bars of a step that divides the hour, or its day bars for 0.
 
-        A client that requests 5m or day bars requests the other soon: both are made at once.
+        A client that requests 5m or day bars soon requests the other, so both are made at once.
         """
         if (found := self._cache.get((ticker, year, month, step_ms))) is not None:
             return found

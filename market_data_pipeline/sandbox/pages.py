@@ -55,7 +55,7 @@ def page_of(view: View, requested: Range) -> Page:
 
 
 def _enough(pieces: Iterator[Bars], requested: Range) -> Bars:
-    """Return enough bars for a page and a few more, so that it is known whether another page follows."""
+    """Return enough bars for a page and a few more, to know whether another page follows."""
     held: list[Bars] = []
     for piece in pieces:
         held.append(piece)

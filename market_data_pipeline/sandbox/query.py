@@ -1,4 +1,4 @@
-"""The parameters of a request, parsed as the vendor parses them, and refusals."""
+"""The parameters of a request, parsed as the vendor parses them, and the refusals."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def parse_range(ticker: str, multiplier: str, timespan: str, start: str, end: st
 
 
 def bucket_day(day: dt.date, days: int) -> dt.date:
-    """Return the first day of the bar of `days` days that holds `day`; such bars are counted from 1970."""
+    """Return the first day of the `days`-day bar that contains `day`; such bars are counted from 1970."""
     ordinal = day.toordinal() - _EPOCH_DAY
     return dt.date.fromordinal(max(ordinal // days * days + _EPOCH_DAY, FIRST_DATE.toordinal() + 1))
 
@@ -141,7 +141,7 @@ def cursor(**carried: object) -> str:
 
 
 def with_cursor(query: Query) -> Query:
-    """Return the parameters with those in the request's cursor; the request's own win."""
+    """Return the parameters with those in the request's cursor; the request's own take precedence."""
     if (text := query.get("cursor")) is None:
         return query
     try:
@@ -154,7 +154,7 @@ def with_cursor(query: Query) -> Query:
 
 
 def _instant(text: str, name: str, calendar: SessionCalendar, *, end: bool) -> int:
-    """Return a bound in ms: a date is its local midnight, or as the upper bound the last ms of its day."""
+    """Return a bound in ms: a date means its local midnight, or as the upper bound the last ms of its day."""
     if re.fullmatch(r"-?\d{1,15}", text):
         return to_ms(from_ms(int(text)))
     try:

@@ -4,7 +4,6 @@ A folder holds `day/*.csv.gz` and `minute/*.csv.gz` with the columns `ticker,vol
 transactions` (`window_start` in ns since 1970 UTC, a bar's start; day bars at local midnight) and, if there were any,
 `splits.csv` with `ticker,execution_date,split_from,split_to`. Minutes are aggregated to any intraday bar; day bars come
 from the day files alone: a ticker with only one kind has no bars of the other.
-
 """
 
 from __future__ import annotations
@@ -59,7 +58,7 @@ class Replay:
     def intraday(
         self, ticker: str, step_ms: int, start_ms: int, end_ms: int, *, descending: bool = False
     ) -> Iterator[Bars]:
-        """Yield the bars of `step_ms` made of the recorded minutes in [start_ms, end_ms), all in one piece."""
+        """Yield the bars of `step_ms` made of the recorded minutes in [start_ms, end_ms), in one piece."""
         del descending
         yield to_step(self._minutes.get(ticker, NO_BARS).between(start_ms, end_ms), step_ms)
 

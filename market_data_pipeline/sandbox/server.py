@@ -45,7 +45,7 @@ class Sandbox:
     """One server's behaviour and counters.
 
     Every answer waits `latency` seconds, without delaying others. `gzip` compresses for clients that accept it; it is
-    off because on one machine it costs more than it saves.
+    off by default, because on one machine it costs more than it saves.
     """
 
     source: Source
@@ -163,7 +163,7 @@ def run_server(
         source, clock, plan or plan_named("advanced"), key, latency.total_seconds(), gzip, parameters or {}
     )
     server = _server(sandbox, access_log=access_log)
-    # uvicorn raises the signal that stopped it again: let the process end with code 0.
+    # uvicorn raises the signal that stopped it once more: ignore it, so that the process ends with code 0.
     signal.signal(signal.SIGTERM, lambda *_: None)
     with contextlib.suppress(KeyboardInterrupt), listening or bind(host, port) as chosen:
         asyncio.run(_serve(server, sandbox, chosen, idle))
@@ -182,7 +182,7 @@ def bind(host: str, port: int) -> socket.socket:
             f"The sandbox cannot listen on {host}:{port} ({error.strerror}); "
             "stop what uses the port or choose another with --port."
         ) from None
-    # Its connections inherit it. Else a small answer's body waits 40 ms for the client to acknowledge the headers.
+    # Its connections inherit this. Otherwise the body of a small answer waits 40 ms until the headers are acknowledged.
     listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return listening
 

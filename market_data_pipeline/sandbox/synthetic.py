@@ -2,8 +2,8 @@
 
 A ticker's log price runs through one point a year and one a day (`daily_path`); the minutes of a month run from
 each day's first point to its last (`month_minutes`). Each year and each month has a random stream of its own, so any
-month can be made without those before it, prices join at every seam, and neither the order of requests nor the clock
-matters.
+month can be generated without those before it, prices are continuous at every boundary, and neither the order of
+requests nor the clock matters.
 
 Keep out: what each ticker is like (catalogue), and caching (market).
 """
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     Single = np.ndarray[Any, np.dtype[np.float32]]
 
-FRACTIONAL_SINCE: Final = 2026  # the vendor's volumes have fractions of a share since then
+FRACTIONAL_SINCE: Final = 2026  # the vendor's volumes have had fractions of a share since then
 CENTS: Final = 100  # in ten-thousandths of a dollar, the unit of prices below
 
 _YEARLY_NOISE: Final = 0.06  # standard deviation of a year's first log price around the trend
@@ -62,7 +62,7 @@ def month_minutes(item: Instrument, sessions: Sequence[Session], year: int, mont
     rhythm = profile.rhythm[rows] * np.float32(item.volatility * _INTRADAY)
     walk = np.cumsum(dice.standard_normal(shape, dtype=np.float32) * rhythm, axis=1)
     walk += (last - first - walk[:, -1]).astype(np.float32)[:, None] * profile.elapsed[rows]
-    # 1 + x + x²/2 stands for exp(x): multiplication and addition round alike on every processor.
+    # 1 + x + x²/2 stands for exp(x): multiplication and addition round the same on every CPU.
     base = np.array([1e4 * exp(x) for x in first])
     close = base[:, None] * (1.0 + walk * (1.0 + 0.5 * walk))
     opened = np.empty_like(close)
@@ -103,13 +103,13 @@ def day_bars(item: Instrument, bars: Bars, sessions: Sequence[Session]) -> Bars:
     """Return the day bars of whole sessions, from all their bars of any length that divides half an hour.
 
     The close is the auction's, up to three cents off the last regular minute's; and trades that belong to no minute
-    make the volume a little more than the minutes' sum. Round-the-clock markets have neither.
+    make the volume a little larger than the minutes' sum. Round-the-clock markets have neither.
     """
     crypto = item.asset_class is AssetClass.CRYPTO
     days, regular = days_of(bars, sessions, round_the_clock=crypto)
     if crypto or not len(days):
         return days
-    # The auction's price is decided by the day's own digits: no random stream of its own.
+    # The auction's price is derived from the digits of the day's VWAP, so it needs no random stream.
     cents = np.rint(days.c * 100) + np.where(regular, np.rint(days.vw * 1e4) % 7 - 3, 0.0)
     close = np.where(regular, np.maximum(cents, 1.0) / 100, days.c)
     late = np.floor(days.v * _LATE_TRADES)
@@ -136,7 +136,7 @@ def splits(through: int) -> list[tuple[str, dt.date, int]]:
 def daily_path(item: Instrument, year: int) -> Floats:
     """Return the log price, as if there were no splits, at the end of every calendar day of a year.
 
-    Element 0 is the year's beginning, so there are 366 or 367; the last is the next year's element 0.
+    Element 0 is the beginning of the year, so there are 366 or 367; the last equals the next year's element 0.
     """
     days = 366 if months.isleap(year) else 365
     dice = np.random.Generator(np.random.SFC64([SEED, item.key, year]))
@@ -166,10 +166,10 @@ def _endpoints(item: Instrument, sessions: Sequence[Session], year: int) -> tupl
 
 
 def _shares_for_one(item: Instrument, day: dt.date) -> float:
-    """Return how many shares are traded on `day` for one at the start of the anchor year.
+    """Return how many shares trade on `day` for each one at the start of the anchor year.
 
-    A split multiplies them as it divides the price; in between they become fewer as the price grows. So the dollars
-    that change hands stay the same from cycle to cycle.
+    A split multiplies them as it divides the price; between splits they decrease as the price grows. So the dollar
+    volume stays the same from cycle to cycle.
     """
     years = day.year - ANCHOR_YEAR + (day.timetuple().tm_yday - 1) / 366
     return exp(_split_factor(item.ticker, day) - item.growth * years)
@@ -177,7 +177,7 @@ def _shares_for_one(item: Instrument, day: dt.date) -> float:
 
 @lru_cache(maxsize=65_536)
 def _split_factor(ticker: str, day: dt.date) -> float:
-    """Return the log of how many shares on `day` were one at the start of the anchor year."""
+    """Return the log of the number of shares on `day` that were one at the start of the anchor year."""
     cycle = SPLIT_CYCLES.get(ticker)
     if cycle is None:
         return 0.0

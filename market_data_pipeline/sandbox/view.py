@@ -43,7 +43,7 @@ class Source(Protocol):
         """
 
     def days(self, ticker: str, start_ms: int, end_ms: int) -> Bars:
-        """Return the day bars that start in [start_ms, end_ms), as they are once the day is over."""
+        """Return the day bars that start in [start_ms, end_ms), each as it is once its day is over."""
 
     def splits(self) -> Sequence[SplitRow]:
         """Return all splits by ascending date, future ones included."""
@@ -63,14 +63,14 @@ class View:
         return "DELAYED" if self.plan.delay or self.plan.end_of_day else "OK"
 
     def visible_until(self, calendar: SessionCalendar) -> int:
-        """Return the instant, in ms, before which trades are shown: now less the delay, or the day's beginning."""
+        """Return the instant, in ms, before which trades are shown: now minus the delay, or the start of the day."""
         if self.plan.end_of_day:
             return to_ms(calendar.midnight(calendar.session_date(self.now)))
         return to_ms(self.now - self.plan.delay)
 
     @cached_property
     def history_start(self) -> int:
-        """First instant of the plan's history in ms: New York midnight, or the calendars' beginning."""
+        """First instant of the plan's history in ms: a New York midnight, or the start of the calendars."""
         calendar = calendar_for(AssetClass.US_EQUITY)
         if self.plan.history is None:
             return to_ms(calendar.midnight(FIRST_DATE))

@@ -85,7 +85,7 @@ def _aggregates(
     if page.resume is not None:
         first, last = (start, str(page.resume)) if requested.descending else (str(page.resume), end)
         path = f"/v2/aggs/ticker/{quote(ticker, safe=':')}/range/{multiplier}/{timespan}/{first}/{last}"
-        # The vendor's cursor carries no `adjusted` either: a client that does not repeat it gets the default.
+        # Like the vendor's, the cursor carries no `adjusted`: a client that does not repeat it gets the default.
         next_url = (
             f"{root}{path}?cursor={cursor(limit=requested.limit, sort='desc' if requested.descending else 'asc')}"
         )
