@@ -1,1 +1,1 @@
-"""Measurements of this code; each module runs as `python -m benchmarks.NAME` and measures the machine it runs on."""
+"""Measurements of this code; each runs as `python -m benchmarks.NAME`, and its figures hold for this machine only."""

@@ -1,8 +1,8 @@
 """Runs all measurements that have a target: `python -m benchmarks [NAME …]`, exit code 1 on a miss.
 
 Each runs in its own process, so that none is affected by what another left in memory, and one that fails or hangs does
-not lose the others' figures. At the end docs/performance.md gets the new figures; those of benchmarks that did not run,
-or failed, stay as they were.
+not lose the others' figures. At the end docs/performance.md is updated with the new figures; those of benchmarks that
+did not run, or failed, are kept.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from benchmarks import document
 from benchmarks.place import REPOSITORY
 from benchmarks.report import RESULTS
 
-_MOST_SECONDS: Final = 1200.0  # more than twice what the longest takes: after that something hangs
+_MOST_SECONDS: Final = 1200.0  # more than twice what the longest takes; after that, something hangs
 _END_SECONDS: Final = 90.0  # to stop its servers after a signal
 
 
@@ -51,7 +51,7 @@ def main() -> int:
 
 
 def _run(name: str) -> int:
-    """Run one benchmark to its end and return its exit code."""
+    """Run one benchmark and return its exit code."""
     process = subprocess.Popen([sys.executable, "-m", f"benchmarks.{name}"], cwd=REPOSITORY)  # noqa: S603 - ours
     try:
         return process.wait(_MOST_SECONDS)

@@ -2,8 +2,8 @@
 
 A server process as users run it, with generated bars of 25 symbols and Dagster's storage and daemon beside it. Most
 requests are answered from the cache. The others are made from records in memory, read from the database, compressed,
-CSV or Arrow, 304, 404, 422, metrics, reports and pages, with ever new parameters where a server could remember them.
-Once a second a commit of a series is announced. Memory is read after every hundredth of the requests: growth with
+CSV or Arrow, 304, 404, 422, metrics, reports and pages, with parameters that never repeat where a server might keep
+them. Once a second a commit of a series is announced. Memory is read after every hundredth of the requests: growth with
 requests would show between the first tenth and the end.
 
     python -m benchmarks.api_memory [REQUESTS]
@@ -34,18 +34,18 @@ if TYPE_CHECKING:
 
 REQUESTS: Final = 1_000_000
 TARGET_MB: Final = 250.0
-TARGET_GROWTH_MB: Final = 15.0  # a page of the allocator more or less, but not 15 bytes of every request
+TARGET_GROWTH_MB: Final = 15.0  # a page of the allocator more or less, but not 15 bytes a request
 SYMBOLS: Final = universe()
 DAYS: Final = 90
 _CONNECTIONS: Final = 32
-_EVERY: Final = 1_000  # requests in which each of the rare kinds comes as often as it says
+_EVERY: Final = 1_000  # of this many requests, each rare kind has the share that it states
 
 _FEATURES: Final = "/api/v1/features/quant"
 _SERIES: Final = tuple(product(SYMBOLS, ("5m", "15m", "1h", "4h", "1d")))
 
 
 def _kinds() -> dict[str, tuple[int, Callable[[int], str], str]]:
-    """Return each kind of request: how many of `_EVERY`, its path by its number, and its headers."""
+    """Return each kind of request: how many of `_EVERY`, a function from its number to its path, and its headers."""
 
     def of(number: int, more: str, endpoint: str = _FEATURES) -> str:
         symbol, timeframe = _SERIES[number % len(_SERIES)]
@@ -209,7 +209,7 @@ async def _ask(port: int, process: psutil.Process, url: str, requests_: int) -> 
 
 
 def _plan() -> list[Callable[[int], tuple[str, str]]]:
-    """Return the kind of request for each number of `_EVERY`: rare kinds spread evenly, else one symbol from memory."""
+    """Return the kind of each of `_EVERY` requests: rare kinds spread evenly, otherwise one symbol from memory."""
 
     def cached(_: int) -> tuple[str, str]:
         return f"{_FEATURES}/{SYMBOLS[0]}?timeframe=5m&limit=100", ""
@@ -223,7 +223,7 @@ def _plan() -> list[Callable[[int], tuple[str, str]]]:
 
 
 async def _commit(url: str) -> None:
-    """Say once a second that a series has committed."""
+    """Announce once a second that a series was committed."""
     connection = await psycopg.AsyncConnection.connect(url, autocommit=True)
     async with connection:
         for number in count():

@@ -1,10 +1,10 @@
 """A first backfill against the limit of the machine: the ingestion alone, and all of it through Dagster.
 
-25 symbols, five timeframes, 365 days, with features. Against one vendor and one PostgreSQL server, each time into a new
-database, alternate: the limit (see `limit`), the ingestion as a library (`ingest.shard`), and `market-data backfill` as
-a user calls it, in a folder whose databases are empty: its time includes starting and ending every process, migrations,
-and Dagster's tables, daemon and events. Everything runs once before it counts, so that the vendor has generated its
-bars. A ratio is the median of the rounds' ratios.
+25 symbols, five timeframes, 365 days, with features. Three things are measured in turn, against one vendor and one
+PostgreSQL server, each time into a new database: the limit (see `limit`), the ingestion as a library (`ingest.shard`),
+and `market-data backfill` as a user calls it, in a folder whose databases are empty: its time includes starting and
+ending every process, migrations, and Dagster's tables, daemon and events. An ingestion that does not count runs first,
+so that the vendor has generated its bars. A ratio is the median of the rounds' ratios.
 
     python -m benchmarks.backfill [DAYS]
 """
@@ -176,13 +176,13 @@ def project_folder(place: Place, name: str, days: int) -> Iterator[tuple[Path, d
         }
         try:
             yield folder, environment
-        finally:  # what a command that was interrupted left running
+        finally:  # end what an interrupted command left running
             end_trees(process for command in commands(state_dir(folder)) for process in command.processes)
 
 
 @contextmanager
 def first_request(place: Place) -> Iterator[list[float]]:
-    """Yield a list to which the instant of the vendor's next request is added, seconds since 1970."""
+    """Yield a list to which the instant of the vendor's next request is added, in seconds since 1970."""
     seen: list[float] = []
     over = threading.Event()
 

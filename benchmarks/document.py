@@ -1,6 +1,6 @@
 """Writes the figures of the last measurements into docs/performance.md: a table, a chart and the JSON behind both.
 
-What stands between the two marks in the document is replaced; the rest is written by hand.
+The text between the two marks in the document is replaced; the rest is written by hand.
 
     python -m benchmarks.document
 """
@@ -58,7 +58,7 @@ def main() -> int:
 
 
 def measured() -> list[dict[str, Any]]:
-    """Return the last results of every benchmark: those of this checkout, else those in the document."""
+    """Return the last results of every benchmark: those of this checkout, or else those in the document."""
     known: dict[str, Any] = {}
     if FIGURES.exists():
         known = {each["benchmark"]: each for each in json.loads(FIGURES.read_text(encoding="utf-8"))}

@@ -1,7 +1,7 @@
 """What features cost, compared with the libraries alone, and an append compared with a whole series.
 
-The figures are ratios within one run. What is compared alternates and takes about as long, so that a busy machine slows
-both; appends follow one another, as they do when a shard of series is refreshed.
+The figures are ratios within one run. The two sides of a ratio alternate and take about as long, so that a busy machine
+slows both; appends follow one another, as they do when a shard of series is refreshed.
 
 - All 17 features of 50,000 bars, over TA-Lib's time for ATR, both EMAs, both standard deviations and the Bollinger
   width on the same arrays plus Bottleneck's for the two rolling medians: at most 3.
@@ -45,7 +45,7 @@ REPETITIONS: Final = 25
 MOST_PER_LIBRARIES: Final = 3.0
 LEAST_PER_APPEND: Final = 20.0
 _EQUITY: Final = AssetClass.US_EQUITY
-_APPENDS: Final = 20  # about as long as one computation of the whole
+_APPENDS: Final = 20  # together about as long as one computation of the whole
 _NOW: Final = datetime(2026, 1, 5, tzinfo=UTC)
 
 
@@ -84,7 +84,7 @@ def libraries_alone(bars: pd.DataFrame) -> Callable[[], None]:
 
 
 def alternately(works: dict[str, tuple[int, Callable[[], object]]], repetitions: int) -> dict[str, list[float]]:
-    """Return the seconds of each work in each round, divided by how often it is done in one.
+    """Return the seconds of each work in each round, divided by how often it is done in a round.
 
     The first round does not count.
     """
@@ -150,7 +150,7 @@ def storing(repetitions: int) -> dict[str, list[float]]:
         connection.commit()
 
         def whole() -> None:
-            owner.execute("truncate market_data.features_5m")  # the pipeline's role may not
+            owner.execute("truncate market_data.features_5m")  # which the pipeline's role may not do
             if recompute(connection, held[0], None, _NOW) < BARS:
                 raise AssertionError("not everything was computed")
             connection.commit()

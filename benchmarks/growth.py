@@ -2,13 +2,13 @@
 
 - 5, 25, 100 and 400 symbols, 30 days each, in one run: seconds and peak memory per series.
 - 1, 5 and 20 years of one symbol: seconds per 10,000 bars, and peak memory, which must not grow with the years.
-- A tick at each number of symbols: the run after midnight in New York, half an hour of bars after the one before, when
-  every series has a new bar, including the day's and the last four hours'; seconds per series. For 25 symbols, 125
+- A tick at each number of symbols: the run after midnight in New York, with half an hour of bars since the one before,
+  when every series has a new bar, including the day's and the last four hours'; seconds per series. For 25 symbols, 125
   series, the whole tick has a target.
 
 Flat means that no size takes over a fifth more per unit than the next smaller one. Each size runs in its own process,
-which has done a small backfill before the clock starts, since a run's process is forked with imports and calendar.
-Vendor and database are other processes; every time includes that the vendor generates bars on request.
+which does a small backfill before the clock starts, since a run's process is forked with imports and calendar. Vendor
+and database are other processes; every time includes the vendor's generating bars on request.
 
     python -m benchmarks.growth
 """
@@ -38,13 +38,13 @@ MOST_GROWTH: Final = 1.2
 MOST_TICK_SECONDS: Final = 3.0
 # A Friday's session, New York 11:00. The vendor's clock is a day ahead, so that it has the bars of the ticks.
 _BEFORE: Final = datetime(2026, 11, 20, 16, 0, tzinfo=UTC)
-# Before a tick everything is refreshed up to half an hour before the session's end, which does not count.
+# Before a tick, all is refreshed up to half an hour before the session's end; that refresh does not count.
 _EVENING: Final = datetime(2026, 11, 18, 0, 30, tzinfo=UTC)  # Tuesday, New York 19:30
 _TICK_AFTER: Final = timedelta(hours=5)
 
 
 def main() -> int:
-    """Measure, print and return the exit code; given a kind, a size and a vendor, be the measured process."""
+    """Measure, print and return the exit code; with a kind, a size and a vendor, be the measured process."""
     if len(sys.argv) > 2:
         kind, size, vendor_url = sys.argv[1:]
         print(json.dumps(_WORK[kind](int(size), Place(vendor_url, os.environ[POSTGRES_URL]))))
@@ -126,7 +126,7 @@ _WORK: Final = {"symbols": _symbols, "years": _years}
 
 
 def _warm(place: Place, name: str, symbols: tuple[str, ...]) -> str:
-    """Return a new database for the symbols, after this process has ingested a year of another symbol."""
+    """Return a new database for the symbols, after this process has ingested another symbol."""
     url = place.new_database(f"{name}_warm", ("SYN9999",))
     _refresh(place, url, ("SYN9999",), _DAYS, _BEFORE)
     place.drop(url)

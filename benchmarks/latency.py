@@ -1,9 +1,9 @@
 """How much sooner a backfill ends with three symbols in flight than with one, when every answer takes 200 ms.
 
 Both are measured in one run, against one vendor, each with a new database; the vendor has served everything once
-before, so that neither pays for generating the bars. Threads gain the time spent waiting for the vendor; resampling,
-features and COPY compete for processors, so the ratio says how well the two overlap. 25 symbols make nine rounds of
-three, so it cannot exceed 25 / 9 = 2.78, and on a busy machine it measures the other work: see `load`.
+before, so that neither pays for generating the bars. Threads save the time spent waiting for the vendor; resampling,
+features and COPY compete for processors, so the ratio says how well waiting and work overlap. 25 symbols make nine
+rounds of three, so it cannot exceed 25 / 9 = 2.78; on a busy machine it measures the other work: see `load`.
 
     python -m benchmarks.latency [DAYS]
 """

@@ -1,12 +1,11 @@
-"""What the machine itself allows: the same finished rows by COPY, and the same bytes over the same wire, nothing else.
+"""The limit of the machine: only the same finished rows by COPY, and the same bytes over the same connection.
 
 - Rows: the bars and features that a backfill stored are read into memory as Arrow and copied, binary, by the driver
   that the pipeline uses, into an empty database of the same schema: the same tables, partitions and indexes. Two
   connections, because there are two processors; one commit each.
 - Bytes: the requests of the backfill, sent by two threads that read the bodies and look only for the next page.
 
-The limit is the sum: both have to be done on the same processors, and neither waits for anything that the other could
-use.
+The limit is the sum: both need the same processors, and neither waits for anything while the other could use them.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ _EVERY_RANGE: Final = {
     Timeframe.D1: "1/day",
 }
 _NEXT: Final = re.compile(rb'"next_url": ?"([^"]+)"')
-_TAIL: Final = 400  # bytes at a page's end that hold next_url
+_TAIL: Final = 400  # bytes at the end of a page, which hold next_url
 
 
 class Rows(NamedTuple):

@@ -23,7 +23,7 @@ _THREADS: Final = 3
 
 
 def main() -> int:
-    """Measure, print and return the exit code; given a vendor's URL, be the measured process."""
+    """Measure, print and return the exit code; with a vendor's URL as argument, be the measured process."""
     if len(sys.argv) > 2:
         print(json.dumps(_ingest(int(sys.argv[1]), Place(sys.argv[2], ""), os.environ[POSTGRES_URL])))
         return 0
@@ -42,7 +42,7 @@ def measure(days: int = DAYS) -> list[Measurement]:
 
 
 def _ingest(days: int, place: Place, url: str) -> dict[str, Any]:
-    import market_data_pipeline.definitions  # noqa: F401  what a run process holds before it begins
+    import market_data_pipeline.definitions  # noqa: F401  what a run's process has loaded before it begins
     from market_data_pipeline.ingest.shard import refresh_shard
 
     before = _peak_mb()

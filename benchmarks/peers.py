@@ -1,10 +1,10 @@
-"""How much faster than other ways of doing the same work: the official client with three ways of storing.
+"""How much faster the pipeline is than other ways of doing the same work: the official client and four ways of storing.
 
-The same vendor, PostgreSQL server, tables (dlt creates its own), bars and features; the number of stored rows is
+Vendor, PostgreSQL server, tables (dlt creates its own), bars and features are the same; the number of stored rows is
 compared. The peers do not do what only the pipeline does (coverage, audit log, comparison with what is held, checks of
-every page), and they get its resampling and its features. Each runs right after the pipeline, which runs as a library,
-in its own process, whose imports do not count, in an environment that this benchmark creates. Three symbols only,
-because a round of all of them takes minutes even so; costs per symbol are flat (see `growth`).
+every page), and they use its resampling and features. Each runs right after the pipeline, which runs as a library, in
+its own process, whose imports do not count, in an environment that this benchmark creates. There are only three
+symbols, because even so a round of all of them takes minutes; costs per symbol are flat (see `growth`).
 
     python -m benchmarks.peers [DAYS]
 """
@@ -34,7 +34,7 @@ SYMBOLS: Final = 3
 
 
 class Peer(NamedTuple):
-    """What a script does, in how many rounds, and how many times faster the pipeline has to be."""
+    """What a script does, its number of rounds, and how many times faster the pipeline has to be."""
 
     title: str
     rounds: int
@@ -43,11 +43,11 @@ class Peer(NamedTuple):
 
 PEERS: Final[dict[str, Peer]] = {
     "to_sql": Peer("official client, pandas.to_sql", 3, 8.0),
-    "upserts": Peer("official client, executemany upserts", 5, 7.0),  # quick enough for two more
+    "upserts": Peer("official client, executemany upserts", 5, 7.0),  # fast enough for two more
     "records": Peer("official client, dlt merge of rows", 3, 15.0),
     "merge": Peer("official client, dlt merge of Arrow", 3, None),
 }
-# The environment: what is compared, and what the pipeline uses too, in the pipeline's versions.
+# The environment: what is compared, and what the pipeline also uses, in the pipeline's versions.
 _FOREIGN: Final = ("massive", "dlt[postgres]")
 _SHARED: Final = (
     *("numpy", "pandas", "pyarrow", "TA-Lib", "Bottleneck", "exchange-calendars"),
@@ -104,7 +104,7 @@ def environment() -> Path:
     required = [*_FOREIGN, *(f"{name}=={version(name)}" for name in _SHARED)]
     if made.exists() and json.loads(made.read_text(encoding="utf-8")) == required:
         return python
-    print(f"Making the peers' environment in {folder} ...", file=sys.stderr)
+    print(f"Creating the peers' environment in {folder} ...", file=sys.stderr)
     for command in (
         [sys.executable, "-m", "venv", "--clear", "--without-pip", str(folder)],
         [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", *required],

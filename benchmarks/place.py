@@ -1,8 +1,8 @@
 """A vendor, a database and a pipeline that exist only while a measurement runs.
 
 The vendor is the sandbox in its own process, the database an embedded server with its usual settings in a folder that
-is removed at the end; the user's own are not touched. A measurement that is stopped by Ctrl-C, SIGTERM (as `timeout`
-sends it) or a closed terminal leaves nothing behind; what a killed one left, the next one removes.
+is removed at the end; the user's own are not touched. A measurement that is stopped by Ctrl-C, SIGTERM (which
+`timeout` sends) or a closed terminal leaves nothing behind; what a killed one left is removed by the next one.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from market_data_pipeline.ingest.pipeline import Pipeline
 
 REPOSITORY: Final = Path(__file__).resolve().parent.parent
-# A Saturday, when every day of the week has settled: the same bars in every run.
+# A Saturday, when every day of the week has settled, so that every run has the same bars.
 NOW: Final = datetime(2026, 11, 21, 20, 0, tzinfo=UTC)
 POSTGRES_URL: Final = "MARKET_DATA_BENCHMARK_URL"  # in the environment of a measured process
 _START_SECONDS: Final = 60.0
@@ -95,10 +95,10 @@ class Place:
         return url
 
     def drop(self, database_url: str) -> None:
-        """Remove a database after use: a minute later autovacuum would clean it up in another measurement's time."""
+        """Remove a database after use: else autovacuum would work on it a minute later, in another measurement."""
         name = urlsplit(database_url).path[1:]
         with psycopg.connect(self.postgres_url, autocommit=True) as connection:
-            # Not `with (force)`, which fails while autovacuum, which only the server can end, is at work.
+            # Not `with (force)`, which fails while autovacuum is at work, since only the server can end that.
             connection.execute(
                 "select pg_terminate_backend(pid) from pg_stat_activity where datname = %s and usename = current_user",
                 (name,),
@@ -114,7 +114,7 @@ class Place:
         return found
 
     def pipeline(self, database_url: str, *, history_days: int, threads: int) -> Pipeline:
-        """Return a pipeline as a run on an unlimited plan has it."""
+        """Return the pipeline of a run on an unlimited plan."""
         from market_data_pipeline.ingest.pipeline import Pipeline, shared_limiter
         from market_data_pipeline.polygon.client import PolygonClient
         from market_data_pipeline.polygon.plans import plan_named
@@ -127,9 +127,9 @@ class Place:
 
 @contextmanager
 def running_server(vendor_url: str = "") -> Iterator[Place]:
-    """Start a database server for a measurement without this vendor, and stop it at the end."""
+    """Start a database server, and stop it at the end; `running_place` also starts the vendor."""
     for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.default_int_handler)  # so that everything that is open is closed, as on Ctrl-C
+        signal.signal(number, signal.default_int_handler)  # so that everything is closed as on Ctrl-C
     _remove_leftovers()
     with tempfile.TemporaryDirectory(prefix=_FOLDER) as folder, (Path(folder) / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

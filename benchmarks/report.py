@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-# With the other state of the project, outside version control: figures belong to the machine they were taken on.
+# Outside version control, because figures belong to the machine they were taken on.
 RESULTS: Final = Path(__file__).resolve().parent.parent / ".market-data" / "benchmarks"
 
 
@@ -58,7 +58,7 @@ def show(name: str, measurements: Sequence[Measurement]) -> int:
         "taken_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "python": platform.python_version(),
         "processors": os.cpu_count(),
-        "load": os.getloadavg()[0],  # of the last minute: well above our own threads, other work was running too
+        "load": os.getloadavg()[0],  # of the last minute; well above our own threads, other work was running too
         "measurements": [
             {
                 "name": each.name,

@@ -1,9 +1,9 @@
-"""How long the query for staleness takes, and the report that an operator reads.
+"""How long the staleness query and the report that an operator reads take.
 
-The query is the one behind the asset check, the sensor and the alerts. Generated series of 1,000 and 10,000 symbols in
-three tiers, one in ten beyond its RPO and one in a hundred never computed, in an embedded PostgreSQL that has gathered
-its statistics. Both are repeated, as the sensor does; the median counts, and ten times the series should cost about ten
-times as much.
+The query is the one behind the asset check, the sensor and the alerts. It reads generated series of 1,000 and 10,000
+symbols in three tiers, one in ten beyond its RPO and one in a hundred never computed, in an embedded PostgreSQL that
+has gathered its statistics. Both are repeated, and the median counts; ten times the series should cost about ten times
+as much.
 
     python -m benchmarks.staleness
 """
@@ -28,7 +28,7 @@ T = TypeVar("T")
 SIZES: Final = (5_000, 50_000)
 TARGET_MS: Final = 150.0
 TARGET_GROWTH: Final = 12.0  # linear is 10 from 5,000 to 50,000; a sort adds its logarithm
-LISTED: Final = 100  # of each state, as a screen of the report shows them
+LISTED: Final = 100  # of each state, as on one screen of the report
 TARGET_REPORT_MS: Final = 100.0
 ROUNDS: Final = 21
 
@@ -81,7 +81,7 @@ def _ask(url: str, size: int) -> tuple[float, float]:
     finally:
         asked.dispose()
     if not sum(tier.series for tier in by_tier.values()) == report.summary.total_monitored == size:
-        raise SystemExit("The question did not see every series.")
+        raise SystemExit("The query did not see every series.")
     return question, answer
 
 

@@ -2,12 +2,12 @@
 
 25 symbols, 125 series, are loaded once through Dagster and then refreshed again and again at the same instant by the
 daemon, as the schedule does every 15 minutes; each of these ticks finds everything current. Seconds are the medians of
-the runs as Dagster records them; what is not Dagster's own is measured by the same refresh without it.
+the runs as Dagster records them; the part that is not Dagster's is measured by the same refresh without Dagster.
 
-Storage: the bytes that a tick adds to each table, rows and indexes. Then half of the ticks is moved to a day long past
-and half to the day before it, and the prune job's work is done: the rest shows what remains of a tick and of a day. A
-year is 365 days of 96 ticks as pruned, plus the last days, which are not pruned yet, in full. The daemon's sensors and
-schedules run meanwhile; their ticks are counted as they come and kept as `dagster.yaml` says.
+Storage: the bytes that a tick adds to each table, rows and indexes. Then half of the ticks are moved to a day long past
+and half to the day before it, and the prune job's work is done; what is left shows what remains of a tick and of a day.
+A year is 365 days of 96 pruned ticks, plus the last days, which are not pruned yet, in full. The daemon's sensors and
+schedules run meanwhile; their ticks are counted as they occur and kept as `dagster.yaml` says.
 
     python -m benchmarks.ticks [TICKS]
 """
@@ -29,13 +29,13 @@ if TYPE_CHECKING:
 
     from market_data_pipeline.ingest.outcome import SeriesOutcome
 
-TICKS: Final = 20  # of about 7 s; fewer would show PostgreSQL's pages of 8 kB instead of a tick's rows
+TICKS: Final = 20  # of about 7 s each; fewer would measure PostgreSQL's pages of 8 kB rather than a tick's rows
 DAYS: Final = 30  # of history: a tick without news reads states, not bars
 TICKS_A_DAY: Final = 96
 TARGET_RUN_SECONDS: Final = 8.0
 TARGET_DAGSTER_SECONDS: Final = 6.0
 TARGET_GIGABYTES: Final = 2.0
-_AGED_DAYS: Final = 100  # older than everything that is kept for some days
+_AGED_DAYS: Final = 100  # older than anything that is kept for a number of days
 
 # The tables that grow with time; the others have one row per asset, partition or schedule.
 _GROWING: Final = ("event_logs", "asset_check_executions", "runs", "run_tags")
@@ -115,7 +115,7 @@ def _without_dagster(place: Place, url: str) -> tuple[float, list[SeriesOutcome]
 
 
 def _requests(url: str) -> int:
-    """Return the requests of all ticks: those of the audit rows that are not the first run's."""
+    """Return the requests of all ticks: those in the audit log except the first run's."""
     import psycopg
 
     with psycopg.connect(url) as connection:
@@ -148,7 +148,7 @@ def _year(storage: Engine, ticks: int, before: dict[str, float], after: dict[str
     from market_data_pipeline.orchestration.jobs.prune import KEPT_DAYS, prune_events
 
     written = {name: (after[name] - before[name]) / ticks for name in _GROWING}
-    # Bytes of the table and its indexes for a byte of its rows: by now it holds thousands.
+    # Bytes of the table and its indexes per byte of its rows, of which it holds thousands by now.
     overhead = after["event_logs"] / _rows(storage, "")
     _age(storage, ticks)
     deleted = prune_events(storage)
@@ -157,7 +157,7 @@ def _year(storage: Engine, ticks: int, before: dict[str, float], after: dict[str
     prune_events(storage)
     one_day = _weigh(storage)
     a_day = two_days["event_logs"] - one_day["event_logs"]
-    # Of events only materializations and check results depend on the day; a run's row, tags and few events remain.
+    # Of the events, only materializations and check results are kept per day; of a run, its row, tags and a few events.
     lasting = "where dagster_event_type not in ('ASSET_MATERIALIZATION', 'ASSET_CHECK_EVALUATION')"
     a_tick = {
         "event_logs": _rows(storage, lasting) * overhead / (ticks + 1),

@@ -1,8 +1,7 @@
-"""One peer: `python -m benchmarks.peer_scripts NAME` reads its task as JSON and prints what it took.
+"""One peer: `python -m benchmarks.peer_scripts NAME` reads its task as JSON and prints how long it took.
 
-All fetch with the vendor's official client, one request series for 5m and one for 1d, and resample and compute features
-with the pipeline's own functions: what differs is how bars become frames and frames become rows. Imports end before the
-clock starts.
+All fetch 5m and 1d with the vendor's official client, and resample and compute features with the pipeline's own
+functions: what differs is how bars become frames and frames become rows. Imports end before the clock starts.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ def load(
     found: Iterator[tuple[str, str, pd.DataFrame, pd.DataFrame]],
     given: Callable[[pd.DataFrame], Any],
 ) -> None:
-    """Merge bars and features, one load for each symbol, in the form into which `given` converts a frame."""
+    """Merge bars and features, one load for each symbol, in the form that `given` makes of a frame."""
     os.environ |= {"RUNTIME__DLTHUB_TELEMETRY": "false", "RUNTIME__LOG_LEVEL": "ERROR"}
     with tempfile.TemporaryDirectory() as folder:
         pipeline = dlt.pipeline(
@@ -62,7 +62,7 @@ def load(
 
 
 def _credentials(url: str) -> dict[str, Any]:
-    """Return the parts of a URL; dlt requires a host, so a socket's folder becomes one, as libpq allows."""
+    """Return the parts of a URL; dlt requires a host, so a socket's folder is given as one, as libpq allows."""
     parts = urlsplit(url)
     query = parse_qs(parts.query)
     host = parts.hostname or quote(query["host"][0], safe="")

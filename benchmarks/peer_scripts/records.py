@@ -1,4 +1,4 @@
-"""Rows to PostgreSQL by a dlt pipeline with merge disposition, as dictionaries: what its sources and guides yield."""
+"""Rows to PostgreSQL by a dlt pipeline with merge disposition, as dictionaries, which dlt's sources yield."""
 
 from __future__ import annotations
 
