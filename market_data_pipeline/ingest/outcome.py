@@ -6,6 +6,7 @@ Add here: a fact of a refresh that the run page or an alert shows. A counter bel
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from threading import Lock
 from typing import TYPE_CHECKING, Final
 
 from market_data_pipeline.domain.counters import NOTHING, Counters
@@ -112,3 +113,30 @@ def failed_outcome(
         error=str(failure),
         **known,
     )
+
+
+class Pending:
+    """What the run has counted but not yet reported; its next series reports it. Threads may share the object."""
+
+    def __init__(self, counters: Counters) -> None:
+        self._lock = Lock()
+        self._counters = counters
+        self._warnings: tuple[str, ...] = ()
+
+    def add(self, counters: Counters, warning: str | None = None) -> None:
+        """Add counters, and a warning if there is one, to what the next series reports."""
+        with self._lock:
+            self._counters += counters
+            self._warnings += (warning,) if warning else ()
+
+    def take_counters(self) -> Counters:
+        """Return what was counted, and start again at nothing."""
+        with self._lock:
+            counters, self._counters = self._counters, NOTHING
+        return counters
+
+    def take_warnings(self) -> tuple[str, ...]:
+        """Return the warnings and forget them; the first series that commits reports them."""
+        with self._lock:
+            warnings, self._warnings = self._warnings, ()
+        return warnings

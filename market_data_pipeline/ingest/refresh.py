@@ -7,10 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from itertools import chain
-from threading import Lock
 from typing import TYPE_CHECKING, NamedTuple
 
-from market_data_pipeline.domain.counters import NOTHING, Counters, Tally
+from market_data_pipeline.domain.counters import NOTHING, Tally
 from market_data_pipeline.domain.errors import DataError, FeatureError, PipelineError
 from market_data_pipeline.domain.series import BASE_TIMEFRAMES, Series, Timeframe, asset_class_of
 from market_data_pipeline.ingest.commit import Change, CommitContext, commit, commit_failure
@@ -31,37 +30,10 @@ if TYPE_CHECKING:
 
     from market_data_pipeline.ingest.fetch_plan import Timing
     from market_data_pipeline.ingest.market import Market
-    from market_data_pipeline.ingest.outcome import SeriesOutcome, SymbolRequest
+    from market_data_pipeline.ingest.outcome import Pending, SeriesOutcome, SymbolRequest
     from market_data_pipeline.ingest.pipeline import Pipeline
     from market_data_pipeline.store.copy import StoreConnection
     from market_data_pipeline.store.coverage import Coverage
-
-
-class Pending:
-    """What the run has counted but not yet reported; its next series reports it. Threads may share the object."""
-
-    def __init__(self, counters: Counters) -> None:
-        self._lock = Lock()
-        self._counters = counters
-        self._warnings: tuple[str, ...] = ()
-
-    def add(self, counters: Counters, warning: str | None = None) -> None:
-        """Add counters, and a warning if there is one, to what the next series reports."""
-        with self._lock:
-            self._counters += counters
-            self._warnings += (warning,) if warning else ()
-
-    def take_counters(self) -> Counters:
-        """Return what was counted, and start again at nothing."""
-        with self._lock:
-            counters, self._counters = self._counters, NOTHING
-        return counters
-
-    def take_warnings(self) -> tuple[str, ...]:
-        """Return the warnings and forget them; the first series that commits reports them."""
-        with self._lock:
-            warnings, self._warnings = self._warnings, ()
-        return warnings
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,8 +18,8 @@ from market_data_pipeline.domain.counters import NOTHING, Counters
 from market_data_pipeline.domain.errors import DatabaseUnavailableError, PipelineError
 from market_data_pipeline.domain.series import Series
 from market_data_pipeline.ingest.market import Market, read_market
-from market_data_pipeline.ingest.outcome import SeriesOutcome, SymbolRequest, failed_outcome
-from market_data_pipeline.ingest.refresh import Pending, Run, fail_series, refresh_symbol
+from market_data_pipeline.ingest.outcome import Pending, SeriesOutcome, SymbolRequest, failed_outcome
+from market_data_pipeline.ingest.refresh import Run, fail_series, refresh_symbol
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
