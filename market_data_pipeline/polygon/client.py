@@ -1,7 +1,7 @@
 """The vendor's REST API as the pipeline needs it: bars of an interval, splits, and one day of the whole market.
 
 Pages are followed to the last one; a failure on any of them fails the whole call, and nothing partial is returned.
-Every failure carries the cost until then as `.usage`.
+Every failure carries the cost so far as `.usage`.
 
 Add here: an endpoint, or a paging fault that was recorded. Keep out: attempts (retry) and what an answer must look like
 (wire, reference).
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from market_data_pipeline.polygon.reference import SplitRow
     from market_data_pipeline.polygon.wire import Page, Rows
 
-# Pages of bars end by themselves, because each must continue after the last; both caps guard against a broken vendor.
+# Pages of bars come to an end, because each must continue after the one before; the caps guard against a broken vendor.
 PAGE_CAP: Final = 1_000  # a window of ten years of 5m bars has 50
 EMPTY_PAGE_CAP: Final = 10
 _RANGES: Final = {Timeframe.M5: "5/minute", Timeframe.D1: "1/day"}
@@ -64,18 +64,18 @@ class Fetched:
 
 
 class PolygonClient:
-    """A client of any Polygon-compatible server; threads may share it, each gets a connection of its own.
+    """A client of any Polygon-compatible server; threads may share it, and each gets its own connection.
 
     Args:
         base_url: the server, such as https://api.polygon.io.
         api_key: sent in the Authorization header only, and only to `base_url`.
         limiter: decides when a request may be sent.
-        plan: tells a 403 for bars older than its history from one for everything; None when unknown.
+        plan: distinguishes a 403 for bars older than its history from a 403 for everything; None when unknown.
         limits: deadlines and sizes of one exchange.
         max_attempts: attempts per page.
-        sleep: waits between attempts.
-        uniform: a random number between two, for the backoff.
-        clock: now, aware UTC.
+        sleep: waits between attempts, for a number of seconds.
+        uniform: returns a random number between its two arguments, for the backoff.
+        clock: returns the current instant, aware UTC.
 
     Raises:
         ConfigurationError: the address or the key cannot be used.
@@ -97,7 +97,7 @@ class PolygonClient:
         self._limiter = limiter
         self._transport = Transport(base_url, api_key, limits)
         self._sender = Sender(self._transport, limiter, max_attempts=max_attempts, sleep=sleep, uniform=uniform)
-        self._base_path = urlsplit(base_url).path.rstrip("/")  # of the server's address itself, mostly none
+        self._base_path = urlsplit(base_url).path.rstrip("/")  # of the server's own address, usually empty
         self._plan = plan
         self._clock = clock
         self._lock = threading.Lock()
@@ -131,7 +131,7 @@ class PolygonClient:
             priority: place in the rate limit queue, see `rate_limit.PRIORITIES`.
 
         Raises:
-            TransientError: no answer after the last attempt; RateLimitedError when it was refused for the rate.
+            TransientError: no answer after the last attempt; RateLimitedError when that one was rate limited.
             VendorRequestError: the request is refused (400, 404, older than the plan's history).
             VendorRefusedError: the key or the plan is refused.
             DataError: the answer cannot be trusted.
@@ -187,7 +187,7 @@ class PolygonClient:
     def grouped_daily(self, day: date, *, priority: int = _STANDARD) -> Fetched:
         """Return the day bars of all US stocks, in one request: a bar frame with a column `symbol` in front.
 
-        Every `ts` is 00:00 New York of `day`, as in `bars`, where the vendor stamps the close. A row whose values
+        Every `ts` is 00:00 New York of `day`, as in `bars`, although the vendor stamps the close. A row whose values
         contradict each other is left out with a warning. No rows on a day without a session.
 
         Raises:
@@ -209,21 +209,21 @@ class PolygonClient:
         repeated: Mapping[str, str] = MappingProxyType({}),
         remaining: Callable[[], tuple[int, int]] | None = None,
     ) -> Iterator[Page[_R]]:
-        """Yield the pages in order, the first one being the answer to `request`.
+        """Yield the pages in order, starting with the answer to `request`.
 
-        The vendor's `next_url` is only a hint: of it path and query are used, never its host or a key.
+        The vendor's `next_url` is only a hint: its path and query are used, never its host or a key.
 
         Args:
-            request: the first page's.
+            request: asks for the first page.
             read: decodes and checks a page.
             tally: every attempt is counted here.
             path: what every page's path starts with.
             repeated: parameters to send with every page, because the vendor's cursor was seen to lose them.
-            remaining: the first and the last millisecond still to be read, where the path ends in such a window
-                (`…/from/to`): it is widened if the next page's leaves out some of them.
+            remaining: returns the first and the last millisecond still to be read, where the path ends in such a window
+                (`…/from/to`); a next page's window that leaves some of them out is widened.
 
         Raises:
-            DataError: a next page was read before or is something else, or the pages do not end.
+            DataError: a next page has already been read or leads elsewhere, or the pages do not end.
             PipelineError: as `Sender.send`.
         """
         what = request.what
@@ -253,7 +253,7 @@ class PolygonClient:
             ]
             target = f"{target}?{urlencode([*query, *repeated.items()])}"
             if target in seen:
-                raise DataError(f"{what}: the next page is one that was read before.")
+                raise DataError(f"{what}: the next page is one that has already been read.")
             seen.add(target)
             request = request._replace(target=target)
         raise DataError(f"{what}: no end after {PAGE_CAP} pages.")
@@ -263,7 +263,7 @@ class PolygonClient:
 
     @contextmanager
     def _counted(self) -> Iterator[Tally]:
-        """Count the cost of one call; a failure carries it, and its message is checked once more for the key."""
+        """Count the cost of one call; a failure carries it, with the key removed once more from its message."""
         tally = Tally()
         try:
             with tally.fetching():

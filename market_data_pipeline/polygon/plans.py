@@ -1,4 +1,4 @@
-"""What each of the vendor's plans allows: calls a minute, how late data comes, how far back it reaches."""
+"""What each of the vendor's plans allows: calls a minute, how late data arrives, how far back it reaches."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def plan_named(name: str) -> Plan:
 def available_at(plan: Plan, calendar: SessionCalendar, bar_end: datetime) -> datetime:
     """Return the instant from which the vendor serves the bar that ends at `bar_end`, both aware UTC.
 
-    That is the bar's end and the plan's delay; on an end-of-day plan not before the local midnight that follows the
+    That is the bar's end plus the plan's delay; on an end-of-day plan, not before the local midnight that follows the
     bar (a day bar ends at that midnight). It never decreases from one bar to the next.
     """
     published = bar_end + plan.delay

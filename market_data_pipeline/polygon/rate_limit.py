@@ -1,7 +1,7 @@
 """The vendor's rate limit, shared by every thread, process and machine that uses the key.
 
 A plan's calls are spread evenly, never sent in a burst: one every `spacing_seconds`, so that no 60 seconds hold more
-than the plan allows. On an unlimited plan no second holds more than `UNLIMITED_CALLS_PER_SECOND`. An answer 429 pauses
+than the plan allows. On an unlimited plan no second holds more than `UNLIMITED_CALLS_PER_SECOND`. A 429 answer pauses
 all senders.
 """
 
@@ -21,9 +21,9 @@ from market_data_pipeline.domain.series import Tier
 # The vendor asks unlimited plans to stay under 100 calls a second, and the pool `polygon` admits three runs at a time.
 UNLIMITED_CALLS_PER_SECOND: Final = 33
 MAX_PAUSE_SECONDS: Final = 300.0
-PRIORITIES: Final = {tier: priority for priority, tier in enumerate(Tier)}  # the lower goes first
+PRIORITIES: Final = {tier: priority for priority, tier in enumerate(Tier)}  # the lowest goes first
 
-# A call granted now reaches the vendor a little later, by another amount each time: a new connection takes half a
+# A call granted now reaches the vendor a little later, by a varying amount: a new connection takes half a
 # second, a pooled one a millisecond. The window is stretched by this much so that the calls still fit on arrival.
 _MARGIN: Final = 1 / 60
 # Reading the shared pause takes 0.7 ms, 0.14 of them processor time. At this interval a process sends calls into
@@ -69,7 +69,7 @@ class Queue(Protocol):
         """Grant no call for `seconds`; a longer pause in progress is kept."""
 
     def paused(self) -> float:
-        """Return the seconds that are left of the pause, 0 without one."""
+        """Return the seconds left of the pause, 0 without one."""
 
     def close(self) -> None:
         """Close the connections; the object can be used again."""
@@ -83,12 +83,12 @@ def spacing_seconds(calls: int, window_seconds: float = 60.0) -> float:
 class UnlimitedLimiter:
     """Limits this process alone, by calls in any second; for the sandbox and for unlimited plans.
 
-    The first calls go at once: spread evenly, three symbols' year of 18 calls would take half a second for nothing.
+    The first calls go at once: spread evenly, the 18 calls of three symbols' year would waste half a second.
 
     Args:
         per_second: calls in any second, None for no limit at all.
-        sleep: waits.
-        monotonic: seconds on a clock that only rises.
+        sleep: waits for a number of seconds.
+        monotonic: returns the seconds of a clock that never goes back.
     """
 
     def __init__(
@@ -105,7 +105,7 @@ class UnlimitedLimiter:
         self._paused_until = 0.0
 
     def acquire(self, priority: int) -> None:
-        """Block until this process may send one request; the priority is ignored, no caller waits long."""
+        """Block until this process may send one request; the priority is ignored, because no caller waits long."""
         while (paused := self._paused_until - self._monotonic()) > 0:
             self._sleep(paused)
         if self._sent is None:
@@ -132,11 +132,11 @@ class SharedLimiter:
     """One limit for all threads, processes and machines that share a queue.
 
     An unlimited plan is not worth a round trip per call: each process then has its own limit, and only the pause is
-    shared, read ten times a second. Nothing is connected before the first use; threads may share the object.
+    shared, read ten times a second. It connects at its first use; threads may share the object.
 
     Args:
         queue: the shared state; its `spacing` is the plan's, None for an unlimited plan.
-        sleep: waits.
+        sleep: waits for a number of seconds.
     """
 
     def __init__(self, queue: Queue, *, sleep: Callable[[float], None] = time.sleep) -> None:
@@ -157,7 +157,7 @@ class SharedLimiter:
             while (wait := self._queue.request(waiter, priority)) > 0:
                 self._sleep(min(wait, self._queue.lease_seconds / 2))
         except DatabaseUnavailableError:
-            raise  # the queue cannot be reached; the lease ends by itself
+            raise  # the queue cannot be reached; the lease runs out on its own
         except BaseException:
             self._leave(waiter)
             raise

@@ -1,4 +1,4 @@
-"""Decode the vendor's list of splits; other reference data that is not bars belongs here too."""
+"""Decode the vendor's list of splits; any other reference data belongs here too."""
 
 from __future__ import annotations
 
@@ -64,8 +64,8 @@ def read_splits(
         body: the unpacked answer.
         since: the first requested date; earlier splits do not affect any stored bar.
         followed: the tickers whose splits matter; None for all.
-        unreadable: receives, by ticker, what is wrong with a row of a ticker that matters, and under `NO_TICKER` with a
-            row without a ticker; None to raise it instead.
+        unreadable: receives, by ticker, what is wrong with a row of a ticker that matters, or, under `NO_TICKER`, with
+            a row without a ticker; None to raise it instead.
 
     Raises:
         TransientError: the body is not JSON.
@@ -120,8 +120,8 @@ def _ticker_of(raw: msgspec.Raw) -> str:
 def without_duplicates(splits: Iterable[SplitRow]) -> tuple[SplitRow, ...]:
     """Return every split once, by day and ticker.
 
-    The vendor lists some splits twice. Of two on one day with different ratios the later in the list is kept, with a
-    warning: one ticker must not hold up the whole market's splits. Of two with the same ratio a few days apart the one
+    The vendor lists some splits twice. Of two on one day with different ratios, the later in the list is kept, with a
+    warning: one ticker must not hold up the whole market's splits. Of two with the same ratio a few days apart, the one
     with the later date is kept, with a warning: the earlier date is that of the decision, after the close.
     """
     kept: dict[tuple[str, date], SplitRow] = {}
@@ -138,7 +138,7 @@ def without_duplicates(splits: Iterable[SplitRow]) -> tuple[SplitRow, ...]:
         split = kept[key]
         if once and _is_same(once[-1], split):
             _log.warning(
-                "%s has the same split on %s and on %s, and the later date counts",
+                "%s has the same split on %s and on %s; the later date counts",
                 *(split.symbol, once[-1].execution_date, split.execution_date),
             )
             once.pop()

@@ -100,7 +100,7 @@ def failure(code: int, text: str, what: str, *, beyond_history: bool) -> Pipelin
         if _TOO_EARLY.search(text):
             return VendorRequestError(
                 f"{what}: not in the plan yet ({said}). A later run requests it again; if that does not help, "
-                "check POLYGON_PLAN: the key's plan gives a day only after its end."
+                "check POLYGON_PLAN: the key's plan serves a day only after its end."
             )
         if beyond_history or _OUTSIDE_PLAN.search(text):
             return VendorRequestError(f"{what}: not in the plan ({said}). Ask for less history, or upgrade the plan.")

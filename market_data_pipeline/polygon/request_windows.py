@@ -33,8 +33,8 @@ class Window(NamedTuple):
     Attributes:
         interval: half-open UTC, on the timeframe's grid.
         timeframe: a fetched one.
-        base_bars: minutes of extended sessions in it (for day bars: sessions), of which pages hold `PAGE_LIMIT`; as
-            many as the vendor has if every minute has a trade.
+        base_bars: minutes of extended sessions in it (for day bars: sessions), of which a page holds `PAGE_LIMIT`; the
+            vendor has that many if every minute has a trade.
     """
 
     interval: Interval
@@ -43,7 +43,7 @@ class Window(NamedTuple):
 
 
 class _Run(NamedTuple):
-    """Missing sessions without a session between them that is not missing."""
+    """Missing sessions with no other session between them."""
 
     interval: Interval
     base_bars: int
@@ -89,11 +89,11 @@ def windows(missing: Sequence[Session], timeframe: Timeframe, page_limit: int = 
 
 
 def parts(window: Window, sessions: Sequence[Session], most: int) -> tuple[Window, ...]:
-    """Return a 5m window cut between sessions into parts of at most `most` base bars, a smaller one as it is.
+    """Return a 5m window cut between sessions into parts of at most `most` base bars; one that fits is not cut.
 
     Args:
         window: one that `windows` made.
-        sessions: all that lie in it, ascending.
+        sessions: all sessions in it, ascending.
         most: base bars of a part, not fewer than those of a session.
     """
     if window.base_bars <= most:
@@ -111,7 +111,7 @@ def parts(window: Window, sessions: Sequence[Session], most: int) -> tuple[Windo
 
 
 def pages_of(base_bars: int, page_limit: int = PAGE_LIMIT) -> int:
-    """Return how many pages, and so calls, an answer with so many base bars takes."""
+    """Return how many pages, and so calls, an answer with `base_bars` takes."""
     return max(1, -(-base_bars // page_limit))
 
 

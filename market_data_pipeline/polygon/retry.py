@@ -2,11 +2,11 @@
 
 Each attempt waits for the rate limit and is counted. Transient failures are retried, up to `max_attempts` attempts with
 exponential backoff and full jitter: before attempt n + 1 a uniformly random time of up to 2**(n-1) seconds, at most
-300, and at least what Retry-After says. An answer 429 pauses all senders for that time; without a Retry-After, for a
+300, and at least what Retry-After says. A 429 answer pauses all senders for that time; without a Retry-After, for a
 time that grows until the vendor's minute has passed (`RATE_FLOORS_SECONDS`).
 
 While no connection to the vendor can be made, attempts only connect, which uses no call of the rate limit, and once
-`CUT_OFF_AFTER` requests in a row have failed so, the run stops.
+`CUT_OFF_AFTER` requests in a row have failed this way, the run stops.
 """
 
 from __future__ import annotations
@@ -46,13 +46,13 @@ _log = logging.getLogger(__name__)
 MAX_ATTEMPTS: Final = 5
 _FIRST_BACKOFF_SECONDS: Final = 1.0
 
-# The least pause after the first, second, third and fourth answer 429 without a Retry-After. The vendor counts calls by
-# the minute, so the last of five attempts must come more than a minute after the first: then a key with five calls a
+# The shortest pause after the first, second, third and fourth 429 answer without a Retry-After. The vendor counts calls
+# by the minute, so the last of five attempts must come more than a minute after the first: then a key with five calls a
 # minute gets through even where the plan is configured as unlimited.
 RATE_FLOORS_SECONDS: Final = (0.0, 8.0, 20.0, 36.0)
 
-# Five attempts at a request last 7 s on average, and a run sends three at a time: a shorter outage does not stop it, a
-# wrong address or a dead line does within half a minute, whatever the number of symbols.
+# Five attempts at a request last 7 s on average, and a run sends three at a time: a shorter outage does not stop it; a
+# wrong address or a dead line stops it within half a minute, whatever the number of symbols.
 CUT_OFF_AFTER: Final = 6
 
 _T = TypeVar("_T")
@@ -71,11 +71,11 @@ class Sender:
     """Sends requests over one transport.
 
     Args:
-        transport: the wire.
+        transport: makes the exchanges.
         limiter: decides when a request may be sent.
         max_attempts: attempts per request, the first included.
-        sleep: waits between attempts.
-        uniform: a random number between two.
+        sleep: waits between attempts, for a number of seconds.
+        uniform: returns a random number between its two arguments.
     """
 
     def __init__(
@@ -100,16 +100,16 @@ class Sender:
 
         Args:
             request: what to send.
-            read: decodes and checks; its TransientError is retried.
+            read: decodes and checks the body; its TransientError is retried.
             tally: every attempt is counted here.
 
         Raises:
-            TransientError: the last attempt failed, too; RateLimitedError when it was refused for the rate,
+            TransientError: the last attempt failed too; RateLimitedError when it was rate limited,
                 VendorUnreachableError when no connection could be made.
-            PipelineError: of the class that `refusals` and `read` decide, at once.
+            PipelineError: at once, of the class that `refusals` or `read` decides.
         """
         delay = 0.0
-        unexplained = 0  # answers 429 without a Retry-After
+        unexplained = 0  # 429 answers without a Retry-After
         reached = not self._unreachable
 
         def attempt(number: int) -> _T:
@@ -168,7 +168,7 @@ class Sender:
                     return attempt(trial.retry_state.attempt_number)
         except PipelineError as error:
             if _is_retried(error) and self._max_attempts > 1:
-                error.args = (f"{error} Given up after {self._max_attempts} attempts.",)
+                error.args = (f"{error} Gave up after {self._max_attempts} attempts.",)
             if isinstance(error, VendorUnreachableError):
                 with self._lock:
                     self._unreachable += 1

@@ -64,7 +64,7 @@ def _unconnected(error: BaseException) -> str | None:
 def _words(error: BaseException | None) -> str:
     """Return why a connection could not be made, in words."""
     if isinstance(error, socket.gaierror):
-        return "its name is not known"
+        return "its host name is unknown"
     if isinstance(error, TimeoutError) or not isinstance(error, OSError) or not error.errno:
         return "no connection in time"
     return os.strerror(error.errno).lower()
@@ -158,7 +158,7 @@ class Limits:
     """Limits of one exchange.
 
     Attributes:
-        connect: seconds to a connection.
+        connect: seconds to open a connection.
         read: seconds without a byte.
         total: seconds from the first byte sent to the last received; a full page takes 1 to 3.
         body: bytes of an unpacked body; the largest recorded page has 5 million.
@@ -180,7 +180,7 @@ class Answer(NamedTuple):
 
 
 class Transport:
-    """Sends GET requests to one host; threads may share it, each gets a connection of its own."""
+    """Sends GET requests to one host; threads may share it, and each gets its own connection."""
 
     def __init__(self, base_url: str, api_key: str, limits: Limits | None = None) -> None:
         """Check the address and the key; nothing is sent.

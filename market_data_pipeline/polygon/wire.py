@@ -1,10 +1,10 @@
 """Decode the vendor's bars, pages of one symbol or a day of the whole market, and refuse what cannot be trusted.
 
-A page of bars is accepted whole or not at all: its envelope echoes the request and every bar keeps the rules below. A
-body that is not JSON is a transient error; JSON that contradicts the request or itself is a data error, whose message
-names the bar and the field. Of a market day each row is a series of its own: one that contradicts itself is left out
-with a warning. 10,000 bars take about 7 ms: msgspec into typed rows, then one pass into numpy (orjson's dictionaries
-cost as much before any type is checked, pyarrow's JSON reader half as much again).
+A page of bars is accepted whole or not at all: its envelope must echo the request, and every bar must obey the rules
+below. A body that is not JSON is a transient error; JSON that contradicts the request or itself is a data error, whose
+message names the bar and the field. In a market day each row belongs to another series: one that contradicts itself is
+left out with a warning. 10,000 bars take about 7 ms: msgspec into typed rows, then one pass into numpy (orjson's
+dictionaries cost as much before any type is checked, pyarrow's JSON reader half as much again).
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class _BarsPage(Envelope):
 
 
 class Rows(NamedTuple):
-    """The bars of one page: starts in int64 microseconds since 1970 UTC; the names of `VALUES` are `values`' rows."""
+    """The bars of one page: starts in int64 microseconds since 1970 UTC; `values` has a row for each of `VALUES`."""
 
     ts_us: np.ndarray
     values: np.ndarray
@@ -88,7 +88,7 @@ _P = TypeVar("_P", bound=Envelope)
 
 @dataclass(frozen=True, slots=True)
 class Page(Generic[_R]):
-    """One page: its rows, how many they are, and the vendor's address of the next page."""
+    """One page: its rows, their number, and the vendor's address of the next page."""
 
     rows: _R
     count: int
@@ -143,7 +143,7 @@ def _frame(ts_us: np.ndarray, values: np.ndarray) -> pd.DataFrame:
 
 
 def decode(decoder: msgspec.json.Decoder[_P], body: bytes, where: str, row: str = "bar") -> _P:
-    """Return the typed page; messages call its rows `row`, and the errors are those of `read_bars`."""
+    """Return the typed page, whose rows the messages call `row`; raises what `read_bars` does."""
     failure: PipelineError
     try:
         page = decoder.decode(body.removeprefix(BOM_UTF8))
@@ -170,7 +170,7 @@ def in_words(message: str, row: str) -> str:
 
 
 def _check_envelope(adjusted: bool | None, results_count: int | None, rows: int, where: str) -> None:
-    """Refuse a page that is adjusted, or that does not hold as many rows as it says."""
+    """Refuse a page that is adjusted, or whose number of rows is not the one it states."""
     if adjusted is not False:
         raise DataError(f"{where}: raw bars were requested and the answer says adjusted = {adjusted}.")
     if results_count != rows:
@@ -235,7 +235,7 @@ def _broken_rules(values: np.ndarray) -> list[tuple[str, np.ndarray]]:
             "low <= open, close <= high does not hold",
             (np.minimum(opened, close) < low) | (np.maximum(opened, close) > high),
         ),
-        ("the volume is not a finite number from 0 up", ~(np.isfinite(volume) & (volume >= 0))),
+        ("the volume is infinite or below 0", ~(np.isfinite(volume) & (volume >= 0))),
         # It may be outside [low, high], see _warn_of_vwap; 0 stands for none where nothing traded.
         ("vw is infinite or below 0", np.isinf(vwap) | (vwap < 0)),
         ("n is not a count", (trades > _MOST_TRADES) | (trades < 0) | (trades != np.rint(trades)) & ~np.isnan(trades)),
@@ -312,11 +312,11 @@ def _check_rows(symbols: Sequence[str] | np.ndarray, ts_us: np.ndarray, day: dat
     seen: set[str] = set()
     for symbol in symbols:
         if symbol in seen:
-            raise DataError(f"{where}: ticker {symbol!r} comes twice.")
+            raise DataError(f"{where}: ticker {symbol!r} occurs twice.")
         seen.add(symbol)
     session = calendar_for(AssetClass.US_EQUITY).session_on(day)
     if session is None:
-        raise DataError(f"{where}: there are {len(symbols)} bars, and no session on that date.")
+        raise DataError(f"{where}: there are {len(symbols)} bars, but no session on that date.")
     close_us = to_us(session.day_end) - _CLOSE_TO_MIDNIGHT_US
     if (wrong := ts_us != close_us).any():
         at = int(np.argmax(wrong))

@@ -23,7 +23,7 @@ def new_york(day: int, hour: int, minute: int = 0, second: int = 30) -> datetime
     return datetime(2026, 11, day, hour, minute, second, tzinfo=NEW_YORK)
 
 
-# Thursday 19 November: Wednesday's day bar is held by all and settled.
+# Thursday 19 November: Wednesday's day bar is stored for all symbols and settled.
 BEFORE = new_york(19, 12)
 
 
@@ -116,7 +116,7 @@ def test_a_first_backfill_requests_symbol_by_symbol(world: World) -> None:
     assert world.query("select * from market_data.market_days") == []
 
 
-def test_a_symbol_that_the_answer_does_not_name_is_requested_by_itself(world: World) -> None:
+def test_a_symbol_that_the_answer_does_not_name_is_requested_on_its_own(world: World) -> None:
     """Absence proves nothing, and the others still cost one request."""
     world.refresh("AAPL", "MSFT", "ZZZZ", timeframes=DAYS)
     world.now = new_york(20, 11)
@@ -128,7 +128,7 @@ def test_a_symbol_that_the_answer_does_not_name_is_requested_by_itself(world: Wo
     assert "ZZZZ" not in {row["symbol"] for row in day_bars(world)}
 
 
-def test_crypto_is_requested_by_itself(world: World) -> None:
+def test_crypto_is_requested_on_its_own(world: World) -> None:
     symbols = ("X:BTCUSD", "X:ETHUSD", "AAPL", "MSFT")
     world.refresh(*symbols, timeframes=DAYS)
     world.now = new_york(20, 11)
@@ -138,7 +138,7 @@ def test_crypto_is_requested_by_itself(world: World) -> None:
     assert {row["symbol"] for row in world.query("select symbol from market_data.market_days")} == {"AAPL", "MSFT"}
 
 
-def test_several_days_away_cost_a_request_a_day_while_that_is_fewer(world: World) -> None:
+def test_an_absence_of_several_days_costs_a_request_for_each_day_while_that_is_fewer(world: World) -> None:
     world.refresh(*UNIVERSE, timeframes=DAYS)
     world.now = new_york(23, 12)  # Thursday's and Friday's bars are new
     before = sent(world)
@@ -188,7 +188,7 @@ def test_a_replay_of_an_earlier_instant_does_not_know_a_later_answer(world: Worl
     assert coverage(world, date(2026, 11, 19))["SPY"] == ("provisional", world.now)
 
 
-def test_without_market_days_each_symbol_is_requested_by_itself(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_market_days_each_symbol_is_requested_on_its_own(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     from market_data_pipeline.domain.errors import DataError
     from market_data_pipeline.polygon.client import PolygonClient
 
@@ -197,7 +197,7 @@ def test_without_market_days_each_symbol_is_requested_by_itself(world: World, mo
     before = sent(world)
 
     def contradicts_itself(*_: object, **__: object) -> None:
-        raise DataError("US stocks on 2026-11-19: ticker 'AAPL' comes twice.")
+        raise DataError("US stocks on 2026-11-19: ticker 'AAPL' occurs twice.")
 
     monkeypatch.setattr(PolygonClient, "grouped_daily", contradicts_itself)
     outcomes = world.refresh(*UNIVERSE, timeframes=DAYS)
@@ -237,7 +237,7 @@ def test_the_fewest_requests_are_chosen(missing: list[set[int]], requested: set[
         ((20, 11, 0), (23, 11, 0), None, True),
         ((20, 11, 0), (20, 12, 0), (20, 0, 15), True),
         ((20, 11, 0), (20, 12, 0), (20, 11, 5), False),  # reopened after it had settled
-        ((20, 11, 0), (20, 10, 0), None, False),  # of the future
+        ((20, 11, 0), (20, 10, 0), None, False),  # from the future
     ],
 )
 def test_an_answer_serves_as_long_as_a_series_that_had_it_would_not_fetch_again(

@@ -32,7 +32,7 @@ class FaultyServer:
     def __init__(self, *script: Answer, port: int = 0) -> None:
         self.script = list(script)
         self.seen: list[Seen] = []
-        self.released = threading.Event()  # set at the end: whoever stalls stops
+        self.released = threading.Event()  # set at the end: an answer that stalls stops
         self._lock = threading.Lock()
         self._http = _Server(("127.0.0.1", port), Handler)
         self._http.owner = self
@@ -106,7 +106,7 @@ def send_gzip(body: bytes, keep: int | None = None) -> Answer:
 
 
 def send_short(body: bytes, missing: int) -> Answer:
-    """An answer whose length promises `missing` bytes more than come before the connection closes."""
+    """An answer whose length promises `missing` bytes more than arrive before the connection closes."""
 
     def answer(handler: Handler) -> None:
         send(200, body, {"Content-Length": str(len(body) + missing)})(handler)

@@ -1,4 +1,4 @@
-"""Answers that arrive whole and cannot be trusted: nothing of them is returned, and the error names what was wrong."""
+"""Answers that arrive whole and cannot be trusted: none of their bars is returned, and the error says what is wrong."""
 
 from __future__ import annotations
 
@@ -201,7 +201,7 @@ def test_a_key_in_next_url_is_dropped_however_it_is_spelled(name: str) -> None:
     assert KEY not in server.seen[1].target
 
 
-def test_a_server_under_a_path_is_asked_under_that_path_for_every_page() -> None:
+def test_a_server_under_a_path_is_called_under_that_path_for_every_page() -> None:
     script = [page(TRUTH[:2], next_url=NEXT.format(1, 2).replace("/v2", "/mirror/v2")), page(TRUTH[2:])]
     with FaultyServer(*map(send_json, script)) as server:
         assert rows(QuickClient(f"{server.url}/mirror/").bars().bars) == TRUTH
@@ -262,7 +262,7 @@ ENDLESS = {
     "a next page that is the first": [
         numbered(lambda n: page(TRUTH[n - 1 : n], next_url=NEXT.format(START_MS, START_MS + 4 * SPAN_MS - 1)))
     ],
-    "empty pages for ever": [numbered(lambda n: empty_page(next_url=NEXT.format(n, n)))],
+    "empty pages without end": [numbered(lambda n: empty_page(next_url=NEXT.format(n, n)))],
     "another ticker's pages": [send_json(page(TRUTH[:2], next_url=NEXT.format(1, 1).replace("AAPL", "MSFT")))],
     "another endpoint": [send_json(page(TRUTH[:2], next_url="https://api.polygon.io/v3/reference/splits?cursor=x"))],
     "no address": [send_json(page(TRUTH[:2], next_url="https://[broken"))],
@@ -323,7 +323,7 @@ def test_crypto_day_bars_start_at_midnight_utc() -> None:
         (Timeframe.D1, WHOLE),
     ],
 )
-def test_what_cannot_be_asked_for_is_not_asked(timeframe: Timeframe, interval: Interval) -> None:
+def test_what_cannot_be_requested_is_not_sent(timeframe: Timeframe, interval: Interval) -> None:
     with FaultyServer(send(500)) as server, pytest.raises(UsageError):
         QuickClient(server.url).bars(interval, timeframe=timeframe)
     assert server.seen == []

@@ -32,7 +32,7 @@ TESLA = split("TSLA", "2020-08-31", 1, 5)
 ODD = split("ODD", "2031-01-02", 1.5, 1)
 
 
-def test_splits_of_all_pages_come_by_day_and_ticker_future_ones_too() -> None:
+def test_splits_of_all_pages_come_by_day_and_ticker_including_future_ones() -> None:
     with FaultyServer(send_json(listing(TESLA, APPLE, next_url=NEXT)), send_json(listing(ODD))) as server:
         quick = QuickClient(server.url)
         splits = quick.client.splits(SINCE)
@@ -127,7 +127,7 @@ def test_a_split_listed_again_under_a_neighbouring_date_counts_once_on_the_later
     assert f"AAPL has the same split on {early} and on 2020-08-31" in caplog.text
 
 
-def test_splits_are_nothing_partial_when_a_later_page_fails() -> None:
+def test_no_splits_are_returned_when_a_later_page_fails() -> None:
     script = [send_json(listing(APPLE, next_url=NEXT)), send(503)]
     with FaultyServer(*script) as server, pytest.raises(TransientError) as caught:
         QuickClient(server.url, max_attempts=2).client.splits(SINCE)
@@ -194,7 +194,7 @@ def test_one_tickers_bad_row_leaves_the_others_of_a_market_day(caplog: pytest.Lo
     [
         (market(market_bar("AAPL", 0), adjusted=True), "adjusted = True"),
         (market(market_bar("AAPL", 0), resultsCount=2), "resultsCount is 2"),
-        (market(market_bar("AAPL", 0), market_bar("AAPL", 1)), "'AAPL' comes twice"),
+        (market(market_bar("AAPL", 0), market_bar("AAPL", 1)), "'AAPL' occurs twice"),
         (market(market_bar("AAPL", 0, t=CLOSE_MS - 16 * 3_600_000)), "AAPL is stamped 2024-01-02T05:00"),
         (market(market_bar("AAPL", 0, t=CLOSE_MS + 86_400_000)), "AAPL is stamped 2024-01-03"),
         (market(bar(0, t=CLOSE_MS)), "bar 0, field T: is missing"),

@@ -70,7 +70,7 @@ PASSING = {
     "gzip with a damaged middle": send(
         200, gzip.compress(GOOD)[:60] + b"\0" * 40 + gzip.compress(GOOD)[100:], {"Content-Encoding": "gzip"}
     ),
-    "an encoding that was not asked for": send(200, GOOD, {"Content-Encoding": "br"}),
+    "an encoding that was not requested": send(200, GOOD, {"Content-Encoding": "br"}),
     "JSON that is cut short": send(200, GOOD[:-30]),
     "JSON twice": send(200, GOOD + GOOD),
     "JSON that is nested without end": send(200, b'{"status":"OK","more":' + b"[" * 100_000),
@@ -101,7 +101,7 @@ def test_a_transient_fault_leaves_the_truth(fault: Answer) -> None:
 def test_a_fault_that_stays_ends_as_a_transient_error_that_carries_its_cost(fault: Answer) -> None:
     with FaultyServer(fault) as server:
         quick = QuickClient(server.url, limits=Limits(connect=0.5, read=0.1, total=0.15), max_attempts=2)
-        with pytest.raises(TransientError, match=r"AAPL 5m.* Given up after 2 attempts") as caught:
+        with pytest.raises(TransientError, match=r"AAPL 5m.* Gave up after 2 attempts") as caught:
             quick.bars()
     assert cost(caught.value).requests == 2
     assert len(server.seen) == 2
@@ -290,7 +290,7 @@ def test_a_server_that_stays_away_stops_the_run_and_one_that_comes_back_does_not
 def test_an_unknown_host_name_is_given_as_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
-    with pytest.raises(VendorUnreachableError, match="its name is not known"):
+    with pytest.raises(VendorUnreachableError, match="its host name is unknown"):
         QuickClient("http://vendor.invalid").bars()
 
 

@@ -1,4 +1,4 @@
-"""What the plans allow, and from when on a bar is served."""
+"""What the plans allow, and from when a bar is served."""
 
 from __future__ import annotations
 

@@ -165,9 +165,9 @@ def test_a_pause_called_by_one_holds_the_others(limiters: list[SharedLimiter]) -
 
 def test_a_pause_reaches_the_processes_of_an_unlimited_plan(database_url: str) -> None:
     caller, other = shared_limiter(database_url, None), shared_limiter(database_url, None)
-    other.acquire(0)  # it has just looked
+    other.acquire(0)  # it has just read the pause
     caller.pause(0.8)
-    time.sleep(0.15)  # the longest that it may not look
+    time.sleep(0.15)  # longer than it may go without reading it again
     started = time.monotonic()
     other.acquire(0)
     assert time.monotonic() - started >= 0.5
@@ -175,7 +175,7 @@ def test_a_pause_reaches_the_processes_of_an_unlimited_plan(database_url: str) -
     other.close()
 
 
-def test_a_waiter_that_died_is_passed_over_when_its_lease_is_over(database_url: str) -> None:
+def test_a_waiter_that_died_is_passed_over_once_its_lease_has_expired(database_url: str) -> None:
     queue = RateLimitQueue(database_url, 0.01)
     dead, living = uuid4(), uuid4()
     with psycopg.connect(database_url) as connection:
