@@ -17,7 +17,7 @@ class ChangingSource:
     """A source whose answers follow what the test says now.
 
     Attributes:
-        truth: what is served where nothing else is said.
+        truth: what is served unless the test says otherwise.
         hidden: (ticker, start, end): bars that start in [start, end) are not served. Day bars start at midnight, so a
             session's hours hide its minutes alone.
         volumes: by (ticker, start of the bar): the volume that is served.

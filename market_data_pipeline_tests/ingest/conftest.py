@@ -1,4 +1,4 @@
-"""A whole ingestion in small: the sandbox server over HTTP, a database of its own, and a clock that tests move."""
+"""A small but complete ingestion: the sandbox server over HTTP, a database of its own, and a clock that tests move."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from market_data_pipeline.settings.sandbox import SANDBOX_KEY
 
 
 class Patience:
-    """Seconds that pass by sleeping alone, so that no test really waits for the rate limit or after a 429."""
+    """Seconds that pass only by sleeping, so that no test really waits for the rate limit or after a 429."""
 
     def __init__(self) -> None:
         self.slept = 0.0

@@ -1,4 +1,4 @@
-"""Features kept in step with their bars: what is read for that, what is written, and who is disturbed by it."""
+"""Features kept in step with their bars: what is read for that, what is written, and that no reader notices."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def test_a_correction_recomputes_from_its_bar_on_and_writes_what_differs(world: 
     world.now += timedelta(seconds=1)
     outcome = refresh(world, counted)
     assert (outcome.counters.rows_updated, outcome.counters.rows_inserted) == (1, 0)
-    # The stored features were those of the true close already: nothing of them differs, and nothing is written.
+    # The stored features were already those of the true close: none of them differs, and nothing is written.
     assert counted.written == {"bars_5m": 1}
     assert outcome.counters.features_written == 0
     assert counted.read["features"] == 400
@@ -194,7 +194,7 @@ def test_a_split_recomputes_the_price_scaled_columns_of_the_bars_before_it(world
 def test_a_ticker_that_stands_still_is_judged_by_its_adjusted_prices(
     database_url: str, *, still: bool, read: int
 ) -> None:
-    """A split is no movement: after a long halt with one in it, the average true range follows from older bars yet."""
+    """A split is not a movement: after a long halt that contains one, the average true range still follows older bars."""
     series, day = Series("DEAD", Timeframe.M15), date(2024, 2, 20)
     made = random_bars(1, "cents", Timeframe.M15, AssetClass.US_EQUITY, 2_500, first=date(2024, 1, 2), presence=1.0)
     made = made.assign(open=made["close"])
@@ -234,7 +234,7 @@ def test_a_new_version_recomputes_everything_while_readers_see_old_or_new(
 
     def look() -> None:
         with psycopg.connect(world.database_url, autocommit=True) as connection:
-            # Whoever had to wait for a lock would get an error instead of rows.
+            # A reader that had to wait for a lock would get an error instead of rows.
             connection.execute("set lock_timeout = '1ms'")
             rows = connection.execute("select atr from market_data.features where timeframe = '5m' order by ts")
             seen.append([row[0] for row in rows.fetchall()])

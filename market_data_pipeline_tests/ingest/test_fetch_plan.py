@@ -73,8 +73,8 @@ def test_the_plans_delay_postpones_a_bar() -> None:
     assert days_to_fetch(WEEK, fetched, Timeframe.M5, late) == (WEDNESDAY,)
 
 
-def test_a_night_and_a_holiday_cost_two_looks_in_all() -> None:
-    """After the close the day is read once for late trades and once when it has settled, and not between."""
+def test_a_night_and_a_holiday_cost_two_requests_in_all() -> None:
+    """After the close the day is read once for late trades and once when it has settled, and not in between."""
     closed = held(WEDNESDAY.date, CoverageStatus.PROVISIONAL, new_york(26, 20, 0))
     assert days(new_york(26, 20, 14), closed) == []
     assert days(new_york(26, 20, 15), closed) == [WEDNESDAY.date]

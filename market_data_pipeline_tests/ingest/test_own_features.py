@@ -55,7 +55,7 @@ class Project:
 
     def write(self, text: str) -> None:
         self.file.write_text(text)
-        self.writes += 1  # an edit within one tick of the file system's clock counts as one all the same
+        self.writes += 1  # an edit within one tick of the file system's clock still counts as one
         stamp = self.file.stat().st_mtime_ns + self.writes
         os.utime(self.file, ns=(stamp, stamp))
 
@@ -102,7 +102,7 @@ def test_the_guides_example_is_stored_and_read_with_its_types(project: Project) 
     assert row["gap"] == read_features("AAPL", "1d")["gap"].iloc[-1]
 
 
-def test_the_catalog_shows_them_behind_the_17(project: Project) -> None:
+def test_the_catalog_shows_them_after_the_17(project: Project) -> None:
     project.declare(GAP)
     outcomes = project.world.refresh("AAPL", timeframes=DAILY)
     _, features = materializations(outcomes["AAPL|1d"])
@@ -256,7 +256,7 @@ def test_a_run_takes_the_module_that_the_settings_name(tmp_path: Path, monkeypat
         ("raise SystemExit(3)", "SystemExit in line 1: 3."),
     ],
 )
-def test_what_is_wrong_with_a_module_is_a_sentence(project: Project, text: str, said: str) -> None:
+def test_a_problem_with_a_module_becomes_a_sentence(project: Project, text: str, said: str) -> None:
     project.write(text)
     own_features = load_own_features(load_settings())
     assert (own_features.features, own_features.readable) == ((), False)

@@ -25,7 +25,7 @@ NOON = datetime(2026, 11, 20, 12, 0, 30, tzinfo=NEW_YORK)
 
 
 def stored(world: World) -> list[list[dict[str, object]]]:
-    """Return everything that a series consists of, without when it was stored."""
+    """Return everything that a series consists of, except when it was stored."""
     return [
         world.query(
             "select symbol, timeframe, ts, open, high, low, close, volume, vwap, trades from market_data.bars"
@@ -130,7 +130,7 @@ def test_a_tick_costs_one_request_per_symbol(world: World) -> None:
 
 @pytest.mark.parametrize("minutes", [5, 65, 8 * 60, 3 * 24 * 60])
 def test_appending_leaves_what_one_backfill_leaves(world: World, minutes: int) -> None:
-    """The first law of features, end to end: however the bars came in, the rows are the same."""
+    """The first law of features, end to end: however the bars arrived, the rows are the same."""
     first_day = datetime(2026, 11, 9, tzinfo=NEW_YORK)
     end = world.now
 

@@ -1,4 +1,4 @@
-"""A coarse bar is made when nothing more can come for it, not of the half hour before a vendor fell silent."""
+"""A coarse bar is made when nothing more can come for it, not from the half hour before a vendor fell silent."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_a_silence_no_longer_than_usual_holds_nothing_up(make_world: MakeWorld) 
         assert last_bars(world)["1h"] == f"Fri {hour - 1:02}:00"
 
 
-def test_a_bar_that_is_held_follows_its_base_though_its_end_is_withdrawn(world: World, source: ChangingSource) -> None:
+def test_a_stored_bar_follows_its_base_even_when_its_end_is_withdrawn(world: World, source: ChangingSource) -> None:
     world.now = at(11, 0) + timedelta(seconds=30)
     world.refresh("AAPL", history_days=10)
     assert last_bars(world)["1h"] == "Fri 10:00"

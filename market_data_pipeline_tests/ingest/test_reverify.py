@@ -40,7 +40,7 @@ def chosen(coverage: Held, base: Timeframe = Timeframe.M5, now: datetime = NOON,
     return sorted(days_to_reverify(YEAR, coverage, base, now, **more))
 
 
-def test_a_night_reads_one_page_of_the_oldest_readings() -> None:
+def test_a_night_reads_the_page_of_days_that_went_unread_the_longest() -> None:
     assert chosen(held(YEAR)) == [session.date for session in YEAR[:52]]
 
 
@@ -72,21 +72,21 @@ def test_a_page_that_cannot_be_read_does_not_keep_the_others_waiting() -> None:
     assert not set(first) & set(chosen(coverage, now=NOON + DAY))
 
 
-def test_the_first_page_of_equally_old_ones_is_the_most_suspicious() -> None:
+def test_of_pages_read_equally_long_ago_the_most_suspicious_comes_first() -> None:
     holes = {YEAR[120].date: 100, YEAR[150].date: 191}
     again = chosen(held(YEAR, rows=lambda s: holes.get(s.date, slot_count(Timeframe.M5, s))))
     assert len(again) == 52
     assert holes.keys() <= set(again)
 
 
-def test_a_recent_hole_of_a_name_that_trades_in_every_slot_is_looked_at_every_night() -> None:
+def test_a_recent_gap_of_a_symbol_that_trades_in_every_slot_is_read_every_night() -> None:
     recent, old = YEAR[-3].date, YEAR[200].date
     coverage = held(YEAR, rows=lambda s: slot_count(Timeframe.M5, s) - (s.date in (recent, old)), looked=NOON - DAY)
     coverage |= held(YEAR[:52], looked=NOON - 6 * DAY)
     assert chosen(coverage) == [*(session.date for session in YEAR[:52]), recent]
 
 
-def test_a_day_confirmed_empty_between_held_ones_is_suspicious_and_one_before_the_listing_is_not() -> None:
+def test_a_day_confirmed_empty_between_stored_ones_is_suspicious_and_one_before_the_listing_is_not() -> None:
     halted = YEAR[-2].date
     fresh = {"looked": NOON - DAY}
     assert chosen(held(YEAR, Timeframe.D1, lambda s: s.date != halted, **fresh), Timeframe.D1) == [halted]
@@ -94,7 +94,7 @@ def test_a_day_confirmed_empty_between_held_ones_is_suspicious_and_one_before_th
     assert chosen(unlisted, Timeframe.D1) == []
 
 
-def test_holes_that_are_a_names_habit_are_not_suspicious() -> None:
+def test_gaps_that_are_usual_for_a_symbol_are_not_suspicious() -> None:
     thin = held(YEAR, rows=lambda s: 40 + (s.date.toordinal() * 7919) % 60, looked=NOON - DAY)
     assert len(chosen(thin)) == 52  # the sample
     sometimes = held(YEAR, Timeframe.D1, lambda s: s.date.toordinal() % 3, looked=NOON - DAY)

@@ -47,7 +47,7 @@ def statuses(world: World, day: date) -> dict[object, object]:
     return {row["timeframe"]: row["status"] for row in rows}
 
 
-def test_a_correction_of_a_settled_day_is_found_and_everything_that_rests_on_it_follows(
+def test_a_correction_of_a_settled_day_is_found_and_everything_that_depends_on_it_follows(
     world: World, vendor: ChangingSource
 ) -> None:
     vendor.volumes["AAPL", TEN] = 1.0
@@ -81,7 +81,7 @@ def test_a_correction_of_a_settled_day_is_found_and_everything_that_rests_on_it_
     assert volume_as_of(world, TEN, world.now) == [now["volume"]]
     hour = world.query("select ts, volume from market_data.bar_revisions where timeframe = '1h'")[0]
     assert volume_as_of(world, TEN, first, "1h") == [hour["volume"]]
-    # What rests on the corrected bar is as if it had been right from the start.
+    # What depends on the corrected bar is as if it had been right from the start.
     corrected = stored(world)
     with world.connect() as connection:
         connection.execute("truncate market_data.bars, market_data.features, market_data.coverage")
@@ -92,7 +92,7 @@ def test_a_correction_of_a_settled_day_is_found_and_everything_that_rests_on_it_
     pd.testing.assert_frame_equal(pd.DataFrame(corrected[1]), pd.DataFrame(undisturbed[1]), rtol=1e-9, atol=0)
 
 
-def test_a_hole_that_the_vendor_fills_later_is_found_and_reported(world: World, vendor: ChangingSource) -> None:
+def test_a_gap_that_the_vendor_fills_later_is_found_and_reported(world: World, vendor: ChangingSource) -> None:
     vendor.hidden.append(("AAPL", TEN, TEN + timedelta(minutes=15)))
     world.refresh("AAPL")
     assert statuses(world, TUESDAY) == {"5m": "complete", "1d": "complete"}
@@ -216,7 +216,7 @@ def test_a_ticker_that_the_vendor_lost_keeps_its_history(world: World, vendor: C
     assert stored(world)[:2] == held[:2]
 
 
-def test_yesterday_withdrawn_does_not_keep_today_from_coming_in(world: World, vendor: ChangingSource) -> None:
+def test_a_withdrawn_yesterday_does_not_keep_today_from_being_stored(world: World, vendor: ChangingSource) -> None:
     world.refresh("AAPL")
     world.now += timedelta(days=3)  # Monday noon
     world.refresh("AAPL")
@@ -248,7 +248,9 @@ def test_a_changed_split_has_all_days_read_again(world: World, vendor: ChangingS
     day_bars = (Timeframe.D1,)
     world.refresh("AAPL", timeframes=day_bars, history_days=60)
     world.now += DAY
-    world.refresh("AAPL", timeframes=day_bars, history_days=60, reverify=True)  # notes under which splits all was read
+    world.refresh(
+        "AAPL", timeframes=day_bars, history_days=60, reverify=True
+    )  # records the splits under which all days were read
     vendor.volumes["AAPL", old] = 5.0
     world.now += DAY
     assert (
@@ -294,7 +296,7 @@ def test_a_corrected_split_adjusts_once_and_what_was_known_before_can_still_be_r
 def test_bars_corrected_at_one_instant_are_known_in_their_last_version_from_it_on(
     world: World, vendor: ChangingSource
 ) -> None:
-    """With a clock that stands still, a value that was replaced at the instant it was stored never held."""
+    """With a clock that stands still, a value that was replaced at the instant it was stored was never in effect."""
     for volume in (1.0, 2.0, 3.0):
         vendor.volumes["AAPL", TEN] = volume
         world.refresh("AAPL", timeframes=(Timeframe.M5,), full=True)

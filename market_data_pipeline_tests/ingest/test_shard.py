@@ -84,7 +84,7 @@ def test_a_refused_key_stops_the_run_at_once_and_says_what_to_do(world: World) -
     assert len(world.query("select * from market_data.ingest_log")) == 30
 
 
-def test_an_unreachable_vendor_is_soon_not_called_any_more(world: World) -> None:
+def test_an_unreachable_vendor_soon_gets_no_more_calls(world: World) -> None:
     world.refresh("AAPL")  # the splits are known after this
     world.base_url = "http://127.0.0.1:9"
     symbols = ("MSFT", "NVDA", "AMZN", "META", "TSLA", "KO", "SPY", "XOM", "PG", "PEP")
@@ -117,7 +117,7 @@ def test_a_system_exit_in_a_library_fails_its_symbol_and_is_reported(
 
 
 def test_an_unknown_ticker_is_missing_not_failed(world: World) -> None:
-    """An empty answer proves nothing, so nothing is stored and the series stays missing bars that were due."""
+    """An empty answer proves nothing, so nothing is stored and the series is still missing the bars that were due."""
     outcomes = world.refresh("ZZZZ", "AAPL")
     assert outcomes["ZZZZ|5m"].status == "unchanged"
     assert outcomes["ZZZZ|5m"].bar_count == 0

@@ -64,7 +64,7 @@ def sessions(world: FaultyWorld) -> list[dict[str, object]]:
 
 
 def advisory_locks(world: FaultyWorld) -> list[dict[str, object]]:
-    """Return the advisory locks that anybody holds or waits for."""
+    """Return the advisory locks that are held or waited for."""
     return world.query(
         "select * from pg_locks where locktype = 'advisory'"
         " and database = (select oid from pg_database where datname = current_database())"
@@ -73,9 +73,9 @@ def advisory_locks(world: FaultyWorld) -> list[dict[str, object]]:
 
 @contextmanager
 def wire(world: FaultyWorld, relation: str, *, at_commit: bool = False) -> Iterator[Callable[[], bool]]:
-    """Suspend a process that writes to a relation, right after the statement or in its COMMIT, until the block is left.
+    """Suspend a process that writes to a relation, right after the statement or in its COMMIT, until the block ends.
 
-    Gives a function that says whether a process has been suspended.
+    Yields a function that returns whether a process has been suspended.
     """
     kind, timing = (
         ("constraint trigger", "deferrable initially deferred for each row") if at_commit else ("trigger", "")

@@ -1,7 +1,7 @@
-"""The ways in which the vendor misbehaves, each made of the true answer.
+"""The ways in which the vendor misbehaves, each made from the true answer.
 
 `SURVIVED` are retried or do not matter: what is stored is the truth. `REFUSED` cannot be survived: nothing of the
-window is stored, and the audit log row has the class and a sentence that contains the given words.
+window is stored, and the audit log row has the class and a message that contains the given words.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Fault(NamedTuple):
 
 
 class Refused(NamedTuple):
-    """A fault that ends the window, the class of failure it is recorded with, and words of the sentence."""
+    """A fault that ends the window, the class of failure it is recorded with, and words of the message."""
 
     fault: Fault
     error_class: str
@@ -211,7 +211,7 @@ SURVIVED: Final[dict[str, Fault]] = {
         first_page,
         1,
     ),
-    "next_url that bears a key": Fault(next_url(lambda exchange, url: url + "&apiKey=anotherkey"), first_page, 1),
+    "next_url that carries a key": Fault(next_url(lambda exchange, url: url + "&apiKey=anotherkey"), first_page, 1),
     "an empty page with next_url": Fault(empty_then_next, first_page, 1),
 }
 

@@ -1,4 +1,4 @@
-"""What the vendor holds for true changes between two reads, or between two pages."""
+"""What the vendor says is true changes between two reads, or between two pages."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def later_truth(postgres_url: str, migrated_template: str, market: Source) -> Sn
         return world.snapshot()
 
 
-def test_a_hole_that_is_filled_later_is_filled(world: FaultyWorld, later_truth: Snapshot) -> None:
+def test_a_gap_that_the_vendor_fills_later_is_filled(world: FaultyWorld, later_truth: Snapshot) -> None:
     world.vendor.edit(hole)
     world.refresh("AAPL", history_days=DAYS)
     assert differences(world.snapshot(), later_truth)
@@ -63,7 +63,7 @@ def test_a_hole_that_is_filled_later_is_filled(world: FaultyWorld, later_truth: 
     assert differences(world.snapshot(), later_truth) == {}
 
 
-def test_an_answer_that_lost_its_next_page_is_completed_by_the_second_look(
+def test_an_answer_that_lost_its_next_page_is_completed_by_the_second_request(
     world: FaultyWorld, later_truth: Snapshot
 ) -> None:
     def lose(exchange: Exchange) -> Answer:
@@ -97,7 +97,7 @@ def test_bars_corrected_on_the_second_read_are_stored_with_the_old_values_kept(
     assert len(kept) == 12
 
 
-def test_a_hole_in_a_settled_day_is_filled_by_a_full_refresh(world: FaultyWorld, truth: Snapshot) -> None:
+def test_a_gap_in_a_settled_day_is_filled_by_a_full_refresh(world: FaultyWorld, truth: Snapshot) -> None:
     settled = datetime(2026, 11, 18, 15, 0, tzinfo=NEW_YORK)
 
     def old_hole(exchange: Exchange, page: Page) -> None:
@@ -193,7 +193,7 @@ def test_a_split_that_cannot_be_read_fails_its_symbol_alone_until_it_can(
 def test_a_split_without_a_ticker_fails_no_symbol_removes_nothing_and_is_reported_by_each_run(
     make_world: MakeWorld, market: Source
 ) -> None:
-    """It may be one that was known: that one goes only when its symbol is listed with another instead."""
+    """It may be a known split, which is removed only when its symbol is listed with another instead."""
     known = SplitRow("AAPL", date(2026, 11, 19), 1.0, 4.0)
     source = WithSplit(market, known)
     source.announced.set()

@@ -127,7 +127,7 @@ def test_runs_killed_at_random_moments_on_a_moving_clock_end_in_the_truth(
     chance = random.Random(8)
     for _ in range(6):
         process = start(world, "AAPL", "MSFT", history_days=DAYS)
-        time.sleep(chance.uniform(0, 0.6))  # any moment will do: this is no waiting for something
+        time.sleep(chance.uniform(0, 0.6))  # any moment will do: this does not wait for anything
         kill(world, process)
         assert_data_and_audit_rows_agree(world)
         world.now += A_LITTLE
@@ -139,7 +139,7 @@ def test_runs_killed_at_random_moments_on_a_moving_clock_end_in_the_truth(
 
 
 def test_a_suspended_process_is_waited_for_like_a_slow_one(world: FaultyWorld, truth: Snapshot) -> None:
-    """A run that hangs keeps its symbol; who waits for it goes on at once when it is gone."""
+    """A run that hangs keeps its symbol; a run that waits for the symbol continues as soon as that one is gone."""
     with wire(world, "features_5m") as stopped:
         first = start(world, "AAPL", history_days=DAYS)
         until(stopped)

@@ -1,4 +1,4 @@
-"""What PostgreSQL does to a run in its middle: which class of failure it is, who else it stops, what is kept."""
+"""What PostgreSQL can do to a run halfway: which class of failure it is, what else it stops, what is kept."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SYMBOLS = ("AAPL", "MSFT", "NVDA", "AMZN")
 
 
 def refuse(world: FaultyWorld, relation: str, sqlstate: str, times: int = 1 << 30, symbol: str = "%") -> None:
-    """Let the database refuse the next statements that write a symbol's rows to a relation, for a reason of its own."""
+    """Make the database refuse the next statements that write a symbol's rows to a relation, with a given SQLSTATE."""
     with world.connect() as connection:
         connection.execute("create sequence public.refusals")  # counts refusals: it is not rolled back
         connection.execute("grant usage on sequence public.refusals to public")
@@ -229,7 +229,7 @@ def test_a_lost_connection_says_so_once_and_is_unusable_afterwards(
     world.query("select pg_terminate_backend(%s)", pid)
     until(lambda: not world.query("select 1 from pg_stat_activity where pid = %s", pid))
     assert isinstance(caught(connection.commit), DatabaseUnavailableError)
-    connection.rollback()  # it has forgotten already
+    connection.rollback()  # it has already been rolled back
     assert connection.closed
     assert isinstance(caught(lambda: connection.execute("select 1")), DatabaseUnavailableError)
     connection.close()
@@ -266,7 +266,7 @@ def test_a_run_whose_server_is_not_there_fails_every_series_without_a_request(wo
     assert world.vendor.seen == []
 
 
-def test_settings_of_a_url_win_over_ours_but_for_the_zone_on_which_dates_rest(world: FaultyWorld) -> None:
+def test_settings_of_a_url_win_over_ours_except_the_zone_that_dates_depend_on(world: FaultyWorld) -> None:
     settings = {"application_name": "mine", "options": "-ctimezone=America/New_York"}
     url = sa.make_url(world.database_url).update_query_dict(settings).render_as_string(hide_password=False)
     with StoreConnection(url) as mine:

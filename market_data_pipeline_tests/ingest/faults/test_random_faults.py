@@ -20,7 +20,7 @@ FIRST_DAY = date(2026, 11, 18)
 END = datetime(2026, 11, 24, 11, 30, tzinfo=NEW_YORK)  # Monday has settled
 MINUTES = int((END - NOON).total_seconds()) // 60
 FAULTS = {**SURVIVED, **{name: refused.fault for name, refused in REFUSED.items()}}
-# A stall costs a fifth of a second each time, and says nothing that a reset does not.
+# A stall costs a fifth of a second each time, and shows nothing that a reset does not.
 NAMES = sorted(name for name in FAULTS if "stall" not in name)
 
 faults = st.lists(st.tuples(st.sampled_from(NAMES), st.integers(1, 7)), max_size=4)
@@ -29,7 +29,7 @@ steps = st.lists(st.tuples(st.integers(0, MINUTES - 1), faults, edits), min_size
 
 
 def edit_of(kind: str, world: FaultyWorld) -> Any:
-    """Return what the vendor says of today, which is not settled yet, instead of the truth."""
+    """Return what the vendor says about today, which is not settled yet, instead of the truth."""
     if kind == "none":
         return None
 

@@ -1,4 +1,4 @@
-"""A refused key or plan ends the run at once: the others fail with the same reason, unasked."""
+"""A refused key or plan ends the run at once: the other symbols fail with the same reason, without a request."""
 
 from __future__ import annotations
 

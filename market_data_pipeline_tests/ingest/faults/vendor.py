@@ -1,8 +1,8 @@
-"""A vendor that tells the truth, the sandbox's, except where a test has it misbehave.
+"""A vendor that tells the truth, the sandbox's, except where a test makes it misbehave.
 
 Each request is answered as the sandbox would answer it at the test's clock. A fault that is injected takes the place of
 the true answer of the requests that it applies to, as often as it says; it is given the true page and makes an answer
-of it, or breaks the connection.
+from it, or breaks the connection.
 """
 
 from __future__ import annotations
@@ -95,11 +95,11 @@ class FaultyVendor(FaultyServer):
             self._faults.append(_Fault(make, applies, times))
 
     def edit(self, change: Callable[[Exchange, Page], None] | None) -> None:
-        """Change what the vendor holds for true, in pages of 5-minute bars, until it is set to None."""
+        """Change what the vendor says is true, in pages of 5-minute bars, until it is set to None."""
         self._edit = change
 
     def heal(self) -> None:
-        """Misbehave no more."""
+        """Stop misbehaving."""
         with self._faults_lock:
             self._faults.clear()
         self._edit = None

@@ -1,4 +1,4 @@
-"""A whole ingestion against a faulty vendor, and what it leaves behind: every row, without when it was stored."""
+"""A whole ingestion against a faulty vendor, and what it leaves behind: every row, except when it was stored."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ RELATIONS = {
 def differences(one: Snapshot, other: Snapshot) -> dict[str, list[tuple[Any, Any]]]:
     """Return the rows that differ, by relation; features may differ by 1e-9 of their value.
 
-    An average that is carried on from bar to bar remembers where it began: that much is the law of features.
+    An average that is carried on from bar to bar remembers where it began: the law of features allows that much.
     """
     found = {}
     for relation, rows in one.items():
