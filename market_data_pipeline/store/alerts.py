@@ -47,13 +47,13 @@ class OpenAlert(NamedTuple):
 
 
 def open_alert(connection: sa.Connection, kind: str, subject: str, detail: str) -> bool:
-    """Record an alert about `subject` as open; return False if it was open with the same detail already."""
+    """Record an alert about `subject` as open; return False if it was already open with the same detail."""
     recorded = connection.exec_driver_sql(_OPEN, {"kind": kind, "subject": subject, "detail": detail})
     return recorded.one_or_none() is not None
 
 
 def note_alerts(connection: sa.Connection, kind: str, opened: Mapping[str, str], closed: Sequence[str]) -> None:
-    """Record, in one statement, which subjects of a kind have an open alert, with its detail, and which no longer."""
+    """Open alerts of a kind, each subject with its detail, and close others, in one statement."""
     values = {"kind": kind, "opened": list(opened), "details": list(opened.values()), "closed": list(closed)}
     connection.exec_driver_sql(_REPLACE, values)
 

@@ -23,7 +23,7 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def partition(relation: str, timeframe: Timeframe) -> str:
-    """Return the name of the timeframe's partition: COPY into it spares the routing of every row."""
+    """Return the name of the timeframe's partition: COPY into it saves routing every row."""
     return f"{relation}_{timeframe}"
 
 
@@ -70,7 +70,7 @@ def read_bars_before(connection: StoreConnection, series: Series, before: dateti
 def read_pieces(
     connection: StoreConnection, kinds: Mapping[str, str], statement: LiteralString, parameters: Mapping[str, object]
 ) -> dict[str, Any]:
-    """Return a query's columns as `StoreConnection.columns` does, in pieces of which the server holds one at a time.
+    """Return a query's columns as `StoreConnection.columns` does, in pieces, of which the server holds one at a time.
 
     Args:
         connection: the transaction.
@@ -135,7 +135,7 @@ def supersede_bars(connection: StoreConnection, series: Series, ts: list[datetim
 
 
 def extent(connection: StoreConnection, series: Series) -> dict[str, Any]:
-    """Return `first_ts`, `last_ts` (None when nothing is held) and `bar_count` of a series."""
+    """Return `first_ts`, `last_ts` (None when nothing is stored) and `bar_count` of a series."""
     return connection.rows(
         """
         select min(ts) as first_ts, max(ts) as last_ts, count(*) as bar_count

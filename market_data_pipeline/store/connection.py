@@ -30,15 +30,15 @@ class Role(StrEnum):
     """The group roles of the market data (`sql/0012_privileges.sql`); their names are the same on all servers.
 
     Acting with fewer rights than the login has keeps a mistake from reaching the audit log. It is no protection from
-    the login itself, which can always return to its own rights: for that, DATABASE_URL names a mere member.
+    the login itself, which can always return to its own rights: for that, DATABASE_URL must name a plain member.
     """
 
     WRITER = "market_data_writer"
     READER = "market_data_reader"
 
 
-# The keepalives of client and server: neither keeps a connection, and with it a symbol's lock, to a machine that is
-# gone for longer than a minute and a half. Without them the server would notice after two hours.
+# The keepalives of client and server: once the other machine is gone, neither side keeps the connection, and with it a
+# symbol's lock, for longer than a minute and a half. Without them the server would notice after two hours.
 _PARAMETERS: Final[dict[str, str | int]] = {
     "connect_timeout": 10,  # seconds; a server that is up answers in milliseconds, also across a continent
     "keepalives_idle": 30,
@@ -53,8 +53,8 @@ _SETTINGS: Final = {
     "tcp_keepalives_count": "6",
     "client_connection_check_interval": "10s",  # also while a statement runs or waits
 }
-# The role stays the login's own where the roles were not made, where this database has granted them nothing, and where
-# the login is no member.
+# The role stays the login's own where the roles were not created, where this database has granted them nothing, and
+# where the login is not a member.
 _CONFIGURE: Final = """
 select set_config(setting.name, setting.value, false)
 from unnest(%(names)s::text[], %(values)s::text[]) as setting (name, value)
@@ -71,7 +71,7 @@ where
 
 
 def conninfo(url: str, **parameters: str | int) -> str:
-    """Return libpq's connection string for `url`, completed with `parameters` and the defaults where it is silent.
+    """Return libpq's connection string for `url`, with `parameters` and the defaults for what it does not set.
 
     Raises:
         ConfigurationError: libpq does not understand the URL.
@@ -87,7 +87,7 @@ def open_connection(url: str, *, autocommit: bool = False, **parameters: str | i
 
     Raises:
         ConfigurationError: libpq does not understand the URL.
-        DatabaseUnavailableError: the server cannot be reached or refuses; the sentence names it, never a password.
+        DatabaseUnavailableError: the server cannot be reached or refuses; the message names it, never a password.
     """
     try:
         return psycopg.connect(conninfo(url, **parameters), autocommit=autocommit)
@@ -121,7 +121,7 @@ def engine(
     max_overflow: int = 10,
     settings: Mapping[str, str] | None = None,
 ) -> sa.Engine:
-    """Return an engine on psycopg 3 whose connections are in UTC; nothing is connected before its first use.
+    """Return an engine on psycopg 3 whose connections are in UTC; it connects at its first use.
 
     Args:
         url: `postgresql://…`, with or without a driver; everything that libpq understands.
@@ -134,7 +134,7 @@ def engine(
 
     Raises:
         ConfigurationError: at once, when libpq does not understand the URL.
-        DatabaseUnavailableError: later, from any call that needs a connection, when there is none to be had.
+        DatabaseUnavailableError: later, from any call that needs a connection, when none can be opened.
     """
     complete = conninfo(url, application_name=application_name)
 
@@ -156,7 +156,7 @@ def engine(
 
 
 def libpq_url(url: str, *, as_of: datetime | None = None) -> str:
-    """Return `url` without an SQLAlchemy driver, as libpq and dbmate take it.
+    """Return `url` without an SQLAlchemy driver, as libpq and dbmate expect it.
 
     With `as_of`, `market_data.clock()` returns that instant on its connections, through libpq's `options`.
     """
@@ -215,7 +215,7 @@ _NOT_MIGRATED: Final = {"42P01", "42703", "3F000"}  # undefined table, column, s
 
 @contextmanager
 def snapshot(source: sa.Engine) -> Iterator[sa.Connection]:
-    """Yield a connection inside one read-only, repeatable-read transaction: all that is read is of the same instant.
+    """Yield a connection inside one read-only, repeatable-read transaction: all reads see the same instant.
 
     Raises:
         DatabaseUnavailableError: the database cannot be reached or has no market data schema, or a statement took

@@ -30,13 +30,13 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 # A statement waits this long for a table that another connection has locked. Our own transactions hold a row for
-# milliseconds; a statement that waits a minute has met an ALTER TABLE or a VACUUM FULL, and the next run is as good.
+# milliseconds; a statement that waits a minute has met an ALTER TABLE or a VACUUM FULL, and can wait for the next run.
 _LOCK_TIMEOUT: Final = "60s"
 _LOCK_SPACE: Final = 0x4D44  # "MD": our symbols' advisory locks, apart from other programs' in the same database
-# A symbol's first year at 5 calls a minute takes 13 minutes beside eight others, half an hour with the longest pauses
-# for 429: a process that holds a symbol for longer than this hangs.
+# A symbol's first year at 5 calls a minute takes 13 minutes alongside eight others, half an hour with the longest
+# pauses for 429: a process that holds a symbol for longer than this hangs.
 _SYMBOL_LOCK_TIMEOUT: Final = "60min"
-_COPY_ROWS: Final = 8192  # of one piece of a COPY: about 2 MB of features, and so little memory beside the table
+_COPY_ROWS: Final = 8192  # of one piece of a COPY: about 2 MB of features, which is little beside the table itself
 _ARRAY_OF: Final = {
     "instant": "array_agg({})",
     "float": "array_agg(coalesce({}::float8, 'NaN'))",
@@ -49,7 +49,7 @@ _POSTGRES_EPOCH_US: Final = 946_684_800_000_000  # 2000-01-01 UTC
 
 
 class _Numbers(Loader):
-    """Reads a whole array of values of one size, none of them null, without making an object of each."""
+    """Reads a whole array of values of one size, none of them null, without creating an object for each."""
 
     format = Format.BINARY
     kind: str
@@ -81,7 +81,7 @@ _LOADERS: Final = {"int4": _Integers, "float8": _Floats, "timestamptz": _Instant
 
 
 class StoreConnection:
-    """A connection of one thread. Statements run in a transaction that ends with `commit` or `rollback`.
+    """The connection of one thread. Statements run in a transaction that ends with `commit` or `rollback`.
 
     Parameters are written `%(name)s`; lists become arrays, instants are aware.
 
@@ -156,7 +156,7 @@ class StoreConnection:
         return dict(zip(kinds, found, strict=True))
 
     def copy(self, relation: str, table: pa.Table) -> None:
-        """Append an Arrow table to `market_data.<relation>` by binary COPY; its columns go by name."""
+        """Append an Arrow table to `market_data.<relation>` by binary COPY; columns are matched by name."""
         from pgpq import ArrowToPostgresBinaryEncoder
         from psycopg import sql
 
@@ -189,7 +189,7 @@ class StoreConnection:
             self._connection.commit()
 
     def rollback(self) -> None:
-        """Discard everything since the last commit; a connection that is lost has discarded it."""
+        """Discard everything since the last commit; a lost connection has already done so."""
         if not self.closed:
             with suppress(DatabaseUnavailableError), self._translated():
                 self._connection.rollback()
@@ -202,7 +202,7 @@ class StoreConnection:
         commit is rolled back.
 
         Raises:
-            TransientError: another run has held the symbol for an hour; the sentence says which process.
+            TransientError: another run has held the symbol for an hour; the message says which process.
         """
         self._lock_symbol(symbol)
         try:
@@ -258,7 +258,7 @@ class StoreConnection:
     def _translated(self) -> Iterator[None]:
         """Turn the driver's errors into ours; a connection that is lost is closed."""
         if self.closed:
-            raise DatabaseUnavailableError("The connection to PostgreSQL was lost before.")
+            raise DatabaseUnavailableError("The connection to PostgreSQL was lost earlier.")
         try:
             yield
         except psycopg.Error as error:

@@ -1,4 +1,4 @@
-"""Coverage in PostgreSQL: how well each session day of a fetched series is held."""
+"""Coverage in PostgreSQL: how far each session day of a fetched series is stored and settled."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class CoverageStatus(StrEnum):
-    """How well a session day is held."""
+    """How far a session day is stored and settled."""
 
     COMPLETE = "complete"  # settled and stored
     PROVISIONAL = "provisional"  # stored as far as published, fetched again until settled
@@ -37,11 +37,11 @@ class Coverage:
 
     Attributes:
         session_date: the exchange-local date.
-        status: how well it is held.
+        status: how far the day is stored and settled.
         rows: bars stored for it.
         fetched_at: when the vendor gave the answer that this row describes, aware UTC.
         reverified_at: when it was last reverified after it had settled, whatever the result.
-        doubted_at: when the vendor's answer had no bar of the day, although `rows` are stored; None otherwise.
+        doubted_at: when the vendor's answer had no bar for the day, although `rows` are stored; None otherwise.
     """
 
     session_date: date
@@ -118,7 +118,7 @@ def write_reverified(connection: StoreConnection, series: Series, days: Iterable
 def write_failed_days(
     connection: StoreConnection, series: Series, days: Iterable[date], now: datetime, run_id: str
 ) -> None:
-    """Mark days whose fetch failed, unless something is held of them."""
+    """Mark days whose fetch failed; those that already have another status keep it."""
     days = list(days)
     if not days:
         return

@@ -4,7 +4,7 @@
 |---|---|
 | none, 08, 57P0x, 25P03, 25P04, and the connection is gone | DatabaseUnavailableError: the run stops |
 | 25006 | DatabaseUnavailableError: a standby or read-only, nothing can be stored |
-| 53100 | DatabaseFullError: the run stops, since every other series would be fetched in vain |
+| 53100 | DatabaseFullError: the run stops, because no other series that it fetched could be stored |
 | 40 | TransactionConflictError: the same transaction may succeed at once |
 | 55P03, 57014, 53, 58 | TransientError: the next run tries this series again |
 | 3F000, 42P01, 42703 | ConfigurationError: the schema is not the one this program was written for |
@@ -37,7 +37,7 @@ def failure(sqlstate: str | None, text: str, *, lost: bool) -> PipelineError:
     """Return the failure that an error of the driver means.
 
     Args:
-        sqlstate: the server's code, None when the driver failed by itself.
+        sqlstate: the server's code, None when the driver itself failed.
         text: the server's message, or the driver's.
         lost: the connection is gone.
     """
@@ -53,7 +53,7 @@ def failure(sqlstate: str | None, text: str, *, lost: bool) -> PipelineError:
             f"PostgreSQL accepts no writes: it is a standby or set to read-only ({said}). Check DATABASE_URL."
         )
     if sqlstate == "53100":
-        return DatabaseFullError(f"The database's disk is full, nothing was stored ({said}). Make room on it.")
+        return DatabaseFullError(f"The database's disk is full, so nothing was stored ({said}). Free some space on it.")
     if sqlstate.startswith("40"):
         return TransactionConflictError(f"PostgreSQL rolled the transaction back in favour of another one ({said}).")
     if sqlstate.startswith(_TRANSIENT):

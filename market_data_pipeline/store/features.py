@@ -111,8 +111,8 @@ def read_features(
 def changed_rows(stored: pa.Table, computed: pa.Table) -> np.ndarray:
     """Return a mask over `computed`: True where the stored row differs or is missing.
 
-    Own features may come from running sums, which round differently from another first bar: a relative difference below
-    1e-12 of an own value does not count. With a column LEFTOVER in `stored`, the rows it marks count as changed.
+    Own features may come from running sums, which round differently when they start at another bar: a relative
+    difference of an own value up to 1e-12 does not count. The rows that a column LEFTOVER in `stored` marks do count.
     """
     import numpy as np
     import pyarrow as pa

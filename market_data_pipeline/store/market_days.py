@@ -1,4 +1,4 @@
-"""The whole-market answers of the last days in PostgreSQL (`market_days`), for the symbols that were followed then."""
+"""The whole-market answers of recent days in PostgreSQL (`market_days`), for the symbols that were followed then."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Migrate a database to the schema of this code: dbmate runs the numbered files of `sql/`."""
+"""Migrate a database to this code's schema: dbmate runs the numbered files of `sql/`."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def migrate_database(url: str, sql: Path, *, login: str | None = None) -> list[s
     """Apply the missing migrations of the folder `sql`, in order, each in a transaction of its own.
 
     Concurrent calls are harmless: the second waits and finds nothing to do. The database must exist; the right to
-    create one is not needed. The privileges of the group roles and of the pipeline's `login` are granted, too.
+    create one is not needed. The privileges of the group roles and of the pipeline's `login` are granted too.
 
     Raises:
         ConfigurationError: the server is too old, the schema is newer than this code, or a migration failed and

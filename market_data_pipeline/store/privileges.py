@@ -1,7 +1,7 @@
 """Grant the privileges of the roles in `sql/0012_privileges.sql`, or say what an administrator has to run.
 
-Roles belong to the server, so the login that migrates may not be allowed to create them; the pipeline then works with
-the rights of its own login.
+Roles belong to the whole server, so the login that migrates may not be allowed to create them; the pipeline then works
+with the rights of its own login.
 """
 
 from __future__ import annotations

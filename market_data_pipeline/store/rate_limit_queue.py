@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from psycopg_pool import ConnectionPool
     from pyrate_limiter.buckets import PostgresBucket
 
-LEASE_SECONDS: Final = 10.0  # a waiter that has not looked for this long is considered dead
+LEASE_SECONDS: Final = 10.0  # a waiter that has not called `request` for this long is considered dead
 _POOL_TIMEOUT_SECONDS: Final = 10.0  # a server that is up answers in milliseconds, also across a continent
 _LOCKED_WAIT_SECONDS: Final = 0.02  # the bucket's table is locked for milliseconds: by another put, or by vacuum
 _LEAK_EVERY: Final = 50  # grants between two removals of old calls from the bucket
@@ -67,7 +67,7 @@ on conflict (bucket) do update set until = greatest(p.until, excluded.until)
 
 
 class RateLimitQueue:
-    """The shared state of one limit. Nothing is connected before the first use; threads may share the object.
+    """The shared state of one limit. It connects at its first use; threads may share the object.
 
     Every method raises `DatabaseUnavailableError` when PostgreSQL cannot be reached, and `ConfigurationError` when
     migration 0012 has not run.
@@ -123,7 +123,7 @@ class RateLimitQueue:
         self._execute(_PAUSE, (self._name, seconds))
 
     def paused(self) -> float:
-        """Return the seconds that are left of the pause, 0 without one."""
+        """Return the seconds left of the pause, 0 without one."""
         row = self._execute(_PAUSED, (self._name,))
         return float(row[0]) if row else 0.0
 

@@ -1,4 +1,4 @@
-"""Reference data in PostgreSQL: the splits as the vendor lists them, and when market-wide answers were last read.
+"""Reference data in PostgreSQL: the splits as the vendor lists them, and when whole-market answers were last read.
 
 Relations: `splits`, `split_revisions`, `unreadable_splits` and `reference_checks`.
 """
@@ -20,7 +20,7 @@ MARKET_DAY: Final = "market day"
 
 
 class Check(NamedTuple):
-    """The last reading of a market-wide answer: its first date, its instant, its pages, and its bytes on the wire."""
+    """The last reading of a whole-market answer: its first date, its instant, its pages, and its bytes on the wire."""
 
     since: date
     verified_at: datetime
@@ -56,7 +56,7 @@ def write_check(connection: StoreConnection, name: str, check: Check) -> None:
 def read_splits(connection: StoreConnection, symbol: str, known_at: datetime | None = None) -> tuple[Split, ...]:
     """Return a symbol's known splits by execution date, future ones included.
 
-    With `known_at` those that we had received from the vendor by then, as they were listed then.
+    With `known_at`, those that we had received from the vendor by then, as they were listed then.
     """
     rows = connection.rows(
         """
@@ -98,7 +98,7 @@ def write_splits(
 
     A split that the vendor lists with another ratio than before is corrected; one that it no longer lists is removed,
     so that a corrected date does not adjust twice. Both are kept in `split_revisions`. An empty list removes nothing:
-    the market always has splits, so it is the vendor's mistake. The splits of a symbol whose row is `unreadable` stay
+    the market always has splits, so the list is a vendor error. The splits of a symbol whose row is `unreadable` stay
     as they are, and the reason is kept until its row can be read. A row without a ticker may belong to any symbol:
     while there is one, a split that is no longer listed is removed only if its symbol has a new one.
     """

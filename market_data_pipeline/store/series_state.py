@@ -119,7 +119,7 @@ def state_of(states: Mapping[Timeframe, SeriesState], timeframe: Timeframe, tier
 
 
 class HeldSeries(NamedTuple):
-    """What is held of a computed series; instants are aware UTC."""
+    """How much of a computed series is stored; instants are aware UTC."""
 
     symbol: str
     timeframe: Timeframe

@@ -1,4 +1,4 @@
-"""The universe: the file that lists it, and the tables `symbols` and `series_state` that are kept equal to it.
+"""The universe: the file that lists it, and the tables `symbols` and `series_state` that are kept in step with it.
 
 A symbol is never deleted: one that leaves becomes inactive and keeps its bars, state and history; one that moves to
 another tier, or returns, continues where it was.
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from market_data_pipeline.store.copy import StoreConnection
 
 Universe = Mapping[Tier, tuple[str, ...]]
-_MOST_NAMED: Final = 40  # symbols in a sentence: the packaged universe and some more
+_MOST_NAMED: Final = 40  # symbols in a message: the packaged universe and some more
 _EXAMPLE: Final = "for example `tiers: {critical: [AAPL, MSFT]}`"
 
 
@@ -36,7 +36,7 @@ class TrackedSymbol(NamedTuple):
 
 
 class UniverseChange(NamedTuple):
-    """The result of a change of the universe: symbols in alphabetical order."""
+    """The result of a change to the universe: symbols in alphabetical order."""
 
     added: tuple[str, ...]
     moved: tuple[str, ...]  # to another tier
@@ -128,7 +128,7 @@ def _symbols(
 
 
 def tracked(engine: sa.Engine) -> list[TrackedSymbol]:
-    """Return all symbols, also inactive ones: critical ones first, then alphabetically."""
+    """Return all symbols, inactive ones included: critical ones first, then alphabetically."""
     with engine.connect() as connection:
         rows = connection.exec_driver_sql("select symbol, tier, asset_class, active from market_data.symbols").all()
     found = [TrackedSymbol(row.symbol, Tier(row.tier), AssetClass(row.asset_class), row.active) for row in rows]
@@ -154,7 +154,7 @@ def select_followed(engine: sa.Engine, symbols: Collection[str] = ()) -> tuple[s
 
 
 def known_symbols(connection: StoreConnection, symbols: Collection[str]) -> set[str]:
-    """Return the symbols that equal one of `symbols` in any case, also inactive ones.
+    """Return the symbols, inactive ones included, that equal one of `symbols` when case is ignored.
 
     Raises:
         ConfigurationError: the database was never migrated.
@@ -203,7 +203,7 @@ def remove_symbols(engine: sa.Engine, symbols: Iterable[str]) -> UniverseChange:
         connection.exec_driver_sql(_LOCK)
         active = set(connection.exec_driver_sql("select symbol from market_data.symbols where active").scalars())
         if unknown := sorted(leaving - active):
-            raise UsageError(f"Not tracked: {', '.join(unknown)}; `market-data universe list` shows what is.")
+            raise UsageError(f"Not followed: {', '.join(unknown)}; `market-data universe list` shows what is.")
         connection.exec_driver_sql(_LEAVE, {"symbols": sorted(leaving)})
     return UniverseChange((), (), (), tuple(sorted(leaving)))
 

@@ -163,13 +163,13 @@ def act_of_the_limiter(url: str) -> str:
 
 
 @pytest.mark.parametrize("act", [act_of_sqlalchemy, act_of_a_run, act_of_the_limiter])
-def test_every_connection_of_the_pipeline_acts_as_the_writer_also_for_an_owners_login(
+def test_every_connection_of_the_pipeline_acts_as_the_writer_even_for_an_owners_login(
     act: Callable[[str], str], database_url: str
 ) -> None:
     assert act(database_url) == "market_data_writer"
 
 
-def test_a_notebooks_connection_acts_as_the_reader_also_with_an_owners_login(database_url: str) -> None:
+def test_a_notebooks_connection_acts_as_the_reader_even_with_an_owners_login(database_url: str) -> None:
     with StoreConnection(database_url, role=Role.READER) as reader:
         reader.rollback()
         assert reader.rows("select current_user::text as who") == [{"who": "market_data_reader"}]

@@ -181,7 +181,7 @@ def test_what_is_not_a_ticker_is_not_added(db: sa.Engine) -> None:
 def test_removing_an_unknown_symbol_is_refused_and_removes_none(db: sa.Engine) -> None:
     sync_universe(db, {Tier.CRITICAL: ("AAPL",)}, NOW)
 
-    with pytest.raises(UsageError, match="Not tracked: NOPE"):
+    with pytest.raises(UsageError, match="Not followed: NOPE"):
         remove_symbols(db, ["AAPL", "NOPE"])
 
     assert [entry.active for entry in tracked(db)] == [True]
