@@ -36,7 +36,7 @@ class Split(NamedTuple):
 def in_force(splits: Iterable[Split], today: date) -> tuple[Split, ...]:
     """Return the splits of ONE ticker that adjust its history on `today` (New York), one a day, by date.
 
-    Of two different splits on one day, an error of the vendor's, the one with the larger terms counts, so that the
+    Two different splits on one day are an error of the vendor's; the one with the larger terms counts, so that the
     choice does not depend on their order.
     """
     by_day = {split.execution_date: split for split in sorted(splits) if split.execution_date <= today}
@@ -78,7 +78,7 @@ def adjust(bars: pd.DataFrame, splits: Iterable[Split], today: date) -> pd.DataF
 
 
 def digest(splits: Iterable[Split], today: date) -> str:
-    """Return a fingerprint of the splits in force on `today`: equal exactly when they are, empty for none."""
+    """Return a fingerprint of the splits in force on `today`: equal exactly when the splits are, empty for none."""
     applied = in_force(splits, today)
     text = ";".join(f"{s.execution_date.isoformat()} {float(s.split_from)!r}:{float(s.split_to)!r}" for s in applied)
     return hashlib.sha256(text.encode()).hexdigest()[:16] if applied else ""

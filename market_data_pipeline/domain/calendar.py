@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from market_data_pipeline.domain.intervals import Interval
 
-# The vendor's minute bars begin in 2003. Building 50 years takes 0.14 s, as long as building one.
+# The vendor's minute bars begin in 2003. Building 50 years takes 0.14 s, no longer than building one.
 FIRST_DATE: Final = dt.date(1990, 1, 1)
 END_DATE: Final = dt.date(2040, 1, 1)  # exclusive
 
@@ -79,7 +79,7 @@ class Session:
     date: dt.date  # exchange-local
     start: dt.datetime  # of the extended hours
     end: dt.datetime
-    day_start: dt.datetime  # local midnight; to the next one spans the 1d bar, 23 or 25 h twice a year
+    day_start: dt.datetime  # local midnight; the 1d bar lasts until the next one, 23 or 25 h twice a year
     day_end: dt.datetime
     early_close: bool = False
 
@@ -163,7 +163,7 @@ class SessionCalendar:
         return np.arange(to_us(session.start), to_us(session.end), timeframe.span // _US, dtype="int64")
 
     def prepare(self) -> None:
-        """Load now what the first question would load, in half a second, so that forked processes share it."""
+        """Load now, in half a second, what the first question would load, so that forked processes share it."""
         _ = self._axis
 
     def slots_between(self, timeframe: Timeframe, interval: Interval) -> np.ndarray:
@@ -188,10 +188,10 @@ class SessionCalendar:
         return within
 
     def slot_index(self, timeframe: Timeframe, ts_us: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return the session and slot of each instant, and the slots of that session: three int64 arrays like `ts_us`.
+        """Return the session and slot of each instant, and that session's slot count: three int64 arrays like `ts_us`.
 
         Sessions are counted from `FIRST_DATE`, so neighbours differ by 1. An instant before its session's first slot
-        or after its last one has a slot below 0 or not below the count.
+        has a slot below 0; one after the last slot has a slot not below the count.
         """
         import numpy as np
 

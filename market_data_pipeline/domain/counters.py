@@ -1,4 +1,4 @@
-"""What one refresh of a series is counted by: its requests, its rows and its seconds.
+"""The counters of one refresh of a series: its requests, its rows and its seconds.
 
 Add here: a counter worth keeping per series. It needs a column of the same name in `market_data.ingest_log` (a
 migration) and one place that counts it; the audit log and the outcome carry it from here.
@@ -22,7 +22,7 @@ class Counters:
 
     Attributes:
         requests: requests sent, each attempt and each page counted.
-        rate_limited: answers 429 among them.
+        rate_limited: 429 answers among them.
         bytes: response bodies as they came over the wire, compressed.
         pages: pages of bars of one symbol received, each counted once.
         rows_fetched: bars in the answers, or made of finer bars.

@@ -41,7 +41,7 @@ class TransientError(PipelineError):
 
 
 class RateLimitedError(TransientError):
-    """The vendor still answered 429 at the last attempt."""
+    """The vendor still answered 429 to the last attempt."""
 
 
 class VendorUnreachableError(TransientError):

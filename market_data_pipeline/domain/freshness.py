@@ -1,12 +1,12 @@
-"""When a bar is due, and how stale a series is that does not hold it.
+"""When a bar is due, and how stale a series without it is.
 
 A bar is DUE `DUE_GRACE` after the vendor starts to serve it. A series' NEXT DUE instant, past or future, is when the
-first bar that it should hold and does not is due; its STALENESS is how long ago that was, 0 while it is in the future.
+first bar that it should have but does not is due; its STALENESS is how long ago that was, 0 while it is in the future.
 Not every slot has a bar, because a symbol may not trade in it. Hence:
 
 - a session that the vendor confirmed (complete, empty or before the plan's history) has no missing bar;
-- a gap before the last bar held, which the caller passes in, is missing;
-- after the last bar, slots may stay empty for as long as this series' quiet periods usually last, no longer.
+- a gap before the last bar, which the caller passes in, is missing;
+- after the last bar, slots may stay empty for as long as this series' quiet periods usually last, but no longer.
 
 Keep out: the thresholds (objectives) and the plans' delays (polygon.plans), which come in as an `Availability`.
 """
@@ -65,15 +65,15 @@ def next_due(
 ) -> dt.datetime:
     """Return the instant, past or future, at which the first missing bar is due.
 
-    The slots after `last_ts` may be empty for `quiet_slots` slots; the one after these is the first missing one if its
-    session has that many. If not, the session may have ended in an ordinary quiet period, and the next session that is
+    After `last_ts`, up to `quiet_slots` slots may be empty; the slot after these is the first missing one, if it is
+    still in the session. If not, the session may have ended in an ordinary quiet period, and the next session that is
     not confirmed is examined in the same way. No quiet period excuses a session of full length without a bar: when bars
     stop, the last slot of such a session is due at the latest.
 
     Args:
         calendar: of the series' asset class.
         timeframe: of the series.
-        last_ts: start of the last bar held, None when none is.
+        last_ts: start of the last bar of the series, None without one.
         history_start: bars that start before it are ignored.
         quiet_slots: the series' longest usual run of empty slots, see `quiet_slots`; taken as 0 for 1d.
         confirmed: session dates whose coverage is complete, empty_confirmed or clamped.
@@ -133,12 +133,12 @@ def quiet_slots(calendar: SessionCalendar, timeframe: Timeframe, ts_us: np.ndarr
 
 
 def staleness_seconds(now: dt.datetime, next_due_at: dt.datetime) -> float:
-    """Return for how many seconds the first missing bar has been due at `now`; 0 when none is."""
+    """Return for how many seconds the first missing bar has been due at `now`; 0 while it is not due yet."""
     return max((now - next_due_at).total_seconds(), 0.0)
 
 
 def freshness(staleness: float | None) -> Freshness:
-    """Return the state that a staleness in seconds is; None, a series never computed, is MISSING."""
+    """Return the state for a staleness in seconds; None, a series that was never computed, is MISSING."""
     if staleness is None:
         return Freshness.MISSING
     return next(s for s, rule in FRESHNESS.items() if rule.up_to is None or staleness <= rule.up_to.total_seconds())
@@ -147,7 +147,7 @@ def freshness(staleness: float | None) -> Freshness:
 def _trailing_edge(
     calendar: SessionCalendar, timeframe: Timeframe, last_ts: dt.datetime | None, history_start: dt.datetime
 ) -> tuple[Session, int]:
-    """Return the first slot after everything held: its session and its index, which may lie past the session's end."""
+    """Return the first slot after all bars: its session and its index, which may be past the session's end."""
     edge = history_start if last_ts is None else max(last_ts + dt.timedelta(microseconds=1), history_start)
     day = calendar.session_date(edge)
     session = calendar.session_on(day)

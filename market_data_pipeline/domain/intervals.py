@@ -1,4 +1,4 @@
-"""Half-open interval algebra: what is expected, what is held, and so what is missing.
+"""Half-open interval algebra: what is missing, given what is expected and what is held.
 
 A set of instants has ONE canonical form: non-empty `[start, end)` intervals in aware UTC, ascending, with a gap between
 neighbours (touching ones are merged). So two sets are equal exactly when their tuples are, and the empty tuple is the

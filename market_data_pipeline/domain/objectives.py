@@ -150,7 +150,7 @@ class Outage(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class RecoveryObjective:
-    """How soon an outage is over, how it shows, and what to do, step by step."""
+    """How soon an outage must be over, how to recognise it, and what to do, step by step."""
 
     rto: timedelta  # recovery time: from the first symptom to normal operation
     symptom: str

@@ -1,4 +1,4 @@
-"""Resamples 5m bars to 15m, 1h and 4h.
+"""Resample 5m bars to 15m, 1h and 4h.
 
 A coarse bar is a BUCKET of the grid that starts at 04:00 New York on every day of the year (00:00 UTC for
 round-the-clock markets) and steps by the timeframe's span. So 4h buckets begin at 04, 08, 12, 16, 20 and 00 New York in

@@ -1,4 +1,4 @@
-"""Compares every feature of a million random bars, and of all recorded ones, with the plain loops of the oracle.
+"""Compare every feature of a million random bars, and of all recorded ones, with the plain loops of the oracle.
 
 The random series cover every timeframe, calendar and kind of price, with gaps, clock changes and early closes. A float
 differs when its relative error exceeds 1e-9, anything else when it is not equal. The oracle takes 0.3 ms a bar, a
@@ -42,7 +42,7 @@ _LONGEST: Final = 900  # bars of a random series; longer ones show nothing new: 
 
 @dataclass
 class Comparison:
-    """What was compared so far, and what differed."""
+    """What has been compared so far, and what differed."""
 
     bars: int = 0
     series: int = 0
@@ -118,7 +118,7 @@ def recorded_cases(root: Path) -> Iterator[Case]:
 def main(bars: int = BARS, seed: int = 20260101, root: Path | None = None) -> dict[str, Any]:
     """Compare `bars` random bars and all recorded ones; return what was compared and how much differed.
 
-    Recorded are those below `root`: unless given, all that lie beside the repository, else the tests' sample.
+    Recorded are those below `root`: unless given, all beside the repository, else the tests' sample.
     """
     began = time.perf_counter()
     random, recorded = Comparison(), Comparison()

@@ -75,7 +75,7 @@ def prices(rng: np.random.Generator, kind: str, n: int) -> tuple[np.ndarray, np.
     move = rng.normal(0, rng.choice([1e-4, 3e-3, 3e-2]), n)
     if kind == "constant":
         move[:] = 0
-    if kind == "halts":  # stretches without any movement
+    if kind == "halts":  # periods without any movement
         for start in rng.integers(0, max(n, 1), 4):
             move[start : start + rng.integers(20, 150)] = 0
     close = rng.uniform(5, 500) * np.exp(np.cumsum(move))

@@ -52,7 +52,7 @@ def test_closes_before_a_split_become_what_vendors_show_since(
     assert bar["trades"].item() == 7.0
 
 
-def test_a_split_takes_hold_at_new_yorks_midnight_of_its_day() -> None:
+def test_a_split_takes_effect_at_midnight_in_new_york_on_its_day() -> None:
     split = Split(date(2024, 6, 10), 1, 10)
     instants = [new_york("2024-06-09 23:59"), new_york("2024-06-10 00:00"), new_york("2024-06-10 04:00")]
     factor = price_factor(np.array([to_us(ts) for ts in instants]), [split], LATER)

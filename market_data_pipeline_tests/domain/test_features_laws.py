@@ -41,7 +41,7 @@ class Store:
         self.rows = compute_features(self.bars, self.timeframe, self.asset_class)
 
     def change(self, bars: pd.DataFrame, first_changed: int) -> None:
-        """Take in bars that differ from the held ones from `first_changed` on; read only the warm-up before it."""
+        """Take in bars that differ from the stored ones from `first_changed` on; read only the warm-up before it."""
         begin = max(0, first_changed - WARM_UP_BARS)
         read = take(bars, begin, len(bars))
         new = features_from(read, first_changed - begin, self.timeframe, self.asset_class)

@@ -80,7 +80,7 @@ def due(
     )
 
 
-# In New York's time: the last bar held, and when the next one is due on a real-time plan (bar end + 2 minutes).
+# In New York's time: the last bar, and when the next one is due on a real-time plan (bar end + 2 minutes).
 @pytest.mark.parametrize(
     ("timeframe", "last", "expected"),
     [
@@ -111,7 +111,7 @@ def test_crypto_bars_fall_due_on_weekends_too() -> None:
     assert due(datetime(2025, 11, 22, tzinfo=UTC), Timeframe.D1, CRYPTO) == datetime(2025, 11, 24, 0, 2, tzinfo=UTC)
 
 
-def test_the_plans_delay_comes_on_top() -> None:
+def test_the_plans_delay_is_added() -> None:
     last = new_york("2025-11-19 10:00")
     assert due(last, availability=quarter_hour_late) == new_york("2025-11-19 10:27")
     assert due(last, availability=end_of_day) == new_york("2025-11-20 00:02")
@@ -159,7 +159,7 @@ def test_a_gap_before_the_last_bar_is_due_since_its_own_time() -> None:
     assert due(new_york("2025-11-21 00:00"), Timeframe.D1, gap=in_its_hours) == new_york("2025-11-18 00:02")
 
 
-# A thinly traded series whose usual quiet stretch is 12 slots (one hour of 5m).
+# A thinly traded series whose usual quiet period is 12 slots (one hour of 5m).
 @pytest.mark.parametrize(
     ("last", "expected"),
     [
@@ -188,7 +188,7 @@ def quiet(bars: list[datetime], timeframe: Timeframe = Timeframe.M5, calendar: S
     return quiet_slots(calendar, timeframe, np.array([to_us(ts) for ts in bars], dtype="int64"))
 
 
-def test_a_gapless_series_has_no_quiet_periodes_over_nights_weekends_and_early_closes() -> None:
+def test_a_gapless_series_has_no_quiet_periods_over_nights_weekends_and_early_closes() -> None:
     for timeframe in Timeframe:
         assert quiet(slots_of(EQUITIES, timeframe, "2025-10-27 00:00", "2025-12-06 00:00"), timeframe) == 0
 

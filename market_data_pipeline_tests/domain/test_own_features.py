@@ -1,4 +1,4 @@
-"""Declarations of a project's own features, and what is found out about a feature that breaks its contract."""
+"""Declarations of a project's own features, and what is reported about a feature that breaks its contract."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def test_a_feature_that_breaks_its_contract_is_named_with_the_bar(compute: Compu
     assert columns["good"].notna().sum() == 1_981
 
 
-def test_a_total_over_all_bars_is_fine_when_it_says_so() -> None:
+def test_a_total_over_all_bars_is_accepted_when_it_is_declared() -> None:
     columns, problems = run(feature(lambda bars, *_: bars["volume"].cumsum(), warm_up=None))
     assert problems == ()
     assert columns["mine"].iloc[-1] == BARS["volume"].sum()
@@ -159,12 +159,12 @@ def test_invalid_declarations_are_named_and_the_others_count() -> None:
         "Own feature 'short' has warm_up -1",
         "Own feature 'text' has version '2'",
         "Own feature 'named' has a compute that is not a function.",
-        "Own feature 'labelled' has labels, which only text features have and which are text.",
+        "Own feature 'labelled' has labels: only text features may have them, and they must be text.",
         "Own feature 'good' is declared twice; the first one counts.",
     ]
 
 
-def test_the_fingerprint_follows_what_decides_about_values() -> None:
+def test_the_fingerprint_follows_what_the_values_depend_on() -> None:
     def digest(**changes: Any) -> str:
         return declared([feature(mean_20, **changes)]).digest
 

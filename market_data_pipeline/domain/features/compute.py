@@ -1,4 +1,4 @@
-"""Computes the 17 features of one series, a pure function of its split-adjusted bars.
+"""Compute the 17 features of one series, a pure function of its split-adjusted bars.
 
 Two laws hold, and property tests try to break them: any sequence of appends and corrections leaves the rows that one
 computation from the first bar gives (floats to 1e-9 relative, labels and NULLs exactly), and features of bars 0..t do
@@ -47,10 +47,10 @@ LOW_VOLATILITY, HIGH_VOLATILITY = 0.7, 1.3
 COMPRESSED: Final = 0.7
 REGIME_BARS: Final = 50
 
-# An average true range this small beside the price is the rest of a seed after more than 900 bars without movement
-# (13/14 to that power): how the average started then still shows, see warm_up_suffices.
+# An average true range this small relative to the price is what remains of a seed after more than 900 bars without
+# movement (13/14 to that power): it still shows how the average started, see warm_up_suffices.
 MOTIONLESS: Final = 1e-30
-# 214 bars after a movement of this size beside the price, the average is still 1e-29 of the price.
+# 214 bars after a movement of this size relative to the price, the average is still 1e-29 of the price.
 MOVING: Final = 1e-20
 SOON: Final = 200
 
@@ -72,7 +72,7 @@ def compute_features(bars: pd.DataFrame, timeframe: Timeframe, asset_class: Asse
         which pyarrow converts to a dictionary or to plain strings at once.
 
     Raises:
-        FeatureError: TA-Lib's process-wide settings were changed, so that its averages would be seeded otherwise.
+        FeatureError: TA-Lib's process-wide settings were changed, so that its averages would be seeded differently.
     """
     return features_from(bars, 0, timeframe, asset_class)
 
@@ -122,8 +122,8 @@ def warm_up_suffices(bars: pd.DataFrame, first_new: int) -> bool:
     """Return whether bars that start in mid-history give bars[first_new:] the features that the whole history gives.
 
     That takes `WARM_UP_BARS` bars before `first_new`, and prices that moved: after a thousand bars without movement (a
-    dead ticker) the average true range is only the rest of older bars, which a computation without these cannot know.
-    If False, compute from the series' first bar.
+    dead ticker) the average true range is only what remains of older bars, which a computation without them cannot
+    know. If False, compute from the series' first bar.
     """
     if first_new < WARM_UP_BARS:
         return False
@@ -179,7 +179,7 @@ def _hour_before(starts: NDArray[np.int64], timeframe: Timeframe) -> NDArray[np.
     """Return for every bar the index of the latest one that started an hour earlier or before; -1 for none."""
     index = np.maximum(np.arange(len(starts)) - 60 // timeframe.minutes, -1)
     earlier = starts - HOUR_US
-    # Without a gap it is as many bars back as an hour has; only across gaps it has to be searched for.
+    # Without a gap it is as many bars back as an hour has; only across a gap must it be searched for.
     gap = starts[index] != earlier
     index[gap] = np.searchsorted(starts, earlier[gap], side="right") - 1
     return index

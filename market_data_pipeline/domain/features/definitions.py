@@ -1,7 +1,7 @@
 """The 17 features by name, with type, unit and warm-up, in the order of the table's columns.
 
 SQL columns, API schema and documentation follow this declaration; tests compare them with it. To add a feature, see
-CONTRIBUTING.md. All that needs only the names imports this module, so it imports nothing heavy.
+CONTRIBUTING.md. Code that needs only the names imports this module, so it imports nothing heavy.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ WARM_UP_BARS: Final = 1_500
 
 Windows need 99 (the median of 50 `volatility_50`), `return_1d` the rest of the session and the last bar before it
 (at most 289: 5-minute bars round the clock), but an EMA and Wilder's average never quite forget their seed. Bar by bar
-they approach what the full history gives, first in value, at last in every bit; from there on a label cannot fall on
+they approach what the full history gives, first in value, finally in every bit; from there on a label cannot fall on
 the other side of its threshold. Measured on 1,500 moving series (random walks, cents, ramps, a fall by a factor of 1e6
 in one bar), bars until bit-identical: EMA 50 at most 1,368, Wilder 14 at most 818. In value, seeds weigh
 (49/51)^1,450 = 6e-26 and (13/14)^1,486 = 2e-48 by then. While a price does not move, two EMAs may stay a few last bits

@@ -1,8 +1,8 @@
-"""A project's own features, beside the 17: how one is declared, and computing them without trusting any of them.
+"""A project's own features besides the 17: how they are declared, and how they are computed without being trusted.
 
 A feature that raises, returns anything but one value of its type per bar, or looks ahead fails alone: its column is
 NULL, and a sentence names it and the bar. To see whether it looks ahead, it is computed again without the last bars, at
-a few places, and has to return what it returned before. "Raises" includes what is no `Exception`: a `sys.exit`, or a
+a few places, and must return what it returned before. "Raises" includes what is not an `Exception`: a `sys.exit`, or a
 panic of a library written in Rust, would otherwise end the thread of a shard.
 
 Keep out: finding the module that declares features (ingest.own_features).
@@ -40,7 +40,7 @@ _TAKEN: Final = {*FEATURE_NAMES, *bar_frames.COLUMNS, "symbol", "timeframe", "ex
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OwnFeature:
-    """One feature of a project's own: a function, and what storage, API and catalog need to know of its values.
+    """One of a project's own features: a function, and what storage, API and catalog need to know about its values.
 
     Attributes:
         compute: called as `compute(bars, timeframe, asset_class)` with split-adjusted bars (`domain.bars`) of one
@@ -110,7 +110,7 @@ class OwnFeatures:
 
     @property
     def digest(self) -> str:
-        """A fingerprint of all that values depend on; empty when no feature is declared."""
+        """A fingerprint of everything that the values depend on; empty when no feature is declared."""
         facts = sorted((f.name, f.dtype, f.version, f.warm_up or 0, f.warm_up is None) for f in self.features)
         return hashlib.sha256(repr(facts).encode()).hexdigest()[:16] if facts else ""
 
@@ -144,7 +144,7 @@ def _wrong(feature: OwnFeature) -> str | None:
     warm_up: object = feature.warm_up
     compute: object = feature.compute
     if not isinstance(name, str) or not _NAME.fullmatch(name):
-        return "has no usable name: at most 63 lower-case letters, digits and _, a letter first"
+        return "has no usable name: use at most 63 lower-case letters, digits and _, starting with a letter"
     if name in _TAKEN:
         return "has the name of a column that already exists"
     if feature.dtype not in SQL_TYPES:
@@ -158,7 +158,7 @@ def _wrong(feature: OwnFeature) -> str | None:
     if not str(feature.description or "").strip():
         return "has no description"
     if feature.labels and (feature.dtype != "text" or not all(isinstance(label, str) for label in feature.labels)):
-        return "has labels, which only text features have and which are text"
+        return "has labels: only text features may have them, and they must be text"
     return None
 
 
@@ -178,7 +178,7 @@ class _BrokenError(Exception):
 
 
 class _RaisedError(Exception):
-    """A feature raised an exception, whose type and reason these are."""
+    """A feature raised an exception; the attributes are its type and reason."""
 
     def __init__(self, error: BaseException) -> None:
         lines = str(error).strip().splitlines()  # the first one: some libraries put whole frames into the text
@@ -229,7 +229,7 @@ class _Trial:
         """Return the values of all bars.
 
         Raises:
-            _BrokenError: the feature raises, returns something else than it declares, or looks ahead.
+            _BrokenError: the feature raises, returns something other than it declares, or looks ahead.
         """
         count = len(self.bars)
         if not count:
@@ -243,7 +243,7 @@ class _Trial:
             self._compare(values.iloc[:stop], 0, stop, "changes when later bars are left out: it looks ahead")
         warm_up = self.feature.warm_up
         if first_new == 0 and warm_up is not None and count - 1 > (enough := max(WARM_UP_BARS, warm_up)):
-            # An append sees only the warm-up, which has to give the value that the whole series has just given.
+            # An append sees only the warm-up, which must give the value that the whole series has just given.
             differs = f"changes when only the {enough} bars before are known: declare a larger warm_up, or None"
             self._compare(values.iloc[-1:], count - 1 - enough, count, differs)
         return values
@@ -306,7 +306,7 @@ class _Trial:
             raise _BrokenError(f"at the bar {self._bar(at)} {otherwise}")
 
     def _first_failing(self) -> int:
-        """Return the index of a bar with which the feature raises and without which it does not."""
+        """Return the index of a bar such that the feature raises on the bars up to it, but not on those before it."""
         good, bad = 0, len(self.bars)
         while bad - good > 1:
             middle = (good + bad) // 2

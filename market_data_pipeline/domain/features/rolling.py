@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     Floats: TypeAlias = NDArray[np.float64]
 
 
-PIECE: Final = 16_000  # elements worked on at a time: what stays in a processor's second cache takes half the time
+PIECE: Final = 16_000  # elements worked on at a time: what fits in a processor's second-level cache takes half the time
 
 
 class Moments(NamedTuple):
