@@ -32,5 +32,5 @@ def __getattr__(name: str) -> object:
 
 
 def __dir__() -> list[str]:
-    """Return the exported names together with those that are loaded."""
+    """Return the exported names and those that are loaded."""
     return sorted({*globals(), *__all__})

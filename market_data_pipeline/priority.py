@@ -4,8 +4,8 @@ A refresh of all series keeps two processors busy as long as it runs, and an ans
 processor several times on its way. So a refresh gives way to answers; while nothing else runs, it gets everything.
 
 Linux divides the processors twice (sched(7)): first among process sessions, where it groups them ("autogroup"), then
-among the processes of each by their nice values. So both are set. Where the system refuses, as for another user's
-process, or has no such thing, nothing happens. Which processes give way is up to runtime and store.
+among the processes of each session by their nice values. So both are set. Where the system refuses, as for another
+user's process, or lacks the feature, nothing happens. Which processes give way is up to runtime and ingest.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-# A third of a share: each step is a factor of about 1.25. It puts bulk work behind a process that wakes up, and on a
-# machine that is busy for hours a refresh still takes at most three times as long.
+# A third of a share: each step is a factor of about 1.25. It puts bulk work behind a process that wakes up, and even on
+# a machine that is busy for hours a refresh takes at most three times as long.
 BULK: Final = 5
 
 
 def give_way(pid: int | None = None) -> None:
-    """Put a single-threaded process, by default this one, and what it starts later, behind others of its session."""
+    """Put a single-threaded process (this one by default) and all that it starts later behind others of its session."""
     number = os.getpid() if pid is None else pid
     with suppress(OSError):
         if os.getpriority(os.PRIO_PROCESS, number) < BULK:  # only root can undo it
@@ -49,7 +49,7 @@ def session_gives_way(leader: int) -> None:
 
 
 def server_gives_way(pid: int) -> None:
-    """Put a PostgreSQL server process behind others; does nothing if `pid` is another program, as across containers."""
+    """Put a PostgreSQL server process behind others; do nothing if `pid` is another program, as across containers."""
     with suppress(OSError):
         if Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"postgres: "):
             give_way(pid)

@@ -1,7 +1,7 @@
 """Bars and features as pandas frames, straight from the database: for notebooks and scripts.
 
 `read_bars` and `read_features` are exported by `market_data_pipeline`. They read the settings as every command does,
-start the embedded server if that is the database and it is not running, and read from one snapshot.
+start the embedded server if it is the database and does not run, and read from one snapshot.
 
 Frames are indexed by `ts`, the bars' START (aware, UTC, ascending), so that bars and features of a series join. For
 several symbols they have a first column `symbol` and hold one symbol after the other.
@@ -45,7 +45,7 @@ def read_bars(
     as_of: datetime | None = None,
     settings: Settings | None = None,
 ) -> pd.DataFrame:
-    """Return the bars of one or several symbols that start in [start, end).
+    """Return the bars of one or more symbols that start in [start, end).
 
     Args:
         symbol: a ticker, or several.
@@ -54,9 +54,9 @@ def read_bars(
             midnight where the symbol trades. None: from the first bar on.
         end: bars that start at or after it are left out; as `start`. None: up to the last one.
         adjusted: prices and volume adjusted for splits, or as they were traded.
-        as_of: answer with what was known at this instant: bars as they were stored then, adjusted for the splits that
-            had been listed to us by then and were in force on that New York day. None: now.
-        settings: of the project; None reads them from the environment and `.env`.
+        as_of: return what was known at this instant: bars as they were stored then, adjusted for the splits that the
+            vendor had listed by then and that were in force on that New York day. None: now.
+        settings: the project's; None reads them from the environment and `.env`.
 
     Returns:
         Columns open, high, low, close, volume and vwap (float64) and trades (Int64), with `ts` as the index; no rows
@@ -103,7 +103,7 @@ def read_features(
     *,
     settings: Settings | None = None,
 ) -> pd.DataFrame:
-    """Return the features of one or several symbols' bars that start in [start, end).
+    """Return the features of the bars of one or more symbols that start in [start, end).
 
     Arguments and errors are those of `read_bars`.
 
@@ -161,7 +161,7 @@ class _Selection:
 
 
 def _instant(what: str, value: When, series: Series | None) -> datetime:
-    """Return an aware UTC instant; dates are midnight where `series` trades and refused without one."""
+    """Return an aware UTC instant; a date means midnight where `series` trades and is refused without a series."""
     example = "2026-01-05" if series is not None else "2026-01-05T20:00:00Z"
     moment: date | datetime = value if not isinstance(value, str) else _parsed(what, value, example)
     if not isinstance(moment, datetime):
@@ -207,7 +207,7 @@ def _read(
 
 
 def _connected(settings: Settings, symbols: Sequence[str]) -> StoreConnection:
-    """Return a connection with a read-only snapshot; the embedded server is started and migrated if necessary."""
+    """Return a connection with a read-only snapshot, after starting and migrating the embedded server if necessary."""
     try:
         return _snapshot(settings, symbols)
     except (DatabaseUnavailableError, ConfigurationError):

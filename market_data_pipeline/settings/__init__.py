@@ -1,4 +1,4 @@
-"""The one typed reading of the environment, done at the edge: by a command, never when a module is imported.
+"""The environment, read and typed in one place: when a command starts, never when a module is imported.
 
 Add here: a variable with an example and a parser whose error completes the sentence "VARIABLE …"; document it in
 `.env.example` too. Keep out: what the values mean (polygon.plans, domain).
@@ -29,9 +29,9 @@ VENDOR_URL: Final = "https://api.polygon.io"
 PLAN_NAMES: Final = ("basic", "starter", "developer", "advanced")
 PACKAGED_UNIVERSE: Final = project.PACKAGE / "universe.yaml"
 
-# From 1990, where the calendars begin, to today there are fewer days than this.
+# There are more days than this from 1990, where the calendars begin, to today.
 _LONGEST_HISTORY_DAYS: Final = 13_000
-# A symbol in flight holds a database connection, and the embedded server allows 200 in all.
+# A symbol that is being refreshed holds a database connection, and the embedded server allows 200 in all.
 _MOST_CONCURRENT_SYMBOLS: Final = 50
 _SCHEMES: Final = {"postgresql", "postgres", "postgresql+psycopg", "postgresql+psycopg2"}
 
@@ -55,7 +55,7 @@ def _whole_number(low: int, high: int) -> Callable[[Any], int]:
 
 
 def _one_of(what: str, names: Collection[str]) -> Callable[[Any], str]:
-    """Return a parser of one of `names`, in any case."""
+    """Return a parser of one of `names`, ignoring case."""
 
     def parse(given: Any) -> str:
         name = str(given).strip().lower()
@@ -94,7 +94,7 @@ def _module(given: Any) -> str:
 
 
 def _file_of_module(named: str | None, root: Path) -> str | None:
-    """Return the absolute path of a `.py` file, relative to `root` if need be; other names as they are."""
+    """Return the absolute path of a `.py` file, a relative one taken from `root`; other names as they are."""
     if named is None or not named.endswith(".py"):
         return named
     file = root / Path(named).expanduser()
@@ -200,7 +200,7 @@ def _known(default: Any, variable: str, example: str, parse: Callable[[Any], Any
 
 
 class Settings(BaseSettings):
-    """The values of the environment and `.env`, validated; the environment wins, and an empty value counts as none.
+    """The values of the environment and `.env`, validated; the environment wins, and an empty value counts as not set.
 
     Secrets are SecretStr or left out of the representation. Times are aware UTC.
     """
@@ -338,7 +338,7 @@ def load_settings(**given: Any) -> Settings:
     try:
         return Settings(project_root=root, **given)
     except ValidationError as error:
-        # A default that follows from another variable is unknown while that variable is bad.
+        # A default that depends on another variable is unknown while that variable is bad.
         bad = [problem for problem in error.errors() if problem["type"] != "default_factory_not_called"]
         raise ConfigurationError("\n".join(map(_sentence, bad))) from None
     except (OSError, UnicodeDecodeError) as error:

@@ -1,4 +1,4 @@
-"""Where a project lies on disk, and the addresses and passwords of the PostgreSQL server inside it.
+"""Where a project is on disk, and the addresses and passwords of the PostgreSQL server inside it.
 
 Keep out: reading the environment (settings) and starting the server (runtime.postgres).
 """
@@ -24,7 +24,7 @@ DATABASES: Final = {
     "sandbox": ("sandbox", "sandbox_dagster"),
     "replay": ("replay", "replay_dagster"),
 }
-# Holds universe.yaml, sql/ and project_files/; in a checkout the latter two are links to what lies at its root.
+# Holds universe.yaml, sql/ and project_files/; in a checkout the latter two are links to files at its root.
 PACKAGE: Final = Path(__file__).resolve().parent.parent
 # What to do about a module that is missing: the base package only reads.
 INSTALL_PIPELINE: Final = "run `pip install 'market-data-pipeline[pipeline]'`, or `make install` in a checkout"
@@ -65,8 +65,8 @@ def state_dir(root: Path) -> Path:
 def socket_dir(state: Path) -> Path:
     """Return the folder of the server's socket, the same one every time for the same project.
 
-    It is in the state folder unless the socket's path would be longer than the kernel allows. The other place is
-    /tmp, not XDG_RUNTIME_DIR: that one differs between a login shell and cron, and vanishes at logout. No other user
+    It is in the state folder unless the socket's path would be longer than the kernel allows. Then it is in /tmp, not
+    in XDG_RUNTIME_DIR, which differs between a login shell and cron and vanishes at logout. No other user
     can create the name in /tmp first, because it follows from the password.
     """
     here = state / "run"

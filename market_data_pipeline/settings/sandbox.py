@@ -1,4 +1,4 @@
-"""What the sandbox server and the processes that look for it agree on: address, key, status page, parameters.
+"""What the sandbox server and the processes that look for it must agree on: address, key, status page, parameters.
 
 Light to import: finding a sandbox needs no NumPy and no web server.
 """
