@@ -194,7 +194,7 @@ def test_a_split_recomputes_the_price_scaled_columns_of_the_bars_before_it(world
 def test_a_ticker_that_stands_still_is_judged_by_its_adjusted_prices(
     database_url: str, *, still: bool, read: int
 ) -> None:
-    """A split is not a movement: after a long halt that contains one, the average true range still follows older bars."""
+    """A split is not a movement: after a long halt with one in it, the average true range still rests on older bars."""
     series, day = Series("DEAD", Timeframe.M15), date(2024, 2, 20)
     made = random_bars(1, "cents", Timeframe.M15, AssetClass.US_EQUITY, 2_500, first=date(2024, 1, 2), presence=1.0)
     made = made.assign(open=made["close"])

@@ -248,9 +248,7 @@ def test_a_changed_split_has_all_days_read_again(world: World, vendor: ChangingS
     day_bars = (Timeframe.D1,)
     world.refresh("AAPL", timeframes=day_bars, history_days=60)
     world.now += DAY
-    world.refresh(
-        "AAPL", timeframes=day_bars, history_days=60, reverify=True
-    )  # records the splits under which all days were read
+    world.refresh("AAPL", timeframes=day_bars, history_days=60, reverify=True)  # records the splits in force
     vendor.volumes["AAPL", old] = 5.0
     world.now += DAY
     assert (
