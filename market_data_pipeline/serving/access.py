@@ -23,7 +23,7 @@ _SCHEME: Final = "bearer"
 
 
 class AdminAccess:
-    """Decides about requests; `token` is None when none is configured."""
+    """Decides which requests may see the admin endpoints; `token` is None when none is configured."""
 
     def __init__(self, token: SecretStr | None) -> None:
         self._token = token.get_secret_value().encode() if token else None
@@ -43,7 +43,7 @@ class AdminAccess:
         if self._token is None:
             raise Problem(
                 HTTPStatus.FORBIDDEN,
-                "Without MARKET_DATA_API_TOKEN admin endpoints answer requests from the API's own machine only.",
+                "Without MARKET_DATA_API_TOKEN, admin endpoints answer only requests from the API's own machine.",
             )
         raise Problem(
             HTTPStatus.UNAUTHORIZED,

@@ -1,4 +1,4 @@
-"""An answer about a series, kept as bytes and true whenever it is sent.
+"""An answer about a series, kept as bytes and correct whenever it is sent.
 
 The records are encoded and compressed once. What depends on time (freshness, timestamp) is a small head that is
 written for each request and put before them. CSV and Arrow have no place for a head: there it goes into headers.
@@ -33,7 +33,7 @@ CONTENT_TYPES: Final = {
     Media.CSV: b"text/csv; charset=utf-8; header=present",
     Media.ARROW: b"application/vnd.apache.arrow.stream",
 }
-# The client keeps the answer and asks each time whether it still holds: corrections come at any time.
+# Clients keep the answer and revalidate it each time: corrections come at any time.
 _ALWAYS: Final = ((b"cache-control", b"no-cache"), (b"vary", b"Accept, Accept-Encoding"))
 # Below this a compressed body saves less than a network packet, in bytes.
 _WORTH_COMPRESSING: Final = 1_000
@@ -44,7 +44,7 @@ _WORTH_SHARING: Final = 100_000
 
 
 class RenderedResponse(Response):
-    """An answer with its head; `parts` are its body's, of which the large one is shared by all who take the answer."""
+    """A response whose body consists of `parts`; the large one is shared by all responses of an answer."""
 
     def __init__(self, status: int, headers: Headers, parts: tuple[bytes, ...]) -> None:
         self.background = None
@@ -68,12 +68,12 @@ class Answer:
     """The records of one request in one representation.
 
     Attributes:
-        series: whose commit makes this answer untrue.
+        series: the series, whose next commit outdates this answer.
         media: the representation of `content`.
         opening: for JSON the constant part of the head, from `{` on without its closing brace; else empty.
         records_key: for JSON the name of the array of records.
         content: the encoded records; for JSON the array and the brace that closes the answer.
-        watermarks: what its freshness follows from.
+        watermarks: what its freshness is computed from.
         valid_until: when a known split changes the prices without a commit, aware UTC; None for never.
         route: the template of the endpoint's path, for the metrics.
     """
@@ -112,7 +112,7 @@ class Answer:
             self._deflated = await anyio.to_thread.run_sync(deflate, self.content)
 
     def render(self, now: datetime, *, gzip: bool, if_none_match: str) -> RenderedResponse:
-        """Return the response to a request at `now` (aware UTC); for a client that takes gzip, `compress` first.
+        """Return the response to a request at `now` (aware UTC); for a client that accepts gzip, `compress` first.
 
         The ETag is weak: two answers with the same one have the same records and freshness status, while their
         timestamps differ.

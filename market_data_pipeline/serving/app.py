@@ -1,4 +1,4 @@
-"""The read API put together, and the server that runs it."""
+"""The assembly of the read API, and the server that runs it."""
 
 from __future__ import annotations
 
@@ -45,15 +45,15 @@ PORT: Final = 8000
 _DESCRIPTION: Final = """Bars and features of every tracked series, with their freshness.
 
 Bars are labelled by their START; every interval is half-open and every instant UTC (ISO 8601 with Z). Records come as
-JSON, CSV or an Arrow stream, as `Accept` asks. Errors are RFC 9457 problem documents. Answers carry an ETag: send it
+JSON, CSV or an Arrow stream, as `Accept` says. Errors are RFC 9457 problem documents. Answers carry an ETag: send it
 back in `If-None-Match`, and unchanged records cost nothing."""
 
 
 def create_app(settings: Settings, dagster: DagsterState) -> FastAPI:
     """Return the read API for `settings`, which reads Dagster's runs, daemons and schedules through `dagster`.
 
-    Nothing is connected before the app starts, and it starts without a database, too: it answers 503 until
-    there is one.
+    Nothing is connected before the app starts. The app also starts without a database, and answers 503 until there is
+    one.
     """
     database = Database(settings.database_url, settings.as_of)
     access = AdminAccess(settings.api_token)
@@ -121,7 +121,7 @@ def run(settings: Settings, dagster: DagsterState, host: str = LOOPBACK, port: i
         **server_options(),
     )
     server = uvicorn.Server(config)
-    with suppress(KeyboardInterrupt):  # uvicorn raises the signal that stopped it again
+    with suppress(KeyboardInterrupt):  # uvicorn re-raises the signal that stopped it
         server.run(listening(config))
     if not server.started:
         sys.exit("The read API did not start.")

@@ -1,7 +1,7 @@
 """The response cache: answers, and the records that other answers are cut from, kept until a commit of their series.
 
-The cache is open only while commits are heard of (`follow_commits`); when that connection is lost it is emptied, and
-every request reads the database. Two bounds do not depend on it: the bytes kept, and a lifetime.
+The cache is open only while the API listens for commits (`follow_commits`); when that connection is lost, the cache is
+emptied and every request reads the database. Two bounds do not depend on it: the bytes kept, and a lifetime.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# Together with 190 MB of code and what is being read they leave the process below 250 MB.
+# Together with 190 MB of code and what is being read they keep the process below 250 MB.
 ANSWER_BYTES: Final = 24 * 2**20  # about 200 answers of 100 records, or 2 of the largest
 RECORD_BYTES: Final = 16 * 2**20  # the newest 512 records, with features, of 220 series
-# Deepest records kept for cutting: beyond it the windows are few and large, and would push the others out.
+# Most records kept of one series for cutting: larger windows are few, and would push the others out.
 DEEPEST: Final = 2_048
 _STEP: Final = 128  # records
-# Of records and again of the answers cut from them: a correction made by hand, which notifies no one, is seen within a
-# minute.
+# Of records, and again of the answers cut from them: a correction made by hand, which sends no notification, shows
+# within a minute.
 LIFETIME_SECONDS: Final = 30.0
 
 CHANNEL: Final = "market_data_series"
@@ -49,7 +49,7 @@ log = logging.getLogger(__name__)
 
 
 class RequestKey(NamedTuple):
-    """What makes two requests ask for the same bytes."""
+    """What requests for the same bytes have in common."""
 
     path: str
     query: bytes
@@ -57,7 +57,7 @@ class RequestKey(NamedTuple):
 
 
 class Version(NamedTuple):
-    """The state of a series as the cache knows it: how often it was opened, and the series' commits since then."""
+    """The state of a series as the cache knows it: how often the cache was emptied, and the series' commits since."""
 
     epoch: int
     commits: int
@@ -75,13 +75,13 @@ class RecordsKey(NamedTuple):
 class Records:
     """The newest records of a series, encoded as JSON, from which the answer to any window of them is cut.
 
-    Clients ask for the same records in ever different words: another `limit`, a `start` that moves on. Reading and
-    encoding is done once per commit of a series; cutting takes a tenth of that, most of it to unpack. Packed, 512
+    Clients request the same records in many ways: with another `limit`, or a `start` that moves on. Reading and
+    encoding are done once per commit of a series; cutting takes a tenth of that, most of it unpacking. Packed, 512
     records with features are 75 kB instead of 300, and four times as many series fit into the same memory.
 
     Attributes:
-        series: whose records they are.
-        summary: what else the same snapshot of the database held of the series.
+        series: the series of the records.
+        summary: what else the same snapshot of the database says about the series.
         packed: JSON objects that begin with `ts`, ascending, one a line; see `pack`.
         is_complete: whether these are all records of the series.
     """
@@ -137,7 +137,7 @@ class Cached(Protocol):
 
     @property
     def series(self) -> Series:
-        """The series whose commit makes it untrue."""
+        """The series whose next commit outdates it."""
 
     @property
     def size(self) -> int:
@@ -145,7 +145,7 @@ class Cached(Protocol):
 
     @property
     def valid_until(self) -> datetime | None:
-        """When it becomes untrue without a commit, aware UTC; None for never."""
+        """When it is outdated without a commit, aware UTC; None for never."""
 
 
 K = TypeVar("K")
@@ -153,7 +153,7 @@ V = TypeVar("V", bound=Cached)
 
 
 class SeriesCache(Generic[K, V]):
-    """As much as fits into `capacity` bytes, the least recently used leaving first.
+    """Entries of at most `capacity` bytes in all; the least recently used are dropped first.
 
     Args:
         capacity: bytes.
@@ -176,7 +176,7 @@ class SeriesCache(Generic[K, V]):
         return int(self._kept.currsize)
 
     def get(self, key: K) -> V | None:
-        """Return what is kept under `key`, unless a commit, a split or its age has made it untrue."""
+        """Return what is kept under `key`, unless a commit, a split or its age has outdated it."""
         kept: tuple[V, Version] | None = self._kept.get(key)
         if kept is None:
             return None
@@ -215,12 +215,12 @@ class ResponseCache:
         return self.answers.size + self.records.size
 
     def open(self) -> None:
-        """Start empty and keep answers: from now on every commit is heard of."""
+        """Start empty and keep answers; the caller now listens for commits."""
         self.close()
         self.is_open = True
 
     def close(self) -> None:
-        """Drop everything and keep no more, including what is being read now."""
+        """Drop everything and keep nothing further, not even what is being read now."""
         self.answers.clear()
         self.records.clear()
         self._commits.clear()
@@ -232,12 +232,12 @@ class ResponseCache:
         return Version(self._epoch, self._commits[series]) if self.is_open else None
 
     def invalidate(self, series: Series) -> None:
-        """Return nothing about `series` from before this call any more: the series has been committed."""
+        """Stop returning what was read of `series` before this call: the series has been committed."""
         self._commits[series] += 1
 
 
 class SingleFlight:
-    """Does work that several callers want at the same time once; used from the event loop only."""
+    """Does work once that several callers request at the same time; used from the event loop only."""
 
     def __init__(self) -> None:
         self._tasks: dict[Hashable, asyncio.Task[Any]] = {}
@@ -248,18 +248,18 @@ class SingleFlight:
         if task is None:
             task = self._tasks[key] = asyncio.create_task(work())
             task.add_done_callback(partial(self._done, key))
-        # Shielded: the client that asked first may disconnect while the others still wait for the answer.
+        # Shielded, because the first client may disconnect while the others still wait for the answer.
         found: T = await asyncio.shield(task)
         return found
 
     def _done(self, key: Hashable, task: asyncio.Task[Any]) -> None:
         del self._tasks[key]
         if not task.cancelled():
-            task.exception()  # retrieved, or asyncio logs it when every caller has disconnected
+            task.exception()  # retrieved; otherwise asyncio logs it when every caller has disconnected
 
 
 async def follow_commits(conninfo: str, cache: ResponseCache) -> None:
-    """Keep `cache` true to the database until cancelled; reconnects indefinitely.
+    """Keep `cache` consistent with the database until cancelled; reconnect indefinitely.
 
     Every commit of a series notifies `market_data_series` with its partition key, such as `AAPL|5m`. The notification
     is part of the writer's transaction, so it arrives exactly when the new rows become visible.

@@ -1,6 +1,6 @@
-"""What one connection and the process may take: request size, time, unread bytes, open files, memory.
+"""Limits of one connection and of the process: request size, time, unread bytes, open files, memory.
 
-uvicorn by itself gives a client all the time and memory that it asks for.
+uvicorn alone gives a client all the time and memory that it takes.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ if TYPE_CHECKING:
 
     import uvicorn
 
-LONGEST_ADDRESS: Final = 8_192  # bytes; every server takes 8,000 (RFC 9110, section 4.1), and ours need 200
-LONGEST_HEAD: Final = 32_768  # bytes of address and headers, what other servers take
+LONGEST_ADDRESS: Final = 8_192  # bytes; servers should accept 8,000 (RFC 9110, section 4.1), and ours need 200
+LONGEST_HEAD: Final = 32_768  # bytes of address and headers, as other servers accept
 LARGEST_BODY: Final = 65_536  # bytes; none is read, but a client library may send a small one
 REQUEST_SECONDS: Final = 10.0  # from the first byte, or from connecting, to the last one
 
-# An answer of 10,000 records has 6 MB; a client that takes fewer than this many bytes in a period is not reading it.
+# An answer of 10,000 records is 6 MB; a client that takes fewer than LEAST_READ bytes in UNREAD_SECONDS is not reading.
 UNREAD_SECONDS: Final = 20.0
 LEAST_READ: Final = 131_072
-# When more bytes than this lie unread in all, the connection that has stalled longest is closed.
+# When more bytes than this are unread in all, the connection that has stalled longest is closed.
 MOST_UNREAD: Final = 64 * 2**20
 STALLED_SECONDS: Final = 2.0
 
@@ -43,7 +43,7 @@ _M_TRIM_THRESHOLD: Final = -1
 _M_MMAP_THRESHOLD: Final = -3
 _M_ARENA_MAX: Final = -8
 # An answer of 500 records is 300 kB and is copied several times on its way. A block above the first bound is a fresh
-# mapping, whose pages the kernel zeroes: 0.16 ms each time here. Below it a freed block is used again.
+# mapping, whose pages the kernel zeroes: 0.16 ms each time here. Below it a freed block is reused.
 _LARGE_BYTES: Final = 1 << 20
 _KEPT_BYTES: Final = 8 << 20  # of free memory at an arena's end, for the next answer
 _ARENAS: Final = 2
@@ -62,7 +62,7 @@ class _RefusedError(Exception):
 
 
 class BoundedConnection(HttpToolsProtocol):
-    """uvicorn's connection with bounds; a request beyond one is answered with a problem document and closed."""
+    """uvicorn's connection with bounds; a request beyond one gets a problem document, and is disconnected."""
 
     # Unread bytes by connection, the one that has waited longest first, and since when (the loop's time).
     unread: ClassVar[dict[BoundedConnection, tuple[int, float]]] = {}
@@ -110,7 +110,7 @@ class BoundedConnection(HttpToolsProtocol):
         if len(self.url) + sum(len(name) + len(value) for name, value in self.headers) > LONGEST_HEAD:
             self._stop(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
         for name, value in self.headers:
-            if name == b"content-length" and int(value) > LARGEST_BODY:  # the parser lets nothing but digits pass
+            if name == b"content-length" and int(value) > LARGEST_BODY:  # the parser lets only digits pass
                 self._stop(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
         super().on_headers_complete()
 
@@ -127,7 +127,7 @@ class BoundedConnection(HttpToolsProtocol):
         super().on_message_complete()
 
     def send_400_response(self, msg: str) -> None:
-        """Answer what the parser could not read, or what was stopped in it."""
+        """Answer a request that the parser could not read, or that `_stop` ended in it."""
         del msg
         self._refuse(self._refusal)
 
@@ -216,7 +216,7 @@ def return_memory() -> None:
 
 
 def listening(config: uvicorn.Config) -> list[socket.socket]:
-    """Return the bound socket of `config`, as many times as `uvicorn.Server.serve` is to listen to it.
+    """Return the bound socket of `config`, as many times as `uvicorn.Server.serve` listens to it.
 
     When it cannot be bound, uvicorn logs why and ends the process.
     """
@@ -225,13 +225,13 @@ def listening(config: uvicorn.Config) -> list[socket.socket]:
 
 
 def server_options() -> dict[str, Any]:
-    """Return the options of uvicorn wherever the API is served."""
+    """Return uvicorn's options, the same wherever the API is served."""
     return {
         "http": BoundedConnection,
         "loop": "uvloop",
         "ws": "none",
-        "access_log": False,  # /metrics counts; a line per request would cost more than the answer
+        "access_log": False,  # /metrics counts requests; a line for each would cost more than the answer
         "proxy_headers": False,  # the admin endpoints go by the connection's address, which no header may replace
         "server_header": False,
-        "timeout_keep_alive": 30,  # seconds; a client that asks every few seconds keeps its connection
+        "timeout_keep_alive": 30,  # seconds; a client that polls every few seconds keeps its connection
     }

@@ -65,7 +65,7 @@ class Database:
         """Return `work(engine)`, run in a thread of the lane for series.
 
         Raises:
-            DatabaseUnavailableError: no connection, a statement that took too long, or too many waiting.
+            DatabaseUnavailableError: no connection, a statement that took too long, or too many requests waiting.
         """
         return await _in_lane(self._series_lane, self.engine, work)
 
@@ -85,7 +85,7 @@ async def _in_lane(lane: anyio.CapacityLimiter, source: sa.Engine, work: Callabl
     except TimeoutError:
         raise DatabaseUnavailableError("Too many requests are waiting for the database.") from None
     try:
-        # The lane is the bound: two of them never reach anyio's own limit of 40 threads.
+        # The lane is the limit: both together never reach anyio's own limit of 40 threads.
         return await anyio.to_thread.run_sync(work, source)
     finally:
         lane.release_on_behalf_of(borrower)

@@ -45,7 +45,7 @@ ACCEPTED: Final = ", ".join(Media)
 
 
 def json_lines(columns: Sequence[Column], rows: Rows) -> bytes:
-    """Return `rows` as one JSON object per line, each line with its end."""
+    """Return `rows` as one JSON object per line, each ended by a newline."""
     record = _record(tuple(column.name for column in columns))
     return _JSON.encode_lines([record(*row) for row in rows])
 
@@ -105,7 +105,7 @@ def _arrow(columns: Sequence[Column], rows: Rows) -> bytes:
 def _buffers(kind: Kind, values: Sequence[Any]) -> list[Any]:
     """Return the buffers of an array of `values`, None where a value is missing.
 
-    pa.array would build them too, but imports pandas to check whether it was given any: 55 MB, a third of the process.
+    pa.array would build them too, but imports pandas to check for its types: 55 MB, a third of the process.
     """
     import numpy as np
     import pyarrow as pa
@@ -145,7 +145,7 @@ def gzip_member(head: bytes, content: bytes, deflated: bytes) -> tuple[bytes, by
     return b"".join((_GZIP_HEADER, b"\x00", length, complement, head)), deflated, checksum + size
 
 
-@lru_cache(maxsize=256)  # clients send a handful of different headers, thousands of times a second
+@lru_cache(maxsize=256)  # clients send a few different headers, thousands of times a second
 def media_for(accept: str) -> Media | None:
     """Return the representation that `accept` prefers, or None when it accepts none of ours.
 

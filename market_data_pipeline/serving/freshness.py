@@ -30,8 +30,8 @@ class AnswerFreshness(BaseModel):
 
     status: Status = Field(description=f"{_CONDITIONS}.")
     staleness_seconds: float = Field(description="How long the first missing bar has been due; 0 when none is.")
-    age_seconds: float = Field(description="Since `updated_at`.")
-    verified_at: datetime | None = Field(description="When the vendor was last asked and everything due was stored.")
+    age_seconds: float = Field(description="Seconds since `updated_at`.")
+    verified_at: datetime | None = Field(description="When everything due was last fetched from the vendor and stored.")
     next_due_at: datetime | None = Field(description="When the first missing bar falls, or fell, due.")
     updated_at: datetime = Field(description="When the features were last computed; for bars, when last verified.")
     settled_until: datetime | None = Field(
@@ -39,7 +39,7 @@ class AnswerFreshness(BaseModel):
     )
     warning: str | None = Field(None, description="Absent while FRESH.")
     cache_lifespan: str | None = Field(
-        None, description="Only when STALE: what is left of the time for which a stale answer is offered, in words."
+        None, description="Only when STALE: how much longer a stale answer may be used, in words."
     )
     cache_lifespan_seconds: float | None = Field(None, description="The same in seconds; 0 when it has passed.")
 

@@ -1,7 +1,7 @@
 """What Prometheus scrapes: the API's own work, and how fresh the series are.
 
-The series' figures are read at each scrape. While the database is lost a scrape still answers, with
-`market_data_database_up 0` and without them.
+The series' figures are read at each scrape. While the database is lost, a scrape still answers, with
+`market_data_database_up 0` and without those figures.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Metrics:
         cached = Gauge("market_data_cache_bytes", "Memory reserved for answers and records.", registry=self.registry)
         cached.set_function(lambda: cache.size)
         listening = Gauge(
-            "market_data_cache_open", "1 while commits are heard of and answers are kept.", registry=self.registry
+            "market_data_cache_open", "1 while the API listens for commits and keeps answers.", registry=self.registry
         )
         listening.set_function(lambda: cache.is_open)
 
@@ -76,13 +76,13 @@ class SeriesCollector:
         up.add_metric([], 1)
         yield up
         # Gauges over one day: a counter would have to sum the whole log, millions of rows per scrape.
-        asked = GaugeMetricFamily(
+        requests = GaugeMetricFamily(
             "market_data_vendor_requests_24h", "Requests sent to the vendor in the last 24 hours."
         )
-        asked.add_metric([], sent.total_requests)
-        refused = GaugeMetricFamily("market_data_vendor_rate_limited_24h", "Responses of 429 among them.")
+        requests.add_metric([], sent.total_requests)
+        refused = GaugeMetricFamily("market_data_vendor_rate_limited_24h", "Responses with status 429 among them.")
         refused.add_metric([], sent.rate_limited)
-        yield from (asked, refused)
+        yield from (requests, refused)
         series = GaugeMetricFamily("market_data_series", "Series by tier and status.", labels=("tier", "status"))
         worst = GaugeMetricFamily(
             "market_data_staleness_seconds_max", "Staleness of the stalest series of a tier.", labels=("tier",)

@@ -28,7 +28,7 @@ class RequestMiddleware:
     """Answers from the response cache before any routing, and counts and times every request.
 
     A request that misses the cache goes on with its key in the scope. Metrics are kept under the route's template, so
-    that addresses cannot swell them.
+    that unknown addresses add none.
     """
 
     def __init__(self, app: ASGIApp, cache: ResponseCache, clock: Callable[[], datetime], metrics: Metrics) -> None:

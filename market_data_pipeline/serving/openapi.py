@@ -1,4 +1,4 @@
-"""The answers as the OpenAPI page describes them: a pydantic model each, an example, and every problem."""
+"""The answers as the OpenAPI page describes them: a model and an example of each, and every problem."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ _UNPROCESSABLE: Final = _problem(
 )
 _UNAVAILABLE: Final = _problem(
     HTTPStatus.SERVICE_UNAVAILABLE,
-    "The database is unavailable; Retry-After says when to ask again",
+    "The database is unavailable; Retry-After says when to try again",
     DATABASE_UNAVAILABLE,
 )
 
@@ -132,7 +132,7 @@ BARS_EXAMPLE: Final = {**_HEAD, "adjusted": True, "as_of": "2026-01-31T21:00:00Z
 
 
 def features_example(columns: Sequence[Column]) -> dict[str, Any]:
-    """Return an answer of bars with features; a feature that has no value above shows one of its type."""
+    """Return an answer of bars with features; a feature without an example above shows a value of its type."""
     known = _BAR | _FEATURES
     record = {column.name: known.get(column.name, next(iter(column.labels), _ANY[column.kind])) for column in columns}
     return {**_HEAD, "features": [record]}
@@ -150,10 +150,10 @@ def series_responses(example: dict[str, Any], model: type[BaseModel]) -> Respons
                 Media.ARROW.value: {"schema": {"type": "string", "format": "binary"}},
             },
         },
-        304: {"description": "Records and freshness status are those of the ETag in If-None-Match"},
+        304: {"description": "Records and freshness status still match the ETag in If-None-Match"},
         **_problem(
             HTTPStatus.NOT_FOUND,
-            "Not tracked, or tracked and never computed; then a backfill is queued",
+            "Not tracked; or tracked but never computed, and a backfill is queued",
             "AAPL is tracked, but its 5m features have never been computed. A backfill was queued just now, at "
             "2026-01-05T14:37:43Z: ask again in a minute.",
             backfill_request={
@@ -163,7 +163,7 @@ def series_responses(example: dict[str, Any], model: type[BaseModel]) -> Respons
                 "already_requested": False,
             },
         ),
-        **_problem(HTTPStatus.NOT_ACCEPTABLE, "None of the representations is acceptable", "Offered are …"),
+        **_problem(HTTPStatus.NOT_ACCEPTABLE, "None of the representations is acceptable", "This endpoint offers …"),
         **_UNPROCESSABLE,
         **_UNAVAILABLE,
     }

@@ -30,7 +30,7 @@ def _parse_timeframe(value: Any) -> Timeframe:
 
 
 def _parse_instant(value: Any) -> date | datetime | None:
-    """Return a date, or an aware UTC datetime; the sentence of a ValueError completes the parameter's name."""
+    """Return a date or an aware UTC datetime; a ValueError's message continues after the parameter's name."""
     if value is None:
         return None
     text = str(value)
@@ -82,7 +82,7 @@ class SeriesQuery(BaseModel):
     )
     end: When = Field(
         None,
-        description=f"Bars starting at or after it are left out: an ISO 8601 date or instant. {_DAY}",
+        description=f"Bars that start at or after this are left out: an ISO 8601 date or instant. {_DAY}",
         examples=["2026-02-01T00:00:00Z"],
     )
     limit: int = Field(
@@ -93,7 +93,7 @@ class SeriesQuery(BaseModel):
         """Return the range that start, end and limit mean for `symbol`.
 
         Raises:
-            Problem: 422, when it does not start before it ends.
+            Problem: 422, when start is not before end.
         """
         start, end = _instant(self.start, symbol), _instant(self.end, symbol)
         if start is not None and end is not None and start >= end:
@@ -115,10 +115,10 @@ class BarsQuery(SeriesQuery):
         """Return `as_of`.
 
         Raises:
-            Problem: 422, when it is after `now`: what will be known then is not known yet.
+            Problem: 422, when it is after `now`.
         """
         if self.as_of is not None and self.as_of > now:
-            raise _wrong("as_of", "is in the future; what will be known then is not known yet.")
+            raise _wrong("as_of", "is in the future; only what is known by now can be served.")
         return self.as_of
 
 

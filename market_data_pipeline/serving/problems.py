@@ -1,6 +1,6 @@
 """Every failure as an RFC 9457 problem document, in words for the client.
 
-The words of the database, paths and secrets never reach it; what an operator needs goes to the log.
+The database's messages, paths and secrets never reach the client; what an operator needs goes to the log.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ PROBLEM: Final = "application/problem+json"
 
 # A restarted PostgreSQL accepts connections again within about this time, in seconds.
 RETRY_DATABASE_AFTER: Final = 2
-DATABASE_UNAVAILABLE: Final = "The database cannot be used at the moment; the API reconnects by itself."
+DATABASE_UNAVAILABLE: Final = "The database cannot be used at the moment; the API reconnects automatically."
 
 _LONGEST_ECHO: Final = 80  # characters of a bad value that are shown back
 
@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 
 class Problem(Exception):
-    """An answer other than success, raised anywhere while an answer is being made.
+    """A response other than success, raised anywhere while an answer is being made.
 
     Args:
         status: the HTTP status.
@@ -103,7 +103,7 @@ def _http_problem(error: HTTPException, method: str) -> Problem:
         detail = "There is nothing at this address; /docs lists the endpoints."
     elif status is HTTPStatus.METHOD_NOT_ALLOWED:
         headers["allow"] = "GET, HEAD"
-        detail = f"{method} is not offered here: this API only reads, with GET and HEAD."
+        detail = f"{method} is not supported: this API only reads, with GET and HEAD."
     return Problem(status, detail, headers=headers)
 
 

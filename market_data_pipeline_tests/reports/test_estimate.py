@@ -1,4 +1,4 @@
-"""An estimate is what then happens, or an upper bound that says so: its calls are compared with the server's count."""
+"""An estimate equals what then happens, or is a declared upper bound: the server's count of calls decides."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def test_a_tick_a_night_and_a_quiet_hour_need_the_calls_that_were_estimated(back
         ((19, 20, 15), 6, 0),  # and Bitcoin's day bar: UTC's day is over
         ((20, 0, 15), 3, 1),  # Bitcoin's minutes, the new day's splits, and Thursday's day bars at once
         ((20, 0, 16), 0, 0),
-        ((20, 11, 0), 7, 1),  # the days settle, Bitcoin's for itself
+        ((20, 11, 0), 7, 1),  # the days settle, Bitcoin's separately
         ((21, 11, 0), 8, 1),  # the splits, Bitcoin's other day bar, and Friday settled on a Saturday
     ):
         backfill.world.now = datetime(2026, 11, *now, 30, tzinfo=NEW_YORK)
@@ -126,7 +126,7 @@ def test_a_gap_is_estimated_by_the_days_that_it_leaves(backfill: Backfill) -> No
     assert estimate.calls == backfill.calls(10)
 
 
-def test_time_is_what_the_limit_makes_of_the_calls(backfill: Backfill, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_time_follows_from_the_calls_and_the_limit(backfill: Backfill, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("POLYGON_CALLS_PER_MINUTE", "5")
     estimate = backfill.estimate(10)
     assert estimate.calls == 11
@@ -140,7 +140,7 @@ def test_resampled_timeframes_need_their_base_only(backfill: Backfill) -> None:
     assert {one.timeframe for one in estimate.series} == {"5m"}
 
 
-def test_symbols_that_no_answer_for_the_market_lists_are_estimated_by_themselves(nothing_followed: Backfill) -> None:
+def test_symbols_that_no_answer_for_the_market_lists_are_estimated_individually(nothing_followed: Backfill) -> None:
     """Which symbols the first answer lists is not known before it; from then on it is."""
     backfill = nothing_followed
     backfill.track(*HALF_LISTED)

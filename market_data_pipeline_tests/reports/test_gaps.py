@@ -66,7 +66,7 @@ def explained_by(document: dict[str, Any]) -> list[tuple[datetime, datetime, int
     return [(s["start"], s["end"], s["bars"], s["explanation"]) for s in document["stretches"]]
 
 
-def test_a_session_in_progress_a_holiday_and_holes_of_all_kinds(make_world: MakeWorld, vendor: ChangingSource) -> None:
+def test_a_session_in_progress_a_holiday_and_gaps_of_all_kinds(make_world: MakeWorld, vendor: ChangingSource) -> None:
     world = make_world(FRIDAY_NOON, source=vendor)
     vendor.hidden = [
         ("AAPL", at(24, 10), at(24, 10, 15)),  # Tuesday, settled

@@ -29,7 +29,7 @@ BARS = "/api/v1/bars"
 
 
 class MovableClock(Settings):
-    """Settings whose now a test moves; the database keeps to `as_of`."""
+    """Settings whose clock a test moves; the database's clock stays at `as_of`."""
 
     def clock(self) -> datetime:
         return _now[0]
@@ -50,7 +50,7 @@ class Api:
         return self.session.get(self.base + path, params=params, headers=headers, timeout=10)
 
     def wait_for_cache(self) -> None:
-        """Wait until commits are heard of, from when on answers are kept."""
+        """Wait until the API listens for commits and therefore keeps answers."""
         wait_until(lambda: "market_data_cache_open 1.0" in self.get("/metrics").text)
 
     def hits(self) -> float:
@@ -92,7 +92,7 @@ def seed(database_url: str) -> Iterator[Seed]:
 
 @pytest.fixture(scope="session")
 def new_dagster_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with an instance that has never run anything; making one takes two seconds, copying it none."""
+    """A folder with an instance that has never run anything; making one takes two seconds, copying it almost none."""
     home = tmp_path_factory.mktemp("dagster")
     (home / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
     with dg.DagsterInstance.from_config(str(home)) as instance:

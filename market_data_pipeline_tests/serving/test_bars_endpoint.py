@@ -18,7 +18,7 @@ def closes(api: Api, **params: object) -> list[float]:
     return [bar["close"] for bar in response.json()["bars"]]
 
 
-def test_bars_are_adjusted_unless_raw_ones_are_asked_for(api: Api, seed: Seed) -> None:
+def test_bars_are_adjusted_unless_raw_ones_are_requested(api: Api, seed: Seed) -> None:
     seed.series("AAPL", count=1, first=TS, close=400.0)
     seed.split("AAPL", "2026-03-11", 1, 4)
     adjusted = api.get(f"{BARS}/AAPL", timeframe="5m").json()
@@ -86,7 +86,7 @@ def test_a_listed_split_adjusts_from_the_day_it_takes_effect(api: Api, seed: See
     assert closes(api, as_of="2026-03-02T05:00:00Z") == [100.0]
 
 
-def test_what_will_be_known_is_not_answered(api: Api, seed: Seed) -> None:
+def test_an_as_of_in_the_future_is_refused(api: Api, seed: Seed) -> None:
     seed.series("AAPL")
     response = api.get(f"{BARS}/AAPL", timeframe="5m", as_of=(NOW + timedelta(seconds=1)).isoformat())
     assert response.status_code == 422

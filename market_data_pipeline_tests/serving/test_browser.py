@@ -22,7 +22,7 @@ FOCUSED = "document.activeElement.getAttribute('href')"
 
 @pytest.fixture
 def reader(browser: Browser, api: Api) -> Iterator[Reader]:
-    """Somebody who looks; at the end nothing was asked of another host, and the browser had nothing to complain of."""
+    """A reader; in the end nothing was requested from another host, and the browser reported no problem."""
     context = browser.new_context(viewport={"width": 1280, "height": 900})
     someone = Reader(context.new_page(), api.base)
     yield someone
@@ -57,7 +57,7 @@ def test_the_keyboard_moves_through_the_matrix_and_opens_a_series(reader: Reader
         seed.series(symbol)
     page = reader.open()
     page.keyboard.press("Tab")
-    assert page.evaluate("document.activeElement.textContent") == "Skip to the content"
+    assert page.evaluate("document.activeElement.textContent") == "Skip to content"
     page.keyboard.press("Tab")
     page.keyboard.press("Enter")
     for _ in range(12):
@@ -299,7 +299,7 @@ def test_pages_recover_with_the_database(reader: Reader, seed: Seed) -> None:
     page = reader.open("/series/AAPL/5m")
     expect(page.get_by_role("heading", level=1)).to_have_text("The database cannot be reached")
     seed.run("alter schema elsewhere rename to market_data")
-    page.wait_for_selector("#chart[data-drawn='3'] canvas")  # it looks after two seconds
+    page.wait_for_selector("#chart[data-drawn='3'] canvas")  # the page checks after two seconds
     seed.run("alter schema market_data rename to elsewhere")
     reader.open("/")
     expect(page.get_by_text("The database cannot be reached")).to_be_visible()

@@ -1,4 +1,4 @@
-"""Clients that are slow, idle, or send too much, over real sockets: they lose their connection, the others nothing."""
+"""Clients that are slow, idle, or send too much, over real sockets: they are disconnected, and others do not notice."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def test_a_thousand_idle_connections_and_slow_requests_delay_no_other_client(api
         for number in range(1_000):
             client = stack.enter_context(connected(api))
             if number % 2:
-                client.sendall(GET)  # and no more
+                client.sendall(GET)  # and nothing else
         for _ in range(20):
             assert api.get(f"{FEATURES}/AAPL", timeframe="5m").status_code == 200
 

@@ -130,7 +130,7 @@ def test_a_series_never_computed_is_explained_and_its_backfill_queued_once(api: 
     ) == [("AAPL", "5m", NOW, "api", "queued")]
 
 
-def test_a_failed_backfill_may_be_asked_for_again(api: Api, seed: Seed) -> None:
+def test_a_failed_backfill_may_be_requested_again(api: Api, seed: Seed) -> None:
     seed.symbol("AAPL")
     api.get(f"{FEATURES}/AAPL")
     seed.run("update market_data.backfill_requests set status = 'failed'")

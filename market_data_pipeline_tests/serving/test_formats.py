@@ -1,4 +1,4 @@
-"""The same records in every format, compressed or not, and not again when nothing changed."""
+"""The same records in every format, compressed or not, and not sent again when nothing changed."""
 
 from __future__ import annotations
 

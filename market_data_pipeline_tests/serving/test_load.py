@@ -1,4 +1,4 @@
-"""Load on a running server, small: what the generator measures, and what is made of it."""
+"""A small load on a running server: what the generator measures, and what the report makes of it."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ def test_every_endpoint_is_described_with_its_failures(api: Api) -> None:
     assert api.get("/docs").status_code == 200
 
 
-def test_the_examples_keep_to_their_schemas(api: Api) -> None:
+def test_the_examples_match_their_schemas(api: Api) -> None:
     document = api.get("/openapi.json").json()
     seen = 0
     for item in document["paths"].values():
@@ -50,7 +50,7 @@ def test_the_examples_keep_to_their_schemas(api: Api) -> None:
 
 
 @pytest.mark.parametrize("path", sorted(PATHS))
-def test_generated_requests_keep_to_the_schema(
+def test_answers_to_generated_requests_match_the_schema(
     api: Api, seed: Seed, dagster_instance: dg.DagsterInstance, path: str
 ) -> None:
     seed.series("AAPL")
@@ -71,7 +71,7 @@ def test_generated_requests_keep_to_the_schema(
     def probe(case: schemathesis.Case) -> None:
         if "symbol" in case.path_parameters and len(case.path_parameters["symbol"]) % 2:
             case.path_parameters["symbol"] = "AAPL"
-        # What a schema cannot say, and other tests do: start lies before end, and as_of in the past.
+        # A schema cannot say this, and other tests do: start lies before end, and as_of in the past.
         if "start" in case.query:
             case.query.pop("end", None)
         case.query.pop("as_of", None)
@@ -80,7 +80,7 @@ def test_generated_requests_keep_to_the_schema(
     probe()
 
 
-def test_a_real_answer_keeps_to_the_schema(api: Api, seed: Seed) -> None:
+def test_a_real_answer_matches_the_schema(api: Api, seed: Seed) -> None:
     seed.series("AAPL")
     document = api.get("/openapi.json").json()
     for path in (FEATURES, BARS):

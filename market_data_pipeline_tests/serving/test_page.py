@@ -65,7 +65,7 @@ def test_static_files_are_known_by_their_etag(api: Api) -> None:
     assert first.headers["content-encoding"] == "gzip"
 
 
-def test_every_vendored_file_has_its_licence_and_the_hash_that_is_noted() -> None:
+def test_every_vendored_file_has_its_licence_and_the_recorded_hash() -> None:
     import hashlib
 
     vendored = Path(__file__).parents[2] / "market_data_pipeline" / "serving" / "static" / "vendor"
@@ -75,7 +75,7 @@ def test_every_vendored_file_has_its_licence_and_the_hash_that_is_noted() -> Non
         assert (vendored / f"{script.name.split('.')[0]}.LICENSE").is_file()
 
 
-def test_the_page_is_compressed_for_those_who_take_it(api: Api, seed: Seed) -> None:
+def test_the_page_is_compressed_for_clients_that_accept_it(api: Api, seed: Seed) -> None:
     seed.series("AAPL")
     assert api.get("/", headers={"Accept-Encoding": "identity"}).headers.get("content-encoding") is None
     response = api.session.get(api.base + "/", headers={"Accept-Encoding": "gzip"}, stream=True, timeout=10)

@@ -38,7 +38,7 @@ def test_a_window_is_cut_as_from_all_records_or_not_at_all(
 
     cut = records_of(kept, is_complete=depth == COUNT).cut(Range(start, end, limit))
 
-    # A window that reaches further back than the records is left to the database, and no other.
+    # Only a window that reaches further back than the records is left to the database.
     if cut is None:
         kept_inside = [ts for ts in kept if end is None or ts < end]
         assert depth < COUNT
@@ -69,7 +69,7 @@ def test_other_windows_of_a_series_are_cut_from_what_was_read(
 ) -> None:
     seed.series("AAPL", first=FIRST, count=COUNT)
     api.wait_for_cache()
-    every = api.get(f"{path}/AAPL", timeframe="5m", limit=10_000).json()[key]  # too many to be kept for others
+    every = api.get(f"{path}/AAPL", timeframe="5m", limit=10_000).json()[key]  # too many to be kept for cutting
     assert len(every) == COUNT
     api.get(f"{path}/AAPL", timeframe="5m")
 
@@ -81,7 +81,7 @@ def test_other_windows_of_a_series_are_cut_from_what_was_read(
     assert answer["date_range"] == ({"start": records[0]["ts"], "end": records[-1]["ts"]} if records else None)
 
 
-def test_a_commit_is_seen_in_the_next_window_asked_for(api: Api, seed: Seed) -> None:
+def test_a_commit_is_seen_in_the_next_window(api: Api, seed: Seed) -> None:
     seed.series("AAPL", first=FIRST, count=COUNT)
     api.wait_for_cache()
     api.get(f"{BARS}/AAPL", timeframe="5m")

@@ -201,7 +201,7 @@ def test_metrics_count_requests_under_their_route_and_series_by_tier(api: Api, s
     assert not any("surprise" in line or "NOPE" in line for line in lines)
 
 
-def test_reports_speak_of_the_replays_time(seed: Seed, database_url: str) -> None:
+def test_reports_use_the_replays_time(seed: Seed, database_url: str) -> None:
     seed.series("AAPL", late=timedelta(hours=2))
     replay, real = engine(database_url, as_of=NOW), engine(database_url)
     assert staleness_report(replay).timestamp == NOW

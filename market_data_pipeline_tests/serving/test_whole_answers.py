@@ -15,7 +15,7 @@ from market_data_pipeline_tests.serving.seeding import NOW, Seed
 
 COUNT: Final = 100
 READS: Final = 300
-# Every number of a state follows from its close: a mixture of the two has none of their shapes.
+# Every number of a state is tied to its close, so a mixture of the two matches neither.
 STATES: Final = {100.0: ("FRESH", 0.25), 200.0: ("AGING", 0.5)}  # close: freshness, log_return
 LATE: Final = {"FRESH": timedelta(minutes=-3), "AGING": timedelta(hours=2)}
 

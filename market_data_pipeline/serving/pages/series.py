@@ -1,7 +1,7 @@
 """The page of one series: the frame of its chart, and everything else that is known of the series as tables.
 
 The chart takes its bars and features from the read API, as any client does. Everyone sees what is held and what is
-missing; texts of errors are shown only to those who may see the admin endpoints.
+missing; error messages are shown only to those who may see the admin endpoints.
 """
 
 from __future__ import annotations
@@ -74,9 +74,9 @@ def render_series(
 
     Args:
         report: what is known of it.
-        now: the pipeline's.
+        now: the pipeline's now.
         root: the relative path to the status page.
-        for_operator: whether texts of errors are shown.
+        for_operator: whether error messages are shown.
         own: the project's own features.
         dagster_url: where Dagster's UI is, without a trailing slash; None shows no links to runs.
     """
@@ -144,7 +144,7 @@ def _months(days: Sequence[Day]) -> list[tuple[int, str]]:
     monday = days[0].session_date - timedelta(days=days[0].session_date.weekday())
     firsts = [next(members) for _, members in groupby(days, key=lambda day: day.session_date.replace(day=1))]
     places = [((day.session_date - monday).days // _WEEK * _PITCH, f"{day.session_date:%b}") for day in firsts]
-    # The first month may have only a few days, and the next one's name would cover its name.
+    # The first month may have only a few days; the next month's name would then cover its own.
     return places[1:] if len(places) > 1 and places[1][0] - places[0][0] < 2 * _PITCH else places
 
 

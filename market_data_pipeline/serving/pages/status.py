@@ -1,7 +1,7 @@
 """The status page: how fresh every series is, and how the pipeline as a whole is doing.
 
-Everyone sees how fresh each series is; failures and executions, whose texts are for operators, are shown only to those
-who may see the admin endpoints.
+Everyone sees how fresh each series is; failures and executions, whose messages are for operators, are shown only to
+those who may see the admin endpoints.
 """
 
 from __future__ import annotations

@@ -58,7 +58,7 @@ def router(database: Database, dagster: DagsterState, access: AdminAccess) -> AP
         access.require(request)
 
     async def answer(key: Hashable, make: Callable[[sa.Engine], Answer]) -> Response:
-        """Return a report; requests for it while it is being made share it."""
+        """Return a report; concurrent requests for it share one."""
 
         def encoded(source: sa.Engine) -> bytes:
             return make(source).model_dump_json().encode()
@@ -80,13 +80,13 @@ def router(database: Database, dagster: DagsterState, access: AdminAccess) -> AP
 
     @routes.get(
         "/scheduler-health",
-        summary="Whether the pipeline does its work",
+        summary="Whether the pipeline is working",
         responses=openapi.admin_responses(SchedulerHealth),
         response_class=Response,
         operation_id="scheduler_health",
     )
     async def scheduler_health(_query: Annotated[NoQuery, Query()]) -> Response:
-        """Daemons, schedules, the last refresh, recent failures and how often the vendor refused for the rate."""
+        """Daemons, schedules, the last refresh, recent failures and how often the vendor answered 429."""
         return await answer("scheduler_health", lambda source: health.scheduler_health(source, dagster))
 
     @routes.get(

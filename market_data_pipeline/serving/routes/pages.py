@@ -62,7 +62,7 @@ PAGE_HEADERS: Final = {
 
 
 class PageFiles(StaticFiles):
-    """The pages' styles and scripts; a browser keeps them and asks each time whether they have changed."""
+    """The pages' styles and scripts; a browser keeps them and revalidates them each time."""
 
     def file_response(
         self, full_path: str | PathLike[str], stat_result: stat_result, scope: Scope, status_code: int = 200
@@ -155,7 +155,7 @@ def router(
 
 
 def unavailable(content: str) -> HTMLResponse:
-    """Return a page, as the answer while the database cannot be used."""
+    """Return a page as the 503 response while the database cannot be used."""
     headers = PAGE_HEADERS | {"retry-after": str(RETRY_DATABASE_AFTER)}
     return HTMLResponse(content, HTTPStatus.SERVICE_UNAVAILABLE, headers)
 

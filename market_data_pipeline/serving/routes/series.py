@@ -59,7 +59,7 @@ FEATURES_PATH: Final = "/api/v1/features/quant/{symbol}"
 BARS_PATH: Final = "/api/v1/bars/{symbol}"
 LONGEST_SYMBOL: Final = 40  # characters; tickers have at most 34
 REQUESTED_BY: Final = "api"
-ASK_AGAIN_AFTER: Final = 60  # seconds; the sensor looks twice a minute and a series takes a few seconds
+ASK_AGAIN_AFTER: Final = 60  # seconds; the sensor looks every 10 s and a series takes a few seconds
 
 Ticker = Annotated[str, Path(description="The vendor's ticker, case-sensitive.", examples=["AAPL"])]
 
@@ -84,7 +84,7 @@ class SeriesRequest:
 class SeriesAnswers:
     """Makes the answers that the response cache does not hold.
 
-    Requests for the same bytes, or for windows of the same records, at the same time share one read.
+    Concurrent requests for the same bytes, or for windows of the same records, share one read.
     """
 
     database: Database
@@ -103,7 +103,7 @@ class SeriesAnswers:
         """
         media = media_for(",".join(http.headers.getlist("accept")))
         if media is None:
-            raise Problem(HTTPStatus.NOT_ACCEPTABLE, f"Offered are {ACCEPTED}.")
+            raise Problem(HTTPStatus.NOT_ACCEPTABLE, f"This endpoint offers {ACCEPTED}.")
         answer = await self._answer(http.scope[SCOPE_KEY], request, media)
         if gzip := takes_gzip(",".join(http.headers.getlist("accept-encoding"))):
             await answer.compress()
@@ -123,7 +123,7 @@ class SeriesAnswers:
         return answer
 
     async def _cut_answer(self, request: SeriesRequest, version: Version) -> Answer | None:
-        """Return the answer cut from the newest records, which are read if need be; None when it reaches too far."""
+        """Return the answer cut from the newest records, which are read if necessary; None when it reaches too far."""
         key = RecordsKey(request.series, request.records_key, request.adjusted)
         records = self.cache.records.get(key)
         window = records.cut(request.range) if records else None
@@ -154,7 +154,7 @@ class SeriesAnswers:
         return await self._read(request, Range(None, None, depth), packed)
 
     async def _read(self, request: SeriesRequest, records: Range, make: Callable[[SeriesSummary, Rows], T]) -> T:
-        """Return what `make` makes of the records in a range, read in one snapshot; in a thread.
+        """Return what `make` makes of the records in a range, read in one snapshot and in a thread.
 
         Raises:
             Problem: 404, when the series is not tracked or was never computed.
@@ -241,7 +241,7 @@ def missing_problem(series: Series, request: BackfillRequest, what: str) -> Prob
 
 
 def _series(symbol: str, query: SeriesQuery) -> Series:
-    # PostgreSQL is not asked about what it cannot take as text; anything else it may know in another case.
+    # PostgreSQL is not asked for a symbol that it cannot hold as text; any other may exist in another case.
     if len(symbol) > LONGEST_SYMBOL or not symbol.isprintable():
         raise unknown_symbol(symbol, None)
     return Series(symbol, query.timeframe)

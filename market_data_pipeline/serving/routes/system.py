@@ -36,7 +36,7 @@ def router(database: Database, dagster: DagsterState, metrics: Metrics) -> APIRo
         operation_id="health",
     )
     async def health(_query: Annotated[NoQuery, Query()]) -> Response:
-        """200 when the database and Dagster's daemon can be reached, 503 otherwise, with the same members."""
+        """200 when the database and Dagster's daemon can be reached; else 503, with the report's status as `health`."""
         report = await database.report(lambda source: reports.health_report(source, dagster))
         if report.status == "healthy":
             return report_response(report.model_dump_json().encode())

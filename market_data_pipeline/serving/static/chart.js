@@ -39,7 +39,7 @@ export class SeriesChart {
     this.paint();
   }
 
-  // Return a value as a person reads it.
+  // Return a value as readable text.
   static words(value) {
     if (value === null || value === undefined) return "–";
     if (typeof value !== "number") return String(value);
@@ -133,7 +133,7 @@ export class SeriesChart {
     this.name(ink);
   }
 
-  // Each pane says what it shows; label panes also which colour is which.
+  // Title each pane below the first with what it shows.
   name(ink) {
     this.watermarks?.forEach((watermark) => watermark.detach());
     const panes = this.chart.panes();

@@ -48,7 +48,7 @@ function put(page) {
   const live = [...document.querySelectorAll("[data-live]")];
   const fresh = new Map([...page.querySelectorAll("[data-live]")].map((part) => [part.id, part]));
   if (kind(page) !== kind(document) || live.length !== fresh.size || live.some((part) => !fresh.has(part.id))) {
-    reload("The page has changed and was reloaded."); // a tier, the first bars or their features appeared or went
+    reload("The page has changed and was reloaded."); // a tier, the first bars or their features appeared or disappeared
     return false;
   }
   for (const part of live) {

@@ -1,4 +1,4 @@
-// A page that says why there is nothing to show: checks whether there is something now, and reloads.
+// A page that says why there is nothing to show: checks whether that has changed, and then reloads.
 
 import { reload, restorePlace } from "./reload.js";
 
@@ -16,7 +16,7 @@ async function look() {
       const response = await fetch(location.href, { method: "HEAD", headers: { accept: "text/html" }, cache: "no-store" });
       if (String(response.status) !== status) return reload("The page is available now.");
     } catch (error) {
-      if (!(error instanceof TypeError)) throw error; // the API is away as well
+      if (!(error instanceof TypeError)) throw error; // the API cannot be reached either
     }
     wait = Math.min(2 * wait, LONGEST_MS);
   }

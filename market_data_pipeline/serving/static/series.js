@@ -3,7 +3,7 @@
 import { keepLive } from "./live.js";
 import { SeriesChart } from "./chart.js";
 
-const NEWEST = 600; // bars at first: two weeks of 5-minute ones, as many as fit a wide screen
+const NEWEST = 600; // bars at first: three sessions of 5-minute ones, as many as fit a wide screen
 const OLDER = 1000; // more at a time as the reader goes back
 const TABLE_ROWS = 30;
 const CHOICE = "market-data-features";
@@ -42,7 +42,7 @@ function choose() {
   fillTable();
 }
 
-async function ask(parameters) {
+async function request(parameters) {
   const { root, symbol, timeframe, source } = frame.dataset;
   const path = source === "features" ? "features/quant" : "bars";
   const query = new URLSearchParams({ timeframe, ...parameters });
@@ -56,12 +56,12 @@ async function loadOlder() {
   if (whole || loading || !records.length) return;
   loading = true;
   try {
-    const older = await ask({ limit: OLDER, end: records[0].ts });
+    const older = await request({ limit: OLDER, end: records[0].ts });
     whole = older.length < OLDER;
     records = [...older, ...records];
     draw();
   } catch (error) {
-    whole = true; // or every move would ask again
+    whole = true; // otherwise every move would request them again
     say(`Older bars could not be loaded: ${error.message}`);
   } finally {
     loading = false;
@@ -73,7 +73,7 @@ async function loadNewer() {
   if (loading) return;
   if (!records.length) return loadFirst(); // the database was unreachable, or there were none
   const since = records[Math.max(records.length - 100, 0)];
-  const newer = await ask({ limit: 1000, start: since.ts });
+  const newer = await request({ limit: 1000, start: since.ts });
   records = [...records.filter(({ time }) => time < since.time), ...newer];
   draw();
 }
@@ -132,7 +132,7 @@ async function begin() {
 async function loadFirst() {
   loading = true;
   try {
-    records = await ask({ limit: NEWEST });
+    records = await request({ limit: NEWEST });
     whole = records.length < NEWEST;
     if (records.length) draw();
     else say("There are no bars with features yet.");
