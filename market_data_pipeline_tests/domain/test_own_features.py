@@ -159,7 +159,7 @@ def test_invalid_declarations_are_named_and_the_others_count() -> None:
         "Own feature 'short' has warm_up -1",
         "Own feature 'text' has version '2'",
         "Own feature 'named' has a compute that is not a function.",
-        "Own feature 'labelled' has labels: only text features may have them, and they must be text.",
+        "Own feature 'labelled' has labels, which only text features may have and which must be text.",
         "Own feature 'good' is declared twice; the first one counts.",
     ]
 

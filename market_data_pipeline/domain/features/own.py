@@ -158,7 +158,7 @@ def _wrong(feature: OwnFeature) -> str | None:
     if not str(feature.description or "").strip():
         return "has no description"
     if feature.labels and (feature.dtype != "text" or not all(isinstance(label, str) for label in feature.labels)):
-        return "has labels: only text features may have them, and they must be text"
+        return "has labels, which only text features may have and which must be text"
     return None
 
 
