@@ -16,12 +16,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from market_data_pipeline.domain import bars as bar
-from market_data_pipeline.domain.calendar import to_us
 from market_data_pipeline.domain.series import Timeframe
 
 if TYPE_CHECKING:
-    from datetime import datetime
-
     import pandas as pd
 
     from market_data_pipeline.domain.calendar import SessionCalendar
@@ -56,7 +53,7 @@ def bucket_start_us(ts_us: np.ndarray, timeframe: Timeframe, calendar: SessionCa
 def resample(bars: pd.DataFrame, timeframe: Timeframe, calendar: SessionCalendar) -> pd.DataFrame:
     """Return the coarser bars of `bars`, one for every bucket that contains at least one.
 
-    The caller passes only buckets that are over and whose bars are all held (see `completed`).
+    A bucket that is still open, or is missing bars, gives a bar that will change: the caller leaves it out.
 
     Args:
         bars: a bar frame of 5m bars.
@@ -88,25 +85,3 @@ def resample(bars: pd.DataFrame, timeframe: Timeframe, calendar: SessionCalendar
             "trades": np.add.reduceat(column["trades"], first),
         },
     )
-
-
-def completed_until_us(timeframe: Timeframe, calendar: SessionCalendar, until: datetime) -> int:
-    """Return the start of the bucket that `until` lies in: every bucket before it is over at `until`.
-
-    Returns:
-        Microseconds since 1970 UTC; 5m bars that start before it belong to buckets that are over.
-    """
-    return int(bucket_start_us(np.array([to_us(until)], dtype="int64"), timeframe, calendar)[0])
-
-
-def completed(bars: pd.DataFrame, timeframe: Timeframe, calendar: SessionCalendar, until: datetime) -> pd.DataFrame:
-    """Return the leading bars whose bucket of `timeframe` is over at `until`.
-
-    Args:
-        bars: a bar frame of 5m bars.
-        timeframe: the coarser timeframe.
-        calendar: anchors the grid.
-        until: aware UTC; `bars` has every bar that ends at or before it, if it exists.
-    """
-    count = int(np.searchsorted(bar.ts_us(bars), completed_until_us(timeframe, calendar, until)))
-    return bars.iloc[:count]

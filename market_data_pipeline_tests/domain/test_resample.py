@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from market_data_pipeline.domain.bars import COLUMNS, TS_DTYPE, VALUES, bar_frame, empty, ts_us
 from market_data_pipeline.domain.calendar import SessionCalendar, calendar_for, from_us, to_us
 from market_data_pipeline.domain.intervals import Interval
-from market_data_pipeline.domain.resample import bucket_start_us, completed, resample
+from market_data_pipeline.domain.resample import bucket_start_us, resample
 from market_data_pipeline.domain.series import AssetClass, Timeframe
 from market_data_pipeline_tests.domain.strategies import COARSE, CRYPTO, EQUITIES, bar_frames, instants, laws, new_york
 
@@ -109,7 +109,7 @@ def test_an_hour_is_the_same_resampled_from_five_or_from_fifteen_minutes(sample:
 
 @laws
 @given(bar_frames(), st.sampled_from(COARSE), st.integers(0, 8 * 24 * 60))
-def test_a_completed_bucket_never_changes_as_later_bars_arrive(
+def test_a_bucket_that_is_over_never_changes_as_later_bars_arrive(
     sample: Sample, timeframe: Timeframe, minutes: int
 ) -> None:
     bars, calendar = sample[0], calendar_for(sample[1])
@@ -117,10 +117,9 @@ def test_a_completed_bucket_never_changes_as_later_bars_arrive(
         return
     until = bars["ts"].iloc[0].to_pydatetime() + timedelta(minutes=minutes)
     known_then = bars[bars["ts"] < until].reset_index(drop=True)
-    then = resample(completed(known_then, timeframe, calendar, until), timeframe, calendar)
-    now = resample(bars, timeframe, calendar)
-    over = now["ts"] + timeframe.span <= until
-    pd.testing.assert_frame_equal(then, now[over].reset_index(drop=True), check_exact=True)
+    then, now = (resample(known, timeframe, calendar) for known in (known_then, bars))
+    over_then, over_now = (made[made["ts"] + timeframe.span <= until].reset_index(drop=True) for made in (then, now))
+    pd.testing.assert_frame_equal(over_then, over_now, check_exact=True)
 
 
 def minutes_of(day: date) -> pd.DataFrame:
@@ -137,10 +136,9 @@ def test_four_hour_bars_start_at_the_same_new_york_hours_in_summer_and_winter(da
 
 
 def test_an_early_closes_last_four_hour_bar_holds_one_hour_and_is_over_at_eight() -> None:
-    bars = minutes_of(date(2025, 11, 28))
-    assert resample(bars, Timeframe.H4, EQUITIES)["volume"].tolist() == [48.0, 48.0, 48.0, 12.0]
-    assert len(completed(bars, Timeframe.H4, EQUITIES, new_york("2025-11-28 19:59"))) == 3 * 48
-    assert len(completed(bars, Timeframe.H4, EQUITIES, new_york("2025-11-28 20:00"))) == len(bars)
+    made = resample(minutes_of(date(2025, 11, 28)), Timeframe.H4, EQUITIES)
+    assert made["volume"].tolist() == [48.0, 48.0, 48.0, 12.0]
+    assert made["ts"].iloc[-1] + Timeframe.H4.span == new_york("2025-11-28 20:00")
 
 
 def test_vwap_and_trades_are_unknown_when_any_bar_lacks_them_and_vwap_when_nothing_traded() -> None:
@@ -165,7 +163,6 @@ def test_fractions_of_a_coin_have_a_vwap() -> None:
 
 def test_resampling_no_bars_gives_no_bars() -> None:
     pd.testing.assert_frame_equal(resample(empty(), Timeframe.H1, EQUITIES), empty())
-    assert len(completed(empty(), Timeframe.H1, EQUITIES, new_york("2025-07-15 09:30"))) == 0
 
 
 def test_day_bars_are_never_resampled_from_minutes() -> None:
