@@ -18,7 +18,7 @@ class AssetClass(StrEnum):
 
 
 class Tier(StrEnum):
-    """How fresh a symbol has to be; `domain.objectives` defines what each tier promises."""
+    """How fresh a symbol must be; `domain.objectives` defines what each tier promises."""
 
     CRITICAL = "critical"
     STANDARD = "standard"

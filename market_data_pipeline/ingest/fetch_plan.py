@@ -180,7 +180,7 @@ def days_to_fetch(
         coverage: of those days, by session date.
         base: the fetched timeframe.
         timing: when bars are available, and now.
-        full: return every day of which the vendor serves a bar.
+        full: return every day for which the vendor serves a bar.
     """
     return tuple(session for session in sessions if _is_due(session, coverage.get(session.date), base, timing, full))
 

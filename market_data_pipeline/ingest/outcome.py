@@ -41,7 +41,7 @@ class SeriesOutcome:
 
     Instants are aware UTC. A failed series keeps its data. `rows_filled` counts the bars inserted before the last one
     that was stored; `changes` is a sample of them and of the updated ones. `warning` says what went wrong
-    without failing the series; `own_features` are the columns stored beside the 17.
+    without failing the series; `own_features` are the columns stored with the 17.
     """
 
     series: Series

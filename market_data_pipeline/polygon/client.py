@@ -214,7 +214,7 @@ class PolygonClient:
         The vendor's `next_url` is only a hint: its path and query are used, never its host or a key.
 
         Args:
-            request: asks for the first page.
+            request: the one for the first page.
             read: decodes and checks a page.
             tally: every attempt is counted here.
             path: what every page's path starts with.

@@ -103,7 +103,7 @@ def failure(code: int, text: str, what: str, *, beyond_history: bool) -> Pipelin
                 "check POLYGON_PLAN: the key's plan serves a day only after its end."
             )
         if beyond_history or _OUTSIDE_PLAN.search(text):
-            return VendorRequestError(f"{what}: not in the plan ({said}). Ask for less history, or upgrade the plan.")
+            return VendorRequestError(f"{what}: not in the plan ({said}). Request less history, or upgrade the plan.")
         return VendorRefusedError(
             f"The plan of this API key does not allow {what} ({said}). Check POLYGON_PLAN and the subscription."
         )

@@ -1,4 +1,4 @@
-"""Grant the privileges of the roles in `sql/0012_privileges.sql`, or say what an administrator has to run.
+"""Grant the privileges of the roles in `sql/0012_privileges.sql`, or return the SQL that an administrator must run.
 
 Roles belong to the whole server, so the login that migrates may not be allowed to create them; the pipeline then works
 with the rights of its own login.
@@ -61,7 +61,7 @@ def grant_privileges(connection: psycopg.Connection[Any], login: str | None, *, 
 
 
 def missing_privileges(settings: Settings) -> str | None:
-    """Return the SQL that an administrator has to run before the audit log is protected; None if it is.
+    """Return the SQL that an administrator must run before the audit log is protected; None if it is.
 
     Raises:
         DatabaseUnavailableError: the server cannot be reached.

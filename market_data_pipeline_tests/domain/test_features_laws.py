@@ -103,9 +103,9 @@ def test_windows_are_the_same_to_the_last_bit_wherever_the_bars_start(case: Case
 @settings(max_examples=40, deadline=None)
 @given(cases(1, 900), st.data())
 def test_computing_only_the_newest_rows_changes_none_of_them(case: Case, data: st.DataObject) -> None:
-    first = data.draw(st.integers(0, len(case.bars)), label="first wanted")
-    wanted = features_from(case.bars, first, case.timeframe, case.asset_class)
-    pd.testing.assert_frame_equal(wanted, compute_features(*case).iloc[first:].reset_index(drop=True), check_exact=True)
+    first = data.draw(st.integers(0, len(case.bars)), label="first new bar")
+    newest = features_from(case.bars, first, case.timeframe, case.asset_class)
+    pd.testing.assert_frame_equal(newest, compute_features(*case).iloc[first:].reset_index(drop=True), check_exact=True)
 
 
 @settings(max_examples=60, deadline=None)

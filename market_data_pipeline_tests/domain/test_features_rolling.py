@@ -1,4 +1,4 @@
-"""Trailing windows are exact, whatever lies outside of them."""
+"""Trailing windows are exact, whatever lies outside them."""
 
 from __future__ import annotations
 

@@ -73,10 +73,10 @@ def test_a_page_that_cannot_be_read_does_not_keep_the_others_waiting() -> None:
 
 
 def test_of_pages_read_equally_long_ago_the_most_suspicious_comes_first() -> None:
-    holes = {YEAR[120].date: 100, YEAR[150].date: 191}
-    again = chosen(held(YEAR, rows=lambda s: holes.get(s.date, slot_count(Timeframe.M5, s))))
+    gaps = {YEAR[120].date: 100, YEAR[150].date: 191}
+    again = chosen(held(YEAR, rows=lambda s: gaps.get(s.date, slot_count(Timeframe.M5, s))))
     assert len(again) == 52
-    assert holes.keys() <= set(again)
+    assert gaps.keys() <= set(again)
 
 
 def test_a_recent_gap_of_a_symbol_that_trades_in_every_slot_is_read_every_night() -> None:

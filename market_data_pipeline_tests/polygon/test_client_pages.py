@@ -302,8 +302,8 @@ def test_day_bars_start_at_midnight_in_new_york_on_both_sides_of_a_clock_change(
 @pytest.mark.parametrize("hour", [0, 5, 20])
 def test_a_day_bar_at_another_hour_is_refused(hour: int) -> None:
     answer = send_json(page([day_bar(8, 5), day_bar(11, hour)]))
-    told = r"bar 1, field t: .* not on the grid of 1d bars"
-    with FaultyServer(answer) as server, pytest.raises(DataError, match=told):
+    message = r"bar 1, field t: .* not on the grid of 1d bars"
+    with FaultyServer(answer) as server, pytest.raises(DataError, match=message):
         QuickClient(server.url).bars(DAYS, timeframe=Timeframe.D1)
 
 

@@ -159,7 +159,7 @@ def repeated(exchange: Exchange) -> Answer:
     return send_json(recounted({**page, "results": [again, *page["results"]]}))
 
 
-def beside(exchange: Exchange) -> Answer:
+def before_the_window(exchange: Exchange) -> Answer:
     """A bar that ends before the window begins."""
     page = exchange.page
     first = page["results"][0]
@@ -259,7 +259,7 @@ REFUSED: Final[dict[str, Refused]] = {
     "a duplicate row": Refused(Fault(of_rows(doubled), later_page, 1), "DataError", "does not come after"),
     "unsorted rows": Refused(Fault(of_rows(swapped), bars, 1), "DataError", "does not come after"),
     "a row of the page before": Refused(Fault(repeated, later_page, 1), "DataError", "does not come after"),
-    "a row before the window": Refused(Fault(beside, first_page, 1), "DataError", "outside"),
+    "a row before the window": Refused(Fault(before_the_window, first_page, 1), "DataError", "outside"),
     "a row after the window": Refused(
         Fault(of_rows(lambda rows: [*rows, {**rows[-1], "t": rows[-1]["t"] + 30 * 86_400_000}]), bars, 1),
         "DataError",

@@ -25,7 +25,7 @@ def ms(instant: datetime) -> int:
     return int(instant.timestamp() * 1000)
 
 
-def hole(exchange: Exchange, page: Page) -> None:
+def gap(exchange: Exchange, page: Page) -> None:
     """An hour of this morning, and the newest bars, are missing."""
     kept = [row for row in page["results"] if not ms(MORNING) <= row["t"] < ms(MORNING) + 3_600_000]
     page["results"] = [row for row in kept if row["t"] < ms(NOON) - 1_800_000]
@@ -54,7 +54,7 @@ def later_truth(postgres_url: str, migrated_template: str, market: Source) -> Sn
 
 
 def test_a_gap_that_the_vendor_fills_later_is_filled(world: FaultyWorld, later_truth: Snapshot) -> None:
-    world.vendor.edit(hole)
+    world.vendor.edit(gap)
     world.refresh("AAPL", history_days=DAYS)
     assert differences(world.snapshot(), later_truth)
     world.vendor.edit(None)
@@ -100,10 +100,10 @@ def test_bars_corrected_on_the_second_read_are_stored_with_the_old_values_kept(
 def test_a_gap_in_a_settled_day_is_filled_by_a_full_refresh(world: FaultyWorld, truth: Snapshot) -> None:
     settled = datetime(2026, 11, 18, 15, 0, tzinfo=NEW_YORK)
 
-    def old_hole(exchange: Exchange, page: Page) -> None:
+    def old_gap(exchange: Exchange, page: Page) -> None:
         page["results"] = [row for row in page["results"] if not ms(settled) <= row["t"] < ms(settled) + 7_200_000]
 
-    world.vendor.edit(old_hole)
+    world.vendor.edit(old_gap)
     world.refresh("AAPL", history_days=DAYS)
     world.vendor.edit(None)
     outcomes = world.refresh("AAPL", history_days=DAYS, full=True)
@@ -180,7 +180,7 @@ def test_a_split_that_cannot_be_read_fails_its_symbol_alone_until_it_can(
     assert {each["symbol"] for each in world.query("select symbol from market_data.bars")} == {"AAPL"}
     assert len([each for each in world.log() if each["status"] == "failed"]) == len(Timeframe)
 
-    # A run soon afterwards uses the stored list; one an hour later requests it again, here in vain; the next does not.
+    # A run soon afterwards uses the stored list; one an hour later requests it again to no avail; the next succeeds.
     for minutes, reads in ((10, 0), (55, 1), (65, 1)):
         world.now += timedelta(minutes=minutes)
         before = sum(map(of_splits, world.vendor.exchanges))

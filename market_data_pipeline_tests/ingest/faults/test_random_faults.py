@@ -24,7 +24,7 @@ FAULTS = {**SURVIVED, **{name: refused.fault for name, refused in REFUSED.items(
 NAMES = sorted(name for name in FAULTS if "stall" not in name)
 
 faults = st.lists(st.tuples(st.sampled_from(NAMES), st.integers(1, 7)), max_size=4)
-edits = st.sampled_from(["none", "none", "hole", "early values"])
+edits = st.sampled_from(["none", "none", "gap", "early values"])
 steps = st.lists(st.tuples(st.integers(0, MINUTES - 1), faults, edits), min_size=2, max_size=4)
 
 
@@ -39,7 +39,7 @@ def edit_of(kind: str, world: FaultyWorld) -> Any:
         for row in rows:
             if kind == "early values" and row["t"] >= midnight and row["t"] // 300_000 % 3 == 0:
                 row.update(c=row["l"], v=row["v"] / 2)
-        if kind == "hole":
+        if kind == "gap":
             page["results"] = [row for row in rows if row["t"] < midnight or row["t"] // 300_000 % 7]
 
     return change

@@ -78,4 +78,4 @@ def test_a_403_for_one_range_fails_that_series_alone(world: FaultyWorld) -> None
         "MSFT|4h",
     }
     assert outcomes["MSFT|5m"].error_class == "VendorRequestError"
-    assert "Ask for less history" in str(outcomes["MSFT|5m"].error)
+    assert "Request less history" in str(outcomes["MSFT|5m"].error)
