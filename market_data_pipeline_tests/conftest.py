@@ -34,15 +34,15 @@ _ours: list[Path] = []
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
-    # A shell starts what runs in its background with SIGINT ignored, and every program started from here would inherit
-    # that: tests of Ctrl-C would wait for ever.
+    # A shell makes its background commands ignore SIGINT, and every program started from here would inherit that: tests
+    # of Ctrl-C would wait forever.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     if SESSION not in os.environ:
         folder = Path(tempfile.mkdtemp(prefix="market-data-tests-"))
         os.environ[SESSION] = str(folder)
         _ours.append(folder)
-        # Every pytest closes the folder that all of a user's sessions share, /tmp/pytest-of-root, to everybody else:
-        # a server of ours that runs as another user could then not enter its own data folder in there.
+        # Every pytest run makes /tmp/pytest-of-root, which all runs of a user share, private: an embedded server that
+        # runs as another user could then not enter its own data folder in there.
         config.option.basetemp = config.option.basetemp or str(folder / "tmp")
 
 
@@ -134,21 +134,21 @@ def copy_database(postgres_url: str, template: str) -> str:
     """Make a copy of a database of the test server and return its name."""
     name = f"test_{secrets.token_hex(8)}"
     with psycopg.connect(postgres_url, autocommit=True) as connection:
-        # Copying files takes 0.04 s; the default, copying through the log, 0.2 s. Before 15 there is only the former.
+        # Copying files takes 0.04 s; the default, copying through the WAL, 0.2 s. Before 15 only the former exists.
         strategy = "strategy file_copy" if connection.info.server_version >= 150_000 else ""
         connection.execute(f"create database {name} template {template} {strategy}")
-        # As on a server made where the clocks do not show UTC; every answer has to be the same there.
+        # As on a server that was created with a local time zone; every answer has to be the same there.
         connection.execute(f"alter database {name} set timezone to 'America/New_York'")
     return name
 
 
 def drop_database(postgres_url: str, name: str) -> None:
-    """Drop a database of the test server with whoever is in it."""
+    """Drop a database of the test server, and end its connections."""
     with psycopg.connect(postgres_url, autocommit=True) as connection:
         try:
             connection.execute(f"drop database if exists {name} with (force)")
         except psycopg.errors.InsufficientPrivilege:
-            # An autovacuum worker is in it, which our role may not end; the plain statement asks it to leave.
+            # Our role may not end an autovacuum worker that is connected; the plain statement makes it leave.
             connection.execute(
                 "select pg_terminate_backend(pid) from pg_stat_activity where datname = %s and usename = current_user",
                 (name,),

@@ -139,7 +139,7 @@ def test_a_bad_setting_names_the_variable_and_an_example(run, monkeypatch: pytes
         (KeyboardInterrupt(), 130, ""),
     ],
 )
-def test_a_failure_leaves_as_a_sentence_and_an_exit_code(
+def test_a_failure_becomes_a_sentence_and_an_exit_code(
     run, monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int, sentence: str
 ) -> None:
     def fail() -> None:
@@ -153,7 +153,7 @@ def test_a_failure_leaves_as_a_sentence_and_an_exit_code(
     assert SECRET not in result.err
 
 
-def test_debug_shows_the_traceback_wherever_it_stands(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_debug_shows_the_traceback_from_anywhere_in_the_command_line(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail() -> None:
         raise UsageError("No such thing.")
 
@@ -253,10 +253,10 @@ def test_a_wrong_universe_file_is_refused_with_its_line(run, project: str, tmp_p
 
 def test_a_plan_counts_the_calls_and_the_time_they_take(run, project: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("POLYGON_API_KEY", SECRET)
-    monkeypatch.setenv("POLYGON_BASE_URL", "http://127.0.0.1:9")  # nothing answers there: nothing may be sent
+    monkeypatch.setenv("POLYGON_BASE_URL", "http://127.0.0.1:9")  # where nothing answers: nothing may be sent
     plan = json.loads(run("plan", "--symbols", "AAPL,MSFT", "--days", "5", "--json").out)
-    # 2025-03-10 to 14 are five sessions: a page for the 5m bars of each symbol, and one for the splits; the five days'
-    # bars come from a request each for the whole universe, which are fewer than one for every symbol of it.
+    # 2025-03-10 to 14 are five sessions: a page for the 5m bars of each symbol, and one for the splits; the five day
+    # bars come from one request a day for the whole market, fewer than one for each symbol of the universe.
     assert [(one["symbol"], one["timeframe"], one["sessions"], one["calls"]) for one in plan["series"]] == [
         ("AAPL", "5m", 5, 1),
         ("MSFT", "5m", 5, 1),
@@ -269,7 +269,7 @@ def test_a_plan_counts_the_calls_and_the_time_they_take(run, project: str, monke
     assert "basic plan" in said
 
 
-def test_a_plan_of_a_resampled_timeframe_asks_for_its_base(run, project: str) -> None:
+def test_a_plan_of_a_resampled_timeframe_counts_its_base(run, project: str) -> None:
     plan = json.loads(run("plan", "--symbols", "AAPL", "--timeframes", "4h", "--days", "5", "--json").out)
     assert [one["timeframe"] for one in plan["series"]] == ["5m"]
 
@@ -377,7 +377,7 @@ def test_the_sandbox_answers_with_its_key_until_it_is_interrupted() -> None:
                 )
                 break
             except requests.ConnectionError:
-                assert process.poll() is None, "the sandbox ended by itself"
+                assert process.poll() is None, "the sandbox ended on its own"
                 assert time.monotonic() < patience, "the sandbox does not answer"
                 time.sleep(0.05)
         assert answer.status_code == 200

@@ -1,4 +1,4 @@
-"""The rules of the house that a machine can hold: who imports whom, what loads when, and the names that stay."""
+"""The rules of the house that a machine can check: who imports whom, what loads when, and which names stay."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def imported(file: Path) -> set[str]:
 
 
 def literals(file: Path) -> Iterator[str]:
-    """Yield the strings of `file` that are no docstrings, each f-string whole with `{}` for its values."""
+    """Yield the strings of `file` except docstrings, each f-string as one with `{}` for its values."""
     tree = parsed(file)
     skipped = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}  # docstrings
     for node in ast.walk(tree):
@@ -76,7 +76,7 @@ def test_every_module_says_what_it_is_for() -> None:
 
 
 def test_benchmarks_and_tests_do_not_import_each_other() -> None:
-    def crossing(files: list[Path], forbidden: str) -> list[str]:
+    def found(files: list[Path], forbidden: str) -> list[str]:
         return [
             f"{file.relative_to(ROOT)}: {name}"
             for file in files
@@ -84,9 +84,9 @@ def test_benchmarks_and_tests_do_not_import_each_other() -> None:
             if name.partition(".")[0] == forbidden
         ]
 
-    assert crossing(modules(BENCHMARKS), TESTS.name) == []
-    assert crossing(modules(TESTS), BENCHMARKS.name) == []
-    assert crossing(modules(PACKAGE), BENCHMARKS.name) + crossing(modules(PACKAGE), TESTS.name) == []
+    assert found(modules(BENCHMARKS), TESTS.name) == []
+    assert found(modules(TESTS), BENCHMARKS.name) == []
+    assert found(modules(PACKAGE), BENCHMARKS.name) + found(modules(PACKAGE), TESTS.name) == []
 
 
 def test_only_the_calendar_knows_the_time_in_new_york() -> None:
@@ -100,7 +100,7 @@ def test_only_the_calendar_knows_the_time_in_new_york() -> None:
     assert elsewhere == []
 
 
-def test_sql_over_the_market_data_stands_in_store_and_reports() -> None:
+def test_sql_over_the_market_data_is_only_in_store_and_reports() -> None:
     statement = re.compile(
         r"\b(?:select|insert|update|delete|from|join|into|call|lock|truncate|using)\b[^;]*?(?<!')\bmarket_data\.[a-z]",
         re.I,
@@ -115,7 +115,7 @@ def test_sql_over_the_market_data_stands_in_store_and_reports() -> None:
     assert elsewhere == []
 
 
-def test_private_names_of_dagster_stand_in_one_module() -> None:
+def test_private_names_of_dagster_are_used_in_one_module() -> None:
     private = re.compile(r"\bdagster\w*(?:\.\w+)*\._\w+|\bdg\._\w+|\bfrom dagster[\w.]* import _\w+")
     elsewhere = [
         f"{file.relative_to(ROOT)}: {match[0]}"
@@ -126,7 +126,7 @@ def test_private_names_of_dagster_stand_in_one_module() -> None:
     assert elsewhere == []
 
 
-def test_the_words_that_the_field_does_not_use_do_not_come_back() -> None:
+def test_dropped_words_do_not_come_back() -> None:
     """Names of files, functions, classes, arguments and variables; `stocks` is a word of the vendor's."""
     dropped = set(re.findall(r"\w+", DROPPED_WORDS))
 
@@ -159,7 +159,7 @@ def test_the_locks_pin_every_requirement_by_hash_and_name_no_host() -> None:
         assert len(pins) == len(named) > 0, lock.name
 
 
-def test_the_locks_hold_what_the_project_asks_for() -> None:
+def test_the_locks_hold_what_the_project_requires() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     extras = project["project"]["optional-dependencies"]
     groups = project["dependency-groups"]
@@ -185,7 +185,7 @@ def test_development_runs_on_the_pins_of_production() -> None:
 
 def test_the_command_and_the_location_have_their_names() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    # A script named dagster would replace the one of the dagster package in everybody's environment.
+    # A script named dagster would replace the dagster package's own in every environment.
     assert project["project"]["scripts"] == {"market-data": "market_data_pipeline.cli:run"}
     assert project["tool"]["dagster"]["module_name"] == "market_data_pipeline.definitions"
 
@@ -196,7 +196,7 @@ def test_partition_names_stay() -> None:
 
 
 def test_no_file_of_the_package_names_a_machine() -> None:
-    # Paths and hosts of the machine on which something was written help nobody and leak something.
+    # Paths and hosts of the machine on which a file was written help no one and may leak something.
     suspicious = re.compile(r"/(?:root|home/\w+)/|pythonhosted|://pypi")
     found = [
         f"{file.relative_to(ROOT)}: {match[0]}"
@@ -218,7 +218,7 @@ def test_the_documents_link_to_files_that_exist() -> None:
     assert broken == []
 
 
-def test_the_names_that_dashboards_and_scripts_hold_on_to_stay() -> None:
+def test_the_names_that_dashboards_and_scripts_rely_on_stay() -> None:
     from market_data_pipeline.definitions import defs
 
     location = defs.get_repository_def()

@@ -1,4 +1,4 @@
-"""Projects that a module's tests share: starting one costs more than most of what is tested in it."""
+"""Projects that the tests of a module share: starting one takes longer than most of the tests."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ MakeProject = Callable[..., Project]
 
 @contextmanager
 def folder() -> Iterator[Path]:
-    """Give an empty folder that goes at the end.
+    """Yield an empty folder that is removed at the end.
 
-    It is not pytest's: where root runs the tests, the server's user must pass through it, and every session of pytest
-    closes its folders to others again.
+    It is not one of pytest's: when root runs the tests, the server's user must pass through it, and every pytest run
+    makes its folders private again.
     """
     made = Path(tempfile.mkdtemp(prefix="market-data-project-"))
     made.chmod(0o711)
@@ -30,7 +30,7 @@ def folder() -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def make_project() -> Iterator[MakeProject]:
-    """Return a function that makes a project whose PostgreSQL runs; all of it ends with the module."""
+    """Return a function that makes a project whose PostgreSQL runs; everything ends with the module."""
     with ExitStack() as stack:
 
         def make(**lines: object) -> Project:

@@ -1,4 +1,4 @@
-"""A project folder as a user has one, with commands run in it as a user runs them: real processes, nothing exported."""
+"""A user's project folder, and commands run in it as a user runs them: real processes, nothing exported."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Done:
 
 
 class Running:
-    """A command that runs; what it writes goes to files."""
+    """A running command; its output goes to files."""
 
     def __init__(self, project: Project, arguments: list[str], environment: dict[str, str]) -> None:
         number = len(list(project.root.glob("*.out")))
@@ -54,7 +54,7 @@ class Running:
             )
 
     def says(self, text: str) -> None:
-        """Wait until the command has written `text`; fail when it ends without."""
+        """Wait until the command has written `text`; fail if it ends first."""
 
         def said() -> bool:
             ended = self.process.poll() is not None
@@ -66,11 +66,11 @@ class Running:
         until(said)
 
     def family(self) -> list[psutil.Process]:
-        """Return the command and everything that it has started and still runs."""
+        """Return the command and all processes that it started and that still run."""
         return [self.process, *self.process.children(recursive=True)]
 
     def end(self, *signals: signal.Signals, patience: float = PATIENCE) -> Done:
-        """Send signals, if any, and wait for the end."""
+        """Send signals, if any, and wait until the command has ended."""
         for number in signals:
             self.process.send_signal(number)
         code = self.process.wait(patience)
@@ -107,14 +107,14 @@ class Project:
 
     @property
     def postgres(self) -> EmbeddedPostgres:
-        """The project's server; started by this it does not flush to the disk."""
+        """The project's server; started from here, it does not flush to disk."""
         return EmbeddedPostgres(self.state / "postgres", durable=False)
 
     def start(self, command: str, *arguments: str, **variables: object) -> Running:
         """Start a command in the folder, with `variables` exported and nothing else of ours."""
         environment = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
         environment |= {name: str(value) for name, value in variables.items()}
-        # Where the package is not installed but tested from its folder.
+        # For when the package is not installed but tested from its folder.
         environment |= {"PYTHONPATH": str(REPOSITORY), _MARK: str(self.root)}
         return Running(self, [*program(command), *arguments], environment)
 
@@ -123,7 +123,7 @@ class Project:
         return self.start(command, *arguments, **variables).end()
 
     def query(self, statement: str, *parameters: object, as_owner: bool = False) -> list[dict[str, Any]]:
-        """Return rows of the project's market data; its owner may do what the pipeline may not."""
+        """Return rows of the project's market data; the owner's role may do what the pipeline's may not."""
         url = self.settings.owner_url if as_owner else self.settings.database_url
         with psycopg.connect(url, row_factory=dict_row) as connection:
             connection.execute("select set_config('TimeZone', 'UTC', false)")
@@ -158,7 +158,7 @@ class Project:
         return found
 
     def named(self, word: str) -> list[psutil.Process]:
-        """Return the project's processes in whose command line `word` stands."""
+        """Return the project's processes whose command line contains `word`."""
         found = []
         for process in self.processes():
             with suppress(psutil.NoSuchProcess):
@@ -167,7 +167,7 @@ class Project:
         return found
 
     def clean_up(self) -> None:
-        """End whatever a failed test has left."""
+        """End what a failed test left running."""
         for process in self.processes():
             with suppress(psutil.NoSuchProcess):
                 process.kill()
@@ -175,7 +175,7 @@ class Project:
 
 
 def program(name: str) -> list[str]:
-    """Return how to start an installed program, or one of ours where the package is not installed."""
+    """Return how to start an installed program, or one of ours if the package is not installed."""
     try:
         distribution("market-data-pipeline")
     except PackageNotFoundError:
@@ -212,7 +212,7 @@ def is_open(port: int) -> bool:
 
 
 def sentence(done: Done) -> str:
-    """Return what a failed command said on standard error, having checked that it is one line and no traceback."""
+    """Check that a failed command printed one line to standard error and no traceback, and return that line."""
     lines = done.err.strip().splitlines()
     assert len(lines) == 1, done.err + done.out
     assert "Traceback" not in done.out + done.err

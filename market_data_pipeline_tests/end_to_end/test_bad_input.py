@@ -56,7 +56,7 @@ def untouched(project: Project) -> Iterator[None]:
     ],
     ids=["plan", "universe", "database", "not PostgreSQL", "vendor", "vendor's name", "no key", "blanks in the key"],
 )
-def test_a_setting_that_cannot_be(
+def test_a_setting_that_cannot_work_is_reported_in_one_sentence(
     project: Project, command: str, variables: dict[str, str], code: int, words: str
 ) -> None:
     done = project.run("market-data", *command.split(), **variables)
@@ -73,7 +73,7 @@ def test_a_setting_that_cannot_be(
         (("--timeframes", "1d,3m"), "Unknown timeframe '3m'"),
     ],
 )
-def test_an_unknown_symbol_or_timeframe(project: Project, arguments: tuple[str, str], words: str) -> None:
+def test_an_unknown_symbol_or_timeframe_is_refused(project: Project, arguments: tuple[str, str], words: str) -> None:
     done = project.run("market-data", "backfill", *arguments)
     assert done.code == 2
     assert words in sentence(done)
@@ -98,7 +98,7 @@ def test_a_malformed_universe_names_the_file_and_the_line(project: Project, text
 
 @pytest.mark.usefixtures("untouched")
 @pytest.mark.parametrize(("name", "what"), [("UI", "the Dagster UI"), ("API", "the read API")])
-def test_a_port_that_is_taken_is_named_with_the_variable_that_moves_it(project: Project, name: str, what: str) -> None:
+def test_a_port_that_is_taken_is_named_with_its_variable(project: Project, name: str, what: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         done = project.run("market-data", "up", **{f"MARKET_DATA_{name}_PORT": port})
@@ -108,14 +108,14 @@ def test_a_port_that_is_taken_is_named_with_the_variable_that_moves_it(project: 
     assert f"MARKET_DATA_{name}_PORT={port + 1}" in said
 
 
-def test_a_wrong_key_fails_the_runs_with_what_to_do_and_shows_itself_nowhere(project: Project) -> None:
+def test_a_wrong_key_fails_the_runs_with_what_to_do_and_is_shown_nowhere(project: Project) -> None:
     port = free_ports(1)[0]
     vendor = project.start("market-data", "sandbox", "--port", str(port))
     until(lambda: is_open(port))
     access = {
         "POLYGON_BASE_URL": f"http://127.0.0.1:{port}",
         "POLYGON_API_KEY": SECRET,
-        "POLYGON_PLAN": "advanced",  # the basic one lets each run wait 12 s for its turn
+        "POLYGON_PLAN": "advanced",  # on the basic one each run would wait 12 s for its turn
     }
     done = project.run("market-data", "backfill", **access)
     vendor.process.terminate()
@@ -138,7 +138,7 @@ def test_down_ends_no_process_of_a_stale_or_foreign_record(project: Project, fil
     found = project.state.stat()
     started = {"pid": stranger.pid, "started": start_time(stranger.pid)}
     content: object = {
-        # A process number that another process has by now; a copy of another project's state; no record at all.
+        # A pid that another process has by now; a copy of another project's state; no record at all.
         "up-1.json": {
             "command": "up",
             "folder": [found.st_dev, found.st_ino],

@@ -1,4 +1,4 @@
-"""`market-data baseline` as a user runs it: the document, the picture, and nothing left behind."""
+"""`market-data baseline` as a user runs it: the document, the chart, and nothing left behind."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_a_baseline_says_how_long_how_much_and_what_limits_it(project: Project, 
     assert project.query("select to_regclass('market_data.bars') as bars") == [{"bars": None}]  # the user's own
 
 
-def test_ctrl_c_in_its_middle_drops_the_scratch_database(project: Project) -> None:
+def test_ctrl_c_during_a_baseline_drops_the_scratch_databases(project: Project) -> None:
     running = project.start("market-data", "baseline", "--symbols", "1")
     running.says("Backfill  5 series")
     assert len(scratch_databases(project)) == 2

@@ -1,7 +1,7 @@
 """How many refreshes the real daemon lets run at once, which comes first, and what a killed one leaves behind.
 
-The tests follow one another.
-The vendor keeps the answers about a symbol until a test lets them go, so that runs overlap for as long as a test wants.
+The tests build on one another. The vendor holds back its answers about a symbol until a test lets them go, so that runs
+overlap for as long as the test needs.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ UNIVERSE = "tiers:\n  critical: [AAPL]\n  standard: [KO]\n  low_priority: [XOM, 
 
 
 class HoldingVendor(FaultyVendor):
-    """Answers about the bars of a symbol once it has been let go."""
+    """Answers requests for a symbol's bars only once the symbol has been let go."""
 
     def __init__(self) -> None:
         super().__init__(open_source(None), lambda: datetime.fromisoformat(NOON))
@@ -37,7 +37,7 @@ class HoldingVendor(FaultyVendor):
         self._changed = threading.Condition()
 
     def let_go(self, *symbols: str) -> None:
-        """Answer about these from now on."""
+        """Answer requests for these from now on."""
         with self._changed:
             self._free.update(symbols)
             self._changed.notify_all()
@@ -72,7 +72,7 @@ def instance(project: Project) -> Iterator[dg.DagsterInstance]:
 
 
 def refresh(instance: dg.DagsterInstance, *symbols: str) -> dict[str, str]:
-    """Queue a refresh of each symbol, in this order; return whose run is whose."""
+    """Queue a refresh of each symbol, in this order; return their run ids by symbol."""
     runs = {symbol: submit_refresh(instance, symbols=[symbol], timeframes=[Timeframe.M5]) for symbol in symbols}
     return {symbol: run_id for symbol, [run_id] in runs.items()}
 
@@ -87,7 +87,7 @@ def busy(instance: dg.DagsterInstance) -> int:
 
 
 def process_of(instance: dg.DagsterInstance, run_id: str) -> psutil.Process:
-    """Return the process that does a run, as Dagster noted it."""
+    """Return the process of a run, as Dagster recorded it."""
     noted = [
         pid.value
         for entry in instance.all_logs(run_id, of_type=dg.DagsterEventType.ENGINE_EVENT)
@@ -97,7 +97,7 @@ def process_of(instance: dg.DagsterInstance, run_id: str) -> psutil.Process:
 
 
 def most_at_once(instance: dg.DagsterInstance, runs: dict[str, str]) -> int:
-    """Wait until the runs have succeeded, and return how many of their steps ran at once by Dagster's own record."""
+    """Wait until the runs have succeeded, and return the most of their steps that ran at once, by Dagster's record."""
     until(lambda: all(instance.get_run_by_id(run).is_finished for run in runs.values()))  # type: ignore[union-attr]
     assert all(instance.get_run_by_id(run).is_success for run in runs.values())  # type: ignore[union-attr]
     moments = []

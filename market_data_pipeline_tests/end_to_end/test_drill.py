@@ -1,4 +1,4 @@
-"""`market-data drill` as a user runs it: a real outage in a project of its own, measured against its objective."""
+"""`market-data drill` as a user runs it: a real outage in a project of its own, measured against its RTO."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def test_a_drill_measures_an_outage_and_touches_nothing_of_the_users(new_project
     assert steps[-1] == "a refresh succeeded"
     assert report["rto_seconds"] == RECOVERY_OBJECTIVES[Outage.FEATURE_COMPUTATION_FAILURE].rto.total_seconds()
     assert report["recovery_seconds"] == report["steps"][-1]["after_seconds"] > 0
-    # How long it took is for the machine to say; that the verdict follows from it is ours.
+    # How long it took depends on the machine; the verdict must follow from it.
     assert report["kept"] is (report["recovery_seconds"] <= report["rto_seconds"])
     assert done.code == (0 if report["kept"] else 1), done.err
     assert "FEATURE_COMPUTATION_FAILURE" in done.out

@@ -1,4 +1,4 @@
-"""From an empty folder to fresh features, and on with Dagster's own commands: the tests follow one another."""
+"""From an empty folder to fresh features, then on with Dagster's own commands; the tests build on one another."""
 
 from __future__ import annotations
 

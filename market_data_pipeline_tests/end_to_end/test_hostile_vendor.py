@@ -1,6 +1,6 @@
-"""`dagster job launch` against a vendor that misbehaves, with the real daemon: the truth or nothing, and the reasons.
+"""`dagster job launch` against a vendor that misbehaves, with the real daemon: correct bars, or none and the reason.
 
-The two tests follow one another: what the first could not have, the second has.
+The second test builds on the first: it fetches what failed there.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ from market_data_pipeline_tests.polygon.faulty_server import reset, send, send_j
 KEY = "kQ7vSECRETvendorKEY93xZ"
 NOW = datetime.fromisoformat(NOON)
 
-# Of each symbol's 5-minute bars, one after another: the client meets them with attempts that really wait.
+# Faults in each symbol's 5-minute bars, one after another; the client's retries really wait.
 PASSING: dict[str, tuple[Make, ...]] = {
     "AAPL": (always(send(502, HTML)), cut_gzip, next_url(leaving_out)),
     "AMZN": (always(reset()), too_long, empty_then_next),
     "GOOGL": (cut_json, unended, next_url(lambda one, url: f"https://evil.example:8443{url[len(one.root) :]}")),
 }
-# At every request for them, and words of the reason.
+# Faults in every request for them, the class of the error, and words of its reason.
 STAYING: dict[str, tuple[Make, str, str]] = {
     "MSFT": (
         of_rows(lambda rows: [{**each, "t": each["t"] * 1_000_000} for each in rows]),
@@ -108,7 +108,7 @@ def launched(project: Project, instance: dg.DagsterInstance) -> dg.DagsterRun:
 
 
 def truth(vendor: FaultyVendor, symbol: str, first_ms: int) -> list[tuple[Any, ...]]:
-    """Return the 5-minute bars that the vendor's source has of a symbol from an instant on, as they are stored."""
+    """Return the 5-minute bars of a symbol in the vendor's source from an instant on, as `stored` returns them."""
     view = View(vendor.source, plan_named("advanced"), NOW)
     pieces = view.intraday(symbol, 300_000, first_ms, int(NOW.timestamp()) * 1000)
     return [
@@ -138,7 +138,7 @@ def failure_of(instance: dg.DagsterInstance, run: dg.DagsterRun) -> str:
     return str(event.dagster_event.event_specific_data.user_failure_data.description)  # type: ignore[union-attr]
 
 
-def test_what_passes_leaves_the_truth_and_what_stays_leaves_nothing_and_its_reason(
+def test_passing_faults_leave_correct_bars_and_lasting_ones_leave_none_and_the_reason(
     project: Project, instance: dg.DagsterInstance, vendor: FaultyVendor
 ) -> None:
     vendor.inject(always(send_json(TOO_MANY, 429, {"Retry-After": "1"})), anything)

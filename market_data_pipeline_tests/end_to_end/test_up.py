@@ -26,7 +26,7 @@ def project(make_project: MakeProject) -> Project:
 
 @pytest.fixture(scope="module")
 def bystander(project: Project) -> Iterator[psutil.Popen]:
-    """A process that has nothing to do with us, in the same folder."""
+    """An unrelated process in the same folder."""
     process = psutil.Popen([sys.executable, "-c", "input()"], cwd=project.root, stdin=subprocess.PIPE)
     yield process
     process.kill()
@@ -55,7 +55,7 @@ def test_it_serves_the_ui_and_the_api(project: Project, up: Running) -> None:
     assert requests.get(f"{api}/docs", timeout=30).ok
 
 
-def test_what_is_held_is_checked_for_the_first_time(project: Project, up: Running) -> None:
+def test_the_stored_tables_are_checked_for_the_first_time(project: Project, up: Running) -> None:
     up.says("Quality     first check of the stored tables")
     with project.instance() as instance:
         checked = dg.RunsFilter(job_name="quality")
@@ -112,11 +112,11 @@ def test_ctrl_c_ends_all_that_it_started_and_nothing_else(
     assert bystander.is_running()
 
 
-def test_one_that_had_to_wait_for_the_daemon_and_was_killed_is_ended_by_down(
+def test_down_ends_what_a_killed_up_that_had_waited_for_the_daemon_left(
     project: Project, bystander: psutil.Popen
 ) -> None:
     with (project.state / "dagster.lock").open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # as a backfill does that has started the daemon
+        fcntl.flock(lock, fcntl.LOCK_EX)  # like a backfill that has started the daemon
         running = project.start("market-data", "up")
         running.says("Waiting for another command to end")
     running.says(READY)
@@ -162,12 +162,12 @@ def test_sigterm_in_the_middle_of_a_backfill_cancels_its_runs(
     assert gone(project)
 
 
-def test_a_database_that_goes_away_in_the_middle_is_one_sentence(
+def test_a_database_lost_during_a_backfill_is_reported_in_one_sentence(
     project: Project, in_suspense: Callable[[], Running]
 ) -> None:
     running = in_suspense()
     server = int((project.state / "postgres" / "postmaster.pid").read_text().split()[0])
-    psutil.Process(server).send_signal(signal.SIGQUIT)  # at once, as in a crash
+    psutil.Process(server).send_signal(signal.SIGQUIT)  # an immediate shutdown, as in a crash
     done = running.end()
     assert done.code == 1
     assert "unning?" in sentence(done)
@@ -178,7 +178,7 @@ def statuses(project: Project) -> list[dg.DagsterRunStatus]:
     return [run.status for run in project.runs(trigger="backfill")]
 
 
-# A vendor that takes every connection and says nothing.
+# A vendor that accepts every connection and never answers.
 _SILENT = """
 import socket, sys
 listening = socket.create_server(("127.0.0.1", int(sys.argv[1])))

@@ -1,4 +1,4 @@
-"""A project whose daemon runs and does only what a test asks of it."""
+"""A project whose daemon runs and does only what a test requests."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from market_data_pipeline_tests.end_to_end.project import Project
 
 
 def home(project: Project) -> dict[str, object]:
-    """Return what Dagster's own commands need where `market-data up` has not written it."""
+    """Return the variables that Dagster's own commands need if `market-data up` has not written them."""
     return {"DAGSTER_HOME": project.root, "DAGSTER_POSTGRES_URL": project.settings.dagster_postgres_url}
 
 
 @contextmanager
 def unattended(project: Project) -> Iterator[dg.DagsterInstance]:
-    """Load the project's universe, start its daemon, and give its instance with its partitions."""
-    done = project.run("market-data", "universe", "list")  # makes the tables and loads it
+    """Load the project's universe, start its daemon, and yield its instance with its partitions."""
+    done = project.run("market-data", "universe", "list")  # creates the tables and loads the universe
     assert done.code == 0, done.out + done.err
     with project.instance() as instance:
         lent = engine(project.settings.database_url)
@@ -35,7 +35,7 @@ def unattended(project: Project) -> Iterator[dg.DagsterInstance]:
 
 
 def hasten(project: Project) -> None:
-    """Let Dagster's monitoring look every second instead of every half minute."""
+    """Let Dagster's monitoring poll every second instead of every half minute."""
     configured = project.root / "dagster.yaml"
     text = configured.read_text()
     for name in ("poll_interval_seconds", "free_slots_after_run_end_seconds"):
@@ -46,10 +46,10 @@ def hasten(project: Project) -> None:
 
 
 def quiet(instance: dg.DagsterInstance) -> None:
-    """Stop what else would ask for runs: empty tables are stale, and a critical tier's healing would go first.
+    """Stop what else would request runs: empty tables are stale, and refreshes of the critical tier would go first.
 
-    As `dagster sensor stop` and `dagster schedule stop` note it. Each of the four commands would import the definitions
-    twice, which takes as long as the rest of a test; Dagster has no public way to do it without.
+    It is stored as `dagster sensor stop` and `dagster schedule stop` do. Each of the four commands would import the
+    definitions twice, which takes as long as the rest of a test; Dagster has no public way that does not.
     """
     from dagster._core.definitions.run_request import InstigatorType
     from dagster._core.remote_origin import ManagedGrpcPythonEnvCodeLocationOrigin, RemoteRepositoryOrigin

@@ -25,7 +25,7 @@ HERE: dict[str, Any] = {
 
 
 def cost(timeframe: str = "5m", begin: float = 0, end: float = 10, /, symbol: str = "AAPL", **more: Any) -> SeriesCost:
-    """Return a series in work from `begin` to `end` seconds."""
+    """Return the cost of a series that is refreshed from second `begin` to `end`."""
     values: dict[str, Any] = {
         "symbol": symbol, "timeframe": timeframe, "tier": "critical", "run_id": "run", "status": "ok",
         "started_at": T0 + timedelta(seconds=begin), "finished_at": T0 + timedelta(seconds=end), "requests": 1,
@@ -45,7 +45,7 @@ def percents(made: dict[str, Any]) -> dict[str, float]:
     return {part: value["percent"] for part, value in made["split"].items()}
 
 
-def test_the_split_adds_up_to_the_wall_clock_and_what_no_series_works_in_is_dagsters() -> None:
+def test_the_split_adds_up_to_the_wall_clock_and_the_rest_is_dagsters() -> None:
     # Two series side by side from 2 to 6 and 4 to 8, of 10 seconds.
     made = document(
         cost("5m", 2, 6, fetch_seconds=2.0, store_seconds=1.0, compute_seconds=1.0),
@@ -60,7 +60,7 @@ def test_counts_rates_and_the_slowest_follow_from_the_series() -> None:
     made = document(
         cost("5m", fetch_seconds=3.0, rows_inserted=900),
         cost("1d", fetch_seconds=1.0, status="failed", error="refused", rows_inserted=0),
-        timeframes=["15m", "1d"],  # 15m brings 5m along
+        timeframes=["15m", "1d"],  # 15m includes 5m
         duration=30.0,
     )
     assert made["jobs"] == {"total": 3, "completed": 1, "failed": 1, "never_begun": 1, "success_rate": 1 / 3}
@@ -87,7 +87,7 @@ def test_what_takes_more_than_60_percent_is_the_bottleneck(seconds: dict[str, fl
     assert made["bottleneck"]["recommendations"]
 
 
-def test_time_without_any_series_in_work_is_dagsters() -> None:
+def test_time_without_a_series_at_work_is_dagsters() -> None:
     few = document(cost("5m", 0, 3, fetch_seconds=3.0))
     assert few["bottleneck"]["kind"] == "Dagster bound"
     assert "measure with more symbols" in few["bottleneck"]["recommendations"][-1]

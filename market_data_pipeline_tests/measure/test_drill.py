@@ -10,7 +10,7 @@ from market_data_pipeline.measure.drill import COURSES, Course, OverdueError, ou
 
 
 class Broken:
-    """A project that never works again, and does not wait for that."""
+    """A project that never recovers, and whose waits end at once."""
 
     on_restart = staticmethod(print)
 
@@ -22,7 +22,7 @@ def test_every_outage_that_has_an_objective_is_drilled() -> None:
     assert set(COURSES) == set(RECOVERY_OBJECTIVES) == set(Outage)
 
 
-def test_an_outage_that_is_not_over_in_time_is_missed_and_says_what_was_waited_for(
+def test_an_outage_that_is_not_over_in_time_is_missed_and_says_what_was_awaited(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def course(of: Course) -> None:

@@ -104,7 +104,7 @@ with scratch(load_settings()) as made:
         assert databases(postgres_url, process.pid) == []
 
 
-def test_a_server_on_which_no_database_can_be_made_is_named_with_the_reason_and_the_way_out(
+def test_a_server_on_which_no_database_can_be_created_is_named_with_reason_and_remedy(
     settings: Settings, postgres_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read_only = sa.make_url(postgres_url).update_query_dict({"options": "-cdefault_transaction_read_only=on"})

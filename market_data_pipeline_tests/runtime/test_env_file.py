@@ -1,4 +1,4 @@
-"""The `.env` that `market-data init` writes, read back as Dagster and we read it."""
+"""The `.env` that `market-data init` writes, read back as Dagster and the package read it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_a_new_file_holds_what_the_dagster_command_needs_and_no_other_user_can_r
     }
 
 
-def test_a_second_time_changes_nothing(tmp_path: Path) -> None:
+def test_a_second_call_changes_nothing(tmp_path: Path) -> None:
     write_env()
     before = (tmp_path / ".env").read_bytes()
 
@@ -53,7 +53,7 @@ def test_what_the_user_wrote_stays_as_it_is(tmp_path: Path) -> None:
     assert not write_env().changed
 
 
-def test_what_the_user_adds_below_later_stays_too(tmp_path: Path) -> None:
+def test_what_the_user_adds_below_is_kept_too(tmp_path: Path) -> None:
     write_env()
     with (tmp_path / ".env").open("a") as stream:
         stream.write("MARKET_DATA_HISTORY_DAYS=30\n")

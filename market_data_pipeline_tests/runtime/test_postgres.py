@@ -157,7 +157,7 @@ def test_for_root_the_server_runs_as_an_unprivileged_user_and_folders_only_let_i
         server.stop()
 
 
-def test_what_reaches_sql_does_not_reach_the_machine(server: EmbeddedPostgres) -> None:
+def test_sql_cannot_run_a_program_on_the_machine(server: EmbeddedPostgres) -> None:
     url = server.ensure_running()
 
     assert _ask(url, "select rolsuper from pg_roles where rolname = user") is False

@@ -1,4 +1,4 @@
-"""The server as a process: on the command line, and on demand."""
+"""The sandbox as a process: on the command line, and on demand."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def test_a_refusal_to_start_is_one_sentence_and_code_2(options: list[str], sente
     assert len(done.stderr.strip().splitlines()) == 1
 
 
-def test_an_idle_server_ends_by_itself() -> None:
+def test_an_idle_server_ends_on_its_own() -> None:
     options = ["--port", str(free_port()), "--idle-minutes", "0.001"]
     assert subprocess.run([*SERVER, *options], cwd=REPOSITORY, capture_output=True, check=False).returncode == 0
 

@@ -48,13 +48,13 @@ def test_an_unknown_key_is_401(market: Vendor) -> None:
         ("/v3/reference/splits", {"execution_date.gte": "soon"}, "'execution_date.gte'"),
     ],
 )
-def test_what_cannot_be_read_is_400_and_named(
+def test_a_parameter_that_cannot_be_parsed_is_400_and_named(
     market: Vendor, path: str, parameters: dict[str, str], names: str
 ) -> None:
     assert names in refused(market.get(path, **parameters), 400, "ERROR", "error")
 
 
-def test_the_vendors_words_for_a_bad_time(market: Vendor) -> None:
+def test_a_bad_time_is_refused_in_the_vendors_words(market: Vendor) -> None:
     reply = market.get("/v2/aggs/ticker/AAPL/range/5/minute/x/2026-11-18")
     assert reply.json()["error"].startswith("Could not parse the time parameter: 'from'. ")
 
@@ -81,7 +81,7 @@ def test_more_calls_a_minute_than_the_plan_allows_are_429() -> None:
         assert status["answered"] == {"200": 5, "429": 2}
 
 
-def test_the_status_page_asks_for_no_key_and_counts(market: Vendor) -> None:
+def test_the_status_page_needs_no_key_and_counts_answers(market: Vendor) -> None:
     status = requests.get(market.url + "/_sandbox/status", timeout=30).json()
     assert status["plan"] == "advanced"
     assert status["clock"] == "2026-11-20T14:33:20-05:00"

@@ -23,7 +23,7 @@ def test_the_whole_packaged_universe_is_known() -> None:
     assert set(UNIVERSE) <= set(INSTRUMENTS)
 
 
-def test_two_servers_agree_whatever_is_asked_first_and_whatever_the_time_is() -> None:
+def test_two_servers_agree_whatever_is_requested_first_and_whatever_the_time() -> None:
     asked = [(t, per, m) for t in ("AAPL", "X:ETHUSD", "SYN0007") for per in ("5/minute", "1/day") for m in (3, 4, 5)]
     shuffled = random.Random(5).sample(asked, len(asked))
 
@@ -36,7 +36,7 @@ def test_two_servers_agree_whatever_is_asked_first_and_whatever_the_time_is() ->
 
 @pytest.mark.parametrize("per", ["1/minute", "5/minute", "1/hour", "1/day"])
 @pytest.mark.parametrize("ticker", ["AAPL", "KIMpL", "X:BTCUSD"])
-def test_every_bar_is_one_a_client_may_trust(market: Vendor, per: str, ticker: str) -> None:
+def test_every_bar_is_plausible(market: Vendor, per: str, ticker: str) -> None:
     bars = market.bars(ticker, per, "2026-06-01", "2026-06-12")
     assert bars
     for bar in bars:
@@ -123,7 +123,7 @@ def test_four_hour_bars_step_by_absolute_hours(market: Vendor) -> None:
 
 
 def test_liquid_names_trade_in_nearly_every_five_minutes_and_quiet_ones_do_not(market: Vendor) -> None:
-    slots = 21 * 192  # October 2026 has 22 sessions; the last is left for the range's end
+    slots = 21 * 192  # October 2026 has 22 sessions; the range ends before the last
     for ticker in UNIVERSE:
         found = len(market.bars(ticker, "5/minute", "2026-10-01", "2026-10-29"))
         assert 0.98 * slots <= found <= slots, ticker
@@ -142,7 +142,7 @@ def test_volume_smiles_and_is_thin_outside_regular_hours(market: Vendor) -> None
     assert volume["05:00"] < volume["08:00"] < 0.2 * volume["12:00"]
 
 
-def test_prices_join_at_every_seam(market: Vendor) -> None:
+def test_prices_are_continuous_at_every_boundary(market: Vendor) -> None:
     minutes = market.bars("PG", "1/minute", "2025-11-24", "2026-11-19")
     pairs = list(pairwise(minutes))
     steps = [abs(log(b["o"] / a["c"])) for a, b in pairs]
@@ -195,7 +195,7 @@ def test_volumes_are_at_their_real_level_before_and_after_every_split(market: Ve
         assert 185e6 / 4 < mean < 185e6 * 4, year
 
 
-def test_adjustment_follows_the_servers_clock() -> None:
+def test_adjustment_depends_on_the_servers_clock() -> None:
     with vendor(now=datetime(2026, 6, 7, 12, tzinfo=NEW_YORK)) as eve:
         raw, adjusted = (eve.bars("NVDA", "1/day", "2026-06-04", "2026-06-05", adjusted=a) for a in ("false", "true"))
         assert raw == adjusted

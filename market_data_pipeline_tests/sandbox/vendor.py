@@ -32,7 +32,7 @@ class Vendor:
         self.session.headers["Authorization"] = f"Bearer {SANDBOX_KEY}"
 
     def get(self, path: str, **parameters: Any) -> requests.Response:
-        """Ask for a path."""
+        """Request a path."""
         return self.session.get(self.url + path, params=parameters, timeout=30)
 
     def page(self, ticker: str, per: str, start: object, end: object, **parameters: Any) -> dict[str, Any]:
@@ -59,7 +59,7 @@ class Vendor:
 def vendor(
     source: Source | None = None, now: datetime = NOW, plan: str = "advanced", **options: Any
 ) -> Iterator[Vendor]:
-    """A running server, synthetic unless a source is given, whose clock stands at `now`."""
+    """Run a server, synthetic unless a source is given, whose clock stands still at `now`."""
     with running_server(source or SyntheticMarket(), lambda: now, plan=plan, **options) as url:
         client = Vendor(url)
         with client.session:
