@@ -95,7 +95,7 @@ def parse_timeframe(text: str) -> Timeframe:
 
 
 def asset_class_of(symbol: str) -> AssetClass:
-    """Return the asset class by the ticker's prefix: crypto for `X:`, else US equity."""
+    """Return the asset class that the ticker's prefix implies: crypto for `X:`, else US equity."""
     return AssetClass.CRYPTO if symbol.startswith("X:") else AssetClass.US_EQUITY
 
 

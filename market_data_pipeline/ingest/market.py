@@ -299,7 +299,7 @@ def plan_market_days(
 
 
 def cheapest_days(missing: Collection[Collection[date]]) -> frozenset[date]:
-    """Return the days to request for the whole market so that these and one request for each symbol left are fewest.
+    """Return the days to request for the whole market so that they plus one request per symbol left are fewest.
 
     A tie goes to requests for single symbols, whose answers are smaller, so a day must be missing for at least two.
 

@@ -125,7 +125,7 @@ def shared_limiter(
         database_url: where the queue is.
         calls_per_minute: the plan's limit, None for an unlimited plan.
         window_seconds: the window that `calls_per_minute` is counted in, if it is not a minute.
-        sleep: waits.
+        sleep: waits for a number of seconds.
     """
     from market_data_pipeline.polygon.rate_limit import SharedLimiter, spacing_seconds
     from market_data_pipeline.store.rate_limit_queue import RateLimitQueue

@@ -40,7 +40,7 @@ SUSPECT_FOR: Final = timedelta(days=28)
 # market covers the last two weeks anyway.
 SAMPLE_EVERY: Final = {Timeframe.M5: timedelta(0), Timeframe.D1: timedelta(days=7)}
 
-# Readings of a series' days that are no further apart count as one: a run over a large universe takes hours.
+# Readings of a series' days that are no further apart than this count as one: a run over a large universe takes hours.
 _ONE_LOOK: Final = timedelta(hours=12)
 
 _MINUTE: Final = timedelta(minutes=1)
@@ -129,8 +129,7 @@ def _suspicious(days: Sequence[_Day]) -> frozenset[date]:
 def _sample(days: Sequence[_Day], suspicious: frozenset[date], base: Timeframe, now: datetime) -> Sequence[_Day]:
     """Return one page of days from the one that has gone unread the longest; among ties, the most suspicious page.
 
-    Deterministic, and covers every day in bounded time: reading a day moves it to the end of the line, whatever is
-    found.
+    Deterministic, and covers every day in bounded time: a day that was read moves to the end of the line in any case.
     """
     oldest = min(day.looked_at for day in days)
     if now - oldest < SAMPLE_EVERY[base]:

@@ -179,7 +179,7 @@ def _default_owner_url(values: dict[str, Any]) -> str:
 
 
 def _default_dagster_url(values: dict[str, Any]) -> str:
-    """Return Dagster's own database on the project's server; on the user's server, which may refuse a new one, ours."""
+    """Return Dagster's database on the project's server; on the user's server, which may refuse a new one, our own."""
     url: str = values.get("database_url", "")
     state = project.state_dir(values["project_root"])
     if url and project.is_local(url, state):

@@ -1,1 +1,1 @@
-"""Everything that writes SQL, one module per relation family; questions about the whole are in `reports`."""
+"""SQL over market data, one module per relation family; queries about the whole are in `reports`."""

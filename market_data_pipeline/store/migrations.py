@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 OLDEST_SERVER: Final = 14  # the oldest that PostgreSQL's developers still maintain
 MIGRATIONS_TABLE: Final = "market_data.schema_migrations"
-_LOCK: Final = 0x6D61726B6574  # any number that nothing else in the database locks; dbmate's own lock is another
+_LOCK: Final = 0x6D61726B6574  # any number that nothing else in the database locks; dbmate's own lock differs
 
 
 def migrate(settings: Settings) -> list[str]:

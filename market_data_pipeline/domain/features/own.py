@@ -125,7 +125,7 @@ NO_OWN_FEATURES: Final = OwnFeatures()
 
 
 def declared(features: Iterable[object]) -> OwnFeatures:
-    """Return the valid ones of `features`, and a sentence for each invalid one."""
+    """Return the valid declarations among `features`, and a sentence for each invalid one."""
     valid: dict[str, OwnFeature] = {}
     problems = []
     for place, feature in enumerate(features, start=1):

@@ -63,7 +63,7 @@ def _moments(x: Floats, sizes: tuple[int, ...]) -> list[Moments]:
 def _joined(x: Floats, new: Moments, old: Moments) -> Moments:
     """Return the moments of the blocks `new` and, right before each, `old` as one (Chan, Golub, LeVeque 1979).
 
-    Squares add up, and so does the distance of the means; everything added is positive, so nothing cancels.
+    The squares and a term for the distance of the means add up; everything added is positive, so nothing cancels.
     """
     lag, size = new.size, new.size + old.size
     apart = _lagged(x, lag)  # becomes the old mean minus the new one, NaN where there is no old block

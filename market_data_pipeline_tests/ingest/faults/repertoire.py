@@ -294,7 +294,7 @@ REFUSED: Final[dict[str, Refused]] = {
     "a cursor that stands still": Refused(
         Fault(next_url(standing_still), bars, ALWAYS), "DataError", "does not come after"
     ),
-    "pages that go in circles": Refused(Fault(ping_pong, bars, ALWAYS), "DataError", "read before"),
+    "pages that go in circles": Refused(Fault(ping_pong, bars, ALWAYS), "DataError", "already been read"),
     "401": Refused(
         Fault(always(send_json({"status": "ERROR", "error": "Unknown API Key"}, 401)), later_page, ALWAYS),
         "VendorRefusedError",
