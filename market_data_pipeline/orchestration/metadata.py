@@ -134,8 +134,7 @@ def summary(tier: Tier, outcomes: Sequence[SeriesOutcome]) -> dg.AssetObservatio
 def changed_bars(outcomes: Sequence[SeriesOutcome]) -> dict[str, Any]:
     """Return how many held bars the vendor corrected or withdrew, how many it added later, and a sample.
 
-    Bars derived from others count too: one corrected 5m bar corrects those of 15m, 1h and 4h. Empty when nothing
-    changed.
+    Derived bars count too: one corrected 5m bar corrects those of 15m, 1h and 4h. Empty when nothing changed.
     """
     corrected = sum(outcome.counters.rows_updated for outcome in outcomes)
     filled = sum(outcome.rows_filled for outcome in outcomes)

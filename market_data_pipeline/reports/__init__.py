@@ -1,1 +1,1 @@
-"""What anyone asks of the whole: one question, one query, one model for API, pages, command line and sensors."""
+"""Reports on the whole pipeline: one query and one model each, for API, pages, command line and sensors."""

@@ -1,8 +1,8 @@
-"""How well the tiers' RPOs were kept: for which share of its time each series was within its RPO.
+"""How well the tiers' RPOs were kept: the share of time that each series was within its RPO.
 
 A series is outside while its staleness exceeds its tier's RPO, so a closed market, which makes nothing due, counts as
 within. A series that was never computed is due from when its symbol was followed. The periods outside come from
-`ingest_log`, where each execution records the one that it ended, and from `series_state` for the one that goes on.
+`ingest_log`, where each execution records the one that it ended, and from `series_state` for the open one.
 """
 
 from __future__ import annotations
@@ -97,8 +97,8 @@ _ATTAINMENT: Final = sa.text("""
 def rpo_attainment(connection: sa.Connection, series: Series | None = None) -> list[Attainment]:
     """Return each tier's attainment in each of `WINDOWS`, in the order of the tiers; only that of `series` if given.
 
-    A window ends now and begins at the earliest when the symbol was followed. A tier's share is that of the time of all
-    its series together; a tier without symbols is left out.
+    A window ends now and begins no earlier than when the symbol was followed. A tier's share is taken over the time of
+    all its series together; a tier without symbols is left out.
     """
     rows = connection.execute(
         _ATTAINMENT,

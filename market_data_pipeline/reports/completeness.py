@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TierProgress(Counters):
-    """What some runs have done for one tier; its seconds are summed over symbols side by side.
+    """What some runs have done for one tier; its seconds are summed over symbols that ran side by side.
 
     Attributes:
         done: series whose execution succeeded and left no gap that was due.
@@ -64,7 +64,7 @@ class Held:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SeriesCost(Counters):
-    """What one execution of one series cost, as `ingest_log` has it."""
+    """What one execution of one series cost, as `ingest_log` records it."""
 
     symbol: str
     timeframe: str
@@ -76,8 +76,8 @@ class SeriesCost(Counters):
     error: str | None
 
 
-# Complete: the last execution succeeded, nothing that should be held is due, and what is made of other rows is made of
-# the ones that are there.
+# Complete: the last execution succeeded, nothing that should be held is due, and derived rows come from the base rows
+# that are there now.
 _INCOMPLETE: Final = sa.text("""
     select count(*)
     from market_data.symbols as m

@@ -1,7 +1,7 @@
-"""What the reports ask of Dagster: its runs, daemons and schedules, as plain values.
+"""What the reports need of Dagster: its runs, daemons and schedules, as plain values.
 
-Reports and the read API know only this protocol; `orchestration.dagster_internals.StoredDagsterState` answers it from
-Dagster's storage, and the process that starts them hands it in.
+Reports and the read API know only this protocol; `orchestration.dagster_internals.StoredDagsterState` implements it on
+Dagster's storage, and the process that starts them passes it in.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ class Run:
     """One run; instants are aware UTC, None for a stage that it has not reached.
 
     Attributes:
-        trigger: what started it; with the next three as `orchestration.provenance` defines them.
+        trigger: what started it; `orchestration.provenance` defines it and the next three.
         status: Dagster's name for it: QUEUED, STARTED, SUCCESS, FAILURE, CANCELED, …
         failure: the first line of the error; None unless it failed.
     """
@@ -56,10 +56,10 @@ class Schedule:
 
 
 class DagsterState(Protocol):
-    """The questions; each raises `DatabaseUnavailableError` when Dagster's storage cannot be read."""
+    """The queries; each raises `DatabaseUnavailableError` when Dagster's storage cannot be read."""
 
     def open(self) -> None:
-        """Connect now, which takes about a second, rather than at the first question."""
+        """Connect now, which takes about a second, rather than at the first query."""
 
     def runs(self, limit: int, jobs: tuple[str, ...] = ()) -> tuple[Run, ...]:
         """Return the newest `limit` runs, newest first; only those of `jobs` if any are named."""

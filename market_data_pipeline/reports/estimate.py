@@ -1,6 +1,6 @@
-"""What a backfill would ask the vendor for now, and how long that takes at the plan's limit; nothing is sent.
+"""What a backfill would request from the vendor now, and how long that takes at the plan's limit; nothing is sent.
 
-The functions of a refresh say which days are asked for and in which request windows. How many minutes a symbol trades
+The refresh's own functions decide which days are requested, in which request windows. How many minutes a symbol trades
 in is not known before the vendor answers, so pages of 5m bars are counted as if every minute had a trade.
 """
 
@@ -39,7 +39,7 @@ def estimate_backfill(
     *,
     full: bool = False,
 ) -> BackfillEstimate:
-    """Return what a backfill of the same arguments would ask for now.
+    """Return what a backfill with the same arguments would request now.
 
     Args:
         engine: of a database with a universe.
@@ -74,7 +74,7 @@ def estimate_backfill(
                 connection, Series(name, base), timing[asset_class_of(name)], plan, history_days, full=full
             ))
         ]  # fmt: skip
-    # The list of splits is counted by its pages of the last reading; the first is one page or few.
+    # The splits count as many calls as their last reading took pages; a first reading, of a page or a few, counts one.
     shared = len(market.requested) + ((splits_read.requests if splits_read else 1) if reads_splits else 0)
     calls = shared + sum(each.calls for each in series)
     return BackfillEstimate(
@@ -113,7 +113,7 @@ def _of_series(
 
 
 def _seconds(calls: int, plan: Plan) -> float:
-    """Return how long the plan's limit spreads so many calls, from the first to the last; transfer not counted."""
+    """Return over how many seconds the plan's limit spreads the calls, from first to last; transfer not counted."""
     waiting = max(0, calls - 1)
     if plan.calls_per_minute is None:
         return waiting // UNLIMITED_CALLS_PER_SECOND * spacing_seconds(1, 1.0)

@@ -1,6 +1,6 @@
-"""Dagster's runs joined with the audit log: which ran when, who asked for it and why, and what came of each series.
+"""Dagster's runs joined with the audit log: which ran when, who requested it and why, and the result of each series.
 
-`run_log` and `ingest_log` answer; what Dagster still knows of a run completes it.
+`run_log` and `ingest_log` keep every run; Dagster adds what it still knows of it.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _EXECUTED: Final = sa.text("""
 
 
 def join_runs(connection: sa.Connection, runs: Iterable[Run]) -> list[Execution]:
-    """Return `runs`, in their order, with the symbols, records and errors that `ingest_log` has of them."""
+    """Return `runs`, in their order, with the symbols, records and errors that `ingest_log` has for them."""
     runs = tuple(runs)
     rows = connection.execute(_EXECUTED, {"run_ids": [run.run_id for run in runs]})
     logged = {row.run_id: row for row in rows}
@@ -80,7 +80,7 @@ def _execution(run: Run, logged: sa.Row[Any] | None) -> Execution:
 
 
 def last_execution(execution: Execution) -> LastExecution:
-    """Return what the scheduler's health shows of its newest refresh."""
+    """Return what the scheduler's health shows of the newest refresh."""
     return LastExecution.model_validate(execution, from_attributes=True)
 
 
@@ -124,7 +124,7 @@ def execution_detail(source: sa.Engine, dagster: DagsterState, beginning: str) -
     Without Dagster's storage the audit log answers alone.
 
     Raises:
-        UsageError: there is none.
+        UsageError: there is no such run.
         DatabaseUnavailableError: the database cannot be used.
     """
     try:
@@ -137,7 +137,7 @@ def execution_detail(source: sa.Engine, dagster: DagsterState, beginning: str) -
         if run is None and audited is not None:
             run = Run(**audited, status="UNKNOWN", created_at=audited["started_at"], failure=None)
         if run is None:
-            raise UsageError(f"No run is called {beginning}; `market-data history` lists them.")
+            raise UsageError(f"No run's id begins with {beginning}; `market-data history` lists the runs.")
         (execution,) = join_runs(connection, [run])
         rows = connection.execute(_RESULTS, {"run_id": run.run_id, "timeframes": list(Timeframe)}).mappings()
         results = [SeriesExecution(**row) for row in rows]

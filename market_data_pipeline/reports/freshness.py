@@ -1,9 +1,9 @@
-"""How fresh the series of the active universe are, now: the one SQL expression of it, and every question asked of it.
+"""How fresh the series of the active universe are now: the one SQL definition of it, and every query that uses it.
 
 A series is MISSING while it was never computed; else its staleness is how long its next bar has been due, and the state
 follows from the thresholds of `domain.objectives`. Its tier's RPO is kept while the staleness does not exceed it. API,
-pages, command line, metrics, checks, sensors and alerts all read these columns. Keep out: for which share of its time a
-series kept its RPO (attainment).
+pages, command line, metrics, checks, sensors and alerts all read these columns. Keep out: the share of time that a
+series was within its RPO (attainment).
 """
 
 # ruff: noqa: S608 - the statements are put together from constants of this module
@@ -24,9 +24,9 @@ from market_data_pipeline.store.connection import snapshot
 LISTED: Final = 200  # series listed per tier, worst first; the counts are exact
 
 # Every series that should exist, with a row in series_state or without. `behind_since` is null for what was never
-# computed and never in the future, so that its order is that of falling staleness. `alerting` waits for the RPO of a
-# symbol that has just been followed, `late` does not. The clock is read once: as a function of each row it would cost
-# as much as the rest.
+# computed and never in the future, so that it sorts by falling staleness. For a symbol that has just been followed
+# `alerting` waits for the RPO, `late` does not. The clock is read once: read for each row, it would cost as much as the
+# rest.
 _SERIES: Final = """
 instant as materialized (select market_data.clock() as now),
 objective as (
@@ -58,10 +58,10 @@ series as materialized (
     where s.active
 )"""
 
-# A text of its own: with `symbol is null or …`, the plan kept for a prepared statement took twice as long.
+# A separate text: with `symbol is null or …`, the plan kept for a prepared statement took twice as long.
 _SERIES_OF_SYMBOL: Final = _SERIES.replace("where s.active", "where s.active and s.symbol = :symbol")
 
-# What `SeriesFreshness` and `LaggingSeries` hold, of a row of `series` called r and its state called t.
+# What `SeriesFreshness` and `LaggingSeries` hold, from a row `r` of `series` and its state `t`.
 _COLUMNS: Final = """
     r.symbol, r.timeframe, r.tier, r.status, not r.late as within_rpo,
     cast(extract(epoch from (select now from instant) - r.behind_since) as double precision) as staleness_seconds,
@@ -99,10 +99,10 @@ _COUNTED: Final = """
 
 
 def _counted_with_worst(part: str, condition: str) -> str:
-    """Return the question for the counts of each tier and the worst `limit` of each of `parts`, which `part` names.
+    """Return the query for the counts of each tier and the worst `:limit` series of each of `:parts`.
 
-    One statement, since looking at every series is most of what counting and ranking cost; and only what meets the
-    condition is put in order.
+    Those are values of the column `part`. One statement, because reading every series is most of the cost of counting
+    and ranking; only series that meet `condition` are sorted.
     """
     return f"""
 with {_SERIES},
@@ -179,7 +179,7 @@ class TierFreshness:
     missing: int = 0  # never computed
     failing: int = 0  # whose last execution failed
     worst_seconds: float | None = None  # staleness of the stalest; None when nothing was computed
-    worst: tuple[LaggingSeries, ...] = ()  # the first `LISTED` of those that lag, worst first, where they are asked for
+    worst: tuple[LaggingSeries, ...] = ()  # the first `LISTED` of those that lag, worst first, where requested
 
     @property
     def late_series(self) -> tuple[LaggingSeries, ...]:
@@ -266,7 +266,7 @@ def worst_symbols(connection: sa.Connection, tier: Tier, limit: int) -> WorstSym
 def alert_changes(connection: sa.Connection) -> AlertChanges:
     """Return the series whose state differs from what `open_alerts` says was reported of them.
 
-    A series that was never computed counts as late from when its symbol has been followed for the RPO.
+    A series that was never computed counts as late once its symbol has been followed for longer than the RPO.
     """
     rows = connection.execute(sa.text(_ALERT_CHANGES), _values()).all()
     return AlertChanges(
@@ -318,7 +318,7 @@ def _lagging(row: sa.Row[Any]) -> LaggingSeries:
 
 
 def _reason(row: sa.Row[Any]) -> str:
-    """Return why a series lags, as far as its state says."""
+    """Return why a series lags, as far as its state shows."""
     if row.last_error is not None:
         times = f" ({row.consecutive_failures} times in a row)" if row.consecutive_failures > 1 else ""
         return f"{row.last_error_class}: {row.last_error}{times}"
@@ -327,5 +327,5 @@ def _reason(row: sa.Row[Any]) -> str:
         return f"{'Never computed' if row.staleness_seconds is None else 'Not refreshed yet'}: {waiting}"
     if row.next_due_at is None or row.verified_at >= row.next_due_at:
         last = f" since {instant(row.last_ts)}" if row.last_ts else ""
-        return f"No bars from the vendor{last}, asked at {instant(row.verified_at)}."
+        return f"No bars from the vendor{last}, last asked at {instant(row.verified_at)}."
     return f"Not refreshed since {instant(row.verified_at)}: {waiting}"

@@ -1,7 +1,7 @@
 """Every gap in a fetched series' history, and why there is no bar.
 
-Found over whole arrays, because a year has 48,000 slots. Nights and weekends are no gaps: no one expects bars there.
-Add here: a reason. Keep out: which days are asked for because of a gap (ingest.fetch_plan).
+Computed on whole arrays, because a year has 48,000 slots. Nights and weekends are not gaps: no bars are expected there.
+Add here: a reason. Keep out: which days are requested because of a gap (ingest.fetch_plan).
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Reason(StrEnum):
     NO_SESSION = "no_session"  # a holiday within the week
     EARLY_CLOSE = "early_close"
     NOT_DUE = "not_due"  # the plan does not serve it yet
-    PROVISIONAL = "provisional"  # the vendor gave none so far; asked again until the day settles
+    PROVISIONAL = "provisional"  # the vendor gave none so far; requested again until the day settles
     VENDOR_NONE = "vendor_none"  # the vendor gave none, and the day has settled
     BEFORE_PLAN = "before_plan"  # before the plan's history
     FAILED = "failed"
@@ -58,7 +58,7 @@ class Gap(NamedTuple):
         bars: missing slots; 0 where none can exist.
         reason: why.
         day: date of the session that it begins in.
-        asked_at: when the vendor last answered, or failed to, about the first day; None when it was not asked.
+        asked_at: when the vendor last answered, or failed to, about the first day; None when it was never asked.
     """
 
     start: datetime
@@ -101,7 +101,7 @@ def find_gaps(
         coverage: what is known of them.
         held_us: starts of the bars that are held, int64 microseconds since 1970 UTC, ascending.
         timing: calendar, plan and the instant it is now.
-        failing: the last execution of the series failed, and with it what it did not get to ask for.
+        failing: whether the last execution of the series failed; what it then did not request counts as failed.
     """
     sessions = (*reach.beyond, *reach.sessions)
     if not sessions:
@@ -170,7 +170,7 @@ def _served(base: Timeframe, session: Session, slots: np.ndarray, timing: Timing
 
 
 def _merged(runs: Iterator[Gap], sessions: Sequence[Session]) -> list[Gap]:
-    """Join whole missing sessions, and the beginning of the next one, that have the same explanation."""
+    """Join gaps of whole sessions, and of the beginning of the next one, that have the same explanation."""
     order = {session.date: number for number, session in enumerate(sessions)}
     merged: list[Gap] = []
     whole_until = None  # the session with which the last gap ends, if all of it is missing
@@ -191,7 +191,7 @@ def _alike(before: Gap, run: Gap, session: Session) -> bool:
         return False
     if run.reason is Reason.BEFORE_PLAN or before.asked_at is None or run.asked_at is None:
         return run.reason is Reason.BEFORE_PLAN or before.asked_at is run.asked_at
-    # Provisional days settle one by one; once settled they wait for their second look together.
+    # Provisional days settle one by one; once settled they wait together for their second request.
     together = run.reason is not Reason.PROVISIONAL or settled_at(session) <= run.asked_at
     return together and before.asked_at.date() == run.asked_at.date()
 
@@ -252,10 +252,10 @@ _STARTS: Final = sa.text("""
 
 
 class History(NamedTuple):
-    """The history of one fetched series, and when bars can be had.
+    """The history of one fetched series, and when its bars become available.
 
     Attributes:
-        series: which.
+        series: the fetched series.
         within: the days that it should hold.
         coverage: what is known of them.
         held_us: starts of the bars that it holds, int64 microseconds since 1970 UTC, ascending.
@@ -277,7 +277,7 @@ class History(NamedTuple):
 
     @property
     def start(self) -> datetime:
-        """When the history begins that the series should hold, aware UTC."""
+        """The start of the history that the series should hold, aware UTC."""
         return self.sessions[0].day_start if self.sessions else self.timing.now
 
 
@@ -288,7 +288,7 @@ def gaps_report(engine: sa.Engine, settings: Settings, symbol: str, timeframes: 
         engine: of a database with a universe.
         settings: plan, history and clock.
         symbol: a followed one.
-        timeframes: fetched ones; both when empty. The others are made of `5m` and lack what it lacks.
+        timeframes: fetched ones; both when empty. The others are resampled from `5m` and share its gaps.
 
     Raises:
         UsageError: the symbol is not followed.
@@ -379,7 +379,7 @@ def _minute(local: datetime) -> str:
 
 
 def _explained(gap: Gap, history: History) -> GapReport:
-    """Return a gap with its explanation in words, whose times are the exchange's, and what it is made of."""
+    """Return a gap with its explanation in words, whose times are the exchange's, and the facts behind it."""
     timing, state = history.timing, history.state
     facts: dict[str, Any] = {}
 
@@ -394,14 +394,14 @@ def _explained(gap: Gap, history: History) -> GapReport:
         case Reason.NOT_DUE:
             base = history.series.timeframe
             facts["due_at"] = timing.available_at(gap.end if base is Timeframe.D1 else gap.start + base.span)
-            text = f"not yet due at this plan (from {local(facts['due_at'])})"
+            text = f"not yet due on this plan (from {local(facts['due_at'])})"
         case Reason.PROVISIONAL:
             session = timing.calendar.session_on(gap.day)
             settles = None if session is None else settled_at(session)
             facts = {"last_asked_at": gap.asked_at, "settles_at": settles}
             text = f"provisional: vendor gave none so far, settles {local(settles)}"
             if settles is not None and settles <= timing.now:
-                text = f"provisional: vendor gave none at {local(gap.asked_at)}, to be asked a second time"
+                text = f"provisional: vendor gave none at {local(gap.asked_at)}, will be asked a second time"
         case Reason.VENDOR_NONE:
             if gap.asked_at is not None:
                 facts["confirmed_on"] = timing.calendar.session_date(gap.asked_at)

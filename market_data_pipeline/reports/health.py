@@ -1,7 +1,7 @@
 """Whether the pipeline is in order: reachability, daemons, schedules, the last refresh, recent failures.
 
-The pipeline's now is the database's `market_data.clock()`, so the reports of a replay speak of the replay's time. Keep
-out: wording for a screen, HTTP, and reading Dagster's storage (dagster_state says what is asked of it).
+The pipeline's now is the database's `market_data.clock()`, so the reports of a replay use the replay's time. Keep out:
+wording for a screen, HTTP, and reading Dagster's storage (dagster_state declares what is needed of it).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from market_data_pipeline.store.connection import snapshot
 if TYPE_CHECKING:
     from market_data_pipeline.reports.dagster_state import DagsterState, Run
 
-RECENT: Final = timedelta(hours=24)  # every schedule has run once since; older failures and refusals are history
+RECENT: Final = timedelta(hours=24)  # every schedule runs within it; older failures and refusals are history
 RECENT_FAILURES: Final = 20
 REFRESH_JOBS: Final = tuple(f"{tier}_refresh" for tier in Tier)
 
@@ -103,14 +103,14 @@ class VendorAnswers(NamedTuple):
 
 
 def vendor_answers(connection: sa.Connection) -> VendorAnswers:
-    """Return how the vendor answered in the last hour, by the audit log."""
+    """Return how the vendor answered in the last hour, according to the audit log."""
     return VendorAnswers(*connection.execute(_ANSWERS).one())
 
 
 def scheduler_health(source: sa.Engine, dagster: DagsterState) -> SchedulerHealth:
     """Return whether daemons, schedules, the last refresh and the series are in order, and if not, why.
 
-    Without Dagster's storage the answer is `degraded`, without what is read from there.
+    When Dagster's storage cannot be read, the answer is `degraded`, without what comes from there.
 
     Raises:
         DatabaseUnavailableError: the database cannot be used.

@@ -66,7 +66,7 @@ class StalenessReport(Answer):
 
 
 class Execution(Answer):
-    """One run of Dagster with what `ingest_log` has of it."""
+    """One run of Dagster with what `ingest_log` has for it."""
 
     execution_id: str
     job: str
@@ -144,7 +144,7 @@ class RecentFailure(Answer):
 
 
 class RecentWarning(Answer):
-    """Something that went wrong without failing a series, and how many series it concerned."""
+    """Something that went wrong without failing a series, and how many series it affected."""
 
     warning: str
     series: int
@@ -162,7 +162,7 @@ class RateLimit(Answer):
 
 
 class Attainment(Answer):
-    """For which share of their time a tier's series were within its RPO, in a window that ends now.
+    """The share of time that a tier's series were within its RPO, in a window that ends now.
 
     `share` is that of all series together, `worst_share` that of `worst_series` (`AAPL|5m`); `series_outside` counts
     those that were outside at any time.
@@ -179,7 +179,7 @@ class Attainment(Answer):
 
 
 class SchedulerHealth(Answer):
-    """Whether the pipeline does its work, and if not, why."""
+    """Whether the pipeline is working, and if not, why."""
 
     status: Literal["healthy", "degraded"]
     reasons: list[str]
@@ -212,7 +212,7 @@ class HealthReport(Answer):
 
 
 class SeriesEstimate(Answer):
-    """What one fetched series needs: session days, and the calls that bring them.
+    """What one fetched series needs: session days, and the calls that fetch them.
 
     `calls` counts a page for every 50,000 minutes, as if each had a trade; `calls_at_least` one for each request.
     """
@@ -225,18 +225,18 @@ class SeriesEstimate(Answer):
 
 
 class BackfillEstimate(Answer):
-    """What a backfill would ask the vendor for; each page is a call.
+    """What a backfill would request from the vendor; each page is a call.
 
     Attributes:
         plan: the vendor's subscription.
         calls_per_minute: the limit in force; None for no limit.
         history_days: calendar days that the series should hold.
-        calls: at most, see `SeriesEstimate`; of the market's splits, as many as at the last reading.
-        calls_at_least: the same if no answer is cut into pages.
+        calls: at most, see `SeriesEstimate`; for the market's splits, as many as the last reading took.
+        calls_at_least: the same if every answer fits on one page.
         pages: answers, which are as many as calls.
         seconds: how long the limit spreads the calls, from the first to the last; transfer not counted.
-        reads_splits: the market's splits have not been read today.
-        market_days: sessions whose day bars one call each brings for the whole market.
+        reads_splits: whether the market's splits are due to be read.
+        market_days: sessions whose day bars are fetched for the whole market, one call each.
         from_market_days: symbols that need no call of their own for day bars if those answers list them.
         series: those that need calls of their own.
     """
@@ -255,12 +255,12 @@ class BackfillEstimate(Answer):
 
     @property
     def is_empty(self) -> bool:
-        """Whether there is nothing to ask for, nor anything to take from answers for the whole market."""
+        """Whether there is nothing to request and nothing to take from answers for the whole market."""
         return not self.calls and not self.from_market_days
 
 
 class GapReport(Answer):
-    """A gap and why there is no bar; what a reason has to add is there for that reason only.
+    """A gap and why there is no bar; optional fields are present only for the reasons that they explain.
 
     Attributes:
         start: of the first missing slot.

@@ -1,7 +1,7 @@
-"""The published document of what we promise, made of `domain.objectives` and nothing else.
+"""The published document of the objectives, generated from `domain.objectives` alone.
 
-`docs/objectives.md` is its text, which `market-data objectives --markdown docs/objectives.md` writes; a test fails
-while it differs. Keep out: promises (domain.objectives) and whether they are kept (reports, drill).
+`market-data objectives --markdown docs/objectives.md` writes it; a test fails while that file differs. Keep out:
+promises (domain.objectives) and whether they are kept (reports, drill).
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ def limit(rule: dict[str, Any]) -> str | None:
 
 
 def span(seconds: float) -> str:
-    """Return a duration in the units a person would say it in: 45 s, 12 min, 3 h 20 min, 26 h, 2 d 4 h."""
+    """Return a duration in the units that people use for it: 45 s, 12 min, 3 h 20 min, 26 h, 2 d 4 h."""
     whole = int(seconds)
     days, hours = divmod(whole // 3_600, 24) if whole >= 48 * 3_600 else (0, whole // 3_600)
     parts = [(days, "d"), (hours, "h"), (whole // 60 % 60, "min"), (whole % 60, "s")]

@@ -1,9 +1,9 @@
-"""What must hold of stored bars and features, as SQL, and how bad it is when it does not.
+"""The rules that stored bars and features must satisfy, as SQL, and how bad it is when one is broken.
 
 A rule's query selects the rows that break it from `b`: the bars or features of one tier's active symbols, with their
 `asset_class`; `t` is the table of these symbols, and `market_data.sessions` the calendar. The first columns are the
 keys symbol, timeframe and ts; the others show what is wrong. The database refuses most of these faults when a bar is
-written; here they are looked for in what is stored, by whatever way it came. Severities and tolerances were chosen on
+written; these rules look for them in what is stored, however it got there. Severities and tolerances were chosen on
 recorded data: twenty years of day bars of four symbols, and minutes of ten sessions, break none of the rules.
 
 Add here: a rule. Keep out: running them (orchestration.checks).
@@ -27,7 +27,7 @@ class Severity(StrEnum):
     """What a broken rule means for those who read the values."""
 
     ERROR = "error"  # values are wrong, or rows are missing or duplicated: do not use these series until it is fixed
-    WARN = "warn"  # odd, and known to come from the vendor or to be fixed by a refresh: look at it when it stays
+    WARN = "warn"  # odd, and known to come from the vendor or to be fixed by a refresh: look into it if it stays
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,14 +81,14 @@ _REGULAR_CLOSE: Final = "case d.asset_class when 'crypto' then d.closes_at else 
 def _finite(column: str, *, above: str = "", at_least: str = "") -> str:
     """Return the SQL condition that a number is within its bound and neither NaN nor infinite.
 
-    NULL makes it NULL. PostgreSQL sorts NaN above every number, so that one comparison refuses both.
+    NULL makes it NULL. PostgreSQL sorts NaN above every number, so one comparison rejects both.
     """
     low = f"{column} > {above}" if above else f"{column} >= {at_least}" if at_least else f"{column} > '-infinity'"
     return f"({low} and {column} < 'infinity')"
 
 
-# `t` are the tier's symbols and `b` their rows; a rule that names `b` twice is to be planned as a whole. `{batch}` is
-# left for Great Expectations, which puts the rows of `table_rows` there.
+# `t` are the tier's symbols and `b` their rows; `not materialized` lets a rule that names `b` twice be planned as a
+# whole. Great Expectations replaces `{batch}` by the rows of `table_rows`.
 _STATEMENT: Final = """
 with t as (
     select s.symbol, s.asset_class from market_data.symbols as s where s.tier = '{tier}' and s.active
@@ -100,7 +100,7 @@ select count(*) over () as rows_in_all, bad.* from ({query}) as bad order by 2, 
 
 
 def rule_statement(rule: Rule, tier: Tier, sample: int) -> str:
-    """Return the statement that yields the first `sample` rows of a tier that break a rule, each with their number."""
+    """Return the statement that yields the first `sample` rows of a tier that break a rule, each with their total."""
     return _STATEMENT.format(tier=tier.value, query=rule.query, sample=sample)
 
 
@@ -122,8 +122,8 @@ BAR_RULES: Final = (
     _UNIQUE_KEYS,
     Rule(
         name="bars_are_in_order",
-        holds="Each bar starts when the one before it has ended, or later.",
-        broken="start before the bar before them has ended",
+        holds="Each bar starts when the previous one ends, or later.",
+        broken="start before the previous bar has ended",
         severity=Severity.ERROR,
         why="what happened in the overlap is counted twice.",
         query=f"""
@@ -137,7 +137,7 @@ BAR_RULES: Final = (
         holds="Open, high, low and close are numbers above 0.",
         broken="have a price that is not a number above 0",
         severity=Severity.ERROR,
-        why="returns and logarithms of such prices mean nothing.",
+        why="returns and logarithms of such prices are meaningless.",
         query=f"""
             select b.symbol, b.timeframe, b.ts, b.open, b.high, b.low, b.close
             from b where not ({" and ".join(_finite(f"b.{price}", above="0") for price in PRICES)})""",
@@ -187,7 +187,7 @@ BAR_RULES: Final = (
         holds="Every bar starts in a session of its exchange, on the session's grid.",
         broken="start outside every session or off its grid",
         severity=Severity.ERROR,
-        why="holidays, early closes and changes of clock are known exactly, so either a time zone or the calendar is "
+        why="holidays, early closes and clock changes are known exactly, so either a time zone or the calendar is "
         "wrong; in twenty years of recorded bars there is none.",
         query=f"""
             select b.symbol, b.timeframe, b.ts, d.session_date, d.opens_at, d.closes_at
@@ -201,7 +201,7 @@ BAR_RULES: Final = (
         holds="Between the first and the last day bar every session has one, or the vendor confirmed that it has none.",
         broken="have no day bar",
         severity=Severity.WARN,
-        why="the next refresh asks for it. Days asked for within the last three days are not counted: they may still "
+        why="the next refresh requests it. Days requested within the last three days are not counted: they may still "
         "be confirmed empty.",
         query=f"""
             select e.symbol, '{Timeframe.D1}' as timeframe, e.ts, e.session_date, c.status as coverage
@@ -225,10 +225,10 @@ BAR_RULES: Final = (
     Rule(
         name="coverage_counts_its_bars",
         holds="Each session day holds as many fetched bars as its coverage says.",
-        broken="session days hold another number of bars than their coverage says",
+        broken="session days hold a different number of bars than their coverage says",
         severity=Severity.ERROR,
-        why="bars and coverage commit together, so rows were lost or added by something else, and no refresh will ask "
-        "for that day again.",
+        why="bars and coverage commit together, so rows were lost or added by something else, and no refresh will "
+        "request that day again.",
         query=f"""
             select coalesce(c.symbol, n.symbol) as symbol, coalesce(c.timeframe, n.timeframe) as timeframe, d.day_start,
                 coalesce(c.session_date, n.session_date) as session_date, coalesce(c.rows, 0) as covered,
@@ -247,9 +247,9 @@ BAR_RULES: Final = (
     Rule(
         name="state_agrees_with_the_bars",
         holds="The state of each series gives its number of bars, its first and its last one.",
-        broken="series have other bars than their state says",
+        broken="series have different bars than their state says",
         severity=Severity.ERROR,
-        why="freshness, reports and the next refresh go by the state.",
+        why="freshness, reports and the next refresh rely on the state.",
         query="""
             select coalesce(st.symbol, n.symbol) as symbol, coalesce(st.timeframe, n.timeframe) as timeframe, n.last_ts,
                 n.first_ts, coalesce(n.held, 0) as held, st.last_ts as state_last_ts, st.first_ts as state_first_ts,
@@ -276,7 +276,7 @@ ACROSS_RULES: Final = (
         holds="A day bar's volume is at least that of all 5-minute bars of its session.",
         broken="have less volume than the 5-minute bars of their session",
         severity=Severity.WARN,
-        why="a correction may reach minutes and day in different nights, and each is then right by itself. The "
+        why="a correction may reach minutes and day on different nights, and each is then right on its own. The "
         "vendor's day bars hold the extended hours and trades that belong to no minute; recorded day bars of another "
         "source hold the regular hours' volume exactly (83 to 97 % of the session's), which is accepted as well.",
         query=f"""
@@ -338,8 +338,8 @@ _LABELS: Final = {
 }
 _STRUCTURE: Final = "case when b.hh and b.hl then 'bullish' when b.lh and b.ll then 'bearish' else 'range' end"
 
-# Bars of one session reach back to the session before, so the first session has no `return_1d`; day bars have their
-# warm-up in bars. Volume may be 0 in all of a window, and then it has no ratio.
+# `return_1d` of intraday bars reaches back to the previous session, so the first session has none; that of day bars
+# warms up in bars. Volume may be 0 throughout a window, which then has no ratio.
 _WARMED: Final = {feature.name: feature.warm_up for feature in FEATURES if feature.warm_up is not None}
 _EMPTY: Final = " or ".join(
     f"(b.ts >= w.after[{after + 1}] and b.{name} is null"
@@ -394,7 +394,7 @@ FEATURE_RULES: Final = (
     ),
     Rule(
         name="labels_are_known",
-        holds="Each label is one of its feature's, and the structure follows from the highs and lows beside it.",
+        holds="Each label is one that its feature allows, and the structure follows from the highs and lows beside it.",
         broken="have an unknown label, or one that contradicts the flags beside it",
         severity=Severity.ERROR,
         why="labels are written by this code alone, from the same values.",

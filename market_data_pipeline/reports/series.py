@@ -24,13 +24,13 @@ if TYPE_CHECKING:
     from market_data_pipeline.reports.models import Attainment, SeriesFreshness, SeriesGaps
     from market_data_pipeline.store.coverage import CoverageStatus
 
-CORRECTIONS: Final = 50  # the newest; what a reader looks through, while the number beside them is exact
+CORRECTIONS: Final = 50  # the newest, as many as a reader looks through; the count beside them is exact
 EXECUTIONS: Final = 20
 BAR_VALUES: Final = ("open", "high", "low", "close", "volume", "vwap", "trades")
 
 
 class Day(NamedTuple):
-    """A session day of the history, how it is held (None: never asked for), and whether it has bars that are due."""
+    """A session day of the history, its coverage (None: never requested), and whether it has bars that are due."""
 
     session_date: date
     status: CoverageStatus | None
@@ -39,7 +39,7 @@ class Day(NamedTuple):
 
 
 class Correction(NamedTuple):
-    """A version of a bar that was replaced, RAW as it was traded, and the values that replaced it by name."""
+    """A version of a bar that was replaced, as traded and not adjusted, with the values that changed."""
 
     ts: datetime
     superseded_at: datetime
@@ -53,7 +53,7 @@ class SeriesReport:
     """What is known of one series; instants are aware UTC.
 
     Attributes:
-        series: which.
+        series: the series.
         freshness: of the symbol's series, in the order of the timeframes.
         held: `bar_count`, `feature_count`, `first_ts`, `last_ts` of the series; empty before it is first loaded.
         attainment: of its RPO, by window.

@@ -1,10 +1,10 @@
 """The records that answers about a series hold: their columns, and the statements that read them.
 
-Every function takes a connection inside one snapshot. Ranges are half-open [start, end) of bar starts; a missing bound
-is open. Records come in ascending order of `ts` and are the newest `limit` of the range.
+Functions that read take a connection inside one snapshot. Ranges are half-open [start, end) of bar starts; a missing
+bound is open. Records come in ascending order of `ts` and are the newest `limit` of the range.
 
-Values travel in PostgreSQL's binary format: 500 records with features take 1.3 ms of its processor time and 0.7 of
-ours, where text takes 2.1 of ours, and JSON written by PostgreSQL 3.3 of its own.
+Values travel in PostgreSQL's binary format: 500 records with features take 1.3 ms of its processor time and 0.7 ms of
+ours; text takes 2.1 ms of ours, and JSON written by PostgreSQL 3.3 ms of its own.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class Range:
 
 
 class Watermarks(NamedTuple):
-    """The instants of `series_state` that freshness follows from; aware UTC, None where there is none yet.
+    """The instants of `series_state` from which freshness is computed; aware UTC, None where there is none yet.
 
     `updated_at` is when the features were last computed; in an answer of bars, when the bars were last verified.
     """
@@ -215,7 +215,7 @@ def read_records(
 ) -> Rows:
     """Return the records of a selection, in the order of its columns.
 
-    With `as_of` only splits that were known at that instant adjust.
+    With `as_of`, only splits that were known at that instant are applied.
     """
     values = {
         "symbol": series.symbol,

@@ -164,7 +164,7 @@ def test_more_than_a_twentieth_of_refused_requests_raises_an_alert_and_so_does_i
     assert hook.titles() == ["9.0% of the vendor's 100 answers in the last hour were 429: too many requests"]
     logged(market, "run-3", requests=150)
     look()
-    assert hook.titles() == []  # 3.6 %: not yet clearly over
+    assert hook.titles() == []  # 3.6 %: not yet clearly back to normal
     logged(market, "run-4", requests=150)
     look()
     look()

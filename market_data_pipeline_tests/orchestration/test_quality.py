@@ -319,7 +319,7 @@ def test_the_count_is_exact_and_the_sample_short(sane_url: str) -> None:
     assert verdict.broken_by == planted > SAMPLE == len(verdict.sample)
 
 
-def test_another_tiers_faults_are_not_this_tiers(sane_url: str) -> None:
+def test_a_tiers_verdicts_leave_out_the_faults_of_others(sane_url: str) -> None:
     with psycopg.connect(sane_url) as connection:
         connection.execute(f"update market_data.bars set volume = -1 where {BAR}")
         connection.execute("update market_data.symbols set tier = 'standard' where symbol = 'AAPL'")

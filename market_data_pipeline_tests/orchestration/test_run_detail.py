@@ -75,4 +75,4 @@ def test_a_runs_series_are_shown_failed_first_with_who_requested_the_run_and_why
 
     code, out, err = printed(capsys, "ffffffff")
     assert (code, out) == (2, "")
-    assert err.strip() == "No run is called ffffffff; `market-data history` lists them."
+    assert err.strip() == "No run's id begins with ffffffff; `market-data history` lists the runs."

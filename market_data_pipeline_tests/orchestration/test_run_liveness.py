@@ -40,7 +40,7 @@ def test_a_run_whose_process_died_is_marked_as_failed_and_leaves_its_pool(
     assert slots.get_concurrency_info("polygon").active_slot_count == 1
     with alive(instance, database, run_id):
         with database.connect() as connection:  # what PostgreSQL does when the process at the other end is killed
-            connection.execute(sa.text("reset role"))  # as whom the test's login may end its other sessions
+            connection.execute(sa.text("reset role"))  # as the login, which may end its other connections
             connection.execute(
                 sa.text("""
                     select pg_terminate_backend(pid, 5000) from pg_locks
@@ -67,7 +67,7 @@ def test_a_run_that_has_not_begun_its_work_is_left_alone(instance: dg.DagsterIns
     assert fail_lost_runs(instance, database) == []
 
 
-def test_a_run_that_was_made_just_now_has_time_to_reach_the_queue(
+def test_a_run_that_was_just_created_has_time_to_reach_the_queue(
     instance: dg.DagsterInstance, database: sa.Engine
 ) -> None:
     instance.create_run_for_job(build_defs().resolve_job_def("critical_refresh"))

@@ -160,7 +160,7 @@ def test_the_worst_twenty_are_named_worst_first_with_the_reason_of_each(ticks: T
     shown = [(row.data["series"], row.data["state"], row.data["reason"]) for row in worst.records]
     assert shown[:4] == [
         ("NVDA|1d", "MISSING", "Never computed: no run has reached it."),
-        ("S39|5m", "STALE", "No bars from the vendor since 2026-03-01 15:25Z, asked at 2026-03-11 15:30Z."),
+        ("S39|5m", "STALE", "No bars from the vendor since 2026-03-01 15:25Z, last asked at 2026-03-11 15:30Z."),
         ("S38|5m", "STALE", "RateLimitedError: The vendor refused five times. (3 times in a row)"),
         ("S37|5m", "STALE", "Not refreshed since 2026-03-10 00:00Z: no run has reached it."),
     ]
@@ -285,7 +285,7 @@ def test_a_schedule_waits_for_the_tiers_last_refresh(ticks: Ticks) -> None:
     assert run_id in (skipped.skip_message or "")
 
 
-def test_a_schedule_without_symbols_says_how_to_get_some(instance: dg.DagsterInstance, database_url: str) -> None:
+def test_a_schedule_without_symbols_says_how_to_add_some(instance: dg.DagsterInstance, database_url: str) -> None:
     skipped = Ticks(instance, database_url).schedule("standard_schedule")
     assert isinstance(skipped, dg.SkipReason)
     assert "market-data universe add" in (skipped.skip_message or "")

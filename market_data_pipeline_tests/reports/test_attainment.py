@@ -1,4 +1,4 @@
-"""For which share of its time a series was within its RPO: planted histories, and what real refreshes record."""
+"""The share of time that a series was within its RPO: planted histories, and what real refreshes record."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def history(database_url: str) -> Iterator[History]:
     planted.engine.dispose()
 
 
-def test_periods_outside_the_rpo_are_taken_from_the_time_of_all_series_of_the_tier(history: History) -> None:
+def test_periods_outside_the_rpo_are_subtracted_from_the_time_of_all_series_of_the_tier(history: History) -> None:
     history.follow("AAPL", "critical", timedelta(days=60))
     history.follow("XOM", "standard", timedelta(days=60))
     history.execution("AAPL", 2 * HOUR, 6 * HOUR)
@@ -90,7 +90,7 @@ def test_a_period_counts_as_far_as_it_lies_within_the_window(history: History) -
     assert history.shares(series) == pytest.approx({("critical", "24h"): 20 / 24, ("critical", "30d"): 710 / 720})
 
 
-def test_the_period_that_goes_on_counts_up_to_now(history: History) -> None:
+def test_an_open_period_counts_up_to_now(history: History) -> None:
     history.follow("AAPL", "critical", timedelta(days=60), due_in=-5 * HOUR)
     assert history.shares()["critical", "24h"] == pytest.approx(20 / 24)
     # A failed execution has recorded the first of these hours.
@@ -135,7 +135,7 @@ def test_a_closed_market_counts_as_inside_and_a_late_refresh_as_outside(make_wor
     assert outside(world, "4h") == [None, None, None]
 
 
-def test_a_failed_execution_records_what_the_next_one_goes_on_from(make_world: MakeWorld) -> None:
+def test_a_failed_execution_records_what_the_next_one_continues_from(make_world: MakeWorld) -> None:
     noon = datetime(2026, 11, 20, 12, 0, 30, tzinfo=NEW_YORK)
     world = make_world(noon)
     with world.connect() as connection:

@@ -122,7 +122,7 @@ def test_a_gap_is_estimated_by_the_days_that_it_leaves(backfill: Backfill) -> No
     backfill.world.now = datetime(2026, 12, 11, 12, 0, 30, tzinfo=NEW_YORK)
     estimate = backfill.estimate(10)
     missing = {one.timeframe: one.sessions for one in estimate.series if one.symbol == "AAPL"}
-    assert missing == {"5m": 9, "1d": 8}  # 1 to 11 December, today's day bar not yet to be had
+    assert missing == {"5m": 9, "1d": 8}  # 1 to 11 December, today's day bar not yet available
     assert estimate.calls == backfill.calls(10)
 
 

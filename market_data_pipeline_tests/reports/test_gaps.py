@@ -76,16 +76,16 @@ def test_a_session_in_progress_a_holiday_and_gaps_of_all_kinds(make_world: MakeW
     world.refresh("AAPL")
     world.now += timedelta(minutes=20)
     assert explained_by(gaps(world, Timeframe.M5)) == [
-        (at(23, 4), at(23, 20), 192, "provisional: vendor gave none at 2026-11-27 12:00, to be asked a second time"),
+        (at(23, 4), at(23, 20), 192, "provisional: vendor gave none at 2026-11-27 12:00, will be asked a second time"),
         (at(24, 10), at(24, 10, 15), 3, "vendor gave none (confirmed on 2026-11-27)"),
         (at(26, 0), at(27, 0), 0, "no session"),
         (at(27, 9), at(27, 9, 10), 2, "provisional: vendor gave none so far, settles 2026-11-28 11:00"),
         (at(27, 12), at(27, 12, 20), 4, "not asked since 2026-11-27 12:00"),
-        (at(27, 12, 20), at(27, 12, 25), 1, "not yet due at this plan (from 2026-11-27 12:25)"),
+        (at(27, 12, 20), at(27, 12, 25), 1, "not yet due on this plan (from 2026-11-27 12:25)"),
     ]
     assert explained_by(gaps(world, Timeframe.D1)) == [
         (at(26, 0), at(27, 0), 0, "no session"),
-        (at(27, 0), at(28, 0), 1, "not yet due at this plan (from 2026-11-28 00:00)"),
+        (at(27, 0), at(28, 0), 1, "not yet due on this plan (from 2026-11-28 00:00)"),
     ]
     world.refresh("AAPL")
     monday = gaps(world, Timeframe.M5)["stretches"][0]
@@ -161,7 +161,7 @@ def test_many_gaps_of_a_day_are_one_row_for_people() -> None:
 
 
 def test_gaps_and_bars_together_are_all_slots_of_a_year() -> None:
-    """A thin name, every slot of whose year is either held or explained once."""
+    """A thinly traded symbol: every slot of a year is either held or explained once."""
     now = FRIDAY_NOON.astimezone(UTC)
     timing = Timing(CALENDAR, lambda end: end + timedelta(minutes=15), now)
     sessions = CALENDAR.sessions(date(2025, 11, 27), date(2026, 11, 28))

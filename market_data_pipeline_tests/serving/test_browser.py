@@ -263,7 +263,7 @@ def test_links_and_the_form_lead_from_series_to_series(reader: Reader, seed: See
     expect(page).to_have_url(f"{reader.base}/series/AAPL/5m")
     page.get_by_role("link", name="1d missing").click()
     expect(page.get_by_text("No bars are held yet")).to_be_visible()
-    assert seed.run("select count(*) from market_data.backfill_requests") == [(0,)]  # to look is not to ask
+    assert seed.run("select count(*) from market_data.backfill_requests") == [(0,)]  # viewing requests no backfill
 
 
 def test_the_page_of_a_missing_series_becomes_the_real_one_when_its_bars_arrive(reader: Reader, seed: Seed) -> None:

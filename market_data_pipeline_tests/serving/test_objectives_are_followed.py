@@ -31,7 +31,7 @@ A_SECOND = timedelta(seconds=1)
 TIERS = pytest.mark.parametrize(("tier", "objective"), TIER_OBJECTIVES.items())
 
 
-def test_the_published_page_is_the_one_that_the_objectives_make() -> None:
+def test_the_published_page_matches_the_objectives() -> None:
     published = (REPOSITORY / "docs" / "objectives.md").read_text(encoding="utf-8")
     assert published == objectives_markdown(), "run: market-data objectives --markdown docs/objectives.md"
 
