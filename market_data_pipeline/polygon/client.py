@@ -160,7 +160,7 @@ class PolygonClient:
                 if page.count:
                     rows.append(page.rows)
                     after = int(page.rows.ts_us[-1])
-            return Fetched(joined(rows), tally.counters)
+        return Fetched(joined(rows), tally.counters)
 
     def splits(
         self,
@@ -198,7 +198,7 @@ class PolygonClient:
         request = Request(target, f"US stocks on {day}", priority, self._beyond_history(midnight))
         with self._counted() as tally:
             frame = self._sender.send(request, lambda body: read_market_day(body, day), tally)
-            return Fetched(frame, tally.counters)
+        return Fetched(frame, tally.counters)
 
     def _pages(
         self,

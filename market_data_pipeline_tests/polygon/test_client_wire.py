@@ -320,3 +320,6 @@ def test_threads_share_a_client_and_each_has_its_own_answer_and_cost() -> None:
             fetched = list(pool.map(ask, symbols))
     assert [answer.usage.requests for answer in fetched] == [1, 1, 1, 1]  # type: ignore[attr-defined]
     assert quick.client.usage.requests == 4
+    seconds = [answer.usage.fetch_seconds for answer in fetched]  # type: ignore[attr-defined]
+    assert min(seconds) > 0
+    assert quick.client.usage.fetch_seconds == pytest.approx(sum(seconds))
