@@ -125,7 +125,7 @@ def dagster_home(tmp_path: Path, dagster_url: str, monkeypatch: pytest.MonkeyPat
 
 
 def psycopg2_url(url: str) -> str:
-    """Return `url` as Dagster's storage takes it."""
+    """Return `url` as Dagster's storage accepts it."""
     return url.replace("postgresql://", "postgresql+psycopg2://", 1)
 
 

@@ -264,7 +264,7 @@ def test_the_alert_of_a_failed_run_that_was_not_delivered_is_retried(
 
 
 class Away(StandIn):
-    """The pipeline while its database is away."""
+    """The pipeline while its database is lost."""
 
     def database(self) -> Any:
         raise DatabaseUnavailableError("PostgreSQL at 127.0.0.1:9 cannot be used.")

@@ -134,7 +134,7 @@ class SharedServer:
 
     @property
     def dagster_url(self) -> str:
-        """The psycopg2 URL of Dagster's storage on it."""
+        """The psycopg2 URL of Dagster's storage on the server."""
         return psycopg2_url(local_url(self.server.state_dir, DAGSTER_DATABASE))
 
     def dies(self) -> None:

@@ -135,7 +135,7 @@ def everything_behind(error: BaseException) -> str:
 
 
 def assert_secret(text: str, where: str) -> None:
-    """Fail when the text shows the key, or enough of one that was cut or put into small letters."""
+    """Fail when the text shows the key or a large part of it, in any case."""
     at = text.lower().find(TELLING)
     assert at < 0, f"{where}: {text[max(0, at - 200) : at + 200]}"
 

@@ -56,7 +56,7 @@ class Located(PipelineResource):
     as_of: str
 
     def settings(self) -> Settings:
-        """Return them."""
+        """Return the settings."""
         return Settings(
             base_url=self.base_url,
             api_key=SecretStr("sandbox"),

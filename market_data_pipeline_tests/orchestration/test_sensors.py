@@ -370,7 +370,7 @@ def test_a_symbol_that_moves_to_another_tier_keeps_its_data_and_its_history(
 
 
 def rows_of(market: sa.Connection, symbol: str) -> list[Any]:
-    """Return what is held of a symbol, but for the tier that it is in."""
+    """Return what is held of a symbol, without the tier that it is in."""
     bars = market.execute(sa.text("select * from market_data.bars where symbol = :s order by ts"), {"s": symbol})
     states = market.execute(
         sa.text(

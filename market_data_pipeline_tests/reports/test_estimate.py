@@ -141,7 +141,7 @@ def test_resampled_timeframes_need_their_base_only(backfill: Backfill) -> None:
 
 
 def test_symbols_that_no_answer_for_the_market_lists_are_estimated_individually(nothing_followed: Backfill) -> None:
-    """Which symbols the first answer lists is not known before it; from then on it is."""
+    """Which symbols the first answer lists is known only once it has arrived."""
     backfill = nothing_followed
     backfill.track(*HALF_LISTED)
     backfill.calls(10)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from market_data_pipeline.domain.calendar import calendar_for
 from market_data_pipeline.domain.features.definitions import FEATURES
 from market_data_pipeline.domain.objectives import TIER_OBJECTIVES
-from market_data_pipeline.domain.series import Tier, Timeframe, asset_class_of
+from market_data_pipeline.domain.series import Tier, asset_class_of
 from market_data_pipeline.reports.gaps import Reason, table_rows
 from market_data_pipeline.serving.pages.templates import UPDATE_EMPTY_EVERY, UPDATE_EVERY, render
 
@@ -96,7 +96,6 @@ def render_series(
         symbol=series.symbol,
         timeframe=str(timeframe),
         base=str(timeframe.base),
-        timeframes=[str(each) for each in Timeframe],
         zone=str(calendar_for(asset_class_of(series.symbol)).tz),
         report=report,
         fresh=fresh,

@@ -152,7 +152,6 @@ def _tiers(status: Status) -> list[dict[str, Any]]:
             "name": tier.replace("_", " "),
             "objective": objective.description,
             "rpo": objective.rpo,
-            "cadence": objective.cadence,
             "symbols": len(by_tier[tier]),
             "within": sum(within[tier]),
             "total": len(within[tier]),
