@@ -51,6 +51,11 @@ def binaries() -> Path:
     return Path(found.origin).parent / f"pginstall{MAJOR_VERSION}" / "bin"
 
 
+def useradd() -> str:
+    """Return the path of `useradd`; cron, systemd and `env -i` leave the folder it is in out of PATH."""
+    return shutil.which("useradd", path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin") or "useradd"
+
+
 def owner() -> Owner:
     """Return the server's user: the caller, or `pgserver` when the caller is root, which PostgreSQL refuses.
 
@@ -59,7 +64,7 @@ def owner() -> Owner:
     """
     if os.geteuid() != 0:
         return Owner(os.geteuid(), os.getegid())
-    command = ["useradd", "--system", "--no-create-home", "--shell", "/usr/sbin/nologin", SYSTEM_USER]
+    command = [useradd(), "--system", "--no-create-home", "--shell", "/usr/sbin/nologin", SYSTEM_USER]
     try:
         entry = pwd.getpwnam(SYSTEM_USER)
     except KeyError:

@@ -143,6 +143,15 @@ def test_another_user_cannot_even_open_its_socket(server: EmbeddedPostgres) -> N
 
 
 @needs_root
+def test_the_program_that_creates_the_system_user_is_found_without_the_administrators_path(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+
+    assert Path(cluster.useradd()).is_file()
+
+
+@needs_root
 def test_for_root_the_server_runs_as_an_unprivileged_user_and_folders_only_let_it_pass(folder: Path) -> None:
     inner = folder / "closed" / "project"
     inner.mkdir(parents=True)
