@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
@@ -57,10 +57,12 @@ class LogRow:
     rpo: timedelta = timedelta(0)
 
 
+_COUNTERS: Final = tuple(counter.name for counter in fields(Counters))
 _COLUMNS: Final = (
     *("run_id", "symbol", "timeframe", "started_at", "finished_at", "status", "error_class", "error", "warning"),
-    *(counter.name for counter in fields(Counters)),
+    *_COUNTERS,
 )
+_ROW: Final = tuple(field.name for field in fields(LogRow) if field.name != "counters")
 _APPEND_LOG: Final = f"""
     with logged as (
         insert into market_data.ingest_log ({", ".join(_COLUMNS)}, outside_rpo_since)
@@ -80,5 +82,7 @@ _APPEND_LOG: Final = f"""
 
 def append_log(connection: StoreConnection, series: Series, row: LogRow) -> None:
     """Append the row of one execution, and notify listeners (the read API's cache) which series it was."""
-    values = {**series._asdict(), **asdict(row), **asdict(row.counters), "partition_key": series.partition_key}
+    values = {name: getattr(row, name) for name in _ROW}  # asdict() copies deeply
+    values |= {name: getattr(row.counters, name) for name in _COUNTERS}
+    values |= {**series._asdict(), "partition_key": series.partition_key}
     connection.execute(_APPEND_LOG, values)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from market_data_pipeline.domain.series import Timeframe
@@ -91,7 +91,7 @@ def write_state(connection: StoreConnection, series: Series, state: SeriesState)
             last_error = null,
             consecutive_failures = 0
         """,
-        {**series._asdict(), **asdict(state)},
+        {**series._asdict(), **{field.name: getattr(state, field.name) for field in fields(state)}},
     )
 
 
