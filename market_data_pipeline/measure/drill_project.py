@@ -21,7 +21,7 @@ from market_data_pipeline.measure.scratch import scratch_project
 from market_data_pipeline.orchestration.dagster_internals import StoredDagsterState
 from market_data_pipeline.runtime.load import dagster_instance
 from market_data_pipeline.runtime.postgres import EmbeddedPostgres
-from market_data_pipeline.runtime.processes import Child, Processes, end_trees
+from market_data_pipeline.runtime.processes import Child, Processes, end_trees, is_alive
 from market_data_pipeline.settings.sandbox import HOST, SANDBOX_KEY, STATUS_PATH
 from market_data_pipeline.store.connection import engine
 
@@ -117,7 +117,7 @@ class DrillProject:
         pid = (self.settings.state_dir / "postgres" / "postmaster.pid").read_text(encoding="ascii").split("\n", 1)[0]
         process = psutil.Process(int(pid))
         process.kill()
-        self.wait_for("PostgreSQL to die", lambda: not process.is_running() or process.status() == "zombie", 60.0)
+        self.wait_for("PostgreSQL to die", lambda: not is_alive(process), 60.0)
 
     def start_database(self) -> None:
         """Start PostgreSQL again, which recovers what was committed."""

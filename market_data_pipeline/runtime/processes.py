@@ -237,13 +237,13 @@ def _send(signal: str, processes: Iterable[psutil.Process], seconds: float = STO
         with suppress(psutil.NoSuchProcess):
             getattr(process, signal)()
     deadline = time.monotonic() + seconds
-    while (left := [process for process in sent if _is_alive(process)]) and time.monotonic() < deadline:
+    while (left := [process for process in sent if is_alive(process)]) and time.monotonic() < deadline:
         time.sleep(0.02)
     psutil.wait_procs([process for process in sent if process not in left], timeout=0)  # reaps our own
     return left
 
 
-def _is_alive(process: psutil.Process) -> bool:
+def is_alive(process: psutil.Process) -> bool:
     """Return whether a process still runs; a zombie, which an orphan's new parent may never reap, does not."""
     return start_time(process.pid) is not None and process.is_running()
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from market_data_pipeline.runtime.processes import start_time
+from market_data_pipeline.runtime.processes import is_alive, start_time
 from market_data_pipeline_tests.end_to_end.conftest import MakeProject
 from market_data_pipeline_tests.end_to_end.project import Project, free_ports, is_open, sentence, until
 
@@ -153,7 +153,7 @@ def test_down_ends_no_process_of_a_stale_or_foreign_record(project: Project, fil
         done = project.run("market-data", "down")
         assert (done.code, done.err) == (0, "")
         assert "market-data up" not in done.out
-        assert stranger.is_running()
+        assert is_alive(stranger)
     finally:
         stranger.kill()
         record.unlink(missing_ok=True)

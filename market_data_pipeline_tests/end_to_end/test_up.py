@@ -13,6 +13,7 @@ import psutil
 import pytest
 import requests
 
+from market_data_pipeline.runtime.processes import is_alive
 from market_data_pipeline_tests.end_to_end.conftest import MakeProject
 from market_data_pipeline_tests.end_to_end.project import Project, Running, free_ports, is_open, sentence, until
 
@@ -106,10 +107,10 @@ def test_ctrl_c_ends_all_that_it_started_and_nothing_else(
     family = running.family()
     done = running.end(signal.SIGINT) if patient else running.end(signal.SIGINT, signal.SIGINT)
     assert (done.code, done.err) == (130, "")
-    assert not [process for process in family if process.is_running()]
+    assert not [process for process in family if is_alive(process)]
     assert gone(project)
     assert project.postgres.is_running()
-    assert bystander.is_running()
+    assert is_alive(bystander)
 
 
 def test_down_ends_what_a_killed_up_that_had_waited_for_the_daemon_left(
@@ -128,7 +129,7 @@ def test_down_ends_what_a_killed_up_that_had_waited_for_the_daemon_left(
     assert "market-data up" in done.out
     assert gone(project)
     assert not project.postgres.is_running()
-    assert bystander.is_running()
+    assert is_alive(bystander)
 
 
 @pytest.fixture(scope="module")

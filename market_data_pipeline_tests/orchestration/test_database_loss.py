@@ -20,6 +20,7 @@ from psycopg import sql
 from market_data_pipeline.definitions import build_defs
 from market_data_pipeline.runtime.database_watch import DatabaseWatch
 from market_data_pipeline.runtime.postgres import EmbeddedPostgres
+from market_data_pipeline.runtime.processes import is_alive
 from market_data_pipeline.settings import Settings
 from market_data_pipeline.settings.project import DAGSTER_DATABASE, ROLE, local_url, socket_dir, state_dir
 from market_data_pipeline.store.migrations import migrate_database
@@ -142,7 +143,7 @@ class SharedServer:
         pid = int((self.server.data_dir / "postmaster.pid").read_text().split("\n", 1)[0])
         process = psutil.Process(pid)
         process.send_signal(signal.SIGKILL)
-        until(lambda: not process.is_running() or process.status() == psutil.STATUS_ZOMBIE)
+        until(lambda: not is_alive(process))
 
     def stops(self) -> None:
         """Stop it in an orderly way."""
