@@ -7,12 +7,16 @@ like the first, after the day settled, confirms that it is empty, and its bars m
 nothing where bars are stored, and nothing around them, is refused: a ticker that the vendor lost must not empty our
 history.
 
+A day's status only moves forward: an answer that says no more than an earlier one takes nothing back. Days before the
+first bar that a series ever had need no second look once there is one: the symbol was not listed yet, or the vendor's
+history begins there.
+
 Keep out: which days are requested (fetch_plan) and storing (commit).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -119,6 +123,9 @@ def status_after(
         timing: when the answer was requested.
         cut: the answer ends with this day although more was requested, as happens when the next page is lost.
     """
+    decided = known is not None and known.status in (CoverageStatus.COMPLETE, CoverageStatus.EMPTY_CONFIRMED)
+    if known is not None and decided and rows >= known.rows and bool(rows) == bool(known.rows):
+        return known.status  # no news: an answer that is cut, or covers the day by chance, takes nothing back
     settled = settled_at(session)
     if timing.now < settled:
         return CoverageStatus.PROVISIONAL
@@ -126,6 +133,31 @@ def status_after(
     if rows:
         return CoverageStatus.PROVISIONAL if cut and not second_look else CoverageStatus.COMPLETE
     return CoverageStatus.EMPTY_CONFIRMED if second_look else CoverageStatus.PROVISIONAL
+
+
+def before_first_bar(sessions: Sequence[Session], known: Mapping[date, Coverage]) -> tuple[Coverage, ...]:
+    """Return, as confirmed empty, the settled days before the first bar of a series that were found empty once.
+
+    Args:
+        sessions: the days that the series should hold, ascending.
+        known: the coverage of all days, those before `sessions` included, once the latest answer is stored.
+    """
+    first = first_day(known)
+    if first is None:
+        return ()
+    return tuple(
+        replace(day, status=CoverageStatus.EMPTY_CONFIRMED)
+        for session in sessions
+        if session.date < first
+        and (day := known.get(session.date)) is not None
+        and day.status is CoverageStatus.PROVISIONAL
+        and day.fetched_at >= settled_at(session)
+    )
+
+
+def first_day(known: Mapping[date, Coverage]) -> date | None:
+    """Return the first day that has bars, None when no day has any."""
+    return min((day for day, coverage in known.items() if coverage.rows), default=None)
 
 
 def _seen_empty(known: Coverage, session: Session, now: datetime) -> bool:
@@ -191,13 +223,18 @@ class ExpectedBars:
         return self.sessions[-1].day_end if self.sessions else None
 
     def _first_gap(self, last_ts: datetime | None) -> datetime | None:
-        """Return the start of the earliest day before `last_ts` for which nothing is stored or confirmed."""
+        """Return the start of the earliest day before `last_ts` for which nothing is stored or confirmed.
+
+        A day before the first bar that was found empty is no gap, even before it has settled: no bar was due then.
+        """
         if last_ts is None:
             return None
+        first = first_day(self.coverage)
         for session in self.sessions:
             if session.end > last_ts:
                 return None
             known = self.coverage.get(session.date)
-            if known is None or (not known.rows and not known.status.final) or known.status is CoverageStatus.FAILED:
+            empty = known is not None and not known.rows and not known.status.final
+            if known is None or known.status is CoverageStatus.FAILED or (empty and first and session.date > first):
                 return session.day_start if self.timeframe is Timeframe.D1 else session.start
         return None

@@ -13,7 +13,7 @@ from market_data_pipeline.domain.calendar import slot_start
 from market_data_pipeline.domain.counters import NOTHING, Counters
 from market_data_pipeline.domain.errors import PipelineError
 from market_data_pipeline.domain.intervals import Interval
-from market_data_pipeline.ingest.coverage import covered_days
+from market_data_pipeline.ingest.coverage import before_first_bar, covered_days
 from market_data_pipeline.ingest.market import served_days
 
 if TYPE_CHECKING:
@@ -120,6 +120,9 @@ def fetch(
             failed = tuple(day.date for day in plan.days if number == 0 or slot_start(base, day, 0) >= begin)
             yield FailedFetch(error, started_at, counters + getattr(error, "usage", NOTHING), failed)
             return
+        # Each day once: a day before the first bar may be one of this answer's, or of an earlier part's.
+        explained = before_first_bar(plan.sessions, _with(known, coverage))
+        coverage = tuple(_with({}, coverage + explained).values())
         known, is_last = _with(known, coverage), number + 1 == len(plan.parts)
         yield Answer(plan, started_at, _joined(frames), spans, coverage, known, counters, warnings, is_last)
 

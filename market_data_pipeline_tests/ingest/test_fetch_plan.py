@@ -5,12 +5,15 @@ from __future__ import annotations
 from datetime import UTC, date, datetime, timedelta
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from market_data_pipeline.domain.calendar import NEW_YORK, calendar_for
 from market_data_pipeline.domain.series import AssetClass, Timeframe
 from market_data_pipeline.ingest.coverage import status_after
 from market_data_pipeline.ingest.fetch_plan import Timing, days_to_fetch
 from market_data_pipeline.store.coverage import Coverage, CoverageStatus
+from market_data_pipeline_tests.domain.strategies import laws
 
 CALENDAR = calendar_for(AssetClass.US_EQUITY)
 # Wednesday, Friday (early close), Monday: Thursday is Thanksgiving.
@@ -98,6 +101,40 @@ def test_a_settled_day_without_a_bar_gets_a_second_look_before_it_counts_as_empt
     assert days(settled + timedelta(minutes=15), known) == [WEDNESDAY.date]
     second = status_after(WEDNESDAY, 0, known[WEDNESDAY.date], timing(settled + timedelta(minutes=15)))
     assert second is CoverageStatus.EMPTY_CONFIRMED
+
+
+def test_a_day_that_is_confirmed_empty_stays_so_when_another_empty_answer_covers_it() -> None:
+    confirmed = Coverage(WEDNESDAY.date, CoverageStatus.EMPTY_CONFIRMED, 0, new_york(27, 11, 20))
+    later = timing(new_york(28, 20, 20))
+    assert status_after(WEDNESDAY, 0, confirmed, later) is CoverageStatus.EMPTY_CONFIRMED
+    assert status_after(WEDNESDAY, 0, confirmed, later, cut=True) is CoverageStatus.EMPTY_CONFIRMED
+    assert status_after(WEDNESDAY, 3, confirmed, later) is CoverageStatus.COMPLETE
+
+
+def test_a_complete_day_stays_so_when_an_answer_that_ends_with_it_says_the_same() -> None:
+    complete = Coverage(WEDNESDAY.date, CoverageStatus.COMPLETE, 192, new_york(27, 11))
+    later = timing(new_york(28, 20, 20))
+    assert status_after(WEDNESDAY, 192, complete, later, cut=True) is CoverageStatus.COMPLETE
+    assert status_after(WEDNESDAY, 96, complete, later, cut=True) is CoverageStatus.PROVISIONAL
+
+
+STEPS = st.lists(st.tuples(st.integers(0, 4 * 24 * 4), st.sampled_from([0, 0, 0, 192]), st.booleans()), max_size=12)
+
+
+@laws
+@given(STEPS)
+def test_without_news_a_days_status_only_moves_forward(steps: list[tuple[int, int, bool]]) -> None:
+    """Answers at any quarter hour of four days, with or without the day's bars, cut off after it or not."""
+    forward = [CoverageStatus.PROVISIONAL, CoverageStatus.EMPTY_CONFIRMED, CoverageStatus.COMPLETE]
+    known: Coverage | None = None
+    for quarters, rows, cut in sorted(steps):
+        now = new_york(26, 4) + timedelta(minutes=15 * quarters)
+        if known is not None and rows < known.rows:
+            continue  # bars that an answer lacks are news, and another rule's
+        status = status_after(WEDNESDAY, rows, known, timing(now), cut=cut)
+        if known is not None and rows == known.rows:
+            assert forward.index(status) >= forward.index(known.status)
+        known = Coverage(WEDNESDAY.date, status, rows, now)
 
 
 def test_a_day_is_complete_only_once_it_has_settled() -> None:
