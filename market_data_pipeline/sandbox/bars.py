@@ -77,6 +77,17 @@ class Bars:
         low, high = (int(i) for i in np.searchsorted(self.t, (start_ms, end_ms)))
         return self if low == 0 and high == len(self) else self.take(slice(low, high))
 
+    def scaled(self, factor: Floats) -> Bars:
+        """Return the bars with prices multiplied by `factor`, to the vendor's four decimals, and volumes divided by it.
+
+        Args:
+            factor: one for each bar.
+        """
+        if (factor == 1.0).all():
+            return self
+        prices = {name: np.rint(getattr(self, name) * factor * 1e4) / 1e4 for name in ("o", "h", "low", "c", "vw")}
+        return replace(self, **prices, v=np.rint(self.v / factor * _MICRO) / _MICRO)
+
     @property
     def nbytes(self) -> int:
         """Memory of the columns."""
@@ -136,10 +147,16 @@ def to_step(minutes: Bars, step_ms: int) -> Bars:
 
 def join(parts: Sequence[Bars]) -> Bars:
     """Concatenate ascending parts of one timeframe, merging a bar that was cut between two of them."""
-    joined = concat(parts)
-    if len(joined) > 1 and bool((joined.t[1:] == joined.t[:-1]).any()):
-        return aggregate(joined, joined.t)
-    return joined
+    joined: list[Bars] = []
+    for part in parts:
+        if joined and len(part) and joined[-1].t[-1] == part.t[0]:
+            last = joined.pop()
+            cut = concat((last.take(slice(-1, None)), part.take(slice(0, 1))))
+            joined += [last.take(slice(0, -1)), aggregate(cut, cut.t), part.take(slice(1, None))]
+        elif len(part):
+            joined.append(part)
+        joined = [each for each in joined if len(each)]
+    return concat(joined)
 
 
 def days_of(bars: Bars, sessions: Sequence[Session], *, round_the_clock: bool) -> tuple[Bars, NDArray[np.bool_]]:

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, TypeVar
 
 from market_data_pipeline.domain.errors import ConfigurationError, PipelineError
 from market_data_pipeline.polygon.plans import PLANS, plan_named
+from market_data_pipeline.sandbox.scenario import read_scenario
 from market_data_pipeline.sandbox.server import run_server
+from market_data_pipeline.sandbox.staged import StagedMarket
 from market_data_pipeline.settings.sandbox import HOST, PORT, SANDBOX_KEY, parameters
 
 if TYPE_CHECKING:
@@ -36,7 +38,10 @@ def main(
     options = _parser().parse_args(arguments)
     try:
         as_of = _instant(options.as_of) if options.as_of else default_as_of()
+        clock = (lambda: as_of) if as_of else (lambda: datetime.now(UTC))
         source = open_source(options.replay, options.symbols)
+        if options.scenario:
+            source = StagedMarket(source, read_scenario(options.scenario), clock)
         listening = socket.socket(fileno=options.fd) if options.fd is not None else None
         if listening is None:
             print(
@@ -47,14 +52,14 @@ def main(
             source,
             host=options.host,
             port=options.port,
-            clock=(lambda: as_of) if as_of else (lambda: datetime.now(UTC)),
+            clock=clock,
             plan=plan_named(options.plan).limited_to(options.calls_per_minute),
             latency=timedelta(milliseconds=options.latency_ms),
             gzip=options.gzip,
             access_log=options.access_log,
             idle=timedelta(minutes=options.idle_minutes) if options.idle_minutes else None,
             listening=listening,
-            parameters=parameters(as_of, options.plan, options.calls_per_minute, options.replay),
+            parameters=parameters(as_of, options.plan, options.calls_per_minute, options.replay, options.scenario),
         )
     except PipelineError as error:
         print(error, file=sys.stderr)
@@ -114,6 +119,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--port", type=_between(int, 1, 65_535), default=PORT, help="Port to listen on; %(default)s by default.")
     add("--fd", type=int, help=argparse.SUPPRESS)
     add("--replay", type=Path, help="Serve the recorded bars in this folder instead of synthetic ones.")
+    add(
+        "--scenario",
+        type=Path,
+        help="TOML file of what happens on top: listings, delistings, closings, halts, splits, and withheld, repeated "
+        "and stray bars; docs/examples/nine_nights.toml is one.",
+    )
     add("--symbols", type=whole, default=0, help="Number of load-test tickers, SYN0000 on, in whole-market answers.")
     add("--plan", default="advanced", choices=tuple(PLANS), help="Plan to simulate; %(default)s by default.")
     add("--calls-per-minute", type=whole, help="Limit instead of the plan's; 0 for none.")

@@ -13,6 +13,7 @@ from market_data_pipeline.domain.series import AssetClass, asset_class_of
 from market_data_pipeline.sandbox.bars import MINUTE_MS, NO_BARS, Bars, SplitRow, concat, to_step
 from market_data_pipeline.sandbox.catalogue import FIRST_YEAR, INSTRUMENTS, instrument
 from market_data_pipeline.sandbox.synthetic import day_bars, month_minutes, splits
+from market_data_pipeline.sandbox.view import Security
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterator, Sequence
@@ -43,6 +44,10 @@ class SyntheticMarket:
     def tickers(self) -> tuple[str, ...]:
         """Return the listed tickers in order."""
         return self._tickers
+
+    def security(self, ticker: str) -> Security | None:
+        """Return a ticker of the catalogue; none is ever delisted."""
+        return Security(ticker) if instrument(ticker) is not None else None
 
     def intraday(
         self, ticker: str, step_ms: int, start_ms: int, end_ms: int, *, descending: bool = False

@@ -15,6 +15,7 @@ import numpy as np
 
 from market_data_pipeline.domain.errors import ConfigurationError
 from market_data_pipeline.sandbox.bars import NO_BARS, Bars, SplitRow, to_step
+from market_data_pipeline.sandbox.view import Security
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -54,6 +55,10 @@ class Replay:
     def tickers(self) -> tuple[str, ...]:
         """Return the recorded tickers in order."""
         return tuple(sorted({*self._days, *self._minutes}))
+
+    def security(self, ticker: str) -> Security | None:
+        """Return a recorded ticker; the files do not say when it was listed or delisted."""
+        return Security(ticker) if ticker in self._days or ticker in self._minutes else None
 
     def intraday(
         self, ticker: str, step_ms: int, start_ms: int, end_ms: int, *, descending: bool = False

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 import numpy as np
 
@@ -18,9 +18,17 @@ if TYPE_CHECKING:
 
     from market_data_pipeline.domain.calendar import SessionCalendar
     from market_data_pipeline.polygon.plans import Plan
-    from market_data_pipeline.sandbox.bars import Floats, SplitRow
+    from market_data_pipeline.sandbox.bars import SplitRow
 
 SPLITS_AHEAD: Final = dt.timedelta(days=14)  # a split is announced about two weeks before its day
+
+
+class Security(NamedTuple):
+    """What the vendor knows of a ticker: its first day, where that is known, and the day of its delisting, if any."""
+
+    ticker: str
+    listed: dt.date | None = None
+    delisted: dt.date | None = None
 
 
 class Source(Protocol):
@@ -32,6 +40,9 @@ class Source(Protocol):
 
     def tickers(self) -> tuple[str, ...]:
         """Return the tickers of whole-market answers, in order."""
+
+    def security(self, ticker: str) -> Security | None:
+        """Return what is known of a ticker; None for an unknown one."""
 
     def intraday(
         self, ticker: str, step_ms: int, start_ms: int, end_ms: int, *, descending: bool = False
@@ -122,17 +133,7 @@ class View:
         for split in self.source.splits():
             if split.ticker == ticker and split.execution_date <= self._today:
                 factor[bars.t < to_ms(calendar.midnight(split.execution_date))] *= split.split_from / split.split_to
-        if (factor == 1.0).all():
-            return bars
-        return replace(
-            bars,
-            o=_rounded(bars.o * factor),
-            h=_rounded(bars.h * factor),
-            low=_rounded(bars.low * factor),
-            c=_rounded(bars.c * factor),
-            v=np.rint(bars.v / factor * 1e6) / 1e6,
-            vw=_rounded(bars.vw * factor),
-        )
+        return bars.scaled(factor)
 
     @property
     def _today(self) -> dt.date:
@@ -157,12 +158,6 @@ class View:
             n=np.maximum(np.floor(last.n * part), 1.0),
         )
         return concat((minutes.take(slice(0, -1)), some))
-
-
-def _rounded(prices: Floats) -> Floats:
-    """Return prices with the vendor's four decimals."""
-    rounded: Floats = np.rint(prices * 1e4) / 1e4
-    return rounded
 
 
 def to_ms(instant: dt.datetime) -> int:

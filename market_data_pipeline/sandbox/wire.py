@@ -31,6 +31,7 @@ from market_data_pipeline.sandbox.query import (
     whole,
     with_cursor,
 )
+from market_data_pipeline.sandbox.securities import ticker_details, tickers
 from market_data_pipeline.sandbox.view import from_ms, to_ms
 
 if TYPE_CHECKING:
@@ -195,4 +196,6 @@ _ROUTES: Final[tuple[tuple[re.Pattern[str], Callable[..., bytes]], ...]] = (
     (re.compile(r"/v2/aggs/ticker/([^/]+)/prev"), _previous),
     (re.compile(r"/v2/aggs/grouped/locale/us/market/stocks/([^/]+)", re.IGNORECASE), _grouped),
     (re.compile(r"/v3/reference/splits"), _splits),
+    (re.compile(r"/v3/reference/tickers"), tickers),
+    (re.compile(r"/v3/reference/tickers/([^/]+)"), ticker_details),
 )

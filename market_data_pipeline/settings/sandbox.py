@@ -18,11 +18,18 @@ PORT: Final = 8790
 STATUS_PATH: Final = "/_sandbox/status"
 
 
-def parameters(as_of: datetime | None, plan: str, calls_per_minute: int | None, replay: Path | None) -> dict[str, Any]:
+def parameters(
+    as_of: datetime | None,
+    plan: str,
+    calls_per_minute: int | None,
+    replay: Path | None,
+    scenario: Path | None = None,
+) -> dict[str, Any]:
     """Return what decides a server's answers, as its status page shows it: equal parameters, equal answers."""
     return {
         "as_of": as_of.astimezone(UTC).isoformat() if as_of else None,
         "plan": plan,
         "calls_per_minute": calls_per_minute,
         "replay": str(replay.resolve()) if replay else None,
+        "scenario": str(scenario.resolve()) if scenario else None,
     }

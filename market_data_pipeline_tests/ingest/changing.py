@@ -9,7 +9,7 @@ from datetime import datetime
 import numpy as np
 
 from market_data_pipeline.sandbox.bars import Bars, SplitRow
-from market_data_pipeline.sandbox.view import Source, to_ms
+from market_data_pipeline.sandbox.view import Security, Source, to_ms
 
 
 @dataclass
@@ -35,6 +35,9 @@ class ChangingSource:
 
     def tickers(self) -> tuple[str, ...]:
         return self.truth.tickers()
+
+    def security(self, ticker: str) -> Security | None:
+        return self.truth.security(ticker)
 
     def intraday(
         self, ticker: str, step_ms: int, start_ms: int, end_ms: int, *, descending: bool = False
