@@ -1,24 +1,31 @@
-"""Who may see the admin endpoints: this machine, and every client that has the token.
+"""Who may see the admin endpoints: every client that has the token; without a token, only this machine.
 
-The connection's address counts, never a header: X-Forwarded-For is the client's to write. But a request that carries
-such a header came through a proxy on behalf of another machine, and one whose Host is not this machine's name may come
-from a web page that the user happens to have open (DNS rebinding); neither counts as this machine.
+Once a token is set it is asked of everybody, because a proxy on this machine makes every visitor a loopback connection.
+Without one, a request counts as this machine's when nothing says that it comes from elsewhere: its connection, its Host
+(a web page that the user has open may reach this machine under a name of its own, DNS rebinding), and what proxies add.
+Headers can only take the access away: X-Forwarded-For is the client's to write.
 """
 
 from __future__ import annotations
 
 import hmac
 from http import HTTPStatus
-from ipaddress import IPv6Address, ip_address
 from typing import TYPE_CHECKING, Final
 
+from market_data_pipeline.serving.problem_types import ProblemType
 from market_data_pipeline.serving.problems import Problem
+from market_data_pipeline.settings.addresses import host_of, is_loopback, names_this_machine
 
 if TYPE_CHECKING:
     from pydantic import SecretStr
     from starlette.requests import Request
 
-FORWARDING_HEADERS: Final = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip", "via")
+# How the names of the headers begin that proxies and content delivery networks add.
+FORWARDING_HEADERS: Final = (
+    "forwarded", "via", "x-forwarded", "x-real-ip", "x-original-", "x-client-ip", "x-cluster-client-ip", "x-proxy",
+    "x-envoy-", "x-amz", "x-azure-", "x-appengine-", "x-arr-", "x-goog-", "true-client-ip", "client-ip", "cdn-loop",
+    "cf-", "fastly-", "fly-", "akamai-",
+)  # fmt: skip
 _SCHEME: Final = "bearer"
 
 
@@ -29,8 +36,10 @@ class AdminAccess:
         self._token = token.get_secret_value().encode() if token else None
 
     def is_allowed(self, request: Request) -> bool:
-        """Return True for this machine and for the right token."""
-        return _is_this_machine(request) or self._knows_token(request)
+        """Return True for the right token, and without a configured one for this machine."""
+        if self._token is None:
+            return comes_from_this_machine(request)
+        return self._has_token(request, self._token)
 
     def require(self, request: Request) -> None:
         """Return if the request is allowed.
@@ -43,7 +52,9 @@ class AdminAccess:
         if self._token is None:
             raise Problem(
                 HTTPStatus.FORBIDDEN,
-                "Without MARKET_DATA_API_TOKEN, admin endpoints answer only requests from the API's own machine.",
+                "Without MARKET_DATA_API_TOKEN, admin endpoints answer only requests that a program on the API's own "
+                "machine sends to localhost, and none that a proxy passes on.",
+                kind=ProblemType.LOCAL_ONLY,
             )
         raise Problem(
             HTTPStatus.UNAUTHORIZED,
@@ -51,30 +62,22 @@ class AdminAccess:
             headers={"www-authenticate": 'Bearer realm="market-data admin"'},
         )
 
-    def _knows_token(self, request: Request) -> bool:
+    def _has_token(self, request: Request, token: bytes) -> bool:
         scheme, _, credentials = request.headers.get("authorization", "").partition(" ")
         given = credentials.strip().encode("latin-1", "replace")
-        # Compared even when it cannot match, in a time that does not depend on where they differ.
-        same = hmac.compare_digest(given, self._token or b"")
-        return same and self._token is not None and scheme.lower() == _SCHEME
+        # Compared even when the scheme is wrong, in a time that does not depend on where they differ.
+        same = hmac.compare_digest(given, token)
+        return same and scheme.lower() == _SCHEME
 
 
-def _is_this_machine(request: Request) -> bool:
-    if request.client is None or any(header in request.headers for header in FORWARDING_HEADERS):
+def comes_from_this_machine(request: Request) -> bool:
+    """Return whether a program on this machine sent the request itself, as far as the request shows."""
+    if request.client is None or not is_loopback(request.client.host):
         return False
-    return _is_loopback(request.client.host) and _names_this_machine(request.headers.get("host", ""))
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        address = ip_address(host)
-    except ValueError:
+    if not names_this_machine(host_of(request.headers.get("host", ""))):
         return False
-    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
-        return address.ipv4_mapped.is_loopback
-    return address.is_loopback
-
-
-def _names_this_machine(host: str) -> bool:
-    name = host[1 : host.index("]")] if host.startswith("[") and "]" in host else host.partition(":")[0]
-    return name.lower() == "localhost" or _is_loopback(name)
+    # nginx without further settings adds no header and replaces the Host, but speaks HTTP/1.0; browsers, curl and
+    # client libraries have spoken 1.1 for many years.
+    if request.scope["http_version"] == "1.0":
+        return False
+    return not any(name.startswith(FORWARDING_HEADERS) for name in request.headers)

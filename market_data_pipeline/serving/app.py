@@ -14,7 +14,7 @@ from fastapi import FastAPI
 from market_data_pipeline import __version__
 from market_data_pipeline.domain.errors import DatabaseUnavailableError
 from market_data_pipeline.ingest.own_features import load_own_features
-from market_data_pipeline.serving import problems
+from market_data_pipeline.serving import openapi, problems
 from market_data_pipeline.serving.access import AdminAccess
 from market_data_pipeline.serving.cache import ResponseCache, follow_commits
 from market_data_pipeline.serving.connections import (
@@ -28,6 +28,7 @@ from market_data_pipeline.serving.metrics import Metrics
 from market_data_pipeline.serving.middleware import PlainGzip, RequestMiddleware
 from market_data_pipeline.serving.routes import admin as admin_routes
 from market_data_pipeline.serving.routes import pages as page_routes
+from market_data_pipeline.serving.routes import reference as reference_routes
 from market_data_pipeline.serving.routes import series as series_routes
 from market_data_pipeline.serving.routes import system as system_routes
 
@@ -46,7 +47,9 @@ _DESCRIPTION: Final = """Bars and features of every tracked series, with their f
 
 Bars are labelled by their START; every interval is half-open and every instant UTC (ISO 8601 with Z). Records come as
 JSON, CSV or an Arrow stream, as `Accept` says. Errors are RFC 9457 problem documents. Answers carry an ETag: send it
-back in `If-None-Match`, and unchanged records cost nothing."""
+back in `If-None-Match`, and unchanged records cost nothing.
+
+"""
 
 
 def create_app(settings: Settings, dagster: DagsterState) -> FastAPI:
@@ -82,17 +85,20 @@ def create_app(settings: Settings, dagster: DagsterState) -> FastAPI:
     app = FastAPI(
         title="Market data",
         version=__version__,
-        description=_DESCRIPTION,
+        description=_DESCRIPTION + openapi.problem_list(),
         lifespan=lifespan,
+        servers=openapi.SERVERS,
+        docs_url=None,  # a page of ours with files of ours
         redoc_url=None,
         redirect_slashes=False,
-        responses={422: {"description": "A parameter is wrong"}},
+        responses=openapi.UNPROCESSABLE,
     )
     problems.install(app)
     app.include_router(series_routes.router(answers, own.declarations))
     app.include_router(admin_routes.router(database, dagster, access))
     app.include_router(system_routes.router(database, dagster, metrics))
     app.include_router(page_routes.router(database, dagster, access, settings, own.declarations))
+    app.include_router(reference_routes.router())
     app.mount(page_routes.STATIC_PATH, page_routes.PageFiles(directory=page_routes.STATIC))
     # The middleware added last sees a request first.
     app.add_middleware(PlainGzip, minimum_size=1_000, compresslevel=6)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import orjson
+from fastapi.security import HTTPBearer
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from market_data_pipeline.domain.series import Timeframe
 from market_data_pipeline.reports.series_records import BAR_COLUMNS, Column, Watermarks
 from market_data_pipeline.serving.formats import Media, instant
 from market_data_pipeline.serving.freshness import AnswerFreshness, freshness_at
+from market_data_pipeline.serving.problem_types import ProblemType
 from market_data_pipeline.serving.problems import DATABASE_UNAVAILABLE, PROBLEM, Problem, problem_document
 
 if TYPE_CHECKING:
@@ -79,26 +80,54 @@ class ProblemDocument(BaseModel):
 _PROBLEM_SCHEMA: Final = ProblemDocument.model_json_schema()
 
 
-def _problem(status: HTTPStatus, description: str, detail: str, **members: Any) -> Responses:
-    example = orjson.loads(problem_document(Problem(status, detail, **members), "/…"))
+def _header(description: str, kind: str = "string", *, required: bool = False) -> dict[str, Any]:
+    return {"description": description, "required": required, "schema": {"type": kind}}
+
+
+_NO_STORE: Final = {"Cache-Control": _header("`no-store`", required=True)}
+_RETRY_AFTER: Final = {"Retry-After": _header("Seconds after which to ask again.", "integer")}
+_ETAG: Final = {
+    "ETag": _header("Weak; identifies records and freshness status, for `If-None-Match`.", required=True),
+    "Cache-Control": _header("`no-cache`: revalidate before reuse.", required=True),
+    "Vary": _header("What else the answer depends on.", required=True),
+    "X-Freshness": _header("FRESH, AGING, STALE or MISSING.", required=True),
+    "X-Staleness-Seconds": _header("How long the first missing bar has been due; 0 when none is.", "number"),
+    "X-Age-Seconds": _header("Seconds since the series was last verified.", "number"),
+    "X-Verified-At": _header("When the series was last verified, ISO 8601, UTC."),
+    "X-Settled-Until": _header("Bars from here on may still change, ISO 8601, UTC."),
+    "X-Freshness-Warning": _header("A sentence about records that are not fresh."),
+    "X-Cache-Lifespan": _header("Seconds for which stale records remain of use.", "number"),
+}
+
+
+def _problem(
+    description: str, detail: str, *kinds: ProblemType, headers: dict[str, Any] | None = None, **members: Any
+) -> Responses:
+    """Return the response of the status that all `kinds` have, with an example of the last one."""
+    kind = kinds[-1]
+    example = orjson.loads(problem_document(Problem(kind.status, detail, kind=kind, **members), "/…"))
+    types = {"type": "string", "format": "uri-reference", "enum": [one.uri for one in kinds]}
+    schema = _PROBLEM_SCHEMA | {"properties": _PROBLEM_SCHEMA["properties"] | {"type": types}}
     return {
-        status.value: {
+        kind.status.value: {
             "description": description,
-            "content": {PROBLEM: {"schema": _PROBLEM_SCHEMA, "example": example}},
+            "headers": _NO_STORE | (headers or {}),
+            "content": {PROBLEM: {"schema": schema, "example": example}},
         }
     }
 
 
-_UNPROCESSABLE: Final = _problem(
-    HTTPStatus.UNPROCESSABLE_ENTITY,
+UNPROCESSABLE: Final = _problem(
     "A parameter is wrong",
     "limit: must be at most 10000; '20000' is not.",
+    ProblemType.INVALID_PARAMETER,
     errors=[{"parameter": "limit", "detail": "must be at most 10000; '20000' is not."}],
 )
 _UNAVAILABLE: Final = _problem(
-    HTTPStatus.SERVICE_UNAVAILABLE,
     "The database is unavailable; Retry-After says when to try again",
     DATABASE_UNAVAILABLE,
+    ProblemType.DATABASE_UNAVAILABLE,
+    headers=_RETRY_AFTER,
 )
 
 _BAR: Final = {
@@ -144,18 +173,22 @@ def series_responses(example: dict[str, Any], model: type[BaseModel]) -> Respons
         200: {
             "description": "The records; CSV and Arrow carry the freshness in X-Freshness headers",
             "model": model,
+            "headers": _ETAG,
             "content": {
                 Media.JSON.value: {"example": example},
                 Media.CSV.value: {"schema": {"type": "string"}},
                 Media.ARROW.value: {"schema": {"type": "string", "format": "binary"}},
             },
         },
-        304: {"description": "Records and freshness status still match the ETag in If-None-Match"},
+        304: {"description": "Records and freshness status still match the ETag in If-None-Match", "headers": _ETAG},
         **_problem(
-            HTTPStatus.NOT_FOUND,
             "Not tracked; or tracked but never computed, and a backfill is queued",
             "AAPL is tracked, but its 5m features have never been computed. A backfill was queued just now, at "
             "2026-01-05T14:37:43Z: ask again in a minute.",
+            ProblemType.NOT_FOUND,
+            ProblemType.NOT_TRACKED,
+            ProblemType.NEVER_COMPUTED,
+            headers=_RETRY_AFTER,
             backfill_request={
                 "id": 7,
                 "status": "queued",
@@ -163,26 +196,66 @@ def series_responses(example: dict[str, Any], model: type[BaseModel]) -> Respons
                 "already_requested": False,
             },
         ),
-        **_problem(HTTPStatus.NOT_ACCEPTABLE, "None of the representations is acceptable", "This endpoint offers …"),
-        **_UNPROCESSABLE,
+        **_problem("None of the representations is acceptable", "This endpoint offers …", ProblemType.NOT_ACCEPTABLE),
+        **UNPROCESSABLE,
         **_UNAVAILABLE,
     }
+
+
+# Where a document names this API: relative, so that it holds under any host and path prefix.
+SERVERS: Final = [{"url": "./", "description": "This server"}]
+
+BEARER: Final = HTTPBearer(
+    scheme_name="token",
+    description="MARKET_DATA_API_TOKEN. Where none is set, only the API's own machine is answered, without one.",
+    auto_error=False,
+)
 
 
 def admin_responses(model: type[BaseModel]) -> Responses:
     """Return the responses of an admin endpoint."""
     return {
-        200: {"description": "The report", "model": model},
-        **_problem(HTTPStatus.UNAUTHORIZED, "From another machine, without the token", "Send the API's token …"),
-        **_problem(HTTPStatus.FORBIDDEN, "From another machine, and no token is set", "Only from this machine."),
-        **_UNPROCESSABLE,
+        200: {"description": "The report", "model": model, "headers": _NO_STORE},
+        **_problem(
+            "A token is set, and the request does not carry it",
+            "Send the API's token …",
+            ProblemType.TOKEN_REQUIRED,
+            headers={"WWW-Authenticate": _header("`Bearer` and a realm.", required=True)},
+        ),
+        **_problem(
+            "No token is set, and the request does not come from this machine",
+            "Without MARKET_DATA_API_TOKEN …",
+            ProblemType.LOCAL_ONLY,
+        ),
+        **UNPROCESSABLE,
         **_UNAVAILABLE,
     }
+
+
+def problem_list() -> str:
+    """Return the types of problems as a list in Markdown, with links to their pages."""
+    lines = (f"- [`{kind.uri}`](.{kind.uri}): {kind.status.value}, {kind.title}." for kind in ProblemType)
+    return "The `type` of a problem is one of these; compare it as text.\n\n" + "\n".join(lines)
 
 
 def health_responses(model: type[BaseModel]) -> Responses:
     """Return the responses of the health endpoint."""
     return {
-        200: {"description": "Every dependency answers", "model": model},
-        **_problem(HTTPStatus.SERVICE_UNAVAILABLE, "A dependency is down", "PostgreSQL cannot be reached."),
+        200: {"description": "Every dependency answers", "model": model, "headers": _NO_STORE},
+        **_problem(
+            "A dependency is down",
+            "PostgreSQL cannot be reached.",
+            ProblemType.DATABASE_UNAVAILABLE,
+            ProblemType.UNHEALTHY,
+            headers=_RETRY_AFTER,
+        ),
     }
+
+
+METRICS_RESPONSES: Final[Responses] = {
+    200: {
+        "description": "The text format",
+        "headers": _NO_STORE,
+        "content": {"text/plain": {"schema": {"type": "string"}}},
+    },
+}

@@ -15,6 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from market_data_pipeline.domain.errors import DatabaseUnavailableError
+from market_data_pipeline.serving.problem_types import ProblemType, type_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -39,15 +40,23 @@ class Problem(Exception):
     Args:
         status: the HTTP status.
         detail: a sentence about this request.
+        kind: which of several kinds of problems with this status; by default the status's usual one.
         headers: further response headers.
         members: further members of the document.
     """
 
     def __init__(
-        self, status: HTTPStatus, detail: str, *, headers: Mapping[str, str] | None = None, **members: Any
+        self,
+        status: HTTPStatus,
+        detail: str,
+        *,
+        kind: ProblemType | None = None,
+        headers: Mapping[str, str] | None = None,
+        **members: Any,
     ) -> None:
         super().__init__(detail)
         self.status = status
+        self.kind = kind or type_of(status)
         self.detail = detail
         self.headers = dict(headers or {})
         self.members = members
@@ -56,8 +65,8 @@ class Problem(Exception):
 def problem_document(problem: Problem, instance: str) -> bytes:
     """Return `problem` as a document about the path `instance`."""
     document = {
-        "type": "about:blank",
-        "title": problem.status.phrase,
+        "type": problem.kind.uri if problem.kind else "about:blank",
+        "title": problem.kind.title if problem.kind else problem.status.phrase,
         "status": problem.status.value,
         "detail": problem.detail,
         "instance": instance,

@@ -350,3 +350,18 @@ def test_a_chart_whose_bars_could_not_be_loaded_is_drawn_when_they_can(reader: R
     page.wait_for_selector("#chart[data-drawn='3'] canvas")
     assert {line.split(":")[0] for line in reader.complaints} == {"Failed to load resource"}
     reader.complaints.clear()
+
+
+def test_the_page_of_the_api_is_drawn_without_any_other_server(reader: Reader, seed: Seed) -> None:
+    seed.series("AAPL", "1d", count=3)
+    page = reader.open("/docs")
+    expect(page.locator(".opblock")).to_have_count(7)
+    page.locator("#operations-series-bars .opblock-summary-control").click()
+    page.get_by_role("button", name="Try it out").click()
+    page.get_by_placeholder("symbol").fill("AAPL")
+    page.get_by_role("button", name="Execute").click()
+    expect(page.locator(".live-responses-table .response .response-col_status")).to_contain_text("200")
+    expect(page.get_by_role("button", name="Authorize")).to_be_visible()
+    with page.expect_popup() as opened:
+        page.get_by_role("link", name="/problems/not-tracked").click()
+    expect(opened.value.get_by_role("heading", level=1)).to_have_text("The symbol is not tracked")

@@ -34,7 +34,22 @@ def test_every_endpoint_is_described_with_its_failures(api: Api) -> None:
         }  # fmt: skip
         for status in ("404", "422", "503"):
             assert set(responses[status]["content"]) == {"application/problem+json"}
-    assert api.get("/docs").status_code == 200
+
+
+def test_the_schema_says_what_the_headers_and_problems_are_and_who_needs_the_token(api: Api) -> None:
+    document = api.get("/openapi.json").json()
+    assert document["components"]["securitySchemes"]["token"]["scheme"] == "bearer"
+    for path, item in document["paths"].items():
+        assert ("security" in item["get"]) == path.startswith("/api/v1/admin/")
+        for status, response in item["get"]["responses"].items():
+            problem = response.get("content", {}).get("application/problem+json")
+            if problem is not None:
+                types = problem["schema"]["properties"]["type"]["enum"]
+                assert problem["example"]["type"] in types
+                for one in types:
+                    assert f"HTTP {status}," in api.get(one).text  # a page about it
+            assert {"ETag", "Cache-Control"} & set(response.get("headers", ())), (path, status)
+    assert api.get("/problems/none").status_code == 404
 
 
 def test_the_examples_match_their_schemas(api: Api) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Final
 
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import APIRouter, Depends, Query, Request, Security
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
@@ -65,7 +65,9 @@ def router(database: Database, dagster: DagsterState, access: AdminAccess) -> AP
 
         return report_response(await flight.run(key, lambda: database.report(encoded)))
 
-    routes = APIRouter(prefix="/api/v1/admin", tags=["admin"], dependencies=[Depends(admitted)])
+    routes = APIRouter(
+        prefix="/api/v1/admin", tags=["admin"], dependencies=[Security(openapi.BEARER), Depends(admitted)]
+    )
 
     @routes.get(
         "/features/staleness",

@@ -38,6 +38,7 @@ from market_data_pipeline.serving.cache import (
 from market_data_pipeline.serving.formats import ACCEPTED, Media, encode, instant, json_lines, media_for, takes_gzip
 from market_data_pipeline.serving.middleware import SCOPE_KEY
 from market_data_pipeline.serving.parameters import BarsQuery, SeriesQuery
+from market_data_pipeline.serving.problem_types import ProblemType
 from market_data_pipeline.serving.problems import Problem
 from market_data_pipeline.store.backfill_requests import request_backfill
 from market_data_pipeline.store.connection import snapshot
@@ -212,7 +213,9 @@ def _made(request: SeriesRequest, summary: SeriesSummary, media: Media, content:
 def unknown_symbol(symbol: str, similar: str | None) -> Problem:
     """Return the 404 for a symbol that is not in the universe."""
     hint = f" Did you mean {similar}?" if similar else " `market-data universe add` adds a symbol."
-    return Problem(HTTPStatus.NOT_FOUND, f"{symbol[:LONGEST_SYMBOL]!r} is not tracked here.{hint}")
+    return Problem(
+        HTTPStatus.NOT_FOUND, f"{symbol[:LONGEST_SYMBOL]!r} is not tracked here.{hint}", kind=ProblemType.NOT_TRACKED
+    )
 
 
 def missing_problem(series: Series, request: BackfillRequest, what: str) -> Problem:
@@ -227,6 +230,7 @@ def missing_problem(series: Series, request: BackfillRequest, what: str) -> Prob
         HTTPStatus.NOT_FOUND,
         f"{series.symbol} is tracked, but its {series.timeframe} {what} have never been computed. {state}: "
         f"ask again in a minute.",
+        kind=ProblemType.NEVER_COMPUTED,
         headers={"retry-after": str(ASK_AGAIN_AFTER)},
         symbol=series.symbol,
         timeframe=str(series.timeframe),

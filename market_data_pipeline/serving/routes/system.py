@@ -13,6 +13,7 @@ from market_data_pipeline.reports import health as reports
 from market_data_pipeline.reports.models import HealthReport
 from market_data_pipeline.serving import openapi
 from market_data_pipeline.serving.metrics import SeriesCollector, scrape_registry
+from market_data_pipeline.serving.problem_types import ProblemType
 from market_data_pipeline.serving.problems import RETRY_DATABASE_AFTER, Problem
 from market_data_pipeline.serving.routes.admin import NoQuery, report_response
 
@@ -44,6 +45,7 @@ def router(database: Database, dagster: DagsterState, metrics: Metrics) -> APIRo
         raise Problem(
             HTTPStatus.SERVICE_UNAVAILABLE,
             " ".join(part.detail for part in parts if not part.reachable),
+            kind=ProblemType.UNHEALTHY,
             headers={"retry-after": str(RETRY_DATABASE_AFTER)},
             health=report.status,
             timestamp=report.timestamp,
@@ -55,7 +57,7 @@ def router(database: Database, dagster: DagsterState, metrics: Metrics) -> APIRo
         "/metrics",
         summary="Metrics for Prometheus",
         response_class=Response,
-        responses={200: {"description": "The text format", "content": {"text/plain": {"schema": {"type": "string"}}}}},
+        responses=openapi.METRICS_RESPONSES,
         operation_id="metrics",
     )
     async def scrape() -> Response:
