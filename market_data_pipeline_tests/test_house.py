@@ -115,6 +115,22 @@ def test_sql_over_the_market_data_is_only_in_store_and_reports() -> None:
     assert elsewhere == []
 
 
+def test_connections_to_the_market_data_are_opened_where_they_are_set_up() -> None:
+    """One that is opened elsewhere would have the server's settings instead of ours."""
+    opens = re.compile(
+        r"\bpsycopg2?\.(?:Async)?(?:Connection\.)?connect\(|\bcreate_(?:async_)?engine\(|AsyncConnection\.connect\("
+    )
+    elsewhere = {
+        str(file.relative_to(PACKAGE)) for file in modules(PACKAGE) if opens.search(file.read_text(encoding="utf-8"))
+    }
+    assert elsewhere == {
+        "store/connection.py",
+        "store/pooler.py",  # looks at a server before anything may be set on it
+        "runtime/postgres.py",  # asks whether the server that it has started answers
+        "orchestration/jobs/prune.py",  # Dagster's storage, whose schema the login's search_path decides
+    }
+
+
 def test_private_names_of_dagster_are_used_in_one_module() -> None:
     private = re.compile(r"\bdagster\w*(?:\.\w+)*\._\w+|\bdg\._\w+|\bfrom dagster[\w.]* import _\w+")
     elsewhere = [

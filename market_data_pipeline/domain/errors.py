@@ -76,6 +76,10 @@ class DatabaseUnavailableError(TransientError):
     stops_run = True
 
 
+class DatabaseBusyError(TransientError):
+    """PostgreSQL works, but has no connection or no time free: the same call may succeed in seconds."""
+
+
 class DatabaseFullError(TransientError):
     """PostgreSQL's disk is full: nothing else that is fetched could be stored."""
 

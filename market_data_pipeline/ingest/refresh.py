@@ -187,6 +187,7 @@ def _commit_answer(
     """Commit an answer to its series and to those resampled from it, one by one."""
     plan, base = answer.plan, answer.plan.series.timeframe
     revision = context.state(base).revision
+    spent = answer.counters + run.pending.take_counters()
     change = Change(
         series=plan.series,
         started_at=answer.started_at,
@@ -198,11 +199,14 @@ def _commit_answer(
         warnings=(*run.pending.take_warnings(), *answer.warnings),
         full=run.full,
         reverified=answer.is_last and (context.request.reverify or run.full),
-        tally=Tally(answer.counters + run.pending.take_counters()),
+        tally=Tally(spent),
     )
     try:
         yield commit(context, change)
     except PipelineError as error:
+        if context.connection.closed:  # it cannot be recorded now; the next series that can be records the requests
+            run.pending.add(spent)
+            raise
         yield commit_failure(context, base, error, answer.started_at, change.tally.counters)
         # The coarser series need only the bars, which have arrived, and have features of their own.
         if not isinstance(error, FeatureError):

@@ -22,7 +22,7 @@ from market_data_pipeline.ingest.outcome import Pending, SeriesOutcome, SymbolRe
 from market_data_pipeline.ingest.refresh import Run, fail_series, refresh_symbol
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from market_data_pipeline.ingest.pipeline import Pipeline
     from market_data_pipeline.store.copy import StoreConnection
@@ -156,9 +156,16 @@ class _Shard:
                     return connection
                 if self.stopped_by is not None:
                     raise self.stopped_by
-                for outcome in refresh_symbol(self.run, connection, request, on_fetched=fetching.close):
-                    done.add(outcome.series)
-                    self.outcomes.put(outcome)
+                try:
+                    self._refresh(request, connection, done, fetching.close)
+                except DatabaseUnavailableError:
+                    if not connection.closed:
+                        raise
+                    # One connection was ended; whether the database is lost shows when another one is opened.
+                    connection = self._connected(None)
+                    log.warning("%s is refreshed again: its connection to PostgreSQL was lost.", request.symbol)
+                    rest = [each for each in request.timeframes if Series(request.symbol, each) not in done]
+                    self._refresh(replace(request, timeframes=tuple(rest)), connection, done, fetching.close)
             except BaseException as error:  # noqa: BLE001  one symbol is isolated here; interrupts reach the main thread only
                 failure = error if isinstance(error, PipelineError) else _unexpected(request, error)
                 if failure.stops_run or self.stopped_by is not None:
@@ -169,6 +176,14 @@ class _Shard:
                         connection.close()
                     return None
         return connection
+
+    def _refresh(
+        self, request: SymbolRequest, connection: StoreConnection, done: set[Series], on_fetched: Callable[[], None]
+    ) -> None:
+        """Report the symbol's series as they commit, and add them to `done`."""
+        for outcome in refresh_symbol(self.run, connection, request, on_fetched=on_fetched):
+            done.add(outcome.series)
+            self.outcomes.put(outcome)
 
     def _connected(self, connection: StoreConnection | None) -> StoreConnection:
         """Return the thread's connection, or a new one; once opening one has failed, no thread tries again."""

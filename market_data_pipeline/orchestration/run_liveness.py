@@ -9,6 +9,7 @@ refresh without its lock is lost. Run retries then start it again.
 
 from __future__ import annotations
 
+import time
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final
@@ -26,9 +27,7 @@ _LOCK_TAG: Final = ".dagster/market_data_lock"
 # A run is queued milliseconds after it is created; minutes mean that the process that created it died in between.
 _QUEUED_WITHIN: Final = timedelta(minutes=5)
 
-_LOCK: Final = "select pg_advisory_lock(hashtext('market_data.run'), hashtext(:run_id))"
-# Shared, so that two observers at the same time do not mistake each other for the run.
-_FREE: Final = "select pg_try_advisory_xact_lock_shared(hashtext('market_data.run'), hashtext(:run_id))"
+_SPACE: Final = "market_data.run"
 
 
 @contextmanager
@@ -36,18 +35,16 @@ def alive(instance: dg.DagsterInstance, engine: Engine, run_id: str) -> Iterator
     """Hold the run's lock while the block runs.
 
     Raises:
-        DatabaseUnavailableError: PostgreSQL cannot be reached.
+        DatabaseUnavailableError, DatabaseBusyError: there is no connection to PostgreSQL at the beginning.
     """
-    import sqlalchemy as sa
+    from market_data_pipeline.store.held_lock import held_lock
 
-    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        connection.execute(sa.text(_LOCK), {"run_id": run_id})
+    with held_lock(engine, _SPACE, run_id):
         instance.add_run_tags(run_id, {_LOCK_TAG: "held"})
         try:
             yield
         finally:
             instance.add_run_tags(run_id, {_LOCK_TAG: "released"})
-            connection.invalidate()  # closing the connection releases the lock, even if the server is gone
 
 
 def fail_lost_runs(instance: dg.DagsterInstance, engine: Engine) -> list[str]:
@@ -58,21 +55,14 @@ def fail_lost_runs(instance: dg.DagsterInstance, engine: Engine) -> list[str]:
     Raises:
         DatabaseUnavailableError: PostgreSQL cannot be reached, so nothing is known about any run.
     """
-    import sqlalchemy as sa
-
     lost = [
         (run, "It was created but never queued: the process that created it is gone.")
         for run in _runs(instance, dg.DagsterRunStatus.NOT_STARTED, datetime.now(UTC) - _QUEUED_WITHIN)
     ]
     started = [run for run in _runs(instance, dg.DagsterRunStatus.STARTED) if run.tags.get(_LOCK_TAG) == "held"]
-    if started:
-        with engine.connect() as connection:
-            lost += [
-                (run, "Its process is gone: it no longer holds its lock in the database.")
-                for run in started
-                if connection.execute(sa.text(_FREE), {"run_id": run.run_id}).scalar_one()
-            ]
-            connection.rollback()
+    lost += [
+        (run, "Its process is gone: it no longer holds its lock in the database.") for run in _unheld(engine, started)
+    ]
     failed = []
     for run, message in lost:  # unless it has moved on meanwhile
         now = instance.get_run_by_id(run.run_id)
@@ -82,6 +72,23 @@ def fail_lost_runs(instance: dg.DagsterInstance, engine: Engine) -> list[str]:
             instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
             failed.append(run.run_id)
     return failed
+
+
+def _unheld(engine: Engine, runs: list[dg.DagsterRun]) -> list[dg.DagsterRun]:
+    """Return the runs whose lock is free, and is still free after a live process would have taken it again."""
+    from market_data_pipeline.store.held_lock import RETAKEN_WITHIN, is_free
+
+    def free(among: list[dg.DagsterRun]) -> list[dg.DagsterRun]:
+        with engine.connect() as connection:
+            found = [run for run in among if is_free(connection, _SPACE, run.run_id)]
+            connection.rollback()  # an observer's own lock ends here
+        return found
+
+    suspected = free(runs) if runs else []
+    if suspected:  # a crash, which is rare: the tick may take a few seconds
+        time.sleep(RETAKEN_WITHIN.total_seconds())
+        suspected = free(suspected)
+    return suspected
 
 
 def _runs(

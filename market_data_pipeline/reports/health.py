@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import sqlalchemy as sa
 
-from market_data_pipeline.domain.errors import DatabaseUnavailableError
+from market_data_pipeline.domain.errors import DatabaseBusyError, DatabaseUnavailableError
 from market_data_pipeline.domain.series import Tier, Timeframe
 from market_data_pipeline.reports.attainment import rpo_attainment
 from market_data_pipeline.reports.executions import join_runs, last_execution
@@ -159,8 +159,13 @@ def scheduler_health(source: sa.Engine, dagster: DagsterState) -> SchedulerHealt
 def health_report(source: sa.Engine, dagster: DagsterState) -> HealthReport:
     """Return whether the database and Dagster's daemon can be reached; never raises for one that cannot."""
     now, database = datetime.now(UTC), Dependency(reachable=False, detail="PostgreSQL cannot be reached.")
-    with suppress(DatabaseUnavailableError), snapshot(source) as connection:
-        now, database = read_clock(connection), Dependency(reachable=True, detail="PostgreSQL answers.")
+    try:
+        with snapshot(source) as connection:
+            now, database = read_clock(connection), Dependency(reachable=True, detail="PostgreSQL answers.")
+    except DatabaseBusyError as error:  # it can be reached, and may answer the next question
+        database = Dependency(reachable=True, detail=f"PostgreSQL is busy: {error}")
+    except DatabaseUnavailableError:
+        pass
     daemon = Dependency(reachable=False, detail="Dagster's storage cannot be read.")
     with suppress(DatabaseUnavailableError):
         down = [d.name for d in dagster.daemons() if not d.alive]

@@ -11,7 +11,7 @@ import time
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
-from market_data_pipeline.domain.errors import DatabaseUnavailableError, PipelineError
+from market_data_pipeline.domain.errors import DatabaseBusyError, DatabaseUnavailableError, PipelineError
 from market_data_pipeline.orchestration.alerts.database_loss import lost_alert, returned_alert
 from market_data_pipeline.orchestration.alerts.delivery import deliver
 from market_data_pipeline.reports.objectives import span
@@ -56,6 +56,8 @@ class DatabaseWatch:
         try:
             with open_connection(self._settings.database_url) as connection:
                 [started] = connection.execute("select pg_postmaster_start_time()").fetchone() or [None]
+        except DatabaseBusyError as error:  # it works, which is what is watched here
+            self._say(f"The database is busy: {error}")
         except DatabaseUnavailableError as error:
             self._miss(error)
         else:

@@ -18,8 +18,9 @@ import psycopg
 from cachetools import TTLCache
 from isal import isal_zlib
 
-from market_data_pipeline.domain.errors import UsageError
+from market_data_pipeline.domain.errors import PipelineError, UsageError
 from market_data_pipeline.domain.series import Series
+from market_data_pipeline.store.connection import Role, open_async_connection
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Hashable, Sequence
@@ -267,17 +268,16 @@ async def follow_commits(conninfo: str, cache: ResponseCache) -> None:
     wait = FIRST_WAIT_SECONDS
     while True:
         try:
-            connection = await psycopg.AsyncConnection.connect(
-                conninfo, autocommit=True, application_name="market-data-api changes"
-            )
+            connection = await open_async_connection(conninfo, Role.READER, application_name="market-data-api changes")
             async with connection:
                 await connection.execute(f"listen {CHANNEL}")
                 cache.open()
                 log.info("listening for commits")
                 wait = FIRST_WAIT_SECONDS
                 await _listen(connection, cache)
-        except (psycopg.Error, OSError, TimeoutError) as error:
-            log.warning("cannot listen for commits, so nothing is cached: %s", type(error).__name__)
+        except (psycopg.Error, PipelineError, OSError, TimeoutError) as error:
+            reason = " ".join(str(error).split()) or type(error).__name__
+            log.warning("cannot listen for commits, so nothing is cached: %s", reason)
         finally:
             cache.close()
         await asyncio.sleep(wait)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import GaugeMetricFamily
 
-from market_data_pipeline.domain.errors import DatabaseUnavailableError
+from market_data_pipeline.domain.errors import DatabaseBusyError, DatabaseUnavailableError
 from market_data_pipeline.domain.objectives import Freshness
 from market_data_pipeline.reports.freshness import tier_counts
 from market_data_pipeline.reports.health import vendor_requests
@@ -69,7 +69,7 @@ class SeriesCollector:
             with snapshot(self._source) as connection:
                 tiers = tier_counts(connection)
                 sent = vendor_requests(connection)
-        except DatabaseUnavailableError:
+        except (DatabaseUnavailableError, DatabaseBusyError):
             up.add_metric([], 0)
             yield up
             return

@@ -127,6 +127,7 @@ _UNAVAILABLE: Final = _problem(
     "The database is unavailable; Retry-After says when to try again",
     DATABASE_UNAVAILABLE,
     ProblemType.DATABASE_UNAVAILABLE,
+    ProblemType.BUSY,
     headers=_RETRY_AFTER,
 )
 

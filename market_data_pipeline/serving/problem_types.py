@@ -67,8 +67,14 @@ class ProblemType(Enum):
     DATABASE_UNAVAILABLE = (
         HTTPStatus.SERVICE_UNAVAILABLE,
         "The database is unavailable",
-        "PostgreSQL cannot be reached or did not answer in time.",
+        "PostgreSQL cannot be reached.",
         "Try again after the seconds of Retry-After; the API reconnects automatically.",
+    )
+    BUSY = (
+        HTTPStatus.SERVICE_UNAVAILABLE,
+        "The API is busy",
+        "More is being asked than the API or its database can answer at the moment; nothing is broken.",
+        "Try again after the seconds of Retry-After, and less often.",
     )
     UNHEALTHY = (
         HTTPStatus.SERVICE_UNAVAILABLE,

@@ -14,7 +14,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from market_data_pipeline.domain.errors import DatabaseUnavailableError
+from market_data_pipeline.domain.errors import DatabaseBusyError, DatabaseUnavailableError
 from market_data_pipeline.serving.problem_types import ProblemType, type_of
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ PROBLEM: Final = "application/problem+json"
 # A restarted PostgreSQL accepts connections again within about this time, in seconds.
 RETRY_DATABASE_AFTER: Final = 2
 DATABASE_UNAVAILABLE: Final = "The database cannot be used at the moment; the API reconnects automatically."
+DATABASE_BUSY: Final = "The API has more requests than it can answer at the moment; try again in a few seconds."
 
 _LONGEST_ECHO: Final = 80  # characters of a bad value that are shown back
 
@@ -77,7 +78,8 @@ def problem_document(problem: Problem, instance: str) -> bytes:
 
 def install(app: FastAPI) -> None:
     """Make every failure of `app` a problem document."""
-    for kind in (Problem, RequestValidationError, HTTPException, DatabaseUnavailableError, Exception):
+    ours = (Problem, DatabaseUnavailableError, DatabaseBusyError)
+    for kind in (*ours, RequestValidationError, HTTPException, Exception):
         app.add_exception_handler(kind, _respond)
 
 
@@ -100,6 +102,10 @@ def _problem_of(error: Exception, method: str) -> Problem:
         log.warning("database unavailable: %s", error)
         retry = {"retry-after": str(RETRY_DATABASE_AFTER)}
         return Problem(HTTPStatus.SERVICE_UNAVAILABLE, DATABASE_UNAVAILABLE, headers=retry)
+    if isinstance(error, DatabaseBusyError):
+        log.warning("database busy: %s", error)
+        retry = {"retry-after": str(RETRY_DATABASE_AFTER)}
+        return Problem(HTTPStatus.SERVICE_UNAVAILABLE, DATABASE_BUSY, kind=ProblemType.BUSY, headers=retry)
     # uvicorn logs the traceback: Starlette raises the error again once this answer is sent.
     return Problem(HTTPStatus.INTERNAL_SERVER_ERROR, "Something went wrong here; the server's log says what.")
 

@@ -1,15 +1,13 @@
-"""How every connection to PostgreSQL is set up, for psycopg connections, pools and SQLAlchemy engines alike.
+"""How every connection to PostgreSQL is opened, for psycopg connections, pools and SQLAlchemy engines alike.
 
-libpq's parameters come from the URL first, then from the caller, then from here. The server's settings for a connection
-(UTC, keepalives, the instant of a replay, the role) are sent in one statement, because connection poolers refuse the
-startup parameter `options`.
+libpq's parameters come from the URL first, then from the caller, then from here. What the connection needs of the
+server's settings is in `connection_settings`.
 """
 
 from __future__ import annotations
 
 import re
 from contextlib import contextmanager
-from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote, urlencode
 
@@ -17,7 +15,9 @@ import psycopg
 import sqlalchemy as sa
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from market_data_pipeline.domain.errors import ConfigurationError, DatabaseUnavailableError
+from market_data_pipeline.domain.errors import ConfigurationError, DatabaseBusyError, DatabaseUnavailableError
+from market_data_pipeline.store.connection_settings import Role as Role
+from market_data_pipeline.store.connection_settings import configure, configure_async
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -26,48 +26,18 @@ if TYPE_CHECKING:
     from sqlalchemy.engine.interfaces import ExceptionContext
 
 
-class Role(StrEnum):
-    """The group roles of the market data (`sql/0012_privileges.sql`); their names are the same on all servers.
-
-    Acting with fewer rights than the login has keeps a mistake from reaching the audit log. It is no protection from
-    the login itself, which can always return to its own rights: for that, DATABASE_URL must name a plain member.
-    """
-
-    WRITER = "market_data_writer"
-    READER = "market_data_reader"
-
-
-# The keepalives of client and server: once the other machine is gone, neither side keeps the connection, and with it a
-# symbol's lock, for longer than a minute and a half. Without them the server would notice after two hours.
+# `connect_timeout` is in seconds; a server that is up answers in milliseconds, also across a continent. The keepalives
+# are the client's half of those in `connection_settings`.
 _PARAMETERS: Final[dict[str, str | int]] = {
-    "connect_timeout": 10,  # seconds; a server that is up answers in milliseconds, also across a continent
+    "connect_timeout": 10,
+    "keepalives": 1,
     "keepalives_idle": 30,
     "keepalives_interval": 10,
     "keepalives_count": 6,
     "tcp_user_timeout": 90_000,  # ms
 }
-_SETTINGS: Final = {
-    "TimeZone": "UTC",
-    "tcp_keepalives_idle": "30",
-    "tcp_keepalives_interval": "10",
-    "tcp_keepalives_count": "6",
-    "client_connection_check_interval": "10s",  # also while a statement runs or waits
-}
-# The role stays the login's own where the roles were not created, where this database has granted them nothing, and
-# where the login is not a member.
-_CONFIGURE: Final = """
-select set_config(setting.name, setting.value, false)
-from unnest(%(names)s::text[], %(values)s::text[]) as setting (name, value)
-union all
-select set_config('role', r.rolname, false)
-from pg_catalog.pg_roles as r
-where
-    r.rolname = %(role)s
-    and pg_has_role(
-        r.oid, case when current_setting('server_version_num')::integer >= 160000 then 'set' else 'member' end
-    )
-    and has_schema_privilege(r.oid, to_regnamespace('market_data')::oid, 'usage')
-"""
+# Whatever the URL and the environment say: a database in SQL_ASCII would answer with bytes.
+_ENCODING: Final = {"client_encoding": "UTF8"}
 
 
 def conninfo(url: str, **parameters: str | int) -> str:
@@ -79,36 +49,71 @@ def conninfo(url: str, **parameters: str | int) -> str:
     plain = libpq_url(url)
     given = connection_parameters(plain)
     missing = {name: value for name, value in {**_PARAMETERS, **parameters}.items() if name not in given}
-    return make_conninfo(plain, **missing)
+    return make_conninfo(plain, **missing, **_ENCODING)
 
 
-def open_connection(url: str, *, autocommit: bool = False, **parameters: str | int) -> psycopg.Connection[Any]:
-    """Return a psycopg connection with the login's own rights and settings; see `conninfo` for `parameters`.
-
-    Raises:
-        ConfigurationError: libpq does not understand the URL.
-        DatabaseUnavailableError: the server cannot be reached or refuses; the message names it, never a password.
-    """
-    try:
-        return psycopg.connect(conninfo(url, **parameters), autocommit=autocommit)
-    except psycopg.OperationalError as error:
-        raise DatabaseUnavailableError(f"{describe(url)} cannot be used: {_one_line(error)}") from None
-
-
-def configure(
-    connection: psycopg.Connection[Any],
-    role: Role,
+def open_connection(
+    url: str,
+    role: Role | None = None,
     *,
+    autocommit: bool = False,
     as_of: datetime | None = None,
     settings: Mapping[str, str] | None = None,
-) -> None:
-    """Set up a new connection: UTC, keepalives, the replay's instant, further `settings`, and the role to act as."""
-    values = {**_SETTINGS, **(settings or {})}
-    if as_of is not None:
-        values["market_data.as_of"] = as_of.isoformat()
-    autocommit, connection.autocommit = connection.autocommit, True  # so that a rollback does not undo it
-    connection.execute(_CONFIGURE, {"names": list(values), "values": list(values.values()), "role": role.value})
-    connection.autocommit = autocommit
+    **parameters: str | int,
+) -> psycopg.Connection[Any]:
+    """Return a psycopg connection that is set up as `connection_settings` says.
+
+    Args:
+        url: everything that libpq understands, with or without an SQLAlchemy driver.
+        role: the role to act as, where the login may and the role exists; None for the login's own rights.
+        autocommit: whether each statement is its own transaction.
+        as_of: what `market_data.clock()` returns, aware; None for the real clock.
+        settings: further settings of PostgreSQL.
+        parameters: of libpq, for what the URL leaves open.
+
+    Raises:
+        ConfigurationError: libpq does not understand the URL, or a pooler in transaction mode is in front.
+        DatabaseBusyError: the server has no connection free.
+        DatabaseUnavailableError: the server cannot be reached or refuses; the message names it, never a password.
+    """
+    with _named(url):
+        connection = psycopg.connect(conninfo(url, **parameters), autocommit=autocommit)
+        try:
+            configure(connection, role, as_of=as_of, settings=settings)
+        except BaseException:
+            connection.close()
+            raise
+    return connection
+
+
+async def open_async_connection(
+    url: str, role: Role | None = None, **parameters: str | int
+) -> psycopg.AsyncConnection[Any]:
+    """Return an asynchronous connection in autocommit; arguments and errors are those of `open_connection`."""
+    with _named(url):
+        connection = await psycopg.AsyncConnection.connect(conninfo(url, **parameters), autocommit=True)
+        try:
+            await configure_async(connection, role)
+        except BaseException:
+            await connection.close()
+            raise
+    return connection
+
+
+@contextmanager
+def _named(url: str) -> Iterator[None]:
+    """Turn what the driver raises while a connection is opened into a sentence that names the server."""
+    try:
+        yield
+    except (psycopg.OperationalError, psycopg.InterfaceError) as error:
+        failure = DatabaseBusyError if _NO_CONNECTION_FREE.search(str(error)) else DatabaseUnavailableError
+        raise failure(f"{describe(url)} cannot be used: {_one_line(error)}") from None
+
+
+# libpq passes on no SQLSTATE of a refused connection. A server that speaks another language is called unavailable.
+_NO_CONNECTION_FREE: Final = re.compile(
+    "too many (clients|connections)|remaining connection slots are reserved|no more connections allowed"
+)
 
 
 def engine(
@@ -121,7 +126,7 @@ def engine(
     max_overflow: int = 10,
     settings: Mapping[str, str] | None = None,
 ) -> sa.Engine:
-    """Return an engine on psycopg 3 whose connections are in UTC; it connects at its first use.
+    """Return an engine on psycopg 3, each connection set up by `open_connection`; it connects at its first use.
 
     Args:
         url: `postgresql://…`, with or without a driver; everything that libpq understands.
@@ -134,18 +139,14 @@ def engine(
 
     Raises:
         ConfigurationError: at once, when libpq does not understand the URL.
-        DatabaseUnavailableError: later, from any call that needs a connection, when none can be opened.
+        DatabaseUnavailableError, DatabaseBusyError: later, from any call that needs a connection, when none can be
+            opened.
     """
     complete = conninfo(url, application_name=application_name)
 
-    def connect() -> psycopg.Connection[Any]:
-        connection = open_connection(complete)
-        configure(connection, role, as_of=as_of, settings=settings)
-        return connection
-
     made = sa.create_engine(
         "postgresql+psycopg://",
-        creator=connect,
+        creator=lambda: open_connection(complete, role, as_of=as_of, settings=settings),
         pool_size=pool_size,
         max_overflow=max_overflow,
         pool_pre_ping=True,  # 0.1 ms a checkout, and a restarted server goes unnoticed
@@ -211,6 +212,8 @@ def _name_lost_connection(context: ExceptionContext) -> None:
 
 
 _NOT_MIGRATED: Final = {"42P01", "42703", "3F000"}  # undefined table, column, schema
+# Out of connections or memory, a lock or a statement that took longer than the connection's settings allow.
+_BUSY: Final = ("53", "55P03", "57014")
 
 
 @contextmanager
@@ -218,8 +221,8 @@ def snapshot(source: sa.Engine) -> Iterator[sa.Connection]:
     """Yield a connection inside one read-only, repeatable-read transaction: all reads see the same instant.
 
     Raises:
-        DatabaseUnavailableError: the database cannot be reached or has no market data schema, or a statement took
-            longer than the connection's settings allow.
+        DatabaseUnavailableError: the database cannot be reached or has no market data schema.
+        DatabaseBusyError: no connection was free, or a statement took longer than the connection's settings allow.
     """
     options = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
     with unavailable_when_lost(), source.connect().execution_options(**options) as connection, connection.begin():
@@ -228,13 +231,17 @@ def snapshot(source: sa.Engine) -> Iterator[sa.Connection]:
 
 @contextmanager
 def unavailable_when_lost() -> Iterator[None]:
-    """Turn what SQLAlchemy raises for an unusable database into `DatabaseUnavailableError`."""
+    """Turn what SQLAlchemy raises for an unusable database into our errors; see `snapshot`."""
     try:
         yield
     except sa.exc.ProgrammingError as error:
         if getattr(error.orig, "sqlstate", "") in _NOT_MIGRATED:
             raise DatabaseUnavailableError("The schema is missing or old; run market-data migrate.") from error
         raise
-    except (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.TimeoutError) as error:
-        cause = getattr(error, "orig", None) or error
-        raise DatabaseUnavailableError(f"PostgreSQL did not answer: {type(cause).__name__}.") from error
+    except sa.exc.TimeoutError as error:
+        raise DatabaseBusyError("All connections of this process to PostgreSQL are in use.") from error
+    except (sa.exc.OperationalError, sa.exc.InterfaceError) as error:
+        sqlstate = getattr(error.orig, "sqlstate", None) or ""
+        if sqlstate.startswith(_BUSY):
+            raise DatabaseBusyError(f"PostgreSQL took too long: {type(error.orig).__name__}.") from error
+        raise DatabaseUnavailableError(f"PostgreSQL did not answer: {type(error.orig).__name__}.") from error

@@ -7,6 +7,7 @@ the same connection, so that they commit with a series' data.
 
 from __future__ import annotations
 
+import threading
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final, LiteralString
 
@@ -18,7 +19,7 @@ from psycopg.types.numeric import Int8BinaryDumper
 from psycopg.types.string import StrBinaryDumper
 
 from market_data_pipeline.domain.errors import DatabaseUnavailableError, PipelineError, TransientError
-from market_data_pipeline.store.connection import Role, configure, open_connection
+from market_data_pipeline.store.connection import Role, open_connection
 from market_data_pipeline.store.errors import failure
 
 if TYPE_CHECKING:
@@ -36,6 +37,8 @@ _LOCK_SPACE: Final = 0x4D44  # "MD": our symbols' advisory locks, apart from oth
 # A symbol's first year at 5 calls a minute takes 13 minutes alongside eight others, half an hour with the longest
 # pauses for 429: a process that holds a symbol for longer than this hangs.
 _SYMBOL_LOCK_TIMEOUT: Final = "60min"
+# Those who end idle connections wait for half a minute at least. At 5 calls a minute, a symbol waits for longer.
+_HEARTBEAT_SECONDS: Final = 10.0
 _COPY_ROWS: Final = 8192  # of one piece of a COPY: about 2 MB of features, which is little beside the table itself
 _ARRAY_OF: Final = {
     "instant": "array_agg({})",
@@ -91,19 +94,15 @@ class StoreConnection:
         role: the role to act as, where the login may and the role exists.
 
     Raises:
-        DatabaseUnavailableError: PostgreSQL cannot be reached.
+        DatabaseUnavailableError, DatabaseBusyError: as `open_connection`.
     """
 
     def __init__(self, url: str, as_of: datetime | None = None, role: Role = Role.WRITER) -> None:
         name = "market-data refresh" if role is Role.WRITER else "market-data reader"
-        self._connection = open_connection(url, application_name=name)
+        limits = {"lock_timeout": _LOCK_TIMEOUT}
+        self._connection = open_connection(url, role, as_of=as_of, settings=limits, application_name=name)
+        self._in_use = threading.RLock()  # by the thread that works, or by the heartbeat beside it
         self.closed = False
-        try:
-            with self._translated():
-                configure(self._connection, role, as_of=as_of, settings={"lock_timeout": _LOCK_TIMEOUT})
-        except BaseException:
-            self.close()
-            raise
         # Texts and whole numbers have the types that the statements are written for, whatever their values are.
         self._connection.adapters.register_dumper(str, StrBinaryDumper)
         self._connection.adapters.register_dumper(int, Int8BinaryDumper)
@@ -198,15 +197,16 @@ class StoreConnection:
     def symbol_lock(self, symbol: str) -> Iterator[None]:
         """Hold the symbol for this connection alone, waiting while another run has it.
 
-        The server frees the lock when the connection ends, however it ends. When the block raises, what it did not
-        commit is rolled back.
+        The server frees the lock when the connection ends, however it ends; until then the connection is never idle for
+        long. When the block raises, what it did not commit is rolled back.
 
         Raises:
             TransientError: another run has held the symbol for an hour; the message says which process.
         """
         self._lock_symbol(symbol)
         try:
-            yield
+            with self._heartbeat():
+                yield
         except BaseException:
             self._unlock_symbol(symbol, failed=True)
             raise
@@ -222,6 +222,29 @@ class StoreConnection:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    @contextmanager
+    def _heartbeat(self) -> Iterator[None]:
+        """Keep the connection from being idle while the block waits for something else."""
+        over = threading.Event()
+
+        def beat() -> None:
+            while not over.wait(_HEARTBEAT_SECONDS):
+                if self._in_use.acquire(blocking=False):
+                    try:
+                        if self._connection.info.transaction_status is TransactionStatus.IDLE:
+                            self._connection.execute("select 1")
+                            self._connection.commit()
+                    except psycopg.Error:
+                        return  # the next statement says so
+                    finally:
+                        self._in_use.release()
+
+        threading.Thread(target=beat, name="heartbeat", daemon=True).start()
+        try:
+            yield
+        finally:
+            over.set()
 
     def _lock_symbol(self, symbol: str) -> None:
         lock = {"space": _LOCK_SPACE, "symbol": symbol}
@@ -260,7 +283,8 @@ class StoreConnection:
         if self.closed:
             raise DatabaseUnavailableError("The connection to PostgreSQL was lost earlier.")
         try:
-            yield
+            with self._in_use:
+                yield
         except psycopg.Error as error:
             lost = self._connection.info.transaction_status is TransactionStatus.UNKNOWN
             if lost:

@@ -12,8 +12,9 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
-from market_data_pipeline.domain.errors import ConfigurationError, DatabaseUnavailableError
-from market_data_pipeline.store.connection import Role, configure, conninfo, open_connection
+from market_data_pipeline.domain.errors import ConfigurationError, DatabaseBusyError, DatabaseUnavailableError
+from market_data_pipeline.store.connection import Role, conninfo, open_connection
+from market_data_pipeline.store.connection_settings import configure
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -69,8 +70,8 @@ on conflict (bucket) do update set until = greatest(p.until, excluded.until)
 class RateLimitQueue:
     """The shared state of one limit. It connects at its first use; threads may share the object.
 
-    Every method raises `DatabaseUnavailableError` when PostgreSQL cannot be reached, and `ConfigurationError` when
-    migration 0012 has not run.
+    Every method raises `DatabaseUnavailableError` when PostgreSQL cannot be reached, `DatabaseBusyError` when no
+    connection is free, and `ConfigurationError` when migration 0012 has not run.
 
     Args:
         url: any URL that `DATABASE_URL` may hold.
@@ -103,7 +104,7 @@ class RateLimitQueue:
             return float(paused)
         if ahead:
             return float(ahead) * (self.spacing or 0)  # each of those takes a slot first
-        with self._put_lock, _failures():
+        with self._put_lock, self._failures():
             bucket = self._bucket()
             decision = bucket.put_decision(RateItem("call", now_ms))
             assert not hasattr(decision, "__await__")  # noqa: S101 - the type allows for buckets that are not ours
@@ -135,9 +136,27 @@ class RateLimitQueue:
             pool.close()
 
     def _execute(self, statement: str, parameters: Any) -> Any:
-        with _failures(), self._pool().connection() as connection:
+        with self._failures(), self._pool().connection() as connection:
             cursor = connection.execute(statement, parameters)
             return cursor.fetchone() if cursor.description else None
+
+    @contextmanager
+    def _failures(self) -> Iterator[None]:
+        import psycopg
+        from psycopg_pool import PoolTimeout
+
+        try:
+            yield
+        except psycopg.errors.UndefinedTable:
+            raise ConfigurationError(
+                "The database has no tables for the rate limit: run `market-data migrate`."
+            ) from None
+        except PoolTimeout as error:
+            open_connection(self._url).close()  # raises, with the reason, if that is why
+            raise DatabaseBusyError(f"All connections for the shared rate limit are in use: {error}.") from None
+        except (psycopg.OperationalError, psycopg.InterfaceError) as error:
+            text = " ".join(str(error).split())
+            raise DatabaseUnavailableError(f"The shared rate limit in PostgreSQL cannot be reached: {text}") from None
 
     def _pool(self) -> ConnectionPool[psycopg.Connection[Any]]:
         from psycopg_pool import ConnectionPool
@@ -177,16 +196,3 @@ class RateLimitQueue:
 def _configure(connection: psycopg.Connection[Any]) -> None:
     # pyrate-limiter names its table without a schema, and stores local time.
     configure(connection, Role.WRITER, settings={"search_path": "market_data"})
-
-
-@contextmanager
-def _failures() -> Iterator[None]:
-    import psycopg
-
-    try:
-        yield
-    except psycopg.errors.UndefinedTable:
-        raise ConfigurationError("The database has no tables for the rate limit: run `market-data migrate`.") from None
-    except (psycopg.OperationalError, psycopg.InterfaceError) as error:
-        text = " ".join(str(error).split())
-        raise DatabaseUnavailableError(f"The shared rate limit in PostgreSQL cannot be reached: {text}") from None

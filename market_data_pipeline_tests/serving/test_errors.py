@@ -124,7 +124,7 @@ def test_a_database_without_the_schema_is_503(empty_database_url: str, settings:
 def test_a_statement_that_takes_too_long_is_503(
     settings: MovableClock, seed: Seed, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(database, "STATEMENT_TIMEOUT_MS", 200)
+    monkeypatch.setitem(database._SETTINGS, "statement_timeout", "200")
     seed.series("AAPL")
     with serve(settings) as api, psycopg.connect(database_url) as other:
         other.execute("lock table market_data.features in access exclusive mode")

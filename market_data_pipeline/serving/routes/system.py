@@ -38,7 +38,7 @@ def router(database: Database, dagster: DagsterState, metrics: Metrics) -> APIRo
     )
     async def health(_query: Annotated[NoQuery, Query()]) -> Response:
         """200 when the database and Dagster's daemon can be reached; else 503, with the report's status as `health`."""
-        report = await database.report(lambda source: reports.health_report(source, dagster))
+        report = await database.health(lambda source: reports.health_report(source, dagster))
         if report.status == "healthy":
             return report_response(report.model_dump_json().encode())
         parts = (report.database, report.dagster_daemon)
@@ -66,6 +66,6 @@ def router(database: Database, dagster: DagsterState, metrics: Metrics) -> APIRo
         def read(source: sa.Engine) -> bytes:
             return generate_latest(metrics.registry) + generate_latest(scrape_registry(SeriesCollector(source)))
 
-        return Response(await database.report(read), 200, {"cache-control": "no-store"}, CONTENT_TYPE_LATEST)
+        return Response(await database.health(read), 200, {"cache-control": "no-store"}, CONTENT_TYPE_LATEST)
 
     return routes

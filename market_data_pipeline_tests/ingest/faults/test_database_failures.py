@@ -5,7 +5,9 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from urllib.parse import urlsplit
 
+import psycopg
 import pytest
 import sqlalchemy as sa
 
@@ -125,19 +127,44 @@ def test_a_database_without_room_for_an_audit_row_still_says_why_to_the_caller(w
     assert world.snapshot()["bars"] == []
 
 
-def test_a_connection_lost_during_a_fetch_stops_the_run_and_the_next_run_completes_it(
+def end_connections(world: FaultyWorld) -> None:
+    world.query(
+        "select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'market-data refresh'"
+        " and datname = current_database()"
+    )
+    until(lambda: not sessions(world))
+
+
+def test_a_connection_ended_during_a_fetch_is_replaced_and_the_symbol_refreshed_again(
     world: FaultyWorld, truth: Snapshot
 ) -> None:
     def disconnect(exchange: Exchange) -> Answer:
-        world.query(
-            "select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'market-data refresh'"
-            " and datname = current_database()"
-        )
-        until(lambda: not sessions(world))
+        end_connections(world)
         return send(exchange.status, exchange.body)
 
     world.vendor.inject(disconnect, later_page)
     outcomes = world.refresh("AAPL", history_days=DAYS)
+    assert not any(outcome.failed for outcome in outcomes.values())
+    assert advisory_locks(world) == []
+    assert world.snapshot() == truth
+    assert [row["status"] for row in world.log()] == ["ok"] * len(outcomes)
+    assert sum(int(str(row["requests"])) for row in world.log()) == len(world.vendor.seen)
+
+
+def test_a_database_lost_during_a_fetch_stops_the_run_and_the_next_run_completes_it(
+    world: FaultyWorld, truth: Snapshot, postgres_url: str
+) -> None:
+    name = urlsplit(world.database_url).path[1:]
+
+    def lose(exchange: Exchange) -> Answer:
+        end_connections(world)
+        administrator.execute(f"alter database {name} allow_connections false")
+        return send(exchange.status, exchange.body)
+
+    world.vendor.inject(lose, later_page)
+    with psycopg.connect(postgres_url, autocommit=True) as administrator:
+        outcomes = world.refresh("AAPL", history_days=DAYS)
+        administrator.execute(f"alter database {name} allow_connections true")
     assert {outcome.error_class for outcome in outcomes.values()} == {"DatabaseUnavailableError"}
     assert advisory_locks(world) == []
     world.refresh("AAPL", history_days=DAYS)
@@ -152,13 +179,30 @@ def test_a_connection_lost_in_the_middle_of_a_transaction_leaves_nothing_of_it(
     run = threading.Thread(target=lambda: outcomes.update(world.refresh("AAPL", history_days=DAYS)))
     with wire(world, relation) as stopped:
         run.start()
-        until(stopped)
-        for session in sessions(world):
-            world.query("select pg_terminate_backend(%s)", session["pid"])
+        for _ in range(2):  # the symbol is tried once more
+            until(stopped)
+            for session in sessions(world):
+                world.query("select pg_terminate_backend(%s, 10000)", session["pid"])
         run.join()
     assert {outcome.error_class for outcome in outcomes.values()} == {"DatabaseUnavailableError"}
     assert world.snapshot()["bars"] == []
     world.refresh("AAPL", history_days=DAYS)
+    assert world.snapshot() == truth
+
+
+def test_a_symbols_connection_is_never_idle_for_long_while_the_vendor_is_slow(
+    world: FaultyWorld, truth: Snapshot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(copy, "_HEARTBEAT_SECONDS", 0.01)
+
+    def wait_for_heartbeats(exchange: Exchange) -> Answer:
+        changed = "select state_change from pg_stat_activity where application_name = 'market-data refresh'"
+        before = world.query(changed)
+        until(lambda: world.query(changed) != before)
+        return send(exchange.status, exchange.body)
+
+    world.vendor.inject(wait_for_heartbeats, later_page)
+    assert not any(outcome.failed for outcome in world.refresh("AAPL", history_days=DAYS).values())
     assert world.snapshot() == truth
 
 

@@ -1,0 +1,130 @@
+"""What every connection to PostgreSQL needs of the server's settings, and how it is set.
+
+A server, a database or a login may have other defaults: a date style, a time zone, a time limit, read-only. Each of
+our connections, whichever driver or pool opens it, therefore begins with the one statement below. It is no startup
+parameter, because connection poolers refuse those. `store.connection` has the functions that open connections; dbmate,
+which is another program, gets the same values in its URL.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, Final
+
+from market_data_pipeline.store.pooler import refuse_transaction_pooling
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from datetime import datetime
+
+    import psycopg
+
+
+class Role(StrEnum):
+    """The group roles of the market data (`sql/0012_privileges.sql`); their names are the same on all servers.
+
+    Acting with fewer rights than the login has keeps a mistake from reaching the audit log. It is no protection from
+    the login itself, which can always return to its own rights: for that, DATABASE_URL must name a plain member.
+    """
+
+    WRITER = "market_data_writer"
+    READER = "market_data_reader"
+
+
+# What text means on the wire. psycopg reads and writes dates, intervals, bytes and numbers in these forms.
+_FORMATS: Final = {
+    "DateStyle": "ISO, MDY",
+    "IntervalStyle": "postgres",
+    "TimeZone": "UTC",
+    "bytea_output": "hex",
+    "extra_float_digits": "1",  # the shortest text that is the same number; 0 and less round
+    "standard_conforming_strings": "on",
+    "search_path": "pg_catalog",  # every statement of ours names the schema
+}
+# How long things may take, and what a transaction is. 0 means no limit: a caller that wants one passes it, and a
+# connection that holds a lock must not be ended for being idle.
+_LIMITS: Final = {
+    "statement_timeout": "0",
+    "lock_timeout": "0",
+    "transaction_timeout": "0",  # PostgreSQL 17
+    "idle_in_transaction_session_timeout": "0",
+    "idle_session_timeout": "0",
+    "default_transaction_isolation": "read committed",
+    "default_transaction_read_only": "off",
+    "default_transaction_deferrable": "off",
+}
+# `synchronous_commit` is left to the server: a crash may lose the last commits, which the next run fetches again.
+NEEDED: Final = {**_FORMATS, **_LIMITS}
+
+# Once the other machine is gone, neither side keeps the connection, and with it a symbol's lock, for longer than a
+# minute and a half. Without keepalives the server would notice after two hours.
+_KEEPALIVES: Final = {
+    "tcp_keepalives_idle": "30",
+    "tcp_keepalives_interval": "10",
+    "tcp_keepalives_count": "6",
+    "client_connection_check_interval": "10s",  # also while a statement runs or waits
+}
+
+# Nothing is set, and no row returned, when the server's process is not the expected one: it would be set on a process
+# that a pooler shares with strangers. A setting that the server's version does not have is skipped. The role stays the
+# login's own where the roles were not created, where this database has granted them nothing, and where the login is not
+# a member.
+_CONFIGURE: Final = """
+select set_config(setting.name, setting.value, false)
+from unnest(%(names)s::text[], %(values)s::text[]) as setting (name, value)
+where
+    coalesce(pg_backend_pid() = %(process)s, true)
+    and (setting.name like '%%.%%' or current_setting(setting.name, true) is not null)
+union all
+select set_config('role', r.rolname, false)
+from pg_catalog.pg_roles as r
+where
+    coalesce(pg_backend_pid() = %(process)s, true)
+    and r.rolname = %(role)s
+    and pg_has_role(
+        r.oid, case when current_setting('server_version_num')::integer >= 160000 then 'set' else 'member' end
+    )
+    and has_schema_privilege(r.oid, to_regnamespace('market_data')::oid, 'usage')
+"""
+
+
+def configure(
+    connection: psycopg.Connection[Any],
+    role: Role | None = None,
+    *,
+    as_of: datetime | None = None,
+    settings: Mapping[str, str] | None = None,
+) -> None:
+    """Set up a new connection.
+
+    Args:
+        connection: it has no transaction open.
+        role: the role to act as, where it exists and the login may; None for the login's own rights.
+        as_of: what `market_data.clock()` returns, aware; None for the real clock.
+        settings: further settings, or other values for those that every connection has.
+
+    Raises:
+        ConfigurationError: a pooler in transaction mode stands in front of the server.
+    """
+    autocommit, connection.autocommit = connection.autocommit, True  # so that a rollback does not undo it
+    values = _values(role, as_of, settings)
+    if not connection.execute(_CONFIGURE, values | {"process": connection.info.backend_pid}).rowcount:
+        refuse_transaction_pooling(connection.info)
+        connection.execute(_CONFIGURE, values | {"process": None})
+    connection.autocommit = autocommit
+
+
+async def configure_async(connection: psycopg.AsyncConnection[Any], role: Role | None = None) -> None:
+    """Set up a new asynchronous connection, which is in autocommit; see `configure`."""
+    values = _values(role, None, None)
+    if not (await connection.execute(_CONFIGURE, values | {"process": connection.info.backend_pid})).rowcount:
+        await asyncio.to_thread(refuse_transaction_pooling, connection.info)
+        await connection.execute(_CONFIGURE, values | {"process": None})
+
+
+def _values(role: Role | None, as_of: datetime | None, more: Mapping[str, str] | None) -> dict[str, object]:
+    settings = {**NEEDED, **_KEEPALIVES, **(more or {})}
+    if as_of is not None:
+        settings["market_data.as_of"] = as_of.isoformat()
+    return {"names": list(settings), "values": list(settings.values()), "role": role and role.value}
