@@ -3,7 +3,9 @@
 A split turns `split_from` old shares into `split_to` new ones at 00:00 New York of its execution date. Every bar that
 starts before that instant has its prices multiplied by split_from / split_to and its volume divided by it, so that the
 money traded stays the same. The vendor lists splits before they happen and lists some twice: those after today are
-ignored until their day, and one execution date counts once. The view `market_data.bars_adjusted` does the same in SQL.
+ignored until their day, and a ratio counts once a day. Different ratios on one day are different splits, and multiply:
+in a cash-out of small holders, 500 shares become 1 and each of these 100. Which rows of the vendor's list are the
+splits of a ticker is decided in `domain.contested`. The view `market_data.bars_adjusted` does the same in SQL.
 """
 
 from __future__ import annotations
@@ -32,15 +34,19 @@ class Split(NamedTuple):
     split_from: float
     split_to: float
 
+    @property
+    def factor(self) -> float:
+        """What prices before the day are multiplied by; two splits of one day with the same factor are the same."""
+        return self.split_from / self.split_to
+
 
 def in_force(splits: Iterable[Split], today: date) -> tuple[Split, ...]:
-    """Return the splits of ONE ticker that adjust its history on `today` (New York), one a day, by date.
-
-    Two different splits on one day are an error of the vendor's; the one with the larger terms counts, so that the
-    choice does not depend on their order.
-    """
-    by_day = {split.execution_date: split for split in sorted(splits) if split.execution_date <= today}
-    return tuple(by_day.values())
+    """Return the splits of ONE ticker that adjust its history on `today` (New York), each once, by date."""
+    found: dict[tuple[date, float], Split] = {}
+    for split in sorted(splits):
+        if split.execution_date <= today:
+            found.setdefault((split.execution_date, split.factor), split)
+    return tuple(found.values())
 
 
 def price_factor(ts_us: np.ndarray, splits: Iterable[Split], today: date) -> np.ndarray:
@@ -59,7 +65,7 @@ def price_factor(ts_us: np.ndarray, splits: Iterable[Split], today: date) -> np.
     applied = in_force(splits, today)
     new_york = calendar_for(AssetClass.US_EQUITY)
     instants = np.array([to_us(new_york.midnight(split.execution_date)) for split in applied], dtype="int64")
-    ratios = np.array([split.split_from / split.split_to for split in applied])
+    ratios = np.array([split.factor for split in applied])
     remaining = np.r_[np.cumprod(ratios[::-1])[::-1], 1.0]  # of the splits from the i-th on
     factor: np.ndarray = remaining[np.searchsorted(instants, ts_us, side="right")]
     return factor

@@ -51,6 +51,8 @@ class VendorUnreachableError(TransientError):
 class VendorRequestError(PipelineError):
     """The vendor rejects this one request (400, 404, a range outside the plan)."""
 
+    not_found = False  # True for a 404: an endpoint that the vendor retired, or a name that it never knew
+
 
 class VendorRefusedError(PipelineError):
     """The vendor rejects the key or the plan (401, 403): it would reject every other request too."""

@@ -212,7 +212,7 @@ def _commit(context: CommitContext, change: Change) -> SeriesOutcome:
         expected_last_ts=expected.last_due_ts(),
         verified_at=new_state.verified_at,
         next_due_at=new_state.next_due_at,
-        warning=" ".join((*change.warnings, *basis.own.problems, *features.problems)) or None,
+        warning=" ".join((*change.warnings, *basis.doubts, *basis.own.problems, *features.problems)) or None,
         own_features=basis.own.declarations,
     )
     with tally.storing(), connection.together():

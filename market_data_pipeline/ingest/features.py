@@ -48,12 +48,14 @@ class FeatureBasis:
         splits: the symbol's known splits.
         splits_digest: a fingerprint of those in force.
         own: the project's own features.
+        doubts: what users should know about the splits, a sentence for each doubt.
     """
 
     asset_class: AssetClass
     splits: tuple[Split, ...]
     splits_digest: str
     own: OwnFeatures = NO_OWN_FEATURES
+    doubts: tuple[str, ...] = ()
 
 
 class FeatureUpdate(NamedTuple):

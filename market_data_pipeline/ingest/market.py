@@ -1,4 +1,4 @@
-"""What a run reads once for all its symbols: the splits of every ticker, and day bars of the whole market.
+"""What a run reads once for all its symbols: the splits of every ticker (splits), and day bars of the whole market.
 
 Right after a day is over, every US equity is missing the same day bar, and one grouped-daily answer has them all. The
 rows of the followed symbols are stored (store.market_days), so that the next tier finds them and sends nothing. A
@@ -13,30 +13,20 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from market_data_pipeline.domain import bars as bar_frames
-from market_data_pipeline.domain.adjustments import NO_TICKER
-from market_data_pipeline.domain.calendar import exchange_date, to_us
+from market_data_pipeline.domain.calendar import to_us
 from market_data_pipeline.domain.errors import PipelineError
 from market_data_pipeline.domain.freshness import settled_at
-from market_data_pipeline.domain.series import AssetClass, Tier, Timeframe, asset_class_of
+from market_data_pipeline.domain.series import AssetClass, Timeframe, asset_class_of
 from market_data_pipeline.ingest.coverage import status_after
 from market_data_pipeline.ingest.fetch_plan import days_to_fetch, reach
+from market_data_pipeline.ingest.splits import ensure_splits
 from market_data_pipeline.polygon.rate_limit import PRIORITIES
 from market_data_pipeline.store.coverage import Coverage, CoverageStatus
 from market_data_pipeline.store.market_days import listed_symbols, read_market_days, unsettled_days, write_market_day
-from market_data_pipeline.store.reference import (
-    MARKET_DAY,
-    SPLITS,
-    Check,
-    followed_symbols,
-    last_check,
-    unreadable_splits,
-    write_check,
-    write_splits,
-)
+from market_data_pipeline.store.reference import MARKET_DAY, Check, unreadable_splits, write_check
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -54,13 +44,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Splits are announced days ahead, so yesterday's list is right today in all but a handful of recorded cases; after a
-# week without an answer, nothing that is adjusted with it can be trusted.
-SPLITS_KEEP: Final = timedelta(days=7)
-
-# A symbol fails while its splits cannot be read; the vendor corrects a row within hours or never.
-UNREADABLE_AGAIN_AFTER: Final = timedelta(hours=1)
-
 # A grouped answer costs one request, as a symbol's whole history does, but holds 12,000 bars: after an absence of more
 # than a week, the symbols are requested one by one.
 MOST_DAYS: Final = 5
@@ -75,12 +58,12 @@ class Market:
 
     Attributes:
         days: whole-market day bars, by session date.
-        unreadable: by symbol, what is wrong with the vendor's splits; the symbol fails with that message.
+        unreadable_splits: by symbol, what is wrong with a row of the vendor's list of splits.
         warning: what users should know about the answers; None when nothing is wrong.
     """
 
     days: Mapping[date, MarketDay] = field(default_factory=dict)
-    unreadable: Mapping[str, str] = field(default_factory=dict)
+    unreadable_splits: Mapping[str, str] = field(default_factory=dict)
     warning: str | None = None
 
 
@@ -96,18 +79,10 @@ def read_market(
         full: everything is requested again, symbol by symbol: no market days.
 
     Raises:
-        PipelineError: one that every symbol would fail with, such as the lack of any list of splits.
+        PipelineError: one that every symbol would fail with.
     """
-    late = ensure_splits(pipeline, connection)
-    if late is not None:
-        log.warning("The market's splits could not be read today; the last list is used: %s", late)
+    warning = ensure_splits(pipeline, connection)
     unreadable = unreadable_splits(connection)
-    warning = None
-    if anonymous := unreadable.get(NO_TICKER):
-        warning = (
-            f"The vendor lists a split without a readable ticker ({anonymous.rstrip('.')}). "
-            "It is left out: the symbol that it belongs to is missing a split until the list is corrected."
-        )
     daily = [request for request in requests if Timeframe.D1 in request.timeframes]
     days: Mapping[date, MarketDay] = {}
     if daily and not full:
@@ -120,64 +95,6 @@ def read_market(
             log.warning("Day bars are requested symbol by symbol, because the market's cannot be read: %s", error)
     connection.commit()
     return Market(days, unreadable, warning)
-
-
-def splits_due(
-    known: Check | None, history_days: int, now: datetime, *, unreadable: Collection[str] = ()
-) -> date | None:
-    """Return the date from which the market's splits must be read now; None when they were read today.
-
-    Args:
-        known: the last reading, None before the first.
-        history_days: calendar days of history that must be adjusted.
-        now: aware UTC.
-        unreadable: the symbols for which the last list could not be read (`store.reference.unreadable_splits`).
-    """
-    today = exchange_date(now)
-    since = today - timedelta(days=history_days)
-    if known is None:
-        return since
-    read_today = exchange_date(known.verified_at) >= today
-    if any(symbol != NO_TICKER for symbol in unreadable) and now - known.verified_at >= UNREADABLE_AGAIN_AFTER:
-        read_today = False
-    return None if read_today and known.since <= since else min(since, known.since)
-
-
-def ensure_splits(pipeline: Pipeline, connection: StoreConnection) -> PipelineError | None:
-    """Read the market's splits unless they were read today.
-
-    When several runs start at once, one requests them; the others wait and find them stored. A failure is returned, not
-    raised, while the list of an earlier day is still usable. A followed ticker whose row cannot be read is stored with
-    the reason and is the only one that fails (`refresh`). A row without a ticker fails no symbol, and each run warns
-    about it: it says no more than a list without it would, and the other symbols need their splits.
-
-    Raises:
-        PipelineError: the splits cannot be read, and no stored list is usable.
-    """
-    now = pipeline.clock()
-    with connection.symbol_lock("*splits"):
-        known = last_check(connection)
-        doubtful = unreadable_splits(connection)
-        followed = followed_symbols(connection)
-        connection.rollback()
-        since = splits_due(known, pipeline.history_days, now, unreadable=doubtful)
-        if since is None:
-            return None
-        unreadable: dict[str, str] = {}
-        before = pipeline.client.usage  # no other thread of the run sends requests yet
-        try:
-            splits = pipeline.client.splits(
-                since, followed=followed, priority=PRIORITIES[Tier.CRITICAL], unreadable=unreadable
-            )
-        except PipelineError as error:
-            if error.stops_run or known is None or known.since != since or now - known.verified_at > SPLITS_KEEP:
-                raise
-            return error
-        spent = pipeline.client.usage - before
-        write_splits(connection, splits, since=since, now=now, unreadable=unreadable)
-        write_check(connection, SPLITS, Check(since, now, spent.requests - spent.rate_limited, spent.bytes))
-        connection.commit()
-        return None
 
 
 @dataclass(frozen=True, slots=True)

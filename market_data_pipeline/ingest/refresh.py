@@ -10,7 +10,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple
 
 from market_data_pipeline.domain.counters import NOTHING, Tally
-from market_data_pipeline.domain.errors import DataError, FeatureError, PipelineError
+from market_data_pipeline.domain.errors import FeatureError, PipelineError
 from market_data_pipeline.domain.series import BASE_TIMEFRAMES, Series, Timeframe, asset_class_of
 from market_data_pipeline.ingest.commit import Change, CommitContext, commit, commit_failure
 from market_data_pipeline.ingest.coverage import ExpectedBars
@@ -19,6 +19,7 @@ from market_data_pipeline.ingest.fetch import Answer, FailedFetch, fetch
 from market_data_pipeline.ingest.fetch_plan import plan_fetch, reach
 from market_data_pipeline.ingest.resample import coarser
 from market_data_pipeline.ingest.reverify import days_to_reverify, reopened
+from market_data_pipeline.ingest.splits import symbol_splits
 from market_data_pipeline.polygon.rate_limit import PRIORITIES
 from market_data_pipeline.store.coverage import read_coverage, write_reverified
 from market_data_pipeline.store.reference import read_splits
@@ -89,22 +90,31 @@ def refresh_symbol(
     pipeline, symbol = run.pipeline, request.symbol
     with connection.symbol_lock(symbol):
         # Read under the lock, so that a run that had to wait finds the other one's work.
-        if (unreadable := run.market.unreadable.get(symbol)) is not None:
-            raise DataError(f"The vendor's splits of {symbol} cannot be read: {unreadable}")
-        asset_class, splits = asset_class_of(symbol), read_splits(connection, symbol)
-        timing = pipeline.timing(asset_class)
+        timing = pipeline.timing(asset_class_of(symbol))
         today = timing.calendar.session_date(timing.now)
-        basis = FeatureBasis(asset_class, splits, digest(splits, today), pipeline.own_features)
         context = CommitContext(connection, request, run.run_id, pipeline.clock, read_states(connection, symbol))
-        fetched = _fetch_first(run, context, timing, basis.splits_digest)
+        fetched = _fetch_first(run, context, timing, digest(read_splits(connection, symbol), today))
         if all(each.is_done for each in fetched):
             on_fetched()
-        while fetched:
-            try:
+        try:
+            basis = _basis(run, connection, symbol, fetched, timing)
+            while fetched:
                 yield from _commit_fetched(run, context, fetched.pop(0), basis)
-            except PipelineError:
-                run.pending.add(sum((left.first.counters for left in fetched), NOTHING))
-                raise
+        except PipelineError:
+            run.pending.add(sum((left.first.counters for left in fetched), NOTHING))
+            raise
+
+
+def _basis(
+    run: Run, connection: StoreConnection, symbol: str, fetched: Iterable[_Fetched], timing: Timing
+) -> FeatureBasis:
+    """Return what the symbol's features depend on besides its bars; the fetched ones help to tell its splits."""
+    from market_data_pipeline.domain.adjustments import digest
+
+    bars = {each.series.timeframe: each.first.bars for each in fetched if isinstance(each.first, Answer)}
+    splits, doubts = symbol_splits(connection, symbol, run.market.unreadable_splits, bars, timing.now)
+    today = timing.calendar.session_date(timing.now)
+    return FeatureBasis(asset_class_of(symbol), splits, digest(splits, today), run.pipeline.own_features, doubts)
 
 
 def fail_series(

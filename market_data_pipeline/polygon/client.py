@@ -9,6 +9,7 @@ Add here: an endpoint, or a paging fault that was recorded. Keep out: attempts (
 
 from __future__ import annotations
 
+import logging
 import random
 import threading
 import time
@@ -26,11 +27,11 @@ import numpy as np
 from market_data_pipeline.domain.bars import empty
 from market_data_pipeline.domain.calendar import calendar_for, from_us, to_us
 from market_data_pipeline.domain.counters import Counters, Tally
-from market_data_pipeline.domain.errors import DataError, PipelineError, UsageError
+from market_data_pipeline.domain.errors import DataError, PipelineError, UsageError, VendorRequestError
 from market_data_pipeline.domain.series import AssetClass, Tier, Timeframe, asset_class_of
 from market_data_pipeline.polygon.rate_limit import PRIORITIES
-from market_data_pipeline.polygon.reference import read_splits, without_duplicates
-from market_data_pipeline.polygon.request_windows import PAGE_LIMIT, SPLITS_PAGE
+from market_data_pipeline.polygon.reference import SPLITS_ENDPOINTS, each_once, read_splits
+from market_data_pipeline.polygon.request_windows import PAGE_LIMIT
 from market_data_pipeline.polygon.retry import MAX_ATTEMPTS, Request, Sender
 from market_data_pipeline.polygon.transport import Limits, Transport
 from market_data_pipeline.polygon.wire import joined, off_grid, read_bars, read_market_day
@@ -45,6 +46,8 @@ if TYPE_CHECKING:
     from market_data_pipeline.polygon.rate_limit import Limiter
     from market_data_pipeline.polygon.reference import SplitRow
     from market_data_pipeline.polygon.wire import Page, Rows
+
+_log = logging.getLogger(__name__)
 
 # Pages of bars come to an end, because each must continue after the one before; the caps guard against a broken vendor.
 PAGE_CAP: Final = 1_000  # a window of ten years of 5m bars has 50
@@ -102,6 +105,7 @@ class PolygonClient:
         self._clock = clock
         self._lock = threading.Lock()
         self._usage = Counters()
+        self._splits_endpoints = SPLITS_ENDPOINTS
 
     def __repr__(self) -> str:
         """Show the server, never the key."""
@@ -172,17 +176,32 @@ class PolygonClient:
     ) -> tuple[SplitRow, ...]:
         """Return all tickers' splits executed on `since` or later, future ones too, by day and ticker.
 
+        An endpoint that is not there (404) is not asked again by this client while another one is.
         For `followed` and `unreadable` see `reference.read_splits`.
 
         Raises:
-            PipelineError: as `bars`.
+            PipelineError: as `bars`; VendorRequestError with `not_found` when no endpoint is there.
         """
-        path = "/v3/reference/splits"
-        target = f"{path}?execution_date.gte={since}&limit={SPLITS_PAGE}&order=asc&sort=execution_date"
+
+        def read(body: bytes) -> Page[tuple[SplitRow, ...]]:
+            return read_splits(body, since, followed, unreadable)
+
+        what = f"splits since {since}"
         with self._counted() as tally:
-            request = Request(target, f"splits since {since}", priority)
-            pages = self._pages(request, lambda body: read_splits(body, since, followed, unreadable), tally, path)
-            return without_duplicates(split for page in pages for split in page.rows)
+            missing = VendorRequestError(f"{what}: no endpoint is known.")
+            for endpoint in self._splits_endpoints:
+                pages = self._pages(Request(endpoint.target(since), what, priority), read, tally, endpoint.path)
+                try:
+                    found = each_once(split for page in pages for split in page.rows)
+                except VendorRequestError as error:
+                    if not error.not_found:
+                        raise
+                    _log.warning("%s is not there: %s", endpoint.path, error)
+                    missing = error
+                    continue
+                self._splits_endpoints = tuple(sorted(SPLITS_ENDPOINTS, key=lambda each: each != endpoint))
+                return found
+            raise missing
 
     def grouped_daily(self, day: date, *, priority: int = _STANDARD) -> Fetched:
         """Return the day bars of all US stocks, in one request: a bar frame with a column `symbol` in front.

@@ -1,10 +1,14 @@
-"""Decode the vendor's list of splits; any other reference data belongs here too."""
+"""The vendor's two lists of splits, and how they are decoded; any other reference data belongs here too.
+
+The vendor deprecated `/v3/reference/splits` in February 2026 for `/stocks/v1/splits`, and named no day on which it
+goes. Both list every ticker; ticker, day and terms have the same names in both.
+"""
 
 from __future__ import annotations
 
 import logging
 import math
-from datetime import date, timedelta
+from datetime import date
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
@@ -20,12 +24,34 @@ _log = logging.getLogger(__name__)
 
 
 class SplitRow(NamedTuple):
-    """`split_from` old shares become `split_to` new ones at 00:00 New York of `execution_date`."""
+    """`split_from` old shares become `split_to` new ones at 00:00 New York of `execution_date`.
+
+    `id` is the vendor's, None where it gives none.
+    """
 
     symbol: str
     execution_date: date
     split_from: float
     split_to: float
+    id: str | None = None
+
+
+class SplitsEndpoint(NamedTuple):
+    """An address of the list, and the parameters that ask for the longest pages by ascending date."""
+
+    path: str
+    parameters: str
+
+    def target(self, since: date) -> str:
+        """Return path and query for all splits executed on `since` or later."""
+        return f"{self.path}?execution_date.gte={since}&{self.parameters}"
+
+
+# In the order in which they are tried; a 404 leads to the next.
+SPLITS_ENDPOINTS: Final[tuple[SplitsEndpoint, ...]] = (
+    SplitsEndpoint("/stocks/v1/splits", "limit=5000&sort=execution_date.asc"),
+    SplitsEndpoint("/v3/reference/splits", "limit=1000&order=asc&sort=execution_date"),
+)
 
 
 class _Split(msgspec.Struct):
@@ -33,6 +59,7 @@ class _Split(msgspec.Struct):
     execution_date: date
     split_from: float
     split_to: float
+    id: str | int | None = None
 
 
 class _Ticker(msgspec.Struct):
@@ -46,10 +73,6 @@ class _SplitPage(Envelope):
 _PAGE: Final = msgspec.json.Decoder(_SplitPage)
 _ROW: Final = msgspec.json.Decoder(_Split)
 _NAME: Final = msgspec.json.Decoder(_Ticker)
-
-# The vendor lists some splits twice, the second time under a neighbouring date; over a weekend that is three days away.
-# No company splits twice in the same ratio within a week.
-_SAME_SPLIT: Final = timedelta(days=4)
 
 
 def read_splits(
@@ -106,7 +129,9 @@ def _read_row(raw: msgspec.Raw, where: str) -> SplitRow:
         for name, shares in (("split_from", row.split_from), ("split_to", row.split_to)):
             if not (math.isfinite(shares) and shares > 0):
                 raise DataError(f"{where} ({row.ticker}), field {name}: {shares} is not a number of shares.")
-        return SplitRow(row.ticker, row.execution_date, row.split_from, row.split_to)
+        return SplitRow(
+            row.ticker, row.execution_date, row.split_from, row.split_to, None if row.id is None else str(row.id)
+        )
     raise failure
 
 
@@ -117,42 +142,14 @@ def _ticker_of(raw: msgspec.Raw) -> str:
         return NO_TICKER
 
 
-def without_duplicates(splits: Iterable[SplitRow]) -> tuple[SplitRow, ...]:
-    """Return every split once, by day and ticker.
+def each_once(splits: Iterable[SplitRow]) -> tuple[SplitRow, ...]:
+    """Return every split once, by day, ticker and terms.
 
-    The vendor lists some splits twice. Of two on one day with different ratios, the later in the list is kept, with a
-    warning: one ticker must not hold up the whole market's splits. Of two with the same ratio a few days apart, the one
-    with the later date is kept, with a warning: the earlier date is that of the decision, after the close.
+    The vendor lists some splits twice. Two rows are the same split if they agree in ticker, day and ratio, whatever
+    their ids: the same split has another id on the other endpoint. Two rows of one day with different ratios are two
+    splits; which of them count is decided where prices are known (`domain.contested`).
     """
-    kept: dict[tuple[str, date], SplitRow] = {}
+    kept: dict[tuple[str, date, float], SplitRow] = {}
     for split in splits:
-        key = (split.symbol, split.execution_date)
-        before = kept.get(key)
-        if before is not None and not math.isclose(_ratio(before), _ratio(split)):
-            _log.warning(
-                "%s has two splits on %s: %s and %s", split.symbol, split.execution_date, before[2:], split[2:]
-            )
-        kept[key] = split
-    once: list[SplitRow] = []
-    for key in sorted(kept):
-        split = kept[key]
-        if once and _is_same(once[-1], split):
-            _log.warning(
-                "%s has the same split on %s and on %s; the later date counts",
-                *(split.symbol, once[-1].execution_date, split.execution_date),
-            )
-            once.pop()
-        once.append(split)
-    return tuple(sorted(once, key=lambda split: (split.execution_date, split.symbol)))
-
-
-def _is_same(one: SplitRow, later: SplitRow) -> bool:
-    return (
-        one.symbol == later.symbol
-        and later.execution_date - one.execution_date <= _SAME_SPLIT
-        and math.isclose(_ratio(one), _ratio(later))
-    )
-
-
-def _ratio(split: SplitRow) -> float:
-    return split.split_from / split.split_to
+        kept.setdefault((split.symbol, split.execution_date, split.split_from / split.split_to), split)
+    return tuple(sorted(kept.values(), key=lambda split: (split.execution_date, *split)))

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from market_data_pipeline.domain.calendar import Session
 
 PAGE_LIMIT: Final = 50_000  # base bars per page, the vendor's maximum (API reference, 2026-10)
-SPLITS_PAGE: Final = 1_000  # splits per page, the same
 
 # A longer window is cut between sessions, so that a history is stored part by part and a run's memory does not grow
 # with its length. Five full pages: a year of a US equity, 253 sessions of 960 minutes, is one part.

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from market_data_pipeline.domain.series import AssetClass, Series, Timeframe, asset_class_of
 from market_data_pipeline.ingest.fetch_plan import Timing, plan_fetch, reach
-from market_data_pipeline.ingest.market import plan_market_days, splits_due
+from market_data_pipeline.ingest.market import plan_market_days
+from market_data_pipeline.ingest.splits import splits_due
 from market_data_pipeline.polygon.plans import plan_named
 from market_data_pipeline.polygon.rate_limit import UNLIMITED_CALLS_PER_SECOND, spacing_seconds
 from market_data_pipeline.polygon.request_windows import pages_of
@@ -61,8 +62,6 @@ def estimate_backfill(
     with StoreConnection(settings.database_url, settings.as_of, Role.READER) as connection:
         splits_read, unreadable = last_check(connection), unreadable_splits(connection)
         reads_splits = splits_due(splits_read, history_days, now, unreadable=unreadable) is not None
-        if not reads_splits:  # these fail without a request
-            names = tuple(name for name in names if name not in unreadable)
         by_day = names if Timeframe.D1 in bases and not full else ()
         market = plan_market_days(connection, by_day, timing[AssetClass.US_EQUITY], history_days, plan)
         series = [

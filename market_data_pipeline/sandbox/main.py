@@ -56,6 +56,7 @@ def main(
             plan=plan_named(options.plan).limited_to(options.calls_per_minute),
             latency=timedelta(milliseconds=options.latency_ms),
             gzip=options.gzip,
+            gone=frozenset(options.gone),
             access_log=options.access_log,
             idle=timedelta(minutes=options.idle_minutes) if options.idle_minutes else None,
             listening=listening,
@@ -137,6 +138,13 @@ def _parser() -> argparse.ArgumentParser:
         help="Exit after this long without a request; 0 for never.",
     )
     add("--gzip", action="store_true", help="Compress answers for clients that accept it.")
+    add(
+        "--gone",
+        action="append",
+        default=[],
+        metavar="PATH",
+        help="Endpoint to answer with 404, such as /v3/reference/splits; repeat it for several.",
+    )
     add("--access-log", action="store_true", help="Log every request.")
     add("--help", action="help", help="Show this message and exit.")
     return parser

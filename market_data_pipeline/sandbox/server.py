@@ -31,7 +31,7 @@ from market_data_pipeline.sandbox.wire import Answer, answer
 from market_data_pipeline.settings.sandbox import HOST, PORT, SANDBOX_KEY, STATUS_PATH
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Collection, Iterator
 
 _MINUTE: Final = 60.0  # seconds
 _TOO_MANY: Final = (
@@ -45,7 +45,8 @@ class Sandbox:
     """One server's behaviour and counters.
 
     Every answer waits `latency` seconds, without delaying others. `gzip` compresses for clients that accept it; it is
-    off by default, because on one machine it costs more than it saves.
+    off by default, because on one machine it costs more than it saves. `gone` are the paths of endpoints that it
+    answers with 404, as the vendor does once it has retired one; they may change while it runs.
     """
 
     source: Source
@@ -54,6 +55,7 @@ class Sandbox:
     key: str = SANDBOX_KEY
     latency: float = 0.0
     gzip: bool = False
+    gone: Collection[str] = frozenset()
     parameters: dict[str, Any] = field(default_factory=dict)
     answered: Counter[int] = field(default_factory=Counter)
     sent_bytes: int = 0
@@ -108,7 +110,7 @@ class Sandbox:
             return Answer(401, refused(401, "Unknown API Key" if key else "API Key was not provided")), []
         if (wait := self._wait()) > 0:
             return Answer(429, refused(429, _TOO_MANY)), [(b"retry-after", str(int(wait) + 1).encode())]
-        if method != "GET":
+        if method != "GET" or path in self.gone:
             return Answer(404, refused(404, f"There is no endpoint {method} {path}.")), []
         return answer(View(self.source, self.plan, self.clock()), path, query, root), []
 
@@ -135,6 +137,7 @@ def run_server(
     key: str = SANDBOX_KEY,
     latency: timedelta = timedelta(0),
     gzip: bool = False,
+    gone: Collection[str] = frozenset(),
     access_log: bool = False,
     idle: timedelta | None = None,
     listening: socket.socket | None = None,
@@ -151,6 +154,7 @@ def run_server(
         key: the only accepted API key.
         latency: wait before every answer.
         gzip: whether to compress answers for clients that accept it.
+        gone: paths of endpoints that are answered with 404.
         access_log: whether to log each request.
         idle: how long to run without a request.
         listening: a socket to use instead of `host` and `port`.
@@ -160,7 +164,7 @@ def run_server(
         ConfigurationError: the port is taken.
     """
     sandbox = Sandbox(
-        source, clock, plan or plan_named("advanced"), key, latency.total_seconds(), gzip, parameters or {}
+        source, clock, plan or plan_named("advanced"), key, latency.total_seconds(), gzip, gone, parameters or {}
     )
     server = _server(sandbox, access_log=access_log)
     # uvicorn raises the signal that stopped it once more: ignore it, so that the process ends with code 0.

@@ -41,8 +41,8 @@ if TYPE_CHECKING:
 _OUTSIDE_PLAN: Final = (
     "Your plan doesn't include this data timeframe. Please upgrade your plan at https://polygon.io/pricing"
 )
-_DEFAULT_SPLITS: Final = 10
-_MOST_SPLITS: Final = 1_000
+_DEFAULT_SPLITS: Final = {"/stocks/v1/splits": 100, "/v3/reference/splits": 10}
+_MOST_SPLITS: Final = {"/stocks/v1/splits": 5_000, "/v3/reference/splits": 1_000}
 
 Query = Mapping[str, str]
 Comparison = Callable[[dt.date, dt.date], bool]
@@ -119,29 +119,36 @@ def _grouped(view: View, query: Query, root: str, date: str) -> bytes:
     return _envelope(view, head, b",".join(rows))
 
 
-def _splits(view: View, query: Query, root: str) -> bytes:
-    limit = min(whole(query.get("limit", str(_DEFAULT_SPLITS)), "limit", 1, 10**9), _MOST_SPLITS)
+def _splits(view: View, query: Query, root: str, path: str) -> bytes:
+    """Answer both lists: the present one, and the deprecated one under /v3, which says less of each split."""
+    limit = min(whole(query.get("limit", str(_DEFAULT_SPLITS[path])), "limit", 1, 10**9), _MOST_SPLITS[path])
     skip = whole(query.get("skip", "0"), "cursor", 0, 10**9)
+    present = path == "/stocks/v1/splits"
+    order = query.get("sort", "").rpartition(".")[2] if present else query.get("order")
     found = [split for split in view.splits() if _matches(split, query)]
-    if query.get("order", "desc") == "desc":
+    if order != "asc":
         found.reverse()
-    rows = [_split_text(split) for split in found[skip : skip + limit]]
+    rows = [_split_text(split, present=present) for split in found[skip : skip + limit]]
     body: dict[str, Any] = {"status": view.status, "request_id": request_id()}
     if skip + limit < len(found):
         carried = {name: text for name, text in query.items() if name not in {"cursor", "skip"}}
-        body["next_url"] = f"{root}/v3/reference/splits?cursor={cursor(**carried, skip=skip + limit)}"
+        body["next_url"] = f"{root}{path}?cursor={cursor(**carried, skip=skip + limit)}"
     return b'{"results":[' + ",".join(rows).encode() + b"]," + _text(body)[1:]
 
 
-def _split_text(split: SplitRow) -> str:
+def _split_text(split: SplitRow, *, present: bool) -> str:
+    kind = "forward_split" if split.split_to > split.split_from else "reverse_split"
+    more = f'"adjustment_type":"{kind}",' if present else ""
     return (
-        f'{{"execution_date":"{split.execution_date}","id":"E{_digest(split)}","split_from":{number(split.split_from)},'
-        f'"split_to":{number(split.split_to)},"ticker":{json.dumps(split.ticker)}}}'
+        f'{{{more}"execution_date":"{split.execution_date}","id":"E{_digest(split)}",'
+        f'"split_from":{number(split.split_from)},"split_to":{number(split.split_to)},'
+        f'"ticker":{json.dumps(split.ticker)}}}'
     )
 
 
 def _digest(split: SplitRow) -> str:
-    return hashlib.blake2b(f"{split.ticker} {split.execution_date}".encode(), digest_size=16).hexdigest()
+    text = f"{split.ticker} {split.execution_date} {split.split_to / split.split_from}"
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 _COMPARISONS: Final[Mapping[str, Comparison]] = {
@@ -195,7 +202,7 @@ _ROUTES: Final[tuple[tuple[re.Pattern[str], Callable[..., bytes]], ...]] = (
     (re.compile(r"/v2/aggs/ticker/([^/]+)/range/([^/]+)/([^/]+)/([^/]+)/([^/]+)"), _aggregates),
     (re.compile(r"/v2/aggs/ticker/([^/]+)/prev"), _previous),
     (re.compile(r"/v2/aggs/grouped/locale/us/market/stocks/([^/]+)", re.IGNORECASE), _grouped),
-    (re.compile(r"/v3/reference/splits"), _splits),
     (re.compile(r"/v3/reference/tickers"), tickers),
     (re.compile(r"/v3/reference/tickers/([^/]+)"), ticker_details),
+    (re.compile(r"(/stocks/v1/splits|/v3/reference/splits)"), _splits),
 )

@@ -1,6 +1,6 @@
 """Reference data in PostgreSQL: the splits as the vendor lists them, and when whole-market answers were last read.
 
-Relations: `splits`, `split_revisions`, `unreadable_splits` and `reference_checks`.
+Relations: `splits`, `split_revisions`, `unreadable_splits`, `reference_checks` and `reference_failures`.
 """
 
 from __future__ import annotations
@@ -8,9 +8,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from market_data_pipeline.domain.adjustments import NO_TICKER, Split
+from market_data_pipeline.domain.contested import contested, first_guess
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Collection, Iterable, Mapping
     from datetime import date, datetime
 
     from market_data_pipeline.store.copy import StoreConnection
@@ -37,8 +38,35 @@ def last_check(connection: StoreConnection, name: str = SPLITS) -> Check | None:
     return Check(**rows[0]) if rows else None
 
 
+class Failing(NamedTuple):
+    """A whole-market answer that cannot be had: since when, aware UTC, and why."""
+
+    since: datetime
+    error: str
+
+
+def failing(connection: StoreConnection, name: str = SPLITS) -> Failing | None:
+    """Return since when answers of one kind have failed; None when the last one was read."""
+    rows = connection.rows(
+        "select since, error from market_data.reference_failures where name = %(name)s", {"name": name}
+    )
+    return Failing(**rows[0]) if rows else None
+
+
+def write_failing(connection: StoreConnection, name: str, failure: Failing) -> None:
+    """Record that an answer could not be had; the caller commits. The first failure since the last answer dates it."""
+    connection.execute(
+        """
+        insert into market_data.reference_failures (name, since, error) values (%(name)s, %(since)s, %(error)s)
+        on conflict (name) do update set error = excluded.error
+        """,
+        {"name": name, **failure._asdict()},
+    )
+
+
 def write_check(connection: StoreConnection, name: str, check: Check) -> None:
     """Record that an answer was read; the caller commits."""
+    connection.execute("delete from market_data.reference_failures where name = %(name)s", {"name": name})
     connection.execute(
         """
         insert into market_data.reference_checks (name, since, verified_at, requests, bytes)
@@ -54,7 +82,7 @@ def write_check(connection: StoreConnection, name: str, check: Check) -> None:
 
 
 def read_splits(connection: StoreConnection, symbol: str, known_at: datetime | None = None) -> tuple[Split, ...]:
-    """Return a symbol's known splits by execution date, future ones included.
+    """Return the splits that a symbol's prices are adjusted by, by execution date, future ones included.
 
     With `known_at`, those that we had received from the vendor by then, as they were listed then.
     """
@@ -63,11 +91,94 @@ def read_splits(connection: StoreConnection, symbol: str, known_at: datetime | N
         select execution_date, split_from, split_to
         from market_data.splits_as_of(coalesce(%(known_at)s::timestamptz, 'infinity'))
         where symbol = %(symbol)s
-        order by execution_date
+        order by execution_date, factor
         """,
         {"symbol": symbol, "known_at": known_at},
     )
     return tuple(Split(**row) for row in rows)
+
+
+class ListedSplit(NamedTuple):
+    """A row of the vendor's list: the split, whether prices are adjusted by it, and why that is in doubt."""
+
+    split: Split
+    counts: bool
+    doubt: str | None
+
+
+def listed_splits(connection: StoreConnection, symbol: str) -> tuple[ListedSplit, ...]:
+    """Return all rows of the vendor's list about a symbol, by execution date, those that do not count included."""
+    rows = connection.rows(
+        """
+        select execution_date, split_from, split_to, counts, doubt
+        from market_data.splits
+        where symbol = %(symbol)s
+        order by execution_date, factor
+        """,
+        {"symbol": symbol},
+    )
+    return tuple(
+        ListedSplit(Split(row["execution_date"], row["split_from"], row["split_to"]), row["counts"], row["doubt"])
+        for row in rows
+    )
+
+
+class Counting(NamedTuple):
+    """Whether a listed split counts, and why that is in doubt."""
+
+    symbol: str
+    split: Split
+    counts: bool
+    doubt: str | None = None
+
+
+def write_counting(connection: StoreConnection, verdicts: Collection[Counting], now: datetime) -> None:
+    """Store which listed splits count; the caller commits. What prices were adjusted by before is kept."""
+    if not verdicts:
+        return
+    given = {
+        "symbols": [each.symbol for each in verdicts],
+        "dates": [each.split.execution_date for each in verdicts],
+        "split_from": [each.split.split_from for each in verdicts],
+        "split_to": [each.split.split_to for each in verdicts],
+        "counts": [each.counts for each in verdicts],
+        "doubts": [each.doubt for each in verdicts],
+        "now": now,
+    }
+    connection.execute(
+        """
+        with given as (
+            select symbol, execution_date, split_from / split_to as factor, counts, doubt
+            from unnest(
+                %(symbols)s::text[], %(dates)s::date[], %(split_from)s::float8[], %(split_to)s::float8[],
+                %(counts)s::bool[], %(doubts)s::text[]
+            ) as verdict (symbol, execution_date, split_from, split_to, counts, doubt)
+        ),
+
+        before as (
+            insert into market_data.split_revisions (
+                symbol, execution_date, split_from, split_to, first_seen_at, superseded_at, vendor_id, counts
+            )
+            select
+                known.symbol, known.execution_date, known.split_from, known.split_to, known.first_seen_at, %(now)s,
+                known.vendor_id, known.counts
+            from market_data.splits as known
+            inner join given using (symbol, execution_date, factor)
+            where known.counts <> given.counts and known.first_seen_at < %(now)s
+        )
+
+        update market_data.splits as known
+        set
+            counts = given.counts,
+            doubt = given.doubt,
+            first_seen_at = case when known.counts = given.counts then known.first_seen_at else %(now)s end
+        from given
+        where
+            known.symbol = given.symbol and known.execution_date = given.execution_date and known.factor = given.factor
+            and (known.counts, known.doubt) is distinct from (given.counts, given.doubt)
+        """,
+        given,
+    )
 
 
 def followed_symbols(connection: StoreConnection) -> frozenset[str]:
@@ -88,24 +199,27 @@ def unreadable_splits(connection: StoreConnection) -> dict[str, str]:
 
 def write_splits(
     connection: StoreConnection,
-    splits: Iterable[tuple[str, date, float, float]],
+    splits: Iterable[tuple[str, date, float, float, str | None]],
     *,
     since: date,
     now: datetime,
     unreadable: Mapping[str, str] | None = None,
 ) -> None:
-    """Store the market's splits (symbol, execution date, from, to) executed on `since` or later, as listed at `now`.
+    """Store the market's splits executed on `since` or later, as the vendor lists them at `now`.
 
-    A split that the vendor lists with another ratio than before is corrected; one that it no longer lists is removed,
-    so that a corrected date does not adjust twice. Both are kept in `split_revisions`. An empty list removes nothing:
-    the market always has splits, so the list is a vendor error. The splits of a symbol whose row is `unreadable` stay
-    as they are, and the reason is kept until its row can be read. A row without a ticker may belong to any symbol:
-    while there is one, a split that is no longer listed is removed only if its symbol has a new one.
+    Each is symbol, execution date, from, to and the vendor's id. A split is known by its symbol, day and ratio. One
+    that the vendor lists with another ratio than before is corrected; one that it no longer lists is removed, so that a
+    corrected date does not adjust twice. Both are kept in `split_revisions`. Where the rows of a symbol change, those
+    that may be about one event count by the first guess (`domain.contested`). An empty list removes nothing: the market
+    always has splits, so the list is a vendor error. The splits of a symbol whose row is `unreadable` stay as they are,
+    and the reason is kept until its row can be read. A row without a ticker may belong to any symbol: while there is
+    one, a split that is no longer listed is removed only if its symbol has a new one.
     """
     unreadable = unreadable or {}
     splits = [split for split in splits if split[0] not in unreadable]
     if splits:
-        _replace(connection, splits, since, now, list(unreadable))
+        changed = _replace(connection, splits, since, now, list(unreadable))
+        write_counting(connection, _first_guesses(connection, changed), now)
     connection.execute("delete from market_data.unreadable_splits")
     if unreadable:
         connection.execute(
@@ -119,25 +233,28 @@ def write_splits(
 
 def _replace(
     connection: StoreConnection,
-    splits: list[tuple[str, date, float, float]],
+    splits: list[tuple[str, date, float, float, str | None]],
     since: date,
     now: datetime,
     kept: list[str],
-) -> None:
-    names = ("symbols", "dates", "split_from", "split_to")
+) -> list[str]:
+    """Make the stored splits those of the list; return the symbols of which rows came or went."""
+    names = ("symbols", "dates", "split_from", "split_to", "ids")
     listed = dict(zip(names, (list(column) for column in zip(*splits, strict=True)), strict=True))
-    connection.execute(
+    changed = connection.rows(
         """
         with listed as (
-            select symbol, execution_date, split_from, split_to
-            from unnest(%(symbols)s::text[], %(dates)s::date[], %(split_from)s::float8[], %(split_to)s::float8[])
-                as split (symbol, execution_date, split_from, split_to)
+            select symbol, execution_date, split_from, split_to, split_from / split_to as factor, id
+            from unnest(
+                %(symbols)s::text[], %(dates)s::date[], %(split_from)s::float8[], %(split_to)s::float8[],
+                %(ids)s::text[]
+            ) as split (symbol, execution_date, split_from, split_to, id)
         ),
 
         news as (
-            select symbol, execution_date, split_from, split_to from listed
-            except
-            select symbol, execution_date, split_from, split_to from market_data.splits
+            select listed.* from listed
+            left join market_data.splits as known using (symbol, execution_date, factor)
+            where known.symbol is null
         ),
 
         gone as (
@@ -145,26 +262,62 @@ def _replace(
             where
                 known.execution_date >= %(since)s
                 and known.symbol <> all(%(kept)s::text[])
-                and (known.symbol, known.execution_date, known.split_from, known.split_to) not in (table listed)
+                and (known.symbol, known.execution_date, known.factor)
+                not in (select listed.symbol, listed.execution_date, listed.factor from listed)
                 and (not %(unnamed)s::boolean or known.symbol in (select news.symbol from news))
             returning *
+        ),
+
+        past as (
+            insert into market_data.split_revisions (
+                symbol, execution_date, split_from, split_to, first_seen_at, superseded_at, vendor_id, counts
+            )
+            select symbol, execution_date, split_from, split_to, first_seen_at, %(now)s, vendor_id, counts
+            from gone
+        ),
+
+        added as (
+            insert into market_data.splits (symbol, execution_date, split_from, split_to, first_seen_at, vendor_id)
+            select symbol, execution_date, split_from, split_to, %(now)s, id from news
+            on conflict do nothing
         )
 
-        insert into market_data.split_revisions (
-            symbol, execution_date, split_from, split_to, first_seen_at, superseded_at
-        )
-        select symbol, execution_date, split_from, split_to, first_seen_at, %(now)s
-        from gone
+        select symbol from news union select symbol from gone
         """,
         {**listed, "since": since, "now": now, "kept": kept, "unnamed": NO_TICKER in kept},
     )
     connection.execute(
         """
-        insert into market_data.splits (symbol, execution_date, split_from, split_to, first_seen_at)
-        select listed.symbol, listed.execution_date, listed.split_from, listed.split_to, %(now)s
-        from unnest(%(symbols)s::text[], %(dates)s::date[], %(split_from)s::float8[], %(split_to)s::float8[])
-            as listed (symbol, execution_date, split_from, split_to)
-        on conflict (symbol, execution_date) do nothing
+        update market_data.splits as known set vendor_id = listed.id
+        from unnest(
+            %(symbols)s::text[], %(dates)s::date[], %(split_from)s::float8[], %(split_to)s::float8[], %(ids)s::text[]
+        ) as listed (symbol, execution_date, split_from, split_to, id)
+        where
+            known.symbol = listed.symbol and known.execution_date = listed.execution_date
+            and known.factor = listed.split_from / listed.split_to and known.vendor_id is distinct from listed.id
         """,
-        {**listed, "now": now},
+        listed,
     )
+    return [row["symbol"] for row in changed]
+
+
+def _first_guesses(connection: StoreConnection, symbols: list[str]) -> list[Counting]:
+    """Return which splits of the symbols count as long as prices have not decided."""
+    rows = connection.rows(
+        """
+        select symbol, execution_date, split_from, split_to, counts
+        from market_data.splits where symbol = any(%(symbols)s::text[])
+        """,
+        {"symbols": symbols},
+    )
+    by_symbol: dict[str, dict[Split, bool]] = {}
+    for row in rows:
+        split = Split(row["execution_date"], row["split_from"], row["split_to"])
+        by_symbol.setdefault(row["symbol"], {})[split] = row["counts"]
+    found = []
+    for symbol, known in by_symbol.items():
+        out = {split for group in contested(known) for split in set(group) - first_guess(group)}
+        found += [
+            Counting(symbol, split, split not in out) for split, counts in known.items() if counts is (split in out)
+        ]
+    return found

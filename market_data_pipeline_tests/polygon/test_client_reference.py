@@ -10,12 +10,12 @@ import pytest
 
 from market_data_pipeline.domain import bars as bar_frames
 from market_data_pipeline.domain.adjustments import NO_TICKER
-from market_data_pipeline.domain.errors import DataError, TransientError
+from market_data_pipeline.domain.errors import DataError, TransientError, VendorRequestError
 from market_data_pipeline_tests.polygon.faulty_server import FaultyServer, send, send_json
 from market_data_pipeline_tests.polygon.vendor import KEY, QuickClient, bar, cost
 
 SINCE = dt.date(2020, 8, 1)
-NEXT = "https://api.polygon.io/v3/reference/splits?cursor=YXA9Mg&apiKey=x"
+NEXT = "https://api.massive.com/stocks/v1/splits?cursor=YXA9Mg&apiKey=x"
 
 
 def split(ticker: str, day: str, old: float, new: float, **changed: Any) -> dict[str, Any]:
@@ -32,19 +32,41 @@ TESLA = split("TSLA", "2020-08-31", 1, 5)
 ODD = split("ODD", "2031-01-02", 1.5, 1)
 
 
+GONE = send_json({"status": "NOT_FOUND", "request_id": "x", "message": "Not found"}, 404)
+
+
 def test_splits_of_all_pages_come_by_day_and_ticker_including_future_ones() -> None:
     with FaultyServer(send_json(listing(TESLA, APPLE, next_url=NEXT)), send_json(listing(ODD))) as server:
         quick = QuickClient(server.url)
         splits = quick.client.splits(SINCE)
     assert [tuple(row) for row in splits] == [
-        ("AAPL", dt.date(2020, 8, 31), 1, 4),
-        ("TSLA", dt.date(2020, 8, 31), 1, 5),
-        ("ODD", dt.date(2031, 1, 2), 1.5, 1),
+        ("AAPL", dt.date(2020, 8, 31), 1, 4, "P1"),
+        ("TSLA", dt.date(2020, 8, 31), 1, 5, "P1"),
+        ("ODD", dt.date(2031, 1, 2), 1.5, 1, "P1"),
     ]
-    first = "/v3/reference/splits?execution_date.gte=2020-08-01&limit=1000&order=asc&sort=execution_date"
-    assert [seen.target for seen in server.seen] == [first, "/v3/reference/splits?cursor=YXA9Mg"]
+    first = "/stocks/v1/splits?execution_date.gte=2020-08-01&limit=5000&sort=execution_date.asc"
+    assert [seen.target for seen in server.seen] == [first, "/stocks/v1/splits?cursor=YXA9Mg"]
     assert server.seen[1].headers["Authorization"] == f"Bearer {KEY}"
     assert quick.client.usage.requests == 2
+
+
+def test_a_list_that_is_gone_is_read_from_the_older_address_and_not_looked_for_again() -> None:
+    with FaultyServer(
+        GONE, send_json(listing(APPLE)), send_json(listing(TESLA)), GONE, send_json(listing(ODD))
+    ) as server:
+        quick = QuickClient(server.url)
+        symbols = [quick.client.splits(SINCE)[0].symbol for _ in range(3)]
+    assert symbols == ["AAPL", "TSLA", "ODD"]
+    present, older = "/stocks/v1/splits", "/v3/reference/splits"
+    assert [seen.target.partition("?")[0] for seen in server.seen] == [present, older, older, older, present]
+    assert server.seen[1].target.endswith("?execution_date.gte=2020-08-01&limit=1000&order=asc&sort=execution_date")
+    assert quick.client.usage.requests == 5
+
+
+def test_a_list_that_is_at_neither_address_is_not_found() -> None:
+    with FaultyServer(GONE, GONE) as server, pytest.raises(VendorRequestError, match="HTTP 404: Not found") as caught:
+        QuickClient(server.url).client.splits(SINCE)
+    assert cost(caught.value).requests == 2
 
 
 @pytest.mark.parametrize("nothing", [listing(), {"status": "OK"}])
@@ -61,12 +83,12 @@ def test_a_split_listed_twice_counts_once(caplog: pytest.LogCaptureFixture) -> N
     assert caplog.text == ""
 
 
-def test_of_two_splits_that_disagree_the_later_listed_stands_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
-    other = split("AAPL", "2020-08-31", 1, 7)
-    with FaultyServer(send_json(listing(APPLE, other, TESLA))) as server, caplog.at_level(logging.WARNING):
+def test_two_splits_of_one_day_with_different_ratios_are_two(caplog: pytest.LogCaptureFixture) -> None:
+    rows = (split("AAA", "2025-02-18", 500, 1, id="a"), split("AAA", "2025-02-18", 1, 100, id="b"))
+    with FaultyServer(send_json(listing(*rows))) as server, caplog.at_level(logging.WARNING):
         splits = QuickClient(server.url).client.splits(SINCE)
-    assert [(row.symbol, row.split_to) for row in splits] == [("AAPL", 7), ("TSLA", 5)]
-    assert "AAPL has two splits on 2020-08-31" in caplog.text
+    assert {(row.split_from, row.split_to, row.id) for row in splits} == {(500, 1, "a"), (1, 100, "b")}
+    assert caplog.text == ""
 
 
 @pytest.mark.parametrize(
@@ -113,18 +135,6 @@ def test_a_split_without_a_ticker_is_reported_as_such_and_the_others_stay(row: A
 def test_splits_before_the_requested_date_are_left_out() -> None:
     with FaultyServer(send_json(listing(split("AAPL", "2014-06-09", 1, 7), APPLE))) as server:
         assert [row.execution_date for row in QuickClient(server.url).client.splits(SINCE)] == [dt.date(2020, 8, 31)]
-
-
-@pytest.mark.parametrize("early", ["2020-08-28", "2020-08-30"])
-def test_a_split_listed_again_under_a_neighbouring_date_counts_once_on_the_later(
-    early: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    listed = (APPLE, split("AAPL", early, 2, 8), TESLA, split("AAPL", "2020-09-30", 1, 4))
-    with FaultyServer(send_json(listing(*listed))) as server, caplog.at_level(logging.WARNING):
-        splits = QuickClient(server.url).client.splits(SINCE)
-    found = [(row.symbol, str(row.execution_date)) for row in splits]
-    assert found == [("AAPL", "2020-08-31"), ("TSLA", "2020-08-31"), ("AAPL", "2020-09-30")]
-    assert f"AAPL has the same split on {early} and on 2020-08-31" in caplog.text
 
 
 def test_no_splits_are_returned_when_a_later_page_fails() -> None:
