@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from market_data_pipeline.cli import main as cli
+from market_data_pipeline.cli import spellings
 from market_data_pipeline.domain.errors import (
     ConfigurationError,
     DatabaseUnavailableError,
@@ -170,9 +171,9 @@ def cli_module(name: str):
 
 def test_the_objectives_document_states_every_tier_and_failure(run, tmp_path: Path) -> None:
     file = tmp_path / "objectives.json"
-    assert run("objectives", "--json", str(file)).code == 0
+    assert run("objectives", "--output", str(file)).code == 0
     document = json.loads(file.read_text())
-    assert document == json.loads(run("objectives", "--json", "-").out)
+    assert document == json.loads(run("objectives", "--json").out)
     assert {name: tier["rpo_seconds"] for name, tier in document["tiers"].items()} == {
         "critical": 3600,
         "standard": 4 * 3600,
@@ -195,11 +196,12 @@ def test_objectives_are_readable_without_a_database_or_settings(run) -> None:
     ("arguments", "said"),
     [
         (
-            ("--symbols", "99"),
+            ("--symbol-count", "99"),
             "The universe has 25 symbols, not 99; MARKET_DATA_UNIVERSE names its file.",
         ),
+        (("--symbols", "AAPL,ZZZZ"), "Not in the universe: ZZZZ; MARKET_DATA_UNIVERSE names its file."),
         (("--picture", "x.pdf"), "A chart's name ends in .png, .svg or .html; x.pdf does not."),
-        (("--json", "nowhere/x.json"), "The folder "),
+        (("--output", "nowhere/x.json"), "The folder "),
         (("--timeframes", "2h"), "Unknown timeframe '2h'"),
     ],
 )
@@ -234,9 +236,29 @@ def test_the_universe_changes_by_add_remove_and_import(run, project: str, tmp_pa
     assert run("universe", "import", str(file)).out == "Nothing changed.\n"
 
 
+def test_an_import_shows_what_it_would_remove_and_asks_on_a_terminal(
+    run, project: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "universe.yaml"
+    file.write_text("tiers: {critical: [AAPL, NFLX], standard: []}\n")
+    followed = run("universe", "list", "--json").out
+    planned = run("universe", "import", str(file), "--dry-run").out
+    assert "would be removed AMD, AMZN, " in planned
+    assert run("universe", "list", "--json").out == followed
+    terminal, keyboard = os.openpty()
+    for answer, code, left in (("n", 1, 25), ("y", 0, 2)):
+        os.write(terminal, f"{answer}\n".encode())
+        with monkeypatch.context() as patch, os.fdopen(os.dup(keyboard)) as stdin:
+            patch.setattr(sys, "stdin", stdin)
+            assert run("universe", "import", str(file)).code == code
+        assert len(json.loads(run("universe", "list", "--json").out)) == left
+
+
 def test_a_symbol_that_is_not_followed_is_refused_with_the_ones_that_are(run, project: str) -> None:
-    for command in ("backfill", "plan"):
-        result = run(command, "--symbols", "AAPL,ZZZZ")
+    for arguments in (
+        ("backfill", "AAPL", "ZZZZ"), ("plan", "--symbols", "AAPL,ZZZZ"), ("plan", "AAPL,ZZZZ"), ("staleness", "ZZZZ"),
+    ):  # fmt: skip
+        result = run(*arguments)
         assert result.code == 2
         assert "Not followed: ZZZZ." in result.err
         assert "AAPL, " in result.err
@@ -316,6 +338,55 @@ def test_staleness_lists_what_was_never_computed(run, project: str) -> None:
     said = run("staleness", "--limit", "3").out
     assert said.count("MISSING") == 3
     assert "125 missing" in said
+
+
+def test_staleness_is_narrowed_to_symbols_timeframes_and_a_tier(run, project: str) -> None:
+    run("universe", "list")
+    every = json.loads(run("staleness", "--json", "--limit", "200").out)
+    for arguments, column, values in (
+        (("AAPL", "TSLA"), "symbol", {"AAPL", "TSLA"}),
+        (("--symbols", "AAPL,TSLA"), "symbol", {"AAPL", "TSLA"}),
+        (("--timeframes", "5m,1d"), "timeframe", {"5m", "1d"}),
+        (("--tier", "standard"), "tier", {"standard"}),
+    ):
+        report = json.loads(run("staleness", *arguments, "--json", "--limit", "200").out)
+        assert report["by_status"]["missing"] == [one for one in every["by_status"]["missing"] if one[column] in values]
+        assert report["summary"]["total_monitored"] == report["summary"]["missing_count"] > 0
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (["objectives", "--json", "-"], ["objectives", "--json"]),
+        (["baseline", "--json=x.json", "--symbols", "5"], ["baseline", "--output", "x.json", "--symbol-count", "5"]),
+        (["gaps", "AAPL", "--timeframe", "5m"], ["gaps", "AAPL", "--timeframes", "5m"]),
+    ],
+)
+def test_an_old_spelling_is_understood_and_its_successor_named(old: list[str], new: list[str]) -> None:
+    arguments, notices = spellings.present(old)
+    assert arguments == new
+    assert notices
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["drill", "--json", "SCHEDULER_CRASH"],
+        ["baseline", "--symbols", "AAPL,MSFT", "--json", "--days", "5"],
+        ["staleness", "--json", "AAPL"],
+        ["plan", "--symbols", "600", "--json"],
+    ],
+)
+def test_present_spellings_stay_as_they_are(arguments: list[str]) -> None:
+    assert spellings.present(arguments) == (arguments, [])
+
+
+def test_an_old_spelling_still_writes_its_file(run, tmp_path: Path) -> None:
+    file = tmp_path / "objectives.json"
+    result = run("objectives", "--json", str(file))
+    assert result.code == 0
+    assert "--output" in result.err
+    assert json.loads(file.read_text())["tiers"].keys() == set(TIER_OBJECTIVES)
 
 
 def test_a_table_in_a_file_is_not_cut_to_the_width_of_a_terminal(project: str) -> None:

@@ -5,27 +5,36 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from datetime import UTC
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
-from market_data_pipeline.domain.series import Timeframe
+from market_data_pipeline.domain.series import Timeframe, parse_symbol
 from market_data_pipeline.runtime.console import console
 
 if TYPE_CHECKING:
     from datetime import datetime
-    from pathlib import Path
 
     from market_data_pipeline.settings import Settings
 
 T = TypeVar("T")
 
-Symbols = Annotated[str, typer.Option(help="Comma-separated followed symbols; all if omitted.")]
+Symbols = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="SYMBOL", help="Followed symbols; all if omitted.", show_default=False),
+]
+SymbolList = Annotated[str, typer.Option("--symbols", help="The same, as a comma-separated list.")]
 Timeframes = Annotated[str, typer.Option(help=f"Comma-separated: {', '.join(Timeframe)}; all if omitted.")]
 HistoryDays = Annotated[
     int | None, typer.Option(min=1, help="Calendar days of history; MARKET_DATA_HISTORY_DAYS if omitted.")
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON: the read API's answer, for reports that it serves.")]
+AsJson = Annotated[
+    bool, typer.Option("--json", help="Print JSON to standard output: what the read API answers, if it does.")
+]
+Output = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Write the JSON document to FILE.", show_default=False)
+]
 
 
 def settings() -> Settings:
@@ -48,6 +57,15 @@ def names(text: str, parse: Callable[[str], T]) -> tuple[T, ...]:
     return tuple(dict.fromkeys(parse(part.strip()) for part in text.split(",") if part.strip()))
 
 
+def symbols_of(arguments: Sequence[str] | None, option: str) -> tuple[str, ...]:
+    """Return the symbols that a command names as its arguments or after `--symbols`, each once.
+
+    Raises:
+        UsageError: one is not a ticker.
+    """
+    return names(",".join((*(arguments or ()), option)), parse_symbol)
+
+
 def instant(value: datetime | None) -> str | None:
     """Return an instant in UTC, to the second."""
     return None if value is None else f"{value.astimezone(UTC):%Y-%m-%d %H:%M:%SZ}"
@@ -59,7 +77,7 @@ def print_json(value: object) -> None:
 
 
 def write_json(path: Path, value: object) -> None:
-    """Write `value` as JSON to a file and print its name; `-` is standard output."""
+    """Write `value` as JSON to a file and print its name."""
     write_text(path, _json(value))
 
 

@@ -13,18 +13,18 @@ from typing import Annotated, NoReturn
 import typer
 
 from market_data_pipeline import __version__
-from market_data_pipeline.cli import measure, reports, runs, universe
-from market_data_pipeline.cli.console import HistoryDays, Symbols, Timeframes, names, settings
+from market_data_pipeline.cli import measure, reports, runs, spellings, universe
+from market_data_pipeline.cli.console import HistoryDays, SymbolList, Symbols, Timeframes, names, settings, symbols_of
 from market_data_pipeline.domain.errors import ConfigurationError, PipelineError, UsageError
-from market_data_pipeline.domain.series import parse_symbol, parse_timeframe
-from market_data_pipeline.runtime.console import console, print_error
+from market_data_pipeline.domain.series import parse_timeframe
+from market_data_pipeline.runtime.console import console, print_error, print_notice
 
 app = typer.Typer(
     name="market-data",
     help="Market data as Dagster assets: bars, freshness and features for every symbol and timeframe.",
     epilog="Start with: market-data up",
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
 
@@ -106,15 +106,16 @@ def migrate() -> None:
         )
 
 
-@app.command(epilog="Example: market-data backfill --symbols AAPL,MSFT --timeframes 5m,1d --days 30")
+@app.command(epilog="Example: market-data backfill AAPL MSFT --timeframes 5m,1d --days 30")
 def backfill(
-    symbols: Symbols = "",
+    symbols: Symbols = None,
+    symbol_list: SymbolList = "",
     timeframes: Timeframes = "",
     days: HistoryDays = None,
     full: Annotated[bool, typer.Option("--full", help="Fetch and compute again what is already held.")] = False,
 ) -> None:
     """Fetch what is missing through Dagster, with progress bars."""
-    chosen = names(symbols, parse_symbol)
+    chosen = symbols_of(symbols, symbol_list)
     chosen_timeframes = names(timeframes, parse_timeframe)
     from market_data_pipeline.runtime.database import open_universe
     from market_data_pipeline.runtime.env_file import write_env
@@ -137,7 +138,9 @@ app.add_typer(universe.app, name="universe")
 def main() -> NoReturn:
     """Run the command line and exit with 0 (done), 1 (the work failed), 2 (bad usage or settings) or 130 (Ctrl-C)."""
     debug = "--debug" in sys.argv[1:]
-    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
+    arguments, notices = spellings.present([argument for argument in sys.argv[1:] if argument != "--debug"])
+    for notice in notices:
+        print_notice(notice)
     try:
         app(arguments)
     except Exception as error:  # the boundary: a failure becomes a sentence and an exit code

@@ -13,6 +13,8 @@ import typer
 from market_data_pipeline.cli.console import (
     AsJson,
     HistoryDays,
+    Output,
+    SymbolList,
     Symbols,
     Timeframes,
     instant,
@@ -20,20 +22,22 @@ from market_data_pipeline.cli.console import (
     print_json,
     print_table,
     settings,
+    symbols_of,
     write_json,
     write_text,
 )
 from market_data_pipeline.domain.errors import UsageError
-from market_data_pipeline.domain.series import Timeframe, parse_symbol, parse_timeframe
+from market_data_pipeline.domain.series import Tier, Timeframe, parse_symbol, parse_timeframe
 from market_data_pipeline.reports.objectives import span
 from market_data_pipeline.runtime.console import console
 
 app = typer.Typer()
 
 
-@app.command(epilog="Example: market-data plan --symbols AAPL --days 30")
+@app.command(epilog="Example: market-data plan AAPL --days 30")
 def plan(
-    symbols: Symbols = "",
+    symbols: Symbols = None,
+    symbol_list: SymbolList = "",
     timeframes: Timeframes = "",
     days: HistoryDays = None,
     full: Annotated[bool, typer.Option("--full", help="Estimate as if nothing were held.")] = False,
@@ -45,7 +49,7 @@ def plan(
     takes at most 5 calls for 5m (52 sessions of 16 hours each) and one for
     1d; a year of a round-the-clock symbol 11 (34 days each) and one.
     """
-    chosen = names(symbols, parse_symbol)
+    chosen = symbols_of(symbols, symbol_list)
     chosen_timeframes = names(timeframes, parse_timeframe)
     from market_data_pipeline.reports.estimate import estimate_backfill
     from market_data_pipeline.runtime.database import open_universe
@@ -80,16 +84,25 @@ def plan(
     )
 
 
-@app.command(epilog="Example: market-data staleness --json")
+@app.command(epilog="Example: market-data staleness --tier critical --timeframes 5m,1d")
 def staleness(
+    symbols: Symbols = None,
+    symbol_list: SymbolList = "",
+    timeframes: Timeframes = "",
+    tier: Annotated[Tier | None, typer.Option(help="Only this tier.", show_default=False)] = None,
     limit: Annotated[int, typer.Option(min=1, help="At most this many series of each state.")] = 50,
     as_json: AsJson = False,
 ) -> None:
     """Show how far behind each series is, worst first."""
-    from market_data_pipeline.reports.freshness import staleness_report
+    chosen, chosen_timeframes = symbols_of(symbols, symbol_list), names(timeframes, parse_timeframe)
+    from market_data_pipeline.reports.freshness import Selection, staleness_report
     from market_data_pipeline.runtime.database import reading_engine
+    from market_data_pipeline.store.universe import select_followed
 
-    report = staleness_report(reading_engine(settings()), limit)
+    engine = reading_engine(settings())
+    if chosen:
+        select_followed(engine, chosen)  # refuses symbols that are not followed
+    report = staleness_report(engine, limit, Selection(chosen, chosen_timeframes, tier))
     if as_json:
         print_json(report)
         return
@@ -116,18 +129,18 @@ def staleness(
     console().print(f"{said} at {instant(report.timestamp)}")
 
 
-@app.command(epilog="Example: market-data gaps AAPL --timeframe 5m")
+@app.command(epilog="Example: market-data gaps AAPL --timeframes 5m")
 def gaps(
     symbol: Annotated[str, typer.Argument(help="A followed symbol, as the vendor writes it.", show_default=False)],
-    timeframe: Annotated[str, typer.Option(help="5m or 1d, the fetched ones; both if omitted.")] = "",
+    timeframes: Annotated[str, typer.Option(help="Comma-separated: 5m, 1d, the fetched ones; both if omitted.")] = "",
     as_json: AsJson = False,
 ) -> None:
     """Explain every gap in a symbol's history; nothing is sent."""
     from market_data_pipeline.reports.gaps import gaps_report, table_rows
     from market_data_pipeline.runtime.database import open_universe
 
-    name, timeframes, config = parse_symbol(symbol), names(timeframe, _fetched), settings()
-    report = gaps_report(open_universe(config), config, name, timeframes)
+    name, fetched, config = parse_symbol(symbol), names(timeframes, _fetched), settings()
+    report = gaps_report(open_universe(config), config, name, fetched)
     if as_json:
         print_json(report)
         return
@@ -153,26 +166,30 @@ def _fetched(text: str) -> Timeframe:
     raise UsageError(f"{timeframe} bars are made of {timeframe.base} ones and have the same gaps; choose 5m or 1d.")
 
 
-@app.command(epilog="Example: market-data objectives --json objectives.json")
+@app.command(epilog="Example: market-data objectives --output objectives.json")
 def objectives(
-    json_file: Annotated[
-        Path | None,
-        typer.Option("--json", metavar="FILE", help="Write the objectives as JSON to FILE; - for standard output."),
-    ] = None,
+    output: Output = None,
+    as_json: AsJson = False,
     markdown_file: Annotated[
         Path | None,
-        typer.Option("--markdown", metavar="FILE", help="Write them with the procedures as a page to FILE."),
+        typer.Option(
+            "--markdown",
+            metavar="FILE",
+            help="Write them with the procedures as a page to FILE; - for standard output.",
+        ),
     ] = None,
 ) -> None:
     """Show the objectives: freshness per tier, and recovery per failure."""
     from market_data_pipeline.reports.objectives import limit, objectives_document, objectives_markdown
 
     document = objectives_document()
-    if json_file is not None:
-        write_json(json_file, document)
+    if as_json:
+        print_json(document)
+    if output is not None:
+        write_json(output, document)
     if markdown_file is not None:
         write_text(markdown_file, objectives_markdown())
-    if json_file is not None or markdown_file is not None:
+    if as_json or output is not None or markdown_file is not None:
         return
     print_table(
         ("tier", "at most behind", "refreshed", "promise"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -55,22 +56,37 @@ def remove(symbols: _Symbols) -> None:
     _print_change(remove_symbols(open_universe(settings()), tickers))
 
 
-@app.command("import", epilog="Example: market-data universe import universe.yaml")
+@app.command("import", epilog="Example: market-data universe import universe.yaml --dry-run")
 def import_file(
     file: Annotated[Path, typer.Argument(help="YAML: tiers: {critical: [AAPL], standard: [], low_priority: []}.")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would change; change nothing.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask before symbols are removed.")] = False,
 ) -> None:
-    """Follow exactly the symbols of a file; others are removed, and their stored data are kept."""
+    """Follow exactly the symbols of a file; others are removed, and their stored data are kept.
+
+    On a terminal, it asks before it removes symbols.
+    """
     from market_data_pipeline.runtime.database import open_universe
     from market_data_pipeline.store.universe import load_universe_file, sync_universe
 
     universe = load_universe_file(file)
     config = settings()
-    _print_change(sync_universe(open_universe(config), universe, config.clock()))
+    engine, now = open_universe(config), config.clock()
+    if dry_run:
+        _print_change(sync_universe(engine, universe, now, dry_run=True), "would be ")
+        return
+    if not yes and sys.stdin.isatty():
+        planned = sync_universe(engine, universe, now, dry_run=True)
+        if planned.removed:
+            _print_change(planned, "would be ")
+            typer.confirm(f"Stop following {len(planned.removed)} symbols?", abort=True)
+    _print_change(sync_universe(engine, universe, now))
 
 
-def _print_change(change: UniverseChange) -> None:
+def _print_change(change: UniverseChange, would: str = "") -> None:
+    """Print one line for each kind of change; `would` comes before its word."""
     if not change:
-        console().print("Nothing changed.")
+        console().print("Nothing would change." if would else "Nothing changed.")
     for word, symbols in zip(change._fields, change, strict=True):
         if symbols:
-            console().print(f"{word} {', '.join(symbols)}")
+            console().print(f"{would}{word} {', '.join(symbols)}")

@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from market_data_pipeline import __version__
 from market_data_pipeline.domain.series import Timeframe
 from market_data_pipeline.measure.baseline_document import RunTimes, baseline_document
-from market_data_pipeline.measure.scratch import first_symbols, scratch_project
+from market_data_pipeline.measure.scratch import scratch_project, select_symbols
 from market_data_pipeline.reports.completeness import series_costs
 from market_data_pipeline.runtime.console import console as screen
 from market_data_pipeline.runtime.daemon import Daemon
@@ -36,20 +36,23 @@ if TYPE_CHECKING:
     from market_data_pipeline.settings import Settings
 
 
-def run_baseline(settings: Settings, symbols: int | None, timeframes: Sequence[Timeframe], days: int) -> dict[str, Any]:
+def run_baseline(
+    settings: Settings, symbols: Sequence[str], symbol_count: int | None, timeframes: Sequence[Timeframe], days: int
+) -> dict[str, Any]:
     """Measure a first backfill, print the progress, and return the document.
 
     Args:
         settings: of the user's project, whose vendor and database server are measured.
-        symbols: how many of the universe file, in its order; None for 25, or all if there are fewer.
+        symbols: of the universe file; when empty, the first `symbol_count`.
+        symbol_count: how many of the universe file, in its order; None for 25, or all if there are fewer.
         timeframes: all when empty; a resampled one includes `5m`.
         days: calendar days of history.
 
     Raises:
-        UsageError: the universe has fewer symbols.
+        UsageError: the universe lacks one of the symbols, or has fewer.
         PipelineError: a part does not start, or the database cannot be used; what was started before is ended.
     """
-    universe = first_symbols(load_universe_file(settings.universe_file), symbols)
+    universe = select_symbols(load_universe_file(settings.universe_file), symbols, symbol_count)
     console = screen()
     began = time.monotonic()
     with (

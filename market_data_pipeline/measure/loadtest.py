@@ -22,7 +22,7 @@ from market_data_pipeline import __version__
 from market_data_pipeline.domain.errors import UsageError
 from market_data_pipeline.domain.series import Timeframe
 from market_data_pipeline.measure.load_generator import Generator, Measured
-from market_data_pipeline.measure.scratch import first_symbols, scratch_project
+from market_data_pipeline.measure.scratch import scratch_project, select_symbols
 from market_data_pipeline.runtime.console import console as screen
 from market_data_pipeline.runtime.daemon import Daemon
 from market_data_pipeline.runtime.load import Load, dagster_instance, environment, load
@@ -130,23 +130,31 @@ def chosen(symbols: Sequence[str], users: int, names: Sequence[str], days: int =
 
 
 def run_loadtest(
-    settings: Settings, *, symbols: int, days: int, seconds: float, users: int, names: Sequence[str] = ()
+    settings: Settings,
+    *,
+    symbols: Sequence[str] = (),
+    symbol_count: int,
+    days: int,
+    seconds: float,
+    users: int,
+    names: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Measure the scenarios, print the progress, and return the document.
 
     Args:
         settings: of the user's project, whose database server is used.
-        symbols: how many of the universe file, in its order.
+        symbols: of the universe file; when empty, the first `symbol_count`.
+        symbol_count: how many of the universe file, in its order.
         days: calendar days of history to load first.
         seconds: how long each scenario is measured.
         users: concurrent users in the largest scenario.
         names: of the scenarios; all when empty.
 
     Raises:
-        UsageError: the universe has fewer symbols, or there is no such scenario.
+        UsageError: the universe lacks one of the symbols, has fewer, or there is no such scenario.
         PipelineError: a part does not start; what was started before is ended.
     """
-    universe = first_symbols(load_universe_file(settings.universe_file), symbols)
+    universe = select_symbols(load_universe_file(settings.universe_file), symbols, symbol_count)
     tickers = [symbol for of_tier in universe.values() for symbol in of_tier]
     selected = chosen(tickers, users, names, days)
     console = screen()

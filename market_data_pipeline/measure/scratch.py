@@ -12,7 +12,7 @@ import fcntl
 import os
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import MappingProxyType
@@ -74,12 +74,18 @@ def scratch_project(
         yield load_settings()
 
 
-def first_symbols(universe: Mapping[Tier, tuple[str, ...]], count: int | None) -> dict[Tier, tuple[str, ...]]:
-    """Return the first `count` symbols of a universe by tier; None for 25, or all if there are fewer.
+def select_symbols(
+    universe: Mapping[Tier, tuple[str, ...]], symbols: Collection[str], count: int | None
+) -> dict[Tier, tuple[str, ...]]:
+    """Return those of a universe that are in `symbols`, by tier; without any the first `count`, None for 25 or all.
 
     Raises:
-        UsageError: there are fewer than `count`.
+        UsageError: it lacks one of `symbols`, or has fewer than `count`.
     """
+    if unknown := [symbol for symbol in symbols if not any(symbol in of_tier for of_tier in universe.values())]:
+        raise UsageError(f"Not in the universe: {', '.join(unknown)}; MARKET_DATA_UNIVERSE names its file.")
+    if symbols:
+        return {tier: tuple(each for each in of_tier if each in symbols) for tier, of_tier in universe.items()}
     all_of_it = sum(map(len, universe.values()))
     if count is not None and count > all_of_it:
         raise UsageError(f"The universe has {all_of_it} symbols, not {count}; MARKET_DATA_UNIVERSE names its file.")

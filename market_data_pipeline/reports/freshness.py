@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import sqlalchemy as sa
 
@@ -20,6 +20,9 @@ from market_data_pipeline.domain.objectives import FRESHNESS, TIER_OBJECTIVES, F
 from market_data_pipeline.domain.series import Series, Tier, Timeframe
 from market_data_pipeline.reports.models import SeriesByStatus, SeriesFreshness, StalenessReport, StalenessSummary
 from market_data_pipeline.store.connection import snapshot
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
 
 LISTED: Final = 200  # series listed per tier, worst first; the counts are exact
 
@@ -195,6 +198,25 @@ class WorstSymbols(NamedTuple):
     series: list[SeriesFreshness]  # symbol by symbol, the worst one first
 
 
+class Selection(NamedTuple):
+    """Which series a report is about; what is empty selects all."""
+
+    symbols: Collection[str] = ()
+    timeframes: Collection[Timeframe] = ()
+    tier: Tier | None = None
+
+    def holds(self, one: SeriesFreshness) -> bool:
+        """Return whether the report is about this series."""
+        return (
+            (not self.symbols or one.symbol in self.symbols)
+            and (not self.timeframes or one.timeframe in self.timeframes)
+            and self.tier in {None, one.tier}
+        )
+
+
+_EVERY: Final = Selection()
+
+
 class AlertChanges(NamedTuple):
     """What has changed since the last alert, worst first: series now beyond their RPO, and those back within it."""
 
@@ -221,12 +243,14 @@ def tier_freshness(engine: sa.Engine) -> dict[Tier, TierFreshness]:
     return found
 
 
-def staleness_report(source: sa.Engine, limit: int | None = 50) -> StalenessReport:
+def staleness_report(source: sa.Engine, limit: int | None = 50, selection: Selection = _EVERY) -> StalenessReport:
     """Return how many series are fresh, aging, stale and missing, and the worst `limit` of each (None: all).
 
     Raises:
         DatabaseUnavailableError: the database cannot be used.
     """
+    if selection != _EVERY:
+        return _selected_report(source, limit, selection)
     values = {**_values(), "parts": [state.name for state in Freshness], "limit": limit}
     with snapshot(source) as connection:
         now = read_clock(connection)
@@ -246,6 +270,19 @@ def staleness_report(source: sa.Engine, limit: int | None = 50) -> StalenessRepo
             total_monitored=sum(tier.series for tier in tiers),
         ),
         by_status=SeriesByStatus(**{status.lower(): series for status, series in listed.items()}),
+    )
+
+
+def _selected_report(source: sa.Engine, limit: int | None, selection: Selection) -> StalenessReport:
+    with snapshot(source) as connection:
+        now = read_clock(connection)
+        selected = [one for one in series_freshness(connection) if selection.holds(one)]
+    of_state = {state.name: [one for one in selected if one.status == state.name] for state in Freshness}
+    counts = {f"{status.lower()}_count": len(of_it) for status, of_it in of_state.items()}
+    return StalenessReport(
+        timestamp=now,
+        summary=StalenessSummary(**counts, total_monitored=len(selected)),
+        by_status=SeriesByStatus(**{status.lower(): of_it[:limit] for status, of_it in of_state.items()}),
     )
 
 

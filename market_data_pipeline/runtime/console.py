@@ -34,6 +34,13 @@ def print_error(sentence: str) -> None:
     Console(stderr=True, highlight=False, soft_wrap=True).print(sentence, style="red", markup=False)
 
 
+def print_notice(sentence: str) -> None:
+    """Print what a user should know, but need not act on, to standard error."""
+    from rich.console import Console
+
+    Console(stderr=True, highlight=False, soft_wrap=True).print(sentence, style="yellow", markup=False)
+
+
 def command_name() -> str:
     """Return what to type to run `market-data` here: its name if it is on PATH, else its path."""
     ours = Path(sys.executable).with_name("market-data")

@@ -178,9 +178,12 @@ def ensure_universe(settings: Settings, engine: sa.Engine) -> UniverseChange | N
     return sync_universe(engine, load_universe_file(settings.universe_file), settings.clock())
 
 
-def sync_universe(engine: sa.Engine, universe: Universe, now: datetime) -> UniverseChange:
-    """Make the database follow exactly `universe`, in one transaction; `now` becomes the `added_at` of new symbols."""
-    return _apply(engine, universe, now, others_leave=True)
+def sync_universe(engine: sa.Engine, universe: Universe, now: datetime, *, dry_run: bool = False) -> UniverseChange:
+    """Make the database follow exactly `universe`, in one transaction; `now` becomes the `added_at` of new symbols.
+
+    With `dry_run`, nothing is changed and the result is what would be.
+    """
+    return _apply(engine, universe, now, others_leave=True, dry_run=dry_run)
 
 
 def add_symbols(engine: sa.Engine, tier: Tier, symbols: Iterable[str], now: datetime) -> UniverseChange:
@@ -235,7 +238,9 @@ _FOLLOW_SERIES: Final = """
 """
 
 
-def _apply(engine: sa.Engine, universe: Universe, now: datetime, *, others_leave: bool) -> UniverseChange:
+def _apply(
+    engine: sa.Engine, universe: Universe, now: datetime, *, others_leave: bool, dry_run: bool = False
+) -> UniverseChange:
     tiers = {symbol: tier for tier, symbols in universe.items() for symbol in symbols}
     listed = sorted(tiers)
     with engine.begin() as connection:
@@ -250,9 +255,10 @@ def _apply(engine: sa.Engine, universe: Universe, now: datetime, *, others_leave
             "timeframes": [timeframe.value for timeframe in Timeframe],
             "now": now,
         }
-        connection.exec_driver_sql(_FOLLOW, values)
-        connection.exec_driver_sql(_FOLLOW_SERIES, values)
-        connection.exec_driver_sql(_LEAVE, {"symbols": leaving})
+        if not dry_run:
+            connection.exec_driver_sql(_FOLLOW, values)
+            connection.exec_driver_sql(_FOLLOW_SERIES, values)
+            connection.exec_driver_sql(_LEAVE, {"symbols": leaving})
     known = [symbol for symbol in listed if symbol in before]
     return UniverseChange(
         added=tuple(symbol for symbol in listed if symbol not in before),

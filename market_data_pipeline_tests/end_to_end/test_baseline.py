@@ -33,7 +33,7 @@ def assert_nothing_is_left(project: Project) -> None:
 def test_a_baseline_says_how_long_how_much_and_what_limits_it(project: Project, tmp_path: Path) -> None:
     picture = tmp_path / "baseline.png"
     baseline = project.start(
-        "market-data", "baseline", "--symbols", "2", "--timeframes", "1h,1d", "--days", "5", "--json", "-",
+        "market-data", "baseline", "--symbol-count", "2", "--timeframes", "1h,1d", "--days", "5", "--json",
         "--picture", str(picture),
     )  # fmt: skip
     done = baseline.end(patience=10 * PATIENCE)

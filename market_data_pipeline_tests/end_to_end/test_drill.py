@@ -11,7 +11,7 @@ from market_data_pipeline_tests.end_to_end.project import PATIENCE, Project, unt
 
 def test_a_drill_measures_an_outage_and_touches_nothing_of_the_users(new_project: Project, tmp_path: Path) -> None:
     document = tmp_path / "drill.json"
-    drill = new_project.start("market-data", "drill", "FEATURE_COMPUTATION_FAILURE", "--json", str(document))
+    drill = new_project.start("market-data", "drill", "FEATURE_COMPUTATION_FAILURE", "--output", str(document))
     done = drill.end(patience=10 * PATIENCE)  # it starts a whole project of its own
     (report,) = json.loads(document.read_text())["outages"]
     steps = [step["what"] for step in report["steps"]]
