@@ -201,6 +201,16 @@ class SessionCalendar:
         span, start, end = timeframe.span // _US, self._axis.starts[session], self._axis.ends[session]
         return session, (ts_us - start) // span, -(-(end - start) // span)
 
+    def in_session(self, timeframe: Timeframe, ts_us: np.ndarray) -> np.ndarray:
+        """Return a mask: True where an instant lies within a session; for day bars, on the date of one."""
+        if self.asset_class is AssetClass.CRYPTO:
+            import numpy as np
+
+            return np.ones(len(ts_us), dtype=bool)
+        _, slot, count = self.slot_index(timeframe, ts_us)
+        inside: np.ndarray = (slot >= 0) & (slot < count)
+        return inside
+
     def grid_anchors_us(self, first_us: int, last_us: int) -> np.ndarray:
         """Return where the bar grid restarts on each day around [first_us, last_us], session or not, ascending.
 

@@ -25,6 +25,7 @@ class Counters:
         rate_limited: 429 answers among them.
         bytes: response bodies as they came over the wire, compressed.
         pages: pages of bars of one symbol received, each counted once.
+        days_refused: session days of which the vendor sent a bar that cannot be used.
         rows_fetched: bars in the answers, or made of finer bars.
         rows_inserted: bars that were not stored before.
         rows_updated: stored bars that changed or were withdrawn.
@@ -38,6 +39,7 @@ class Counters:
     rate_limited: int = 0
     bytes: int = 0
     pages: int = 0
+    days_refused: int = 0
     rows_fetched: int = 0
     rows_inserted: int = 0
     rows_updated: int = 0

@@ -123,6 +123,7 @@ def commit_failure(
     started_at: datetime,
     counters: Counters = NOTHING,
     days: tuple[date, ...] = (),
+    coverage: tuple[Coverage, ...] = (),
 ) -> SeriesOutcome:
     """Roll back, record that a series failed, and return the outcome; the data it already has stays.
 
@@ -133,6 +134,7 @@ def commit_failure(
         started_at: when the execution began, aware UTC.
         counters: what was counted by then.
         days: session days whose fetch failed.
+        coverage: of the days that were refused.
 
     Raises:
         PipelineError: `error` itself when the connection is lost, or why the failure cannot be recorded.
@@ -145,6 +147,7 @@ def commit_failure(
     outcome = failed_outcome(series, tier, error, state=state, counters=counters)
     write_failure(connection, series, tier, _log_row(outcome, state, context.run_id, started_at, now))
     write_failed_days(connection, series, days, now, context.run_id)
+    write_coverage(connection, series, coverage, context.run_id)
     connection.commit()
     return outcome
 

@@ -1,11 +1,12 @@
 """What an answer of the vendor says about each session day, and which bars a series should therefore hold.
 
-Most of it is counting. The exception is a day that has stored bars but none in the answer: either the vendor withdrew
-them, or the answer lost them. Such a day is DOUBTED, and stays as it is, if the answer has bars on both sides of it, so
-that it was neither cut short nor clamped. A second answer without the day, at least a quarter of an hour later and,
-like the first, after the day settled, confirms that it is empty, and its bars move to `bar_revisions`. An answer with
-nothing where bars are stored, and nothing around them, is refused: a ticker that the vendor lost must not empty our
-history.
+Most of it is counting. A day with a bar that cannot be used is REFUSED: what is stored of it stays, its reason is kept,
+and it is requested again, apart from the others. The other exception is a day that has stored bars but none in the
+answer: either the vendor withdrew them, or the answer lost them. Such a day is DOUBTED, and stays as it is, if the
+answer has bars on both sides of it, so that it was neither cut short nor clamped. A second answer without the day, at
+least a quarter of an hour later and, like the first, after the day settled, confirms that it is empty, and its bars
+move to `bar_revisions`. An answer with nothing where bars are stored, and nothing around them, is refused: a ticker
+that the vendor lost must not empty our history.
 
 A day's status only moves forward: an answer that says no more than an earlier one takes nothing back. Days before the
 first bar that a series ever had need no second look once there is one: the symbol was not listed yet, or the vendor's
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from market_data_pipeline.domain.intervals import Intervals
     from market_data_pipeline.domain.series import Series
     from market_data_pipeline.ingest.fetch_plan import Timing
+    from market_data_pipeline.ingest.window import Believed
 
 
 # Quiet periods are judged by the last four weeks: long enough to know a thinly traded symbol, short enough to adapt.
@@ -61,19 +63,13 @@ class CoveredDays(NamedTuple):
 
 
 def covered_days(
-    sessions: Sequence[Session],
-    span: Interval,
-    bars: pd.DataFrame,
-    series: Series,
-    known: Mapping[date, Coverage],
-    timing: Timing,
+    answer: Believed, span: Interval, series: Series, known: Mapping[date, Coverage], timing: Timing
 ) -> CoveredDays:
     """Return what an answer says about the sessions that it covers.
 
     Args:
-        sessions: those that start in `span`, ascending.
+        answer: what could be believed of it.
         span: what was requested.
-        bars: the answer, a bar frame.
         series: the fetched series.
         known: its coverage before, by session date.
         timing: when it was requested.
@@ -83,16 +79,20 @@ def covered_days(
     """
     import numpy as np
 
-    base = series.timeframe
+    base, sessions = series.timeframe, answer.sessions
     daily = base is Timeframe.D1
-    ts = ts_us(bars)
+    ts = ts_us(answer.bars)
     starts = np.array([to_us(slot_start(base, session, 0)) for session in sessions])
     counts = np.diff(np.append(np.searchsorted(ts, starts), len(ts))).tolist()
-    filled = [at for at, rows in enumerate(counts) if rows]
+    filled = [at for at, rows in enumerate(counts) if rows or sessions[at].date in answer.refused]
     first, last = (filled[0], filled[-1]) if filled else (len(counts), -1)
     coverage, doubted, warnings = [], [], []
     for at, (session, rows) in enumerate(zip(sessions, counts, strict=True)):
         before = known.get(session.date)
+        if (reason := answer.refused.get(session.date)) is not None:
+            coverage.append(refused_day(session, reason, before, timing.now))
+            doubted.append(Interval(slot_start(base, session, 0), session.day_end))
+            continue
         # A day bar cannot be cut short.
         cut = not daily and at == last < len(counts) - 1
         status, kept, doubted_at = status_after(session, rows, before, timing, cut=cut), rows, None
@@ -109,6 +109,14 @@ def covered_days(
                 raise DataError(f"{lost} and the next run requests the day again.")
         coverage.append(Coverage(session.date, status, kept, timing.now, doubted_at=doubted_at))
     return CoveredDays(tuple(coverage), subtract((span,), normalise(doubted)), tuple(warnings))
+
+
+def refused_day(session: Session, reason: str, known: Coverage | None, now: datetime) -> Coverage:
+    """Return the coverage of a day of which the vendor sent a row that cannot be used; what is stored stays."""
+    rows = known.rows if known is not None else 0
+    since = known.doubted_at if known is not None and known.refused else None
+    status = CoverageStatus.PROVISIONAL if rows else CoverageStatus.FAILED
+    return Coverage(session.date, status, rows, now, doubted_at=since or now, reason=reason)
 
 
 def status_after(
@@ -234,6 +242,8 @@ class ExpectedBars:
             if session.end > last_ts:
                 return None
             known = self.coverage.get(session.date)
+            if known is not None and known.refused:
+                continue  # it is reported with its reason, and the days after it are no older for it
             empty = known is not None and not known.rows and not known.status.final
             if known is None or known.status is CoverageStatus.FAILED or (empty and first and session.date > first):
                 return session.day_start if self.timeframe is Timeframe.D1 else session.start

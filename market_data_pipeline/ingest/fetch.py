@@ -1,5 +1,8 @@
 """Send the requests of a fetch plan, and return the vendor's answers once they are validated.
 
+A session day with a bar that cannot be used is refused, with the reason, and the other days of the answer come in. Only
+an execution that can take in nothing, although days after the last stored bar were requested, has failed.
+
 Keep out: what to request (fetch_plan) and storing the answers (commit).
 """
 
@@ -10,11 +13,12 @@ from typing import TYPE_CHECKING
 
 from market_data_pipeline.domain import bars as bar_frames
 from market_data_pipeline.domain.calendar import slot_start
-from market_data_pipeline.domain.counters import NOTHING, Counters
-from market_data_pipeline.domain.errors import PipelineError
+from market_data_pipeline.domain.counters import NOTHING, Counters, Tally
+from market_data_pipeline.domain.errors import DataError, PipelineError
 from market_data_pipeline.domain.intervals import Interval
 from market_data_pipeline.ingest.coverage import before_first_bar, covered_days
 from market_data_pipeline.ingest.market import served_days
+from market_data_pipeline.ingest.window import fetch_window
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -23,6 +27,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from market_data_pipeline.domain.intervals import Intervals
+    from market_data_pipeline.domain.series import Series
     from market_data_pipeline.ingest.fetch_plan import FetchPlan
     from market_data_pipeline.ingest.market import MarketDay
     from market_data_pipeline.polygon.client import PolygonClient
@@ -37,12 +42,12 @@ class Answer:
         plan: what was requested.
         started_at: when it was requested, aware UTC.
         bars: a bar frame, complete for every session of `spans`.
-        spans: what the answer covers, in whole sessions up to the newest served bar; doubted days (ingest.coverage) are
-            left out.
+        spans: what the answer covers, in whole sessions up to the newest served bar; refused days and doubted ones
+            (ingest.coverage) are left out.
         coverage: of the covered days now, and of days before the plan's history.
         known: the series' coverage by session date, as it will be once this answer is stored.
         counters: what the answer cost.
-        warnings: a sentence for each day that has stored bars but none in the answer.
+        warnings: sentences about the refused and the doubted days, and about what else was odd.
         is_last: no part of the plan is left to request.
     """
 
@@ -66,12 +71,14 @@ class FailedFetch:
         started_at: when it was requested, aware UTC.
         counters: what it had cost by then.
         days: the session days that were requested.
+        coverage: of the days that were refused.
     """
 
     cause: PipelineError
     started_at: datetime
     counters: Counters = NOTHING
     days: tuple[date, ...] = ()
+    coverage: tuple[Coverage, ...] = ()
 
 
 def fetch(
@@ -98,33 +105,56 @@ def fetch(
         yield Answer(plan, clock(), served.bars, days, coverage, _with(plan.coverage, coverage))
         return
     base, known = plan.series.timeframe, plan.coverage
+    taken = not plan.windows
     for number, part in enumerate(plan.parts):
-        started_at, counters = clock(), NOTHING
+        started_at, tally = clock(), Tally()
         frames: list[pd.DataFrame] = []
         spans: Intervals = ()
         warnings: tuple[str, ...] = ()
         coverage = plan.clamped if number == 0 else ()
+        refused: dict[date, str] = {}
         try:
             for window in part:
-                span = window.interval
-                fetched = client.bars(plan.series.symbol, base, span, priority=priority)
-                counters += fetched.usage
-                sessions = [day for day in plan.sessions if span.start <= slot_start(base, day, 0) < span.end]
-                covered = covered_days(sessions, span, fetched.bars, plan.series, known, plan.timing)
-                frames.append(fetched.bars)
+                believed = fetch_window(client, plan, window, priority, tally)
+                covered = covered_days(believed, window.interval, plan.series, known, plan.timing)
+                taken = taken or len(believed.refused) < len(believed.sessions)
+                frames.append(believed.bars)
                 spans += covered.spans
                 coverage += covered.coverage
                 warnings += covered.warnings
+                refused |= believed.refused
         except PipelineError as error:
             begin = part[0].interval.start
             failed = tuple(day.date for day in plan.days if number == 0 or slot_start(base, day, 0) >= begin)
-            yield FailedFetch(error, started_at, counters + getattr(error, "usage", NOTHING), failed)
+            yield FailedFetch(error, started_at, tally.counters, failed)
             return
         # Each day once: a day before the first bar may be one of this answer's, or of an earlier part's.
         explained = before_first_bar(plan.sessions, _with(known, coverage))
         coverage = tuple(_with({}, coverage + explained).values())
+        tally.counters += Counters(days_refused=len(refused))
         known, is_last = _with(known, coverage), number + 1 == len(plan.parts)
-        yield Answer(plan, started_at, _joined(frames), spans, coverage, known, counters, warnings, is_last)
+        if is_last and not taken and _are_missing(refused, plan):
+            yield FailedFetch(DataError(refusal(plan.series, refused)), started_at, tally.counters, (), coverage)
+            return
+        warnings = ((refusal(plan.series, refused),) if refused else ()) + warnings
+        yield Answer(plan, started_at, _joined(frames), spans, coverage, known, tally.counters, warnings, is_last)
+
+
+def refusal(series: Series, refused: Mapping[date, str]) -> str:
+    """Return a sentence about the days whose answer was refused."""
+    days = sorted(refused)
+    what = f"{days[0]}" if len(days) == 1 else f"{len(days)} days from {days[0]} to {days[-1]}"
+    reason = refused[days[0]].rstrip(".")
+    return (
+        f"{series.symbol} {series.timeframe}: what the vendor sent for {what} is refused ({reason}). "
+        "It is requested again automatically."
+    )
+
+
+def _are_missing(refused: Mapping[date, str], plan: FetchPlan) -> bool:
+    """Return whether a refused day comes after the last stored bar, so that the series is not up to date without it."""
+    held = None if plan.last_ts is None else plan.timing.calendar.session_date(plan.last_ts)
+    return any(held is None or day > held for day in refused)
 
 
 def _with(known: Mapping[date, Coverage], coverage: tuple[Coverage, ...]) -> Mapping[date, Coverage]:

@@ -32,6 +32,11 @@ if TYPE_CHECKING:
     from market_data_pipeline.polygon.plans import Plan
     from market_data_pipeline.polygon.request_windows import Window
 
+# A day whose answers are not believed is requested again by the next refresh, and then at growing intervals, each half
+# as long as it has not been believed for: a fault that is mended soon is noticed soon, one that stays costs four
+# requests a day. Where a second look must say the same, it comes a quarter of an hour later at the earliest.
+_LONGEST_BACKOFF: Final = timedelta(hours=6)
+
 # With the days before and after each, they still fit one page of 5m bars: 15 sessions of a page's 52 (crypto: 34).
 _MOST_WITH_NEIGHBOURS: Final = 5
 
@@ -106,6 +111,7 @@ class FetchPlan:
         timing: when bars are available, and now.
         sessions: the days that the series should hold and the vendor's plan reaches, ascending.
         coverage: of the series now, by session date.
+        last_ts: start of the last stored bar, None without one.
         days: those of `sessions` that are worth a request now.
         clamped: coverage to store for days before the history of the vendor's plan.
         parts: the requests. A long history comes in several parts, each stored before the next is requested; there is
@@ -116,6 +122,7 @@ class FetchPlan:
     timing: Timing
     sessions: tuple[Session, ...]
     coverage: Mapping[date, Coverage]
+    last_ts: datetime | None
     days: tuple[Session, ...]
     clamped: tuple[Coverage, ...]
     parts: tuple[tuple[Window, ...], ...]
@@ -148,13 +155,14 @@ def plan_fetch(
     """
     days = days_to_fetch(within.sessions, coverage, series.timeframe, timing, full=full)
     requested = with_neighbours(days, within.sessions, coverage, series.timeframe, timing)
-    made = _windows(requested, series.timeframe, timing)
+    made = _windows(requested, coverage, series.timeframe, timing)
     in_parts = not full and made and (last_ts is None or made[0].interval.start > last_ts)
     return FetchPlan(
         series,
         timing,
         within.sessions,
         coverage,
+        last_ts,
         days,
         tuple(
             Coverage(session.date, CoverageStatus.CLAMPED, 0, timing.now)
@@ -214,8 +222,10 @@ def with_neighbours(
 
 
 def _is_read_again(session: Session, known: Coverage | None, base: Timeframe, timing: Timing) -> bool:
-    """Return whether the day is over and already has bars."""
-    return known is not None and known.rows > 0 and timing.available_at(timing.last_end(session, base)) <= timing.now
+    """Return whether the day is over and already has bars; a refused one is requested apart from its neighbours."""
+    if known is None or known.refused:
+        return False
+    return known.rows > 0 and timing.available_at(timing.last_end(session, base)) <= timing.now
 
 
 def _is_due(session: Session, known: Coverage | None, base: Timeframe, timing: Timing, full: bool) -> bool:
@@ -223,13 +233,19 @@ def _is_due(session: Session, known: Coverage | None, base: Timeframe, timing: T
     if served is None:
         return False
     # A day that was before the plan's history is requested once a better plan reaches it.
-    if full or known is None or known.status in (CoverageStatus.FAILED, CoverageStatus.CLAMPED):
+    if full or known is None or known.status is CoverageStatus.CLAMPED:
+        return True
+    if known.status is CoverageStatus.FAILED and not known.refused:
         return True
     if known.status.final:
         return False
     fetched = known.fetched_at
     settled = settled_at(session)
-    if fetched >= settled:  # it settled without a bar: requested once more before it counts as empty
+    if known.doubted_at is not None and timing.now >= worth_a_request_at(known):
+        return True
+    if (
+        fetched >= settled and known.doubted_at is None
+    ):  # it settled without a bar: requested once more before it counts as empty
         return timing.now >= fetched + SETTLE_AFTER
     late_trades = timing.available_at(timing.last_end(session, base)) + SETTLE_AFTER
     return (
@@ -239,12 +255,26 @@ def _is_due(session: Session, known: Coverage | None, base: Timeframe, timing: T
     )
 
 
-def _windows(days: Sequence[Session], base: Timeframe, timing: Timing) -> tuple[Window, ...]:
+def worth_a_request_at(known: Coverage) -> datetime:
+    """Return when to request again a day about which the last answer was not believed."""
+    wait = min((known.fetched_at - (known.doubted_at or known.fetched_at)) / 2, _LONGEST_BACKOFF)
+    return known.fetched_at + (wait if known.refused else max(wait, SETTLE_AFTER))
+
+
+def _windows(
+    days: Sequence[Session], coverage: Mapping[date, Coverage], base: Timeframe, timing: Timing
+) -> tuple[Window, ...]:
     """Return the requests for `days`, up to the newest bar that is served now.
 
-    Only the last session can still be in progress; the vendor must serve a bar of each.
+    Refused days are requested apart from the others. Only the last session can still be in progress; the vendor must
+    serve a bar of each.
     """
-    made = tuple(cut for window in windows(days, base) for cut in _cut(window, timing))
+    refused = {day for day, known in coverage.items() if known.refused}
+    wanted = (
+        *windows([day for day in days if day.date not in refused], base, apart=refused),
+        *windows([day for day in days if day.date in refused], base),
+    )
+    made = tuple(cut for window in sorted(wanted) for cut in _cut(window, timing))
     served = timing.served_until(days[-1], base) if days else None
     if served is None or served >= (last := made[-1]).interval.end:
         return made

@@ -174,7 +174,9 @@ def _commit_fetched(
         if isinstance(answer, FailedFetch):
             counters = answer.counters + run.pending.take_counters()
             base = fetched.series.timeframe
-            failed = commit_failure(context, base, answer.cause, answer.started_at, counters, answer.days)
+            failed = commit_failure(
+                context, base, answer.cause, answer.started_at, counters, answer.days, answer.coverage
+            )
             yield failed.after(earlier.get(fetched.series))
             for timeframe in fetched.resampled:
                 yield commit_failure(context, timeframe, answer.cause, answer.started_at)

@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from itertools import compress
 from types import MappingProxyType
@@ -33,8 +33,9 @@ from market_data_pipeline.polygon.rate_limit import PRIORITIES
 from market_data_pipeline.polygon.reference import SPLITS_ENDPOINTS, each_once, read_splits
 from market_data_pipeline.polygon.request_windows import PAGE_LIMIT
 from market_data_pipeline.polygon.retry import MAX_ATTEMPTS, Request, Sender
+from market_data_pipeline.polygon.rows import off_grid
 from market_data_pipeline.polygon.transport import Limits, Transport
-from market_data_pipeline.polygon.wire import joined, off_grid, read_bars, read_market_day
+from market_data_pipeline.polygon.wire import joined, read_bars, read_market_day
 
 if TYPE_CHECKING:
     from datetime import date
@@ -45,7 +46,8 @@ if TYPE_CHECKING:
     from market_data_pipeline.polygon.plans import Plan
     from market_data_pipeline.polygon.rate_limit import Limiter
     from market_data_pipeline.polygon.reference import SplitRow
-    from market_data_pipeline.polygon.wire import Page, Rows
+    from market_data_pipeline.polygon.rows import Rows
+    from market_data_pipeline.polygon.wire import Page
 
 _log = logging.getLogger(__name__)
 
@@ -60,10 +62,21 @@ _R = TypeVar("_R")
 
 @dataclass(frozen=True)
 class Fetched:
-    """A complete answer: a bar frame, and what it cost."""
+    """A complete answer, and what it cost.
+
+    Attributes:
+        bars: a bar frame.
+        usage: the cost.
+        refused: why the answer cannot be believed about a session day, of which `bars` has none; by session date.
+        outside: a bar frame of what the vendor sent although it lies in no session.
+        warnings: sentences about what was taken in although it was odd.
+    """
 
     bars: pd.DataFrame
     usage: Counters
+    refused: Mapping[date, str] = field(default_factory=dict)
+    outside: pd.DataFrame | None = None
+    warnings: tuple[str, ...] = ()
 
 
 class PolygonClient:
@@ -122,7 +135,9 @@ class PolygonClient:
         self._limiter.close()
 
     def bars(self, symbol: str, timeframe: Timeframe, interval: Interval, *, priority: int = _STANDARD) -> Fetched:
-        """Return the raw bars that start in `interval`, once the last page has arrived.
+        """Return the raw bars that start in `interval` and in a session, once the last page has arrived.
+
+        A day with a bar that cannot be believed is refused whole; the other days are as good as ever.
 
         A bar in progress is among them if the interval reaches beyond now: the vendor does not mark it, so end the
         interval at the last finished bar. An empty interval costs nothing.
@@ -138,7 +153,7 @@ class PolygonClient:
             TransientError: no answer after the last attempt; RateLimitedError when that one was rate limited.
             VendorRequestError: the request is refused (400, 404, older than the plan's history).
             VendorRefusedError: the key or the plan is refused.
-            DataError: the answer cannot be trusted.
+            DataError: the answer as a whole cannot be trusted.
             UsageError: the timeframe is not fetched, or the interval is not on its grid.
         """
         with self._counted() as tally:
@@ -149,22 +164,21 @@ class PolygonClient:
             path = f"/v2/aggs/ticker/{quote(symbol, safe=':')}/range/{_RANGES[timeframe]}/"
             what = f"{symbol} {timeframe} from {interval.start:%Y-%m-%d %H:%M} to {interval.end:%Y-%m-%d %H:%M} UTC"
             target = f"{path}{first}/{last}?adjusted=false&sort=asc&limit={PAGE_LIMIT}"
-            after: int | None = None
+            rows: list[Rows] = []
 
             def read(body: bytes) -> Page[Rows]:
-                return read_bars(body, symbol, timeframe, interval, after)
+                return read_bars(body, symbol, timeframe, interval, rows)
 
             def remaining() -> tuple[int, int]:
+                after = next((page.last_us for page in reversed(rows) if page.last_us is not None), None)
                 return (first if after is None else _following_ms(symbol, timeframe, after)), last
 
-            rows = []
             request = Request(target, what, priority, self._beyond_history(interval.end))
             for page in self._pages(request, read, tally, path, {"adjusted": "false"}, remaining):
                 tally.counters += Counters(pages=1)
-                if page.count:
-                    rows.append(page.rows)
-                    after = int(page.rows.ts_us[-1])
-        return Fetched(joined(rows), tally.counters)
+                rows.append(page.rows)
+        answer = joined(rows, symbol, timeframe, interval)
+        return Fetched(answer.bars, tally.counters, answer.refused, answer.outside, answer.warnings)
 
     def splits(
         self,
@@ -299,7 +313,8 @@ class PolygonClient:
 def _following_ms(symbol: str, timeframe: Timeframe, start_us: int) -> int:
     """Return the start of the next bar on the grid after the one that starts at `start_us`, in ms."""
     if timeframe is not Timeframe.D1:
-        return start_us // 1000 + timeframe.minutes * 60_000
+        span_ms = timeframe.minutes * 60_000
+        return (start_us // 1000 // span_ms + 1) * span_ms
     calendar = calendar_for(asset_class_of(symbol))
     return to_us(calendar.midnight(calendar.session_date(from_us(start_us)) + timedelta(days=1))) // 1000
 

@@ -15,7 +15,8 @@ import msgspec
 
 from market_data_pipeline.domain.adjustments import NO_TICKER
 from market_data_pipeline.domain.errors import DataError
-from market_data_pipeline.polygon.wire import Envelope, Page, decode, in_words
+from market_data_pipeline.polygon.rows import in_words
+from market_data_pipeline.polygon.wire import Envelope, Page, decode
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable

@@ -13,7 +13,8 @@ from market_data_pipeline.domain.intervals import Interval
 from market_data_pipeline.domain.series import AssetClass, Timeframe
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Container, Sequence
+    from datetime import date
 
     from market_data_pipeline.domain.calendar import Session
 
@@ -47,9 +48,12 @@ class _Run(NamedTuple):
     interval: Interval
     base_bars: int
     gap: int  # base bars of the sessions between the run before and this one
+    apart: bool  # one of these sessions must not be requested along with others
 
 
-def windows(missing: Sequence[Session], timeframe: Timeframe, page_limit: int = PAGE_LIMIT) -> tuple[Window, ...]:
+def windows(
+    missing: Sequence[Session], timeframe: Timeframe, page_limit: int = PAGE_LIMIT, *, apart: Container[date] = ()
+) -> tuple[Window, ...]:
     """Return the fewest requests that cover `missing`, ascending and disjoint.
 
     Sessions with others between them share a window when that costs no more pages than two requests; the answer then
@@ -59,19 +63,22 @@ def windows(missing: Sequence[Session], timeframe: Timeframe, page_limit: int = 
         missing: sessions of one calendar to cover, ascending, each once.
         timeframe: `5m` (a window runs from a session's start to a session's end) or `1d` (from midnight to midnight).
         page_limit: base bars per page.
+        apart: dates of sessions, none of them in `missing`, that no window may reach across.
     """
-    runs = _runs(missing, timeframe)
+    runs = _runs(missing, timeframe, apart)
     # best[i]: calls for runs[i:], the number of windows, and where the second of them begins.
     best: list[tuple[int, int, int]] = [(0, 0, 0)] * (len(runs) + 1)
     for i in reversed(range(len(runs))):
         options = []
         together = -runs[i].gap
-        apart = 0
+        separately = 0
         for j, run in enumerate(runs[i:], start=i + 1):
+            if run.apart and j > i + 1:
+                break
             together += run.gap + run.base_bars
-            apart += pages_of(run.base_bars, page_limit)
+            separately += pages_of(run.base_bars, page_limit)
             calls = pages_of(together, page_limit)
-            if calls > apart:
+            if calls > separately:
                 break  # a longer window would not be cheaper than its parts either
             # Of equally few calls, the fewest windows: they share their last pages.
             options.append((calls + best[j][0], 1 + best[j][1], j))
@@ -114,7 +121,7 @@ def pages_of(base_bars: int, page_limit: int = PAGE_LIMIT) -> int:
     return max(1, -(-base_bars // page_limit))
 
 
-def _runs(missing: Sequence[Session], timeframe: Timeframe) -> list[_Run]:
+def _runs(missing: Sequence[Session], timeframe: Timeframe, apart: Container[date]) -> list[_Run]:
     if not missing:
         return []
     round_the_clock = missing[0].end - missing[0].start >= _DAY
@@ -129,9 +136,12 @@ def _runs(missing: Sequence[Session], timeframe: Timeframe) -> list[_Run]:
         between = calendar.sessions(before.date + _DAY, session.date) if before else ()
         if before and not between:
             held = runs.pop()
-            runs.append(_Run(Interval(held.interval.start, interval.end), held.base_bars + bars, held.gap))
+            runs.append(
+                held._replace(interval=Interval(held.interval.start, interval.end), base_bars=held.base_bars + bars)
+            )
         else:
-            runs.append(_Run(interval, bars, sum(_base_bars(each, timeframe) for each in between)))
+            gap = sum(_base_bars(each, timeframe) for each in between)
+            runs.append(_Run(interval, bars, gap, any(each.date in apart for each in between)))
         before = session
     return runs
 

@@ -1,19 +1,21 @@
 """Decode the vendor's bars, pages of one symbol or a day of the whole market, and refuse what cannot be trusted.
 
-A page of bars is accepted whole or not at all: its envelope must echo the request, and every bar must obey the rules
-below. A body that is not JSON is a transient error; JSON that contradicts the request or itself is a data error, whose
-message names the bar and the field. In a market day each row belongs to another series: one that contradicts itself is
-left out with a warning. 10,000 bars take about 7 ms: msgspec into typed rows, then one pass into numpy (orjson's
-dictionaries cost as much before any type is checked, pyarrow's JSON reader half as much again).
+A page's envelope is accepted whole or not at all: it must echo the request. Its rows are judged one by one: a bar that
+breaks a rule below has its session day refused (`polygon.bad_rows`), and the other days of the answer come in. A body
+that is not JSON is a transient error; an envelope that contradicts the request is a data error. In a market day each
+row belongs to another series: one that contradicts itself is left out with a warning. 10,000 bars take about 7 ms:
+msgspec into typed rows, then one pass into numpy (orjson's dictionaries cost as much before any type is checked,
+pyarrow's JSON reader half as much again). Rows are looked at one by one only when that finds a fault.
 """
 
 from __future__ import annotations
 
+import json
 import logging
-import math
 import re
 from codecs import BOM_UTF8
 from dataclasses import dataclass
+from datetime import timedelta
 from itertools import chain
 from operator import attrgetter
 from typing import TYPE_CHECKING, Final, Generic, NamedTuple, TypeVar
@@ -25,10 +27,23 @@ from market_data_pipeline.domain.bars import VALUES, bar_frame, empty
 from market_data_pipeline.domain.calendar import calendar_for, from_us, to_us
 from market_data_pipeline.domain.errors import DataError, PipelineError, TransientError
 from market_data_pipeline.domain.series import AssetClass, Timeframe, asset_class_of
+from market_data_pipeline.polygon import bad_rows
 from market_data_pipeline.polygon.refusals import RefusedInBodyError
+from market_data_pipeline.polygon.rows import (
+    FIELDS,
+    LATEST_MS,
+    Bar,
+    Rows,
+    in_words,
+    odd_stamp,
+    off_grid,
+    optional_rules,
+    price_rules,
+    when,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from datetime import date
 
     import pandas as pd
@@ -38,25 +53,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 _SUCCESSES: Final = frozenset({"OK", "DELAYED"})
-_FIELDS: Final = ("o", "h", "l", "c", "v", "vw", "n")  # the vendor's names, in the order of `domain.bars.VALUES`
-_LATEST_MS: Final = 10**14  # the year 5138: a later stamp is in a finer unit
-_LATEST_US: Final = 10**17
-_MOST_TRADES: Final = 2.0**53  # beyond, floats skip whole numbers, and the column holds no more than 2**63
-_SPAN_5M_US: Final = 300 * 10**6
-_PLACE: Final = re.compile(r" - at `\$(?:\.results\[(?P<row>\d+)\])?(?:\.(?P<field>\w+))?`")
-
-
-class Bar(msgspec.Struct, gc=False):
-    """One row of `results`. `vw` and `n` may be absent; nothing may be null."""
-
-    t: int
-    o: float
-    h: float
-    l: float  # noqa: E741
-    c: float
-    v: float
-    vw: float = math.nan
-    n: float = math.nan
+_LITERALS: Final = re.compile(rb"[:\[,\s-](?:NaN|Infinity)\b")
 
 
 class Envelope(msgspec.Struct):
@@ -75,11 +72,13 @@ class _BarsPage(Envelope):
     results: list[Bar] | None = None
 
 
-class Rows(NamedTuple):
-    """The bars of one page: starts in int64 microseconds since 1970 UTC; `values` has a row for each of `VALUES`."""
+class _BarsEnvelope(Envelope):
+    """A page of bars whose rows are decoded one by one."""
 
-    ts_us: np.ndarray
-    values: np.ndarray
+    ticker: str | None = None
+    adjusted: bool | None = None
+    resultsCount: int | None = None
+    results: list[object] | None = None
 
 
 _R = TypeVar("_R")
@@ -95,10 +94,28 @@ class Page(Generic[_R]):
     next_url: str | None
 
 
+class BarsAnswer(NamedTuple):
+    """What all pages of one answer say.
+
+    Attributes:
+        bars: a bar frame; without the refused days and without what lies in no session.
+        refused: why each day with a bad row cannot be believed, by session date.
+        outside: a bar frame of the bars that lie in no session.
+        warnings: sentences about what was taken in although it was odd.
+    """
+
+    bars: pd.DataFrame
+    refused: Mapping[date, str]
+    outside: pd.DataFrame
+    warnings: tuple[str, ...]
+
+
 _PAGE: Final = msgspec.json.Decoder(_BarsPage)
 
 
-def read_bars(body: bytes, symbol: str, timeframe: Timeframe, interval: Interval, after_us: int | None) -> Page[Rows]:
+def read_bars(
+    body: bytes, symbol: str, timeframe: Timeframe, interval: Interval, earlier: Sequence[Rows] = ()
+) -> Page[Rows]:
     """Return the bars of an aggregates page.
 
     Args:
@@ -106,40 +123,111 @@ def read_bars(body: bytes, symbol: str, timeframe: Timeframe, interval: Interval
         symbol: the ticker that the page must echo.
         timeframe: `5m` or `1d`; every bar starts on its grid (day bars at local midnight).
         interval: half-open UTC; no bar starts outside.
-        after_us: start of the last bar of the page before, None for the first page.
+        earlier: the pages before.
 
     Raises:
         TransientError: the body is not JSON.
-        DataError: it contradicts the request or itself.
+        DataError: the envelope contradicts the request, or no row of the page has a usable stamp after those before.
         RefusedInBodyError: its status is not a success.
     """
-    where = f"{symbol} {timeframe}"
-    page = decode(_PAGE, body, where)
+    where = f"{symbol} {timeframe}" + (f", page {len(earlier) + 1}" if earlier else "")
+    page: _BarsPage | _BarsEnvelope
+    flaws: dict[int, str] = {}
+    warnings: list[str] = []
+    try:
+        page = _PAGE.decode(body.removeprefix(BOM_UTF8))
+        table = _table(page.results or ())
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, OverflowError):
+        page, warnings = _lenient(body, where)
+        table, flaws, notes = bad_rows.decoded(page.results or (), where)
+        warnings += notes
+    _check_status(page)
     if page.ticker != symbol:
         raise DataError(f"{where}: the answer is for ticker {page.ticker!r}.")
-    rows = page.results or ()
-    _check_envelope(page.adjusted, page.resultsCount, len(rows), where)
-    ts_us, values = _matrix(rows, where)
-    if rows:
-        _check_stamps(ts_us, symbol, timeframe, interval, after_us)
-        for rule, broken in _broken_rules(values):
-            if broken.any():
-                at = int(np.argmax(broken))
-                raise DataError(f"{where}, bar {at} ({_when(ts_us[at])}): {rule}: {_shown(values, at)}.")
-        _warn_of_vwap(ts_us, values, where)
-    return Page(Rows(ts_us, values), len(ts_us), page.next_url)
+    _check_envelope(page.adjusted, page.resultsCount, len(table), where)
+    if not len(table):
+        return Page(Rows(*_EMPTY, warnings=tuple(warnings)), 0, page.next_url)
+    if flaws or (fast := _clean(table, symbol, timeframe, interval, earlier)) is None:
+        rows = bad_rows.sifted(table, flaws, symbol, timeframe, interval, earlier, where)
+    else:
+        rows = Rows(*fast, first_us=int(fast[0][0]), last_us=int(fast[0][-1]))
+    _warn_of_vwap(rows.ts_us, rows.values, where)
+    return Page(rows._replace(warnings=(*warnings, *rows.warnings)), len(table), page.next_url)
 
 
-def joined(pages: Sequence[Rows]) -> pd.DataFrame:
-    """Return the bars of all pages of one answer, in order, as one bar frame."""
+def joined(pages: Sequence[Rows], symbol: str, timeframe: Timeframe, interval: Interval) -> BarsAnswer:
+    """Return what all pages of one answer say, in order."""
     if not pages:
-        return empty()
-    return _frame(np.concatenate([page.ts_us for page in pages]), np.hstack([page.values for page in pages]))
+        return BarsAnswer(empty(), {}, empty(), ())
+    calendar = calendar_for(asset_class_of(symbol))
+    refused: dict[date, str] = {}
+    for number, page in enumerate(pages):
+        for row in page.bad:
+            following = (later.first_us for later in pages[number + 1 :] if later.first_us is not None)
+            high_us = row.high_us if row.high_us is not None else next(following, to_us(interval.end) - 1)
+            first, last = (calendar.session_date(from_us(us)) for us in (row.low_us, high_us))
+            for session in calendar.sessions(first, last + timedelta(days=1)):
+                refused.setdefault(session.date, row.reason)
+    ts_us, values = np.concatenate([page.ts_us for page in pages]), np.hstack([page.values for page in pages])
+    if refused:
+        kept = ~np.isin(calendar.session_days(ts_us), np.array([*refused], dtype="datetime64[D]"))
+        ts_us, values = ts_us[kept], values[:, kept]
+    apart = [page.outside for page in pages if page.outside is not None]
+    outside = empty()
+    if apart:
+        outside = _frame(np.concatenate([each.ts_us for each in apart]), np.hstack([each.values for each in apart]))
+    warnings = [warning for page in pages for warning in page.warnings]
+    if count := len(outside):
+        what = "A bar lies" if count == 1 else f"{count} bars lie"
+        many = count > _MANY_OUTSIDE * (count + len(ts_us))
+        doubt = " They are many: is the calendar wrong about these hours?" if many else ""
+        first = outside["ts"].iloc[0].isoformat()
+        warnings.append(f"{symbol} {timeframe}: {what} in no session, first {first}; left out.{doubt}")
+    return BarsAnswer(_frame(ts_us, values), dict(sorted(refused.items())), outside, tuple(warnings))
+
+
+_MANY_OUTSIDE: Final = 0.1  # of an answer's bars: stray prints are a few, a day that the calendar does not know is not
+_EMPTY: Final = (np.empty(0, dtype="int64"), np.empty((len(VALUES), 0)))
 
 
 def _frame(ts_us: np.ndarray, values: np.ndarray) -> pd.DataFrame:
     """Return a bar frame of starts in microseconds and a matrix with the names of `VALUES` as rows."""
     return bar_frame(ts_us, dict(zip(VALUES, values, strict=True)))
+
+
+def _clean(
+    table: np.ndarray, symbol: str, timeframe: Timeframe, interval: Interval, earlier: Sequence[Rows]
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Return the starts and the values of a page without any fault; None when there is one."""
+    ms = table[:, 0]
+    if ms[0] * 1000 < to_us(interval.start) or ms[-1] * 1000 >= to_us(interval.end) or (np.diff(ms) <= 0).any():
+        return None
+    ts_us, values = ms.astype("int64") * 1000, np.ascontiguousarray(table[:, 1:].T)
+    after_us = next((page.last_us for page in reversed(earlier) if page.last_us is not None), None)
+    if (
+        (after_us is not None and ts_us[0] <= after_us)
+        or off_grid(ts_us, symbol, timeframe).any()
+        or not calendar_for(asset_class_of(symbol)).in_session(timeframe, ts_us).all()
+        or any(broken.any() for _, broken in (*price_rules(values), *optional_rules(values)))
+    ):
+        return None
+    return ts_us, values
+
+
+def _lenient(body: bytes, where: str) -> tuple[_BarsEnvelope, list[str]]:
+    """Return the page with undecoded rows, read as a browser would not: NaN and Infinity count as numbers."""
+    failure: PipelineError
+    try:
+        parsed = json.loads(body.removeprefix(BOM_UTF8))
+        page = msgspec.convert(parsed, _BarsEnvelope)
+    except msgspec.ValidationError as error:
+        failure = DataError(f"{where}{in_words(str(error), 'bar')}.")
+    except (ValueError, RecursionError):
+        failure = TransientError(f"{where}: the answer of {len(body)} bytes is not readable JSON.")
+    else:
+        strict = _LITERALS.search(body) is None
+        return page, [] if strict else [f"{where}: the answer has NaN or Infinity in it, which is not JSON."]
+    raise failure
 
 
 def decode(decoder: msgspec.json.Decoder[_P], body: bytes, where: str, row: str = "bar") -> _P:
@@ -152,21 +240,14 @@ def decode(decoder: msgspec.json.Decoder[_P], body: bytes, where: str, row: str 
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         failure = TransientError(f"{where}: the answer of {len(body)} bytes is not readable JSON.")
     else:
-        if page.status not in _SUCCESSES:
-            raise RefusedInBodyError(page.status, page.error or page.message or "")
+        _check_status(page)
         return page
     raise failure
 
 
-def in_words(message: str, row: str) -> str:
-    """Return msgspec's message about a value with the row and the field in front."""
-    place = _PLACE.search(message)
-    what = message[: place.start()] if place else message
-    missing = re.search(r"missing required field `(\w+)`", what)
-    at = f", {row} {place['row']}" if place and place["row"] else ""
-    name = missing[1] if missing else place["field"] if place else None
-    text = "is missing" if missing else what.replace("`", "")
-    return f"{at}, field {name}: {text}" if name else f"{at}: {text}"
+def _check_status(page: Envelope) -> None:
+    if page.status not in _SUCCESSES:
+        raise RefusedInBodyError(page.status, page.error or page.message or "")
 
 
 def _check_envelope(adjusted: bool | None, results_count: int | None, rows: int, where: str) -> None:
@@ -177,69 +258,30 @@ def _check_envelope(adjusted: bool | None, results_count: int | None, rows: int,
         raise DataError(f"{where}: resultsCount is {results_count} and there are {rows} rows.")
 
 
+def _table(rows: Sequence[Bar]) -> np.ndarray:
+    """Return a row for each bar: its stamp in milliseconds, then its values in the order of `VALUES`.
+
+    Stamps travel as floats, which hold milliseconds exactly up to 2**53; what is larger is refused by its size.
+
+    Raises:
+        OverflowError: a stamp has hundreds of digits.
+    """
+    numbers = chain.from_iterable(map(attrgetter("t", *FIELDS), rows))
+    width = 1 + len(FIELDS)
+    return np.fromiter(numbers, dtype="float64", count=len(rows) * width).reshape(len(rows), width)
+
+
 def _matrix(rows: Sequence[Bar], where: str) -> tuple[np.ndarray, np.ndarray]:
     """Return the starts in microseconds, and the values with the names of `VALUES` as rows."""
-    n, width = len(rows), 1 + len(_FIELDS)
-    # Stamps travel as floats, which hold milliseconds exactly up to 2**53; what is larger is refused by its size.
-    numbers = chain.from_iterable(map(attrgetter("t", *_FIELDS), rows))
     try:
-        flat = np.fromiter(numbers, dtype="float64", count=n * width)
+        table = _table(rows)
     except OverflowError:
         raise DataError(f"{where}, field t: a stamp has hundreds of digits.") from None
-    table = flat.reshape(n, width)
     ms = table[:, 0]
-    if (odd := (ms > _LATEST_MS) | (ms < 0)).any():
+    if (odd := (ms > LATEST_MS) | (ms < 0)).any():
         at = int(np.argmax(odd))
-        unit = "nanoseconds" if ms[at] >= _LATEST_US else "microseconds" if ms[at] > 0 else "a time before 1970"
-        raise DataError(f"{where}, bar {at}, field t: {ms[at]:.0f} looks like {unit}; the API uses milliseconds.")
+        raise DataError(f"{where}, bar {at}, field t: {odd_stamp(ms[at])}.")
     return ms.astype("int64") * 1000, np.ascontiguousarray(table[:, 1:].T)
-
-
-def _check_stamps(
-    ts_us: np.ndarray, symbol: str, timeframe: Timeframe, interval: Interval, after_us: int | None
-) -> None:
-    where = f"{symbol} {timeframe}"
-    outside = (ts_us < to_us(interval.start)) | (ts_us >= to_us(interval.end))
-    if outside.any():
-        at = int(np.argmax(outside))
-        requested = f"[{interval.start.isoformat()}, {interval.end.isoformat()})"
-        raise DataError(f"{where}, bar {at}, field t: {_when(ts_us[at])} is outside {requested}.")
-    stale = np.diff(ts_us, prepend=ts_us[0] - 1 if after_us is None else after_us) <= 0
-    if stale.any():
-        at = int(np.argmax(stale))
-        raise DataError(f"{where}, bar {at}, field t: {_when(ts_us[at])} does not come after the bar before it.")
-    if (off := off_grid(ts_us, symbol, timeframe)).any():
-        at = int(np.argmax(off))
-        raise DataError(f"{where}, bar {at}, field t: {_when(ts_us[at])} is not on the grid of {timeframe} bars.")
-
-
-def off_grid(ts_us: np.ndarray, symbol: str, timeframe: Timeframe) -> np.ndarray:
-    """Return a mask: True where no bar of the timeframe starts; day bars start at local midnight."""
-    if timeframe is Timeframe.D1:
-        calendar = calendar_for(asset_class_of(symbol))
-        days = calendar.session_days(ts_us).tolist()
-        starts = np.fromiter((to_us(calendar.midnight(day)) for day in days), dtype="int64", count=len(days))
-    else:
-        starts = ts_us - ts_us % _SPAN_5M_US
-    off: np.ndarray = starts != ts_us
-    return off
-
-
-def _broken_rules(values: np.ndarray) -> list[tuple[str, np.ndarray]]:
-    """Return each rule's sentence and which bars break it."""
-    opened, high, low, close, volume, vwap, trades = values
-    prices = values[:4]
-    return [
-        ("a price is not above 0 and finite", ~(np.isfinite(prices) & (prices > 0)).all(axis=0)),
-        (
-            "low <= open, close <= high does not hold",
-            (np.minimum(opened, close) < low) | (np.maximum(opened, close) > high),
-        ),
-        ("the volume is infinite or below 0", ~(np.isfinite(volume) & (volume >= 0))),
-        # It may be outside [low, high], see _warn_of_vwap; 0 stands for none where nothing traded.
-        ("vw is infinite or below 0", np.isinf(vwap) | (vwap < 0)),
-        ("n is not a count", (trades > _MOST_TRADES) | (trades < 0) | (trades != np.rint(trades)) & ~np.isnan(trades)),
-    ]
 
 
 def _warn_of_vwap(ts_us: np.ndarray, values: np.ndarray, where: str) -> None:
@@ -247,17 +289,8 @@ def _warn_of_vwap(ts_us: np.ndarray, values: np.ndarray, where: str) -> None:
     high, low, vwap = values[1], values[2], values[5]
     outside = (vwap < low) | (vwap > high)
     if outside.any():
-        first = _when(ts_us[int(np.argmax(outside))])
+        first = when(ts_us[int(np.argmax(outside))])
         _log.warning("%s: vw is outside [low, high] in %d bars, first at %s", where, int(outside.sum()), first)
-
-
-def _when(us: int) -> str:
-    """Return microseconds since 1970 UTC in ISO 8601."""
-    return from_us(us).isoformat()
-
-
-def _shown(values: np.ndarray, at: int) -> str:
-    return ", ".join(f"{name} = {value:.10g}" for name, value in zip(_FIELDS, values[:, at], strict=True))
 
 
 _CLOSE_TO_MIDNIGHT_US: Final = 8 * 3600 * 10**6  # from 16:00; clocks change on Sundays, so always 8 hours
@@ -297,7 +330,7 @@ def read_market_day(body: bytes, day: date) -> pd.DataFrame:
     ts_us, values = _matrix(rows, where)
     if rows:
         _check_rows(symbols, ts_us, day, where)
-        bad = np.logical_or.reduce([broken for _, broken in _broken_rules(values)])
+        bad = np.logical_or.reduce([broken for _, broken in (*price_rules(values), *optional_rules(values))])
         if bad.any():
             named = ", ".join(symbols[bad][:5])
             _log.warning("%s: left out %d rows that contradict themselves, such as %s", where, int(bad.sum()), named)
@@ -320,4 +353,4 @@ def _check_rows(symbols: Sequence[str] | np.ndarray, ts_us: np.ndarray, day: dat
     close_us = to_us(session.day_end) - _CLOSE_TO_MIDNIGHT_US
     if (wrong := ts_us != close_us).any():
         at = int(np.argmax(wrong))
-        raise DataError(f"{where}: {symbols[at]} is stamped {_when(ts_us[at])} instead of {_when(close_us)}.")
+        raise DataError(f"{where}: {symbols[at]} is stamped {when(ts_us[at])} instead of {when(close_us)}.")

@@ -18,7 +18,7 @@ from market_data_pipeline.domain.freshness import settled_at
 from market_data_pipeline.domain.intervals import Interval
 from market_data_pipeline.domain.objectives import TIER_OBJECTIVES
 from market_data_pipeline.domain.series import BASE_TIMEFRAMES, AssetClass, Series, Tier, Timeframe, asset_class_of
-from market_data_pipeline.ingest.fetch_plan import Timing, reach
+from market_data_pipeline.ingest.fetch_plan import Timing, reach, worth_a_request_at
 from market_data_pipeline.polygon.plans import plan_named
 from market_data_pipeline.reports.models import GapCount, GapReport, GapsReport, SeriesGaps
 from market_data_pipeline.store.connection import snapshot
@@ -59,6 +59,8 @@ class Gap(NamedTuple):
         reason: why.
         day: date of the session that it begins in.
         asked_at: when the vendor last answered, or failed to, about the first day; None when it was never asked.
+        refused: why its answer about the day was refused, with the row; None otherwise.
+        retry_at: when a refused day is worth another request.
     """
 
     start: datetime
@@ -67,6 +69,8 @@ class Gap(NamedTuple):
     reason: Reason
     day: date
     asked_at: datetime | None
+    refused: str | None = None
+    retry_at: datetime | None = None
 
 
 _DAY: Final = timedelta(days=1)
@@ -133,7 +137,7 @@ def _missing(
     for i, (session, day) in enumerate(zip(sessions, known, strict=True)):
         low, high = int(bounds[i]), int(bounds[i + 1])
         reasons[low:high] = _number(_reason(day, failing=failing, beyond=i < beyond))
-        if day is not None and day.status is CoverageStatus.PROVISIONAL:
+        if day is not None and day.status is CoverageStatus.PROVISIONAL and not day.refused:
             since = low + _served(base, session, slots[low:high], timing, day.fetched_at)
             reasons[since:high] = _number(Reason.FAILED if failing else Reason.NEVER_ASKED)
         if i >= beyond and timing.available_at(timing.last_end(session, base)) > timing.now:
@@ -147,11 +151,17 @@ def _missing(
     for low, high in zip(first.tolist(), last.tolist(), strict=True):
         session, day = sessions[at[low]], known[at[low]]
         end = session.day_end if base is Timeframe.D1 else from_us(int(slots[high])) + base.span
-        asked_at = None if day is None else day.fetched_at
-        yield Gap(from_us(int(slots[low])), end, high - low + 1, _REASONS[reasons[low]], session.date, asked_at)
+        gap = Gap(from_us(int(slots[low])), end, high - low + 1, _REASONS[reasons[low]], session.date, None)
+        if day is not None:
+            gap = gap._replace(asked_at=day.fetched_at)
+        if day is not None and day.refused:
+            gap = gap._replace(refused=day.reason, retry_at=worth_a_request_at(day))
+        yield gap
 
 
 def _reason(day: Coverage | None, *, failing: bool, beyond: bool) -> Reason:
+    if day is not None and day.refused:
+        return Reason.FAILED
     if day is not None and (beyond or day.status is not CoverageStatus.CLAMPED):
         return _BY_STATUS[day.status]
     if beyond:
@@ -187,7 +197,7 @@ def _merged(runs: Iterator[Gap], sessions: Sequence[Session]) -> list[Gap]:
 
 
 def _alike(before: Gap, run: Gap, session: Session) -> bool:
-    if before.reason is not run.reason:
+    if before.reason is not run.reason or before.refused != run.refused:
         return False
     if run.reason is Reason.BEFORE_PLAN or before.asked_at is None or run.asked_at is None:
         return run.reason is Reason.BEFORE_PLAN or before.asked_at is run.asked_at
@@ -239,7 +249,7 @@ _STATE: Final = sa.text("""
 """)
 
 _COVERAGE: Final = sa.text("""
-    select session_date, status, rows, fetched_at, rechecked_at
+    select session_date, status, rows, fetched_at, rechecked_at, doubted_at, reason
     from market_data.coverage
     where symbol = :symbol and timeframe = :timeframe
 """)
@@ -319,7 +329,13 @@ def read_history(connection: sa.Connection, series: Series, timing: Timing, plan
     state = connection.execute(_STATE, named).mappings().one()
     coverage = {
         row.session_date: Coverage(
-            row.session_date, CoverageStatus(row.status), row.rows, row.fetched_at, row.rechecked_at
+            row.session_date,
+            CoverageStatus(row.status),
+            row.rows,
+            row.fetched_at,
+            row.rechecked_at,
+            row.doubted_at,
+            row.reason,
         )
         for row in connection.execute(_COVERAGE, named)
     }
@@ -411,11 +427,13 @@ def _explained(gap: Gap, history: History) -> GapReport:
         case Reason.FAILED:
             error = ": ".join(filter(None, (state["error_class"], state["error"]))) or "an earlier run failed"
             failed_at = gap.asked_at or state["failed_at"]
+            if gap.refused:
+                error, failed_at = gap.refused.rstrip("."), gap.retry_at
             due = None if failed_at is None else failed_at + TIER_OBJECTIVES[Tier(state["tier"])].cadence
-            facts = {"error": error, "failed_at": failed_at, "next_try_by": due}
+            facts = {"error": error, "failed_at": gap.asked_at or failed_at, "next_try_by": due}
             tried = "at the next refresh" if due is None else f"by {local(due)}"
             late = ", which has passed: are the schedules running?" if due is not None and due < timing.now else ""
-            text = f"failed ({error}; next try {tried}{late})"
+            text = f"{'refused' if gap.refused else 'failed'} ({error}; next try {tried}{late})"
         case Reason.NEVER_ASKED:
             text = "never asked" if gap.asked_at is None else f"not asked since {local(gap.asked_at)}"
     return GapReport(start=gap.start, end=gap.end, bars=gap.bars, reason=gap.reason, explanation=text, **facts)

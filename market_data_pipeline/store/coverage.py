@@ -23,7 +23,7 @@ class CoverageStatus(StrEnum):
     PROVISIONAL = "provisional"  # stored as far as published, fetched again until settled
     EMPTY_CONFIRMED = "empty_confirmed"  # two answers after settling had no bar
     CLAMPED = "clamped"  # before the plan's history
-    FAILED = "failed"  # the last attempt failed
+    FAILED = "failed"  # the last attempt failed, or its answer was refused
 
     @property
     def final(self) -> bool:
@@ -41,7 +41,8 @@ class Coverage:
         rows: bars stored for it.
         fetched_at: when the vendor gave the answer that this row describes, aware UTC.
         reverified_at: when it was last reverified after it had settled, whatever the result.
-        doubted_at: when the vendor's answer had no bar for the day, although `rows` are stored; None otherwise.
+        doubted_at: since when the vendor's answers about the day have not been believed; None for a day as it has it.
+        reason: why its last answer was refused, with the row; None for a day whose answer could be read.
     """
 
     session_date: date
@@ -50,13 +51,19 @@ class Coverage:
     fetched_at: datetime
     reverified_at: datetime | None = None
     doubted_at: datetime | None = None
+    reason: str | None = None
+
+    @property
+    def refused(self) -> bool:
+        """True when the last answer had a fault in this day, so that it is requested apart from the others."""
+        return self.reason is not None
 
 
 def read_coverage(connection: StoreConnection, series: Series) -> dict[date, Coverage]:
     """Return the coverage of a fetched series by session date; a day that was never fetched is absent."""
     rows = connection.rows(
         """
-        select session_date, status, rows, fetched_at, rechecked_at as reverified_at, doubted_at
+        select session_date, status, rows, fetched_at, rechecked_at as reverified_at, doubted_at, reason
         from market_data.coverage
         where symbol = %(symbol)s and timeframe = %(timeframe)s
         """,
@@ -73,20 +80,21 @@ def write_coverage(connection: StoreConnection, series: Series, days: Iterable[C
     connection.execute(
         """
         insert into market_data.coverage (
-            symbol, timeframe, session_date, status, rows, fetched_at, doubted_at, run_id
+            symbol, timeframe, session_date, status, rows, fetched_at, doubted_at, reason, run_id
         )
         select
             %(symbol)s, %(timeframe)s, day.session_date, day.status, day.rows, day.fetched_at, day.doubted_at,
-            %(run_id)s
+            day.reason, %(run_id)s
         from unnest(
             %(session_date)s::date[], %(status)s::text[], %(rows)s::bigint[], %(fetched_at)s::timestamptz[],
-            %(doubted_at)s::timestamptz[]
-        ) as day (session_date, status, rows, fetched_at, doubted_at)
+            %(doubted_at)s::timestamptz[], %(reason)s::text[]
+        ) as day (session_date, status, rows, fetched_at, doubted_at, reason)
         on conflict (symbol, timeframe, session_date) do update set
             status = excluded.status,
             rows = excluded.rows,
             fetched_at = excluded.fetched_at,
             doubted_at = excluded.doubted_at,
+            reason = excluded.reason,
             run_id = excluded.run_id
         """,
         {
@@ -96,6 +104,7 @@ def write_coverage(connection: StoreConnection, series: Series, days: Iterable[C
             "rows": [day.rows for day in days],
             "fetched_at": [day.fetched_at for day in days],
             "doubted_at": [day.doubted_at for day in days],
+            "reason": [day.reason for day in days],
             "run_id": run_id,
         },
     )

@@ -1,4 +1,4 @@
-"""`dagster job launch` against a vendor that misbehaves, with the real daemon: correct bars, or none and the reason.
+"""`dagster job launch` against a vendor that misbehaves, with the real daemon: correct days, or none and the reason.
 
 The second test builds on the first: it fetches what failed there.
 """
@@ -47,6 +47,11 @@ PASSING: dict[str, tuple[Make, ...]] = {
     "AMZN": (always(reset()), too_long, empty_then_next),
     "GOOGL": (cut_json, unended, next_url(lambda one, url: f"https://evil.example:8443{url[len(one.root) :]}")),
 }
+# Faults of every answer that cost one day at most: the rest of the history comes in, with a warning.
+SPOILING: dict[str, tuple[Make, str]] = {
+    "NVDA": (of_rows(doubled), "came twice with the same values"),
+    "TSLA": (row(3, c=None), "bar 3, field c"),
+}
 # Faults in every request for them, the class of the error, and words of its reason.
 STAYING: dict[str, tuple[Make, str, str]] = {
     "MSFT": (
@@ -54,16 +59,14 @@ STAYING: dict[str, tuple[Make, str, str]] = {
         "DataError",
         "looks like nanoseconds",
     ),
-    "NVDA": (of_rows(doubled), "DataError", "does not come after"),
     "META": (of_page(lambda page: {**page, "ticker": "meta"}), "DataError", "is for ticker 'meta'"),
-    "TSLA": (row(3, c=None), "DataError", "bar 3, field c"),
     "SPY": (
         always(send_json({"status": "ERROR", "error": "Could not parse the time parameter: 'from'."})),
         "VendorRequestError",
         "Could not parse",
     ),
 }
-SYMBOLS = (*PASSING, *STAYING)
+SYMBOLS = (*PASSING, *SPOILING, *STAYING)
 INTRADAY = tuple(timeframe for timeframe in Timeframe if timeframe.base is Timeframe.M5)
 
 
@@ -146,7 +149,7 @@ def test_passing_faults_leave_correct_bars_and_lasting_ones_leave_none_and_the_r
     for symbol, faults in PASSING.items():
         for make in faults:
             vendor.inject(make, lambda exchange, symbol=symbol: exchange.kind == "5m" and exchange.symbol == symbol)  # type: ignore[misc]
-    for symbol, (make, *_) in STAYING.items():
+    for symbol, (make, *_) in (SPOILING | STAYING).items():
         vendor.inject(make, lambda exchange, symbol=symbol: exchange.kind == "5m" and exchange.symbol == symbol, ALWAYS)  # type: ignore[misc]
 
     run = launched(project, instance)
@@ -157,12 +160,17 @@ def test_passing_faults_leave_correct_bars_and_lasting_ones_leave_none_and_the_r
         assert len(held) > 300
     assert {
         held["symbol"] for held in project.query("select symbol from market_data.bars where timeframe <> '1d'")
-    } == {*PASSING}
+    } == {*PASSING, *SPOILING}
+    assert len(stored(project, "NVDA")) == len(truth(vendor, "NVDA", stored(project, "NVDA")[0][0]))
+    assert 0 < len(stored(project, "TSLA")) < len(stored(project, "NVDA"))
 
     logged = outcomes(project, run)
     assert set(logged) == {(symbol, str(timeframe)) for symbol in SYMBOLS for timeframe in Timeframe}
     failed = {(symbol, str(timeframe)) for symbol in STAYING for timeframe in INTRADAY}
     assert {series for series, one in logged.items() if one["status"] == "failed"} == failed
+    for symbol, (_, words) in SPOILING.items():
+        assert words in logged[symbol, "5m"]["warning"]
+    assert [logged[symbol, "5m"]["days_refused"] for symbol in ("NVDA", "TSLA")] == [0, 1]
     reasons = failure_of(instance, run)
     assert f"{len(failed)} of {len(logged)} series failed; the others are stored." in reasons
     for symbol, (_, error_class, words) in STAYING.items():
@@ -189,6 +197,6 @@ def test_once_the_vendor_behaves_again_the_same_command_fetches_what_failed(
         held = stored(project, symbol)
         assert held == truth(vendor, symbol, held[0][0])
     logged = outcomes(project, run)
-    assert {one["status"] for (symbol, _), one in logged.items() if symbol in PASSING} == {"unchanged"}
+    assert {one["status"] for (symbol, _), one in logged.items() if symbol in {*PASSING, "NVDA"}} == {"unchanged"}
     later: list[Exchange] = vendor.exchanges[before:]
-    assert {one.symbol for one in later if one.kind == "5m"} == {*STAYING}
+    assert {one.symbol for one in later if one.kind == "5m"} == {*STAYING, "TSLA"}

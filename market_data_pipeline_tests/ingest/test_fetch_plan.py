@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -146,3 +148,24 @@ def test_a_full_refresh_fetches_every_day_that_the_plan_reaches() -> None:
     known = held(WEDNESDAY.date, CoverageStatus.COMPLETE, new_york(27, 11))
     known |= held(FRIDAY.date, CoverageStatus.EMPTY_CONFIRMED, new_york(30, 11), rows=0)
     assert days(new_york(2, 12, month=12), known, full=True) == [WEDNESDAY.date, FRIDAY.date, MONDAY.date]
+
+
+def test_a_refused_day_is_requested_by_the_next_refresh_then_ever_more_rarely_and_at_last_four_times_a_day() -> None:
+    began = new_york(27, 12)
+    known = Coverage(WEDNESDAY.date, CoverageStatus.FAILED, 0, began, doubted_at=began, reason="bar 3: no close")
+    assert days(began, {WEDNESDAY.date: known}) == [WEDNESDAY.date]
+    asked = []
+    for quarters in range(1, 4 * 24 * 4):
+        now = began + quarters * timedelta(minutes=15)
+        if WEDNESDAY.date in days(now, {WEDNESDAY.date: known}):
+            known = replace(known, fetched_at=now)
+            asked.append(quarters)
+    assert asked[:6] == [1, 2, 3, 5, 8, 12]
+    assert [later - earlier for earlier, later in pairwise(asked[-8:])] == [24] * 7
+
+
+def test_a_refused_day_in_progress_is_requested_whenever_another_bar_is_served() -> None:
+    began, last = new_york(26, 5), new_york(26, 10, 2)
+    known = Coverage(WEDNESDAY.date, CoverageStatus.PROVISIONAL, 12, last, doubted_at=began, reason="bar 3: no close")
+    assert days(new_york(26, 10, 4), {WEDNESDAY.date: known}) == []
+    assert days(new_york(26, 10, 5), {WEDNESDAY.date: known}) == [WEDNESDAY.date]

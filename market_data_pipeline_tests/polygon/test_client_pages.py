@@ -1,4 +1,4 @@
-"""Answers that arrive whole and cannot be trusted: none of their bars is returned, and the error says what is wrong."""
+"""Answers that arrive whole and cannot be trusted, as a whole or about one day; the error says what is wrong."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import datetime as dt
 import json
 import logging
 import math
+import re
 from typing import Any
 
 import pytest
@@ -126,36 +127,8 @@ UNTRUSTED = {
     "no status": (page(TRUTH, status=...), "field status: is missing"),
     "null for all rows": (page(TRUTH, results=None), "resultsCount is 4 and there are 0 rows"),
     "a list": ([], "Expected object, got array"),
-    "a duplicate": (page([TRUTH[0], TRUTH[0], *TRUTH[1:]]), "bar 1, field t: .* does not come after"),
-    "unsorted bars": (page([TRUTH[1], TRUTH[0], *TRUTH[2:]]), "bar 1, field t: .* does not come after"),
-    "descending bars": (page(TRUTH[::-1]), "bar 1, field t: .* does not come after"),
-    "a bar before the window": (page([bar(-1), *TRUTH[1:]]), "bar 0, field t: .* is outside"),
-    "a bar at the window's end": (page([*TRUTH, bar(4)]), "bar 4, field t: 2024-01-02T09:20:00.* is outside"),
-    "a bar off the grid": (one_changed(t=START_MS + SPAN_MS + 60_000), "bar 1, field t: .* not on the grid"),
-    "seconds": (one_changed(t=START_MS // 1000), "bar 1, field t: 1970-.* is outside"),
-    "microseconds": (one_changed(t=START_MS * 1000), "bar 1, field t: .* looks like microseconds"),
-    "nanoseconds": (one_changed(t=START_MS * 10**6), "bar 1, field t: .* looks like nanoseconds"),
-    "a stamp before 1970": (one_changed(t=-5), "bar 1, field t: -5 looks like a time before 1970"),
-    "an enormous stamp": (one_changed(t=10**30), "bar 1, field t: .* looks like nanoseconds"),
-    "a stamp of 400 digits": (one_changed(t=10**400), "AAPL 5m"),
-    "a fractional stamp": (one_changed(t=START_MS + SPAN_MS + 0.5), "bar 1, field t: Expected int, got float"),
-    "a stamp as text": (one_changed(t="2024-01-02"), "bar 1, field t: Expected int, got str"),
-    "no stamp": (one_changed(t=...), "bar 1, field t: is missing"),
-    "a null close": (one_changed(c=None), "bar 1, field c: Expected float, got null"),
-    "no high": (one_changed(h=...), "bar 1, field h: is missing"),
-    "no volume": (one_changed(v=...), "bar 1, field v: is missing"),
-    "a price as text": (one_changed(o="101.0"), "bar 1, field o: Expected float, got str"),
-    "a null bar": (page(TRUTH, results=[TRUTH[0], None, *TRUTH[2:]]), "bar 1: Expected object, got null"),
-    "a null vw": (one_changed(vw=None), "bar 1, field vw: Expected float, got null"),
-    "a price of 0": (one_changed(l=0.0), "bar 1 .* not above 0"),
-    "a negative price": (one_changed(o=-1.0, l=-1.0), "bar 1 .* not above 0"),
-    "a high below the open": (one_changed(h=101.5), "bar 1 .* low <= open, close <= high"),
-    "a low above the close": (one_changed(l=102.75, o=102.9), "bar 1 .* low <= open, close <= high"),
-    "a negative volume": (one_changed(v=-1.0), "bar 1 .* volume"),
-    "half a trade": (one_changed(n=1.5), "bar 1 .* n is not a count"),
-    "a negative count": (one_changed(n=-1), "bar 1 .* n is not a count"),
-    "more trades than can be counted": (one_changed(n=1e19), "bar 1 .* n is not a count"),
-    "an average below 0": (one_changed(vw=-1.0), "bar 1 .* vw is infinite or below 0"),
+    "nanoseconds": (page([bar(i, t=TRUTH[i]["t"] * 10**6) for i in range(4)]), "bar 0, field t: .* nanoseconds"),
+    "rows that say nothing": (page([{}, {}]), "bar 0, field t: is missing"),
 }
 
 
@@ -169,11 +142,124 @@ def test_an_answer_that_contradicts_is_refused_at_once_with_the_field_and_bar_na
     assert "AAPL 5m" in str(caught.value)
 
 
+SPOILING = {
+    "two bars for one start": (page([TRUTH[0], bar(0, v=7.0), *TRUTH[1:]]), "bar 1, field t: .* comes twice"),
+    "unsorted bars": (page([TRUTH[1], TRUTH[0], *TRUTH[2:]]), "bar 0, field t: .* does not come after"),
+    "descending bars": (page(TRUTH[::-1]), "bar 0, field t: .* does not come after"),
+    "a bar before the window": (page([bar(-1), *TRUTH[1:]]), "bar 0, field t: .* is outside"),
+    "a bar at the window's end": (page([*TRUTH, bar(4)]), "bar 4, field t: 2024-01-02T09:20:00.* is outside"),
+    "a bar off the grid": (one_changed(t=START_MS + SPAN_MS + 60_000), "bar 1, field t: .* not on the grid"),
+    "seconds": (one_changed(t=START_MS // 1000), "bar 1, field t: 1970-.* is outside"),
+    "microseconds": (one_changed(t=START_MS * 1000), "bar 1, field t: .* looks like microseconds"),
+    "nanoseconds": (one_changed(t=START_MS * 10**6), "bar 1, field t: .* looks like nanoseconds"),
+    "a stamp before 1970": (one_changed(t=-5), "bar 1, field t: -5 looks like a time before 1970"),
+    "an enormous stamp": (one_changed(t=10**30), "bar 1, field t: .* looks like nanoseconds"),
+    "a stamp of 400 digits": (one_changed(t=10**400), "bar 1, field t: .* looks like nanoseconds"),
+    "a fractional stamp": (one_changed(t=START_MS + SPAN_MS + 0.5), "bar 1, field t: Expected int, got float"),
+    "a stamp as text": (one_changed(t="2024-01-02"), "bar 1, field t: Expected int, got str"),
+    "no stamp": (one_changed(t=...), "bar 1, field t: is missing"),
+    "a null close": (one_changed(c=None), "bar 1, field c: Expected float, got null"),
+    "no high": (one_changed(h=...), "bar 1, field h: is missing"),
+    "no volume": (one_changed(v=...), "bar 1, field v: is missing"),
+    "a price as text": (one_changed(o="101.0"), "bar 1, field o: Expected float, got str"),
+    "a price that is not a number": (one_changed(o=math.nan), "bar 1 .* not above 0 and finite"),
+    "an absurd price": (one_changed(h=1e300), "bar 1 .* not above 0 and finite"),
+    "a null bar": (page(TRUTH, results=[TRUTH[0], None, *TRUTH[2:]]), "bar 1: Expected object, got null"),
+    "a price of 0": (one_changed(l=0.0), "bar 1 .* not above 0"),
+    "a negative price": (one_changed(o=-1.0, l=-1.0), "bar 1 .* not above 0"),
+    "a high below the open": (one_changed(h=101.5), "bar 1 .* low <= open, close <= high"),
+    "a low above the close": (one_changed(l=102.75, o=102.9), "bar 1 .* low <= open, close <= high"),
+    "a negative volume": (one_changed(v=-1.0), "bar 1 .* volume"),
+}
+
+
+@pytest.mark.parametrize(("answer", "named"), SPOILING.values(), ids=SPOILING)
+def test_a_bad_row_refuses_its_day_with_the_field_and_bar_named(answer: Any, named: str) -> None:
+    with FaultyServer(send_json(answer)) as server:
+        fetched = QuickClient(server.url).bars()
+        assert len(server.seen) == 1
+    assert list(fetched.refused) == [dt.date(2024, 1, 2)]
+    assert re.search(f"AAPL 5m, {named}", fetched.refused[dt.date(2024, 1, 2)])
+    assert fetched.bars.empty
+
+
 @pytest.mark.parametrize("number", ["1e999", "-1e999"])
-def test_a_price_too_large_for_a_float_is_never_returned(number: str) -> None:
+def test_a_price_too_large_for_a_float_refuses_its_day(number: str) -> None:
     body = json.dumps(page(TRUTH)).replace("101.0", number, 1).encode()
-    with FaultyServer(send(200, body)) as server, pytest.raises(Exception, match="AAPL 5m"):
-        QuickClient(server.url, max_attempts=1).bars()
+    with FaultyServer(send(200, body)) as server:
+        fetched = QuickClient(server.url, max_attempts=1).bars()
+    assert fetched.bars.empty
+    assert list(fetched.refused) == [dt.date(2024, 1, 2)]
+
+
+ODD = {
+    "a null vw": (one_changed(vw=None), "vw of a bar cannot be read", {"vw": math.nan}),
+    "a null count": (one_changed(n=None), "n of a bar cannot be read", {"n": math.nan}),
+    "a count in words": (one_changed(n="few"), "n of a bar cannot be read", {"n": math.nan}),
+    "half a trade": (one_changed(n=1.5), "n is not a count in a bar", {"n": math.nan}),
+    "a negative count": (one_changed(n=-1), "n is not a count in a bar", {"n": math.nan}),
+    "more trades than can be counted": (one_changed(n=1e19), "n is not a count in a bar", {"n": math.nan}),
+    "an average below 0": (one_changed(vw=-1.0), "vw is infinite or below 0 in a bar", {"vw": math.nan}),
+    "a row twice": (page([*TRUTH[:2], TRUTH[1], *TRUTH[2:]]), "a bar came twice with the same values", {}),
+    "a row three times": (page([*TRUTH, TRUTH[3], TRUTH[3]]), "2 bars came twice with the same values", {}),
+    "NaN for an unknown key": (one_changed(a=math.nan), "NaN or Infinity", {}),
+}
+
+
+@pytest.mark.parametrize(("answer", "warning", "unknown"), ODD.values(), ids=ODD)
+def test_what_is_superfluous_or_optional_is_taken_in_with_a_warning(
+    answer: Any, warning: str, unknown: dict[str, float]
+) -> None:
+    with FaultyServer(send_json(answer)) as server:
+        fetched = QuickClient(server.url).bars()
+    for found, expected in zip(rows(fetched.bars), [TRUTH[0], {**TRUTH[1], **unknown}, *TRUTH[2:]], strict=True):
+        assert found == pytest.approx(expected, rel=0, abs=0, nan_ok=True)
+    assert fetched.refused == {}
+    assert warning in " ".join(fetched.warnings)
+
+
+def test_a_row_repeated_by_the_next_page_is_taken_once() -> None:
+    script = [page(TRUTH[:3], next_url=NEXT.format(1, 1)), page(TRUTH[2:])]
+    with FaultyServer(*map(send_json, script)) as server:
+        fetched = QuickClient(server.url).bars()
+    assert rows(fetched.bars) == TRUTH
+    assert "AAPL 5m, page 2: a bar came twice" in fetched.warnings[0]
+
+
+THREE_DAYS = Interval(START, START + dt.timedelta(days=2, hours=16))
+
+
+def across_days(*places: tuple[int, int], **changed: Any) -> dict[str, Any]:
+    """Return bar `index` of each place's day, the last one changed."""
+    return page(
+        [
+            bar(index, **{"t": START_MS + day * 86_400_000 + index * SPAN_MS, **(changed if at == 1 else {})})
+            for at, (day, index) in enumerate(places)
+        ]
+    )
+
+
+@pytest.mark.parametrize(
+    ("t", "days"),
+    [
+        (None, [2, 3]),  # it may belong to the day before it, or to the one after it
+        (START_MS + 2 * 86_400_000, [2, 3, 4]),  # or to the one that it names
+    ],
+)
+def test_a_row_whose_day_is_not_known_refuses_every_day_that_it_may_belong_to(t: int | None, days: list[int]) -> None:
+    answer = across_days((0, 0), (0, 1), (1, 0), (1, 1), (2, 1), t=t)
+    with FaultyServer(send_json(answer)) as server:
+        fetched = QuickClient(server.url).bars(THREE_DAYS)
+    assert [day.day for day in fetched.refused] == days
+
+
+def test_a_row_without_a_stamp_at_the_end_of_a_page_spoils_the_days_up_to_the_next_page() -> None:
+    first, second = across_days((0, 0), (0, 1), t=None), across_days((1, 0), (1, 1), (2, 1))
+    script = [{**first, "next_url": NEXT.format(1, 1)}, second]
+    with FaultyServer(*map(send_json, script)) as server:
+        fetched = QuickClient(server.url).bars(THREE_DAYS)
+    assert [day.day for day in fetched.refused] == [2, 3]
+    assert [row["t"] for row in rows(fetched.bars)] == [START_MS + 2 * 86_400_000 + SPAN_MS]
 
 
 def test_pages_are_followed_on_the_configured_host_without_the_vendors_key_parameter() -> None:
@@ -241,10 +327,6 @@ def numbered(make: Any) -> Any:
 ENDLESS = {
     "a cursor that never advances": [send_json(page(TRUTH[:2], next_url=NEXT.format(1, 1)))],
     "the first page again": [numbered(lambda n: page(TRUTH[:2], next_url=NEXT.format(n, n)))],
-    "overlapping pages": [
-        send_json(page(TRUTH[:3], next_url=NEXT.format(1, 1))),
-        send_json(page(TRUTH[2:])),
-    ],
     "a page from before": [
         send_json(page(TRUTH[2:], next_url=NEXT.format(1, 1))),
         send_json(page(TRUTH[:2])),
@@ -299,12 +381,32 @@ def test_day_bars_start_at_midnight_in_new_york_on_both_sides_of_a_clock_change(
     assert "/range/1/day/1709874000000/1710302399999?" in server.seen[0].target
 
 
-@pytest.mark.parametrize("hour", [0, 5, 20])
-def test_a_day_bar_at_another_hour_is_refused(hour: int) -> None:
-    answer = send_json(page([day_bar(8, 5), day_bar(11, hour)]))
-    message = r"bar 1, field t: .* not on the grid of 1d bars"
-    with FaultyServer(answer) as server, pytest.raises(DataError, match=message):
-        QuickClient(server.url).bars(DAYS, timeframe=Timeframe.D1)
+@pytest.mark.parametrize("hour", [5, 20])
+def test_a_day_bar_at_another_hour_refuses_its_day(hour: int) -> None:
+    answer = send_json(page([day_bar(8, 5), day_bar(11, hour), day_bar(12, 4)]))
+    with FaultyServer(answer) as server:
+        fetched = QuickClient(server.url).bars(DAYS, timeframe=Timeframe.D1)
+    assert rows(fetched.bars) == [day_bar(8, 5), day_bar(12, 4)]
+    ((day, reason),) = fetched.refused.items()
+    assert day == dt.date(2024, 3, 11)
+    assert "bar 1, field t: 2024-03-11" in reason
+    assert "not on the grid of 1d bars" in reason
+
+
+def test_a_bar_that_lies_in_no_session_is_not_part_of_the_series() -> None:
+    """A test print of a Saturday, and bars after 20:00 and before 04:00 New York."""
+    with FaultyServer(send_json(page([day_bar(8, 5), day_bar(9, 5), day_bar(11, 4)]))) as server:
+        fetched = QuickClient(server.url).bars(DAYS, timeframe=Timeframe.D1)
+    assert rows(fetched.bars) == [day_bar(8, 5), day_bar(11, 4)]
+    assert rows(fetched.outside) == [day_bar(9, 5)]
+    (warning,) = fetched.warnings
+    assert "A bar lies in no session, first 2024-03-09T05:00:00+00:00; left out. They are many" in warning
+    assert fetched.refused == {}
+    night = page([bar(191), bar(192), bar(200), bar(288)])
+    with FaultyServer(send_json(night)) as server:
+        fetched = QuickClient(server.url).bars(THREE_DAYS)
+    assert rows(fetched.bars) == [bar(191), bar(288)]
+    assert rows(fetched.outside) == [bar(192), bar(200)]
 
 
 def test_crypto_day_bars_start_at_midnight_utc() -> None:

@@ -77,7 +77,7 @@ PASSING = {
     "HTTP/1.0 that closes early": send_and_close(GOOD[:-30]),
     "an empty body": send(200),
     "HTML with 200": send(200, b"<html>maintenance</html>"),
-    "NaN, which is not JSON": send(200, GOOD.replace(b"101.0", b"NaN", 1)),
+    "NAN, which is not JSON": send(200, GOOD.replace(b"101.0", b"NAN", 1)),
     "bytes that are not UTF-8": send(200, GOOD.replace(b"OK", b"\xff\xfe", 1)),
     "fewer bytes than Content-Length": send_short(GOOD, missing=10),
     "a Content-Length that cuts the body": send(200, GOOD, {"Content-Length": str(len(GOOD) - 20)}),

@@ -87,3 +87,13 @@ def test_windows_cover_what_is_missing_with_the_fewest_calls(held: set[int], pag
     assert sum(pages_of(window.base_bars, page_limit) for window in made) == calls_by_trying_everything(
         missing, page_limit
     )
+
+
+def test_no_window_reaches_across_a_day_that_is_requested_apart() -> None:
+    days = STOCKS.sessions(dt.date(2025, 3, 10), dt.date(2025, 3, 22))
+    without = [day for day in days if day.date not in (dt.date(2025, 3, 13), dt.date(2025, 3, 19))]
+    (shared,) = windows(without, Timeframe.M5)
+    assert (shared.interval.start, shared.interval.end) == (days[0].start, days[-1].end)
+    first, second = windows(without, Timeframe.M5, apart={dt.date(2025, 3, 13)})
+    assert (first.interval.end, second.interval.start) == (days[2].end, days[4].start)
+    assert first.base_bars + second.base_bars == shared.base_bars - 960

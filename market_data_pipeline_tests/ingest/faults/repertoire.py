@@ -1,7 +1,8 @@
 """The ways in which the vendor misbehaves, each made from the true answer.
 
-`SURVIVED` are retried or do not matter: what is stored is the truth. `REFUSED` cannot be survived: nothing of the
-window is stored, and the audit log row has the class and a message that contains the given words.
+`SURVIVED` are retried or do not matter: what is stored is the truth. `SPOILING` refuse one session day, with a reason
+that contains the given words; the other days are the truth. `REFUSED` cannot be survived: nothing of the window is
+stored, and the audit log row has the class and a message that contains the given words.
 """
 
 from __future__ import annotations
@@ -55,6 +56,14 @@ class Refused(NamedTuple):
     error_class: str
     words: str
     stops_run: bool = False
+
+
+class Spoiling(NamedTuple):
+    """A fault in rows of the first page, the session day that it spoils, and words of the reason."""
+
+    make: Make
+    words: str
+    day: str = "2026-11-18"
 
 
 def always(made: Answer) -> Make:
@@ -174,6 +183,14 @@ def doubled(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [rows[0], *rows]
 
 
+def contradicted(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [rows[0], {**rows[0], "v": rows[0]["v"] + 1}, *rows[1:]]
+
+
+def nan_for_an_unknown_key(exchange: Exchange) -> Answer:
+    return send(200, exchange.body.replace(b'"v":', b'"a":NaN,"v":'), {"Content-Type": "application/json"})
+
+
 SURVIVED: Final[dict[str, Fault]] = {
     "429 with Retry-After": Fault(always(send_json(TOO_MANY, 429, {"Retry-After": "7"})), anything),
     "429 without Retry-After": Fault(always(send_json(TOO_MANY, 429)), anything),
@@ -213,6 +230,35 @@ SURVIVED: Final[dict[str, Fault]] = {
     ),
     "next_url that carries a key": Fault(next_url(lambda exchange, url: url + "&apiKey=anotherkey"), first_page, 1),
     "an empty page with next_url": Fault(empty_then_next, first_page, 1),
+    "a row twice": Fault(of_rows(doubled), bars, ALWAYS),
+    "NaN for an unknown key": Fault(nan_for_an_unknown_key, bars, ALWAYS),
+    "a null close once": Fault(row(3, c=None), bars, 1),
+    "a wrong count once": Fault(of_page(lambda page: {**page, "resultsCount": page["resultsCount"] + 1}), bars, 1),
+    "another bar for a row of the page before": Fault(repeated, later_page, ALWAYS),  # the day alone has one page
+    "adjusted bars on a later page": Fault(of_page(lambda page: {**page, "adjusted": True}), later_page, ALWAYS),
+}
+
+SPOILING: Final[dict[str, Spoiling]] = {
+    "two bars for one start": Spoiling(of_rows(contradicted), "comes twice, with different values"),
+    "unsorted rows": Spoiling(of_rows(swapped), "does not come after"),
+    "a row before the window": Spoiling(before_the_window, "outside"),
+    "a row after the window": Spoiling(
+        of_rows(lambda rows: [*rows, {**rows[-1], "t": rows[-1]["t"] + 30 * 86_400_000}]), "outside", "2026-11-19"
+    ),
+    "a row off the grid": Spoiling(
+        of_rows(lambda rows: [{**rows[0], "t": rows[0]["t"] + 60_000}, *rows[1:]]), "is not on the grid"
+    ),
+    "a stamp in nanoseconds": Spoiling(
+        of_rows(lambda rows: [{**rows[0], "t": rows[0]["t"] * 1_000_000}, *rows[1:]]), "nanoseconds"
+    ),
+    "a null stamp": Spoiling(row(0, t=None), "bar 0, field t"),
+    "a null volume": Spoiling(row(5, v=None), "bar 5, field v"),
+    "null among the rows": Spoiling(
+        of_rows(lambda rows: [*rows[:4], None, *rows[5:]]),  # type: ignore[list-item]
+        "bar 4",
+    ),
+    "a price of zero": Spoiling(row(0, o=0, l=0), "not above 0"),
+    "high below low": Spoiling(row(1, h=1.0), "low <= open"),
 }
 
 _OUT: Final = {"status": "ERROR", "request_id": "f00", "error": "Could not parse the time parameter: 'from'."}
@@ -241,52 +287,31 @@ REFUSED: Final[dict[str, Refused]] = {
         "elsewhere",
     ),
     "another ticker": Refused(
-        Fault(of_page(lambda page: {**page, "ticker": "MSFT"}), bars, 1), "DataError", "is for ticker 'MSFT'"
+        Fault(of_page(lambda page: {**page, "ticker": "MSFT"}), bars, ALWAYS), "DataError", "is for ticker 'MSFT'"
     ),
     "adjusted bars": Refused(
-        Fault(of_page(lambda page: {**page, "adjusted": True}), later_page, 1), "DataError", "adjusted = True"
+        Fault(of_page(lambda page: {**page, "adjusted": True}), bars, ALWAYS), "DataError", "adjusted = True"
     ),
     "no word on adjustment": Refused(
-        Fault(of_page(lambda page: {k: v for k, v in page.items() if k != "adjusted"}), bars, 1),
+        Fault(of_page(lambda page: {k: v for k, v in page.items() if k != "adjusted"}), bars, ALWAYS),
         "DataError",
         "adjusted = None",
     ),
     "a wrong count": Refused(
-        Fault(of_page(lambda page: {**page, "resultsCount": page["resultsCount"] + 1}), bars, 1),
+        Fault(of_page(lambda page: {**page, "resultsCount": page["resultsCount"] + 1}), bars, ALWAYS),
         "DataError",
         "resultsCount",
     ),
-    "a duplicate row": Refused(Fault(of_rows(doubled), later_page, 1), "DataError", "does not come after"),
-    "unsorted rows": Refused(Fault(of_rows(swapped), bars, 1), "DataError", "does not come after"),
-    "a row of the page before": Refused(Fault(repeated, later_page, 1), "DataError", "does not come after"),
-    "a row before the window": Refused(Fault(before_the_window, first_page, 1), "DataError", "outside"),
-    "a row after the window": Refused(
-        Fault(of_rows(lambda rows: [*rows, {**rows[-1], "t": rows[-1]["t"] + 30 * 86_400_000}]), bars, 1),
-        "DataError",
-        "outside",
-    ),
-    "a row off the grid": Refused(
-        Fault(of_rows(lambda rows: [{**rows[0], "t": rows[0]["t"] + 60_000}, *rows[1:]]), bars, 1), "DataError", "grid"
-    ),
     "nanosecond stamps": Refused(
-        Fault(of_rows(lambda rows: [{**each, "t": each["t"] * 1_000_000} for each in rows]), bars, 1),
+        Fault(of_rows(lambda rows: [{**each, "t": each["t"] * 1_000_000} for each in rows]), bars, ALWAYS),
         "DataError",
         "nanoseconds",
     ),
-    "a null close": Refused(Fault(row(3, c=None), bars, 1), "DataError", "bar 3, field c"),
-    "a null stamp": Refused(Fault(row(0, t=None), later_page, 1), "DataError", "bar 0, field t"),
-    "a null volume": Refused(Fault(row(5, v=None), bars, 1), "DataError", "bar 5, field v"),
-    "null among the rows": Refused(
-        Fault(of_rows(lambda rows: [*rows[:4], None, *rows[5:]]), bars, 1),  # type: ignore[list-item]
-        "DataError",
-        "bar 4",
+    "rows that say nothing": Refused(
+        Fault(of_rows(lambda rows: [{} for _ in rows]), bars, ALWAYS), "DataError", "missing"
     ),
-    "rows that say nothing": Refused(Fault(of_rows(lambda rows: [{} for _ in rows]), bars, 1), "DataError", "missing"),
-    "a price of zero": Refused(Fault(row(0, o=0, l=0), bars, 1), "DataError", "not above 0"),
-    "a negative volume": Refused(Fault(row(2, v=-1), later_page, 1), "DataError", "volume"),
-    "high below low": Refused(Fault(row(1, h=1.0), bars, 1), "DataError", "low <= open"),
     "a next_url to another resource": Refused(
-        Fault(next_url(lambda one, url: f"{one.root}/v1/secrets"), first_page, 1),
+        Fault(next_url(lambda one, url: f"{one.root}/v1/secrets"), bars, ALWAYS),
         "DataError",
         "leads elsewhere",
     ),

@@ -1,14 +1,18 @@
-"""Whatever the vendor does: the truth is stored, or nothing of the window and the reason why."""
+"""Whatever the vendor does: the truth is stored, day by day, or nothing of the day and the reason why."""
 
 from __future__ import annotations
 
+from datetime import date
+from typing import Any
+
 import pytest
 
+from market_data_pipeline.domain.calendar import NEW_YORK
 from market_data_pipeline.domain.series import Timeframe
 from market_data_pipeline_tests.ingest.faults.conftest import DAYS
-from market_data_pipeline_tests.ingest.faults.repertoire import REFUSED, SURVIVED, Fault, Refused
-from market_data_pipeline_tests.ingest.faults.vendor import first_page, later_page
-from market_data_pipeline_tests.ingest.faults.world import FaultyWorld, Snapshot
+from market_data_pipeline_tests.ingest.faults.repertoire import REFUSED, SPOILING, SURVIVED, Fault, Refused, Spoiling
+from market_data_pipeline_tests.ingest.faults.vendor import ALWAYS, first_page, later_page
+from market_data_pipeline_tests.ingest.faults.world import FaultyWorld, Snapshot, differences
 
 INTRADAY = {f"AAPL|{timeframe}" for timeframe in Timeframe if timeframe.base is Timeframe.M5}
 
@@ -29,6 +33,37 @@ def test_a_transient_fault_leaves_the_truth(world: FaultyWorld, truth: Snapshot,
     assert world.snapshot() == truth
     # Every request is counted, and no fault cost a second refresh.
     assert sum(outcome.counters.requests for outcome in outcomes.values()) == len(world.vendor.seen)
+
+
+@pytest.mark.parametrize("spoiling", SPOILING.values(), ids=SPOILING)
+def test_a_bad_row_refuses_its_day_says_why_and_leaves_the_other_days(
+    world: FaultyWorld, truth: Snapshot, spoiling: Spoiling
+) -> None:
+    world.vendor.inject(spoiling.make, first_page, ALWAYS)
+    outcomes = world.refresh("AAPL", history_days=DAYS)
+    assert {outcome.status for outcome in outcomes.values()} == {"ok"}
+    held = world.snapshot()
+    day = date.fromisoformat(spoiling.day)
+
+    def spoilt(row: tuple[Any, ...]) -> bool:
+        return row[1] != "1d" and row[2].astimezone(NEW_YORK).date() == day
+
+    assert held["bars"] == [row for row in truth["bars"] if not spoilt(row)]
+    coverage = [(*row[:3], "failed", 0) if row[1] != "1d" and row[2] == day else row for row in truth["coverage"]]
+    assert held["coverage"] == coverage
+    due = {row[1]: row[10] for row in truth["series_state"]}
+    assert {row[1]: row[10] for row in held["series_state"]} == due
+    (reason,) = world.query("select reason from market_data.coverage where reason is not null")
+    assert spoiling.words in str(reason["reason"])
+    (logged,) = [row for row in world.log() if row["timeframe"] == "5m"]
+    assert logged["days_refused"] == 1
+    assert spoiling.day in str(logged["warning"])
+    assert spoiling.words in str(logged["warning"])
+    assert sum(int(row["requests"]) for row in world.log()) == len(world.vendor.seen)  # type: ignore[call-overload]
+
+    world.vendor.heal()
+    world.refresh("AAPL", history_days=DAYS)
+    assert differences(world.snapshot(), truth) == {}
 
 
 @pytest.mark.parametrize("refused", REFUSED.values(), ids=REFUSED)

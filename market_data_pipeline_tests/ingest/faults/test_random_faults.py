@@ -12,14 +12,18 @@ from hypothesis import strategies as st
 from market_data_pipeline.domain.calendar import NEW_YORK
 from market_data_pipeline.sandbox.view import Source
 from market_data_pipeline_tests.ingest.faults.conftest import NOON, new_world
-from market_data_pipeline_tests.ingest.faults.repertoire import REFUSED, SURVIVED
-from market_data_pipeline_tests.ingest.faults.vendor import Exchange, Page
+from market_data_pipeline_tests.ingest.faults.repertoire import REFUSED, SPOILING, SURVIVED, Fault
+from market_data_pipeline_tests.ingest.faults.vendor import Exchange, Page, first_page
 from market_data_pipeline_tests.ingest.faults.world import FaultyWorld, Snapshot, differences
 
 FIRST_DAY = date(2026, 11, 18)
 END = datetime(2026, 11, 24, 11, 30, tzinfo=NEW_YORK)  # Monday has settled
 MINUTES = int((END - NOON).total_seconds()) // 60
-FAULTS = {**SURVIVED, **{name: refused.fault for name, refused in REFUSED.items()}}
+FAULTS = {
+    **SURVIVED,
+    **{name: refused.fault for name, refused in REFUSED.items()},
+    **{name: Fault(spoiling.make, first_page) for name, spoiling in SPOILING.items()},
+}
 # A stall costs a fifth of a second each time, and shows nothing that a reset does not.
 NAMES = sorted(name for name in FAULTS if "stall" not in name)
 

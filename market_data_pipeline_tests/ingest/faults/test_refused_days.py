@@ -1,0 +1,147 @@
+"""A day that the vendor spoils costs no other day and few requests, and comes in once the vendor has mended it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import date, datetime, timedelta
+from typing import Any
+
+import pytest
+from pydantic import SecretStr
+
+from market_data_pipeline.domain.calendar import NEW_YORK, calendar_for
+from market_data_pipeline.domain.series import AssetClass, Timeframe
+from market_data_pipeline.reports.gaps import gaps_report, table_rows
+from market_data_pipeline.settings import Settings
+from market_data_pipeline.store.connection import engine
+from market_data_pipeline_tests.ingest.faults.conftest import NOON, MakeWorld
+from market_data_pipeline_tests.ingest.faults.vendor import Exchange, Page
+from market_data_pipeline_tests.ingest.faults.world import FaultyWorld, differences
+
+BAD = date(2026, 11, 19)  # a Thursday
+TEN = datetime(2026, 11, 19, 10, 0, tzinfo=NEW_YORK)
+FIRST_DAY = date(2026, 11, 18)
+HOUR = timedelta(hours=1)
+
+
+def two_bars_at_ten(exchange: Exchange, page: Page) -> None:
+    rows = page["results"]
+    for at, row in enumerate(rows):
+        if row["t"] == int(TEN.timestamp()) * 1000:
+            rows.insert(at + 1, {**row, "c": row["l"], "v": row["v"] * 2})
+            return
+
+
+def refresh(world: FaultyWorld, **more: Any) -> dict[str, Any]:
+    days = (world.now.astimezone(NEW_YORK).date() - FIRST_DAY).days
+    return world.refresh("AAPL", history_days=days, **more)
+
+
+def of_five_minutes(world: FaultyWorld) -> int:
+    return sum(exchange.kind == "5m" for exchange in world.vendor.exchanges)
+
+
+def failed_days(world: FaultyWorld) -> list[object]:
+    rows = world.query("select session_date from market_data.coverage where status = 'failed' and timeframe = '5m'")
+    return [row["session_date"] for row in rows]
+
+
+def next_due(world: FaultyWorld) -> dict[str, datetime]:
+    rows = world.query("select timeframe, next_due_at from market_data.series_state")
+    return {str(row["timeframe"]): row["next_due_at"] for row in rows}  # type: ignore[misc]
+
+
+def test_a_day_that_stays_bad_leaves_the_days_after_it_fresh_and_costs_ever_fewer_requests(
+    make_world: MakeWorld,
+) -> None:
+    world, undisturbed = make_world(), make_world()
+    world.vendor.edit(two_bars_at_ten)
+    outcomes = refresh(world)
+    assert {outcome.status for outcome in outcomes.values()} == {"ok"}
+    assert outcomes["AAPL|5m"].counters.days_refused == 1
+    assert of_five_minutes(world) == 3  # two pages, and the day alone once more
+    assert failed_days(world) == [BAD]
+
+    weekend = 0
+    for hours in (1, 2, 4, 8, 12, *range(24, 49, 2), 71, 72):  # to Monday noon
+        world.now = NOON + hours * HOUR
+        before = of_five_minutes(world)
+        refresh(world, timeframes=(Timeframe.M5,))
+        weekend += of_five_minutes(world) - before if 24 < hours <= 48 else 0
+    assert 1 <= weekend <= 4
+    refresh(world)
+    assert failed_days(world) == [BAD]
+    assert all(due > world.now for due in next_due(world).values())
+
+    settings = Settings(
+        base_url=world.vendor.url,
+        api_key=SecretStr(world.key),
+        plan="advanced",
+        database_url=world.database_url,
+        as_of=world.now,
+        history_days=5,
+    )
+    database = engine(world.database_url)
+    try:
+        report = gaps_report(database, settings, "AAPL", (Timeframe.M5,))
+    finally:
+        database.dispose()
+    (gap,) = [gap for gap in report.timeframes[0].stretches if gap.reason == "failed"]
+    session = calendar_for(AssetClass.US_EQUITY).session_on(BAD)
+    assert session is not None
+    assert (gap.start, gap.end, gap.bars) == (session.start, session.end, 192)
+    words = (
+        "refused (AAPL 5m, bar 73, field t: 2026-11-19T15:00:00+00:00 comes twice, with different values; next try by"
+    )
+    assert words in gap.explanation
+    assert any(words in row[-1] for row in table_rows("AAPL", report.timeframes))
+
+    world.vendor.heal()
+    world.now += 8 * HOUR
+    refresh(world)
+    undisturbed.now = world.now
+    refresh(undisturbed)
+    differing = differences(world.snapshot(), undisturbed.snapshot())
+    assert differing.keys() <= {"coverage"}, differing
+    assert failed_days(world) == []
+
+
+@pytest.mark.parametrize("again", [{"full": True}, {"reverify": True}])
+def test_a_held_day_that_an_answer_spoils_stays_as_it_is_and_is_read_again(
+    make_world: MakeWorld, again: dict[str, bool]
+) -> None:
+    world = make_world()
+    refresh(world)
+    held = world.snapshot()
+    world.vendor.edit(two_bars_at_ten)
+    world.now += 24 * HOUR  # Saturday noon
+    outcomes = refresh(world, **again)
+    assert {outcome.status for outcome in outcomes.values()} <= {"ok", "unchanged"}
+    assert "2026-11-19 is refused" in (outcomes["AAPL|5m"].warning or "")
+    of_the_day = "select status, rows, reason from market_data.coverage where timeframe = '5m' and session_date = %s"
+    (row,) = world.query(of_the_day, BAD)
+    assert (row["status"], row["rows"]) == ("provisional", 192)
+    before = [row for row in held["bars"] if row[1] == "5m"]
+    assert [row for row in world.snapshot()["bars"] if row[1] == "5m"][: len(before)] == before
+    world.vendor.heal()
+    world.now += HOUR
+    refresh(world)
+    assert world.query(of_the_day, BAD) == [{"status": "complete", "rows": 192, "reason": None}]
+
+
+def shifted_count(exchange: Exchange, page: Page) -> None:
+    """A fault of the whole answer whenever the bad day is in it: no row is to blame."""
+    if any(row["t"] == int(TEN.timestamp()) * 1000 for row in page["results"]):
+        page["adjusted"] = True
+
+
+@pytest.mark.parametrize("edit", [shifted_count, two_bars_at_ten])
+def test_a_first_load_holds_every_other_day(make_world: MakeWorld, edit: Callable[[Exchange, Page], None]) -> None:
+    world = make_world(NOON + 5 * 24 * HOUR)
+    world.vendor.edit(edit)
+    outcomes = world.refresh("AAPL", history_days=20, timeframes=(Timeframe.M5,))
+    assert outcomes["AAPL|5m"].status == "ok"
+    assert failed_days(world) == [BAD]
+    rows = world.query("select status, count(*) from market_data.coverage where timeframe = '5m' group by 1 order by 1")
+    assert {str(row["status"]): row["count"] for row in rows} == {"complete": 13, "failed": 1, "provisional": 1}
+    assert next_due(world)["5m"] > world.now
