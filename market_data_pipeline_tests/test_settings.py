@@ -113,6 +113,39 @@ def test_the_environment_wins_over_the_file(monkeypatch: pytest.MonkeyPatch, tmp
     assert (settings.history_days, settings.api_port) == (60, 9000)
 
 
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("MARKET_DATA_API_HOST", "0.0.0.0"),
+        ("MARKET_DATA_API_HOST", "::"),
+        ("MARKET_DATA_API_HOST", "192.0.2.7"),
+        ("MARKET_DATA_API_URL", "https://example.org/market-data"),
+    ],
+)
+def test_an_api_that_other_machines_can_reach_needs_a_token(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(ConfigurationError, match=f"{variable} is '{value}', which other machines can reach"):
+        load_settings()
+    monkeypatch.setenv("MARKET_DATA_API_TOKEN", "token")
+    assert value in (load_settings().api_host, load_settings().api_url)
+
+
+def test_the_addresses_that_people_use_bring_their_path_prefixes(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = load_settings()
+    assert (before.api_host, before.ui_host, before.api_prefix, before.ui_prefix) == ("127.0.0.1", "127.0.0.1", "", "")
+    monkeypatch.setenv("MARKET_DATA_UI_HOST", "::")
+    monkeypatch.setenv("MARKET_DATA_UI_URL", "https://example.org/tools/dagster/")
+    monkeypatch.setenv("MARKET_DATA_API_URL", "http://localhost:8000/market-data")
+    settings = load_settings()
+    assert (settings.api_prefix, settings.ui_prefix) == ("/market-data", "/tools/dagster")
+    assert settings.local_ui_url == "http://[::1]:3000/tools/dagster"
+    monkeypatch.setenv("MARKET_DATA_UI_HOST", "example.org")
+    with pytest.raises(ConfigurationError, match=r"UI_HOST is 'example\.org', which is neither an IP address"):
+        load_settings()
+
+
 def test_the_project_is_found_from_a_folder_inside_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("MARKET_DATA_PROJECT_ROOT")
     (tmp_path / "pyproject.toml").write_text('[project]\nname = "market-data-pipeline"\n')

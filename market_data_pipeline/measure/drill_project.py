@@ -49,7 +49,7 @@ class DrillProject:
     def __init__(self, settings: Settings, processes: Processes, vendor_port: int) -> None:
         self.settings = settings
         self.vendor_port = vendor_port
-        self.api = f"http://127.0.0.1:{settings.api_port}"
+        self.api = settings.local_api_url
         self.on_restart: Callable[[str], None] = lambda _: None
         self._processes = processes
         self._up: Child | None = None

@@ -185,7 +185,7 @@ def run_loadtest(
         refresh(full=False)
         command = [sys.executable, "-m", "market_data_pipeline.runtime.api"]
         api = processes.start("read-api", command, cwd=scratch.project_root, environment=environment(scratch))
-        base = f"http://127.0.0.1:{scratch.api_port}"
+        base = scratch.local_api_url
         wait_for_answer(f"{base}/openapi.json", daemon.check)
         results, memory = [], []
         for scenario in selected:

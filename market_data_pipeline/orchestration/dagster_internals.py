@@ -1,6 +1,6 @@
 """Every private name of Dagster that this project uses, each with its reason; no other module has one.
 
-Checked with Dagster 1.13.27; `test_dagster_internals` fails when Dagster drops or renames one. Four things need them:
+Checked with Dagster 1.13.27; `test_dagster_internals` fails when Dagster drops or renames one. Five things need them:
 
 - Events in batches: `context.log_event` writes each event in two transactions on two new connections, 11 ms each, 2.7 s
   for a shard of 125 series. The storage writes a batch in 0.6 ms an event, but only assets that return one result for
@@ -12,6 +12,7 @@ Checked with Dagster 1.13.27; `test_dagster_internals` fails when Dagster drops 
   that has imported what a run needs and has no connections; such runs also share memory.
 - The state of Dagster (`reports.dagster_state`): the only public way to read heartbeats, schedule states and a run's
   failure is GraphQL, whose webserver may be down just when they are needed.
+- A guard around the UI: `dagster-webserver` has no place for a middleware, and obeys any web page.
 """
 
 from __future__ import annotations
@@ -37,14 +38,15 @@ from market_data_pipeline.reports.dagster_state import Daemon, Run, Schedule
 from market_data_pipeline.settings.project import LOCATION, STORAGE_ZONE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from pathlib import Path
-    from typing import TypeAlias, TypeVar
+    from typing import Any, TypeAlias, TypeVar
 
     import dagster as dg
     from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
     from dagster._core.origin import JobPythonOrigin
     from dagster._core.remote_origin import RemoteJobOrigin
+    from starlette.types import ASGIApp
 
     T = TypeVar("T")
 
@@ -158,6 +160,20 @@ def start_runs_warm() -> None:
     # The server was created before it loaded this module: a property takes precedence over the attribute it has set.
     DagsterApiServer._mp_ctx = property(lambda _: context, lambda *_: None)  # type: ignore[assignment]
     multiprocessing.forkserver.ensure_running()  # ready before the first run
+
+
+def run_webserver(arguments: Sequence[str], guard: Callable[[ASGIApp], ASGIApp]) -> None:
+    """Run `dagster-webserver` with `arguments` until it is ended, with its app inside `guard`."""
+    from dagster_webserver import cli
+
+    make = cli.create_app_from_workspace_process_context  # type: ignore[attr-defined]
+
+    def guarded(*given: Any, **named: Any) -> ASGIApp:
+        return guard(make(*given, **named))
+
+    # The command looks the function up in its own module, and hands uvicorn whatever it returns.
+    cli.create_app_from_workspace_process_context = guarded  # type: ignore[attr-defined, assignment]
+    cli.cli(list(arguments), prog_name="dagster-webserver", auto_envvar_prefix="DAGSTER_WEBSERVER")
 
 
 # A daemon writes a heartbeat every 30 s. Dagster itself tolerates half an hour of silence, six times the objective for

@@ -18,7 +18,7 @@ def main() -> int:
         print(error, file=sys.stderr)
         return 2
     dagster = StoredDagsterState(settings.dagster_home, settings.dagster_postgres_url)
-    run(settings, dagster, port=settings.api_port)
+    run(settings, dagster, settings.api_host, settings.api_port)
     return 0
 
 

@@ -6,6 +6,7 @@ what a killed one left behind. `up` and `daemon` decide which processes those ar
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -266,17 +267,19 @@ def wait_for_answer(url: str, check: Callable[[], None]) -> None:
     raise PipelineError(f"{url} did not answer within {START_SECONDS:.0f} s; its log is in .market-data/logs.")
 
 
-def check_port(port: int, what: str, variable: str) -> None:
-    """Raise when another program already listens on a port of this machine.
+def check_port(host: str, port: int, what: str, variable: str) -> None:
+    """Raise when a port of this machine's address `host` cannot be listened on.
 
     Raises:
-        UsageError: names the port, what needs it, and the variable that chooses another.
+        UsageError: names the port, what needs it, and the variable that chooses another; or the address.
     """
-    with socket.socket() as probe:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
+            probe.bind((host, port))
+        except OSError as error:
+            if error.errno == errno.EADDRNOTAVAIL:
+                raise UsageError(f"{host} for {what} is not an address of this machine.") from None
             raise UsageError(
                 f"Port {port} for {what} is taken by another program; "
                 f"free it, or choose another with {variable}={port + 1}."

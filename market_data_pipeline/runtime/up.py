@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final, NoReturn
 from market_data_pipeline.domain.errors import UsageError
 from market_data_pipeline.runtime.console import command_name
 from market_data_pipeline.runtime.console import console as screen
-from market_data_pipeline.runtime.daemon import CHECK_SECONDS, Daemon, program
+from market_data_pipeline.runtime.daemon import CHECK_SECONDS, Daemon
 from market_data_pipeline.runtime.database_watch import DatabaseWatch
 from market_data_pipeline.runtime.env_file import write_env
 from market_data_pipeline.runtime.load import (
@@ -64,8 +64,8 @@ def run_up(settings: Settings, once: bool) -> int:
     processes = Processes(settings.state_dir, "up")
     with _only_one(settings), until_terminated(), processes.recorded(), ExitStack() as stack:
         if not once:
-            check_port(settings.ui_port, "the Dagster UI", "MARKET_DATA_UI_PORT")
-            check_port(settings.api_port, "the read API", "MARKET_DATA_API_PORT")
+            check_port(settings.ui_host, settings.ui_port, "the Dagster UI", "MARKET_DATA_UI_PORT")
+            check_port(settings.api_host, settings.api_port, "the read API", "MARKET_DATA_API_PORT")
         engine = prepare(settings, console, stack)
         instance = stack.enter_context(dagster_instance(settings, engine))
         daemon = stack.enter_context(Daemon(settings, console, processes, instance, reloads=not once))
@@ -180,8 +180,7 @@ def _check_vendor(settings: Settings) -> None:
 
 
 def _start_servers(daemon: Daemon, settings: Settings) -> None:
-    ui = [program("dagster-webserver"), "--host", "127.0.0.1", "--port", str(settings.ui_port)]
-    ui += ["--workspace", str(daemon.workspace)]
+    ui = [sys.executable, "-m", "market_data_pipeline.runtime.webserver", "--workspace", str(daemon.workspace)]
     api = [sys.executable, "-m", "market_data_pipeline.runtime.api"]
     root, variables = settings.project_root, environment(settings)
     daemon.processes.start("dagster-webserver", ui, cwd=root, environment=variables)
@@ -189,7 +188,7 @@ def _start_servers(daemon: Daemon, settings: Settings) -> None:
 
 
 def _announce(settings: Settings, daemon: Daemon, console: Console, seconds: float) -> None:
-    ui, api = f"http://127.0.0.1:{settings.ui_port}", f"http://127.0.0.1:{settings.api_port}"
+    ui, api = settings.local_ui_url, settings.local_api_url
     wait_for_answer(f"{ui}/server_info", daemon.check)
     wait_for_answer(f"{api}/docs", daemon.check)
     console.print()
@@ -205,9 +204,7 @@ def _start_first_quality_job(settings: Settings, instance: dg.DagsterInstance, c
     from market_data_pipeline.orchestration.runs import submit_first_quality
 
     if run_id := submit_first_quality(instance):
-        console.print(
-            f"Quality     first check of the stored tables: http://127.0.0.1:{settings.ui_port}/runs/{run_id}"
-        )
+        console.print(f"Quality     first check of the stored tables: {settings.local_ui_url}/runs/{run_id}")
 
 
 @contextmanager
@@ -225,7 +222,7 @@ def _only_one(settings: Settings) -> Iterator[None]:
             which = "".join(f" (process {other.pid})" for other in commands(settings.state_dir, "up"))
             raise UsageError(
                 f"market-data up is already running in this project{which}; the Dagster UI is at "
-                f"http://127.0.0.1:{settings.ui_port}. Stop it with: {command_name()} down"
+                f"{settings.local_ui_url}. Stop it with: {command_name()} down"
             ) from None
         yield
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from market_data_pipeline.serving.problem_types import ProblemType
 from market_data_pipeline.serving.problems import Problem
+from market_data_pipeline.serving.sessions import Sessions
 from market_data_pipeline.settings.addresses import host_of, is_loopback, names_this_machine
 
 if TYPE_CHECKING:
@@ -30,16 +31,34 @@ _SCHEME: Final = "bearer"
 
 
 class AdminAccess:
-    """Decides which requests may see the admin endpoints; `token` is None when none is configured."""
+    """Decides which requests may see the admin endpoints.
 
-    def __init__(self, token: SecretStr | None) -> None:
+    Args:
+        token: None when none is configured.
+        api_url: the address by which people reach the API.
+    """
+
+    def __init__(self, token: SecretStr | None, api_url: str) -> None:
         self._token = token.get_secret_value().encode() if token else None
+        self.sessions = Sessions(self._token, api_url) if self._token else None
 
     def is_allowed(self, request: Request) -> bool:
-        """Return True for the right token, and without a configured one for this machine."""
-        if self._token is None:
+        """Return True for the right token or a session; without a configured token for this machine."""
+        if self._token is None or self.sessions is None:
             return comes_from_this_machine(request)
-        return self._has_token(request, self._token)
+        return self.sessions.has_one(request) or self._has_token(request, self._token)
+
+    def is_token(self, given: str) -> bool:
+        """Return whether this is the token, in a time that does not depend on where the two differ."""
+        return hmac.compare_digest(given.encode("utf-8", "replace"), self._token or b"") and self._token is not None
+
+    def offer(self, request: Request) -> str:
+        """Return what a page offers its reader: to sign `in` or `out`, or nothing."""
+        if self.sessions is None:
+            return ""
+        if self.sessions.has_one(request):
+            return "out"
+        return "" if self.is_allowed(request) else "in"
 
     def require(self, request: Request) -> None:
         """Return if the request is allowed.

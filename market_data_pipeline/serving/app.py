@@ -25,11 +25,12 @@ from market_data_pipeline.serving.connections import (
 )
 from market_data_pipeline.serving.database import Database
 from market_data_pipeline.serving.metrics import Metrics
-from market_data_pipeline.serving.middleware import PlainGzip, RequestMiddleware
+from market_data_pipeline.serving.middleware import PathPrefix, PlainGzip, RequestMiddleware
 from market_data_pipeline.serving.routes import admin as admin_routes
 from market_data_pipeline.serving.routes import pages as page_routes
 from market_data_pipeline.serving.routes import reference as reference_routes
 from market_data_pipeline.serving.routes import series as series_routes
+from market_data_pipeline.serving.routes import sign_in as sign_in_routes
 from market_data_pipeline.serving.routes import system as system_routes
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def create_app(settings: Settings, dagster: DagsterState) -> FastAPI:
     one.
     """
     database = Database(settings.database_url, settings.as_of)
-    access = AdminAccess(settings.api_token)
+    access = AdminAccess(settings.api_token, settings.api_url)
     cache = ResponseCache(settings.clock)
     metrics = Metrics(cache)
     answers = series_routes.SeriesAnswers(database, cache, settings.clock, metrics.cuts.inc)
@@ -99,10 +100,12 @@ def create_app(settings: Settings, dagster: DagsterState) -> FastAPI:
     app.include_router(system_routes.router(database, dagster, metrics))
     app.include_router(page_routes.router(database, dagster, access, settings, own.declarations))
     app.include_router(reference_routes.router())
+    app.include_router(sign_in_routes.router(access))
     app.mount(page_routes.STATIC_PATH, page_routes.PageFiles(directory=page_routes.STATIC))
     # The middleware added last sees a request first.
     app.add_middleware(PlainGzip, minimum_size=1_000, compresslevel=6)
     app.add_middleware(RequestMiddleware, cache=cache, clock=settings.clock, metrics=metrics)
+    app.add_middleware(PathPrefix, prefix=settings.api_prefix)
     return app
 
 

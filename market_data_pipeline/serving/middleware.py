@@ -1,4 +1,4 @@
-"""What happens to every request around its route: HEAD, the response cache, metrics, compression."""
+"""What happens to every request around its route: path prefix, HEAD, the response cache, metrics, compression."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
 from starlette.middleware.gzip import GZipMiddleware
+from starlette.responses import RedirectResponse
 
 from market_data_pipeline.serving.cache import RequestKey, ResponseCache
 from market_data_pipeline.serving.formats import takes_gzip
@@ -83,6 +84,29 @@ class RequestMiddleware:
         response = answer.render(self._clock(), gzip=gzip, if_none_match=headers[b"if-none-match"])
         await response(scope, receive, send)
         return answer.route
+
+
+class PathPrefix:
+    """Takes the path prefix off a request's path, so that a proxy may pass it on or not.
+
+    Nothing behind it knows the prefix: pages and documents have relative addresses only.
+    """
+
+    def __init__(self, app: ASGIApp, prefix: str) -> None:
+        self._app = app
+        self._prefix = prefix
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one connection."""
+        prefix = self._prefix
+        if prefix and scope["type"] == "http" and f"{scope['path']}/".startswith(f"{prefix}/"):
+            if scope["path"] == prefix:  # relative addresses need the slash at its end
+                redirect = RedirectResponse(f"{prefix.rpartition('/')[2]}/", HTTPStatus.PERMANENT_REDIRECT)
+                await redirect(scope, receive, send)
+                return
+            raw = scope.get("raw_path") or b""
+            scope = dict(scope, path=scope["path"][len(prefix) :], raw_path=raw.removeprefix(prefix.encode()))
+        await self._app(scope, receive, send)
 
 
 class PlainGzip(GZipMiddleware):

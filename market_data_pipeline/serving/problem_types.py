@@ -64,6 +64,12 @@ class ProblemType(Enum):
         "API's own machine sends to localhost.",
         "Set MARKET_DATA_API_TOKEN where the API runs, and send it.",
     )
+    FOREIGN_PAGE = (
+        HTTPStatus.FORBIDDEN,
+        "A page of another site sent the form",
+        "Only this API's own pages may sign a browser in or out.",
+        "Open the form on this API's address and send it from there.",
+    )
     DATABASE_UNAVAILABLE = (
         HTTPStatus.SERVICE_UNAVAILABLE,
         "The database is unavailable",

@@ -117,8 +117,9 @@ def _http_problem(error: HTTPException, method: str) -> Problem:
     if status is HTTPStatus.NOT_FOUND:
         detail = "There is nothing at this address; /docs lists the endpoints."
     elif status is HTTPStatus.METHOD_NOT_ALLOWED:
-        headers["allow"] = "GET, HEAD"
-        detail = f"{method} is not supported: this API only reads, with GET and HEAD."
+        if headers.get("allow") != "POST":
+            headers["allow"] = "GET, HEAD"
+        detail = f"{method} is not supported here, only {headers['allow']}."
     return Problem(status, detail, headers=headers)
 
 

@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Callable, Collection
 from datetime import UTC, datetime
+from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, cast
 from urllib.parse import parse_qs, urlsplit
@@ -20,6 +21,7 @@ from pydantic_settings import BaseSettings, DotEnvSettingsSource, NoDecode, Sett
 
 from market_data_pipeline.domain.errors import ConfigurationError
 from market_data_pipeline.settings import project
+from market_data_pipeline.settings.addresses import is_loopback, local_url, names_this_machine
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -124,6 +126,15 @@ def _base_url(given: Any) -> str:
     if parts.query or parts.fragment or "@" in parts.netloc:
         raise ValueError("must not contain a key, a login or anything after a ? (its value is not shown)")
     return text.rstrip("/")
+
+
+def _listening_address(given: Any) -> str:
+    """Return an address of this machine to listen on: an IP address, or localhost."""
+    text = str(given).strip().strip("[]").lower()
+    try:
+        return "127.0.0.1" if text == "localhost" else str(ip_address(text))
+    except ValueError:
+        raise ValueError(f"is {str(given)!r}, which is neither an IP address nor localhost") from None
 
 
 def _database_url(given: Any) -> str:
@@ -264,10 +275,21 @@ class Settings(BaseSettings):
     )
     api_port: Annotated[int, BeforeValidator(_whole_number(1, 65_535))] = _known(8000, "MARKET_DATA_API_PORT", "8000")
     ui_port: Annotated[int, BeforeValidator(_whole_number(1, 65_535))] = _known(3000, "MARKET_DATA_UI_PORT", "3000")
+    api_host: Annotated[str, BeforeValidator(_listening_address)] = _known(
+        "127.0.0.1", "MARKET_DATA_API_HOST", "127.0.0.1"
+    )
+    ui_host: Annotated[str, BeforeValidator(_listening_address)] = _known(
+        "127.0.0.1", "MARKET_DATA_UI_HOST", "127.0.0.1"
+    )
+    api_url: Annotated[str, BeforeValidator(_base_url)] = _known(
+        lambda values: local_url(values.get("api_host", "127.0.0.1"), values.get("api_port", 8000)),
+        "MARKET_DATA_API_URL",
+        "https://example.org/market-data",
+    )
     ui_url: Annotated[str, BeforeValidator(_base_url)] = _known(
-        lambda values: f"http://127.0.0.1:{values.get('ui_port', 3000)}",
+        lambda values: local_url(values.get("ui_host", "127.0.0.1"), values.get("ui_port", 3000)),
         "MARKET_DATA_UI_URL",
-        "https://dagster.example",
+        "https://example.org/dagster",
     )
 
     @classmethod
@@ -296,6 +318,17 @@ class Settings(BaseSettings):
     def _beside_the_project(cls, value: str | None, info: ValidationInfo) -> str | None:
         return _file_of_module(value, info.data.get("project_root", Path()))
 
+    @field_validator("api_host", "api_url")
+    @classmethod
+    def _needs_a_token(cls, value: str, info: ValidationInfo) -> str:
+        """Refuse to be reached by other machines without the token that tells their operators from everyone else."""
+        local = (
+            names_this_machine(urlsplit(value).hostname or "") if info.field_name == "api_url" else is_loopback(value)
+        )
+        if not local and info.data.get("api_token", True) is None:
+            raise ValueError(f"is {value!r}, which other machines can reach: set MARKET_DATA_API_TOKEN too")
+        return value
+
     @field_validator("dagster_postgres_url", mode="before")
     @classmethod
     def _follows_the_bars(cls, value: Any, info: ValidationInfo) -> Any:
@@ -322,6 +355,26 @@ class Settings(BaseSettings):
     def uses_sandbox(self) -> bool:
         """True when bars come from the sandbox server, which is then started on demand."""
         return self.base_url is None
+
+    @property
+    def api_prefix(self) -> str:
+        """The path below which people reach the API, such as `/market-data`; empty for none."""
+        return urlsplit(self.api_url).path
+
+    @property
+    def ui_prefix(self) -> str:
+        """The path below which people reach Dagster's UI, such as `/dagster`; empty for none."""
+        return urlsplit(self.ui_url).path
+
+    @property
+    def local_api_url(self) -> str:
+        """The API's address for programs on this machine."""
+        return local_url(self.api_host, self.api_port)
+
+    @property
+    def local_ui_url(self) -> str:
+        """The address of Dagster's UI for programs on this machine."""
+        return local_url(self.ui_host, self.ui_port, self.ui_prefix)
 
     def clock(self) -> datetime:
         """Return the pipeline's current instant, aware UTC: `as_of` if set, else the real time."""

@@ -26,3 +26,9 @@ def host_of(authority: str) -> str:
     if authority.startswith("[") and "]" in authority:
         return authority[1 : authority.index("]")].lower()
     return authority.partition(":")[0].lower()
+
+
+def local_url(listens_on: str, port: int, prefix: str = "") -> str:
+    """Return the address by which programs on this machine reach a server that listens on an address and port."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(listens_on, listens_on)  # noqa: S104 - compared, not listened on
+    return f"http://[{host}]:{port}{prefix}" if ":" in host else f"http://{host}:{port}{prefix}"

@@ -50,6 +50,10 @@ def test_it_serves_the_ui_and_the_api(project: Project, up: Running) -> None:
     query = {"query": "{ repositoriesOrError { ... on RepositoryConnection { nodes { location { name } } } } }"}
     nodes = requests.post(f"{ui}/graphql", json=query, timeout=60).json()["data"]["repositoriesOrError"]["nodes"]
     assert nodes == [{"location": {"name": "market_data_pipeline.definitions"}}]
+    assert (
+        requests.post(f"{ui}/graphql", json=query, headers={"Origin": "http://evil.example"}, timeout=60).status_code
+        == 403
+    )
     until(lambda: requests.get(f"{api}/health", timeout=30).status_code == 200)
     answer = requests.get(f"{api}/api/v1/features/quant/AAPL", params={"timeframe": "5m"}, timeout=30).json()
     assert answer["records_returned"] > 100

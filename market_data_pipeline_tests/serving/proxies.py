@@ -6,20 +6,25 @@ Where one is not installed, its tests are skipped with that reason.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from market_data_pipeline_tests.serving.waiting import wait_until
 
+RECIPES = Path(__file__).parents[2] / "docs" / "proxies.md"
 _PROGRAMS = os.pathsep.join((os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sbin"))
-# What a packaged nginx has in folders that only root may write to.
+# What a packaged nginx has in folders that only root may write to. Its workers are the user who runs the tests: other
+# users may not enter the folder.
 _NGINX = """
+{user}
 pid {folder}/nginx.pid;
 error_log stderr warn;
 events {{}}
@@ -39,7 +44,7 @@ http {{
 def nginx(folder: Path, http: str, port: int) -> Iterator[None]:
     """Run nginx with `http`, the inside of its http block, until the end of the block; it listens on `port`."""
     configuration = folder / "nginx.conf"
-    configuration.write_text(_NGINX.format(folder=folder, http=http))
+    configuration.write_text(_NGINX.format(user="user root;" if os.getuid() == 0 else "", folder=folder, http=http))
     command = [program("nginx"), "-p", str(folder), "-c", str(configuration), "-g", "daemon off;"]
     with _running(command, folder, port):
         yield
@@ -89,3 +94,67 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+@dataclass(frozen=True)
+class Recipes:
+    """The proxies' configurations of `docs/proxies.md`, for this machine."""
+
+    nginx: str
+    caddy: str
+
+
+def documented(folder: Path, *, listens_on: int, ui: int, api: int) -> Recipes:
+    """Return the documented configurations with ports, a certificate and a password (operator, secret) of the test."""
+    text = RECIPES.read_text()
+    certificate, key = _certificate(folder)
+    password = subprocess.run([program("openssl"), "passwd", "-apr1", "secret"], capture_output=True, text=True).stdout
+    (folder / "htpasswd").write_text(f"operator:{password}")
+    common = {"127.0.0.1:8000": f"127.0.0.1:{api}", "127.0.0.1:3000": f"127.0.0.1:{ui}"}
+    for_nginx = {
+        "listen 443 ssl;": f"listen 127.0.0.1:{listens_on} ssl;",
+        "server_name example.org;": "server_name localhost;",
+        "/etc/ssl/certs/example.org.pem": str(certificate),
+        "/etc/ssl/private/example.org.key": str(key),
+        "/etc/nginx/dagster.htpasswd": str(folder / "htpasswd"),
+    }
+    for_caddy = {"example.org {\n": f"https://localhost:{listens_on} {{\n  tls {certificate} {key}\n"}
+    if "```caddyfile" in text and shutil.which("caddy", path=_PROGRAMS):
+        hashed = subprocess.run(
+            [program("caddy"), "hash-password", "--plaintext", "secret"], capture_output=True, text=True
+        ).stdout.strip()
+        for_caddy["$2a$14$replace-this-by-the-hash-of-a-password"] = hashed
+    return Recipes(
+        _replaced(_block(text, "nginx"), {**common, **for_nginx}),
+        _replaced(_block(text, "caddyfile"), {**common, **for_caddy}),
+    )
+
+
+def _block(text: str, language: str) -> str:
+    found = re.search(rf"```{language}\n(.*?)```", text, re.DOTALL)
+    assert found is not None
+    return found[1]
+
+
+def _replaced(text: str, values: dict[str, str]) -> str:
+    for old, new in values.items():
+        assert old in text, old
+        text = text.replace(old, new)
+    return text
+
+
+def _certificate(folder: Path) -> tuple[Path, Path]:
+    certificate, key = folder / "certificate.pem", folder / "key.pem"
+    command = [
+        program("openssl"),
+        "req",
+        "-x509",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:prime256v1",
+        "-nodes",
+    ]
+    command += ["-days", "1", "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
+    subprocess.run([*command, "-keyout", str(key), "-out", str(certificate)], check=True, capture_output=True)
+    return certificate, key

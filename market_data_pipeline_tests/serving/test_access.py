@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,9 @@ def ask(
     async def send(message: Any) -> None:
         sent.append(message)
 
-    asyncio.run(create_app(settings, dagster_state(settings))(scope, receive, send))
+    # In a thread of its own: a browser's fixture leaves a running loop in this one.
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(asyncio.run, create_app(settings, dagster_state(settings))(scope, receive, send)).result()
     body = b"".join(message.get("body", b"") for message in sent[1:])
     document = json.loads(body) if body.startswith(b"{") else {"text": body.decode()}
     return sent[0]["status"], document | {"headers": dict(sent[0]["headers"])}

@@ -69,6 +69,7 @@ def render_series(
     for_operator: bool,
     own: Sequence[Feature] = (),
     dagster_url: str | None = None,
+    offer: str = "",
 ) -> str:
     """Return the page of a series at `now`, aware UTC.
 
@@ -79,6 +80,7 @@ def render_series(
         for_operator: whether error messages are shown.
         own: the project's own features.
         dagster_url: where Dagster's UI is, without a trailing slash; None shows no links to runs.
+        offer: whether the reader may sign `in` or `out`; else empty.
     """
     series, timeframe = report.series, report.series.timeframe
     fresh = next(one for one in report.freshness if one.timeframe == timeframe)
@@ -115,6 +117,7 @@ def render_series(
         gap_count=len(gaps),
         for_operator=for_operator,
         dagster_url=dagster_url,
+        offer=offer,
         previous=peers[at - 1] if at else None,
         following=peers[at + 1] if at + 1 < len(peers) else None,
     )

@@ -99,7 +99,9 @@ def read_status(source: sa.Engine, dagster: DagsterState, *, for_operator: bool)
     return Status(series, health.rpo_attainment, health, history)
 
 
-def render_status(status: Status | None, now: datetime, *, wall: datetime, dagster_url: str | None = None) -> str:
+def render_status(
+    status: Status | None, now: datetime, *, wall: datetime, dagster_url: str | None = None, offer: str = ""
+) -> str:
     """Return the page at `now`; `status` None means that the database cannot be reached.
 
     Args:
@@ -107,6 +109,7 @@ def render_status(status: Status | None, now: datetime, *, wall: datetime, dagst
         now: the pipeline's now, aware UTC.
         wall: the real time, which Dagster's instants follow in a replay too.
         dagster_url: the address of Dagster's UI, without a trailing slash, for links to runs; None for no links.
+        offer: whether the reader may sign `in` or `out`; else empty.
     """
     series = status.series if status else []
     return render(
@@ -117,6 +120,7 @@ def render_status(status: Status | None, now: datetime, *, wall: datetime, dagst
         wall=wall,
         status=status,
         dagster_url=dagster_url,
+        offer=offer,
         counts={name: sum(one.status == name for one in series) for name in MARKS},
         within=sum(one.within_rpo for one in series),
         loaded=any(one.features_computed_at for one in series),

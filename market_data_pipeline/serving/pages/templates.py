@@ -105,6 +105,7 @@ def _environment() -> jinja2.Environment:
     )
     environment.globals.update(
         marks=MARKS,
+        offer="",
         conditions={state.name: rule.condition for state, rule in FRESHNESS.items()},
         series_url=series_url,
         statuses=[state.name for state in Freshness],

@@ -29,6 +29,7 @@ from market_data_pipeline.serving.pages import status as status_page
 from market_data_pipeline.serving.pages.templates import render, series_url
 from market_data_pipeline.serving.problems import RETRY_DATABASE_AFTER
 from market_data_pipeline.serving.routes.series import LONGEST_SYMBOL
+from market_data_pipeline.settings.addresses import local_url
 from market_data_pipeline.store.connection import snapshot
 
 if TYPE_CHECKING:
@@ -96,11 +97,13 @@ def router(
     @routes.get("/")
     async def index(request: Request) -> Response:
         now, wall, for_operator = settings.clock(), datetime.now(UTC), access.is_allowed(request)
-        dagster_url = _dagster_url(request, settings.ui_port)
+        dagster_url, offer = _dagster_url(request, settings), access.offer(request)
 
         def make(source: sa.Engine) -> tuple[HTTPStatus, str]:
             status = status_page.read_status(source, dagster, for_operator=for_operator)
-            return HTTPStatus.OK, status_page.render_status(status, now, wall=wall, dagster_url=dagster_url)
+            return HTTPStatus.OK, status_page.render_status(
+                status, now, wall=wall, dagster_url=dagster_url, offer=offer
+            )
 
         try:
             return await answer(request, make)
@@ -137,7 +140,8 @@ def router(
                 root=root,
                 for_operator=for_operator,
                 own=own,
-                dagster_url=_dagster_url(request, settings.ui_port),
+                dagster_url=_dagster_url(request, settings),
+                offer=access.offer(request),
             )
 
         try:
@@ -178,8 +182,9 @@ def _root(request: Request) -> str:
     return "../" * (path.partition(b"?")[0].count(b"/") - 1)
 
 
-def _dagster_url(request: Request, ui_port: int) -> str | None:
+def _dagster_url(request: Request, settings: Settings) -> str | None:
+    """Return the address of Dagster's UI: as MARKET_DATA_UI_URL has it, else on the host that the reader uses."""
+    if "ui_url" in settings.model_fields_set:
+        return settings.ui_url
     host = request.url.hostname
-    if not host:
-        return None
-    return f"http://[{host}]:{ui_port}" if ":" in host else f"http://{host}:{ui_port}"
+    return local_url(host, settings.ui_port) if host else None

@@ -1,0 +1,99 @@
+"""A browser signs in with the token, and out again."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import pytest
+import requests
+from playwright.sync_api import Browser, expect
+from pydantic import SecretStr
+
+from market_data_pipeline.serving import sessions
+from market_data_pipeline_tests.serving.browser import Reader, browser
+from market_data_pipeline_tests.serving.conftest import Api, MovableClock, serve
+from market_data_pipeline_tests.serving.seeding import Seed
+from market_data_pipeline_tests.serving.test_access import STALENESS, TOKEN
+
+__all__ = ["browser"]  # the fixture
+
+
+@pytest.fixture
+def guarded(settings: MovableClock) -> Iterator[Api]:
+    """An API that has a token."""
+    with serve(settings.model_copy(update={"api_token": SecretStr(TOKEN)})) as api:
+        yield api
+
+
+def sign_in(api: Api, token: str, **headers: str) -> requests.Response:
+    return api.session.post(
+        f"{api.base}/sign-in", data={"token": token}, headers=headers, allow_redirects=False, timeout=10
+    )
+
+
+def test_an_operator_signs_in_sees_failures_and_signs_out(browser: Browser, guarded: Api, seed: Seed) -> None:
+    seed.series("AAPL", last_error="secret trouble", last_error_class="DataError", consecutive_failures=2)
+    context = browser.new_context()
+    reader = Reader(context.new_page(), guarded.base)
+    page = reader.open()
+    expect(page.get_by_text("secret trouble")).to_have_count(0)
+    page.get_by_role("link", name="Sign in").click()
+    page.get_by_label("Token").fill("wrong")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("alert")).to_have_text("This is not the token.")
+    assert reader.violations() == []
+    reader.complaints.clear()  # the browser reports the 401
+    page.get_by_label("Token").fill(TOKEN)
+    page.keyboard.press("Enter")
+    expect(page.get_by_text("secret trouble").first).to_be_visible()
+    assert page.evaluate("document.cookie") == ""  # no script can read it
+    reader.open("/series/AAPL/5m")
+    expect(page.get_by_text("secret trouble").first).to_be_visible()
+    page.get_by_role("button", name="Sign out").click()
+    expect(page.get_by_role("link", name="Sign in")).to_be_visible()
+    expect(page.get_by_text("secret trouble")).to_have_count(0)
+    assert reader.complaints == []
+    context.close()
+
+
+def test_the_cookie_is_strict_and_holds_no_token(guarded: Api) -> None:
+    assert sign_in(guarded, "wrong").status_code == 401
+    plain, encrypted = sign_in(guarded, TOKEN), sign_in(guarded, TOKEN, **{"X-Forwarded-Proto": "https"})
+    for response in (plain, encrypted):
+        assert (response.status_code, response.headers["location"]) == (303, "./")
+        cookie = response.headers["set-cookie"]
+        assert {"HttpOnly", "SameSite=strict", "Path=/"} <= set(cookie.split("; "))
+        assert TOKEN not in cookie
+    assert ("Secure" in plain.headers["set-cookie"], "Secure" in encrypted.headers["set-cookie"]) == (False, True)
+
+
+def test_a_session_opens_the_admin_endpoints_until_it_ends(guarded: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert guarded.get(STALENESS).status_code == 401
+    sign_in(guarded, TOKEN)
+    assert guarded.get(STALENESS).status_code == 200
+    later = time.time() + sessions.LIFETIME_SECONDS + 1
+    with monkeypatch.context() as patch:
+        patch.setattr(sessions.time, "time", lambda: later)
+        assert guarded.get(STALENESS).status_code == 401
+    value = guarded.session.cookies[sessions.COOKIE]
+    ends, _, signature = value.partition(".")
+    for forged in (f"{int(ends) + 1}.{signature}", f".{signature}", ends, "", "é.é", f"{'9' * 5000}.{signature}"):
+        cookie = f"{sessions.COOKIE}={forged}".encode()
+        answer = requests.get(guarded.base + STALENESS, headers={"Cookie": cookie}, timeout=10)
+        assert answer.status_code == 401
+
+
+def test_only_the_apis_own_page_signs_in_and_out(guarded: Api) -> None:
+    assert sign_in(guarded, TOKEN, **{"Sec-Fetch-Site": "cross-site"}).status_code == 403
+    sign_in(guarded, TOKEN)
+    for site in ("cross-site", "same-site"):
+        out = guarded.session.post(f"{guarded.base}/sign-out", headers={"Sec-Fetch-Site": site}, timeout=10)
+        assert out.status_code == 403
+    refused = guarded.get("/sign-out")
+    assert (refused.status_code, refused.headers["allow"]) == (405, "POST")
+
+
+def test_without_a_token_there_is_nothing_to_sign_in_with(api: Api, seed: Seed) -> None:
+    assert api.get("/sign-in").status_code == 404
+    assert "Sign in" not in api.get("/", headers={"X-Forwarded-For": "192.0.2.1"}).text
