@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import quote, urlencode
 
 import psycopg
 import sqlalchemy as sa
@@ -156,16 +155,9 @@ def engine(
     return made
 
 
-def libpq_url(url: str, *, as_of: datetime | None = None) -> str:
-    """Return `url` without an SQLAlchemy driver, as libpq and dbmate expect it.
-
-    With `as_of`, `market_data.clock()` returns that instant on its connections, through libpq's `options`.
-    """
-    plain = re.sub(r"^postgres(?:ql)?(?:\+\w+)?://", "postgresql://", url)
-    if as_of is None:
-        return plain
-    joint = "&" if "?" in plain else "?"
-    return plain + joint + urlencode({"options": f"-c market_data.as_of={as_of.isoformat()}"}, quote_via=quote)
+def libpq_url(url: str) -> str:
+    """Return `url` without an SQLAlchemy driver, as libpq expects it."""
+    return re.sub(r"^postgres(?:ql)?(?:\+\w+)?://", "postgresql://", url)
 
 
 def describe(url: str) -> str:

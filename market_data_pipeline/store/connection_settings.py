@@ -32,14 +32,17 @@ class Role(StrEnum):
     READER = "market_data_reader"
 
 
-# What text means on the wire. psycopg reads and writes dates, intervals, bytes and numbers in these forms.
+# What text means, in a statement and on the wire: psycopg reads and writes dates, intervals, bytes, numbers and arrays
+# in these forms.
 _FORMATS: Final = {
     "DateStyle": "ISO, MDY",
     "IntervalStyle": "postgres",
     "TimeZone": "UTC",
     "bytea_output": "hex",
     "extra_float_digits": "1",  # the shortest text that is the same number; 0 and less round
+    "array_nulls": "on",
     "standard_conforming_strings": "on",
+    "transform_null_equals": "off",
     "search_path": "pg_catalog",  # every statement of ours names the schema
 }
 # How long things may take, and what a transaction is. 0 means no limit: a caller that wants one passes it, and a

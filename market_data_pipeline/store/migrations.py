@@ -14,6 +14,8 @@ from urllib.parse import quote, urlencode
 from market_data_pipeline.domain.errors import ConfigurationError
 from market_data_pipeline.settings import project
 from market_data_pipeline.store.connection import describe, open_connection
+from market_data_pipeline.store.connection_settings import NEEDED
+from market_data_pipeline.store.pooler import is_pooled
 from market_data_pipeline.store.privileges import grant_privileges, login_of
 
 if TYPE_CHECKING:
@@ -96,8 +98,16 @@ def _dbmate_url(connection: psycopg.Connection[Any]) -> str:
     if given["sslmode"] in {"prefer", "allow"}:
         given["sslmode"] = "require"
     login = quote(info.user, safe="") + (f":{quote(info.password, safe='')}" if info.password else "")
-    where = {"host": info.host, "port": info.port} | given
+    where = {"host": info.host, "port": info.port} | given | _startup_settings(connection)
     return f"postgres://{login}@/{quote(info.dbname, safe='')}?{urlencode(where, quote_via=quote)}"
+
+
+def _startup_settings(connection: psycopg.Connection[Any]) -> dict[str, str]:
+    """Return what dbmate's connection needs, which its driver sends when it connects; a pooler would refuse that."""
+    if is_pooled(connection):
+        return {}
+    known = "select name from unnest(%s::text[]) as name where current_setting(name, true) is not null"
+    return {name: NEEDED[name] for (name,) in connection.execute(known, (list(NEEDED),))}
 
 
 _PASSED_ON: Final = ("sslmode", "sslrootcert", "sslcert", "sslkey")

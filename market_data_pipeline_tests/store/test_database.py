@@ -73,13 +73,6 @@ def test_without_a_replay_the_clock_is_the_real_one(database_url: str) -> None:
     made.dispose()
 
 
-def test_libpq_takes_the_instant_of_a_replay_from_the_url(database_url: str) -> None:
-    url = libpq_url(database_url.replace("postgresql://", "postgresql+psycopg://"), as_of=AS_OF)
-
-    with psycopg.connect(url) as connection:
-        assert connection.execute("select market_data.clock()").fetchone() == (AS_OF,)
-
-
 def test_psycopg2_and_sqlalchemy_take_the_url_that_dagster_gets(database_url: str) -> None:
     made = sa.create_engine("postgresql+psycopg2" + database_url[database_url.index("://") :])
 
