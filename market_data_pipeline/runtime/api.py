@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 
-from market_data_pipeline.domain.errors import ConfigurationError
+from market_data_pipeline.domain.errors import ConfigurationError, DatabaseBusyError, DatabaseUnavailableError
 from market_data_pipeline.orchestration.dagster_internals import StoredDagsterState
 from market_data_pipeline.serving.app import run
 from market_data_pipeline.settings import load_settings
+from market_data_pipeline.store.connection import open_connection
 
 
 def main() -> int:
     """Serve with the project's settings; return the exit code."""
     try:
         settings = load_settings()
+        with suppress(DatabaseUnavailableError, DatabaseBusyError):  # the API starts without a database, too
+            open_connection(settings.database_url).close()
     except ConfigurationError as error:
         print(error, file=sys.stderr)
         return 2

@@ -17,16 +17,20 @@ def migrate_database(settings: Settings) -> list[str]:
     """Start the embedded server if that is the database, apply pending migrations, and return their names.
 
     Raises:
-        ConfigurationError: the embedded server cannot start, or the schema is newer than this code.
+        ConfigurationError: the embedded server cannot start, the schema is newer than this code, or a connection pooler
+            stands before the server in a mode that loses locks.
         DatabaseUnavailableError: the server cannot be reached.
     """
+    from market_data_pipeline.store.connection import open_connection
     from market_data_pipeline.store.migrations import migrate
 
     if settings.embedded_database:
         from market_data_pipeline.runtime.postgres import EmbeddedPostgres
 
         EmbeddedPostgres.of(settings).ensure_running()
-    return migrate(settings)
+    applied = migrate(settings)
+    open_connection(settings.database_url).close()  # another login than the owner's may take another way to the server
+    return applied
 
 
 def reading_engine(settings: Settings, *, start: bool = True) -> sa.Engine:

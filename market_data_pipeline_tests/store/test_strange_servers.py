@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Iterator
+import pwd
+import shutil
+import socket
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -18,6 +23,7 @@ import pytest
 
 from market_data_pipeline import read_bars, read_features
 from market_data_pipeline.domain.calendar import NEW_YORK
+from market_data_pipeline.domain.errors import ConfigurationError
 from market_data_pipeline.domain.series import Tier
 from market_data_pipeline.orchestration.checks.expectations import Inspector
 from market_data_pipeline.reports.freshness import staleness_report
@@ -32,10 +38,12 @@ from market_data_pipeline.store.connection import Role, engine, open_async_conne
 from market_data_pipeline.store.connection_settings import NEEDED
 from market_data_pipeline.store.copy import StoreConnection
 from market_data_pipeline.store.migrations import migrate_database
+from market_data_pipeline.store.pooler import is_pooled, refuse_transaction_pooling
 from market_data_pipeline.store.rate_limit_queue import RateLimitQueue
 from market_data_pipeline_tests.conftest import SQL, drop_database, with_database
 from market_data_pipeline_tests.ingest.conftest import World
 from market_data_pipeline_tests.serving.conftest import serve
+from market_data_pipeline_tests.serving.waiting import wait_until
 
 NOON = datetime(2026, 11, 20, 12, 0, 30, tzinfo=NEW_YORK)
 # Defaults that a server, a database or a login may have; each breaks something when it reaches a connection of ours.
@@ -215,3 +223,105 @@ def test_every_kind_of_connection_has_what_it_needs(postgres_url: str, database_
         "store": of_this_server | {"lock_timeout": "1min"},
     }
     assert queue_seen == of_this_server | {"search_path": "market_data"}
+
+
+class Bouncer:
+    """A real PgBouncer in front of one database."""
+
+    def __init__(self, program: str, database_url: str, folder: Path, mode: str) -> None:
+        to = psycopg.conninfo.conninfo_to_dict(database_url)
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        file = folder / f"pgbouncer.{mode}.ini"
+        file.write_text(
+            f"""
+            [databases]
+            {to["dbname"]} = host={to["host"]} port={to.get("port", 5432)} user={to["user"]} password={to["password"]}
+            [pgbouncer]
+            listen_addr = 127.0.0.1
+            listen_port = {port}
+            unix_socket_dir =
+            auth_type = any
+            pool_mode = {mode}
+            ignore_startup_parameters = extra_float_digits
+            """.replace("    ", "")
+        )
+        file.chmod(0o644)
+        # It refuses to run as root; the server's own user can reach its socket.
+        owner = pwd.getpwuid(Path(str(to["host"])).stat().st_uid).pw_name if str(to["host"])[0] == "/" else "nobody"
+        user = ["-u", owner] if os.getuid() == 0 else []
+        self.process = subprocess.Popen([program, "-q", *user, str(file)])
+        self.url = f"postgresql://someone@127.0.0.1:{port}/{to['dbname']}"
+        wait_until(self._answers)
+
+    def _answers(self) -> bool:
+        assert self.process.poll() is None, "PgBouncer has ended"
+        try:
+            psycopg.connect(self.url, connect_timeout=2).close()
+        except psycopg.OperationalError:
+            return False
+        return True
+
+    def close(self) -> None:
+        self.process.terminate()
+        self.process.wait()
+
+
+@pytest.fixture
+def bouncer(database_url: str) -> Iterator[Callable[[str], Bouncer]]:
+    """Return a function that puts a PgBouncer in front of the test's database."""
+    program = shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin")
+    if program is None:
+        pytest.skip("pgbouncer is not installed")
+    started: list[Bouncer] = []
+    folder = Path(tempfile.mkdtemp())  # not that of the test, which only this user can enter
+    folder.chmod(0o755)
+
+    def start(mode: str) -> Bouncer:
+        started.append(Bouncer(program, database_url, folder, mode))
+        return started[-1]
+
+    yield start
+    for each in started:
+        each.close()
+    shutil.rmtree(folder)
+
+
+def test_a_pooler_in_transaction_mode_is_refused_in_one_sentence_before_anything_is_set_on_its_connections(
+    bouncer: Callable[[str], Bouncer], database_url: str
+) -> None:
+    pooled = bouncer("transaction")
+    with psycopg.connect(database_url, autocommit=True) as direct:
+        before = direct.execute("show timezone").fetchone()
+    for connect in (
+        lambda: open_connection(pooled.url).close(),
+        lambda: asyncio.run(asynchronous(pooled.url)),
+        lambda: StoreConnection(pooled.url).close(),
+        lambda: engine(pooled.url).connect().close(),
+        lambda: migrate_database(pooled.url, SQL),
+    ):
+        with pytest.raises(ConfigurationError, match="is in transaction mode, which loses locks") as refusal:
+            connect()
+        assert "\n" not in str(refusal.value)
+    with psycopg.connect(pooled.url, autocommit=True) as stranger:
+        assert stranger.execute("show timezone").fetchone() == before
+
+
+def test_a_pooler_in_session_mode_serves_as_the_server_does(bouncer: Callable[[str], Bouncer], tmp_path: Path) -> None:
+    pooled = bouncer("session")
+    with open_connection(pooled.url, Role.WRITER) as one, open_connection(pooled.url) as other:
+        assert shown(one) == shown(other)
+        assert one.execute("select current_user").fetchone() == (Role.WRITER.value,)
+        assert is_pooled(one)
+    with StoreConnection(pooled.url) as store, store.symbol_lock("AAPL"):
+        pass
+    sql = Path(shutil.copytree(SQL, tmp_path / "sql"))
+    (sql / "9001_more.sql").write_text("-- migrate:up\ncreate table market_data.more (n integer);\n-- migrate:down\n")
+    assert migrate_database(pooled.url, sql) == ["9001_more.sql"]
+
+
+def test_a_server_without_a_pooler_is_none(database_url: str) -> None:
+    with open_connection(database_url) as connection:
+        assert not is_pooled(connection)
+        refuse_transaction_pooling(connection.info)
