@@ -13,6 +13,7 @@ import pytest
 
 from market_data_pipeline.cli import main as cli
 from market_data_pipeline.cli import spellings
+from market_data_pipeline.cli.console import print_table
 from market_data_pipeline.domain.errors import (
     ConfigurationError,
     DatabaseUnavailableError,
@@ -387,6 +388,12 @@ def test_an_old_spelling_still_writes_its_file(run, tmp_path: Path) -> None:
     assert result.code == 0
     assert "--output" in result.err
     assert json.loads(file.read_text())["tiers"].keys() == set(TIER_OBJECTIVES)
+
+
+def test_a_table_shows_a_control_character_instead_of_sending_it(capsys: pytest.CaptureFixture[str]) -> None:
+    cli.console.cache_clear()
+    print_table(("error",), [("gone\x1b]0;owned\x07",)])
+    assert r"gone\x1b]0;owned\x07" in capsys.readouterr().out
 
 
 def test_a_table_in_a_file_is_not_cut_to_the_width_of_a_terminal(project: str) -> None:

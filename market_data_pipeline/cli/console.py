@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
+from market_data_pipeline.domain.errors import printable
 from market_data_pipeline.domain.series import Timeframe, parse_symbol
 from market_data_pipeline.runtime.console import console
 
@@ -110,6 +111,9 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, tit
         table.add_column(column.removeprefix(">"), justify="right" if column.startswith(">") else "left")
     for row in rows:
         table.add_row(
-            *(value if isinstance(value, Text) else Text("-" if value is None else str(value)) for value in row)
+            *(
+                value if isinstance(value, Text) else Text("-" if value is None else printable(str(value)))
+                for value in row
+            )
         )
     console().print(table, soft_wrap=False)

@@ -16,14 +16,31 @@ class FailureKind(StrEnum):
     DATA = "data"  # an answer arrived and cannot be trusted
 
 
+def printable(text: str) -> str:
+    """Return text without characters that act on a terminal, a log or a reader: they become their escape sequences.
+
+    Those are all but letters, digits, signs, the space and the line's end: control and escape characters, and the
+    invisible ones that reverse the direction of what follows.
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        char if char.isprintable() or char == "\n" else " " if char.isspace() else ascii(char)[1:-1] for char in text
+    )
+
+
 class PipelineError(Exception):
     """A failure, with a sentence that says what went wrong, where, and what to do.
 
-    Its text never contains a secret: logs, rows and screens show it unchanged.
+    Its text never contains a secret or, since it may quote the vendor, a control character: logs, rows and screens
+    show it unchanged.
     """
 
     kind = FailureKind.PERMANENT
     stops_run = False  # True when every other symbol would fail in the same way
+
+    def __init__(self, sentence: object = "") -> None:
+        super().__init__(printable(str(sentence)))
 
 
 class UsageError(PipelineError):

@@ -25,7 +25,7 @@ import numpy as np
 
 from market_data_pipeline.domain.bars import VALUES, bar_frame, empty
 from market_data_pipeline.domain.calendar import calendar_for, from_us, to_us
-from market_data_pipeline.domain.errors import DataError, PipelineError, TransientError
+from market_data_pipeline.domain.errors import DataError, PipelineError, TransientError, printable
 from market_data_pipeline.domain.series import AssetClass, Timeframe, asset_class_of
 from market_data_pipeline.polygon import bad_rows
 from market_data_pipeline.polygon.refusals import RefusedInBodyError
@@ -332,7 +332,7 @@ def read_market_day(body: bytes, day: date) -> pd.DataFrame:
         _check_rows(symbols, ts_us, day, where)
         bad = np.logical_or.reduce([broken for _, broken in (*price_rules(values), *optional_rules(values))])
         if bad.any():
-            named = ", ".join(symbols[bad][:5])
+            named = printable(", ".join(symbols[bad][:5]))
             _log.warning("%s: left out %d rows that contradict themselves, such as %s", where, int(bad.sum()), named)
         symbols, values = symbols[~bad], values[:, ~bad]
     midnight = to_us(calendar_for(AssetClass.US_EQUITY).midnight(day))

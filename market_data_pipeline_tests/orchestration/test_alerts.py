@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import html
 import logging
+import re
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any
@@ -18,6 +20,7 @@ from market_data_pipeline.orchestration.alerts.failed_runs import alert_runs
 from market_data_pipeline.orchestration.alerts.thresholds import alert_thresholds
 from market_data_pipeline.reports.freshness import tier_freshness
 from market_data_pipeline_tests.orchestration.conftest import NOW, StandIn
+from market_data_pipeline_tests.orchestration.mailbox import mailbox
 from market_data_pipeline_tests.orchestration.webhook import Webhook, webhook
 
 SECRET = "T0SECRETB0SECRETxyz"
@@ -305,6 +308,25 @@ def test_a_run_that_lost_its_database_is_in_the_alert_with_the_others_even_if_th
     for _ in range(2):
         alert_runs(registered, market, pipeline.settings())
     assert hook.titles() == ["1 run failed because the database was lost"]
+
+
+@pytest.mark.parametrize("kind", ["plain", "html"])
+def test_an_e_mail_keeps_its_lines_and_shows_the_vendors_text_as_text(kind: str) -> None:
+    lines = ("AAPL 5m", "DataError: <img src=x onerror=alert(1)> & <b>bold</b>")
+    address = {"plain": "", "html": "&format=html"}[kind]
+    with mailbox() as mail:
+        assert deliver(
+            [mail.address() + address], Alert("2 series of <AAPL> fail", lines, link="http://127.0.0.1:3000/")
+        )
+        (message,) = mail.received
+    assert message["subject"] == "2 series of <AAPL> fail"
+    (text,) = [part.get_content() for part in message.walk() if part.get_content_type() == f"text/{kind}"]
+    if kind == "html":
+        assert "<img" not in text
+        assert "<b>" not in text
+        text = html.unescape(re.sub(r"<br\s*/?>", "\n", text)).replace("\xa0", " ")
+    shown = [line.strip() for line in text.splitlines() if line.strip()]
+    assert "\n".join([*lines, "http://127.0.0.1:3000/"]) in "\n".join(shown)
 
 
 def test_no_log_shows_the_secret_of_an_address_whether_it_works_or_not(

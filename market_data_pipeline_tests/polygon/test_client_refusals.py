@@ -83,6 +83,17 @@ def test_a_403_for_bars_older_than_the_plans_history_is_about_that_request_only(
             QuickClient(server.url, plan=plan_named("advanced"), clock=lambda: beyond).bars()
 
 
+def test_what_the_vendor_says_cannot_act_on_a_terminal_or_a_log() -> None:
+    said = "gone\x1b[2J\x1b]0;owned\x07 \u202etxt.exe\r\nERROR: forged line \x9b31m\x00"
+    with (
+        FaultyServer(send_json({"error": said}, 400)) as server,
+        pytest.raises(VendorRequestError) as caught,
+    ):
+        QuickClient(server.url).bars()
+    assert r"gone\x1b[2J\x1b]0;owned\x07 \u202etxt.exe ERROR: forged line \x9b31m\x00" in str(caught.value)
+    assert str(caught.value).isprintable()
+
+
 def test_a_long_refusal_is_cut_and_on_one_line() -> None:
     with (
         FaultyServer(send_json({"error": "so\nit\tis " * 1000}, 400)) as server,

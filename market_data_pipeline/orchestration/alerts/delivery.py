@@ -86,14 +86,20 @@ def deliver(urls: Sequence[str], alert: Alert) -> bool:
 
 def _send(url: str, alert: Alert) -> str | None:
     """Return what is wrong, without the address; None when it was sent."""
-    from apprise import Apprise, NotifyType
+    from apprise import Apprise, NotifyFormat, NotifyType
 
     with _silent():
         service = Apprise()
         if not service.add(url):
             return "Apprise does not know this kind of address"
         try:
-            sent = service.notify(title=alert.title, body=alert.body, notify_type=NotifyType(alert.tone.value))
+            sent = service.notify(
+                title=alert.title,
+                body=alert.body,
+                # Otherwise a service that sends HTML takes the text, which may quote the vendor, as HTML.
+                body_format=NotifyFormat.TEXT,
+                notify_type=NotifyType(alert.tone.value),
+            )
         except Exception as error:  # noqa: BLE001 - a plug-in's failure must not fail the sensor
             return f"the service's plug-in failed ({type(error).__name__})"
     return None if sent else "the service refused it or could not be reached"
