@@ -227,7 +227,7 @@ def test_the_packaged_universe_is_loaded_on_first_use(run, project: str) -> None
 
 
 def test_the_universe_changes_by_add_remove_and_import(run, project: str, tmp_path: Path) -> None:
-    assert run("universe", "add", "X:BTCUSD", "BRK.B").out == "added BRK.B, X:BTCUSD\n"
+    assert run("universe", "add", "X:BTCUSD", "BRK/B").out == "added BRK.B, X:BTCUSD\n"
     assert run("universe", "add", "X:BTCUSD", "--tier", "critical").out == "moved X:BTCUSD\n"
     assert run("universe", "remove", "BRK.B").out == "removed BRK.B\n"
     file = tmp_path / "universe.yaml"

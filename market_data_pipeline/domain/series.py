@@ -67,18 +67,27 @@ BASE_TIMEFRAMES: Final = (Timeframe.M5, Timeframe.D1)
 
 # Tickers are case-sensitive (KIMpL is a preferred share of KIM) and may carry a dot (BRK.B). At most 32
 # characters: the vendor's longest spot tickers have fewer, and option tickers are not bars of this service.
-_TICKER = re.compile(r"(?:X:)?[A-Z0-9][A-Za-z0-9.\-/]{0,31}")
+_TICKER = re.compile(r"(?:X:)?[A-Z0-9][A-Za-z0-9.\-]{0,31}")
+
+
+def canonical_symbol(text: str) -> str:
+    """Return a symbol as the vendor writes it, whether or not it exists: BRK.B for BRK/B, AAPL for `AAPL/` or ` AAPL`.
+
+    Settings, files, commands, URLs and Dagster all mean the same by the same text.
+    """
+    return text.strip().strip("/").replace("/", ".")
 
 
 def parse_symbol(text: str) -> str:
-    """Return `text` if it is a well-formed ticker.
+    """Return the canonical symbol of `text` if it is a well-formed ticker.
 
     Raises:
         UsageError: it is not; the message shows the text and examples.
     """
-    if not _TICKER.fullmatch(text):
+    symbol = canonical_symbol(text)
+    if not _TICKER.fullmatch(symbol):
         raise UsageError(f"{text!r} is not a ticker; write it as the vendor does, for example AAPL, BRK.B or X:BTCUSD.")
-    return text
+    return symbol
 
 
 def parse_timeframe(text: str) -> Timeframe:

@@ -14,7 +14,7 @@ import dagster as dg
 from pydantic import Field
 
 from market_data_pipeline.domain.errors import UsageError
-from market_data_pipeline.domain.series import Series, Tier, Timeframe, parse_timeframe
+from market_data_pipeline.domain.series import Series, Tier, Timeframe, canonical_symbol, parse_timeframe
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -152,13 +152,13 @@ def selected(
         chosen = {symbol: tuple(Timeframe) for symbol in tier_symbols()}
     else:
         chosen = _by_symbol(partition_keys)
-    if config.symbols:
-        if unknown := [symbol for symbol in config.symbols if symbol not in chosen]:
+    if named := [canonical_symbol(symbol) for symbol in config.symbols]:
+        if unknown := [symbol for symbol in named if symbol not in chosen]:
             raise UsageError(
                 f"{', '.join(unknown)}: not among the {len(chosen)} symbols of this {tier} run; "
                 "`market-data universe list` shows each symbol's tier."
             )
-        chosen = {symbol: chosen[symbol] for symbol in chosen if symbol in set(config.symbols)}
+        chosen = {symbol: chosen[symbol] for symbol in chosen if symbol in set(named)}
     allowed = {parse_timeframe(name) for name in config.timeframes} or set(Timeframe)
     return [
         SymbolRequest(symbol, tier, kept)

@@ -52,6 +52,8 @@ class RequestMiddleware:
                 status = message["status"]
             await send(message)
 
+        if not scope["path"].isprintable():  # a line's end at its end would be ignored by some routes and not by others
+            scope = dict(scope, path=repr(scope["path"])[1:-1])
         if method == "HEAD":  # answered as GET (RFC 9110, section 9.3.2); uvicorn leaves the body out
             scope = dict(scope, method="GET")
         route = None

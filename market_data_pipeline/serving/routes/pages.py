@@ -18,7 +18,7 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.staticfiles import StaticFiles
 
 from market_data_pipeline.domain.errors import DatabaseUnavailableError, UsageError
-from market_data_pipeline.domain.series import Series, Timeframe, asset_class_of, parse_timeframe
+from market_data_pipeline.domain.series import Series, Timeframe, asset_class_of, canonical_symbol, parse_timeframe
 from market_data_pipeline.ingest.fetch_plan import Timing
 from market_data_pipeline.polygon.plans import plan_named
 from market_data_pipeline.reports.series import series_report
@@ -113,7 +113,7 @@ def router(
     @routes.get("/series")
     async def chosen(request: Request) -> Response:
         """Redirect to the series named in the form of a series' page."""
-        symbol = request.query_params.get("symbol", "").strip()
+        symbol = canonical_symbol(request.query_params.get("symbol", ""))
         timeframe = request.query_params.get("timeframe", str(Timeframe.D1))
         return RedirectResponse(series_url(symbol, quote(timeframe, safe="")) if symbol else "./", HTTPStatus.SEE_OTHER)
 
@@ -128,10 +128,14 @@ def router(
                 series = _named(symbol, timeframe)
                 with snapshot(source) as connection:
                     report = series_report(
-                        connection, series, Timing.on(plan, asset_class_of(symbol), now), plan, settings.history_days
+                        connection,
+                        series,
+                        Timing.on(plan, asset_class_of(series.symbol), now),
+                        plan,
+                        settings.history_days,
                     )
                     if report is None:
-                        raise UsageError(_untracked(connection, symbol))
+                        raise UsageError(_untracked(connection, series.symbol))
             except UsageError as error:
                 return HTTPStatus.NOT_FOUND, message(status=404, heading="No such series", sentence=str(error))
             return HTTPStatus.OK, series_page.render_series(
@@ -151,9 +155,11 @@ def router(
             return unavailable(message(status=503, heading="The database cannot be reached", sentence=sentence))
 
     @routes.get("/series/{symbol:path}")
-    async def one_symbol(symbol: str) -> Response:
-        """Redirect a symbol without a timeframe to its day bars."""
-        return RedirectResponse(f"{quote(symbol, safe='')}/{Timeframe.D1}", HTTPStatus.SEE_OTHER)
+    async def one_symbol(request: Request, symbol: str) -> Response:
+        """Redirect a symbol without a timeframe to its day bars, and a page with a slash at its end to that page."""
+        name, _, last = symbol.rstrip("/").rpartition("/")
+        named = (name, last) if name and last in set(Timeframe) else (symbol, Timeframe.D1)
+        return RedirectResponse(_root(request) + series_url(canonical_symbol(named[0]), named[1]), HTTPStatus.SEE_OTHER)
 
     return routes
 
@@ -165,9 +171,10 @@ def unavailable(content: str) -> HTMLResponse:
 
 
 def _named(symbol: str, timeframe: str) -> Series:
-    if len(symbol) > LONGEST_SYMBOL or not symbol.isprintable():
+    name = canonical_symbol(symbol)
+    if len(name) > LONGEST_SYMBOL or not name.isprintable():
         raise UsageError("No symbol has this name.")
-    return Series(symbol, parse_timeframe(timeframe))
+    return Series(name, parse_timeframe(timeframe))
 
 
 def _untracked(connection: sa.Connection, symbol: str) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
 from fastapi import APIRouter, Path, Query, Request
 from starlette.responses import Response
 
-from market_data_pipeline.domain.series import Series
+from market_data_pipeline.domain.series import Series, canonical_symbol
 from market_data_pipeline.reports.series_records import (
     BAR_COLUMNS,
     BARS,
@@ -246,9 +246,10 @@ def missing_problem(series: Series, request: BackfillRequest, what: str) -> Prob
 
 def _series(symbol: str, query: SeriesQuery) -> Series:
     # PostgreSQL is not asked for a symbol that it cannot hold as text; any other may exist in another case.
-    if len(symbol) > LONGEST_SYMBOL or not symbol.isprintable():
+    name = canonical_symbol(symbol)
+    if len(name) > LONGEST_SYMBOL or not name.isprintable():
         raise unknown_symbol(symbol, None)
-    return Series(symbol, query.timeframe)
+    return Series(name, query.timeframe)
 
 
 def router(answers: SeriesAnswers, own: Sequence[Feature] = ()) -> APIRouter:
@@ -268,13 +269,14 @@ def router(answers: SeriesAnswers, own: Sequence[Feature] = ()) -> APIRouter:
 
         A series that is tracked but was never computed is a 404, and a backfill of it is queued.
         """
+        series = _series(symbol, query)
         request = SeriesRequest(
-            _series(symbol, query),
+            series,
             FEATURES_PATH,
             "features",
             columns,
             selection,
-            query.range_for(symbol),
+            query.range_for(series.symbol),
             lambda summary: summary.features,
         )
         return await answers.respond(http, request)
@@ -296,7 +298,7 @@ def router(answers: SeriesAnswers, own: Sequence[Feature] = ()) -> APIRouter:
             "bars",
             BAR_COLUMNS,
             BARS if as_of is None else BARS_AS_OF,
-            query.range_for(symbol),
+            query.range_for(series.symbol),
             lambda summary: summary.bars,
             query.adjusted,
             as_of,
