@@ -16,6 +16,7 @@ from market_data_pipeline.domain.errors import TransactionConflictError
 from market_data_pipeline.domain.objectives import TIER_OBJECTIVES
 from market_data_pipeline.domain.series import Series
 from market_data_pipeline.ingest.compare import changes_of, compare
+from market_data_pipeline.ingest.doubt import within
 from market_data_pipeline.ingest.features import update_features
 from market_data_pipeline.ingest.outcome import SeriesOutcome, failed_outcome
 from market_data_pipeline.store.audit_log import LogRow, append_log
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from datetime import date, datetime
 
-    import numpy as np
     import pandas as pd
 
     from market_data_pipeline.domain.errors import PipelineError
@@ -84,6 +84,7 @@ class Change:
         full: compute and compare everything again.
         reverified: with this change, all days due for it have been reverified under the splits in force.
         tally: what the execution has counted so far.
+        stored: a bar frame of what is stored within `spans`, where the caller has read it.
     """
 
     series: Series
@@ -98,6 +99,7 @@ class Change:
     full: bool = False
     reverified: bool = False
     tally: Tally = field(default_factory=Tally)
+    stored: pd.DataFrame | None = None
 
 
 def commit(context: CommitContext, change: Change) -> SeriesOutcome:
@@ -157,8 +159,10 @@ def _commit(context: CommitContext, change: Change) -> SeriesOutcome:
 
     connection, series, expected, tally = context.connection, change.series, change.expected, change.tally
     state, basis, now = context.state(series.timeframe), change.basis, context.clock()
-    with tally.storing():
-        stored = _stored(connection, change, state.last_ts)
+    stored = change.stored
+    if stored is None:
+        with tally.storing():
+            stored = stored_bars(connection, series, change.spans, state.last_ts)
     delta = compare(stored, change.bars)
     changed = changes_of(stored, change.bars, delta, state.last_ts)
     with tally.storing():
@@ -228,22 +232,13 @@ def _commit(context: CommitContext, change: Change) -> SeriesOutcome:
     return replace(outcome, counters=tally.counters + written)
 
 
-def _stored(connection: StoreConnection, change: Change, last_ts: datetime | None) -> pd.DataFrame:
+def stored_bars(
+    connection: StoreConnection, series: Series, spans: Intervals, last_ts: datetime | None
+) -> pd.DataFrame:
     """Return the stored bars within the spans; they are queried only when some can exist there."""
-    if not change.spans or last_ts is None or change.spans[0].start > last_ts:
+    if not spans or last_ts is None or spans[0].start > last_ts:
         return bar_frames.empty()
-    stored = read_bars(connection, change.series, change.spans[0].start, change.spans[-1].end)
-    return stored[_within(stored, change.spans)].reset_index(drop=True) if len(change.spans) > 1 else stored
-
-
-def _within(bars: pd.DataFrame, spans: Intervals) -> np.ndarray:
-    import numpy as np
-
-    ts = bars["ts"]
-    inside = np.zeros(len(bars), dtype=bool)
-    for span in spans:
-        inside |= ((ts >= span.start) & (ts < span.end)).to_numpy()
-    return inside
+    return within(read_bars(connection, series, spans[0].start, spans[-1].end), spans)
 
 
 def _with_extent(

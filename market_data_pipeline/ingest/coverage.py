@@ -1,12 +1,7 @@
 """What an answer of the vendor says about each session day, and which bars a series should therefore hold.
 
-Most of it is counting. A day with a bar that cannot be used is REFUSED: what is stored of it stays, its reason is kept,
-and it is requested again, apart from the others. The other exception is a day that has stored bars but none in the
-answer: either the vendor withdrew them, or the answer lost them. Such a day is DOUBTED, and stays as it is, if the
-answer has bars on both sides of it, so that it was neither cut short nor clamped. A second answer without the day, at
-least a quarter of an hour later and, like the first, after the day settled, confirms that it is empty, and its bars
-move to `bar_revisions`. An answer with nothing where bars are stored, and nothing around them, is refused: a ticker
-that the vendor lost must not empty our history.
+A day with a bar that cannot be used is REFUSED: what is stored of it stays, its reason is kept, and it is requested
+again, apart from the others. Whether stored bars change is not decided here (doubt).
 
 A day's status only moves forward: an answer that says no more than an earlier one takes nothing back. Days before the
 first bar that a series ever had need no second look once there is one: the symbol was not listed yet, or the vendor's
@@ -24,10 +19,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from market_data_pipeline.domain import freshness as rules
 from market_data_pipeline.domain.bars import ts_us
 from market_data_pipeline.domain.calendar import slot_start, to_us
-from market_data_pipeline.domain.errors import DataError
 from market_data_pipeline.domain.freshness import settled_at
 from market_data_pipeline.domain.intervals import Interval, normalise, subtract
-from market_data_pipeline.domain.objectives import SETTLE_AFTER
 from market_data_pipeline.domain.series import Timeframe
 from market_data_pipeline.store.coverage import Coverage, CoverageStatus
 
@@ -53,13 +46,13 @@ class CoveredDays(NamedTuple):
 
     Attributes:
         coverage: of every session in it.
-        spans: where the stored bars must equal the answer: everywhere but on its doubted days.
-        warnings: a sentence for each doubted day.
+        spans: where the stored bars must equal the answer: everywhere but on its refused days.
+        alone: the session dates, if the answer says nothing of any of them.
     """
 
     coverage: tuple[Coverage, ...]
     spans: Intervals
-    warnings: tuple[str, ...]
+    alone: frozenset[date]
 
 
 def covered_days(
@@ -73,9 +66,6 @@ def covered_days(
         series: the fetched series.
         known: its coverage before, by session date.
         timing: when it was requested.
-
-    Raises:
-        DataError: the answer has no bars for a day that has stored ones, and too few around it to be believed.
     """
     import numpy as np
 
@@ -84,39 +74,33 @@ def covered_days(
     ts = ts_us(answer.bars)
     starts = np.array([to_us(slot_start(base, session, 0)) for session in sessions])
     counts = np.diff(np.append(np.searchsorted(ts, starts), len(ts))).tolist()
-    filled = [at for at, rows in enumerate(counts) if rows or sessions[at].date in answer.refused]
-    first, last = (filled[0], filled[-1]) if filled else (len(counts), -1)
-    coverage, doubted, warnings = [], [], []
+    last = max((at for at, rows in enumerate(counts) if rows or sessions[at].date in answer.refused), default=-1)
+    coverage, refused = [], []
     for at, (session, rows) in enumerate(zip(sessions, counts, strict=True)):
         before = known.get(session.date)
         if (reason := answer.refused.get(session.date)) is not None:
             coverage.append(refused_day(session, reason, before, timing.now))
-            doubted.append(Interval(slot_start(base, session, 0), session.day_end))
+            refused.append(Interval(slot_start(base, session, 0), session.day_end))
             continue
-        # A day bar cannot be cut short.
-        cut = not daily and at == last < len(counts) - 1
-        status, kept, doubted_at = status_after(session, rows, before, timing, cut=cut), rows, None
-        if not rows and before is not None and before.rows:
-            lost = f"The vendor sent no {base} bar of {series.symbol} for {session.date}, for which it had sent "
-            lost += f"{before.rows} before; the stored ones are kept"
-            if _seen_empty(before, session, timing.now):
-                status = CoverageStatus.EMPTY_CONFIRMED
-            elif first < at and (at < last or daily):
-                status, kept, doubted_at = CoverageStatus.PROVISIONAL, before.rows, timing.now
-                doubted.append(Interval(slot_start(base, session, 0), session.day_end))
-                warnings.append(f"{lost} until a second answer has none either.")
-            else:
-                raise DataError(f"{lost} and the next run requests the day again.")
-        coverage.append(Coverage(session.date, status, kept, timing.now, doubted_at=doubted_at))
-    return CoveredDays(tuple(coverage), subtract((span,), normalise(doubted)), tuple(warnings))
+        cut = not daily and at == last < len(counts) - 1  # a day bar cannot be cut short
+        coverage.append(Coverage(session.date, status_after(session, rows, before, timing, cut=cut), rows, timing.now))
+    alone = frozenset(session.date for session in sessions) if last < 0 else frozenset()
+    return CoveredDays(tuple(coverage), subtract((span,), normalise(refused)), alone)
 
 
 def refused_day(session: Session, reason: str, known: Coverage | None, now: datetime) -> Coverage:
     """Return the coverage of a day of which the vendor sent a row that cannot be used; what is stored stays."""
     rows = known.rows if known is not None else 0
-    since = known.doubted_at if known is not None and known.refused else None
     status = CoverageStatus.PROVISIONAL if rows else CoverageStatus.FAILED
-    return Coverage(session.date, status, rows, now, doubted_at=since or now, reason=reason)
+    since = doubted_since(session, known if known is not None and known.refused else None, now)
+    return Coverage(session.date, status, rows, now, doubted_at=since, reason=reason)
+
+
+def doubted_since(session: Session, known: Coverage | None, now: datetime) -> datetime:
+    """Return since when the answers about a day have not been believed; once it has settled, that begins again."""
+    if known is None or known.doubted_at is None or known.fetched_at < settled_at(session) <= now:
+        return now
+    return known.doubted_at
 
 
 def status_after(
@@ -166,12 +150,6 @@ def before_first_bar(sessions: Sequence[Session], known: Mapping[date, Coverage]
 def first_day(known: Mapping[date, Coverage]) -> date | None:
     """Return the first day that has bars, None when no day has any."""
     return min((day for day, coverage in known.items() if coverage.rows), default=None)
-
-
-def _seen_empty(known: Coverage, session: Session, now: datetime) -> bool:
-    """Return whether an earlier answer found the day empty, after it had settled and long enough ago."""
-    doubted = known.doubted_at
-    return doubted is not None and doubted >= settled_at(session) and now >= doubted + SETTLE_AFTER
 
 
 @dataclass(frozen=True, slots=True)

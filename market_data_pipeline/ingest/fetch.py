@@ -15,13 +15,15 @@ from market_data_pipeline.domain import bars as bar_frames
 from market_data_pipeline.domain.calendar import slot_start
 from market_data_pipeline.domain.counters import NOTHING, Counters, Tally
 from market_data_pipeline.domain.errors import DataError, PipelineError
+from market_data_pipeline.domain.freshness import settled_at
 from market_data_pipeline.domain.intervals import Interval
 from market_data_pipeline.ingest.coverage import before_first_bar, covered_days
+from market_data_pipeline.ingest.doubt import at_plans_edge
 from market_data_pipeline.ingest.market import served_days
 from market_data_pipeline.ingest.window import fetch_window
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
     from datetime import date, datetime
 
     import pandas as pd
@@ -43,11 +45,12 @@ class Answer:
         started_at: when it was requested, aware UTC.
         bars: a bar frame, complete for every session of `spans`.
         spans: what the answer covers, in whole sessions up to the newest served bar; refused days and doubted ones
-            (ingest.coverage) are left out.
+            (ingest.doubt) are left out.
         coverage: of the covered days now, and of days before the plan's history.
         known: the series' coverage by session date, as it will be once this answer is stored.
         counters: what the answer cost.
         warnings: sentences about the refused and the doubted days, and about what else was odd.
+        alone: session dates of windows without any bar, about which a bar of another day says nothing.
         is_last: no part of the plan is left to request.
     """
 
@@ -59,6 +62,7 @@ class Answer:
     known: Mapping[date, Coverage]
     counters: Counters = NOTHING
     warnings: tuple[str, ...] = ()
+    alone: frozenset[date] = frozenset()
     is_last: bool = True
 
 
@@ -113,6 +117,7 @@ def fetch(
         warnings: tuple[str, ...] = ()
         coverage = plan.clamped if number == 0 else ()
         refused: dict[date, str] = {}
+        alone: frozenset[date] = frozenset()
         try:
             for window in part:
                 believed = fetch_window(client, plan, window, priority, tally)
@@ -121,7 +126,8 @@ def fetch(
                 frames.append(believed.bars)
                 spans += covered.spans
                 coverage += covered.coverage
-                warnings += covered.warnings
+                warnings += believed.warnings
+                alone |= covered.alone
                 refused |= believed.refused
         except PipelineError as error:
             begin = part[0].interval.start
@@ -132,12 +138,16 @@ def fetch(
         explained = before_first_bar(plan.sessions, _with(known, coverage))
         coverage = tuple(_with({}, coverage + explained).values())
         tally.counters += Counters(days_refused=len(refused))
+        if (lost := _lost_days(alone, plan)) and not any(map(len, frames)):
+            yield FailedFetch(DataError(_loss(plan, lost)), started_at, tally.counters, tuple(sorted(alone)))
+            return
         known, is_last = _with(known, coverage), number + 1 == len(plan.parts)
         if is_last and not taken and _are_missing(refused, plan):
             yield FailedFetch(DataError(refusal(plan.series, refused)), started_at, tally.counters, (), coverage)
             return
         warnings = ((refusal(plan.series, refused),) if refused else ()) + warnings
-        yield Answer(plan, started_at, _joined(frames), spans, coverage, known, tally.counters, warnings, is_last)
+        bars = _joined(frames)
+        yield Answer(plan, started_at, bars, spans, coverage, known, tally.counters, warnings, alone, is_last)
 
 
 def refusal(series: Series, refused: Mapping[date, str]) -> str:
@@ -148,6 +158,30 @@ def refusal(series: Series, refused: Mapping[date, str]) -> str:
     return (
         f"{series.symbol} {series.timeframe}: what the vendor sent for {what} is refused ({reason}). "
         "It is requested again automatically."
+    )
+
+
+def _lost_days(days: Collection[date], plan: FetchPlan) -> list[date]:
+    """Return those of `days` that have settled with bars that are stored, and that the plan of the vendor reaches."""
+    calendar = plan.timing.calendar
+    return [
+        day
+        for day in sorted(days)
+        if (known := plan.coverage.get(day)) is not None
+        and known.rows
+        and (session := calendar.session_on(day)) is not None
+        and known.fetched_at >= settled_at(session)
+        and not at_plans_edge(session, plan)
+    ]
+
+
+def _loss(plan: FetchPlan, lost: Sequence[date]) -> str:
+    """Return a sentence about stored days of which an answer without any bar says nothing."""
+    more = f" and {len(lost) - 1} more days" if len(lost) > 1 else ""
+    return (
+        f"The vendor sent no {plan.series.timeframe} bar of {plan.series.symbol} for {lost[0]}{more}, "
+        f"for which it had sent {plan.coverage[lost[0]].rows} before; the stored ones are kept "
+        "and the next run requests them again."
     )
 
 

@@ -81,25 +81,38 @@ class Timing:
 
 
 class Reach(NamedTuple):
-    """The session days that a series should hold, ascending: those that the vendor's plan reaches, and those before."""
+    """The session days that a series should hold, ascending: those that the vendor's plan reaches, and those before.
+
+    `oldest` is the first date that the plan reaches, None when it has no limit.
+    """
 
     sessions: tuple[Session, ...]
     beyond: tuple[Session, ...]
+    oldest: date | None = None
 
 
-def reach(timing: Timing, history_days: int, history_limit: timedelta | None) -> Reach:
+def reach(
+    timing: Timing, history_days: int, history_limit: timedelta | None, held: Mapping[date, Coverage] | None = None
+) -> Reach:
     """Return the sessions of the last `history_days` calendar days, today's included, on the calendar of `timing`.
 
     Args:
         timing: the calendar, and now.
         history_days: calendar days of history that the series should hold.
         history_limit: how far back the vendor's plan reaches, None for all.
+        held: coverage by session date. What was fetched before these days, from the first stored bar on, belongs to the
+            history too: it is kept correct, whatever the setting has become.
     """
     today = timing.calendar.session_date(timing.now)
     sessions = timing.calendar.sessions(today - timedelta(days=history_days), today + timedelta(days=1))
+    begin = today - timedelta(days=history_days)
+    older = {day: known for day, known in (held or {}).items() if day < begin}
+    first_held = min((day for day, known in older.items() if known.rows), default=begin)
+    kept = sorted(day for day, known in older.items() if day >= first_held and (known.rows or not _is_clamped(known)))
+    sessions = (*(each for day in kept if (each := timing.calendar.session_on(day)) is not None), *sessions)
     first = today - history_limit if history_limit is not None else None
     beyond = tuple(session for session in sessions if first is not None and session.date < first)
-    return Reach(sessions[len(beyond) :], beyond)
+    return Reach(sessions[len(beyond) :], beyond, first)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +125,7 @@ class FetchPlan:
         sessions: the days that the series should hold and the vendor's plan reaches, ascending.
         coverage: of the series now, by session date.
         last_ts: start of the last stored bar, None without one.
+        oldest: the first date that the vendor's plan reaches, None when it has no limit.
         days: those of `sessions` that are worth a request now.
         clamped: coverage to store for days before the history of the vendor's plan.
         parts: the requests. A long history comes in several parts, each stored before the next is requested; there is
@@ -123,6 +137,7 @@ class FetchPlan:
     sessions: tuple[Session, ...]
     coverage: Mapping[date, Coverage]
     last_ts: datetime | None
+    oldest: date | None
     days: tuple[Session, ...]
     clamped: tuple[Coverage, ...]
     parts: tuple[tuple[Window, ...], ...]
@@ -163,11 +178,12 @@ def plan_fetch(
         within.sessions,
         coverage,
         last_ts,
+        within.oldest,
         days,
         tuple(
-            Coverage(session.date, CoverageStatus.CLAMPED, 0, timing.now)
+            Coverage(session.date, CoverageStatus.CLAMPED, 0 if known is None else known.rows, timing.now)
             for session in within.beyond
-            if session.date not in coverage
+            if (known := coverage.get(session.date)) is None or (known.rows and not _is_clamped(known))
         ),
         tuple(_in_parts(made)) if in_parts else (made,),
     )
@@ -233,7 +249,7 @@ def _is_due(session: Session, known: Coverage | None, base: Timeframe, timing: T
     if served is None:
         return False
     # A day that was before the plan's history is requested once a better plan reaches it.
-    if full or known is None or known.status is CoverageStatus.CLAMPED:
+    if full or known is None or (_is_clamped(known) and not known.rows):
         return True
     if known.status is CoverageStatus.FAILED and not known.refused:
         return True
@@ -253,6 +269,10 @@ def _is_due(session: Session, known: Coverage | None, base: Timeframe, timing: T
         or fetched < late_trades <= timing.now
         or fetched < settled <= timing.now
     )
+
+
+def _is_clamped(known: Coverage) -> bool:
+    return known.status is CoverageStatus.CLAMPED
 
 
 def worth_a_request_at(known: Coverage) -> datetime:

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, NamedTuple
 from market_data_pipeline.domain.counters import NOTHING, Tally
 from market_data_pipeline.domain.errors import FeatureError, PipelineError
 from market_data_pipeline.domain.series import BASE_TIMEFRAMES, Series, Timeframe, asset_class_of
-from market_data_pipeline.ingest.commit import Change, CommitContext, commit, commit_failure
+from market_data_pipeline.ingest.commit import Change, CommitContext, commit, commit_failure, stored_bars
 from market_data_pipeline.ingest.coverage import ExpectedBars
+from market_data_pipeline.ingest.doubt import weighed, within
 from market_data_pipeline.ingest.features import FeatureBasis
 from market_data_pipeline.ingest.fetch import Answer, FailedFetch, fetch
 from market_data_pipeline.ingest.fetch_plan import plan_fetch, reach
@@ -135,7 +136,6 @@ def _fetch_first(run: Run, context: CommitContext, timing: Timing, splits_digest
         PipelineError: the database refused before anything was requested.
     """
     pipeline, request = run.pipeline, context.request
-    within = reach(timing, pipeline.history_days, pipeline.plan.history)
     fetched: list[_Fetched] = []
     for base in BASE_TIMEFRAMES:
         series, state = Series(request.symbol, base), context.state(base)
@@ -145,6 +145,7 @@ def _fetch_first(run: Run, context: CommitContext, timing: Timing, splits_digest
         answers: Iterator[Answer | FailedFetch]
         try:
             coverage: Mapping[date, Coverage] = read_coverage(context.connection, series)
+            within = reach(timing, pipeline.history_days, pipeline.plan.history, coverage)
             if request.reverify:
                 changed = state.reverified_splits not in (None, splits_digest)
                 days = days_to_reverify(within.sessions, coverage, base, timing.now, splits_changed=changed)
@@ -198,8 +199,8 @@ def _commit_answer(
 ) -> Iterator[SeriesOutcome]:
     """Commit an answer to its series and to those resampled from it, one by one."""
     plan, base = answer.plan, answer.plan.series.timeframe
-    revision = context.state(base).revision
-    spent = answer.counters + run.pending.take_counters()
+    revision, last_ts = context.state(base).revision, context.state(base).last_ts
+    spent, warnings = answer.counters + run.pending.take_counters(), run.pending.take_warnings()
     change = Change(
         series=plan.series,
         started_at=answer.started_at,
@@ -208,12 +209,24 @@ def _commit_answer(
         coverage=answer.coverage,
         basis=basis,
         expected=ExpectedBars(base, plan.timing, plan.sessions, answer.known),
-        warnings=(*run.pending.take_warnings(), *answer.warnings),
+        warnings=(*warnings, *answer.warnings),
         full=run.full,
         reverified=answer.is_last and (context.request.reverify or run.full),
         tally=Tally(spent),
     )
     try:
+        with change.tally.storing():
+            stored = stored_bars(context.connection, plan.series, answer.spans, last_ts)
+        answer = weighed(answer, stored)
+        change = replace(
+            change,
+            bars=answer.bars,
+            spans=answer.spans,
+            coverage=answer.coverage,
+            expected=replace(change.expected, coverage=answer.known),
+            warnings=(*warnings, *answer.warnings),
+            stored=within(stored, answer.spans),
+        )
         yield commit(context, change)
     except PipelineError as error:
         if context.connection.closed:  # it cannot be recorded now; the next series that can be records the requests
@@ -240,6 +253,7 @@ def _commit_answer(
                 bars=bars,
                 spans=spans,
                 coverage=(),
+                stored=None,
                 expected=replace(change.expected, timeframe=timeframe),
                 warnings=run.pending.take_warnings(),
                 base_revision=base_state.revision,

@@ -4,7 +4,8 @@ Pure: coverage and an instant in, days out. The vendor corrects bars and fills g
 announces neither. Reverifying finds them at a bounded cost: as long as nothing is suspicious, one request a night for a
 symbol's 5-minute bars and one a week for its day bars. It reads again
 
-- a SAMPLE: the settled days that have gone unread the longest, as many as one page of an answer holds;
+- a SAMPLE: the settled days that have gone unread the longest, as many as one page of an answer holds, also of those
+  that lie before the configured history;
 - SUSPICIOUS days, every night for four weeks: empty ones, and ones with far fewer bars than the symbol usually has;
 - EVERY day, when the splits in force have changed since the last time.
 
@@ -67,7 +68,7 @@ def days_to_reverify(
     """Return the settled days of a fetched series to read again now.
 
     Args:
-        sessions: the days that the series should hold and the plan reaches, ascending.
+        sessions: the days that the series should hold or holds, and that the plan reaches, ascending.
         coverage: of those days, by session date.
         base: the fetched timeframe.
         now: aware UTC.
@@ -102,11 +103,14 @@ def reopened(
 
 
 def _settled(sessions: Sequence[Session], coverage: Mapping[date, Coverage], base: Timeframe) -> list[_Day]:
-    final = (CoverageStatus.COMPLETE, CoverageStatus.EMPTY_CONFIRMED)
+    # A clamped day with bars was held before the plan's history passed it: a better plan may reach it again.
+    final = (CoverageStatus.COMPLETE, CoverageStatus.EMPTY_CONFIRMED, CoverageStatus.CLAMPED)
     return [
         _Day(session, known, known.rows / slot_count(base, session))
         for session in sessions
-        if (known := coverage.get(session.date)) is not None and known.status in final
+        if (known := coverage.get(session.date)) is not None
+        and known.status in final
+        and (known.rows or known.status is not CoverageStatus.CLAMPED)
     ]
 
 

@@ -7,7 +7,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping
     from datetime import date, datetime
 
     import sqlalchemy as sa
@@ -43,6 +43,7 @@ class Coverage:
         reverified_at: when it was last reverified after it had settled, whatever the result.
         doubted_at: since when the vendor's answers about the day have not been believed; None for a day as it has it.
         reason: why its last answer was refused, with the row; None for a day whose answer could be read.
+        answer_digest: of the bars that the last answer had for a doubted day, so that the next one can say the same.
     """
 
     session_date: date
@@ -52,6 +53,7 @@ class Coverage:
     reverified_at: datetime | None = None
     doubted_at: datetime | None = None
     reason: str | None = None
+    answer_digest: str | None = None
 
     @property
     def refused(self) -> bool:
@@ -63,7 +65,7 @@ def read_coverage(connection: StoreConnection, series: Series) -> dict[date, Cov
     """Return the coverage of a fetched series by session date; a day that was never fetched is absent."""
     rows = connection.rows(
         """
-        select session_date, status, rows, fetched_at, rechecked_at as reverified_at, doubted_at, reason
+        select session_date, status, rows, fetched_at, rechecked_at as reverified_at, doubted_at, reason, answer_digest
         from market_data.coverage
         where symbol = %(symbol)s and timeframe = %(timeframe)s
         """,
@@ -80,21 +82,22 @@ def write_coverage(connection: StoreConnection, series: Series, days: Iterable[C
     connection.execute(
         """
         insert into market_data.coverage (
-            symbol, timeframe, session_date, status, rows, fetched_at, doubted_at, reason, run_id
+            symbol, timeframe, session_date, status, rows, fetched_at, doubted_at, reason, answer_digest, run_id
         )
         select
             %(symbol)s, %(timeframe)s, day.session_date, day.status, day.rows, day.fetched_at, day.doubted_at,
-            day.reason, %(run_id)s
+            day.reason, day.answer_digest, %(run_id)s
         from unnest(
             %(session_date)s::date[], %(status)s::text[], %(rows)s::bigint[], %(fetched_at)s::timestamptz[],
-            %(doubted_at)s::timestamptz[], %(reason)s::text[]
-        ) as day (session_date, status, rows, fetched_at, doubted_at, reason)
+            %(doubted_at)s::timestamptz[], %(reason)s::text[], %(answer_digest)s::text[]
+        ) as day (session_date, status, rows, fetched_at, doubted_at, reason, answer_digest)
         on conflict (symbol, timeframe, session_date) do update set
             status = excluded.status,
             rows = excluded.rows,
             fetched_at = excluded.fetched_at,
             doubted_at = excluded.doubted_at,
             reason = excluded.reason,
+            answer_digest = excluded.answer_digest,
             run_id = excluded.run_id
         """,
         {
@@ -105,6 +108,7 @@ def write_coverage(connection: StoreConnection, series: Series, days: Iterable[C
             "fetched_at": [day.fetched_at for day in days],
             "doubted_at": [day.doubted_at for day in days],
             "reason": [day.reason for day in days],
+            "answer_digest": [day.answer_digest for day in days],
             "run_id": run_id,
         },
     )
@@ -155,8 +159,10 @@ _SETTLED: Final = """
 """
 
 _REOPEN: Final = """
-    update market_data.coverage set status = 'provisional', fetched_at = %(settled_at)s
-    where timeframe = '1d' and session_date = %(day)s and symbol = any(%(symbols)s::text[])
+    update market_data.coverage as c
+    set status = 'provisional', fetched_at = %(settled_at)s, doubted_at = %(now)s, answer_digest = said.digest
+    from unnest(%(symbols)s::text[], %(digests)s::text[]) as said (symbol, digest)
+    where c.timeframe = '1d' and c.session_date = %(day)s and c.symbol = said.symbol
 """
 
 
@@ -172,6 +178,17 @@ def settled_day_bars(connection: sa.Connection, day: date, ts: datetime) -> dict
     return {row["symbol"]: None if row["close"] is None else {name: row[name] for name in DAY_COLUMNS} for row in rows}
 
 
-def reopen_day(connection: sa.Connection, day: date, symbols: Sequence[str], settled_at: datetime) -> None:
-    """Make a settled day of `1d` series provisional as of `settled_at`, so that the next refresh fetches it again."""
-    connection.exec_driver_sql(_REOPEN, {"day": day, "symbols": list(symbols), "settled_at": settled_at})
+def reopen_day(
+    connection: sa.Connection, day: date, said: Mapping[str, str], settled_at: datetime, now: datetime
+) -> None:
+    """Make a settled day of `1d` series provisional as of `settled_at`, so that the next refresh fetches it again.
+
+    Args:
+        connection: to the market data.
+        day: the session's date.
+        said: by symbol, the digest of what the vendor said about the day, which counts as a first look.
+        settled_at: when the day settled, aware.
+        now: when the vendor said it, aware.
+    """
+    values = {"day": day, "symbols": list(said), "digests": list(said.values())}
+    connection.exec_driver_sql(_REOPEN, {**values, "settled_at": settled_at, "now": now})

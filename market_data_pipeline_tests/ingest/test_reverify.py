@@ -9,7 +9,8 @@ from datetime import UTC, date, datetime, timedelta
 import pytest
 
 from market_data_pipeline.domain.calendar import Session, calendar_for, slot_count
-from market_data_pipeline.domain.series import AssetClass, Timeframe
+from market_data_pipeline.domain.series import AssetClass, Series, Timeframe
+from market_data_pipeline.ingest.fetch_plan import Timing, plan_fetch, reach
 from market_data_pipeline.ingest.reverify import days_to_reverify, reopened
 from market_data_pipeline.store.coverage import Coverage, CoverageStatus
 
@@ -47,22 +48,28 @@ def test_a_night_reads_the_page_of_days_that_went_unread_the_longest() -> None:
 @pytest.mark.parametrize(
     ("asset_class", "base", "nights"),
     [
-        (AssetClass.US_EQUITY, Timeframe.M5, 6),
+        (AssetClass.US_EQUITY, Timeframe.M5, 7),
         (AssetClass.US_EQUITY, Timeframe.D1, 8),
-        (AssetClass.CRYPTO, Timeframe.M5, 12),
+        (AssetClass.CRYPTO, Timeframe.M5, 14),
     ],
 )
-def test_every_settled_day_is_read_again_in_bounded_time(asset_class: AssetClass, base: Timeframe, nights: int) -> None:
+def test_every_held_day_is_read_again_in_bounded_time_also_after_it_left_the_history(
+    asset_class: AssetClass, base: Timeframe, nights: int
+) -> None:
     calendar = calendar_for(asset_class)
     coverage: Held = {}
     for night in range(60):
         now = NOON + night * DAY
-        sessions = calendar.sessions(now.date() - 365 * DAY, now.date())
+        timing = Timing(calendar, lambda end: end, now)
+        sessions = reach(timing, 365, None, coverage).sessions
         again = days_to_reverify(sessions, coverage, base, now)
-        newly_settled = tuple(session for session in sessions if session.date not in coverage)
+        newly_settled = tuple(
+            session for session in sessions if session.date not in coverage and session.date < now.date()
+        )
         coverage |= held(newly_settled, base, looked=now)
         coverage |= {day: replace(coverage[day], fetched_at=now) for day in again}
-        assert max(now - coverage[session.date].fetched_at for session in sessions) < nights * DAY
+        assert max(now - known.fetched_at for known in coverage.values()) < nights * DAY
+    assert min(coverage) == NOON.date() - 365 * DAY
 
 
 def test_a_page_that_cannot_be_read_does_not_keep_the_others_waiting() -> None:
@@ -113,10 +120,30 @@ def test_a_changed_split_has_every_settled_day_read_again() -> None:
 
 def test_only_settled_days_are_read_again() -> None:
     coverage = held(YEAR[-3:])
-    for session, status in zip(YEAR[-3:], ("provisional", "failed", "clamped"), strict=True):
-        coverage[session.date] = replace(coverage[session.date], status=CoverageStatus(status))
+    for session, status, rows in zip(YEAR[-3:], ("provisional", "failed", "clamped"), (192, 0, 0), strict=True):
+        coverage[session.date] = replace(coverage[session.date], status=CoverageStatus(status), rows=rows)
     assert chosen(coverage, splits_changed=True) == []
     assert chosen({}) == []
+
+
+def test_what_the_plan_no_longer_serves_is_marked_and_what_it_serves_again_is_read() -> None:
+    """Two years on a plan of two years: the first month slides out of it, and comes back with a better plan."""
+    long_ago = STOCKS.sessions(date(2024, 10, 20), date(2024, 11, 20))
+    coverage = held((*long_ago, *YEAR))
+    timing = Timing(STOCKS, lambda end: end, NOON)
+    beyond = reach(timing, 365, timedelta(days=730), coverage)
+    assert beyond.beyond == long_ago
+    plan = plan_fetch(Series("AAPL", Timeframe.M5), beyond, coverage, timing, last_ts=YEAR[-1].start)
+    assert [(day.session_date, day.status, day.rows) for day in plan.clamped] == [
+        (session.date, CoverageStatus.CLAMPED, slot_count(Timeframe.M5, session)) for session in long_ago
+    ]
+    coverage |= {day.session_date: day for day in plan.clamped}
+    again = plan_fetch(Series("AAPL", Timeframe.M5), beyond, coverage, timing, last_ts=YEAR[-1].start)
+    assert again.clamped == ()
+    coverage |= held(YEAR, looked=NOON + DAY)
+    better = reach(timing, 365, None, coverage)
+    again_read = days_to_reverify(better.sessions, coverage, Timeframe.M5, NOON + 2 * DAY)
+    assert {session.date for session in long_ago} <= again_read
 
 
 def test_a_reopened_day_counts_as_settled_and_due_for_its_second_look() -> None:

@@ -124,7 +124,7 @@ def test_a_symbol_that_cannot_be_reverified_fails_the_job_and_not_the_others(
     world = make_world(NOW, source=vendor)
     world.refresh("AAPL", "MSFT", timeframes=(Timeframe.M5,), history_days=15)
     day = NOW - timedelta(days=5)
-    vendor.volumes["AAPL", day.replace(hour=15)] = -1.0
+    vendor.hidden.append(("AAPL", NOW - timedelta(days=400), NOW + timedelta(days=400)))  # the vendor lost the ticker
     vendor.volumes["MSFT", day.replace(hour=15)] = 1.0
     world.now += timedelta(days=1)
 

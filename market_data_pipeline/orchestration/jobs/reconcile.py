@@ -3,7 +3,8 @@
 The vendor fills gaps and corrects bars up to weeks after a day settled, when refreshes no longer fetch it. So:
 
 1. The market's day bars of one date are ONE request on every plan: those of the last sessions are compared with
-   the held ones, and a day on which they differ is reopened.
+   the held ones, and a day on which they differ is reopened. What the vendor said counts as a first look at it
+   (`ingest.doubt`).
 2. Every symbol is reverified: an ordinary refresh, which fetches newly settled and reopened days, and fetches again the
    settled days that `ingest.reverify` chooses.
 
@@ -91,6 +92,7 @@ def reconcile(pipeline: "Pipeline", connection: "Connection", sessions: int = SE
         PipelineError: the vendor or the database did not answer; days that were already reopened stay reopened.
     """
     from market_data_pipeline.domain.freshness import settled_at
+    from market_data_pipeline.ingest.doubt import digest_of
     from market_data_pipeline.store.coverage import DAY_COLUMNS, reopen_day, settled_day_bars
 
     timing = pipeline.timing(AssetClass.US_EQUITY)
@@ -109,7 +111,8 @@ def reconcile(pipeline: "Pipeline", connection: "Connection", sessions: int = SE
         }
         if of_day := differences(session.date, held, published):
             # Provisional as of its settling: the next refresh fetches it, however soon it comes.
-            reopen_day(connection, session.date, [difference.symbol for difference in of_day], settled_at(session))
+            said = {one.symbol: digest_of(ours[ours["symbol"] == one.symbol]) for one in of_day}
+            reopen_day(connection, session.date, said, settled_at(session), timing.now)
             connection.commit()
         found += of_day
     return found
