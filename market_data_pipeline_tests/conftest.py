@@ -77,7 +77,7 @@ def _bare_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Keep the developer's variables, `.env` and database out of every test."""
     keep = {OWN_SERVER, SESSION}
     for name in set(os.environ) - keep:
-        if name.startswith(("POLYGON_", "MARKET_DATA_", "DAGSTER_", "DATABASE_URL")):
+        if name.startswith(("POLYGON_", "MASSIVE_", "MARKET_DATA_", "DAGSTER_", "DATABASE_URL")):
             monkeypatch.delenv(name)
     monkeypatch.setenv("MARKET_DATA_PROJECT_ROOT", str(tmp_path))
 

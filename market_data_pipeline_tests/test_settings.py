@@ -81,6 +81,55 @@ def test_a_key_alone_means_the_vendor_and_its_smallest_plan(monkeypatch: pytest.
     assert not settings.uses_sandbox
 
 
+def test_the_vendors_new_name_of_the_key_is_known_and_two_different_keys_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MASSIVE_API_KEY", "k3y")
+    settings = load_settings()
+    assert settings.api_key is not None
+    assert settings.api_key.get_secret_value() == "k3y"
+    assert (settings.base_url, settings.plan, settings.kind_of_bars) == ("https://api.massive.com", "basic", "vendor")
+    assert "k3y" not in repr(settings)
+
+    (tmp_path / ".env").write_text("POLYGON_API_KEY=k3y\n")
+    assert load_settings().base_url == "https://api.polygon.io"
+    monkeypatch.setenv("MASSIVE_API_KEY", "an0ther")
+    with pytest.raises(ConfigurationError, match=r"^POLYGON_API_KEY and MASSIVE_API_KEY .* differ: remove one") as why:
+        load_settings()
+    assert "an0ther" not in str(why.value)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "POLYGON_KEY", "POLYGON_API_TOKEN", "POLYGON_APIKEY", "POLYGON_IO_API_KEY", "POLYGONIO_API_KEY", "MASSIVE_KEY",
+        "MASSIVE_API_TOKEN", "MASSIVE_COM_KEY", "MARKET_DATA_POLYGON_API_KEY", "polygon_api_key",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("place", ["environment", "file"])
+def test_a_key_under_another_name_is_an_error_and_never_means_synthetic_bars(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, place: str
+) -> None:
+    if place == "file":
+        (tmp_path / ".env").write_text(f"{name}=hunter2\n")
+    else:
+        monkeypatch.setenv(name, "hunter2")
+
+    with pytest.raises(ConfigurationError, match=rf"^{name} is set, but .* POLYGON_API_KEY or MASSIVE_API_KEY") as why:
+        load_settings()
+    assert "hunter2" not in str(why.value)
+
+    monkeypatch.setenv("POLYGON_API_KEY", "k3y")
+    assert load_settings().kind_of_bars == "vendor"
+
+
+@pytest.mark.parametrize("name", ["POLYGONSCAN_API_KEY", "POLYGON_PRIVATE_KEY", "POLYGON_RPC_URL", "MASSIVE"])
+def test_variables_of_other_programs_are_left_alone(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv(name, "something")
+
+    assert load_settings().uses_sandbox
+
+
 def test_an_address_alone_means_that_server_and_not_the_sandbox(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("POLYGON_BASE_URL", "http://127.0.0.1:9999/")
 

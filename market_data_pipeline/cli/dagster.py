@@ -1,9 +1,10 @@
 """What the `dagster` command in the checkout's `.venv` runs: Dagster's own command line, prepared for this project.
 
 `dagster asset` of Dagster 1.13 reads neither workspace.yaml nor `[tool.dagster]`, and `.env` only after its options, so
-the module is named here. Every command needs Dagster's storage, so the embedded PostgreSQL is started when it is down,
-for example after a reboot. `make install` writes the script that calls this; an environment installed by pip keeps
-the script of the dagster package.
+the module is named here. Where Dagster's storage is follows from this command's environment as it does for
+`market-data`. Every command needs that storage, so the embedded PostgreSQL is started when it is down, for example
+after a reboot. `make install` writes the script that calls this; an environment installed by pip keeps the script of
+the dagster package.
 """
 
 from __future__ import annotations
@@ -24,19 +25,23 @@ def main() -> None:
     if arguments[:1] == ["asset"]:
         os.environ.setdefault("DAGSTER_MODULE_NAME", LOCATION)
     if arguments and not _NO_STORAGE & set(arguments):
-        _ensure_storage()
+        _prepare()
     sys.argv[0] = "dagster"  # the name that usage and error messages show
     (script,) = distribution("dagster").entry_points.select(group="console_scripts", name="dagster")
     script.load()()
 
 
-def _ensure_storage() -> None:
-    """Start the embedded server if Dagster's storage is on it; if it cannot start, exit with one sentence why."""
+def _prepare() -> None:
+    """Export where the project is, and start the embedded server if Dagster's storage is on it.
+
+    If that cannot be done, exit with one sentence why.
+    """
     from market_data_pipeline.domain.errors import PipelineError
-    from market_data_pipeline.settings import load_settings
+    from market_data_pipeline.settings import load_settings, process_environment
 
     try:
         settings = load_settings()
+        os.environ.update(process_environment(settings))
         if is_local(settings.dagster_postgres_url, settings.state_dir):
             from market_data_pipeline.runtime.postgres import EmbeddedPostgres
 

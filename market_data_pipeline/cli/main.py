@@ -56,7 +56,7 @@ def up(
     from market_data_pipeline.runtime.env_file import write_env
     from market_data_pipeline.runtime.up import run_up
 
-    write_env(take_over=False)  # before the settings are read: it corrects the paths of a project that was moved
+    write_env()  # before the settings are read: it corrects the paths of a project that was moved
     raise typer.Exit(run_up(settings(), once))
 
 
@@ -123,7 +123,7 @@ def backfill(
     from market_data_pipeline.runtime.up import run_backfill
     from market_data_pipeline.store.universe import select_followed
 
-    write_env(take_over=False)
+    write_env()
     config = settings()
     if chosen:
         select_followed(open_universe(config), chosen)  # refuses other symbols before anything starts

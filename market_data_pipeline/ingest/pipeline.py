@@ -16,6 +16,7 @@ from market_data_pipeline.ingest.fetch_plan import Timing
 from market_data_pipeline.ingest.own_features import load_own_features
 from market_data_pipeline.polygon.plans import plan_named
 from market_data_pipeline.priority import server_gives_way
+from market_data_pipeline.settings.addresses import names_this_machine
 from market_data_pipeline.settings.sandbox import SANDBOX_KEY
 from market_data_pipeline.store.copy import StoreConnection
 
@@ -140,12 +141,10 @@ def named_vendor(settings: Settings) -> Vendor:
     Raises:
         ConfigurationError: they name none, or one on another machine without a key.
     """
-    from market_data_pipeline.polygon.transport import is_loopback
-
     base_url = settings.base_url
     if base_url and settings.api_key:
         return Vendor(base_url, settings.api_key.get_secret_value())
-    if base_url and is_loopback(urlsplit(base_url).hostname or ""):
+    if base_url and names_this_machine(urlsplit(base_url).hostname or ""):
         return Vendor(base_url, SANDBOX_KEY)  # a sandbox that the user started
     named = f"POLYGON_BASE_URL names {base_url}" if base_url else "no sandbox is started here"
     raise ConfigurationError(

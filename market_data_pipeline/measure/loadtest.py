@@ -25,9 +25,10 @@ from market_data_pipeline.measure.load_generator import Generator, Measured
 from market_data_pipeline.measure.scratch import scratch_project, select_symbols
 from market_data_pipeline.runtime.console import console as screen
 from market_data_pipeline.runtime.daemon import Daemon
-from market_data_pipeline.runtime.load import Load, dagster_instance, environment, load
+from market_data_pipeline.runtime.load import Load, dagster_instance, load
 from market_data_pipeline.runtime.processes import Processes, wait_for_answer
 from market_data_pipeline.runtime.up import prepare, until_terminated
+from market_data_pipeline.settings import process_environment
 from market_data_pipeline.store.universe import load_universe_file
 
 if TYPE_CHECKING:
@@ -184,7 +185,7 @@ def run_loadtest(
 
         refresh(full=False)
         command = [sys.executable, "-m", "market_data_pipeline.runtime.api"]
-        api = processes.start("read-api", command, cwd=scratch.project_root, environment=environment(scratch))
+        api = processes.start("read-api", command, cwd=scratch.project_root, environment=process_environment(scratch))
         base = scratch.local_api_url
         wait_for_answer(f"{base}/openapi.json", daemon.check)
         results, memory = [], []

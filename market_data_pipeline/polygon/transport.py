@@ -9,7 +9,6 @@ exceeds it. Here a timer shuts the exchange's socket down, whatever the thread t
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import socket
 import threading
@@ -37,6 +36,7 @@ from market_data_pipeline.domain.errors import (
     TransientError,
     VendorUnreachableError,
 )
+from market_data_pipeline.settings.addresses import names_this_machine
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -286,7 +286,7 @@ class Transport:
             session.auth = self._auth  # also keeps requests from sending a ~/.netrc login instead
             session.headers.update({"Accept": "application/json", "Accept-Encoding": "gzip"})
             session.headers["User-Agent"] = "market-data-pipeline"
-            session.trust_env = not is_loopback(self._host)  # a proxy cannot reach our own sandbox
+            session.trust_env = not names_this_machine(self._host)  # a proxy cannot reach our own sandbox
             for scheme in ("http://", "https://"):
                 session.mount(scheme, DeadlineAdapter(pool_connections=1, pool_maxsize=1, max_retries=0))
             self._local.session = session
@@ -344,10 +344,3 @@ def _unpacked(response: requests.Response, limit: int) -> tuple[bytes, int]:
     if gzipped and size and not unpack.eof:
         raise TransientError("the compressed body is cut short")
     return bytes(body), size
-
-
-def is_loopback(host: str) -> bool:
-    """Return whether a host is this machine."""
-    with suppress(ValueError):
-        return ipaddress.ip_address(host).is_loopback
-    return host == "localhost"

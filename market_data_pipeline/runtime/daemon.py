@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
 from market_data_pipeline.domain.errors import DatabaseFullError, DatabaseUnavailableError
-from market_data_pipeline.runtime.load import cancel_begun, environment, has_begun
+from market_data_pipeline.runtime.load import cancel_begun, has_begun
 from market_data_pipeline.runtime.processes import Processes, commands, end_trees, other_commands
+from market_data_pipeline.settings import process_environment
 from market_data_pipeline.settings.project import LOCATION
 
 if TYPE_CHECKING:
@@ -149,7 +150,7 @@ class Daemon:
         entry = {"location_name": LOCATION, "socket": str(socket), "host": "localhost"}
         self.workspace.write_text(json.dumps({"load_from": [{"grpc_server": entry}]}))  # JSON is also YAML
         daemon = [program("dagster-daemon"), "run", "--workspace", str(self.workspace)]
-        root, variables = self.settings.project_root, environment(self.settings)
+        root, variables = self.settings.project_root, process_environment(self.settings)
         self.processes.start(_CODE_SERVER, server, cwd=root, environment=variables)
         self.processes.wait_for(socket)
         self.processes.start("dagster-daemon", daemon, cwd=root, environment=variables)

@@ -26,7 +26,7 @@ from market_data_pipeline.reports.completeness import (
     symbols_with_gaps,
 )
 from market_data_pipeline.runtime.console import print_error
-from market_data_pipeline.settings.project import STORAGE_ZONE
+from market_data_pipeline.settings import process_environment
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -58,16 +58,6 @@ class Load:
     full: bool = False
 
 
-def environment(settings: Settings) -> dict[str, str]:
-    """Return the variables by which `dagster.yaml` and every process find this project."""
-    return {
-        "DAGSTER_HOME": str(settings.dagster_home),
-        "DAGSTER_POSTGRES_URL": settings.dagster_postgres_url,
-        "MARKET_DATA_PROJECT_ROOT": str(settings.project_root),
-        **STORAGE_ZONE,
-    }
-
-
 @contextmanager
 def dagster_instance(settings: Settings, engine: sa.Engine) -> Iterator[dg.DagsterInstance]:
     """Yield Dagster's instance, with its tables created and its partitions equal to the universe."""
@@ -75,7 +65,7 @@ def dagster_instance(settings: Settings, engine: sa.Engine) -> Iterator[dg.Dagst
 
     from market_data_pipeline.orchestration.partitions import sync_partitions
 
-    os.environ.update(environment(settings))
+    os.environ.update(process_environment(settings))
     # Dagster logs several lines at each attempt, before it raises the error that we report.
     logging.getLogger().addFilter(lambda record: not str(record.msg).startswith("Retrying failed database connection"))
     with dg.DagsterInstance.get() as instance:

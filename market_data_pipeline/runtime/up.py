@@ -17,11 +17,9 @@ from market_data_pipeline.runtime.console import command_name
 from market_data_pipeline.runtime.console import console as screen
 from market_data_pipeline.runtime.daemon import CHECK_SECONDS, Daemon
 from market_data_pipeline.runtime.database_watch import DatabaseWatch
-from market_data_pipeline.runtime.env_file import write_env
 from market_data_pipeline.runtime.load import (
     Load,
     dagster_instance,
-    environment,
     expected_series,
     load,
     nothing_is_missing,
@@ -35,6 +33,7 @@ from market_data_pipeline.runtime.processes import (
     other_commands,
     wait_for_answer,
 )
+from market_data_pipeline.settings import process_environment
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -74,7 +73,6 @@ def run_up(settings: Settings, once: bool) -> int:
             summarise(engine, console, expected_series(engine, Load()), (), None)
         if once and not complete:
             _check_vendor(settings)
-        write_env()  # values that only the environment sets are now known to work
         if complete and once:
             daemon.clean_up()
         else:
@@ -111,7 +109,6 @@ def run_backfill(settings: Settings, request: Load) -> int:
         instance = stack.enter_context(dagster_instance(settings, engine))
         daemon = stack.enter_context(Daemon(settings, console, processes, instance))
         _check_vendor(settings)
-        write_env()
         code = load(engine, instance, console, request, daemon.share)
         daemon.wait_for_guests()
         return code
@@ -131,13 +128,12 @@ def run_down(settings: Settings) -> int:
 
     if stop_sandbox(settings):
         ended.append("sandbox")
-    if settings.embedded_database:
-        from market_data_pipeline.runtime.postgres import EmbeddedPostgres
+    from market_data_pipeline.runtime.postgres import EmbeddedPostgres
 
-        server = EmbeddedPostgres.of(settings)
-        if server.is_running():
-            server.stop()
-            ended.append("PostgreSQL")
+    server = EmbeddedPostgres.of(settings)  # whichever database this command is told to use
+    if server.is_running():
+        server.stop()
+        ended.append("PostgreSQL")
     console.print(f"Stopped: {', '.join(ended)}." if ended else "Nothing was running.")
     return 0
 
@@ -182,7 +178,7 @@ def _check_vendor(settings: Settings) -> None:
 def _start_servers(daemon: Daemon, settings: Settings) -> None:
     ui = [sys.executable, "-m", "market_data_pipeline.runtime.webserver", "--workspace", str(daemon.workspace)]
     api = [sys.executable, "-m", "market_data_pipeline.runtime.api"]
-    root, variables = settings.project_root, environment(settings)
+    root, variables = settings.project_root, process_environment(settings)
     daemon.processes.start("dagster-webserver", ui, cwd=root, environment=variables)
     daemon.processes.start("read-api", api, cwd=root, environment=variables)
 

@@ -6,9 +6,10 @@ Add here: a variable with an example and a parser whose error completes the sent
 
 from __future__ import annotations
 
+import json
 import os
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from datetime import UTC, datetime
 from ipaddress import ip_address
 from pathlib import Path
@@ -17,17 +18,19 @@ from urllib.parse import parse_qs, urlsplit
 
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_core import PydanticUseDefault
-from pydantic_settings import BaseSettings, DotEnvSettingsSource, NoDecode, SettingsConfigDict
+from pydantic_settings import BaseSettings, EnvSettingsSource, NoDecode, SettingsConfigDict
 
 from market_data_pipeline.domain.errors import ConfigurationError
-from market_data_pipeline.settings import project
+from market_data_pipeline.settings import env_file, project
 from market_data_pipeline.settings.addresses import is_loopback, local_url, names_this_machine
+from market_data_pipeline.settings.sandbox import SANDBOX_KEY
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
     from pydantic_settings import InitSettingsSource, PydanticBaseSettingsSource
 
 VENDOR_URL: Final = "https://api.polygon.io"
+MASSIVE_URL: Final = "https://api.massive.com"  # the vendor's name since October 2025; both answer
 PLAN_NAMES: Final = ("basic", "starter", "developer", "advanced")
 PACKAGED_UNIVERSE: Final = project.PACKAGE / "universe.yaml"
 
@@ -36,6 +39,13 @@ _LONGEST_HISTORY_DAYS: Final = 13_000
 # A symbol that is being refreshed holds a database connection, and the embedded server allows 200 in all.
 _MOST_CONCURRENT_SYMBOLS: Final = 50
 _SCHEMES: Final = {"postgresql", "postgres", "postgresql+psycopg", "postgresql+psycopg2"}
+# What people call the key elsewhere. POLYGONSCAN_API_KEY and POLYGON_PRIVATE_KEY belong to a blockchain.
+_MISNAMED_KEY: Final = re.compile(
+    r"(MARKET_DATA_)?(POLYGON|MASSIVE)_?(IO|COM)?_?(API|ACCESS|AUTH)?_?(KEY|TOKEN)", re.IGNORECASE
+)
+# The command's own values of variables that `.env` sets otherwise, as JSON, for the processes that it starts: Dagster's
+# let `.env` win over the environment.
+_OVERRIDES: Final = "MARKET_DATA_OVERRIDES"
 
 
 # Parsers: each raises ValueError with a message that completes the sentence "VARIABLE …"; it shows the given text
@@ -167,7 +177,14 @@ def _alert_urls(given: Any) -> list[str]:
 
 
 def _default_base_url(values: dict[str, Any]) -> str | None:
-    return VENDOR_URL if values.get("api_key") else None
+    key = values.get("api_key")
+    if key is None:
+        return None
+    return MASSIVE_URL if key is values.get("massive_api_key") else VENDOR_URL
+
+
+def _other_name_of_key(values: dict[str, Any]) -> SecretStr | None:
+    return values.get("massive_api_key")
 
 
 def _default_plan(values: dict[str, Any]) -> str:
@@ -176,8 +193,16 @@ def _default_plan(values: dict[str, Any]) -> str:
 
 def _default_database_url(values: dict[str, Any]) -> str:
     """Return the database for this kind of bars on the project's server."""
-    kind = "vendor" if values.get("base_url") else "replay" if values.get("sandbox_replay") else "sandbox"
+    kind = _kind_of_bars(values.get("base_url"), values.get("api_key"), values.get("sandbox_replay"))
     return project.local_url(project.state_dir(values["project_root"]), project.DATABASES[kind][0])
+
+
+def _kind_of_bars(base_url: str | None, key: SecretStr | None, replay: Path | None) -> project.Kind:
+    if base_url is None:
+        return "replay" if replay else "sandbox"
+    # A server on this machine that needs no key, or the sandbox's, is a sandbox that the user started.
+    needs_none = key is None or key.get_secret_value() == SANDBOX_KEY
+    return "sandbox" if needs_none and names_this_machine(urlsplit(base_url).hostname or "") else "vendor"
 
 
 def _default_owner_url(values: dict[str, Any]) -> str:
@@ -223,7 +248,12 @@ class Settings(BaseSettings):
     project_root: Annotated[Path, BeforeValidator(_existing_path)] = _known(
         lambda: project_root(), "MARKET_DATA_PROJECT_ROOT", "/srv/market-data"
     )
-    api_key: Annotated[SecretStr | None, BeforeValidator(_api_key)] = _known(None, "POLYGON_API_KEY", "your-key")
+    massive_api_key: Annotated[SecretStr | None, BeforeValidator(_api_key)] = _known(
+        None, "MASSIVE_API_KEY", "your-key"
+    )
+    api_key: Annotated[SecretStr | None, BeforeValidator(_api_key)] = _known(
+        _other_name_of_key, "POLYGON_API_KEY", "your-key"
+    )
     base_url: Annotated[str | None, BeforeValidator(_base_url)] = _known(
         _default_base_url, "POLYGON_BASE_URL", VENDOR_URL
     )
@@ -304,7 +334,11 @@ class Settings(BaseSettings):
         """Read arguments first, then the environment, then `.env` of the project root, wherever the command runs."""
         given = cast("InitSettingsSource", init_settings).init_kwargs  # by the variables' names
         root = given.get("MARKET_DATA_PROJECT_ROOT") or project_root()
-        return init_settings, env_settings, DotEnvSettingsSource(settings_cls, env_file=root / ".env")
+        return (
+            init_settings,
+            _Variables(settings_cls, environment_variables()),
+            _Variables(settings_cls, _lines_of(root)),
+        )
 
     @field_validator("*", mode="before")
     @classmethod
@@ -329,16 +363,20 @@ class Settings(BaseSettings):
             raise ValueError(f"is {value!r}, which other machines can reach: set MARKET_DATA_API_TOKEN too")
         return value
 
+    @field_validator("api_key")
+    @classmethod
+    def _is_the_only_key(cls, value: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
+        other: SecretStr | None = info.data.get("massive_api_key")
+        if value and other and value.get_secret_value() != other.get_secret_value():
+            raise ValueError("and MASSIVE_API_KEY are two names of one key and differ: remove one")
+        return value
+
     @field_validator("dagster_postgres_url", mode="before")
     @classmethod
-    def _follows_the_bars(cls, value: Any, info: ValidationInfo) -> Any:
-        """Ignore a `.env` that names the project's Dagster database for another kind of bars."""
-        root, bars = info.data.get("project_root"), info.data.get("database_url")
-        if root is not None and bars and isinstance(value, str):
-            state = project.state_dir(root)
-            ours = urlsplit(value).path.strip("/") in project.DAGSTER_DATABASES.values()
-            if ours and project.is_local(value, state) and project.is_local(bars, state):
-                raise PydanticUseDefault
+    def _is_derived_unless_the_users_own(cls, value: Any) -> Any:
+        """Ignore a URL that this project once derived, for example one that a shell read from `.env`."""
+        if isinstance(value, str) and env_file.names_own_dagster_database(value):
+            raise PydanticUseDefault
         return value
 
     @property
@@ -376,6 +414,11 @@ class Settings(BaseSettings):
         """The address of Dagster's UI for programs on this machine."""
         return local_url(self.ui_host, self.ui_port, self.ui_prefix)
 
+    @property
+    def kind_of_bars(self) -> project.Kind:
+        """Whether bars are a vendor's, synthetic, or recorded."""
+        return _kind_of_bars(self.base_url, self.api_key, self.sandbox_replay)
+
     def clock(self) -> datetime:
         """Return the pipeline's current instant, aware UTC: `as_of` if set, else the real time."""
         return self.as_of or datetime.now(UTC)
@@ -389,15 +432,83 @@ def load_settings(**given: Any) -> Settings:
     """
     root = given.pop("project_root", None) or project_root()
     try:
-        return Settings(project_root=root, **given)
+        settings = Settings(project_root=root, **given)
     except ValidationError as error:
         # A default that depends on another variable is unknown while that variable is bad.
         bad = [problem for problem in error.errors() if problem["type"] != "default_factory_not_called"]
         raise ConfigurationError("\n".join(map(_sentence, bad))) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError(
-            f"{root / '.env'} cannot be read: {getattr(error, 'strerror', None) or error}."
-        ) from None
+    if settings.uses_sandbox and settings.sandbox_replay is None:
+        _refuse_misnamed_key({**_lines_of(root), **environment_variables()})
+    return settings
+
+
+class _Variables(EnvSettingsSource):
+    """Reads the fields from a mapping of variables."""
+
+    def __init__(self, settings_cls: type[BaseSettings], variables: Mapping[str, str | None]) -> None:
+        self._variables = variables
+        super().__init__(settings_cls)
+
+    def _load_env_vars(self) -> Mapping[str, str | None]:
+        return self._variables
+
+
+def environment_variables() -> dict[str, str]:
+    """Return the environment as the command has it that started this process, Dagster's commands among them."""
+    return {**os.environ, **json.loads(os.environ.get(_OVERRIDES) or "{}")}
+
+
+def process_environment(settings: Settings) -> dict[str, str]:
+    """Return the variables by which `dagster.yaml` and every process that a command starts find this project.
+
+    Raises:
+        ConfigurationError: `.env`, which Dagster's processes prefer, contradicts them.
+    """
+    lines, ours = _lines_of(settings.project_root), environment_variables()
+    dagsters_own = {
+        "DAGSTER_HOME": str(settings.dagster_home),
+        "DAGSTER_POSTGRES_URL": settings.dagster_postgres_url,
+        **project.STORAGE_ZONE,
+    }
+    for name, value in dagsters_own.items():
+        if (line := (lines.get(name) or "").strip()) and line != value:
+            shown = "" if name == "DAGSTER_POSTGRES_URL" else f", {line!r}"
+            raise ConfigurationError(
+                f"Dagster's own processes read {name} from .env as it is written there{shown}, and that is not what "
+                f"this command uses: "
+                + (
+                    "write it as postgresql+psycopg2://..."
+                    if line.partition("://")[2] == value.partition("://")[2]
+                    else f"remove {name} from .env or from the environment."
+                )
+            )
+    known = {str(field.validation_alias) for field in Settings.model_fields.values()}
+    overrides = {name: ours[name] for name in known if name in ours and name in lines and ours[name] != lines[name]}
+    return {
+        **dagsters_own,
+        "MARKET_DATA_PROJECT_ROOT": str(settings.project_root),
+        _OVERRIDES: json.dumps(overrides) if overrides else "",
+    }
+
+
+def _lines_of(root: Path) -> dict[str, str | None]:
+    text = env_file.read(root / ".env")
+    return text.values if text else {}
+
+
+def _refuse_misnamed_key(variables: Mapping[str, str | None]) -> None:
+    """Raise when a variable that is not read looks like the vendor's key: synthetic bars are not what its owner wants.
+
+    Raises:
+        ConfigurationError: names the variable and the right one.
+    """
+    known = {str(field.validation_alias) for field in Settings.model_fields.values()}
+    for name in sorted(variables):
+        if name not in known and _MISNAMED_KEY.fullmatch(name) and (variables[name] or "").strip():
+            raise ConfigurationError(
+                f"{name} is set, but the vendor's key is read from POLYGON_API_KEY or MASSIVE_API_KEY: rename it, for "
+                f"example POLYGON_API_KEY=your-key, or unset it to use the sandbox's synthetic bars."
+            )
 
 
 def project_root() -> Path:

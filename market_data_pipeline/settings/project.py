@@ -9,7 +9,7 @@ import hashlib
 import os
 import secrets
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 from urllib.parse import parse_qs, quote, urlsplit
 
 from market_data_pipeline.domain.errors import ConfigurationError
@@ -19,7 +19,8 @@ ROLE: Final = "market_data"  # what the pipeline, the API and Dagster log in as
 OWNER: Final = "market_data_owner"  # what migrations log in as: it owns the relations of the market data
 # One database per kind of bars, so that synthetic or recorded ones can never mix with a vendor's: our relations in the
 # first of each pair, Dagster's history of them in the second.
-DATABASES: Final = {
+Kind = Literal["vendor", "sandbox", "replay"]
+DATABASES: Final[dict[Kind, tuple[str, str]]] = {
     "vendor": ("market_data", "dagster"),
     "sandbox": ("sandbox", "sandbox_dagster"),
     "replay": ("replay", "replay_dagster"),
