@@ -39,6 +39,9 @@ def health(as_json: AsJson = False) -> None:
     console().print(f"{report.status} at {instant(report.timestamp)}")
     for reason in report.reasons:
         console().print(f"  {reason}", markup=False)
+    if source := report.source:
+        named = " ".join(filter(None, (source.kind, source.host)))
+        console().print(f"Bars of {named} (plan {source.plan}) since {instant(source.since)}", markup=False)
     print_table(
         ("daemon", "alive", "last heartbeat"),
         [(one.name, "yes" if one.alive else "NO", instant(one.last_heartbeat)) for one in report.daemons],

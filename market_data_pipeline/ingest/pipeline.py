@@ -14,6 +14,7 @@ from market_data_pipeline.domain.errors import ConfigurationError
 from market_data_pipeline.domain.features.own import NO_OWN_FEATURES, OwnFeatures
 from market_data_pipeline.ingest.fetch_plan import Timing
 from market_data_pipeline.ingest.own_features import load_own_features
+from market_data_pipeline.ingest.source import check_source
 from market_data_pipeline.polygon.plans import plan_named
 from market_data_pipeline.priority import server_gives_way
 from market_data_pipeline.settings.addresses import names_this_machine
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from market_data_pipeline.polygon.plans import Plan
     from market_data_pipeline.polygon.rate_limit import SharedLimiter
     from market_data_pipeline.settings import Settings
+    from market_data_pipeline.store.source import Source
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +47,7 @@ class Pipeline:
         max_concurrent_symbols: symbols that are fetched at the same time.
         as_of: the instant of a replay, None for the real clock.
         own_features: what the project computes in addition to the 17.
+        source: what the database must hold bars of; None to leave that open.
     """
 
     client: PolygonClient
@@ -55,6 +58,7 @@ class Pipeline:
     max_concurrent_symbols: int
     as_of: datetime | None = None
     own_features: OwnFeatures = NO_OWN_FEATURES
+    source: Source | None = None
 
     def timing(self, asset_class: AssetClass) -> Timing:
         """Return when bars of an asset class are served, as of now."""
@@ -66,7 +70,7 @@ class Pipeline:
         Raises:
             DatabaseUnavailableError: PostgreSQL cannot be reached.
         """
-        connection = StoreConnection(self.database_url, self.as_of)
+        connection = StoreConnection(self.database_url, self.as_of, source=self.source)
         if connection.server_pid is not None:
             server_gives_way(connection.server_pid)
         return connection
@@ -90,10 +94,12 @@ def build_pipeline(settings: Settings, vendor: Vendor, *, history_days: int | No
     """Return the pipeline that the settings describe, fetching from `vendor`.
 
     Raises:
-        ConfigurationError: the settings contradict themselves.
+        ConfigurationError: the settings contradict themselves, or the database holds bars of another source.
+        DatabaseUnavailableError: the database cannot be reached.
     """
     from market_data_pipeline.polygon.client import PolygonClient
 
+    source = check_source(settings)
     plan = plan_named(settings.plan).limited_to(settings.calls_per_minute)
     return Pipeline(
         client=PolygonClient(
@@ -110,6 +116,7 @@ def build_pipeline(settings: Settings, vendor: Vendor, *, history_days: int | No
         max_concurrent_symbols=settings.max_concurrent_symbols,
         as_of=settings.as_of,
         own_features=load_own_features(settings),
+        source=source,
     )
 
 

@@ -18,6 +18,7 @@ from market_data_pipeline.reports.attainment import rpo_attainment
 from market_data_pipeline.reports.executions import join_runs, last_execution
 from market_data_pipeline.reports.freshness import read_clock, tier_counts
 from market_data_pipeline.reports.models import (
+    BarSource,
     Dependency,
     HealthReport,
     RateLimit,
@@ -69,6 +70,12 @@ def vendor_requests(connection: sa.Connection) -> RateLimit:
         rate_limited=rate_limited,
         rate=rate_limited / requests if requests else 0.0,
     )
+
+
+def bar_source(connection: sa.Connection) -> BarSource | None:
+    """Return what the database holds bars of; None before the first bar."""
+    row = connection.execute(sa.text("select kind, host, plan, since from market_data.source")).mappings().first()
+    return BarSource(**row) if row else None
 
 
 _ANSWERS: Final = sa.text("""
@@ -130,6 +137,7 @@ def scheduler_health(source: sa.Engine, dagster: DagsterState) -> SchedulerHealt
         attainment = rpo_attainment(connection)
         warned = connection.execute(_WARNINGS, {"recent": RECENT, "limit": RECENT_FAILURES}).mappings()
         warnings = [RecentWarning(**row) for row in warned]
+        source_of_bars = bar_source(connection)
     series, stale = sum(tier.series for tier in tiers), sum(tier.stale for tier in tiers)
     missing = sum(tier.missing for tier in tiers)
     reasons = [
@@ -153,6 +161,7 @@ def scheduler_health(source: sa.Engine, dagster: DagsterState) -> SchedulerHealt
         rate_limit=requests,
         rpo_attainment=attainment,
         total_symbols_monitored=series // len(Timeframe),
+        source=source_of_bars,
     )
 
 

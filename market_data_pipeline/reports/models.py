@@ -178,8 +178,17 @@ class Attainment(Answer):
     worst_share: float
 
 
+class BarSource(Answer):
+    """What the database holds bars of: a vendor's (with its `host`), the sandbox's, or recorded ones of a replay."""
+
+    kind: Literal["vendor", "sandbox", "replay"]
+    host: str | None
+    plan: str
+    since: datetime
+
+
 class SchedulerHealth(Answer):
-    """Whether the pipeline is working, and if not, why."""
+    """Whether the pipeline is working, and if not, why; `source` is None before the first bar."""
 
     status: Literal["healthy", "degraded"]
     reasons: list[str]
@@ -193,6 +202,7 @@ class SchedulerHealth(Answer):
     rate_limit: RateLimit
     rpo_attainment: list[Attainment]
     total_symbols_monitored: int
+    source: BarSource | None
 
 
 class Dependency(Answer):

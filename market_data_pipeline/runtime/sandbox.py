@@ -22,6 +22,7 @@ from urllib.parse import urlsplit
 
 from market_data_pipeline.domain.errors import ConfigurationError, TransientError
 from market_data_pipeline.ingest.pipeline import Vendor, named_vendor
+from market_data_pipeline.ingest.source import check_source
 from market_data_pipeline.priority import give_way, session_gives_way
 from market_data_pipeline.runtime.processes import end_trees, process_started, start_time
 from market_data_pipeline.settings.sandbox import HOST, PORT, SANDBOX_KEY, STATUS_PATH, parameters
@@ -43,9 +44,12 @@ def vendor_access(settings: Settings) -> Vendor:
     """Return the vendor's address and the key for it; the sandbox, if that is the vendor, is started on demand.
 
     Raises:
-        ConfigurationError: there is no key for an address on another machine, or the sandbox cannot start.
+        ConfigurationError: there is no key for an address on another machine, the database holds bars of another
+            source, or the sandbox cannot start.
+        DatabaseUnavailableError: the database cannot be reached.
         TransientError: the sandbox did not start in time.
     """
+    check_source(settings)
     return Vendor(ensure_sandbox(settings), SANDBOX_KEY) if settings.uses_sandbox else named_vendor(settings)
 
 

@@ -1,8 +1,8 @@
 """The connection of a thread that reads and writes many rows: columns come as arrays, rows go out by binary COPY.
 
-Arrow tables become PostgreSQL's binary COPY format by pgpq. For reading, the server aggregates each column into one
-array, whose binary form NumPy takes as it is, without an object for each value. Coverage, state and log rows travel on
-the same connection, so that they commit with a series' data.
+Arrow tables go out in PostgreSQL's binary COPY format (binary_copy). For reading, the server aggregates each column
+into one array, whose binary form NumPy takes as it is, without an object for each value. Coverage, state and log rows
+travel on the same connection, so that they commit with a series' data.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from psycopg.types.numeric import Int8BinaryDumper
 from psycopg.types.string import StrBinaryDumper
 
 from market_data_pipeline.domain.errors import DatabaseUnavailableError, PipelineError, TransientError
+from market_data_pipeline.store.binary_copy import encoded
 from market_data_pipeline.store.connection import Role, open_connection
 from market_data_pipeline.store.errors import failure
 
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
 
+    from market_data_pipeline.store.source import Source
+
 # A statement waits this long for a table that another connection has locked. Our own transactions hold a row for
 # milliseconds; a statement that waits a minute has met an ALTER TABLE or a VACUUM FULL, and can wait for the next run.
 _LOCK_TIMEOUT: Final = "60s"
@@ -39,7 +42,6 @@ _LOCK_SPACE: Final = 0x4D44  # "MD": our symbols' advisory locks, apart from oth
 _SYMBOL_LOCK_TIMEOUT: Final = "60min"
 # Those who end idle connections wait for half a minute at least. At 5 calls a minute, a symbol waits for longer.
 _HEARTBEAT_SECONDS: Final = 10.0
-_COPY_ROWS: Final = 8192  # of one piece of a COPY: about 2 MB of features, which is little beside the table itself
 _ARRAY_OF: Final = {
     "instant": "array_agg({})",
     "float": "array_agg(coalesce({}::float8, 'NaN'))",
@@ -92,15 +94,20 @@ class StoreConnection:
         url: any URL that `DATABASE_URL` may hold.
         as_of: what `market_data.clock()` returns, aware; None for the real clock.
         role: the role to act as, where the login may and the role exists.
+        source: where the bars to be stored come from; the database refuses those of another than it holds.
 
     Raises:
         DatabaseUnavailableError, DatabaseBusyError: as `open_connection`.
     """
 
-    def __init__(self, url: str, as_of: datetime | None = None, role: Role = Role.WRITER) -> None:
+    def __init__(
+        self, url: str, as_of: datetime | None = None, role: Role = Role.WRITER, *, source: Source | None = None
+    ) -> None:
         name = "market-data refresh" if role is Role.WRITER else "market-data reader"
-        limits = {"lock_timeout": _LOCK_TIMEOUT}
-        self._connection = open_connection(url, role, as_of=as_of, settings=limits, application_name=name)
+        named = {"market_data.source": source.setting} if source else {}
+        self._connection = open_connection(
+            url, role, as_of=as_of, settings={"lock_timeout": _LOCK_TIMEOUT, **named}, application_name=name
+        )
         self._in_use = threading.RLock()  # by the thread that works, or by the heartbeat beside it
         self.closed = False
         # Texts and whole numbers have the types that the statements are written for, whatever their values are.
@@ -156,18 +163,14 @@ class StoreConnection:
 
     def copy(self, relation: str, table: pa.Table) -> None:
         """Append an Arrow table to `market_data.<relation>` by binary COPY; columns are matched by name."""
-        from pgpq import ArrowToPostgresBinaryEncoder
         from psycopg import sql
 
-        encoder = ArrowToPostgresBinaryEncoder(table.schema)
         statement = sql.SQL("copy {} ({}) from stdin (format binary)").format(
             sql.Identifier("market_data", relation), sql.SQL(", ").join(map(sql.Identifier, table.column_names))
         )
         with self._translated(), self._cursor.copy(statement) as copy:
-            copy.write(encoder.write_header())
-            for batch in table.to_batches(max_chunksize=_COPY_ROWS):
-                copy.write(encoder.write_batch(batch))
-            copy.write(encoder.finish())
+            for piece in encoded(table):
+                copy.write(piece)
 
     @contextmanager
     def together(self) -> Iterator[None]:

@@ -8,6 +8,7 @@
 | 40 | TransactionConflictError: the same transaction may succeed at once |
 | 55P03, 57014, 53, 58 | TransientError: the next run tries this series again |
 | 3F000, 42P01, 42703 | ConfigurationError: the schema is not the one this program was written for |
+| MD001 | ConfigurationError: what another source sent (`sql/0023_source.sql`) |
 | anything else | PipelineError: a statement is wrong, or a rule of the schema was broken |
 
 Whether the connection is gone is read from the connection, because libpq's message depends on its version and language.
@@ -60,6 +61,8 @@ def failure(sqlstate: str | None, text: str, *, lost: bool) -> PipelineError:
         return TransientError(f"PostgreSQL could not finish a statement ({said}).")
     if sqlstate in _NO_SUCH_RELATION:
         return ConfigurationError(f"The database's schema is missing or too old ({said}): run `market-data migrate`.")
+    if sqlstate == "MD001":
+        return ConfigurationError(f"Nothing was stored: {_said(text)}. Check POLYGON_API_KEY and DATABASE_URL.")
     return PipelineError(f"PostgreSQL refused a statement ({said}).")
 
 

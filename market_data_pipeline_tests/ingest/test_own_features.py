@@ -231,7 +231,10 @@ def test_a_module_that_cannot_be_loaded_leaves_what_is_stored(project: Project) 
     assert all(row["extra"] for row in project.stored()[1:])
 
 
-def test_a_run_takes_the_module_that_the_settings_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_takes_the_module_that_the_settings_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, database_url: str
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", database_url)
     (tmp_path / "quant_of_a_test").mkdir()
     (tmp_path / "quant_of_a_test" / "features.py").write_text(f"{HEADER}FEATURES = [{GAP}]\n")
     vendor = Vendor("http://127.0.0.1:1", "sandbox")

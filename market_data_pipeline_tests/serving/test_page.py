@@ -35,6 +35,19 @@ def test_the_page_shows_every_series_readable_without_colour(
     assert "&lt;b&gt;prices&lt;/b&gt; below zero" in page
 
 
+def test_everyone_sees_whose_bars_they_are(api: Api, seed: Seed) -> None:
+    seed.series("AAPL")
+    assert api.get("/api/v1/admin/scheduler-health").json()["source"] is None
+    assert 'id="source"' not in api.get("/").text
+    seed.run("insert into market_data.source (kind, plan, since) values ('sandbox', 'advanced', %s)", NOW)
+    assert api.get("/api/v1/admin/scheduler-health").json()["source"] == {
+        "kind": "sandbox", "host": None, "plan": "advanced", "since": "2026-03-11T15:00:00Z",
+    }  # fmt: skip
+    assert "Synthetic bars of the sandbox" in api.get("/").text
+    seed.run("update market_data.source set kind = 'vendor', host = 'api.polygon.io'")
+    assert "Bars of api.polygon.io, plan advanced, since 2026-03-11." in api.get("/").text
+
+
 def test_failures_with_one_reason_are_one_row(api: Api, seed: Seed, dagster_instance: dg.DagsterInstance) -> None:
     for symbol in ("AAPL", "MSFT", "NVDA", "AMZN", "META", "SPY", "TSLA"):
         seed.series(symbol, consecutive_failures=2, last_error="no answer", last_error_class="TransientError")

@@ -16,7 +16,7 @@ from market_data_pipeline.domain.series import Timeframe
 from market_data_pipeline.reports.attainment import WINDOWS, rpo_attainment
 from market_data_pipeline.reports.executions import execution_history
 from market_data_pipeline.reports.freshness import series_freshness
-from market_data_pipeline.reports.health import scheduler_health
+from market_data_pipeline.reports.health import bar_source, scheduler_health
 from market_data_pipeline.serving.pages.templates import (
     MARKS,
     UPDATE_EMPTY_EVERY,
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from market_data_pipeline.reports.dagster_state import DagsterState
     from market_data_pipeline.reports.models import (
         Attainment,
+        BarSource,
         ExecutionHistory,
         SchedulerHealth,
         SeriesFreshness,
@@ -57,6 +58,7 @@ class Status:
 
     series: list[SeriesFreshness]
     attainment: list[Attainment]
+    source: BarSource | None
     health: SchedulerHealth | None  # None for readers who may not see it
     history: ExecutionHistory | None  # None also when Dagster's storage cannot be read
 
@@ -90,13 +92,13 @@ def read_status(source: sa.Engine, dagster: DagsterState, *, for_operator: bool)
     with snapshot(source) as connection:
         series = series_freshness(connection)
         if not for_operator:
-            return Status(series, rpo_attainment(connection), None, None)
+            return Status(series, rpo_attainment(connection), bar_source(connection), None, None)
     health = scheduler_health(source, dagster)
     try:
         history = execution_history(source, dagster, EXECUTIONS)
     except DatabaseUnavailableError:
         history = None
-    return Status(series, health.rpo_attainment, health, history)
+    return Status(series, health.rpo_attainment, health.source, health, history)
 
 
 def render_status(

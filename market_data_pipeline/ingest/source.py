@@ -1,0 +1,77 @@
+"""Refuse to fetch from another source than the one whose bars a database holds.
+
+Checked before anything is requested. The database itself checks each transaction too (`sql/0023_source.sql`).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit
+
+from market_data_pipeline.domain.errors import ConfigurationError
+from market_data_pipeline.settings import MASSIVE_URL, VENDOR_URL, project
+from market_data_pipeline.store.connection import describe
+from market_data_pipeline.store.source import Source, adopt_source, held_source
+
+if TYPE_CHECKING:
+    from market_data_pipeline.settings import Settings
+    from market_data_pipeline.store.source import Held
+
+_OTHER_DATABASE: Final = (
+    "name another database, for example DATABASE_URL=postgresql://user:password@localhost:5432/other"
+)
+
+
+def source_of(settings: Settings) -> Source:
+    """Return the source that the settings name."""
+    host = urlsplit(settings.base_url or "").hostname if settings.kind_of_bars == "vendor" else None
+    if host == urlsplit(MASSIVE_URL).hostname:
+        host = urlsplit(VENDOR_URL).hostname  # two names of one vendor
+    return Source(settings.kind_of_bars, host, settings.plan)
+
+
+def check_source(settings: Settings) -> Source:
+    """Return the source that the settings name; call this before fetching from it, or starting a sandbox.
+
+    The bars of a database that was filled before sources were recorded are taken for a vendor's on a server of the
+    user's own, and on the embedded one for what the database's name says.
+
+    Raises:
+        ConfigurationError: the database holds bars of another source, or bars of which nothing is known while the
+            settings name none of a vendor.
+        DatabaseUnavailableError: the database cannot be reached.
+    """
+    wanted = source_of(settings)
+    held = held_source(settings.database_url)
+    if held.source is None and held.has_bars:
+        if wanted.kind != "vendor" and not settings.embedded_database:
+            raise ConfigurationError(
+                f"{describe(settings.database_url)} holds bars whose source an earlier version did not record, and the "
+                f"settings name {wanted}: if that is what they are, run `{wanted.statement}` there; if not, "
+                f"{_how(wanted, wanted)}."
+            )
+        adopt_source(settings.database_url, wanted)
+    _refuse_other(held, wanted, settings.database_url)
+    if settings.embedded_database and settings.uses_sandbox and wanted.kind == "sandbox":
+        # A key that is missing today must not turn a project with a vendor's bars into one with made-up ones.
+        vendors = project.local_url(settings.state_dir, project.DATABASE)
+        _refuse_other(held_source(vendors), wanted, vendors)
+    return wanted
+
+
+def _refuse_other(held: Held, wanted: Source, url: str) -> None:
+    source = held.source
+    if source is not None and (source.kind, source.host) != (wanted.kind, wanted.host):
+        since = f" since {held.since:%Y-%m-%d}" if held.since else ""
+        raise ConfigurationError(
+            f"{describe(url)} holds {source}{since}, and the settings name {wanted}: {_how(source, wanted)}. "
+            "Nothing was fetched."
+        )
+
+
+def _how(held: Source, wanted: Source) -> str:
+    if wanted.kind == "sandbox":
+        return f"set POLYGON_API_KEY (or MASSIVE_API_KEY), or {_OTHER_DATABASE}"
+    if wanted.kind == held.kind == "vendor":
+        return f"correct POLYGON_BASE_URL, or {_OTHER_DATABASE}"
+    return _OTHER_DATABASE
