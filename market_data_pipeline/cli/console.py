@@ -39,13 +39,15 @@ Output = Annotated[
 
 
 def settings() -> Settings:
-    """Return the settings of this process.
+    """Return the settings of this process, whose network is prepared too.
 
     Raises:
         ConfigurationError: a value is invalid.
     """
     from market_data_pipeline.settings import load_settings
+    from market_data_pipeline.settings.network import prepare_network
 
+    prepare_network()
     return load_settings()
 
 

@@ -38,8 +38,10 @@ def _prepare() -> None:
     """
     from market_data_pipeline.domain.errors import PipelineError
     from market_data_pipeline.settings import load_settings, process_environment
+    from market_data_pipeline.settings.network import prepare_network
 
     try:
+        prepare_network()
         settings = load_settings()
         os.environ.update(process_environment(settings))
         if is_local(settings.dagster_postgres_url, settings.state_dir):

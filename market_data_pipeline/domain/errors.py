@@ -77,6 +77,12 @@ class VendorRefusedError(PipelineError):
     stops_run = True
 
 
+class VendorUntrustedError(PipelineError):
+    """The vendor's certificate cannot be verified: it would be refused for every other request too."""
+
+    stops_run = True
+
+
 class DataError(PipelineError):
     """The vendor's answer contradicts itself or the request; nothing of its window is stored."""
 

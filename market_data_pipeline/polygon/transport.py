@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import os
 import socket
+import ssl
 import threading
 import weakref
 import zlib
 from contextlib import suppress
 from dataclasses import dataclass
 from http.client import HTTPException
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
 from urllib.parse import urlsplit
 
@@ -25,7 +27,7 @@ import urllib3
 from requests.adapters import HTTPAdapter
 from requests.auth import AuthBase
 from requests.structures import CaseInsensitiveDict
-from requests.utils import get_environ_proxies
+from requests.utils import DEFAULT_CA_BUNDLE_PATH, get_environ_proxies
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
@@ -35,8 +37,10 @@ from market_data_pipeline.domain.errors import (
     PipelineError,
     TransientError,
     VendorUnreachableError,
+    VendorUntrustedError,
 )
 from market_data_pipeline.settings.addresses import names_this_machine
+from market_data_pipeline.settings.network import certificate_authorities
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -59,6 +63,17 @@ def _unconnected(error: BaseException) -> str | None:
     if not isinstance(inner, urllib3.exceptions.NewConnectionError | urllib3.exceptions.ConnectTimeoutError):
         return None
     return _words(inner.__cause__ or inner.__context__)
+
+
+def _untrusted(error: BaseException | None) -> str | None:
+    """Return why the certificate is not trusted, None when something else went wrong."""
+    while error is not None:
+        if isinstance(error, ssl.SSLCertVerificationError):
+            return error.verify_message
+        wrapped = error.args[0] if error.args else None
+        inner = wrapped.reason if isinstance(wrapped, urllib3.exceptions.MaxRetryError) else wrapped
+        error = inner if isinstance(inner, BaseException) else error.__cause__ or error.__context__
+    return None
 
 
 def _words(error: BaseException | None) -> str:
@@ -186,7 +201,8 @@ class Transport:
         """Check the address and the key; nothing is sent.
 
         Raises:
-            ConfigurationError: the address names no host or holds a login, or the key cannot be sent in a header.
+            ConfigurationError: the address names no host or holds a login, the key cannot be sent in a header, or the
+                environment names certificate authorities that do not exist.
         """
         parts = urlsplit(base_url)
         if parts.scheme not in {"http", "https"} or not parts.hostname or "@" in parts.netloc:
@@ -199,6 +215,7 @@ class Transport:
         self._host = parts.hostname
         self._auth = _Bearer(api_key)
         self._limits = limits or Limits()
+        self._authorities = certificate_authorities() or DEFAULT_CA_BUNDLE_PATH
         self._local = threading.local()
         self._sessions: weakref.WeakSet[requests.Session] = weakref.WeakSet()
         self._lock = threading.Lock()
@@ -215,6 +232,7 @@ class Transport:
 
         Raises:
             VendorUnreachableError: no connection.
+            VendorUntrustedError: the host's certificate cannot be verified.
             TransientError: a reset, a deadline, or a body that is cut short or cannot be unpacked.
             DataError: the body is larger than allowed.
         """
@@ -226,8 +244,12 @@ class Transport:
         except PipelineError as error:
             failure = type(error)(f"{what}: {error}.")
         except _BROKEN as error:
-            why = _unconnected(error)
-            failure = self._unreachable(what, why) if why else TransientError(f"{what}: {_reason(error)}.")
+            if untrusted := _untrusted(error):
+                failure = self._untrusted(what, untrusted)
+            elif why := _unconnected(error):
+                failure = self._unreachable(what, why)
+            else:
+                failure = TransientError(f"{what}: {_reason(error)}.")
         else:
             if not deadline.expired:
                 return answer
@@ -241,18 +263,34 @@ class Transport:
 
         Raises:
             VendorUnreachableError: it cannot be made.
+            VendorUntrustedError: the host's certificate cannot be verified.
         """
         if self._session().trust_env and get_environ_proxies(self._base):
             return
         parts = urlsplit(self._base)
         port = parts.port or (443 if parts.scheme == "https" else 80)
         try:
-            socket.create_connection((self._host, port), timeout=self._limits.connect).close()
+            with socket.create_connection((self._host, port), timeout=self._limits.connect) as made:
+                if parts.scheme == "https":
+                    self._tls().wrap_socket(made, server_hostname=self._host).close()
+        except ssl.SSLCertVerificationError as error:
+            raise self._untrusted(what, error.verify_message) from None
         except OSError as error:
             raise self._unreachable(what, _words(error)) from None
 
+    def _tls(self) -> ssl.SSLContext:
+        if Path(self._authorities).is_dir():
+            return ssl.create_default_context(capath=self._authorities)
+        return ssl.create_default_context(cafile=self._authorities)
+
     def _unreachable(self, what: str, why: str) -> VendorUnreachableError:
         return VendorUnreachableError(f"{what}: {self._base} cannot be reached ({why}).")
+
+    def _untrusted(self, what: str, why: str) -> VendorUntrustedError:
+        return VendorUntrustedError(
+            f"{what}: the certificate of {self._base} is not trusted ({why}). If your network has a certificate "
+            "authority of its own, name its file, for example SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt."
+        )
 
     def redacted(self, text: str) -> str:
         """Return `text` without the key."""
@@ -287,6 +325,7 @@ class Transport:
             session.headers.update({"Accept": "application/json", "Accept-Encoding": "gzip"})
             session.headers["User-Agent"] = "market-data-pipeline"
             session.trust_env = not names_this_machine(self._host)  # a proxy cannot reach our own sandbox
+            session.verify = self._authorities
             for scheme in ("http://", "https://"):
                 session.mount(scheme, DeadlineAdapter(pool_connections=1, pool_maxsize=1, max_retries=0))
             self._local.session = session

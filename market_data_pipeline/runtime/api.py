@@ -9,12 +9,14 @@ from market_data_pipeline.domain.errors import ConfigurationError, DatabaseBusyE
 from market_data_pipeline.orchestration.dagster_internals import StoredDagsterState
 from market_data_pipeline.serving.app import run
 from market_data_pipeline.settings import load_settings
+from market_data_pipeline.settings.network import prepare_network
 from market_data_pipeline.store.connection import open_connection
 
 
 def main() -> int:
     """Serve with the project's settings; return the exit code."""
     try:
+        prepare_network()
         settings = load_settings()
         with suppress(DatabaseUnavailableError, DatabaseBusyError):  # the API starts without a database, too
             open_connection(settings.database_url).close()

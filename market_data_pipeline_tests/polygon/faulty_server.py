@@ -9,6 +9,7 @@ from __future__ import annotations
 import gzip
 import json
 import socket
+import ssl
 import struct
 import threading
 from collections.abc import Callable, Mapping
@@ -27,20 +28,23 @@ class Seen(NamedTuple):
 
 
 class FaultyServer:
-    """Serves while the `with` block runs, on a free local port unless one is given."""
+    """Serves while the `with` block runs, on a free local port unless one is given; by HTTPS with a context."""
 
-    def __init__(self, *script: Answer, port: int = 0) -> None:
+    def __init__(self, *script: Answer, port: int = 0, tls: ssl.SSLContext | None = None) -> None:
         self.script = list(script)
         self.seen: list[Seen] = []
         self.released = threading.Event()  # set at the end: an answer that stalls stops
         self._lock = threading.Lock()
         self._http = _Server(("127.0.0.1", port), Handler)
         self._http.owner = self
+        self._scheme = "https" if tls else "http"
+        if tls:  # the handshake is the handler thread's, so that a client that hangs up stops no one else
+            self._http.socket = tls.wrap_socket(self._http.socket, server_side=True, do_handshake_on_connect=False)
         self._thread = threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self._http.server_address[1]}"
+        return f"{self._scheme}://127.0.0.1:{self._http.server_address[1]}"
 
     def __enter__(self) -> Self:
         self._thread.start()
