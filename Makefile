@@ -7,6 +7,15 @@ ARGS ?=
 
 STARTED := $(shell date +%s)
 
+# An environment names its folder in its scripts and in the link to this package: in a project that was moved, the scripts
+# do not start; in a copy, they run the code of the original. One that was made elsewhere is therefore made again.
+LINK := $(VENV)/lib/python*/site-packages/_market_data_pipeline.pth
+ELSEWHERE := $(shell for link in $(LINK); do \
+	test ! -e "$$link" || grep -qxF -- "$$(pwd -P)" "$$link" || echo yes; done)
+ifeq ($(ELSEWHERE),yes)
+.PHONY: $(BIN)/python
+endif
+
 # uv trusts its own list of authorities unless told to use the machine's, as pip does.
 export UV_SYSTEM_CERTS := 1
 export UV_CUSTOM_COMPILE_COMMAND := make lock
@@ -62,11 +71,12 @@ format: $(VENV)/.installed-dev ## format the code and the SQL, and fix what can 
 bench: $(VENV)/.installed ## measure the pipeline on this machine
 	@$(BIN)/python -m benchmarks $(ARGS)
 
-lock: $(VENV)/.installed ## pin the newest versions that pyproject.toml allows
+lock: $(VENV)/.installed ## pin the newest versions that pyproject.toml allows, and see where they have wheels
 	$(COMPILE) --group installer --output-file requirements-installer.lock
 	$(COMPILE) pyproject.toml --all-extras --group build --output-file requirements.lock
 	$(COMPILE) pyproject.toml --all-extras --group build --group dev --constraints requirements.lock \
 		--output-file requirements-dev.lock
+	$(BIN)/python -m market_data_pipeline_tests.lock_platforms
 
 clean: ## remove the environment and caches; data in .market-data stay
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
@@ -105,6 +115,8 @@ $(BIN)/python:
 		{ echo "$(PYTHON) has no venv module; install it (Debian, Ubuntu: apt install python3-venv)." >&2; exit 1; }
 	@$(PYTHON) -c 'import pip' 2>/dev/null || \
 		{ echo "$(PYTHON) has no pip; install it (Debian, Ubuntu: apt install python3-pip)." >&2; exit 1; }
+	@test -z "$(ELSEWHERE)" || { echo "The environment in $(VENV) was made in another folder; making it again ..." >&2; \
+		rm -rf $(VENV); }
 	@$(PYTHON) -m venv --without-pip $(VENV)
 
 $(VENV)/.installed: $(BIN)/python requirements-installer.lock requirements.lock pyproject.toml

@@ -5,7 +5,11 @@ Keep out: how the embedded server starts (postgres), migrations and changes of t
 
 from __future__ import annotations
 
+import sys
+import sysconfig
 from typing import TYPE_CHECKING
+
+from market_data_pipeline.domain.errors import ConfigurationError
 
 if TYPE_CHECKING:
     import sqlalchemy as sa
@@ -17,13 +21,15 @@ def migrate_database(settings: Settings) -> list[str]:
     """Start the embedded server if that is the database, apply pending migrations, and return their names.
 
     Raises:
-        ConfigurationError: the embedded server cannot start, the schema is newer than this code, or a connection pooler
-            stands before the server in a mode that loses locks.
+        ConfigurationError: the embedded server cannot start, the schema is newer than this code, a connection pooler
+            stands before the server in a mode that loses locks, or the environment is in a folder whose name Dagster
+            cannot work with.
         DatabaseUnavailableError: the server cannot be reached.
     """
     from market_data_pipeline.store.connection import open_connection
     from market_data_pipeline.store.migrations import migrate
 
+    _check_environment_folder()
     if settings.embedded_database:
         from market_data_pipeline.runtime.postgres import EmbeddedPostgres
 
@@ -31,6 +37,19 @@ def migrate_database(settings: Settings) -> list[str]:
     applied = migrate(settings)
     open_connection(settings.database_url).close()  # another login than the owner's may take another way to the server
     return applied
+
+
+def _check_environment_folder() -> None:
+    """Refuse an environment in a folder with a `%`: alembic, which Dagster's storage uses, takes it for a reference.
+
+    Raises:
+        ConfigurationError: names the folder.
+    """
+    if "%" in sysconfig.get_path("purelib"):
+        raise ConfigurationError(
+            f"The name of {sys.prefix} contains '%', with which Dagster's storage cannot work: move the project, or "
+            "its environment, to a folder without it."
+        )
 
 
 def reading_engine(settings: Settings, *, start: bool = True) -> sa.Engine:

@@ -86,7 +86,8 @@ class EmbeddedPostgres:
         return self._pid() is not None
 
     def _start(self) -> None:
-        as_user = cluster.owner()
+        cluster.check_paths(self.data_dir)
+        as_user = cluster.owner(self.data_dir)
         sockets = project.socket_dir(self.state_dir)
         if self._pid() is not None:
             if (sockets / f".s.PGSQL.{project.PORT}").exists():
@@ -171,7 +172,7 @@ class EmbeddedPostgres:
         if self._pid() is None:
             return
         arguments = ("stop", "-m", "fast", "-w", "-t", str(_STOP_SECONDS), "-s", "-D", self.data_dir)
-        if failure := cluster.run("pg_ctl", *arguments, as_user=cluster.owner()):
+        if failure := cluster.run("pg_ctl", *arguments, as_user=cluster.owner(self.data_dir)):
             raise DatabaseUnavailableError(self._why("stopped", failure))
 
     def _refusal(self) -> str | None:
@@ -191,7 +192,8 @@ class EmbeddedPostgres:
     def _pid(self) -> int | None:
         """Return the pid of the server: a live process whose working directory is the data folder."""
         try:
-            pid = int((self.data_dir / "postmaster.pid").read_text(encoding="ascii").split("\n", 1)[0])
+            # Bytes: a later line is the folder's name, in whatever encoding.
+            pid = int((self.data_dir / "postmaster.pid").read_bytes().split(b"\n", 1)[0])
             os.kill(pid, 0)
         except (OSError, ValueError):
             return None

@@ -9,10 +9,12 @@ import importlib.util
 import logging
 import os
 import pwd
+import re
 import shutil
 import stat
 import subprocess
 import tempfile
+from contextlib import suppress
 from itertools import chain
 from pathlib import Path
 from string import Template
@@ -25,7 +27,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 MAJOR_VERSION: Final = 18
-SYSTEM_USER: Final = "pgserver"  # the wheel itself uses this one when it runs as root
+# Who runs the server for root, the first that exists: what the wheel's own code creates, then what every system has.
+_ACCOUNTS: Final = ("pgserver", "daemon", "nobody")
+_NOT_FOR_A_SHELL: Final = re.compile(r'[$`"\\\n]')  # initdb and pg_ctl put paths between double quotes
 OWN_SERVER_HINT: Final = "name a server of your own with DATABASE_URL=postgresql://user:password@localhost/market_data"
 
 # A commit still waits until the operating system has its WAL: it survives a crash of the server, not of the machine.
@@ -51,32 +55,42 @@ def binaries() -> Path:
     return Path(found.origin).parent / f"pginstall{MAJOR_VERSION}" / "bin"
 
 
-def useradd() -> str:
-    """Return the path of `useradd`; cron, systemd and `env -i` leave the folder it is in out of PATH."""
-    return shutil.which("useradd", path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin") or "useradd"
+def owner(data: Path) -> Owner:
+    """Return the server's user: the caller, or an unprivileged one when the caller is root, which PostgreSQL refuses.
 
-
-def owner() -> Owner:
-    """Return the server's user: the caller, or `pgserver` when the caller is root, which PostgreSQL refuses.
+    None is created: the owner of the data folder, once there is one, before that any account of `_ACCOUNTS`, or else of
+    the machine.
 
     Raises:
-        ConfigurationError: the user cannot be created.
+        ConfigurationError: the machine has no account but root's.
     """
     if os.geteuid() != 0:
         return Owner(os.geteuid(), os.getegid())
-    command = [useradd(), "--system", "--no-create-home", "--shell", "/usr/sbin/nologin", SYSTEM_USER]
-    try:
-        entry = pwd.getpwnam(SYSTEM_USER)
-    except KeyError:
-        try:
-            subprocess.run(command, check=False, capture_output=True)  # noqa: S603
-            entry = pwd.getpwnam(SYSTEM_USER)
-        except (KeyError, OSError):
-            raise ConfigurationError(
-                f"PostgreSQL does not run as root and the system user {SYSTEM_USER} could not be created: "
-                f"create it, run as an ordinary user, or {OWN_SERVER_HINT}."
-            ) from None
+    with suppress(FileNotFoundError):
+        found = data.stat()
+        if found.st_uid != 0:
+            return Owner(found.st_uid, found.st_gid)
+    named = {entry.pw_name: entry for entry in reversed(pwd.getpwall()) if entry.pw_uid != 0}
+    entry = next((named[name] for name in (*_ACCOUNTS, *named) if name in named), None)
+    if entry is None:
+        raise ConfigurationError(
+            f"PostgreSQL does not run as root, and this machine has no other account: run as one, or {OWN_SERVER_HINT}."
+        )
     return Owner(entry.pw_uid, entry.pw_gid)
+
+
+def check_paths(data: Path) -> None:
+    """Refuse a folder whose name PostgreSQL's programs would hand to a shell, in which it means something else.
+
+    Raises:
+        ConfigurationError: names the folder and the character.
+    """
+    for path in (data, binaries()):
+        if found := _NOT_FOR_A_SHELL.search(str(path)):
+            raise ConfigurationError(
+                f"The name of {path} contains {found[0]!r}, with which PostgreSQL's programs cannot work: move the "
+                f"project to a folder without it, or {OWN_SERVER_HINT}."
+            )
 
 
 def run(program: str, *arguments: str | Path, as_user: Owner, sql: str = "", new_session: bool = False) -> str | None:
@@ -229,7 +243,7 @@ def _configuration(sockets: Path) -> str:
     # A sixteenth of the memory, because the machine also runs Dagster and pandas. 1 GB is enough: a year of 25 symbols
     # with features is half a gigabyte.
     shared = max(64 * _MB, min(memory // 16, 1024 * _MB)) // _MB
-    quoted = str(sockets).replace("'", "''")
+    quoted = str(sockets).replace("'", "''")  # the configuration's quoting; no comma, see project.socket_dir
     return Template(Path(__file__).with_name("postgresql.conf").read_text(encoding="utf-8")).substitute(
         sockets=quoted, port=project.PORT, shared=shared, cache=memory // 2 // _MB
     )

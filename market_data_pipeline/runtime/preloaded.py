@@ -8,9 +8,9 @@ or a file, starts a thread or reads the environment; it would not survive the fo
 from __future__ import annotations
 
 import gc
+from contextlib import suppress
 
 import dagster_postgres
-import pgpq
 import sqlalchemy.dialects.postgresql.psycopg2
 
 import market_data_pipeline.domain.features.compute
@@ -26,6 +26,9 @@ from market_data_pipeline.domain.calendar import calendar_for
 from market_data_pipeline.domain.series import AssetClass
 from market_data_pipeline.orchestration.dagster_internals import load_location
 from market_data_pipeline.priority import runs_give_way
+
+with suppress(ModuleNotFoundError):  # it has no wheel for Linux on ARM
+    import pgpq
 
 load_location()
 for _asset_class in AssetClass:

@@ -66,9 +66,10 @@ def state_dir(root: Path) -> Path:
 def socket_dir(state: Path) -> Path:
     """Return the folder of the server's socket, the same one every time for the same project.
 
-    It is in the state folder unless the socket's path would be longer than the kernel allows. Then it is in /tmp, not
-    in XDG_RUNTIME_DIR, which differs between a login shell and cron and vanishes at logout. No other user
-    can create the name in /tmp first, because it follows from the password.
+    It is in the state folder unless the socket's path would be longer than the kernel allows or contains a comma, which
+    separates hosts in a database URL. Then it is in /tmp, not in XDG_RUNTIME_DIR, which differs between a login shell
+    and cron and vanishes at logout. No other user can create the name in /tmp first, because it follows from the
+    password.
     """
     here = state / "run"
     if _fits_a_socket(here):
@@ -78,7 +79,7 @@ def socket_dir(state: Path) -> Path:
 
 
 def _fits_a_socket(folder: Path) -> bool:
-    return len(os.fsencode(folder / f".s.PGSQL.{PORT}")) <= _LONGEST_SOCKET_PATH
+    return "," not in str(folder) and len(os.fsencode(folder / f".s.PGSQL.{PORT}")) <= _LONGEST_SOCKET_PATH
 
 
 def _password_file(state: Path, role: str) -> Path:

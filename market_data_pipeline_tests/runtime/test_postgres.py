@@ -133,22 +133,59 @@ def test_another_user_cannot_even_open_its_socket(server: EmbeddedPostgres) -> N
     url = server.ensure_running()
     sockets = parse_qs(urlsplit(url).query)["host"][0]
     program = f"import socket; socket.socket(socket.AF_UNIX).connect('{sockets}/.s.PGSQL.5432')"
+    intruder = next(entry for entry in pwd.getpwall() if entry.pw_uid not in {0, server.data_dir.stat().st_uid})
 
     done = subprocess.run(
-        ["/usr/bin/python3", "-c", program],
-        check=False, capture_output=True, text=True, user="nobody", group="nogroup", extra_groups=(), cwd="/",
+        ["/usr/bin/python3", "-c", program], check=False, capture_output=True, text=True,
+        user=intruder.pw_uid, group=intruder.pw_gid, extra_groups=(), cwd="/",
     )  # fmt: skip
 
     assert "PermissionError" in done.stderr
 
 
 @needs_root
-def test_the_program_that_creates_the_system_user_is_found_without_the_administrators_path(
-    monkeypatch: pytest.MonkeyPatch,
+def test_any_account_will_do_and_the_one_that_owns_the_data_stays(
+    fresh: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    accounts = {entry.pw_name for entry in pwd.getpwall()}
+    monkeypatch.setattr(cluster, "_ACCOUNTS", ("no-such-account", "bin"))
+    assert _ask(fresh.ensure_running(), "select 1") == 1
+    fresh.stop()
+    assert fresh.data_dir.stat().st_uid == pwd.getpwnam("bin").pw_uid
 
-    assert Path(cluster.useradd()).is_file()
+    monkeypatch.setattr(cluster, "_ACCOUNTS", ("daemon",))
+    assert _ask(fresh.ensure_running(), "select 1") == 1
+    assert Path(f"/proc/{_pid(fresh)}").stat().st_uid == pwd.getpwnam("bin").pw_uid
+    assert {entry.pw_name for entry in pwd.getpwall()} == accounts
+
+
+@pytest.mark.parametrize("name", ["Märkte 東京", "it's 100% % off", "one, two", "#1 & (2) ; !"])
+def test_a_folder_may_have_almost_any_name(folder: Path, prepared: Path, name: str) -> None:
+    server = EmbeddedPostgres(folder / name / ".market-data" / "postgres", durable=False)
+    (folder / name).mkdir()
+    subprocess.run(["cp", "-a", prepared, server.state_dir], check=True)
+    try:
+        assert _ask(server.ensure_running(), "select 1") == 1
+        assert server.is_running()
+        assert project.is_local(server.url, server.state_dir)
+    finally:
+        server.stop()
+        assert not server.is_running()
+        if project.socket_dir(server.state_dir).parent == Path("/tmp"):
+            project.socket_dir(server.state_dir).rmdir()
+
+
+@pytest.mark.parametrize("character", ["$", "`", '"', "\\", "\n"])
+def test_a_name_that_postgresql_hands_to_a_shell_is_refused_before_anything_starts(
+    folder: Path, character: str
+) -> None:
+    server = EmbeddedPostgres(folder / f"a{character}b" / ".market-data" / "postgres", durable=False)
+
+    with pytest.raises(ConfigurationError, match="with which PostgreSQL's programs cannot work: move the project"):
+        server.ensure_running()
+
+    assert not server.data_dir.exists()
 
 
 @needs_root
@@ -160,7 +197,7 @@ def test_for_root_the_server_runs_as_an_unprivileged_user_and_folders_only_let_i
 
     server.ensure_running()
     try:
-        assert Path(f"/proc/{_pid(server)}").stat().st_uid == pwd.getpwnam(cluster.SYSTEM_USER).pw_uid
+        assert Path(f"/proc/{_pid(server)}").stat().st_uid == server.data_dir.stat().st_uid != 0
         assert stat.S_IMODE((folder / "closed").stat().st_mode) == 0o701
     finally:
         server.stop()
