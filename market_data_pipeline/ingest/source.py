@@ -1,6 +1,6 @@
 """Refuse to fetch from another source than the one whose bars a database holds.
 
-Checked before anything is requested. The database itself checks each transaction too (`sql/0023_source.sql`).
+Checked before anything is requested. The database itself checks each transaction too (`sql/0024_source.sql`).
 """
 
 from __future__ import annotations

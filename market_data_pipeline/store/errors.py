@@ -8,7 +8,7 @@
 | 40 | TransactionConflictError: the same transaction may succeed at once |
 | 55P03, 57014, 53, 58 | TransientError: the next run tries this series again |
 | 3F000, 42P01, 42703 | ConfigurationError: the schema is not the one this program was written for |
-| MD001 | ConfigurationError: what another source sent (`sql/0023_source.sql`) |
+| MD001 | ConfigurationError: what another source sent (`sql/0024_source.sql`) |
 | anything else | PipelineError: a statement is wrong, or a rule of the schema was broken |
 
 Whether the connection is gone is read from the connection, because libpq's message depends on its version and language.
