@@ -16,7 +16,7 @@ from __future__ import annotations
 import datetime as dt
 from bisect import bisect_right
 from collections.abc import Callable, Container
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from market_data_pipeline.domain.calendar import (
     Session,
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 Availability = Callable[[dt.datetime], dt.datetime]
 
 _DAY = dt.timedelta(days=1)
+
+FEWEST_SESSIONS: Final = 3  # of one session or two, the longest run may well be usual
 
 
 def bar_end(session: Session, timeframe: Timeframe, ts: dt.datetime) -> dt.datetime:
@@ -104,11 +106,13 @@ def expected_last_ts(
 
 
 def quiet_slots(calendar: SessionCalendar, timeframe: Timeframe, ts_us: np.ndarray) -> int:
-    """Return the longest run of empty slots within a session, among the sessions of the given bars; 0 for 1d.
+    """Return the longest usual run of empty slots within a session; 0 for 1d.
 
-    Runs before the first, between and after the last bar of a session count, except two that may be incomplete: the one
-    after the very last bar, which the number will judge, and, when the bars span several sessions, the one before the
-    very first bar, where the caller may have cut.
+    It is the longest of all sessions of the given bars; that of one session does not count if it is more than twice as
+    long as in every other and there are at least `FEWEST_SESSIONS`: after a halt of three hours, three silent hours
+    would otherwise be usual for weeks. Runs before the first, between and after the last bar of a session count, except
+    two that may be incomplete: the one after the very last bar, which the number will judge, and, when the bars span
+    several sessions, the one before the very first bar, where the caller may have cut.
 
     Args:
         calendar: of the series' asset class.
@@ -125,11 +129,19 @@ def quiet_slots(calendar: SessionCalendar, timeframe: Timeframe, ts_us: np.ndarr
     session, slot, count = session[inside], slot[inside], count[inside]
     if not len(session):
         return 0
-    opens = session[1:] != session[:-1]  # the bar after is its session's first
-    inner = (slot[1:] - slot[:-1] - 1)[~opens]
-    leading, trailing = slot[1:][opens], (count - 1 - slot)[:-1][opens]
-    only_session = slot[:1] if not opens.any() else slot[:0]
-    return int(np.concatenate((inner, leading, trailing, only_session)).max(initial=0))
+    first = np.flatnonzero(np.diff(session, prepend=session[0] - 1))  # the first bar of each session
+    last = np.append(first[1:], len(session)) - 1
+    before = np.diff(slot, prepend=-1) - 1
+    before[first] = slot[first]
+    after = count[last] - 1 - slot[last]
+    after[-1] = 0
+    if len(first) > 1:
+        before[0] = 0
+    longest = np.maximum(np.maximum.reduceat(before, first), after)
+    if len(longest) < FEWEST_SESSIONS:
+        return int(longest.max())
+    second, most = np.partition(longest, -2)[-2:].tolist()
+    return int(most if most <= 2 * second else second)
 
 
 def staleness_seconds(now: dt.datetime, next_due_at: dt.datetime) -> float:

@@ -194,15 +194,33 @@ def test_a_gapless_series_has_no_quiet_periods_over_nights_weekends_and_early_cl
 
 
 def test_the_longest_leading_inner_or_trailing_run_counts() -> None:
-    week = slots_of(EQUITIES, Timeframe.M5, "2025-11-24 00:00", "2025-12-02 00:00")
-
-    def without(start: str, end: str) -> int:
-        return quiet([ts for ts in week if not new_york(start) <= ts < new_york(end)])
+    def without(start: str, end: str, *, of: tuple[str, str] = ("2025-11-24 00:00", "2025-11-26 00:00")) -> int:
+        return quiet(
+            [ts for ts in slots_of(EQUITIES, Timeframe.M5, *of) if not new_york(start) <= ts < new_york(end)]
+        )
 
     assert without("2025-11-25 10:00", "2025-11-25 10:30") == 6
     assert without("2025-11-25 04:00", "2025-11-25 06:00") == 24
-    assert without("2025-11-28 16:00", "2025-11-28 17:00") == 12  # trailing, of an early close
     assert without("2025-11-24 19:00", "2025-11-25 05:00") == 12  # two runs, not one: the night does not count
+    early_close = ("2025-11-28 00:00", "2025-12-02 00:00")
+    assert without("2025-11-28 16:00", "2025-11-28 17:00", of=early_close) == 12  # trailing
+
+
+def test_a_halt_of_one_session_is_no_habit_and_a_pause_of_two_is() -> None:
+    weeks = slots_of(EQUITIES, Timeframe.M5, "2025-11-03 00:00", "2025-11-22 00:00")
+    days = slots_of(EQUITIES, Timeframe.M5, "2025-11-11 00:00", "2025-11-14 00:00")
+
+    def without(*stretches: tuple[str, str]) -> int:
+        gone = [(new_york(start), new_york(end)) for start, end in stretches]
+        return quiet([ts for ts in weeks if not any(start <= ts < end for start, end in gone)])
+
+    halt = ("2025-11-11 11:00", "2025-11-11 14:00")
+    assert without(halt) == 0
+    assert quiet([ts for ts in days if not new_york(halt[0]) <= ts < new_york(halt[1])]) == 0
+    assert without(halt, ("2025-11-13 12:00", "2025-11-13 12:30")) == 6
+    assert without(halt, ("2025-11-13 12:00", "2025-11-13 13:30")) == 36
+    morning = ("2025-11-18 04:00", "2025-11-18 08:00")
+    assert without(halt, morning) == 48
 
 
 def test_the_runs_at_the_edges_of_what_was_given_do_not_count() -> None:
