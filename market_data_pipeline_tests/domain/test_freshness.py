@@ -195,9 +195,7 @@ def test_a_gapless_series_has_no_quiet_periods_over_nights_weekends_and_early_cl
 
 def test_the_longest_leading_inner_or_trailing_run_counts() -> None:
     def without(start: str, end: str, *, of: tuple[str, str] = ("2025-11-24 00:00", "2025-11-26 00:00")) -> int:
-        return quiet(
-            [ts for ts in slots_of(EQUITIES, Timeframe.M5, *of) if not new_york(start) <= ts < new_york(end)]
-        )
+        return quiet([ts for ts in slots_of(EQUITIES, Timeframe.M5, *of) if not new_york(start) <= ts < new_york(end)])
 
     assert without("2025-11-25 10:00", "2025-11-25 10:30") == 6
     assert without("2025-11-25 04:00", "2025-11-25 06:00") == 24
