@@ -90,8 +90,7 @@ def test_as_of_returns_what_was_known_then_splits_included(apple: World) -> None
         # Two days later the vendor has corrected a close, and the split was listed to us on the fourth only.
         later = known + timedelta(days=2)
         connection.execute(
-            "with old as (delete from market_data.bars where timeframe = '1d' and ts = %(ts)s returning *)"
-            " insert into market_data.bar_revisions select old.*, %(at)s, 'run' from old",
+            "select market_data.supersede_bars('AAPL', '1d', array[%(ts)s::timestamptz], %(at)s, 'run')",
             {"ts": before.index[-1], "at": later},
         )
         connection.execute(

@@ -264,6 +264,21 @@ BAR_RULES: Final = (
             where coalesce(st.bar_count, 0) <> coalesce(n.held, 0)
             or st.first_ts is distinct from n.first_ts or st.last_ts is distinct from n.last_ts""",
     ),
+    Rule(
+        name="instants_agree_with_the_database",
+        holds="What the pipeline says it stored at an instant, the database recorded within five minutes of it.",
+        broken="were stored at another time than they say",
+        severity=Severity.WARN,
+        why="the clocks of the pipeline and the database differ, or someone stored values as if at another time: what "
+        "`as_of` answers is then wrong. A commit takes seconds, a minute at most where it waits for a lock. A replay, "
+        "whose clock stands still, is left out.",
+        query="""
+            select r.symbol, r.timeframe, coalesce(r.ts, r.claimed_at) as ts, r.relation, r.instant, r.claimed_at,
+                r.recorded_at
+            from market_data.recorded_instants as r join t on t.symbol = r.symbol
+            where r.recorded_at - r.claimed_at not between interval '-1 minute' and interval '5 minutes'
+            and market_data.clock() between now() - interval '1 minute' and now() + interval '1 minute'""",
+    ),
 )
 
 _SPANS: Final = ", ".join(f"('{t}', interval '{t.minutes} minutes')" for t in Timeframe if not t.is_base)

@@ -308,8 +308,21 @@ def test_a_planted_fault_is_found_counted_and_shown(
 
 
 def test_every_rule_has_a_fault_that_it_finds() -> None:
-    assert {fault.rule for fault in BAR_FAULTS} == {rule.name for rule in BARS}
+    assert {fault.rule for fault in BAR_FAULTS} | {"instants_agree_with_the_database"} == {rule.name for rule in BARS}
     assert {fault.rule for fault in FEATURE_FAULTS} == {rule.name for rule in FEATURES}
+
+
+def test_a_bar_stored_as_if_at_another_time_is_found_unless_the_clock_stands_still(sane_url: str) -> None:
+    with psycopg.connect(sane_url) as connection:  # all of it says that it was stored last year
+        connection.execute("alter table market_data.ingest_log disable trigger all")
+        connection.execute("update market_data.ingest_log set recorded_at = finished_at")
+        connection.execute("update market_data.bars set recorded_at = ingested_at + interval '4 minutes'")
+        connection.execute(f"update market_data.bars set recorded_at = ingested_at + interval '6 minutes' where {BAR}")
+    rules = [rule for rule in BARS if rule.name == "instants_agree_with_the_database"]
+    (verdict,) = broken(sane_url, datetime.now(UTC), "bars", rules).values()
+    assert verdict.broken_by == 1
+    assert (verdict.sample[0]["relation"], verdict.sample[0]["instant"]) == ("bars", "ingested_at")
+    assert broken(sane_url, NOW, "bars", rules) == {}
 
 
 def test_the_count_is_exact_and_the_sample_short(sane_url: str) -> None:

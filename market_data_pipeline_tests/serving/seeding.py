@@ -96,15 +96,15 @@ class Seed:
         named = {"s": symbol, "t": timeframe, "ts": ts, "close": close, "at": at}
         with self.connection.transaction():
             self.connection.execute(
-                "insert into market_data.bar_revisions select *, %(at)s, 'run' from market_data.bars"
+                "create temporary table corrected on commit drop as select * from market_data.bars"
                 " where symbol = %(s)s and timeframe = %(t)s and ts = %(ts)s",
                 named,
             )
             self.connection.execute(
-                "update market_data.bars set close = %(close)s, ingested_at = %(at)s"
-                " where symbol = %(s)s and timeframe = %(t)s and ts = %(ts)s",
-                named,
+                "select market_data.supersede_bars(%(s)s, %(t)s, array[%(ts)s::timestamptz], %(at)s, 'run')", named
             )
+            self.connection.execute("update corrected set close = %(close)s, ingested_at = %(at)s", named)
+            self.connection.execute("insert into market_data.bars select * from corrected")
             self.notify(symbol, timeframe)
 
     def notify(self, symbol: str, timeframe: str) -> None:

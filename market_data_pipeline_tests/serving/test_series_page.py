@@ -38,8 +38,11 @@ def test_corrections_show_each_version_with_what_replaced_it(api: Api, seed: See
 
 def test_a_withdrawn_bar_is_a_correction(api: Api, seed: Seed) -> None:
     seed.series("AAPL")
-    seed.run("insert into market_data.bar_revisions select *, %s, 'run' from market_data.bars limit 1", NOW)
-    seed.run("delete from market_data.bars where ts = (select ts from market_data.bar_revisions)")
+    seed.run(
+        "select market_data.supersede_bars('AAPL', '5m', array[min(ts)], %s, 'run')"
+        " from market_data.bars where symbol = 'AAPL' and timeframe = '5m'",
+        NOW,
+    )
     assert "withdrawn by the vendor" in section(api.get("/series/AAPL/5m").text, "corrections")
 
 

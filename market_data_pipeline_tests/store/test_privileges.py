@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -32,7 +32,12 @@ BAR = """
     insert into market_data.bars_5m (symbol, timeframe, ts, open, high, low, close, volume, ingested_at)
     values ('AAPL', '5m', '2026-03-11 15:00Z', 1, 2, 1, 2, 10, '2026-03-11 15:10Z')
 """
-SPLIT = "insert into market_data.split_revisions values ('AAPL', '2026-03-02', 1, 8, now(), now())"
+SPLIT = """
+    insert into market_data.split_revisions (
+        symbol, execution_date, split_from, split_to, first_seen_at, superseded_at
+    )
+    values ('AAPL', '2026-03-02', 1, 8, now(), now())
+"""
 # Ways to change or lose what was recorded.
 ATTACKS = [
     f"{attack}"
@@ -51,11 +56,24 @@ ATTACKS = [
         f"alter table market_data.{table} owner to current_user",
     )
 ] + [
+    # What the database alone records.
+    "insert into market_data.ingest_log (run_id, symbol, timeframe, started_at, finished_at, status, recorded_at)"
+    " values ('r', 'AAPL', '5m', now(), now(), 'ok', now())",
+    "insert into market_data.run_log (run_id, started_at, job, trigger, requested_by, reason, series, recorded_at)"
+    " values ('r', now(), 'j', 't', 'b', 'w', 's', now())",
+    "insert into market_data.split_revisions values ('AAPL', '2026-03-02', 1, 8, now(), now(), null, true, now())",
+    "insert into market_data.bars (symbol, timeframe, ts, open, high, low, close, volume, ingested_at, recorded_at)"
+    " values ('AAPL', '5m', '2026-03-11 16:00Z', 1, 2, 1, 2, 10, now(), now())",
+    "copy market_data.bars_5m (symbol, recorded_at) from stdin",
+    "insert into market_data.split_changes (change, symbol, execution_date, split_from, split_to, counts,"
+    " first_seen_at) values ('insert', 'AAPL', '2026-03-02', 1, 8, true, now())",
+    "update market_data.split_changes set recorded_at = now()",
+    "delete from market_data.split_changes",
     "update market_data.split_revisions set split_to = 2",
     "delete from market_data.split_revisions",
     "truncate market_data.split_revisions",
     "drop trigger split_revisions_append_only on market_data.split_revisions",
-    "insert into market_data.bar_revisions select b.*, now(), 'run-1' from market_data.bars as b",
+    "insert into market_data.bar_revisions (symbol) values ('AAPL')",
     "update market_data.bars set close = 3",
     "update market_data.bars_5m set close = 3",
     "delete from market_data.bars",
@@ -122,7 +140,7 @@ def test_a_login_that_is_only_a_writer_can_change_nothing_that_was_recorded(
         pipeline.execute(ROW)  # what it is for
         pipeline.execute(SPLIT)
     assert counts(recorded)[:2] == [(2,), (2,)]
-    rights = "select privilege_type from information_schema.role_table_grants where table_name = %s and grantee = %s"
+    rights = "select privilege_type from information_schema.column_privileges where table_name = %s and grantee = %s"
     granted = recorded.execute(rights, ("split_revisions", Role.WRITER)).fetchall()
     assert {row[0] for row in granted} == {"SELECT", "INSERT"}  # the trigger is not all that stands in the way
 
@@ -136,6 +154,72 @@ def test_the_owner_cannot_change_the_audit_log_by_mistake_either(
                 recorded.execute(attack)
         with pytest.raises(psycopg.errors.InsufficientPrivilege, match="append-only"):
             recorded.execute(f"truncate market_data.{table}")
+
+
+def test_what_a_writer_stores_as_if_at_another_time_shows(
+    postgres_url: str, database_url: str, recorded: psycopg.Connection[tuple[object, ...]]
+) -> None:
+    past = datetime(2026, 3, 11, 16, 30, tzinfo=UTC)
+    bar = (
+        "insert into market_data.bars_5m (symbol, timeframe, ts, open, high, low, close, volume, ingested_at)"
+        " values ('MSFT', '5m', %s, 1, 2, 1, 2, 10, %s)"
+    )
+    split = (
+        "insert into market_data.splits (symbol, execution_date, split_from, split_to, first_seen_at)"
+        " values ('MSFT', '2026-03-02', 1, %s, %s)"
+    )
+    log = (
+        "insert into market_data.ingest_log (run_id, symbol, timeframe, started_at, finished_at, status)"
+        " values ('r', 'MSFT', '5m', %s, %s, 'ok')"
+    )
+    run = (
+        "insert into market_data.run_log (run_id, started_at, job, trigger, requested_by, reason, series)"
+        " values ('r', %s, 'j', 't', 'b', 'w', 's')"
+    )
+    honest, lie = datetime(2026, 3, 11, 15, 0, tzinfo=UTC), datetime(2026, 3, 11, 15, 5, tzinfo=UTC)
+    with (
+        login(postgres_url, database_url, member_of=Role.WRITER) as url,
+        psycopg.connect(url, autocommit=True) as writer,
+    ):
+        now = datetime.now(UTC)
+        writer.execute(bar, (honest, now))
+        writer.execute(bar, (lie, past))
+        writer.execute(bar.replace("bars_5m", "bars"), (lie + timedelta(minutes=5), past))
+        writer.execute(split, (2, now))
+        writer.execute(split, (3, past))
+        writer.execute("update market_data.splits set split_to = 4, first_seen_at = %s where split_to = 2", (past,))
+        writer.execute(log, (past, past))
+        writer.execute(log, (now, now))
+        writer.execute(run, (past,))
+        writer.execute(
+            "select market_data.supersede_bars('MSFT', '5m', array[%s::timestamptz], %s, 'r')", (honest, past)
+        )
+        others = (
+            "select relation, instant, ts, claimed_at from market_data.recorded_instants"
+            " where recorded_at - claimed_at not between '-1 minute' and '5 minutes' and coalesce(symbol, '') <> 'AAPL'"
+            " order by 1, 2, 3"
+        )
+        assert writer.execute(others).fetchall() == [
+            ("bar_revisions", "superseded_at", honest, past),
+            ("bars", "ingested_at", lie, past),
+            ("bars", "ingested_at", lie + timedelta(minutes=5), past),
+            ("ingest_log", "finished_at", None, past),
+            ("run_log", "started_at", None, past),
+            ("splits", "first_seen_at", None, past),
+            ("splits", "first_seen_at", None, past),
+        ]
+        as_if, in_truth = (
+            writer.execute(f"select ts from market_data.{function}('MSFT', '5m', %s)", (past,)).fetchall()
+            for function in ("bars_as_of", "bars_recorded_by")
+        )
+        assert ({ts for (ts,) in as_if}, in_truth) == ({lie, lie + timedelta(minutes=5)}, [])
+        changes = "select change, split_to from market_data.split_changes where symbol = 'MSFT' order by id"
+        assert writer.execute(changes).fetchall() == [("insert", 2), ("insert", 3), ("update", 4)]
+        before = writer.execute("select count(*) from market_data.split_changes").fetchone()
+        writer.execute("update market_data.splits set doubt = 'why'")
+        assert writer.execute("select count(*) from market_data.split_changes").fetchone() == before
+        writer.execute("delete from market_data.splits where split_to = 4")
+        assert writer.execute(changes).fetchall()[-1] == ("delete", 4)
 
 
 def act_of_sqlalchemy(url: str) -> str:
