@@ -27,8 +27,9 @@ if TYPE_CHECKING:
 LISTED: Final = 200  # series listed per tier, worst first; the counts are exact
 
 # Every series that should exist, with a row in series_state or without. `behind_since` is null for what was never
-# computed and never in the future, so that it sorts by falling staleness. For a symbol that has just been followed
-# `alerting` waits for the RPO, `late` does not. The clock is read once: read for each row, it would cost as much as the
+# computed and never in the future, so that it sorts by falling staleness. A symbol that has just been followed has its
+# RPO to be loaded: `alerting`, and with it `within_rpo`, waits for that as the attainment does; `late`, by which series
+# are refreshed, does not. The clock is read once: read for each row, it would cost as much as the
 # rest.
 _SERIES: Final = """
 instant as materialized (select market_data.clock() as now),
@@ -66,7 +67,7 @@ _SERIES_OF_SYMBOL: Final = _SERIES.replace("where s.active", "where s.active and
 
 # What `SeriesFreshness` and `LaggingSeries` hold, from a row `r` of `series` and its state `t`.
 _COLUMNS: Final = """
-    r.symbol, r.timeframe, r.tier, r.status, not r.late as within_rpo,
+    r.symbol, r.timeframe, r.tier, r.status, not r.alerting as within_rpo,
     cast(extract(epoch from (select now from instant) - r.behind_since) as double precision) as staleness_seconds,
     cast(
         extract(epoch from greatest((select now from instant) - t.features_computed_at, interval '0'))
@@ -186,8 +187,8 @@ class TierFreshness:
 
     @property
     def late_series(self) -> tuple[LaggingSeries, ...]:
-        """Those of `worst` that are beyond the RPO."""
-        return tuple(lagging for lagging in self.worst if not lagging.within_rpo)
+        """Those of `worst` that are beyond the RPO, or were never computed, which are loaded without waiting for it."""
+        return tuple(one for one in self.worst if not one.within_rpo or one.status == "MISSING")
 
 
 class WorstSymbols(NamedTuple):

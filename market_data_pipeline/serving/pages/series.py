@@ -29,6 +29,7 @@ GAPS: Final = 100  # rows of the table, the newest; the totals above it are exac
 _PITCH: Final = 13  # pixels from one day of the coverage calendar to the next
 _MONTHS_HEIGHT: Final = 16  # pixels above the days for the months' names
 _WEEK: Final = 7
+_WEEKS: Final = 20  # of one piece of the calendar: 260 pixels, which fit a screen of 320
 
 # The coverage of a day, in the words of the table.
 STATUS_WORDS: Final = {
@@ -49,6 +50,16 @@ class Square(NamedTuple):
     y: int
     status: str
     title: str
+
+
+class Weeks(NamedTuple):
+    """A piece of the coverage calendar: its first and last day, and where the names of its months are."""
+
+    first: date
+    last: date
+    width: int
+    squares: list[Square]
+    months: list[tuple[int, str]]
 
 
 class Run(NamedTuple):
@@ -85,7 +96,6 @@ def render_series(
     series, timeframe = report.series, report.series.timeframe
     fresh = next(one for one in report.freshness if one.timeframe == timeframe)
     days = [(day, _status(day)) for day in report.days]
-    squares = _squares(days)
     gaps = _gap_rows(series.symbol, report.gaps, for_operator=for_operator)
     peers = [symbol for symbol, tier in report.symbols if tier == fresh.tier]
     at = peers.index(series.symbol)
@@ -106,10 +116,8 @@ def render_series(
         source=source,
         features=FEATURES,
         own=own,
-        squares=squares,
-        months=_months(report.days),
-        width=max((square.x for square in squares), default=0) + _PITCH,
-        height=max((square.y for square in squares), default=0) + _PITCH,
+        calendar=_calendar(days),
+        height=_MONTHS_HEIGHT + _WEEK * _PITCH,
         runs=_runs(days),
         day_counts={name: sum(status == name for _, status in days) for name in STATUS_WORDS},
         status_words=STATUS_WORDS,
@@ -127,25 +135,33 @@ def _status(day: Day) -> str:
     return str(day.status) if day.status else "never_asked" if day.is_due else "not_due"
 
 
-def _squares(days: Iterable[tuple[Day, str]]) -> list[Square]:
+def _calendar(days: Sequence[tuple[Day, str]]) -> list[Weeks]:
     """Return the days as squares: a column is a week from Monday on, like a calendar on its side."""
-    found: list[Square] = []
-    monday = None
-    for day, status in days:
-        monday = monday or day.session_date - timedelta(days=day.session_date.weekday())
-        week, weekday = divmod((day.session_date - monday).days, _WEEK)
-        title = f"{day.session_date:%a %Y-%m-%d}: {status.replace('_', ' ')}, {day.rows} bars"
-        found.append(Square(week * _PITCH, _MONTHS_HEIGHT + weekday * _PITCH, status, title))
+    if not days:
+        return []
+    begins = days[0][0].session_date
+    begins -= timedelta(days=begins.weekday())
+    found = []
+    for number, group in groupby(days, key=lambda each: (each[0].session_date - begins).days // (_WEEK * _WEEKS)):
+        members = list(group)
+        monday = begins + timedelta(weeks=number * _WEEKS)
+        squares = [_square(day, status, monday) for day, status in members]
+        dates = [day.session_date for day, _ in members]
+        width = max(square.x for square in squares) + _PITCH
+        found.append(Weeks(dates[0], dates[-1], width, squares, _months(dates, monday)))
     return found
 
 
-def _months(days: Sequence[Day]) -> list[tuple[int, str]]:
+def _square(day: Day, status: str, monday: date) -> Square:
+    week, weekday = divmod((day.session_date - monday).days, _WEEK)
+    title = f"{day.session_date:%a %Y-%m-%d}: {status.replace('_', ' ')}, {day.rows} bars"
+    return Square(week * _PITCH, _MONTHS_HEIGHT + weekday * _PITCH, status, title)
+
+
+def _months(dates: Sequence[date], monday: date) -> list[tuple[int, str]]:
     """Return the position of each month's name above the squares."""
-    if not days:
-        return []
-    monday = days[0].session_date - timedelta(days=days[0].session_date.weekday())
-    firsts = [next(members) for _, members in groupby(days, key=lambda day: day.session_date.replace(day=1))]
-    places = [((day.session_date - monday).days // _WEEK * _PITCH, f"{day.session_date:%b}") for day in firsts]
+    firsts = [next(members) for _, members in groupby(dates, key=lambda day: day.replace(day=1))]
+    places = [((day - monday).days // _WEEK * _PITCH, f"{day:%b}") for day in firsts]
     # The first month may have only a few days; the next month's name would then cover its own.
     return places[1:] if len(places) > 1 and places[1][0] - places[0][0] < 2 * _PITCH else places
 

@@ -44,6 +44,8 @@ if TYPE_CHECKING:
     )
 
 EXECUTIONS: Final = 10
+REASONS: Final = 10  # of failures, so that the objectives below stay in reach
+OUTSIDE: Final = 12  # series outside their RPO that are named; the matrix marks all
 # A table of symbols is broken into pieces that stand side by side: three fit a wide screen, and beyond 20 rows the
 # column headers would scroll out of sight.
 _PIECES: Final = 3
@@ -64,7 +66,7 @@ class Status:
 
 
 class Cell(NamedTuple):
-    """One series in the matrix: its state, the visible text, what a screen reader adds, and the tooltip."""
+    """One series in the matrix: its state, the visible text, what its name adds for screen readers, and the tooltip."""
 
     status: str
     url: str
@@ -127,6 +129,8 @@ def render_status(
         within=sum(one.within_rpo for one in series),
         loaded=any(one.features_computed_at for one in series),
         failing=failing(series),
+        most_reasons=REASONS,
+        outside=furthest_behind(series)[:OUTSIDE],
         failing_count=sum(one.consecutive_failures > 0 for one in series),
         outside_count=sum(not one.within_rpo for one in series),
         tiers=_tiers(status) if status else [],
@@ -143,6 +147,14 @@ def failing(series: Iterable[SeriesFreshness]) -> list[Failing]:
             reasons[one.last_error_class or "", one.last_error or ""].append(one)
     found = [Failing(*reason, members) for reason, members in reasons.items()]
     return sorted(found, key=lambda one: (-len(one.series), one.error_class, one.error))
+
+
+def furthest_behind(series: Iterable[SeriesFreshness]) -> list[SeriesFreshness]:
+    """Return the series outside their RPO, the furthest behind first; what was never computed comes before all."""
+    outside = (one for one in series if not one.within_rpo)
+    return sorted(
+        outside, key=lambda one: (one.staleness_seconds is not None, -(one.staleness_seconds or 0), one.symbol)
+    )
 
 
 def _tiers(status: Status) -> list[dict[str, Any]]:

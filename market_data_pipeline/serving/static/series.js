@@ -106,7 +106,11 @@ function fillTable() {
   const body = records.slice(-TABLE_ROWS).reverse().map((record) => {
     const row = document.createElement("tr");
     row.append(Object.assign(cell("th", record.ts), { scope: "row" }));
-    for (const name of names) row.append(cell("td", SeriesChart.words(record[name]), true));
+    for (const name of names) {
+      const made = cell("td", SeriesChart.words(record[name]), true);
+      made.dataset.label = name;
+      row.append(made);
+    }
     return row;
   });
   table.querySelector("thead").replaceChildren(head);
