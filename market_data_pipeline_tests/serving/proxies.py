@@ -75,7 +75,7 @@ def _running(command: list[str], folder: Path, port: int) -> Iterator[None]:
     with log.open("w") as output:
         process = subprocess.Popen(command, cwd=folder, env=environment, stdout=output, stderr=output)
     try:
-        wait_until(lambda: process.poll() is not None or _listens(port))
+        wait_until(lambda: process.poll() is not None or is_open(port))
         assert process.poll() is None, log.read_text()
         yield
     finally:
@@ -83,7 +83,8 @@ def _running(command: list[str], folder: Path, port: int) -> Iterator[None]:
         process.wait(10)
 
 
-def _listens(port: int) -> bool:
+def is_open(port: int) -> bool:
+    """Return whether a process listens on a port of this machine."""
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import re
+import sys
 from collections.abc import Iterator
 from datetime import timedelta
+from pathlib import Path
 
+import psutil
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from market_data_pipeline_tests.serving.browser import Reader, browser
 from market_data_pipeline_tests.serving.conftest import Api
+from market_data_pipeline_tests.serving.proxies import free_port, is_open
 from market_data_pipeline_tests.serving.seeding import NOW, Seed
 from market_data_pipeline_tests.serving.test_reports import STALENESS, seed_universe
 from market_data_pipeline_tests.serving.waiting import wait_until
@@ -136,6 +142,40 @@ def test_a_page_that_cannot_be_updated_says_since_when(reader: Reader, seed: See
     reader.update()
     expect(page.locator("#trouble")).to_be_hidden()
     reader.complaints.remove("Failed to load resource: the server responded with a status of 503 (Service Unavailable)")
+
+
+def test_a_page_whose_server_hangs_says_so(browser: Browser, seed: Seed, database_url: str, tmp_path: Path) -> None:
+    seed.series("AAPL")
+    port = free_port()
+    environment = {
+        **os.environ, "DATABASE_URL": database_url, "MARKET_DATA_PROJECT_ROOT": str(tmp_path),
+        "MARKET_DATA_AS_OF": NOW.isoformat(), "MARKET_DATA_API_PORT": str(port),
+    }  # fmt: skip
+    process = psutil.Popen([sys.executable, "-m", "market_data_pipeline.runtime.api"], env=environment)
+    try:
+        wait_until(lambda: is_open(port), at_most=60)
+        context = browser.new_context()
+        page = context.new_page()
+        page.clock.install()
+        page.goto(f"http://127.0.0.1:{port}/")
+        expect(page.locator("td.FRESH")).to_have_count(1)
+        process.suspend()
+        page.clock.run_for(35_000)  # an update was due after 30
+        expect(page.locator("#age")).to_have_text(re.compile(r"\(3\d s ago\)"))
+        page.clock.run_for(10_000)
+        expect(page.locator("#trouble")).to_contain_text(
+            "The API has not answered for 10 s. This page shows the state of"
+        )
+        expect(page.locator("#age.old")).to_be_visible()
+        process.resume()
+        page.clock.run_for(30_000)
+        expect(page.locator("#trouble")).to_be_hidden()
+        page.clock.run_for(5_000)
+        expect(page.locator("#age.old")).to_have_count(0)
+        context.close()
+    finally:
+        process.kill()
+        process.wait(10)
 
 
 @pytest.mark.usefixtures("dagster_instance")

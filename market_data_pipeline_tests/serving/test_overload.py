@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from urllib.parse import urlsplit
 
 import dagster as dg
+import psutil
 import psycopg
 import pytest
 import requests
 
 from market_data_pipeline.serving import database
 from market_data_pipeline.serving.problems import DATABASE_BUSY
-from market_data_pipeline_tests.serving.conftest import MovableClock, serve
+from market_data_pipeline_tests.serving.conftest import Api, MovableClock, serve
 from market_data_pipeline_tests.serving.seeding import Seed
 from market_data_pipeline_tests.serving.waiting import wait_until
 
@@ -35,14 +37,15 @@ def test_monitors_are_answered_while_reports_wait_and_those_that_wait_too_long_a
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(database, "LANE_TIMEOUT_SECONDS", 0.5)
-    seed.series("AAPL")
+    for number in range(READERS):
+        seed.symbol(f"S{number}")
     answers: list[requests.Response] = []
     with serve(settings) as api, psycopg.connect(database_url) as other, ThreadPoolExecutor(READERS) as readers:
         other.execute("lock table market_data.bar_revisions in access exclusive mode")
         refused = threading.Semaphore(0)
 
-        def read(_: int) -> None:
-            answer = requests.get(f"{api.base}/series/AAPL/5m", timeout=30)
+        def read(number: int) -> None:
+            answer = requests.get(f"{api.base}/series/S{number}/5m", timeout=30)
             answers.append(answer)
             if answer.status_code == 503:
                 refused.release()
@@ -61,8 +64,34 @@ def test_monitors_are_answered_while_reports_wait_and_those_that_wait_too_long_a
     )
     for answer in answers:
         if answer.status_code == 503:
-            assert (answer.json()["type"], answer.json()["detail"]) == ("/problems/busy", DATABASE_BUSY)
+            assert "The API is busy" in answer.text
             assert int(answer.headers["Retry-After"]) > 0
+
+
+@pytest.mark.parametrize("path", ["/", "/series/AAPL/5m"])
+def test_readers_of_the_same_page_share_one(
+    settings: MovableClock, seed: Seed, dagster_instance: dg.DagsterInstance, database_url: str, path: str
+) -> None:
+    seed.series("AAPL")
+    with serve(settings) as api, psycopg.connect(database_url) as other, ThreadPoolExecutor(READERS) as readers:
+        other.execute("lock table market_data.series_state in access exclusive mode")
+        before = connections(api)
+        reading = [readers.submit(requests.get, api.base + path, timeout=30) for _ in range(READERS)]
+        wait_until(lambda: waiting(other) == 1 and connections(api) == before + READERS)
+        assert waiting(other) == 1
+        other.rollback()
+        pages = {reader.result().text for reader in reading}
+    assert len(pages) == 1
+    assert "AAPL" in pages.pop()
+
+
+def connections(api: Api) -> int:
+    """Return how many clients are connected to the API."""
+    port = urlsplit(api.base).port
+    return sum(
+        one.status == psutil.CONN_ESTABLISHED and one.laddr.port == port
+        for one in psutil.Process().net_connections("tcp")
+    )
 
 
 def test_a_server_without_a_free_connection_is_busy_and_not_lost(

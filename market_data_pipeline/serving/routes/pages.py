@@ -17,12 +17,13 @@ from fastapi import APIRouter, Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.staticfiles import StaticFiles
 
-from market_data_pipeline.domain.errors import DatabaseUnavailableError, UsageError
+from market_data_pipeline.domain.errors import DatabaseBusyError, DatabaseUnavailableError, UsageError
 from market_data_pipeline.domain.series import Series, Timeframe, asset_class_of, canonical_symbol, parse_timeframe
 from market_data_pipeline.ingest.fetch_plan import Timing
 from market_data_pipeline.polygon.plans import plan_named
 from market_data_pipeline.reports.series import series_report
 from market_data_pipeline.reports.series_records import similar_symbol
+from market_data_pipeline.serving.cache import SingleFlight
 from market_data_pipeline.serving.formats import takes_gzip
 from market_data_pipeline.serving.pages import series as series_page
 from market_data_pipeline.serving.pages import status as status_page
@@ -33,7 +34,7 @@ from market_data_pipeline.settings.addresses import local_url
 from market_data_pipeline.store.connection import snapshot
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Hashable, Sequence
     from os import PathLike, stat_result
 
     import sqlalchemy as sa
@@ -82,15 +83,35 @@ def router(
     routes = APIRouter(include_in_schema=False)
     plan = plan_named(settings.plan)
 
-    async def answer(request: Request, make: Callable[[sa.Engine], tuple[HTTPStatus, str]]) -> Response:
-        """Return the page that `make` renders in a thread, so that the event loop serves others meanwhile."""
+    flight = SingleFlight()
+
+    async def answer(
+        request: Request, key: tuple[Hashable, ...], make: Callable[[sa.Engine], tuple[HTTPStatus, str]]
+    ) -> Response:
+        """Return the page that `make` renders in a thread, so that the event loop serves others meanwhile.
+
+        Readers who ask at the same time for what has the same `key` share one page.
+        """
         gzip = takes_gzip(",".join(request.headers.getlist("accept-encoding")))
 
         def rendered(source: sa.Engine) -> tuple[HTTPStatus, bytes]:
             status, text = make(source)
             return status, compress(text.encode(), _LEVEL) if gzip else text.encode()
 
-        status, content = await database.report(rendered)
+        try:
+            status, content = await flight.run((*key, gzip), lambda: database.report(rendered))
+        except DatabaseBusyError:
+            sentence = "More readers are asking than it can serve at once. This page tries again on its own."
+            return unavailable(
+                render(
+                    "message.html",
+                    root=_root(request),
+                    now=None,
+                    status=503,
+                    heading="The API is busy",
+                    sentence=sentence,
+                )
+            )
         headers = PAGE_HEADERS | ({"content-encoding": "gzip"} if gzip else {})
         return HTMLResponse(content, status, headers)
 
@@ -106,7 +127,7 @@ def router(
             )
 
         try:
-            return await answer(request, make)
+            return await answer(request, ("", for_operator, offer, dagster_url), make)
         except DatabaseUnavailableError:
             return unavailable(status_page.render_status(None, now, wall=wall))
 
@@ -120,7 +141,7 @@ def router(
     @routes.get("/series/{symbol:path}/{timeframe}")
     async def one_series(request: Request, symbol: str, timeframe: str) -> Response:
         now, for_operator = settings.clock(), access.is_allowed(request)
-        root = _root(request)
+        root, dagster_url, offer = _root(request), _dagster_url(request, settings), access.offer(request)
         message = partial(render, "message.html", root=root, now=None)
 
         def make(source: sa.Engine) -> tuple[HTTPStatus, str]:
@@ -144,12 +165,12 @@ def router(
                 root=root,
                 for_operator=for_operator,
                 own=own,
-                dagster_url=_dagster_url(request, settings),
-                offer=access.offer(request),
+                dagster_url=dagster_url,
+                offer=offer,
             )
 
         try:
-            return await answer(request, make)
+            return await answer(request, (symbol, timeframe, root, for_operator, offer, dagster_url), make)
         except DatabaseUnavailableError:
             sentence = "This page and the API recover on their own as soon as it answers."
             return unavailable(message(status=503, heading="The database cannot be reached", sentence=sentence))

@@ -2,30 +2,39 @@
 // The server renders everything that is shown; without scripts the status page reloads itself.
 
 import { reload, restorePlace } from "./reload.js";
+import { PATIENCE_SECONDS, UnreachableError, request } from "./request.js";
 
 const KEPT = new Set(["tabindex", "hidden", "open", "aria-pressed"]); // the reader's, not the server's
 
 const trouble = document.getElementById("trouble");
 const pause = document.getElementById("pause");
+const age = document.getElementById("age");
+const AGE_MS = 5_000; // between two looks at how old the page is
 let paused = false;
+let updatedAt = performance.now();
+let seenSince = updatedAt;
 
 // `before()` returns what `after(before)` compares with the updated page.
 export function keepLive({ before = () => null, after = () => {} } = {}) {
   const update = async () => {
     try {
-      const response = await fetch(location.href, { headers: { accept: "text/html" }, cache: "no-store" });
+      const { response, text } = await request(
+        location.href, async (response) => ({ response, text: await response.text() }), { headers: { accept: "text/html" }, cache: "no-store" });
+      const page = new DOMParser().parseFromString(text, "text/html");
       if (!response.ok) {
-        complain(response.status === 503 ? "The database cannot be reached." : `The API answered ${response.status}.`);
+        const reason = page.querySelector("[data-reason]")?.dataset.reason; // a page that says why it cannot be shown
+        complain(reason ?? `The API answered ${response.status}.`);
         return;
       }
-      const page = new DOMParser().parseFromString(await response.text(), "text/html");
       const was = before();
       if (!put(page)) return;
+      updatedAt = performance.now();
       trouble.hidden = true;
+      showAge();
       after(was);
     } catch (error) {
-      if (!(error instanceof TypeError)) throw error;
-      complain("The API cannot be reached.");
+      if (!(error instanceof UnreachableError)) throw error;
+      complain(error.message);
     }
   };
   const due = () => {
@@ -41,6 +50,20 @@ export function keepLive({ before = () => null, after = () => {} } = {}) {
   });
   document.addEventListener("visibilitychange", due);
   setInterval(due, pausing.dataset.seconds * 1000);
+  document.addEventListener("visibilitychange", () => (seenSince = performance.now()));
+  setInterval(showAge, AGE_MS);
+}
+
+// How long ago the page was updated, and a warning once that is longer than an update may take.
+function showAge() {
+  const now = performance.now();
+  const longest = (Number(document.getElementById("pausing").dataset.seconds) + PATIENCE_SECONDS) * 1000;
+  const seconds = Math.floor((now - updatedAt) / 1000);
+  age.textContent = seconds * 1000 < AGE_MS ? "" : ` (${seconds < 120 ? `${seconds} s` : `${Math.floor(seconds / 60)} min`} ago)`;
+  // A hidden tab does not update; it has the time for an update once it is seen again.
+  const isOld = !paused && document.visibilityState === "visible" && now - Math.max(updatedAt, seenSince) > longest;
+  age.classList.toggle("old", isOld);
+  if (isOld && trouble.hidden) complain("This page could not be updated.");
 }
 
 function put(page) {

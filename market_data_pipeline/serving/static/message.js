@@ -1,6 +1,7 @@
 // A page that says why there is nothing to show: checks whether that has changed, and then reloads.
 
 import { reload, restorePlace } from "./reload.js";
+import { UnreachableError, request } from "./request.js";
 
 const LOST_MS = 2_000; // a restarted database answers within seconds
 const LONGEST_MS = 30_000; // as often as the other pages update
@@ -13,10 +14,11 @@ async function look() {
   clearTimeout(timer);
   if (document.visibilityState === "visible") {
     try {
-      const response = await fetch(location.href, { method: "HEAD", headers: { accept: "text/html" }, cache: "no-store" });
-      if (String(response.status) !== status) return reload("The page is available now.");
+      const options = { method: "HEAD", headers: { accept: "text/html" }, cache: "no-store" };
+      const found = await request(location.href, (response) => String(response.status), options);
+      if (found !== status) return reload("The page is available now.");
     } catch (error) {
-      if (!(error instanceof TypeError)) throw error; // the API cannot be reached either
+      if (!(error instanceof UnreachableError)) throw error; // the API cannot be reached either
     }
     wait = Math.min(2 * wait, LONGEST_MS);
   }

@@ -2,6 +2,7 @@
 
 import { keepLive } from "./live.js";
 import { SeriesChart } from "./chart.js";
+import { request } from "./request.js";
 
 const NEWEST = 600; // bars at first: three sessions of 5-minute ones, as many as fit a wide screen
 const OLDER = 1000; // more at a time as the reader goes back
@@ -42,13 +43,13 @@ function choose() {
   fillTable();
 }
 
-async function request(parameters) {
+async function fetchRecords(parameters) {
   const { root, symbol, timeframe, source } = frame.dataset;
   const path = source === "features" ? "features/quant" : "bars";
   const query = new URLSearchParams({ timeframe, ...parameters });
-  const response = await fetch(`${root}api/v1/${path}/${encodeURIComponent(symbol)}?${query}`);
-  const answer = await response.json();
-  if (!response.ok) throw new Error(answer.detail);
+  const address = `${root}api/v1/${path}/${encodeURIComponent(symbol)}?${query}`;
+  const { ok, answer } = await request(address, async (response) => ({ ok: response.ok, answer: await response.json() }));
+  if (!ok) throw new Error(answer.detail);
   return answer[source].map((record) => ({ ...record, time: Date.parse(record.ts) / 1000 }));
 }
 
@@ -56,7 +57,7 @@ async function loadOlder() {
   if (whole || loading || !records.length) return;
   loading = true;
   try {
-    const older = await request({ limit: OLDER, end: records[0].ts });
+    const older = await fetchRecords({ limit: OLDER, end: records[0].ts });
     whole = older.length < OLDER;
     records = [...older, ...records];
     draw();
@@ -73,7 +74,7 @@ async function loadNewer() {
   if (loading) return;
   if (!records.length) return loadFirst(); // the database was unreachable, or there were none
   const since = records[Math.max(records.length - 100, 0)];
-  const newer = await request({ limit: 1000, start: since.ts });
+  const newer = await fetchRecords({ limit: 1000, start: since.ts });
   records = [...records.filter(({ time }) => time < since.time), ...newer];
   draw();
 }
@@ -136,7 +137,7 @@ async function begin() {
 async function loadFirst() {
   loading = true;
   try {
-    records = await request({ limit: NEWEST });
+    records = await fetchRecords({ limit: NEWEST });
     whole = records.length < NEWEST;
     if (records.length) draw();
     else say("There are no bars with features yet.");
