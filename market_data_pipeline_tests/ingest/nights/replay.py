@@ -133,8 +133,8 @@ def is_refreshed(quarter: datetime) -> bool:
     """Return whether the replay refreshes at this quarter of an hour, where nothing happens in the scenario.
 
     Refreshes are most of its time, so it makes those that change what is stated: hourly from an hour after a session's
-    start to an hour after its end, so that no series is an hour behind; when the day bar is there, or is late; and twice
-    when the day has settled.
+    start to an hour after its end, so that no series is an hour behind; when the day bar is there, or is late; and
+    twice when the day has settled.
     """
     day = EQUITIES.session_date(quarter)
     clock = quarter - EQUITIES.midnight(day)
