@@ -32,7 +32,7 @@ install: $(VENV)/.installed ## install the locked environment into .venv
 
 run: $(VENV)/.installed ## start everything and load the universe; ONCE=1 exits when the backfill is done
 ifeq ($(filter-out 0 no false,$(ONCE)),)
-	@$(BIN)/market-data up $(ARGS); code=$$?; test $$code -eq 130 || exit $$code # Ctrl-C is how it ends
+	@exec $(BIN)/market-data up --from-make $(ARGS) # not below a shell: what ends make ends it too
 else
 	@$(BIN)/market-data up --once $(ARGS)
 	@echo "In all, installation included: $$(($$(date +%s) - $(STARTED))) s."

@@ -20,6 +20,7 @@ from market_data_pipeline.orchestration.jobs.prune import prune_job
 from market_data_pipeline.orchestration.jobs.reconcile import reconcile_job
 from market_data_pipeline.orchestration.jobs.refresh import refresh_job
 from market_data_pipeline.orchestration.resources import PipelineResource
+from market_data_pipeline.orchestration.run_liveness import run_executor
 from market_data_pipeline.orchestration.schedules import nightly_schedule, tier_schedule
 from market_data_pipeline.orchestration.sensors.backfill_requests import backfill_request_sensor
 from market_data_pipeline.orchestration.sensors.staleness import staleness_sensor
@@ -66,7 +67,7 @@ def build_defs(*, resource_overrides: Mapping[str, object] | None = None) -> dg.
         ],
         resources={"pipeline": _Pipeline(), **(resource_overrides or {})},
         # A run is a shard whose symbols run in threads: a process for each step would only cost another second.
-        executor=dg.in_process_executor,
+        executor=run_executor,
     )
 
 

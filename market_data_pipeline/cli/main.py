@@ -51,13 +51,21 @@ def up(
         bool,
         typer.Option("--once", help="Exit when the backfill is done, with code 0 only if every series is complete."),
     ] = False,
+    from_make: Annotated[
+        bool, typer.Option("--from-make", hidden=True, help="Exit with 0 on Ctrl-C, which make would call an error.")
+    ] = False,
 ) -> None:
     """Start the database, the sandbox if no key is set, Dagster and the read API, and backfill what is missing."""
     from market_data_pipeline.runtime.env_file import write_env
     from market_data_pipeline.runtime.up import run_up
 
     write_env()  # before the settings are read: it corrects the paths of a project that was moved
-    raise typer.Exit(run_up(settings(), once))
+    try:
+        raise typer.Exit(run_up(settings(), once))
+    except KeyboardInterrupt:
+        if from_make:
+            raise typer.Exit from None
+        raise
 
 
 @app.command(epilog="Example: market-data down")

@@ -163,9 +163,9 @@ RECOVERY_OBJECTIVES: Final[Mapping[Outage, RecoveryObjective]] = MappingProxyTyp
             rto=timedelta(minutes=5),
             symptom="`market-data health` reports the Dagster daemon unreachable; the UI shows no new ticks.",
             procedure=(
-                "Run `market-data health` to see which daemon has stopped sending heartbeats.",
-                "Start it again with `market-data up`; under a process supervisor it restarts automatically.",
-                "Run monitoring marks the runs that died with it as failed and restarts them.",
+                "Run `market-data health`: it names the daemon without heartbeats, and what is not evaluated.",
+                "`market-data up` starts its processes again and alerts; if it has ended itself, start it again.",
+                "Runs that died are found within a minute, marked as failed, and started again.",
                 "Wait for the next schedule tick or launch the tier's job: it fetches exactly what is missing.",
                 "Confirm with `market-data staleness` that every tier is within its RPO.",
             ),

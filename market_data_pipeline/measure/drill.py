@@ -177,7 +177,7 @@ def _scheduler_crash(course: Course) -> None:
     killed = project.kill_dagster()
     course.begins(f"killed {killed} processes of Dagster, a run among them")
     crashed_at = course.began_at
-    course.until("`market-data up` noticed and ended", project.up_has_ended)
+    course.until("`market-data up` started them again", project.dagster_runs)
     course.until("every daemon sends heartbeats", lambda: project.daemons_live_since(crashed_at))
     course.until("the runs that died are accounted for", lambda: not set(runs) & set(project.unfinished()))
     course.until_refreshed()

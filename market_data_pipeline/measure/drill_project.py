@@ -19,9 +19,10 @@ from market_data_pipeline.domain.errors import DatabaseUnavailableError, Pipelin
 from market_data_pipeline.domain.series import Tier
 from market_data_pipeline.measure.scratch import scratch_project
 from market_data_pipeline.orchestration.dagster_internals import StoredDagsterState
+from market_data_pipeline.process_identity import is_alive
 from market_data_pipeline.runtime.load import dagster_instance
 from market_data_pipeline.runtime.postgres import EmbeddedPostgres
-from market_data_pipeline.runtime.processes import Child, Processes, end_trees, is_alive
+from market_data_pipeline.runtime.processes import Child, Processes, end_trees
 from market_data_pipeline.settings.sandbox import HOST, SANDBOX_KEY, STATUS_PATH
 from market_data_pipeline.store.connection import engine
 
@@ -34,6 +35,7 @@ UNIVERSE: Final = {Tier.CRITICAL: ("AAPL", "MSFT"), Tier.STANDARD: (), Tier.LOW_
 OWN_FEATURES: Final = "drill_features.py"
 NO_FEATURES: Final = "FEATURES = ()\n"
 
+_DAGSTER: Final = {"dagster-daemon", "grpc"}  # words in the command lines of the daemon and the code server
 _HISTORY_DAYS: Final = 5  # a longer history makes the drill longer, but not the outages
 _POLL_SECONDS: Final = 0.5
 _UP: Final = "from market_data_pipeline.cli.main import main; main()"
@@ -102,15 +104,24 @@ class DrillProject:
     def kill_dagster(self) -> int:
         """Kill Dagster's daemon, its code server and their runs; return how many processes were killed."""
         killed = 0
-        children = self._up.process.children() if self._up is not None else []
-        roots = [
-            each for each in children if {"dagster-daemon", "code-server"} & {_word(a) for a in each.cmdline()[:3]}
-        ]
+        roots = self._dagster_roots()
         for process in [*roots, *(child for root in roots for child in root.children(recursive=True))]:
             with suppress(psutil.NoSuchProcess):
                 process.kill()
                 killed += 1
         return killed
+
+    def dagster_runs(self) -> bool:
+        """Return whether both Dagster's daemon and its code server run."""
+        return len([process for process in self._dagster_roots() if is_alive(process)]) == len(_DAGSTER)
+
+    def _dagster_roots(self) -> list[psutil.Process]:
+        found = []
+        for process in self._up.process.children() if self._up is not None else []:
+            with suppress(psutil.NoSuchProcess):
+                if _DAGSTER & {_word(argument) for argument in process.cmdline()[:6]}:
+                    found.append(process)
+        return found
 
     def kill_database(self) -> None:
         """Kill PostgreSQL's main process, which ends all connections."""

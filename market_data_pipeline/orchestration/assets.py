@@ -40,7 +40,6 @@ from market_data_pipeline.orchestration.partitions import (
 )
 from market_data_pipeline.orchestration.provenance import of_run
 from market_data_pipeline.orchestration.resources import PipelineResource
-from market_data_pipeline.orchestration.run_liveness import alive
 from market_data_pipeline.orchestration.runs import seconds_until_start
 
 if TYPE_CHECKING:
@@ -123,7 +122,7 @@ def refresh_tier(
         )
         series = sum(len(request.timeframes) for request in requests)
         context.log.info(f"Refreshing {series} series of {len(requests)} symbols.")
-        with pipeline.database() as engine, alive(context.instance, engine, context.run.run_id):
+        with pipeline.database() as engine:
             append_run(engine, context.run.run_id, context.job_name, **of_run(context.run)._asdict())
             running = pipeline.refresh(
                 requests, run_id=context.run.run_id, history_days=config.history_days, full=config.full_refresh

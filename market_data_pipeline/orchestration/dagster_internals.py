@@ -27,14 +27,15 @@ import sys
 import threading
 import time
 import uuid
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from itertools import groupby
 from operator import attrgetter
 from typing import TYPE_CHECKING, Final
 
 from market_data_pipeline.domain.errors import DatabaseUnavailableError
 from market_data_pipeline.domain.objectives import TIER_OBJECTIVES
-from market_data_pipeline.reports.dagster_state import Daemon, Run, Schedule
+from market_data_pipeline.orchestration.cadences import SCHEDULES, SENSORS
+from market_data_pipeline.reports.dagster_state import Daemon, Evaluation, Run, Schedule
 from market_data_pipeline.settings.project import LOCATION, STORAGE_ZONE
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
     from dagster._core.origin import JobPythonOrigin
     from dagster._core.remote_origin import RemoteJobOrigin
+    from dagster._core.scheduler.instigation import InstigatorState
     from starlette.types import ASGIApp
 
     T = TypeVar("T")
@@ -176,6 +178,16 @@ def run_webserver(arguments: Sequence[str], guard: Callable[[ASGIApp], ASGIApp])
     cli.cli(list(arguments), prog_name="dagster-webserver", auto_envvar_prefix="DAGSTER_WEBSERVER")
 
 
+def code_server_answers(socket: Path, seconds: int = 5) -> bool:
+    """Return whether the code server that listens on a socket answers within `seconds`."""
+    from dagster._grpc.client import DagsterGrpcClient
+
+    try:
+        return bool(DagsterGrpcClient(socket=str(socket)).get_server_id(timeout=seconds))
+    except Exception:  # noqa: BLE001 - whatever the reason is, it does not answer
+        return False
+
+
 # A daemon writes a heartbeat every 30 s. Dagster itself tolerates half an hour of silence, six times the objective for
 # restoring a crashed scheduler (5 minutes); here a daemon that misses three is down.
 HEARTBEAT_TOLERANCE_SECONDS: Final = 100.0
@@ -187,6 +199,7 @@ _RECYCLE_SECONDS: Final = 300  # of a pooled connection; each of the three stora
 _MORE_CONNECTIONS: Final = 4  # for concurrent queries
 _RUN_ID_LENGTH: Final = 36
 _SEARCHED: Final = 1000  # newest runs, for the beginning of an id: about eight days of schedules
+_SENSOR_SECONDS: Final = 30  # between two ticks of a sensor that does not say, Dagster's default
 _LONGEST_MESSAGE: Final = 300  # characters of a run's failure; the rest is in Dagster's UI
 
 
@@ -223,6 +236,10 @@ class StoredDagsterState:
     def schedules(self) -> tuple[Schedule, ...]:
         """Return the tiers' schedules."""
         return self._read(_schedules)
+
+    def evaluations(self) -> tuple[Evaluation, ...]:
+        """Return when each schedule and sensor was evaluated."""
+        return self._read(_evaluations)
 
     def close(self) -> None:
         """Close the connections."""
@@ -383,6 +400,46 @@ def _schedules(instance: dg.DagsterInstance) -> tuple[Schedule, ...]:
             )
         )
     return tuple(found)
+
+
+def _evaluations(instance: dg.DagsterInstance) -> tuple[Evaluation, ...]:
+    from dagster._core.definitions.run_request import InstigatorType
+    from dagster._utils.schedules import get_next_cron_tick
+
+    states = {
+        (state.instigator_type, state.name): state
+        for state in instance.all_instigator_state()
+        if state.origin.repository_origin.code_location_origin.location_name == LOCATION
+    }
+    found = []
+    for name in SENSORS:
+        state = states.get((InstigatorType.SENSOR, name))
+        evaluated, attempted = _last_ticks(instance, state) if state else (None, None)
+        seconds = getattr(state and state.instigator_data, "min_interval", None) or _SENSOR_SECONDS
+        due = evaluated + timedelta(seconds=seconds) if evaluated else None
+        running = state is None or state.is_running
+        found.append(Evaluation(name, f"every {seconds} s", running, evaluated, attempted, due))
+    for name, (cron, zone) in SCHEDULES.items():
+        state = states.get((InstigatorType.SCHEDULE, name))
+        evaluated, attempted = _last_ticks(instance, state) if state else (None, None)
+        # Without a tick yet, the first one is due after the daemon began to evaluate the schedule.
+        since = evaluated or _from_epoch(getattr(state and state.instigator_data, "start_timestamp", None))
+        due = get_next_cron_tick(cron, since, zone).astimezone(UTC) if since else None
+        running = state is None or state.is_running
+        found.append(Evaluation(name, f"{cron} {zone}", running, evaluated, attempted, due))
+    return tuple(found)
+
+
+def _last_ticks(instance: dg.DagsterInstance, state: InstigatorState) -> tuple[datetime | None, datetime | None]:
+    """Return the instants of the last tick that was evaluated and of the last one, which may be under way or failed."""
+    from dagster._core.scheduler.instigation import TickStatus
+
+    origin, selector, good = state.instigator_origin_id, state.selector_id, [TickStatus.SUCCESS, TickStatus.SKIPPED]
+    last = instance.get_ticks(origin, selector, limit=1)
+    evaluated = (
+        last if last and last[0].status in good else instance.get_ticks(origin, selector, limit=1, statuses=good)
+    )
+    return _from_epoch(evaluated[0].timestamp if evaluated else None), _from_epoch(last[0].timestamp if last else None)
 
 
 def _from_epoch(seconds: float | None) -> datetime | None:

@@ -16,6 +16,7 @@ import dagster as dg
 from market_data_pipeline.domain.errors import UsageError
 from market_data_pipeline.domain.objectives import TIER_OBJECTIVES
 from market_data_pipeline.domain.series import Tier, Timeframe
+from market_data_pipeline.orchestration.cadences import MAX_RUNTIME_TAG
 from market_data_pipeline.orchestration.dagster_internals import enqueue, keep_connections, load_location
 from market_data_pipeline.orchestration.jobs.refresh import QUALITY_JOB, job_name, op_name, run_tags
 from market_data_pipeline.orchestration.partitions import range_tags, symbols_of
@@ -54,6 +55,7 @@ def tier_run_requests(
     trigger: str = "schedule",
     run_config: Mapping[str, Any] | None = None,
     starts_at: datetime | None = None,
+    max_runtime: int | None = None,
 ) -> list[dg.RunRequest]:
     """Return the runs that refresh a tier, one per shard of its symbols.
 
@@ -64,14 +66,16 @@ def tier_run_requests(
         trigger: what starts the runs, for their tags.
         run_config: goes to every run.
         starts_at: no run sends anything to the vendor before this instant; aware.
+        max_runtime: seconds after which Dagster ends a run; by default those of dagster.yaml.
     """
     delay = {STARTS_AT_TAG: starts_at.isoformat()} if starts_at else {}
+    limit = {MAX_RUNTIME_TAG: str(max_runtime)} if max_runtime else {}
     return [
         dg.RunRequest(
             run_key=f"{shard[0]}..{shard[-1]}",
             job_name=job_name(tier),
             run_config=run_config or {},
-            tags={**run_tags(tier), **range_tags(shard), TRIGGER_TAG: trigger, **delay},
+            tags={**run_tags(tier), **range_tags(shard), TRIGGER_TAG: trigger, **delay, **limit},
         )
         for shard in shards(symbols, max_symbols or TIER_OBJECTIVES[tier].max_shard_symbols)
     ]

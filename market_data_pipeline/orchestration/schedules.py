@@ -1,27 +1,23 @@
 """When jobs start automatically (https://docs.dagster.io/guides/automate/schedules).
 
-The tiers' times come from `domain.objectives`. Add here: the time of a new job, with its reason.
+The tiers' times come from `domain.objectives`, the others' from cadences.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import dagster as dg
 
 from market_data_pipeline.domain.calendar import EXCHANGE_ZONE_NAME
 from market_data_pipeline.domain.objectives import TIER_OBJECTIVES
 from market_data_pipeline.domain.series import Tier
+from market_data_pipeline.orchestration.cadences import MAX_RUNTIME, MAX_RUNTIME_TAG, NIGHTLY, RECONCILE_MAX_RUNTIME
 from market_data_pipeline.orchestration.partitions import symbols_of
 from market_data_pipeline.orchestration.runs import tier_run_requests, unfinished_tier_run
 
 if TYPE_CHECKING:
     from market_data_pipeline.orchestration.dagster_internals import AssetJob
-
-
-# Job -> cron, New York. Days settle at 11:00, so `reconcile` then finds final day bars; `quality` reads what the
-# nightly low_priority refresh (00:30) stored; `prune` runs when no one reads yesterday's logs.
-NIGHTLY: Final = {"quality": "15 2 * * *", "prune": "45 3 * * *", "reconcile": "20 11 * * *"}
 
 
 def tier_schedule(tier: Tier, job: AssetJob) -> dg.ScheduleDefinition:
@@ -45,7 +41,9 @@ def tier_schedule(tier: Tier, job: AssetJob) -> dg.ScheduleDefinition:
         if not (symbols := symbols_of(context.instance, tier)):
             return dg.SkipReason(f"No symbol is in the {tier.value} tier; `market-data universe add` adds one.")
         starts_at = context.scheduled_execution_time + objective.starts_after
-        return tier_run_requests(symbols, tier, starts_at=starts_at if objective.starts_after else None)
+        return tier_run_requests(
+            symbols, tier, starts_at=starts_at if objective.starts_after else None, max_runtime=MAX_RUNTIME
+        )
 
     return schedule
 
@@ -59,4 +57,5 @@ def nightly_schedule(job: dg.JobDefinition | AssetJob) -> dg.ScheduleDefinition:
         execution_timezone=EXCHANGE_ZONE_NAME,
         default_status=dg.DefaultScheduleStatus.RUNNING,
         description=job.description,
+        tags={MAX_RUNTIME_TAG: str(RECONCILE_MAX_RUNTIME if job.name == "reconcile" else MAX_RUNTIME)},
     )

@@ -55,6 +55,26 @@ class Schedule:
     last_tick_status: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """When a schedule or sensor was last evaluated, and when it has to be evaluated again.
+
+    Attributes:
+        every: when it is due, for people: `*/15 * * * * UTC`, `every 60 s`.
+        running: False when a user has stopped it.
+        evaluated_at: the last tick that was evaluated without an error; None when there is none.
+        attempted_at: the last tick; None when there is none.
+        due_at: when the next tick after `evaluated_at` is due; None for a first tick that is due now.
+    """
+
+    name: str
+    every: str
+    running: bool
+    evaluated_at: datetime | None
+    attempted_at: datetime | None
+    due_at: datetime | None
+
+
 class DagsterState(Protocol):
     """The queries; each raises `DatabaseUnavailableError` when Dagster's storage cannot be read."""
 
@@ -72,6 +92,9 @@ class DagsterState(Protocol):
 
     def schedules(self) -> tuple[Schedule, ...]:
         """Return the tiers' schedules."""
+
+    def evaluations(self) -> tuple[Evaluation, ...]:
+        """Return when each schedule and sensor was evaluated, those that never were included."""
 
     def close(self) -> None:
         """Close the connections."""

@@ -1,4 +1,4 @@
-"""Whether the pipeline is in order: reachability, daemons, schedules, the last refresh, recent failures.
+"""Whether the pipeline is in order: reachability, daemons, schedules and sensors, the last refresh, recent failures.
 
 The pipeline's now is the database's `market_data.clock()`, so the reports of a replay use the replay's time. Keep out:
 wording for a screen, HTTP, and reading Dagster's storage (dagster_state declares what is needed of it).
@@ -29,11 +29,17 @@ from market_data_pipeline.reports.models import (
 from market_data_pipeline.store.connection import snapshot
 
 if TYPE_CHECKING:
-    from market_data_pipeline.reports.dagster_state import DagsterState, Run
+    from collections.abc import Iterable
+
+    from market_data_pipeline.reports.dagster_state import DagsterState, Evaluation, Run
 
 RECENT: Final = timedelta(hours=24)  # every schedule runs within it; older failures and refusals are history
 RECENT_FAILURES: Final = 20
 REFRESH_JOBS: Final = tuple(f"{tier}_refresh" for tier in Tier)
+
+# Dagster looks every five seconds for what is due, and a tick takes a minute at most.
+TICK_TOLERANCE: Final = timedelta(seconds=90)
+_LATE_NAMED: Final = 3  # in one sentence; the scheduler's health names all
 
 _FAILURES: Final = sa.text("""
     select run_id as execution_id, symbol, timeframe, finished_at as failed_at, error_class, error
@@ -114,6 +120,19 @@ def vendor_answers(connection: sa.Connection) -> VendorAnswers:
     return VendorAnswers(*connection.execute(_ANSWERS).one())
 
 
+def not_evaluated(evaluations: Iterable[Evaluation], now: datetime) -> list[str]:
+    """Return a sentence for each schedule and sensor that should have been evaluated by `now` (real time) and was not.
+
+    What runs is judged by what it did: a daemon's heartbeats go on when it cannot evaluate anything.
+    """
+    late = []
+    for one in evaluations:
+        if one.running and (one.due_at is None or now > one.due_at + TICK_TOLERANCE):
+            since = "never" if one.evaluated_at is None else f"last at {one.evaluated_at:%Y-%m-%d %H:%M:%S} UTC"
+            late.append(f"{one.name} is not evaluated: due {one.every}, {since}.")
+    return late
+
+
 def scheduler_health(source: sa.Engine, dagster: DagsterState) -> SchedulerHealth:
     """Return whether daemons, schedules, the last refresh and the series are in order, and if not, why.
 
@@ -124,9 +143,10 @@ def scheduler_health(source: sa.Engine, dagster: DagsterState) -> SchedulerHealt
     """
     runs: tuple[Run, ...] = ()
     daemons = schedules = None
+    evaluations: tuple[Evaluation, ...] = ()
     with suppress(DatabaseUnavailableError):
         runs = dagster.runs(1, REFRESH_JOBS)
-        daemons, schedules = dagster.daemons(), dagster.schedules()
+        daemons, schedules, evaluations = dagster.daemons(), dagster.schedules(), dagster.evaluations()
     with snapshot(source) as connection:
         now = read_clock(connection)
         tiers = tier_counts(connection).values()
@@ -143,7 +163,8 @@ def scheduler_health(source: sa.Engine, dagster: DagsterState) -> SchedulerHealt
     reasons = [
         *(["Dagster's storage cannot be read."] if daemons is None else []),
         *(f"The {daemon.name} daemon is not running." for daemon in daemons or () if not daemon.alive),
-        *(f"{schedule.name} is stopped." for schedule in schedules or () if not schedule.running),
+        *(f"{one.name} is stopped." for one in evaluations if not one.running),
+        *not_evaluated(evaluations, datetime.now(UTC)),
         *([f"The last refresh ended as {last.status}."] if last and last.status in {"FAILURE", "CANCELED"} else []),
         *([f"{stale} of {series} series are stale."] if stale else []),
         *([f"{missing} of {series} series were never computed."] if missing else []),
@@ -154,6 +175,7 @@ def scheduler_health(source: sa.Engine, dagster: DagsterState) -> SchedulerHealt
         timestamp=now,
         daemons=list(daemons or ()),
         schedules=list(schedules or ()),
+        evaluations=list(evaluations),
         last_execution=last,
         stale_features_count=stale,
         recent_failures=recent,
@@ -178,9 +200,12 @@ def health_report(source: sa.Engine, dagster: DagsterState) -> HealthReport:
     daemon = Dependency(reachable=False, detail="Dagster's storage cannot be read.")
     with suppress(DatabaseUnavailableError):
         down = [d.name for d in dagster.daemons() if not d.alive]
+        problems = [f"No heartbeat from: {', '.join(down)}."] if down else []
+        late = not_evaluated(dagster.evaluations(), datetime.now(UTC))
+        problems += late[:_LATE_NAMED] + ([f"{len(late) - _LATE_NAMED} more."] if len(late) > _LATE_NAMED else [])
         daemon = Dependency(
-            reachable=not down,
-            detail=f"No heartbeat from: {', '.join(down)}." if down else "Every daemon sends heartbeats.",
+            reachable=not problems,
+            detail=" ".join(problems) or "Every daemon sends heartbeats and evaluates what is due.",
         )
     healthy = database.reachable and daemon.reachable
     return HealthReport(

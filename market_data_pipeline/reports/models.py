@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
 
-from market_data_pipeline.reports.dagster_state import Daemon, Schedule
+from market_data_pipeline.reports.dagster_state import Daemon, Evaluation, Schedule
 
 
 class Answer(BaseModel):
@@ -195,6 +195,7 @@ class SchedulerHealth(Answer):
     timestamp: datetime
     daemons: list[Daemon]
     schedules: list[Schedule]
+    evaluations: list[Evaluation]
     last_execution: LastExecution | None
     stale_features_count: int
     recent_failures: list[RecentFailure]

@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
 from market_data_pipeline.domain.errors import DatabaseFullError, DatabaseUnavailableError
-from market_data_pipeline.runtime.load import cancel_begun, has_begun
-from market_data_pipeline.runtime.processes import Processes, commands, end_trees, other_commands
+from market_data_pipeline.orchestration.dagster_internals import StoredDagsterState, code_server_answers
+from market_data_pipeline.runtime.load import cancel_begun, end_runs, has_begun
+from market_data_pipeline.runtime.processes import Processes, commands, other_commands
+from market_data_pipeline.runtime.supervision import Service
 from market_data_pipeline.settings import process_environment
 from market_data_pipeline.settings.project import LOCATION
 
@@ -24,9 +26,11 @@ if TYPE_CHECKING:
     import dagster as dg
     from rich.console import Console
 
+    from market_data_pipeline.runtime.supervision import Supervisor
     from market_data_pipeline.settings import Settings
 
 _CODE_SERVER: Final = "dagster-code-server"
+_DAEMON: Final = "dagster-daemon"
 CHECK_SECONDS: Final = 0.5  # between two checks of the processes
 # The embedded PostgreSQL needs room for one more WAL segment. Without it Dagster cannot even store that a run failed,
 # and a command that waits for the run would wait forever.
@@ -43,8 +47,7 @@ class Daemon:
         console: prints what the command waits for.
         processes: of this command.
         instance: Dagster's.
-        reloads: whether the UI's button can reload definitions. The server that can do that is one more process,
-            1.5 s of processor time.
+        supervisor: starts processes of ours again that end; without one their end is the command's.
     """
 
     def __init__(
@@ -53,15 +56,15 @@ class Daemon:
         console: Console,
         processes: Processes,
         instance: dg.DagsterInstance,
-        *,
-        reloads: bool = False,
+        supervisor: Supervisor | None = None,
     ) -> None:
         self.settings = settings
         self.console = console
         self.processes = processes
         self.instance = instance
-        self.reloads = reloads
+        self.supervisor = supervisor
         self.ours = False
+        self.state = StoredDagsterState(settings.dagster_home, settings.dagster_postgres_url)
 
     def __enter__(self) -> Self:
         self._lock = (self.settings.state_dir / "dagster.lock").open("a")
@@ -74,10 +77,12 @@ class Daemon:
                 self.console.print(f"Stopping {names} ...")
                 if not isinstance(failure, DatabaseUnavailableError):
                     cancel_begun(self.instance)
+                    end_runs(self.instance)
         finally:
             # The code server takes 2 s to end on SIGTERM; without a run it has nothing to finish and is killed.
             succeeded = failure is None
             self.processes.stop(_CODE_SERVER, is_idle=lambda: succeeded and not has_begun(self.instance))
+            self.state.close()
             self._lock.close()
 
     def own(self) -> None:
@@ -109,8 +114,15 @@ class Daemon:
             self._start()
 
     def check(self) -> None:
-        """Raise PipelineError when a process of ours ended on its own, or the embedded database's disk is full."""
-        self.processes.check()
+        """Look after the processes of ours.
+
+        Raises:
+            PipelineError: one ended on its own and is not started again, or the embedded database's disk is full.
+        """
+        if self.supervisor is not None:
+            self.supervisor.check()
+        else:
+            self.processes.check()
         if self.settings.embedded_database and shutil.disk_usage(self.settings.state_dir).free < _LOG_SEGMENT:
             raise DatabaseFullError(
                 f"The disk of {self.settings.state_dir} is full; what was committed is kept. Free some space on it."
@@ -137,34 +149,51 @@ class Daemon:
         self.ours = True
         for command in commands(self.settings.state_dir):
             if not command.is_running:
-                end_trees(command.processes)  # it was killed
-                command.file.unlink(missing_ok=True)
+                command.end()  # it was killed
         return True
 
     def _start(self) -> None:
         self._fail_lost_runs()
         socket = self.processes.private_folder() / "code.sock"
-        kind = ["code-server", "start"] if self.reloads else ["api", "grpc", "--lazy-load-user-code"]
-        server = [program("dagster"), *kind, "--socket", str(socket)]
+        # Not `code-server start`: it hides this process behind another, which goes on without it.
+        server = [program("dagster"), "api", "grpc", "--lazy-load-user-code", "--socket", str(socket)]
         server += ["--module-name", LOCATION, "--location-name", LOCATION, "--use-python-environment-entry-point"]
         entry = {"location_name": LOCATION, "socket": str(socket), "host": "localhost"}
         self.workspace.write_text(json.dumps({"load_from": [{"grpc_server": entry}]}))  # JSON is also YAML
         daemon = [program("dagster-daemon"), "run", "--workspace", str(self.workspace)]
         root, variables = self.settings.project_root, process_environment(self.settings)
-        self.processes.start(_CODE_SERVER, server, cwd=root, environment=variables)
+        code_server = self.processes.start(_CODE_SERVER, server, cwd=root, environment=variables)
         self.processes.wait_for(socket)
-        self.processes.start("dagster-daemon", daemon, cwd=root, environment=variables)
+        started = self.processes.start(_DAEMON, daemon, cwd=root, environment=variables)
+        if self.supervisor is not None:
+            self.supervisor.keep(
+                Service(
+                    code_server,
+                    "No schedule or sensor is evaluated, and no run starts",
+                    lambda: code_server_answers(socket),
+                    prepare=lambda: socket.unlink(missing_ok=True),
+                )
+            )
+            self.supervisor.keep(Service(started, "No schedule or sensor is evaluated, and no run starts", self._beats))
+
+    def restart(self, reason: str) -> None:
+        """Restart what evaluates schedules and sensors."""
+        if self.supervisor is not None:
+            self.supervisor.restart(_CODE_SERVER, reason)
+            self.supervisor.restart(_DAEMON, reason)
+
+    def _beats(self) -> bool:
+        """Return whether the daemon's process has sent a heartbeat lately, as far as that can be known."""
+        try:
+            return any(daemon.alive for daemon in self.state.daemons())
+        except DatabaseUnavailableError:
+            return True
 
     def _fail_lost_runs(self) -> None:
         """Mark the runs of a killed command as failed; otherwise new runs would wait for them."""
         from market_data_pipeline.orchestration.run_liveness import fail_lost_runs
-        from market_data_pipeline.store.connection import engine
 
-        made = engine(self.settings.database_url, pool_size=1)
-        try:
-            fail_lost_runs(self.instance, made)
-        finally:
-            made.dispose()
+        fail_lost_runs(self.instance, starting=True)
 
     def _others(self) -> str:
         running = other_commands(self.settings.state_dir)

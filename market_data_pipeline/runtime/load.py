@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
 import sqlalchemy as sa
@@ -196,6 +197,16 @@ def cancel_begun(instance: dg.DagsterInstance) -> None:
 
     with suppress(DagsterPostgresException, sa.exc.SQLAlchemyError):
         cancel(instance, _begun(instance))
+
+
+def end_runs(instance: dg.DagsterInstance) -> None:
+    """Kill the processes of runs that have ended, for example because they did not react to being cancelled."""
+    from dagster_postgres.utils import DagsterPostgresException
+
+    from market_data_pipeline.orchestration.run_liveness import end_leftovers
+
+    with suppress(DagsterPostgresException, sa.exc.SQLAlchemyError, DatabaseUnavailableError):
+        end_leftovers(instance, patience=timedelta(0))
 
 
 def has_begun(instance: dg.DagsterInstance) -> bool:

@@ -10,10 +10,11 @@ import os
 import re
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+import psutil
 import psycopg
 
 from market_data_pipeline.domain.errors import ConfigurationError, DatabaseUnavailableError
@@ -84,6 +85,13 @@ class EmbeddedPostgres:
     def is_running(self) -> bool:
         """Return True when there is a server process for the data folder."""
         return self._pid() is not None
+
+    def process(self) -> psutil.Process | None:
+        """Return the server's main process; None when it does not run."""
+        pid = self._pid()
+        with suppress(psutil.NoSuchProcess):
+            return None if pid is None else psutil.Process(pid)
+        return None
 
     def _start(self) -> None:
         cluster.check_paths(self.data_dir)

@@ -22,6 +22,8 @@ from typing import TYPE_CHECKING, Final
 import psutil
 
 from market_data_pipeline.domain.errors import PipelineError, UsageError
+from market_data_pipeline.process_identity import is_alive, process_started, start_time
+from market_data_pipeline.settings.project import LONGEST_SOCKET_PATH
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -31,15 +33,21 @@ STOP_SECONDS: Final = 15.0
 _ORPHAN_SECONDS: Final = 5.0  # for what an ended process left behind, such as a run that waits for the vendor
 START_SECONDS: Final = 60.0  # a webserver starts in 3 s here; a cold disk or a busy machine takes longer
 _RECORDS: Final = "running"
+_PRIVATE: Final = "tmp"  # folders of running commands, in the state folder
+_PRIVATE_PREFIX: Final = "market-data-"  # of such a folder elsewhere
+_SOCKET_NAME: Final = len("/pymp-xxxxxxxx/listener-xxxxxxxx")  # of multiprocessing, the longest in such a folder
 
 
 @dataclass
 class Child:
-    """A started process and the file that receives its output."""
+    """A started process, how to start it again, and the file that receives its output."""
 
     name: str
     process: psutil.Popen
     log: Path
+    command: Sequence[str]
+    cwd: Path
+    environment: Mapping[str, str]
 
 
 @dataclass
@@ -76,32 +84,43 @@ class Processes:
         pids = (os.getpid(), *(child.process.pid for child in self.children))
         entries = [{"pid": pid, "started": began} for pid in pids if (began := start_time(pid))]
         draft = self._file.with_suffix(".new")
-        draft.write_text(json.dumps({"command": self.name, "folder": _identity(self.state), "processes": entries}))
+        private = str(self._folder) if self._folder else None
+        record = {"command": self.name, "folder": _identity(self.state), "processes": entries, "private": private}
+        draft.write_text(json.dumps(record))
         draft.replace(self._file)
 
     def start(self, name: str, command: Sequence[str], *, cwd: Path, environment: Mapping[str, str]) -> Child:
         """Start a process in a session of its own, so that the terminal's Ctrl-C reaches only this command."""
         log = self.state / "logs" / f"{name}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("ab") as output:
-            process = psutil.Popen(
-                list(command),
-                cwd=cwd,
-                env={**os.environ, **environment},
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-        child = Child(name, process, log)
+        # What it creates for itself, such as the sockets by which it starts processes, lies where no one cleans up.
+        variables = {**environment, "TMPDIR": str(self.private_folder())}
+        child = Child(name, _popen(command, cwd, variables, log), log, command, cwd, variables)
         self.children.append(child)
         self._record()
         return child
 
+    def restart(self, child: Child) -> None:
+        """Kill a process if it still runs, without what it started in turn, and start it again."""
+        with suppress(psutil.NoSuchProcess):
+            child.process.kill()
+            child.process.wait(STOP_SECONDS)
+        child.process = _popen(child.command, child.cwd, child.environment, child.log)
+        self._record()
+
     def private_folder(self) -> Path:
-        """Return a folder for sockets, removed by `stop`: only this user may enter it, and its path is short."""
+        """Return a folder for sockets, removed by `stop`, or by whoever ends what a killed command left.
+
+        Only this user may enter it. It is in the state folder, where no one cleans up, unless that path is too long
+        for a socket.
+        """
         if self._folder is None:
-            self._folder = Path(tempfile.mkdtemp(prefix="market-data-"))
+            here = self.state / _PRIVATE / f"{self.name}-{os.getpid()}"
+            if len(os.fsencode(here)) + _SOCKET_NAME <= LONGEST_SOCKET_PATH:
+                here.mkdir(mode=0o700, parents=True, exist_ok=True)
+                self._folder = here
+            else:
+                self._folder = Path(tempfile.mkdtemp(prefix=_PRIVATE_PREFIX))
         return self._folder
 
     def wait_for(self, path: Path) -> None:
@@ -145,6 +164,20 @@ class Processes:
         self.children.clear()
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
+            self._folder = None
+
+
+def _popen(command: Sequence[str], cwd: Path, environment: Mapping[str, str], log: Path) -> psutil.Popen:
+    with log.open("ab") as output:
+        return psutil.Popen(
+            list(command),
+            cwd=cwd,
+            env={**os.environ, **environment},
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
 
 
 @dataclass(frozen=True)
@@ -155,11 +188,19 @@ class Command:
     name: str
     pid: int
     processes: list[psutil.Process]
+    private: Path | None
 
     @property
     def is_running(self) -> bool:
         """False when the command was killed and left processes behind."""
         return any(process.pid == self.pid for process in self.processes)
+
+    def end(self) -> None:
+        """End what is left of a killed command: its processes, its sockets and its record."""
+        end_trees(self.processes)
+        if self.private is not None and (self.private.parent.name == _PRIVATE or _PRIVATE_PREFIX in self.private.name):
+            shutil.rmtree(self.private, ignore_errors=True)
+        self.file.unlink(missing_ok=True)
 
 
 def commands(state: Path, name: str | None = None) -> list[Command]:
@@ -174,34 +215,14 @@ def commands(state: Path, name: str | None = None) -> list[Command]:
             if record["folder"] == _identity(state) and name in (None, record["command"]):
                 pids = {entry["pid"]: entry["started"] for entry in record["processes"]}
                 running = [process for pid, began in pids.items() if (process := process_started(pid, began))]
-                found.append(Command(file, str(record["command"]), next(iter(pids)), running))
+                private = Path(record["private"]) if record.get("private") else None
+                found.append(Command(file, str(record["command"]), next(iter(pids)), running, private))
     return found
 
 
 def other_commands(state: Path) -> list[Command]:
     """Return the other commands that run in this project now."""
     return [command for command in commands(state) if command.is_running and command.pid != os.getpid()]
-
-
-def start_time(pid: int) -> str | None:
-    """Return when a process began, in clock ticks since boot with the boot's id; None when it has ended.
-
-    Together with the pid it identifies one process, even after the pid was reused or the machine's clock was set.
-    """
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-    except OSError:
-        return None
-    after_name = stat.rpartition(")")[2].split()  # state is field 3, the start time field 22 (proc_pid_stat(5))
-    return None if after_name[0] in {"Z", "X"} else f"{boot}:{after_name[19]}"
-
-
-def process_started(pid: int, began: str) -> psutil.Process | None:
-    """Return the process with this id if it began at this `start_time` and still runs."""
-    with suppress(psutil.NoSuchProcess):
-        return psutil.Process(pid) if start_time(pid) == began else None
-    return None
 
 
 def _identity(folder: Path) -> list[int]:
@@ -244,27 +265,30 @@ def _send(signal: str, processes: Iterable[psutil.Process], seconds: float = STO
     return left
 
 
-def is_alive(process: psutil.Process) -> bool:
-    """Return whether a process still runs; a zombie, which an orphan's new parent may never reap, does not."""
-    return start_time(process.pid) is not None and process.is_running()
-
-
 def wait_for_answer(url: str, check: Callable[[], None]) -> None:
     """Wait until a URL of this machine answers; `check` is called between attempts and may raise.
 
     Raises:
         PipelineError: it does not answer within `START_SECONDS`.
     """
-    import requests
-
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
         check()
-        with suppress(requests.RequestException):
-            if requests.get(url, timeout=5).ok:
-                return
+        if answers(url):
+            return
         time.sleep(0.2)
     raise PipelineError(f"{url} did not answer within {START_SECONDS:.0f} s; its log is in .market-data/logs.")
+
+
+def answers(url: str) -> bool:
+    """Return whether a URL of this machine answers within seconds, with whatever status."""
+    import requests
+
+    session = requests.Session()
+    session.trust_env = False  # no proxy leads to this machine
+    with session, suppress(requests.RequestException):
+        return session.get(url, timeout=5).status_code > 0
+    return False
 
 
 def check_port(host: str, port: int, what: str, variable: str) -> None:

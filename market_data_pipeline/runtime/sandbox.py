@@ -1,6 +1,6 @@
 """The sandbox server as a process of its own: started on demand, shared by all processes of a project, and stopped.
 
-`state_dir/sandbox.json` describes the running one: `pid`, `started` (as `processes.start_time`), `base_url` and
+`state_dir/sandbox.json` describes the running one: `pid`, `started` (as `process_identity.start_time`), `base_url` and
 `parameters`. It exits after `IDLE` without a request.
 """
 
@@ -24,11 +24,14 @@ from market_data_pipeline.domain.errors import ConfigurationError, TransientErro
 from market_data_pipeline.ingest.pipeline import Vendor, named_vendor
 from market_data_pipeline.ingest.source import check_source
 from market_data_pipeline.priority import give_way, session_gives_way
-from market_data_pipeline.runtime.processes import end_trees, process_started, start_time
+from market_data_pipeline.process_identity import process_started, start_time
+from market_data_pipeline.runtime.processes import end_trees
 from market_data_pipeline.settings.sandbox import HOST, PORT, SANDBOX_KEY, STATUS_PATH, parameters
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    import psutil
 
     from market_data_pipeline.settings import Settings
 
@@ -83,6 +86,12 @@ def running_sandbox(settings: Settings) -> str | None:
 
 def _parameters(settings: Settings) -> dict[str, Any]:
     return parameters(settings.as_of, settings.plan, settings.calls_per_minute, settings.sandbox_replay)
+
+
+def sandbox_process(settings: Settings) -> psutil.Process | None:
+    """Return the process of the sandbox that `ensure_sandbox` started; None when there is none."""
+    record = _record(settings.state_dir)
+    return None if record is None else process_started(record["pid"], record["started"])
 
 
 def stop_sandbox(settings: Settings) -> bool:

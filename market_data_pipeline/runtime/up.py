@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import fcntl
+import os
 import signal
 import sys
 import time
@@ -17,6 +18,7 @@ from market_data_pipeline.runtime.console import command_name
 from market_data_pipeline.runtime.console import console as screen
 from market_data_pipeline.runtime.daemon import CHECK_SECONDS, Daemon
 from market_data_pipeline.runtime.database_watch import DatabaseWatch
+from market_data_pipeline.runtime.evaluation_watch import EvaluationWatch
 from market_data_pipeline.runtime.load import (
     Load,
     dagster_instance,
@@ -25,20 +27,24 @@ from market_data_pipeline.runtime.load import (
     nothing_is_missing,
     summarise,
 )
+from market_data_pipeline.runtime.log_files import bound_logs
 from market_data_pipeline.runtime.processes import (
     Processes,
+    answers,
     check_port,
     commands,
     end_trees,
     other_commands,
     wait_for_answer,
 )
+from market_data_pipeline.runtime.supervision import Background, Service, Supervisor
 from market_data_pipeline.settings import process_environment
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     import dagster as dg
+    import psutil
     import sqlalchemy as sa
     from rich.console import Console
 
@@ -67,7 +73,8 @@ def run_up(settings: Settings, once: bool) -> int:
             check_port(settings.api_host, settings.api_port, "the read API", "MARKET_DATA_API_PORT")
         engine = prepare(settings, console, stack)
         instance = stack.enter_context(dagster_instance(settings, engine))
-        daemon = stack.enter_context(Daemon(settings, console, processes, instance, reloads=not once))
+        supervisor = None if once else _supervisor(settings, processes, console)
+        daemon = stack.enter_context(Daemon(settings, console, processes, instance, supervisor))
         code = 0
         if complete := nothing_is_missing(settings, engine, instance):
             summarise(engine, console, expected_series(engine, Load()), (), None)
@@ -89,10 +96,17 @@ def run_up(settings: Settings, once: bool) -> int:
             return code
         _announce(settings, daemon, console, time.monotonic() - began)
         _start_first_quality_job(settings, instance, console)
-        watch = DatabaseWatch(settings, console.print)
+        logs = settings.state_dir / "logs"
+        watches = (
+            DatabaseWatch(settings, console.print).check,
+            EvaluationWatch(settings, daemon.state, daemon.restart, console.print).check,
+            lambda: bound_logs(logs),
+        )
+        background = [Background(watch) for watch in watches]
         while True:
             daemon.check()
-            watch.check()
+            for each in background:
+                each.check()
             time.sleep(CHECK_SECONDS)
 
 
@@ -120,10 +134,9 @@ def run_down(settings: Settings) -> int:
     found = [command for command in commands(settings.state_dir) if command.processes]
     # A command ends its own processes in order; what a killed one left behind is ended here.
     end_trees((process for each in found for process in each.processes if process.pid == each.pid), _DOWN_SECONDS)
-    end_trees(process for each in found for process in each.processes)
     ended = [f"market-data {each.name}" for each in found]
     for each in commands(settings.state_dir):
-        each.file.unlink(missing_ok=True)
+        each.end()
     from market_data_pipeline.runtime.sandbox import stop_sandbox
 
     if stop_sandbox(settings):
@@ -179,8 +192,13 @@ def _start_servers(daemon: Daemon, settings: Settings) -> None:
     ui = [sys.executable, "-m", "market_data_pipeline.runtime.webserver", "--workspace", str(daemon.workspace)]
     api = [sys.executable, "-m", "market_data_pipeline.runtime.api"]
     root, variables = settings.project_root, process_environment(settings)
-    daemon.processes.start("dagster-webserver", ui, cwd=root, environment=variables)
-    daemon.processes.start("read-api", api, cwd=root, environment=variables)
+    started = daemon.processes.start("dagster-webserver", ui, cwd=root, environment=variables)
+    serving = daemon.processes.start("read-api", api, cwd=root, environment=variables)
+    if daemon.supervisor is not None:
+        url = f"{settings.local_ui_url}/server_info"
+        daemon.supervisor.keep(Service(started, "Dagster's UI does not answer", lambda: answers(url)))
+        docs = f"{settings.local_api_url}/docs"
+        daemon.supervisor.keep(Service(serving, "The read API and its pages do not answer", lambda: answers(docs)))
 
 
 def _announce(settings: Settings, daemon: Daemon, console: Console, seconds: float) -> None:
@@ -201,6 +219,18 @@ def _start_first_quality_job(settings: Settings, instance: dg.DagsterInstance, c
 
     if run_id := submit_first_quality(instance):
         console.print(f"Quality     first check of the stored tables: {settings.local_ui_url}/runs/{run_id}")
+
+
+def _supervisor(settings: Settings, processes: Processes, console: Console) -> Supervisor:
+    """Return what keeps the command's processes running, and continues those of the database and the sandbox."""
+    from market_data_pipeline.runtime.postgres import EmbeddedPostgres
+    from market_data_pipeline.runtime.sandbox import sandbox_process
+
+    def others() -> list[psutil.Process]:
+        server = EmbeddedPostgres.of(settings).process() if settings.embedded_database else None
+        return [process for process in (server, sandbox_process(settings)) if process is not None]
+
+    return Supervisor(settings, processes, lambda text: console.print(text, markup=False), others)
 
 
 @contextmanager
@@ -230,9 +260,13 @@ def until_terminated() -> Iterator[None]:
     SIGINT is handled too, because a shell makes background commands ignore it.
     """
 
-    def interrupt(*_: object) -> NoReturn:
-        for number in before:
-            signal.signal(number, signal.SIG_IGN)
+    def interrupt(number: int, _: object) -> NoReturn:
+        for each in before:
+            signal.signal(each, signal.SIG_IGN)
+        if number == signal.SIGHUP:  # nobody reads any more, and writing to a closed terminal fails
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            for output in (1, 2):
+                os.dup2(nowhere, output)
         raise KeyboardInterrupt
 
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}

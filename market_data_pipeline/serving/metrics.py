@@ -6,6 +6,8 @@ The series' figures are read at each scrape. While the database is lost, a scrap
 
 from __future__ import annotations
 
+from contextlib import suppress
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -14,7 +16,7 @@ from prometheus_client.core import GaugeMetricFamily
 from market_data_pipeline.domain.errors import DatabaseBusyError, DatabaseUnavailableError
 from market_data_pipeline.domain.objectives import Freshness
 from market_data_pipeline.reports.freshness import tier_counts
-from market_data_pipeline.reports.health import vendor_requests
+from market_data_pipeline.reports.health import not_evaluated, vendor_requests
 from market_data_pipeline.store.connection import snapshot
 
 if TYPE_CHECKING:
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     import sqlalchemy as sa
     from prometheus_client.registry import Collector
 
+    from market_data_pipeline.reports.dagster_state import DagsterState
     from market_data_pipeline.serving.cache import ResponseCache
 
 # Seconds: from a cache hit (0.1 ms) to the statement timeout.
@@ -97,6 +100,26 @@ class SeriesCollector:
             worst.add_metric([tier], counts.worst_seconds or 0.0)
             failing.add_metric([tier], counts.failing)
         yield from (series, worst, failing)
+
+
+class EvaluationCollector:
+    """Which schedules and sensors are not evaluated, for one scrape; nothing while Dagster cannot be asked."""
+
+    def __init__(self, dagster: DagsterState) -> None:
+        self._dagster = dagster
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        """Read and yield the figures."""
+        late = GaugeMetricFamily(
+            "market_data_evaluation_late",
+            "1 when a schedule or sensor should have been evaluated and was not.",
+            labels=("name",),
+        )
+        with suppress(DatabaseUnavailableError):
+            now = datetime.now(UTC)
+            for one in self._dagster.evaluations():
+                late.add_metric([one.name], float(bool(not_evaluated([one], now))))
+        yield late
 
 
 def scrape_registry(collector: Collector) -> CollectorRegistry:

@@ -36,7 +36,7 @@ DAGSTER_DATABASES: Final = dict(DATABASES.values())
 STORAGE_ZONE: Final = {"PGTZ": "UTC"}
 PORT: Final = 5432  # names the socket file only; written into URLs so that a PGPORT in the environment cannot change it
 
-_LONGEST_SOCKET_PATH: Final = 107  # bytes, Linux: sizeof(sockaddr_un.sun_path) - 1
+LONGEST_SOCKET_PATH: Final = 107  # bytes, Linux: sizeof(sockaddr_un.sun_path) - 1
 _ROOT_FILES: Final = ("workspace.yaml", "pyproject.toml")
 
 
@@ -79,7 +79,7 @@ def socket_dir(state: Path) -> Path:
 
 
 def _fits_a_socket(folder: Path) -> bool:
-    return "," not in str(folder) and len(os.fsencode(folder / f".s.PGSQL.{PORT}")) <= _LONGEST_SOCKET_PATH
+    return "," not in str(folder) and len(os.fsencode(folder / f".s.PGSQL.{PORT}")) <= LONGEST_SOCKET_PATH
 
 
 def _password_file(state: Path, role: str) -> Path:

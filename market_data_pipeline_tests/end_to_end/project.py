@@ -162,7 +162,7 @@ class Project:
         found = []
         for process in self.processes():
             with suppress(psutil.NoSuchProcess):
-                if any(word in argument for argument in process.cmdline()[:4]):
+                if any(word in argument for argument in process.cmdline()[:6]):
                     found.append(process)
         return found
 

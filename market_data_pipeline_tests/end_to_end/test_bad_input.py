@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from market_data_pipeline.runtime.processes import is_alive, start_time
+from market_data_pipeline.process_identity import is_alive, start_time
 from market_data_pipeline_tests.end_to_end.conftest import MakeProject
 from market_data_pipeline_tests.end_to_end.project import Project, free_ports, is_open, sentence, until
 

@@ -137,7 +137,6 @@ def test_two_backfills_at_once_share_one_daemon_and_do_the_work_once(project: Pr
 def test_a_start_with_nothing_to_load_ends_what_a_killed_one_left(project: Project, first_start: Done) -> None:
     with project.instance() as instance:
         lost = started_run(instance)
-        instance.add_run_tags(lost, {".dagster/market_data_lock": "held"})  # which no process holds
         done = project.run("market-data", "up", "--once")
         assert "Nothing is missing" in done.out
         assert instance.get_run_by_id(lost).status is dg.DagsterRunStatus.FAILURE  # type: ignore[union-attr]

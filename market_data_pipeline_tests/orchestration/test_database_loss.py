@@ -18,9 +18,9 @@ import sqlalchemy as sa
 from psycopg import sql
 
 from market_data_pipeline.definitions import build_defs
+from market_data_pipeline.process_identity import is_alive
 from market_data_pipeline.runtime.database_watch import DatabaseWatch
 from market_data_pipeline.runtime.postgres import EmbeddedPostgres
-from market_data_pipeline.runtime.processes import is_alive
 from market_data_pipeline.settings import Settings
 from market_data_pipeline.settings.project import DAGSTER_DATABASE, ROLE, local_url, socket_dir, state_dir
 from market_data_pipeline.store.migrations import migrate_database

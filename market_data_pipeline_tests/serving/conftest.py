@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,12 @@ import requests
 import uvicorn
 from dagster._daemon.types import DaemonHeartbeat
 
+from market_data_pipeline.orchestration.cadences import SCHEDULES, SENSORS
 from market_data_pipeline.orchestration.dagster_internals import StoredDagsterState
 from market_data_pipeline.serving.app import create_app
 from market_data_pipeline.serving.connections import listening, server_options
 from market_data_pipeline.settings import Settings
+from market_data_pipeline.settings.project import LOCATION
 from market_data_pipeline_tests.serving.seeding import NOW, Seed
 from market_data_pipeline_tests.serving.waiting import wait_until
 
@@ -88,6 +90,38 @@ def seed(database_url: str) -> Iterator[Seed]:
     rows = Seed(database_url)
     yield rows
     rows.connection.close()
+
+
+def evaluate(instance: dg.DagsterInstance, at: datetime | None = None) -> None:
+    """Store what the daemon does when it has evaluated every schedule and sensor, by default just now."""
+    from dagster._core.definitions.run_request import InstigatorType
+    from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteRepositoryOrigin
+    from dagster._core.scheduler.instigation import (
+        InstigatorState,
+        InstigatorStatus,
+        ScheduleInstigatorData,
+        TickData,
+        TickStatus,
+    )
+
+    repository, running = RemoteRepositoryOrigin(RegisteredCodeLocationOrigin(LOCATION), "__repository__"), []
+    for name, (cron, _) in SCHEDULES.items():
+        data = ScheduleInstigatorData(cron, start_timestamp=time.time())
+        running.append((repository.get_instigator_origin(name), InstigatorType.SCHEDULE, data))
+    running += [(repository.get_instigator_origin(name), InstigatorType.SENSOR, None) for name in SENSORS]
+    for origin, kind, data in running:
+        state = InstigatorState(origin, kind, InstigatorStatus.DECLARED_IN_CODE, data)
+        instance.add_instigator_state(state)
+        instance.create_tick(
+            TickData(
+                origin.get_id(),
+                origin.instigator_name,
+                kind,
+                TickStatus.SKIPPED,
+                (at or datetime.now(UTC)).timestamp(),
+                selector_id=state.selector_id,
+            )
+        )
 
 
 @pytest.fixture(scope="session")

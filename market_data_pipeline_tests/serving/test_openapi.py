@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from jsonschema import validate
 from schemathesis.config import SchemathesisConfig
 
-from market_data_pipeline_tests.serving.conftest import BARS, FEATURES, Api
+from market_data_pipeline_tests.serving.conftest import BARS, FEATURES, Api, evaluate
 from market_data_pipeline_tests.serving.seeding import Seed
 
 PATHS = {
@@ -68,6 +68,7 @@ def test_the_examples_match_their_schemas(api: Api) -> None:
 def test_answers_to_generated_requests_match_the_schema(
     api: Api, seed: Seed, dagster_instance: dg.DagsterInstance, path: str
 ) -> None:
+    evaluate(dagster_instance)
     seed.series("AAPL")
     config = SchemathesisConfig.from_dict({"generation": {"deterministic": True}})
     schema = schemathesis.openapi.from_url(f"{api.base}/openapi.json", config=config)

@@ -13,7 +13,7 @@ from market_data_pipeline.domain.errors import DatabaseUnavailableError
 from market_data_pipeline.orchestration.dagster_internals import HEARTBEAT_TOLERANCE_SECONDS, StoredDagsterState
 from market_data_pipeline.reports.freshness import staleness_report
 from market_data_pipeline.store.connection import engine
-from market_data_pipeline_tests.serving.conftest import Api, beat
+from market_data_pipeline_tests.serving.conftest import Api, beat, evaluate
 from market_data_pipeline_tests.serving.seeding import NOW, Seed
 
 STALENESS = "/api/v1/admin/features/staleness"
@@ -153,13 +153,38 @@ def test_scheduler_health_is_reported_without_dagster(api: Api, seed: Seed) -> N
 
 
 def test_health_is_200_while_everything_answers(api: Api, dagster_instance: dg.DagsterInstance) -> None:
+    evaluate(dagster_instance)
     response = api.get("/health")
     assert (response.status_code, response.json()["status"]) == (200, "healthy")
     assert response.json()["database"]["reachable"] is True
     assert response.json()["dagster_daemon"]["reachable"] is True
 
 
+@pytest.mark.parametrize(("ago", "late"), [(timedelta(seconds=100), False), (timedelta(minutes=4), True)])
+def test_health_is_503_while_nothing_is_evaluated_although_every_daemon_beats(
+    api: Api, dagster_instance: dg.DagsterInstance, ago: timedelta, late: bool
+) -> None:
+    at = datetime.now(UTC) - ago
+    evaluate(dagster_instance, at)
+    response = api.get("/health")
+    assert response.status_code == (503 if late else 200)
+    said = f"staleness_sensor is not evaluated: due every 30 s, last at {at:%Y-%m-%d %H:%M:%S} UTC."
+    assert (said in response.json()["dagster_daemon"]["detail"]) is late
+    report = api.get(HEALTH).json()
+    assert (said in report["reasons"]) is late
+    assert {one["name"] for one in report["evaluations"]} >= {"critical_schedule", "prune_schedule", "staleness_sensor"}
+    late_metric = 'market_data_evaluation_late{name="staleness_sensor"}'
+    assert f"{late_metric} {float(late)}" in api.get("/metrics").text
+
+
+def test_health_is_503_while_nothing_was_ever_evaluated(api: Api, dagster_instance: dg.DagsterInstance) -> None:
+    response = api.get("/health")
+    assert response.status_code == 503
+    assert "universe_sensor is not evaluated: due every 30 s, never." in response.json()["dagster_daemon"]["detail"]
+
+
 def test_health_is_503_when_a_daemon_is_silent(api: Api, dagster_instance: dg.DagsterInstance) -> None:
+    evaluate(dagster_instance)
     beat(dagster_instance, "SENSOR", time.time() - HEARTBEAT_TOLERANCE_SECONDS - 1)
     response = api.get("/health")
     assert (response.status_code, response.json()["status"]) == (503, 503)

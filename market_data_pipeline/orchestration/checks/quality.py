@@ -20,6 +20,7 @@ from market_data_pipeline.orchestration.jobs.refresh import QUALITY_JOB
 from market_data_pipeline.orchestration.metadata import stopped
 from market_data_pipeline.orchestration.partitions import bars_key, features_key
 from market_data_pipeline.orchestration.resources import PipelineResource
+from market_data_pipeline.orchestration.run_liveness import run_executor
 from market_data_pipeline.reports.quality import ACROSS_RULES, BAR_RULES, FEATURE_RULES, Rule, Severity
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ def quality_job() -> "AssetJob":
             *(dg.AssetCheckKey(suite.asset_key, rule.name) for suite in SUITES for rule in suite.rules)
         ),
         description="Checks all stored bars and features against the rules, inside PostgreSQL.",
-        executor_def=dg.in_process_executor,
+        executor_def=run_executor,
     )
 
 

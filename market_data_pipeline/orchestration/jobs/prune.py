@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Final
 
 import dagster as dg
 
+from market_data_pipeline.orchestration.run_liveness import run_executor
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -147,7 +149,7 @@ def prune_event_log(context: dg.OpExecutionContext, config: PruneConfig) -> None
     context.add_output_metadata({**deleted, "runs whose output files were deleted": len(runs)})
 
 
-@dg.job(name="prune", executor_def=dg.in_process_executor, description="Keeps Dagster's event log small.")
+@dg.job(name="prune", executor_def=run_executor, description="Keeps Dagster's event log small.")
 def prune_job() -> None:
     """Delete old noise from the event log."""
     prune_event_log()

@@ -32,7 +32,7 @@ from market_data_pipeline.orchestration.metadata import (
 )
 from market_data_pipeline.orchestration.provenance import of_run
 from market_data_pipeline.orchestration.resources import PipelineResource
-from market_data_pipeline.orchestration.run_liveness import alive
+from market_data_pipeline.orchestration.run_liveness import run_executor
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -133,11 +133,7 @@ def reverify_symbols(context: dg.OpExecutionContext, pipeline: PipelineResource)
     outcomes: list[SeriesOutcome] = []
     stop: PipelineError | None = None
     try:
-        with (
-            pipeline.pipeline() as built,
-            pipeline.database() as engine,
-            alive(context.instance, engine, context.run_id),
-        ):
+        with pipeline.pipeline() as built, pipeline.database() as engine:
             tracked = pipeline.tracked(engine)
             requests = [SymbolRequest(one.symbol, one.tier, reverify=True) for one in tracked if one.active]
             append_run(engine, context.run_id, context.job_name, **of_run(context.run)._asdict())
@@ -182,9 +178,7 @@ _TABLE: Final = table_schema(
 )
 
 
-@dg.job(
-    name="reconcile", executor_def=dg.in_process_executor, description="Reverifies settled days and takes in changes."
-)
+@dg.job(name="reconcile", executor_def=run_executor, description="Reverifies settled days and takes in changes.")
 def reconcile_job() -> None:
     """Compare the last sessions' day bars and reverify every symbol."""
     reverify_symbols()

@@ -12,6 +12,7 @@ import dagster as dg
 from market_data_pipeline.domain.objectives import TIER_OBJECTIVES
 from market_data_pipeline.domain.series import Tier
 from market_data_pipeline.orchestration.partitions import bars_key, features_key
+from market_data_pipeline.orchestration.run_liveness import run_executor
 
 if TYPE_CHECKING:
     from market_data_pipeline.orchestration.dagster_internals import AssetJob
@@ -47,5 +48,5 @@ def refresh_job(tier: Tier) -> AssetJob:
         selection=dg.AssetSelection.assets(bars_key(tier), features_key(tier)).without_checks(),
         description=f"Bars and features of the {tier.value} tier. {TIER_OBJECTIVES[tier].description}",
         tags=run_tags(tier),
-        executor_def=dg.in_process_executor,
+        executor_def=run_executor,
     )

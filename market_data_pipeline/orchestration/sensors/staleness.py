@@ -18,6 +18,7 @@ from market_data_pipeline.domain.series import Tier
 from market_data_pipeline.orchestration.alerts.database_loss import alert_loss, alert_return, detect_restart
 from market_data_pipeline.orchestration.alerts.failed_runs import alert_runs
 from market_data_pipeline.orchestration.alerts.thresholds import alert_thresholds
+from market_data_pipeline.orchestration.cadences import MAX_RUNTIME, MAX_RUNTIME_TAG
 from market_data_pipeline.orchestration.checks.freshness import evaluation, in_hours, table_of
 from market_data_pipeline.orchestration.jobs.refresh import job_name, run_tags
 from market_data_pipeline.orchestration.provenance import REASON_TAG, TRIGGER_TAG
@@ -60,7 +61,7 @@ def staleness_sensor(jobs: Sequence[AssetJob]) -> dg.SensorDefinition:
                 detect_restart(memory, engine, now)
                 alert_return(memory, pipeline.settings(), now)
                 alert_thresholds(engine, pipeline.settings(), tiers)
-                for run_id in fail_lost_runs(context.instance, engine):
+                for run_id in fail_lost_runs(context.instance):
                     context.log.warning(f"Run {run_id} was lost.")
                 alert_runs(context.instance, engine, pipeline.settings())
                 tables = {tier: table_of(engine, tier) for tier in _news(tiers, memory, now)}
@@ -99,6 +100,7 @@ def _run(
             **run_tags(tier),
             TRIGGER_TAG: "staleness",
             NARROW_TAG: "late series",
+            MAX_RUNTIME_TAG: str(MAX_RUNTIME),
             REASON_TAG: f"{freshness.late} series are more than {in_hours(TIER_OBJECTIVES[tier].rpo)} behind",
         },
     )

@@ -12,7 +12,7 @@ from starlette.responses import Response
 from market_data_pipeline.reports import health as reports
 from market_data_pipeline.reports.models import HealthReport
 from market_data_pipeline.serving import openapi
-from market_data_pipeline.serving.metrics import SeriesCollector, scrape_registry
+from market_data_pipeline.serving.metrics import EvaluationCollector, SeriesCollector, scrape_registry
 from market_data_pipeline.serving.problem_types import ProblemType
 from market_data_pipeline.serving.problems import RETRY_DATABASE_AFTER, Problem
 from market_data_pipeline.serving.routes.admin import NoQuery, report_response
@@ -61,10 +61,12 @@ def router(database: Database, dagster: DagsterState, metrics: Metrics) -> APIRo
         operation_id="metrics",
     )
     async def scrape() -> Response:
-        """Requests, the cache, and the series' freshness by tier."""
+        """Requests, the cache, the series' freshness by tier, and what Dagster does not evaluate."""
 
         def read(source: sa.Engine) -> bytes:
-            return generate_latest(metrics.registry) + generate_latest(scrape_registry(SeriesCollector(source)))
+            collectors = (SeriesCollector(source), EvaluationCollector(dagster))
+            parts = (generate_latest(scrape_registry(collector)) for collector in collectors)
+            return generate_latest(metrics.registry) + b"".join(parts)
 
         return Response(await database.health(read), 200, {"cache-control": "no-store"}, CONTENT_TYPE_LATEST)
 

@@ -1,0 +1,285 @@
+"""What `market-data up` keeps running: a process that ends, or no longer answers, is started again, and that is told.
+
+Each service is asked every few seconds, in a thread of its own so that one that hangs delays nothing else. Several
+missed answers in a row count, not the time between them: after a laptop was closed for an hour, everything answers. A
+process that is stopped (SIGSTOP, a debugger that was left) is continued. A restart waits twice as long each time. An
+outage is alerted once when it lasts, with its end, or once with its end if it was short.
+
+Add here: what is done about a service that is down. Which services there are is in up and daemon.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import TYPE_CHECKING, Final, Generic, TypeVar
+
+import psutil
+
+from market_data_pipeline.orchestration.alerts.delivery import Alert, Tone, deliver
+from market_data_pipeline.reports.objectives import span
+from market_data_pipeline.runtime.processes import START_SECONDS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from market_data_pipeline.runtime.processes import Child, Processes
+    from market_data_pipeline.settings import Settings
+
+T = TypeVar("T")
+
+ASK_EVERY: Final = 5.0  # seconds; an answer costs milliseconds
+_MISSED: Final = 6  # answers in a row: half a minute, or more where each attempt takes its time limit
+_TOLD_AFTER: Final = 30.0  # seconds; most restarts take ten, and need one message instead of two
+_SETTLED_AFTER: Final = 30.0  # seconds of answers; what fails again earlier is still the same outage
+_FIRST_WAIT: Final = 1.0  # seconds before a restart, doubled with each
+_LONGEST_WAIT: Final = 300.0
+_FORGIVEN_AFTER: Final = 900.0  # seconds without an outage after which the waits begin again
+_STOPPED_LOOKS: Final = 4  # at least fifteen seconds; whoever stops a process on purpose has ended `up` before
+
+
+@dataclass
+class Service:
+    """A process to keep running.
+
+    Attributes:
+        child: the process.
+        what: what stops when it is down, for people; begins a sentence.
+        answers: asks it, within seconds.
+        prepare: called before each restart.
+    """
+
+    child: Child
+    what: str
+    answers: Callable[[], bool]
+    prepare: Callable[[], None] = lambda: None
+    started_at: float = field(default_factory=time.monotonic)
+    was_ready: bool = False
+    missed: int = 0
+    asked_at: float = 0.0
+    asked: _Call[bool] | None = None
+
+
+@dataclass
+class _Outage:
+    """An outage from its beginning until the service has answered for a while; in seconds of the monotonic clock."""
+
+    began: float
+    reason: str
+    restarts: int = 0
+    over: float | None = None
+    alerted: bool = False
+    tell_at: float = 0.0
+
+
+class Supervisor:
+    """Keeps services running; `check` is called about twice a second and never waits.
+
+    Args:
+        settings: of the project.
+        processes: of the command.
+        say: prints a line on the screen.
+        others: further processes whose stopped ones are continued, such as the database's.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        processes: Processes,
+        say: Callable[[str], None],
+        others: Callable[[], Iterable[psutil.Process]] = lambda: (),
+    ) -> None:
+        self._settings = settings
+        self._processes = processes
+        self._say = say
+        self._others = others
+        self._services: list[Service] = []
+        self._outages: dict[str, _Outage] = {}
+        self._waits: dict[str, tuple[float, float]] = {}  # the next wait, and when the last outage began
+        self._due: dict[str, float] = {}  # restarts
+        self._stopped: dict[int, int] = {}
+        self._looked_at = 0.0
+
+    def keep(self, service: Service) -> None:
+        """Keep a service running from now on."""
+        self._services.append(service)
+
+    def restart(self, name: str, reason: str) -> None:
+        """Restart a service that answers but does not do its work."""
+        for service in self._services:
+            if service.child.name == name:
+                self._fail(service, reason)
+
+    def check(self) -> None:
+        """Look at every service once and do what is due.
+
+        Raises:
+            PipelineError: a process ended before it was ever ready, so that a restart would not help.
+        """
+        now = time.monotonic()
+        for service in self._services:
+            self._look(service, now)
+        if now - self._looked_at >= ASK_EVERY:
+            self._looked_at = now
+            self._continue_stopped()
+
+    def _look(self, service: Service, now: float) -> None:
+        name = service.child.name
+        if name in self._due:
+            if now >= self._due[name]:
+                del self._due[name]
+                self._start(service, now)
+            return
+        code = service.child.process.poll()
+        if code is not None:
+            if not service.was_ready:
+                self._processes.check()
+            self._fail(service, _ending(code))
+            return
+        if service.asked is not None and service.asked.done:
+            answered, service.asked = service.asked.result(), None
+            if answered:
+                service.missed, service.was_ready = 0, True
+                self._recover(name, now)
+            elif now - service.started_at > START_SECONDS or service.was_ready:
+                service.missed += 1
+        if service.asked is None and now - service.asked_at >= ASK_EVERY:
+            service.asked_at = now
+            service.asked = _Call(service.answers)
+        if service.missed >= _MISSED and now - service.started_at > START_SECONDS:
+            self._fail(service, "it did not answer any more")
+        self._tell_lasting(service, now)
+
+    def _fail(self, service: Service, reason: str) -> None:
+        """Begin an outage, or go on with one, and plan the restart."""
+        now, name = time.monotonic(), service.child.name
+        outage = self._outages.setdefault(name, _Outage(now, reason))
+        outage.over = None
+        wait, failed_at = self._waits.get(name, (_FIRST_WAIT, now))
+        if now - failed_at > _FORGIVEN_AFTER:
+            wait = _FIRST_WAIT
+        self._waits[name] = (min(2 * wait, _LONGEST_WAIT), now)
+        self._due[name] = now + wait
+        self._say(f"{name}: {reason}; it is started again in {wait:.0f} s. Its log is {service.child.log}.")
+
+    def _start(self, service: Service, now: float) -> None:
+        service.prepare()
+        self._processes.restart(service.child)
+        service.started_at, service.missed, service.asked = now, 0, None
+        if outage := self._outages.get(service.child.name):
+            outage.restarts += 1
+
+    def _recover(self, name: str, now: float) -> None:
+        outage = self._outages.get(name)
+        if outage is None:
+            return
+        if outage.over is None:
+            outage.over = now
+            self._say(f"{name} answers again after {span(now - outage.began)}.")
+        elif now - outage.over >= _SETTLED_AFTER:
+            [service] = [one for one in self._services if one.child.name == name]
+            if self._deliver(outage, _returned(self._settings, service, outage, outage.over - outage.began), now):
+                del self._outages[name]
+
+    def _tell_lasting(self, service: Service, now: float) -> None:
+        outage = self._outages.get(service.child.name)
+        if outage is not None and outage.over is None and not outage.alerted and now - outage.began >= _TOLD_AFTER:
+            outage.alerted = self._deliver(outage, _lost(self._settings, service, outage), now)
+
+    def _deliver(self, outage: _Outage, alert: Alert, now: float) -> bool:
+        """Send an alert; one that no address accepts is sent again after a while."""
+        if now < outage.tell_at:
+            return False
+        outage.tell_at = now + _TOLD_AFTER
+        delivered = deliver(self._settings.alert_urls, alert)
+        outage.tell_at = 0.0 if delivered else outage.tell_at
+        return delivered
+
+    def _continue_stopped(self) -> None:
+        """Continue processes that have been stopped for several looks."""
+        roots = [service.child.process for service in self._services]
+        found: dict[int, int] = {}
+        for root in (*roots, *self._others()):
+            with suppress(psutil.NoSuchProcess):
+                for process in (root, *root.children(recursive=True)):
+                    with suppress(psutil.NoSuchProcess):
+                        if process.status() == psutil.STATUS_STOPPED:
+                            found[process.pid] = self._stopped.get(process.pid, 0) + 1
+                            if found[process.pid] >= _STOPPED_LOOKS:
+                                self._say(f"{process.name()} (process {process.pid}) was stopped; it is continued.")
+                                process.send_signal(signal.SIGCONT)
+        self._stopped = found
+
+
+class Background:
+    """Calls a function repeatedly in a thread of its own, so that one that has to wait delays nothing else."""
+
+    def __init__(self, function: Callable[[], None]) -> None:
+        self._function = function
+        self._call: _Call[None] | None = None
+
+    def check(self) -> None:
+        """Call the function unless it is still under way; raise what the last call raised."""
+        if self._call is not None and self._call.done:
+            self._call.result()
+            self._call = None
+        if self._call is None:
+            self._call = _Call(self._function)
+
+
+class _Call(Generic[T]):
+    """One call of a function in a thread that does not keep this process from ending."""
+
+    def __init__(self, function: Callable[[], T]) -> None:
+        self._function = function
+        self._found: list[T] = []
+        self._error: BaseException | None = None
+        self.done = False
+        threading.Thread(target=self._run, name="supervision", daemon=True).start()
+
+    def _run(self) -> None:
+        try:
+            self._found.append(self._function())
+        except BaseException as error:  # noqa: BLE001 - it is raised where the result is taken
+            self._error = error
+        self.done = True
+
+    def result(self) -> T:
+        """Return what the function returned, or raise what it raised."""
+        if self._error is not None:
+            raise self._error
+        return self._found[0]
+
+
+def _ending(code: int) -> str:
+    if code >= 0:
+        return f"it ended with code {code}"
+    try:
+        return f"it was killed ({signal.Signals(-code).name})"
+    except ValueError:
+        return f"it was killed (signal {-code})"
+
+
+def _lost(settings: Settings, service: Service, outage: _Outage) -> Alert:
+    name = service.child.name
+    return Alert(
+        f"{name} is down: {outage.reason}",
+        (
+            f"{service.what}. `market-data up` has started it again {outage.restarts} times and goes on trying; "
+            f"its log is logs/{service.child.log.name}.",
+        ),
+        link=settings.ui_url,
+    )
+
+
+def _returned(settings: Settings, service: Service, outage: _Outage, seconds: float) -> Alert:
+    name = service.child.name
+    after = span(timedelta(seconds=max(seconds, 1.0)).total_seconds())
+    if outage.alerted:
+        return Alert(f"{name} runs again after {after}", tone=Tone.RECOVERY, link=settings.ui_url)
+    said = f"{name} was started again after {after}: {outage.reason}"
+    return Alert(said, (f"Meanwhile: {service.what.lower()}.",), Tone.WARNING, settings.ui_url)
