@@ -39,7 +39,6 @@ class TierObjective:
     description: str
     warn_after: timedelta  # the freshness policy warns this long after the tier's last materialization
     fail_after: timedelta  # and fails
-    starts_after: timedelta  # after the cron's instant, so that tiers scheduled for one instant start one by one
     run_priority: int  # of its runs in Dagster's queue; higher goes first
     max_shard_symbols: int  # symbols refreshed by one run
 
@@ -61,7 +60,6 @@ TIER_OBJECTIVES: Final[Mapping[Tier, TierObjective]] = MappingProxyType(
             description="For trading: refreshed every 15 minutes, never more than 1 hour behind.",
             warn_after=timedelta(minutes=40),
             fail_after=timedelta(hours=1),
-            starts_after=timedelta(seconds=0),
             run_priority=10,
             max_shard_symbols=25,
         ),
@@ -73,7 +71,6 @@ TIER_OBJECTIVES: Final[Mapping[Tier, TierObjective]] = MappingProxyType(
             description="For the trading day: refreshed hourly, never more than 4 hours behind.",
             warn_after=timedelta(hours=2, minutes=30),
             fail_after=timedelta(hours=4),
-            starts_after=timedelta(seconds=15),
             run_priority=0,
             max_shard_symbols=50,
         ),
@@ -90,7 +87,6 @@ TIER_OBJECTIVES: Final[Mapping[Tier, TierObjective]] = MappingProxyType(
             description="For occasional use: refreshed once a day, half an hour after midnight in New York.",
             warn_after=timedelta(hours=26),
             fail_after=timedelta(hours=30),
-            starts_after=timedelta(seconds=30),
             run_priority=-10,
             max_shard_symbols=100,
         ),

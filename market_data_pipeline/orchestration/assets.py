@@ -11,7 +11,6 @@ one step materializes both (they commit together). The work itself is in ingest.
 import time
 import warnings
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 import dagster as dg
@@ -40,7 +39,6 @@ from market_data_pipeline.orchestration.partitions import (
 )
 from market_data_pipeline.orchestration.provenance import of_run
 from market_data_pipeline.orchestration.resources import PipelineResource
-from market_data_pipeline.orchestration.runs import seconds_until_start
 
 if TYPE_CHECKING:
     from market_data_pipeline.ingest.outcome import SeriesOutcome
@@ -112,7 +110,6 @@ def refresh_tier(
     """
     from market_data_pipeline.store.audit_log import append_run
 
-    time.sleep(seconds_until_start(tier, context.run.tags, datetime.now(UTC)))
     partitioned = context.has_partition_key or context.has_partition_key_range
     outcomes: list[SeriesOutcome] = []
     stop: PipelineError | None = None

@@ -7,7 +7,7 @@ work is cut into runs. When they start is in schedules and sensors.
 from __future__ import annotations
 
 import time
-from datetime import datetime, timedelta
+from datetime import timedelta
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final
 
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
 NARROW_TAG: Final = "market_data/narrow"  # on runs for some series only; a tier's schedule does not wait for them
-
-STARTS_AT_TAG: Final = "market_data/starts_at"  # ISO 8601: the run sends nothing to the vendor before this instant
 
 UNFINISHED: Final = (
     dg.DagsterRunStatus.QUEUED,
@@ -54,7 +52,6 @@ def tier_run_requests(
     *,
     trigger: str = "schedule",
     run_config: Mapping[str, Any] | None = None,
-    starts_at: datetime | None = None,
     max_runtime: int | None = None,
 ) -> list[dg.RunRequest]:
     """Return the runs that refresh a tier, one per shard of its symbols.
@@ -65,32 +62,18 @@ def tier_run_requests(
         max_symbols: symbols of one run at most; by default the tier's objective.
         trigger: what starts the runs, for their tags.
         run_config: goes to every run.
-        starts_at: no run sends anything to the vendor before this instant; aware.
         max_runtime: seconds after which Dagster ends a run; by default those of dagster.yaml.
     """
-    delay = {STARTS_AT_TAG: starts_at.isoformat()} if starts_at else {}
     limit = {MAX_RUNTIME_TAG: str(max_runtime)} if max_runtime else {}
     return [
         dg.RunRequest(
             run_key=f"{shard[0]}..{shard[-1]}",
             job_name=job_name(tier),
             run_config=run_config or {},
-            tags={**run_tags(tier), **range_tags(shard), TRIGGER_TAG: trigger, **delay, **limit},
+            tags={**run_tags(tier), **range_tags(shard), TRIGGER_TAG: trigger, **limit},
         )
         for shard in shards(symbols, max_symbols or TIER_OBJECTIVES[tier].max_shard_symbols)
     ]
-
-
-def seconds_until_start(tier: Tier, tags: Mapping[str, str], now: datetime) -> float:
-    """Return how long a run with these tags waits, so that tiers due at the same instant start one after the other.
-
-    A cron has no seconds, and a tick that slept would keep one of the daemon's threads. A run that starts late does not
-    wait, and none waits longer than its tier's `starts_after`, whatever the clocks of scheduler and worker say.
-    """
-    if STARTS_AT_TAG not in tags:
-        return 0.0
-    left = datetime.fromisoformat(tags[STARTS_AT_TAG]) - now
-    return min(max(left, timedelta(0)), TIER_OBJECTIVES[tier].starts_after).total_seconds()
 
 
 def narrowed(

@@ -40,10 +40,7 @@ def tier_schedule(tier: Tier, job: AssetJob) -> dg.ScheduleDefinition:
             return dg.SkipReason(f"Run {busy} of the {tier.value} tier has not finished.")
         if not (symbols := symbols_of(context.instance, tier)):
             return dg.SkipReason(f"No symbol is in the {tier.value} tier; `market-data universe add` adds one.")
-        starts_at = context.scheduled_execution_time + objective.starts_after
-        return tier_run_requests(
-            symbols, tier, starts_at=starts_at if objective.starts_after else None, max_runtime=MAX_RUNTIME
-        )
+        return tier_run_requests(symbols, tier, max_runtime=MAX_RUNTIME)
 
     return schedule
 

@@ -14,7 +14,8 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from market_data_pipeline.domain.errors import UsageError
-from market_data_pipeline.runtime.console import command_name
+from market_data_pipeline.runtime.connection_budget import too_few_connections
+from market_data_pipeline.runtime.console import command_name, print_error
 from market_data_pipeline.runtime.console import console as screen
 from market_data_pipeline.runtime.daemon import CHECK_SECONDS, Daemon
 from market_data_pipeline.runtime.database_watch import DatabaseWatch
@@ -85,6 +86,8 @@ def run_up(settings: Settings, once: bool) -> int:
         else:
             daemon.own()
         if not once:
+            if warning := too_few_connections(settings):
+                print_error(warning)
             _start_servers(daemon, settings)
         if not complete:
             code = load(engine, instance, console, Load(), daemon.check)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 import dagster as dg
@@ -11,10 +11,9 @@ import pytest
 import sqlalchemy as sa
 
 from market_data_pipeline.definitions import build_defs
-from market_data_pipeline.domain.objectives import TIER_OBJECTIVES
 from market_data_pipeline.domain.series import Tier, Timeframe
 from market_data_pipeline.orchestration.partitions import features_key, symbols_of
-from market_data_pipeline.orchestration.runs import STARTS_AT_TAG, seconds_until_start, submit_refresh
+from market_data_pipeline.orchestration.runs import submit_refresh
 from market_data_pipeline.store.universe import add_symbols
 from market_data_pipeline_tests.orchestration.conftest import NOW, StandIn
 
@@ -291,46 +290,21 @@ def test_a_schedule_without_symbols_says_how_to_add_some(instance: dg.DagsterIns
     assert "market-data universe add" in (skipped.skip_message or "")
 
 
-def starts_at(requests: list[dg.RunRequest] | dg.SkipReason) -> list[datetime]:
-    assert isinstance(requests, list)
-    assert requests
-    return [datetime.fromisoformat(request.tags.get(STARTS_AT_TAG, NOW.isoformat())) for request in requests]
-
-
-def test_tiers_that_fall_due_together_start_one_after_the_other_the_most_urgent_first(ticks: Ticks) -> None:
-    starts = [starts_at(ticks.schedule(f"{tier}_schedule"))[0] for tier in Tier]
-    assert starts[0] == NOW
-    assert starts == sorted(set(starts))
-    assert starts[-1] - NOW < TIER_OBJECTIVES[Tier.CRITICAL].cadence
-
-
-def test_a_run_waits_for_what_is_left_and_no_longer_than_its_tier_whatever_the_clock_says() -> None:
-    delay, due = TIER_OBJECTIVES[Tier.STANDARD].starts_after, datetime(2026, 3, 11, 12, 0, tzinfo=UTC)
-    whole = delay.total_seconds()
-    assert whole > 5
-
-    def wait(now: datetime) -> float:
-        return seconds_until_start(Tier.STANDARD, {STARTS_AT_TAG: (due + delay).isoformat()}, now)
-
-    assert wait(due + timedelta(seconds=5)) == whole - 5
-    assert wait(due + delay) == 0
-    assert wait(due + timedelta(hours=1)) == 0  # the daemon was down
-    assert wait(due - timedelta(hours=1)) == whole  # its clock is behind
-    assert seconds_until_start(Tier.STANDARD, {}, due) == 0  # started by hand
-
-
-def test_a_scheduled_run_waits_for_its_tiers_start_and_its_tick_does_not(
+def test_tiers_that_fall_due_together_leave_the_queue_by_their_urgency_and_no_tick_or_run_waits(
     ticks: Ticks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    slept: list[float] = []
-    monkeypatch.setattr("time.sleep", slept.append)
-    ahead = datetime.now(UTC) + timedelta(hours=1)
-    context = dg.build_schedule_context(ticks.instance, scheduled_execution_time=ahead)
-    (request,) = ticks.repository.get_schedule_def("standard_schedule")(context)
-    assert slept == []
+    def slept(seconds: float) -> None:
+        raise AssertionError(f"slept {seconds} s")
+
+    monkeypatch.setattr("time.sleep", slept)
+    requests = [ticks.schedule(f"{tier}_schedule") for tier in Tier]
+    assert all(isinstance(of_tier, list) for of_tier in requests)
+    priorities = [int(of_tier[0].tags["dagster/priority"]) for of_tier in requests]  # type: ignore[index]
+    assert priorities == sorted(set(priorities), reverse=True)
+    for of_tier in requests:
+        assert of_tier[0].tags["dagster/max_runtime"] == "7200"  # type: ignore[index]
     job = ticks.definitions.resolve_job_def("standard_refresh")
-    assert job.execute_in_process(instance=ticks.instance, tags=dict(request.tags)).success
-    assert TIER_OBJECTIVES[Tier.STANDARD].starts_after.total_seconds() in slept
+    assert job.execute_in_process(instance=ticks.instance, tags=dict(requests[1][0].tags)).success  # type: ignore[index]
 
 
 def test_a_symbol_that_moves_to_another_tier_keeps_its_data_and_its_history(
