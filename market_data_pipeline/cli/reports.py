@@ -151,6 +151,11 @@ def gaps(
             f"{symbol} {one.timeframe}: {one.bars_held} bars held and {one.bars_missing} missing "
             f"of {one.sessions} sessions since {instant(one.history_start)}{unlisted}."
         )
+        if one.stray_bars:
+            console().print(
+                f"{symbol} {one.timeframe}: {one.stray_bars} bars that lie in no session were left out; "
+                "they are kept in market_data.stray_bars."
+            )
         if settled := one.settled_until:
             console().print(
                 f"{symbol} {one.timeframe}: bars before {instant(settled)} have settled, later ones may still change."

@@ -23,6 +23,7 @@ from market_data_pipeline.store.audit_log import LogRow, append_log
 from market_data_pipeline.store.bars import append_bars, extent, read_bars, supersede_bars
 from market_data_pipeline.store.coverage import write_coverage, write_failed_days
 from market_data_pipeline.store.series_state import state_of, write_failure, write_state
+from market_data_pipeline.store.stray_bars import write_stray_bars
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -85,6 +86,7 @@ class Change:
         reverified: with this change, all days due for it have been reverified under the splits in force.
         tally: what the execution has counted so far.
         stored: a bar frame of what is stored within `spans`, where the caller has read it.
+        outside: a bar frame of what the vendor sent although it lies in no session; None for nothing.
     """
 
     series: Series
@@ -100,6 +102,7 @@ class Change:
     reverified: bool = False
     tally: Tally = field(default_factory=Tally)
     stored: pd.DataFrame | None = None
+    outside: pd.DataFrame | None = None
 
 
 def commit(context: CommitContext, change: Change) -> SeriesOutcome:
@@ -224,6 +227,7 @@ def _commit(context: CommitContext, change: Change) -> SeriesOutcome:
     )
     with tally.storing(), connection.together():
         write_coverage(connection, series, change.coverage, context.run_id)
+        write_stray_bars(connection, series, change.outside, now)
         write_state(connection, series, new_state)
         row = _log_row(outcome, state, context.run_id, change.started_at, context.clock())
         append_log(connection, series, row)

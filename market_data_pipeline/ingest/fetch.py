@@ -51,6 +51,7 @@ class Answer:
         counters: what the answer cost.
         warnings: sentences about the refused and the doubted days, and about what else was odd.
         alone: session dates of windows without any bar, about which a bar of another day says nothing.
+        outside: a bar frame of what lies in no session, which is not part of the series; None for nothing.
         is_last: no part of the plan is left to request.
     """
 
@@ -63,6 +64,7 @@ class Answer:
     counters: Counters = NOTHING
     warnings: tuple[str, ...] = ()
     alone: frozenset[date] = frozenset()
+    outside: pd.DataFrame | None = None
     is_last: bool = True
 
 
@@ -113,6 +115,7 @@ def fetch(
     for number, part in enumerate(plan.parts):
         started_at, tally = clock(), Tally()
         frames: list[pd.DataFrame] = []
+        outside: list[pd.DataFrame] = []
         spans: Intervals = ()
         warnings: tuple[str, ...] = ()
         coverage = plan.clamped if number == 0 else ()
@@ -124,6 +127,7 @@ def fetch(
                 covered = covered_days(believed, window.interval, plan.series, known, plan.timing)
                 taken = taken or len(believed.refused) < len(believed.sessions)
                 frames.append(believed.bars)
+                outside += [believed.outside] if believed.outside is not None else []
                 spans += covered.spans
                 coverage += covered.coverage
                 warnings += believed.warnings
@@ -146,8 +150,19 @@ def fetch(
             yield FailedFetch(DataError(refusal(plan.series, refused)), started_at, tally.counters, (), coverage)
             return
         warnings = ((refusal(plan.series, refused),) if refused else ()) + warnings
-        bars = _joined(frames)
-        yield Answer(plan, started_at, bars, spans, coverage, known, tally.counters, warnings, alone, is_last)
+        yield Answer(
+            plan,
+            started_at,
+            _joined(frames),
+            spans,
+            coverage,
+            known,
+            tally.counters,
+            warnings,
+            alone,
+            _joined(outside),
+            is_last,
+        )
 
 
 def refusal(series: Series, refused: Mapping[date, str]) -> str:

@@ -312,7 +312,14 @@ def _due(unsettled: Sequence[Unsettled], sessions: Mapping[date, Session], timin
 
 def _coverage(unsettled: Sequence[Unsettled]) -> dict[date, Coverage]:
     return {
-        day.session_date: Coverage(day.session_date, CoverageStatus(day.status), day.rows or 0, day.fetched_at)
+        day.session_date: Coverage(
+            day.session_date,
+            CoverageStatus(day.status),
+            day.rows or 0,
+            day.fetched_at,
+            doubted_at=day.doubted_at,
+            reason=day.reason,
+        )
         for day in unsettled
         if day.status is not None and day.fetched_at is not None
     }

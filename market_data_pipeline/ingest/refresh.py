@@ -226,6 +226,7 @@ def _commit_answer(
             expected=replace(change.expected, coverage=answer.known),
             warnings=(*warnings, *answer.warnings),
             stored=within(stored, answer.spans),
+            outside=answer.outside,
         )
         yield commit(context, change)
     except PipelineError as error:
@@ -254,6 +255,7 @@ def _commit_answer(
                 spans=spans,
                 coverage=(),
                 stored=None,
+                outside=None,
                 expected=replace(change.expected, timeframe=timeframe),
                 warnings=run.pending.take_warnings(),
                 base_revision=base_state.revision,

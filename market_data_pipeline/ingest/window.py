@@ -44,12 +44,14 @@ class Believed:
         bars: a bar frame, without the refused days.
         refused: why the others cannot be believed, by session date.
         warnings: sentences about what was taken in although it was odd.
+        outside: a bar frame of what lies in no session; None for nothing.
     """
 
     sessions: tuple[Session, ...]
     bars: pd.DataFrame
     refused: Mapping[date, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    outside: pd.DataFrame | None = None
 
 
 def fetch_window(client: PolygonClient, plan: FetchPlan, window: Window, priority: int, tally: Tally) -> Believed:
@@ -81,7 +83,7 @@ def fetch_window(client: PolygonClient, plan: FetchPlan, window: Window, priorit
             tally.counters += getattr(error, "usage", NOTHING)
             raise
         tally.counters += fetched.usage
-        return Believed(tuple(part), fetched.bars, fetched.refused, fetched.warnings)
+        return Believed(tuple(part), fetched.bars, fetched.refused, fetched.warnings, fetched.outside)
 
     def unheard_of(days: Sequence[Session]) -> list[Session]:
         return [day for day in days if not ((known := plan.coverage.get(day.date)) and known.refused)]
@@ -163,4 +165,5 @@ def _replaced(answer: Believed, part: Believed) -> Believed:
         bars = pd.concat([bars[:at], part.bars, bars[at:]], ignore_index=True) if len(bars) else part.bars
     refused = {day: reason for day, reason in answer.refused.items() if day not in dates}
     refused |= {day: reason for day, reason in part.refused.items() if day in dates}
-    return Believed(answer.sessions, bars, dict(sorted(refused.items())), answer.warnings + part.warnings)
+    outside = part.outside if answer.outside is None else answer.outside
+    return Believed(answer.sessions, bars, dict(sorted(refused.items())), answer.warnings + part.warnings, outside)

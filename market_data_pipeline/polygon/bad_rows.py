@@ -173,6 +173,7 @@ def sifted(
             bad.append(BadRow(low, high, reason))
     kept[list(reasons)] = False
     outside = in_order & ~inside
+    outside[list(reasons)] = False
     return Rows(
         ts_us[kept & inside],
         values[:, kept & inside],

@@ -25,7 +25,8 @@ class TierProgress(Counters):
 
     Attributes:
         done: series whose execution succeeded and left no gap that was due.
-        with_gaps: series whose execution succeeded, but for which the vendor had no bars that were due.
+        with_gaps: series whose execution succeeded, but for which the vendor had no usable bars that
+            were due.
         failed: series whose execution failed.
         latest_symbols: the last few that were finished, separated by spaces.
     """
@@ -113,7 +114,7 @@ _PROGRESS: Final = sa.text(f"""
         select
             l.*,
             s.tier,
-            coalesce(s.next_due_at <= s.verified_at, true) as has_gaps,
+            coalesce(s.next_due_at <= s.verified_at, true) or l.days_refused > 0 as has_gaps,
             row_number() over (partition by l.symbol, l.timeframe order by l.id desc) as newest,
             row_number() over (partition by s.tier order by l.id desc) as age
         from market_data.ingest_log as l
@@ -146,7 +147,10 @@ _WITH_GAPS: Final = sa.text("""
     select distinct symbol
     from market_data.ingest_log as l
     join market_data.series_state as s using (symbol, timeframe)
-    where l.run_id = any(:run_ids) and s.last_error is null and coalesce(s.next_due_at <= s.verified_at, true)
+    where
+        l.run_id = any(:run_ids)
+        and s.last_error is null
+        and (coalesce(s.next_due_at <= s.verified_at, true) or l.days_refused > 0)
     order by symbol
 """)
 
@@ -201,7 +205,7 @@ def failed_series(engine: sa.Engine, run_ids: Sequence[str]) -> list[FailedSerie
 
 
 def symbols_with_gaps(engine: sa.Engine, run_ids: Sequence[str]) -> list[str]:
-    """Return the symbols of these runs for which the vendor had no bars that were due."""
+    """Return the symbols of these runs for which the vendor had no usable bars that were due."""
     with engine.connect() as connection:
         return list(connection.execute(_WITH_GAPS, {"run_ids": list(run_ids)}).scalars())
 

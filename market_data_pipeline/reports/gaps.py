@@ -254,6 +254,12 @@ _COVERAGE: Final = sa.text("""
     where symbol = :symbol and timeframe = :timeframe
 """)
 
+_OUTSIDE: Final = sa.text("""
+    select count(*)
+    from market_data.stray_bars
+    where symbol = :symbol and timeframe = :timeframe and ts >= :start
+""")
+
 _STARTS: Final = sa.text("""
     select coalesce(array_agg(cast(extract(epoch from ts) * 1000000 as bigint) order by ts), '{}')
     from market_data.bars
@@ -271,6 +277,7 @@ class History(NamedTuple):
         held_us: starts of the bars that it holds, int64 microseconds since 1970 UTC, ascending.
         state: `tier`, `failures` in a row, `settled_until`; `error_class`, `error` and `failed_at` of the last failure.
         timing: calendar, plan and the instant it is now.
+        outside: how many bars the vendor sent that lie in no session.
     """
 
     series: Series
@@ -279,6 +286,7 @@ class History(NamedTuple):
     held_us: np.ndarray
     state: sa.RowMapping
     timing: Timing
+    outside: int = 0
 
     @property
     def sessions(self) -> tuple[Session, ...]:
@@ -341,8 +349,10 @@ def read_history(connection: sa.Connection, series: Series, timing: Timing, plan
     }
     within = reach(timing, history_days, plan.history)
     empty = History(series, within, coverage, np.empty(0, dtype="int64"), state, timing)
-    starts = connection.execute(_STARTS, {**named, "start": empty.start}).scalar_one()
-    return empty._replace(held_us=np.asarray(starts, dtype="int64"))
+    named["start"] = empty.start
+    starts = connection.execute(_STARTS, named).scalar_one()
+    outside = connection.execute(_OUTSIDE, named).scalar_one()
+    return empty._replace(held_us=np.asarray(starts, dtype="int64"), outside=outside)
 
 
 def series_gaps(history: History) -> SeriesGaps:
@@ -358,6 +368,7 @@ def series_gaps(history: History) -> SeriesGaps:
         settled_until=history.state["settled_until"],
         bars_held=len(history.held_us),
         bars_missing=sum(gap.bars for gap in found),
+        stray_bars=history.outside,
         weekends=_weekends(timing.calendar, days[0].date, timing.calendar.session_date(timing.now)) if days else 0,
         summary={
             str(reason): GapCount(stretches=len(gaps), bars=sum(gap.bars for gap in gaps))

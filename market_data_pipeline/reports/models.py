@@ -314,7 +314,10 @@ class GapCount(Answer):
 
 
 class SeriesGaps(Answer):
-    """The gaps of one fetched series, `stretches`, in ascending order, and their counts by reason."""
+    """The gaps of one fetched series, `stretches`, in ascending order, and their counts by reason.
+
+    `stray_bars` were sent by the vendor although they lie in no session: they are not part of the series.
+    """
 
     timeframe: str
     history_start: datetime
@@ -322,6 +325,7 @@ class SeriesGaps(Answer):
     settled_until: datetime | None
     bars_held: int
     bars_missing: int
+    stray_bars: int
     weekends: int
     summary: dict[str, GapCount]
     stretches: list[GapReport]

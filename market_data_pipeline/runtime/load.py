@@ -156,7 +156,7 @@ def load(
         symbols = symbols_with_gaps(engine, run_ids)
         names = ", ".join(symbols[:_MOST_NAMES]) + (", ..." if len(symbols) > _MOST_NAMES else "")
         print_error(
-            f"{with_gaps} series have gaps: the vendor did not return bars that were due ({names}). "
+            f"{with_gaps} series have gaps: the vendor did not return usable bars that were due ({names}). "
             f"`market-data gaps {symbols[0]}` explains them."
         )
     if not_started := sum(expected.values()) - done - with_gaps - len(failures):

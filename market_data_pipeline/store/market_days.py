@@ -28,6 +28,8 @@ class Unsettled(NamedTuple):
     status: str | None  # None, as the two below, when the day was never fetched
     rows: int | None
     fetched_at: datetime | None
+    doubted_at: datetime | None = None
+    reason: str | None = None
 
 
 class StoredDay(NamedTuple):
@@ -58,8 +60,8 @@ def unsettled_days(
 
         unsettled as (
             select
-                candidates.symbol, days.session_date, known.status, known.rows, known.fetched_at,
-                count(*) over (partition by candidates.symbol) as days
+                candidates.symbol, days.session_date, known.status, known.rows, known.fetched_at, known.doubted_at,
+                known.reason, count(*) over (partition by candidates.symbol) as days
             from candidates
             cross join unnest(%(dates)s::date[]) as days (session_date)
             left join market_data.coverage as known
@@ -67,10 +69,12 @@ def unsettled_days(
                     known.symbol = candidates.symbol
                     and known.timeframe = '1d'
                     and known.session_date = days.session_date
-            where known.status is null or known.status not in ('complete', 'empty_confirmed')
+            where
+                known.status is null
+                or known.status not in ('complete', 'empty_confirmed') and (known.status <> 'clamped' or known.rows = 0)
         )
 
-        select symbol, session_date, status, rows, fetched_at
+        select symbol, session_date, status, rows, fetched_at, doubted_at, reason
         from unsettled
         where days <= %(most)s
         order by symbol, session_date
