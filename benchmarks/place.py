@@ -118,11 +118,12 @@ class Place:
         from market_data_pipeline.ingest.pipeline import Pipeline, shared_limiter
         from market_data_pipeline.polygon.client import PolygonClient
         from market_data_pipeline.polygon.plans import plan_named
+        from market_data_pipeline.store.source import Source
 
-        plan = plan_named("advanced")
+        plan, source = plan_named("advanced"), Source("sandbox", None, "advanced")
         limiter = shared_limiter(database_url, plan.calls_per_minute)
         client = PolygonClient(self.vendor_url, SANDBOX_KEY, limiter=limiter, plan=plan, clock=now)
-        return Pipeline(client, database_url, now, plan, history_days, threads, NOW)
+        return Pipeline(client, database_url, now, plan, history_days, threads, NOW, source=source)
 
 
 @contextmanager

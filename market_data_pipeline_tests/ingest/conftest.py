@@ -23,6 +23,7 @@ from market_data_pipeline.sandbox.main import open_source
 from market_data_pipeline.sandbox.server import running_server
 from market_data_pipeline.sandbox.view import Source
 from market_data_pipeline.settings.sandbox import SANDBOX_KEY
+from market_data_pipeline.store.source import Source as BarSource
 
 
 class Patience:
@@ -64,8 +65,9 @@ class World:
             clock=self.clock,
         )
         return Pipeline(
-            client, self.database_url, self.clock, plan_named(self.plan), history_days, self.threads, self.now
-        )
+            client, self.database_url, self.clock, plan_named(self.plan), history_days, self.threads, self.now,
+            source=BarSource("sandbox", None, self.plan),
+        )  # fmt: skip
 
     def refresh(
         self,
