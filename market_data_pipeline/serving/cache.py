@@ -262,8 +262,9 @@ class SingleFlight:
 async def follow_commits(conninfo: str, cache: ResponseCache) -> None:
     """Keep `cache` consistent with the database until cancelled; reconnect indefinitely.
 
-    Every commit of a series notifies `market_data_series` with its partition key, such as `AAPL|5m`. The notification
-    is part of the writer's transaction, so it arrives exactly when the new rows become visible.
+    Whatever changes an answer notifies `market_data_series` by a trigger, with the partition key of the series, such as
+    `AAPL|5m`: a commit of the series, a split, a symbol that is followed or no more. The notification is part of the
+    writer's transaction, so it arrives exactly when the new rows become visible.
     """
     wait = FIRST_WAIT_SECONDS
     while True:

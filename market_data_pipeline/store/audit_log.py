@@ -64,25 +64,20 @@ _COLUMNS: Final = (
 )
 _ROW: Final = tuple(field.name for field in fields(LogRow) if field.name != "counters")
 _APPEND_LOG: Final = f"""
-    with logged as (
-        insert into market_data.ingest_log ({", ".join(_COLUMNS)}, outside_rpo_since)
-        values (
-            {", ".join(f"%({name})s" for name in _COLUMNS)},
-            case when coalesce(%(due_at)s::timestamptz + %(rpo)s, '-infinity') < %(finished_at)s then
-                market_data.outside_rpo_since(
-                    %(symbol)s, %(timeframe)s, %(due_at)s::timestamptz, %(rpo)s, %(finished_at)s
-                )
-            end
-        )
+    insert into market_data.ingest_log ({", ".join(_COLUMNS)}, outside_rpo_since)
+    values (
+        {", ".join(f"%({name})s" for name in _COLUMNS)},
+        case when coalesce(%(due_at)s::timestamptz + %(rpo)s, '-infinity') < %(finished_at)s then
+            market_data.outside_rpo_since(
+                %(symbol)s, %(timeframe)s, %(due_at)s::timestamptz, %(rpo)s, %(finished_at)s
+            )
+        end
     )
-
-    select pg_notify('market_data_series', %(partition_key)s)::text
 """  # noqa: S608 - names of columns
 
 
 def append_log(connection: StoreConnection, series: Series, row: LogRow) -> None:
-    """Append the row of one execution, and notify listeners (the read API's cache) which series it was."""
+    """Append the row of one execution."""
     values = {name: getattr(row, name) for name in _ROW}  # asdict() copies deeply
     values |= {name: getattr(row.counters, name) for name in _COUNTERS}
-    values |= {**series._asdict(), "partition_key": series.partition_key}
-    connection.execute(_APPEND_LOG, values)
+    connection.execute(_APPEND_LOG, {**values, **series._asdict()})

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 
 import psycopg
+import pytest
 
 from market_data_pipeline.domain.series import Series, Timeframe
 from market_data_pipeline.reports.series_records import Watermarks
@@ -58,6 +59,48 @@ def test_a_commit_leaves_other_series_in_memory(api: Api, seed: Seed) -> None:
     hits = api.hits()
     api.get(f"{FEATURES}/MSFT", timeframe="5m")
     assert api.hits() == hits + 1
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "insert into market_data.splits values ('AAPL', '2026-03-12', 1, 4, now())",
+        "update market_data.splits set counts = false where symbol = 'AAPL'",
+        "delete from market_data.splits where symbol = 'AAPL'",
+        "update market_data.symbols set active = false where symbol = 'AAPL'",
+        "update market_data.series_state set verified_at = now() where symbol = 'AAPL'",
+        "delete from market_data.series_state where symbol = 'AAPL'",
+        "truncate market_data.splits",
+    ],
+)
+def test_whatever_changes_an_answer_is_notified_whoever_writes_it(seed: Seed, statement: str) -> None:
+    seed.series("AAPL")
+    seed.series("MSFT")
+    seed.split("AAPL", "2026-03-11", 1, 2)
+    seed.run("listen market_data_series")
+    list(seed.connection.notifies(timeout=0))
+    seed.run(statement)
+    told = {notification.payload for notification in seed.connection.notifies(timeout=10, stop_after=1)}
+    assert told == ({"*"} if statement.startswith("truncate") else {"AAPL|5m"})
+
+
+def test_after_the_commit_of_a_split_all_answers_about_a_bar_agree(api: Api, seed: Seed) -> None:
+    first = datetime.fromisoformat("2026-03-10T13:30:00Z")
+    seed.series("AAPL", first=first, count=2)
+    api.wait_for_cache()
+
+    def close(limit: int, endpoint: str = BARS, records: str = "bars") -> float:
+        found = api.get(f"{endpoint}/AAPL", timeframe="5m", limit=limit).json()[records][-1]["close"]
+        assert isinstance(found, float)
+        return found
+
+    raw = close(1)
+    assert (close(2), close(1, FEATURES, "features")) == (raw, raw)
+
+    seed.split("AAPL", "2026-03-11", 1, 4)
+
+    wait_until(lambda: close(1) == raw / 4)
+    assert (close(2), close(3), close(1, FEATURES, "features")) == (raw / 4, raw / 4, raw / 4)
 
 
 def test_freshness_and_timestamp_of_a_kept_answer_follow_the_clock(
