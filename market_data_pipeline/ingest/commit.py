@@ -18,6 +18,7 @@ from market_data_pipeline.domain.series import Series
 from market_data_pipeline.ingest.compare import changes_of, compare
 from market_data_pipeline.ingest.doubt import within
 from market_data_pipeline.ingest.features import update_features
+from market_data_pipeline.ingest.jumps import jump_doubts
 from market_data_pipeline.ingest.outcome import SeriesOutcome, failed_outcome
 from market_data_pipeline.store.audit_log import LogRow, append_log
 from market_data_pipeline.store.bars import append_bars, extent, read_bars, supersede_bars
@@ -184,6 +185,7 @@ def _commit(context: CommitContext, change: Change) -> SeriesOutcome:
         now=now,
         tally=tally,
     )
+    doubts = (*basis.doubts, *jump_doubts(series, features.bars, delta.first_us))
     written = Counters(
         rows_fetched=len(change.bars),
         rows_inserted=delta.rows_inserted,
@@ -222,7 +224,7 @@ def _commit(context: CommitContext, change: Change) -> SeriesOutcome:
         expected_last_ts=expected.last_due_ts(),
         verified_at=new_state.verified_at,
         next_due_at=new_state.next_due_at,
-        warning=" ".join((*change.warnings, *basis.doubts, *basis.own.problems, *features.problems)) or None,
+        warning=" ".join((*change.warnings, *doubts, *basis.own.problems, *features.problems)) or None,
         own_features=basis.own.declarations,
     )
     with tally.storing(), connection.together():

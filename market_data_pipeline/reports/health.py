@@ -67,6 +67,12 @@ _REQUESTS: Final = sa.text("""
 """)
 
 
+_OLD_SPLITS: Final = sa.text("""
+    select since, error from market_data.reference_failures
+    where name = 'splits' and since < market_data.clock() - interval '1 day'
+""")
+
+
 def vendor_requests(connection: sa.Connection) -> RateLimit:
     """Return how many requests were sent to the vendor within `RECENT`, and how many it answered with 429."""
     requests, rate_limited = connection.execute(_REQUESTS, {"recent": RECENT}).one()
@@ -158,6 +164,7 @@ def scheduler_health(source: sa.Engine, dagster: DagsterState) -> SchedulerHealt
         warned = connection.execute(_WARNINGS, {"recent": RECENT, "limit": RECENT_FAILURES}).mappings()
         warnings = [RecentWarning(**row) for row in warned]
         source_of_bars = bar_source(connection)
+        old_splits = connection.execute(_OLD_SPLITS).one_or_none()
     series, stale = sum(tier.series for tier in tiers), sum(tier.stale for tier in tiers)
     missing = sum(tier.missing for tier in tiers)
     reasons = [
@@ -168,6 +175,7 @@ def scheduler_health(source: sa.Engine, dagster: DagsterState) -> SchedulerHealt
         *([f"The last refresh ended as {last.status}."] if last and last.status in {"FAILURE", "CANCELED"} else []),
         *([f"{stale} of {series} series are stale."] if stale else []),
         *([f"{missing} of {series} series were never computed."] if missing else []),
+        *([_splits_are_old(*old_splits)] if old_splits else []),
     ]
     return SchedulerHealth(
         status="degraded" if reasons else "healthy",
@@ -184,6 +192,13 @@ def scheduler_health(source: sa.Engine, dagster: DagsterState) -> SchedulerHealt
         rpo_attainment=attainment,
         total_symbols_monitored=series // len(Timeframe),
         source=source_of_bars,
+    )
+
+
+def _splits_are_old(since: datetime, error: str) -> str:
+    return (
+        f"The market's splits could not be read since {since:%Y-%m-%d %H:%M} UTC, so adjusted prices may lack one: "
+        f"{error}"
     )
 
 

@@ -40,6 +40,7 @@ class Rule:
     severity: Severity
     why: str  # the reason for the severity, and for a tolerance if there is one
     query: str  # selects the rows that break it
+    order: str = "2, 3, 4"  # which rows the sample shows first; by default those of the first keys
 
     @property
     def description(self) -> str:
@@ -96,12 +97,12 @@ with t as (
 b as not materialized (
     select r.*, t.asset_class from {{batch}} as r join t on t.symbol = r.symbol
 )
-select count(*) over () as rows_in_all, bad.* from ({query}) as bad order by 2, 3, 4 limit {sample}"""
+select count(*) over () as rows_in_all, bad.* from ({query}) as bad order by {order} limit {sample}"""
 
 
 def rule_statement(rule: Rule, tier: Tier, sample: int) -> str:
     """Return the statement that yields the first `sample` rows of a tier that break a rule, each with their total."""
-    return _STATEMENT.format(tier=tier.value, query=rule.query, sample=sample)
+    return _STATEMENT.format(tier=tier.value, query=rule.query, order=rule.order, sample=sample)
 
 
 def table_rows(table: str) -> str:

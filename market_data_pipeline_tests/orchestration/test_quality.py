@@ -6,7 +6,7 @@ import base64
 import io
 import re
 from collections.abc import Iterator, Sequence
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,21 +16,27 @@ import pytest
 import sqlalchemy as sa
 from PIL import Image
 
-from market_data_pipeline.domain.calendar import NEW_YORK, calendar_for
-from market_data_pipeline.domain.series import AssetClass, Tier
+from market_data_pipeline.domain.adjustments import adjust
+from market_data_pipeline.domain.calendar import NEW_YORK, calendar_for, from_us
+from market_data_pipeline.domain.jumps import jumps
+from market_data_pipeline.domain.series import AssetClass, Series, Tier, Timeframe
 from market_data_pipeline.orchestration.checks import charts
 from market_data_pipeline.orchestration.checks.charts import price_and_volume
 from market_data_pipeline.orchestration.checks.expectations import SAMPLE, Inspector, Verdict
 from market_data_pipeline.reports.quality import ACROSS_RULES, BAR_RULES, FEATURE_RULES, Rule
+from market_data_pipeline.reports.quality_splits import SPLIT_RULES
 from market_data_pipeline.sandbox.main import open_source
 from market_data_pipeline.sandbox.server import running_server
+from market_data_pipeline.store.bars import read_bars
 from market_data_pipeline.store.calendar import sync_sessions
 from market_data_pipeline.store.connection import engine
+from market_data_pipeline.store.copy import StoreConnection
+from market_data_pipeline.store.reference import read_splits
 from market_data_pipeline_tests import recorded
 from market_data_pipeline_tests.conftest import copy_database, drop_database, with_database
 from market_data_pipeline_tests.ingest.conftest import World
 
-BARS, FEATURES = (*BAR_RULES, *ACROSS_RULES), FEATURE_RULES
+BARS, FEATURES = (*BAR_RULES, *ACROSS_RULES, *SPLIT_RULES), FEATURE_RULES
 # Clocks went back on 2 November, the market was closed on the 27th and closed early on the 28th.
 NOW = datetime(2025, 12, 2, 12, 0, tzinfo=NEW_YORK).astimezone(UTC)
 HISTORY_DAYS = 34
@@ -214,6 +220,29 @@ BAR_FAULTS = (
         3,
         ("AAPL", "15m"),
         "volume_of_5m",
+    ),
+    Fault(
+        "closes_have_no_unexplained_jump",  # a split of which the list knows nothing
+        "update market_data.bars set close = close / 10, volume = volume * 10"
+        " where symbol = 'AAPL' and timeframe = '1d' and ts >= '2025-11-20 05:00Z'",
+        1,
+        ("AAPL", "1d"),
+        "resembles",
+    ),
+    Fault(
+        "splits_are_beyond_doubt",
+        "insert into market_data.splits values ('AAPL', '2025-11-20', 1, 1, now());"
+        "update market_data.splits set doubt = 'The rows contradict each other.' where execution_date = '2025-11-20'",
+        1,
+        ("AAPL", "1d"),
+        "doubt",
+    ),
+    Fault(
+        "splits_are_beyond_doubt",
+        "insert into market_data.reference_failures values ('splits', '2025-12-01 15:00Z', 'HTTP 404')",
+        1,
+        ("AAPL", "1d"),
+        "doubt",
     ),
 )
 FEATURE_FAULTS = (
@@ -407,3 +436,22 @@ def test_a_symbol_too_young_for_its_features_is_charted_without_them() -> None:
     young = {"symbol": "AAPL", "ts": days, "close": [1.0, 2.0, 3.0], "volume": [5.0, 6.0, 7.0]}
     drawn = price_and_volume(pd.DataFrame({**young, "atr": [np.nan] * 3, "trend_regime": [None] * 3}))
     assert drawn.startswith("![Close by trend")
+
+
+def test_jumps_are_shown_worst_first_and_are_those_that_commits_warn_of(sane_url: str) -> None:
+    with psycopg.connect(sane_url) as connection:
+        for factor, day in ((4, "2025-11-12"), (15, "2025-11-20"), (2, "2025-11-25")):
+            connection.execute(
+                "update market_data.bars set open = open / %(by)s, high = high / %(by)s, low = low / %(by)s,"
+                " close = close / %(by)s, volume = volume * %(by)s"
+                " where symbol = 'AAPL' and timeframe = '1d' and ts >= %(day)s",
+                {"by": factor, "day": f"{day} 05:00Z"},
+            )
+    verdict = broken(sane_url, table="bars", rules=SPLIT_RULES)["closes_have_no_unexplained_jump"]
+    with StoreConnection(sane_url, NOW) as connection:
+        bars = read_bars(connection, Series("AAPL", Timeframe.D1), NOW - timedelta(days=60), NOW)
+        found = jumps(adjust(bars, read_splits(connection, "AAPL"), NOW.date()))
+    assert [row["resembles"] for row in verdict.sample] == ["15:1", "4:1", "2:1"]
+    assert [(row["ts"], row["resembles"]) for row in verdict.sample] == [
+        (from_us(jump.ts_us), jump.resembles) for jump in found
+    ]

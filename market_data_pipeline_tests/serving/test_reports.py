@@ -152,6 +152,16 @@ def test_scheduler_health_is_reported_without_dagster(api: Api, seed: Seed) -> N
     assert "Dagster's storage cannot be read." in report["reasons"]
 
 
+def test_scheduler_health_tells_of_a_list_of_splits_that_is_more_than_a_day_old(api: Api, seed: Seed) -> None:
+    seed.run("insert into market_data.reference_failures values ('splits', %s, 'HTTP 404')", NOW - timedelta(hours=23))
+    assert not [reason for reason in api.get(HEALTH).json()["reasons"] if "splits" in reason]
+    seed.run("update market_data.reference_failures set since = since - interval '2 hours'")
+    (reason,) = [reason for reason in api.get(HEALTH).json()["reasons"] if "splits" in reason]
+    assert reason == (
+        "The market's splits could not be read since 2026-03-10 14:00 UTC, so adjusted prices may lack one: HTTP 404"
+    )
+
+
 def test_health_is_200_while_everything_answers(api: Api, dagster_instance: dg.DagsterInstance) -> None:
     evaluate(dagster_instance)
     response = api.get("/health")

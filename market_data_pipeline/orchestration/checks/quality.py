@@ -22,6 +22,7 @@ from market_data_pipeline.orchestration.partitions import bars_key, features_key
 from market_data_pipeline.orchestration.resources import PipelineResource
 from market_data_pipeline.orchestration.run_liveness import run_executor
 from market_data_pipeline.reports.quality import ACROSS_RULES, BAR_RULES, FEATURE_RULES, Rule, Severity
+from market_data_pipeline.reports.quality_splits import SPLIT_RULES
 
 if TYPE_CHECKING:
     from market_data_pipeline.orchestration.checks.expectations import Verdict
@@ -41,7 +42,7 @@ SUITES: Final = tuple(
     suite
     for tier in Tier
     for suite in (
-        Suite(bars_key(tier), tier, "bars", (*BAR_RULES, *ACROSS_RULES)),
+        Suite(bars_key(tier), tier, "bars", (*BAR_RULES, *ACROSS_RULES, *SPLIT_RULES)),
         Suite(features_key(tier), tier, "features", FEATURE_RULES),
     )
 )
