@@ -69,7 +69,7 @@ def plan(
             "a symbol that the answer does not list needs a call of its own."
         )
     if estimate.reads_splits:
-        console().print("The market's list of splits is read once a day and is counted.")
+        console().print("The market's list of splits is due to be read and is counted.")
     if estimate.calls_at_least < estimate.calls:
         console().print(
             "Pages of 5m bars are counted as if every minute had a trade; thinly traded symbols need fewer. "

@@ -81,7 +81,7 @@ def read_market(
     Raises:
         PipelineError: one that every symbol would fail with.
     """
-    warning = ensure_splits(pipeline, connection)
+    warning = ensure_splits(pipeline, connection, [request.symbol for request in requests])
     unreadable = unreadable_splits(connection)
     daily = [request for request in requests if Timeframe.D1 in request.timeframes]
     days: Mapping[date, MarketDay] = {}

@@ -9,7 +9,7 @@ several rows about one event are told apart (domain.contested).
 
 from __future__ import annotations
 
-import logging
+import math
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -19,17 +19,22 @@ from market_data_pipeline.domain.calendar import calendar_for, exchange_date
 from market_data_pipeline.domain.contested import NEIGHBOURS, contested, decide
 from market_data_pipeline.domain.errors import PipelineError
 from market_data_pipeline.domain.intervals import Interval
-from market_data_pipeline.domain.series import AssetClass, Series, Tier, Timeframe
+from market_data_pipeline.domain.jumps import resembling
+from market_data_pipeline.domain.objectives import TIER_OBJECTIVES
+from market_data_pipeline.domain.series import AssetClass, Series, Tier, Timeframe, asset_class_of
 from market_data_pipeline.polygon.rate_limit import PRIORITIES
 from market_data_pipeline.store.bars import read_bars
 from market_data_pipeline.store.reference import (
     SPLITS,
+    Awaited,
     Check,
     Counting,
     Failing,
     followed_symbols,
     last_check,
+    listed_around,
     listed_splits,
+    moves_since,
     unreadable_splits,
     write_check,
     write_counting,
@@ -47,86 +52,142 @@ if TYPE_CHECKING:
     from market_data_pipeline.ingest.pipeline import Pipeline
     from market_data_pipeline.store.copy import StoreConnection
 
-log = logging.getLogger(__name__)
-
 # Prices of a symbol are in doubt while its splits cannot be read; the vendor corrects a row within hours or never.
 UNREADABLE_AGAIN_AFTER: Final = timedelta(hours=1)
+
+# A run starts somewhat earlier than a cadence after the last one: a list of this share of the cadence is old enough.
+_EARLY: Final = 0.8
+
+# Of the logarithm of the price within a day, less than 3 for 2: smaller splits are rare, and prices make such moves.
+_LEAST_MOVE: Final = 0.336
 
 # The last close before a split and the first one after it, across holidays and for names that rarely trade.
 _AROUND: Final = timedelta(days=14)
 
 
+class Expected(NamedTuple):
+    """Whether the list may change today.
+
+    Attributes:
+        again_after: how long after a reading it is read again on the same day; None when once a day is enough.
+        moves: symbols of which the price moved since the last session as if by a split that the list does not explain.
+    """
+
+    again_after: timedelta | None
+    moves: tuple[Awaited, ...] = ()
+
+
+def expected(connection: StoreConnection, symbols: Collection[str], now: datetime) -> Expected:
+    """Return whether the list may change today for a run of these symbols.
+
+    On a session's day it is read again within the cadence of each symbol's tier: where it names a split from the
+    session before to the next one, because a split is corrected and cancelled on the last day, and where the price
+    moved by a usual ratio, because a split is listed late. Within an hour it is read again while a row of it cannot be
+    read.
+    """
+    calendar, today = calendar_for(AssetClass.US_EQUITY), exchange_date(now)
+    session = calendar.session_on(today)
+    ours = [symbol for symbol in symbols if asset_class_of(symbol) is AssetClass.US_EQUITY]
+    awaited: list[Awaited] = []
+    if session is not None and ours:
+        first, last = calendar.previous_session(today).date, calendar.next_session(today).date
+        awaited = listed_around(connection, ours, first, last)
+        awaited += [each for each in moves_since(connection, ours, today, session.start) if _looks_split(each.move)]
+    unreadable = [symbol for symbol in unreadable_splits(connection) if symbol != NO_TICKER]
+    after = [TIER_OBJECTIVES[each.tier].cadence for each in awaited] + [UNREADABLE_AGAIN_AFTER] * bool(unreadable)
+    return Expected(min(after, default=None), tuple(each for each in awaited if each.move is not None))
+
+
+def _looks_split(move: float | None) -> bool:
+    return move is not None and abs(math.log(move)) >= _LEAST_MOVE and resembling(move) is not None
+
+
 def splits_due(
-    known: Check | None, history_days: int, now: datetime, *, unreadable: Collection[str] = ()
+    known: Check | None, history_days: int, now: datetime, *, again_after: timedelta | None = None
 ) -> date | None:
-    """Return the date from which the market's splits must be read now; None when they were read today.
+    """Return the date from which the market's splits must be read now; None when they were read recently enough.
 
     Args:
         known: the last reading, None before the first.
         history_days: calendar days of history that must be adjusted.
         now: aware UTC.
-        unreadable: the symbols for which the last list could not be read (`store.reference.unreadable_splits`).
+        again_after: see `Expected`; None for once a day.
     """
     today = exchange_date(now)
     since = today - timedelta(days=history_days)
     if known is None:
         return since
-    read_today = exchange_date(known.verified_at) >= today
-    if any(symbol != NO_TICKER for symbol in unreadable) and now - known.verified_at >= UNREADABLE_AGAIN_AFTER:
-        read_today = False
-    return None if read_today and known.since <= since else min(since, known.since)
+    is_recent = exchange_date(known.verified_at) >= today
+    if again_after is not None and now - known.verified_at >= again_after * _EARLY:
+        is_recent = False
+    return None if is_recent and known.since <= since else min(since, known.since)
 
 
-def ensure_splits(pipeline: Pipeline, connection: StoreConnection) -> str | None:
-    """Read the market's splits unless they were read today; return what users should know, None when all is well.
+def ensure_splits(pipeline: Pipeline, connection: StoreConnection, symbols: Collection[str]) -> str | None:
+    """Read the market's splits where they are due; return what users should know, None when all is well.
 
     When several runs start at once, one requests them; the others wait and find them stored. A list that cannot be had
     stops nothing: the one known stays, and the first failure since then is recorded. A row of a followed ticker that
-    cannot be read is stored with the reason, and leaves that ticker's prices in doubt (`settle`). A row without a
-    ticker may be anyone's, and each run warns about it.
+    cannot be read is stored with the reason, and leaves that ticker's prices in doubt (`symbol_splits`). A row without
+    a ticker may be anyone's, and each run warns about it, as it does of a price that moves as if by a split that is not
+    listed.
+
+    Args:
+        pipeline: vendor, clock and plan.
+        connection: one without an open transaction.
+        symbols: those of the run.
 
     Raises:
         PipelineError: one that every symbol would fail with: the key is refused, or the database is lost.
     """
     now = pipeline.clock()
     with connection.symbol_lock("*splits"):
-        known = last_check(connection)
-        doubtful = unreadable_splits(connection)
-        followed = followed_symbols(connection)
+        awaited = expected(connection, symbols, now)
+        since = splits_due(last_check(connection), pipeline.history_days, now, again_after=awaited.again_after)
         connection.rollback()
-        since = splits_due(known, pipeline.history_days, now, unreadable=doubtful)
-        if since is not None:
-            unreadable: dict[str, str] = {}
-            before = pipeline.client.usage  # no other thread of the run sends requests yet
-            try:
-                splits = pipeline.client.splits(
-                    since, followed=followed, priority=PRIORITIES[Tier.CRITICAL], unreadable=unreadable
-                )
-            except PipelineError as error:
-                # Once a list was read, only bars can show that the key is refused for them as well.
-                if error.stops_run and known is None:
-                    raise
-                write_failing(connection, SPLITS, Failing(now, str(error)))
-                connection.commit()
-                return _late(known, error)
-            spent = pipeline.client.usage - before
-            write_splits(connection, splits, since=since, now=now, unreadable=unreadable)
-            write_check(connection, SPLITS, Check(since, now, spent.requests - spent.rate_limited, spent.bytes))
-            connection.commit()
-            doubtful = unreadable
-    if anonymous := doubtful.get(NO_TICKER):
-        return (
+        late = None if since is None else _read(pipeline, connection, since, now)
+        if since is not None and awaited.moves:
+            awaited = expected(connection, symbols, now)
+        anonymous = unreadable_splits(connection).get(NO_TICKER)
+        connection.rollback()
+    warnings = [late] if late else []
+    if anonymous:
+        warnings.append(
             f"The vendor lists a split without a readable ticker ({anonymous.rstrip('.')}). "
             "It is left out: the symbol that it belongs to is missing a split until the list is corrected."
         )
+    warnings += [
+        f"{each.symbol} trades at {each.move:.4g} times its close of the last session, which resembles a "
+        f"{resembling(each.move)} split, and the vendor's list does not explain it."
+        for each in awaited.moves
+        if each.move is not None
+    ]
+    return " ".join(warnings) or None
+
+
+def _read(pipeline: Pipeline, connection: StoreConnection, since: date, now: datetime) -> str | None:
+    """Read the list and store it; return a warning when it cannot be had."""
+    known, followed = last_check(connection), followed_symbols(connection)
+    connection.rollback()
+    unreadable: dict[str, str] = {}
+    before = pipeline.client.usage  # no other thread of the run sends requests yet
+    try:
+        splits = pipeline.client.splits(
+            since, followed=followed, priority=PRIORITIES[Tier.CRITICAL], unreadable=unreadable
+        )
+    except PipelineError as error:
+        # Once a list was read, only bars can show that the key is refused for them as well.
+        if error.stops_run and known is None:
+            raise
+        write_failing(connection, SPLITS, Failing(now, str(error)))
+        connection.commit()
+        by = f"the list of {exchange_date(known.verified_at)}" if known else "none, since no list was ever read"
+        return f"The market's splits could not be read, so prices are adjusted by {by}: {error}"
+    spent = pipeline.client.usage - before
+    write_splits(connection, splits, since=since, now=now, unreadable=unreadable)
+    write_check(connection, SPLITS, Check(since, now, spent.requests - spent.rate_limited, spent.bytes))
+    connection.commit()
     return None
-
-
-def _late(known: Check | None, error: PipelineError) -> str:
-    by = f"the list of {exchange_date(known.verified_at)}" if known else "none, since no list was ever read"
-    warning = f"The market's splits could not be read, so prices are adjusted by {by}: {error}"
-    log.warning(warning)
-    return warning
 
 
 class SymbolSplits(NamedTuple):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from market_data_pipeline.domain.series import AssetClass, Series, Timeframe, asset_class_of
 from market_data_pipeline.ingest.fetch_plan import Timing, plan_fetch, reach
 from market_data_pipeline.ingest.market import plan_market_days
-from market_data_pipeline.ingest.splits import splits_due
+from market_data_pipeline.ingest.splits import expected, splits_due
 from market_data_pipeline.polygon.plans import plan_named
 from market_data_pipeline.polygon.rate_limit import UNLIMITED_CALLS_PER_SECOND, spacing_seconds
 from market_data_pipeline.polygon.request_windows import pages_of
@@ -19,7 +19,7 @@ from market_data_pipeline.reports.models import BackfillEstimate, SeriesEstimate
 from market_data_pipeline.store.connection import Role
 from market_data_pipeline.store.copy import StoreConnection
 from market_data_pipeline.store.coverage import read_coverage
-from market_data_pipeline.store.reference import last_check, unreadable_splits
+from market_data_pipeline.store.reference import last_check
 from market_data_pipeline.store.universe import select_followed
 
 if TYPE_CHECKING:
@@ -60,8 +60,8 @@ def estimate_backfill(
     history_days, now = days or settings.history_days, settings.clock()
     timing = {asset_class: Timing.on(plan, asset_class, now) for asset_class in AssetClass}
     with StoreConnection(settings.database_url, settings.as_of, Role.READER) as connection:
-        splits_read, unreadable = last_check(connection), unreadable_splits(connection)
-        reads_splits = splits_due(splits_read, history_days, now, unreadable=unreadable) is not None
+        splits_read, again_after = last_check(connection), expected(connection, names, now).again_after
+        reads_splits = splits_due(splits_read, history_days, now, again_after=again_after) is not None
         by_day = names if Timeframe.D1 in bases and not full else ()
         market = plan_market_days(connection, by_day, timing[AssetClass.US_EQUITY], history_days, plan)
         series = [

@@ -132,7 +132,8 @@ _EXECUTIONS: Final = sa.text("""
 """)
 
 _SPLITS: Final = sa.text("""
-    select execution_date, split_from, split_to from market_data.splits where symbol = :symbol order by 1 desc
+    select execution_date, split_from, split_to from market_data.splits
+    where symbol = :symbol and counts order by 1 desc, factor
 """)
 
 _REQUEST: Final = sa.text("""

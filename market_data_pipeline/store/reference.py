@@ -8,13 +8,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from market_data_pipeline.domain.adjustments import NO_TICKER, Split
+from market_data_pipeline.domain.calendar import EXCHANGE_ZONE_NAME
 from market_data_pipeline.domain.contested import contested, first_guess
+from market_data_pipeline.domain.series import Tier
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
     from datetime import date, datetime
 
     from market_data_pipeline.store.copy import StoreConnection
+
+# A list that lacks more of the known splits than this, and more than half of them, is not believed to withdraw them.
+_MANY: Final = 10
 
 SPLITS: Final = "splits"
 MARKET_DAY: Final = "market day"
@@ -181,6 +186,61 @@ def write_counting(connection: StoreConnection, verdicts: Collection[Counting], 
     )
 
 
+class Awaited(NamedTuple):
+    """A symbol with a split listed for a day around today, or whose price looks as if there were one today.
+
+    `move` is the last price over that of the session before, adjusted by the splits that count; None for a listed one.
+    """
+
+    symbol: str
+    tier: Tier
+    move: float | None
+
+
+def listed_around(connection: StoreConnection, symbols: Collection[str], first: date, last: date) -> list[Awaited]:
+    """Return those of the symbols for which the vendor lists a split from `first` to `last`, both included."""
+    rows = connection.rows(
+        """
+        select k.symbol, k.tier from market_data.symbols as k
+        where k.symbol = any(%(symbols)s::text[]) and exists (
+            select from market_data.splits as s
+            where s.symbol = k.symbol and s.execution_date between %(first)s and %(last)s
+        )
+        """,
+        {"symbols": list(symbols), "first": first, "last": last},
+    )
+    return [Awaited(row["symbol"], Tier(row["tier"]), None) for row in rows]
+
+
+def moves_since(connection: StoreConnection, symbols: Collection[str], day: date, start: datetime) -> list[Awaited]:
+    """Return by how much each symbol's price has moved since the session before that of `day`, which began at `start`.
+
+    Symbols without 5m bars before and since are left out.
+    """
+    rows = connection.rows(
+        """
+        select k.symbol, k.tier, since.close / (before.close * coalesce((
+            select market_data.product(s.factor) from market_data.splits as s
+            where
+                s.symbol = k.symbol and s.counts and s.execution_date <= %(day)s
+                and before.ts < s.execution_date::timestamp at time zone %(zone)s
+        ), 1)) as move
+        from market_data.symbols as k
+        cross join lateral (
+            select b.ts, b.close from market_data.bars as b
+            where b.symbol = k.symbol and b.timeframe = '5m' and b.ts < %(start)s order by b.ts desc limit 1
+        ) as before
+        cross join lateral (
+            select b.close from market_data.bars as b
+            where b.symbol = k.symbol and b.timeframe = '5m' and b.ts >= %(start)s order by b.ts desc limit 1
+        ) as since
+        where k.symbol = any(%(symbols)s::text[])
+        """,
+        {"symbols": list(symbols), "day": day, "start": start, "zone": EXCHANGE_ZONE_NAME},
+    )
+    return [Awaited(row["symbol"], Tier(row["tier"]), row["move"]) for row in rows]
+
+
 def followed_symbols(connection: StoreConnection) -> frozenset[str]:
     """Return the symbols whose splits matter: all that are followed or were, since their bars are kept."""
     return frozenset(row["symbol"] for row in connection.rows("select symbol from market_data.symbols"))
@@ -210,16 +270,16 @@ def write_splits(
     Each is symbol, execution date, from, to and the vendor's id. A split is known by its symbol, day and ratio. One
     that the vendor lists with another ratio than before is corrected; one that it no longer lists is removed, so that a
     corrected date does not adjust twice. Both are kept in `split_revisions`. Where the rows of a symbol change, those
-    that may be about one event count by the first guess (`domain.contested`). An empty list removes nothing: the market
-    always has splits, so the list is a vendor error. The splits of a symbol whose row is `unreadable` stay as they are,
-    and the reason is kept until its row can be read. A row without a ticker may belong to any symbol: while there is
-    one, a split that is no longer listed is removed only if its symbol has a new one.
+    that may be about one event count by the first guess (`domain.contested`). A list that lacks most of the known
+    splits (`_MANY`) removes nothing: the market's past does not vanish, so the list is a vendor error. The splits of a
+    symbol whose row is `unreadable` stay as they are, and the reason is kept until its row can be read. A row without a
+    ticker may belong to any symbol: while there is one, a split that is no longer listed is removed only if its symbol
+    has a new one.
     """
     unreadable = unreadable or {}
     splits = [split for split in splits if split[0] not in unreadable]
-    if splits:
-        changed = _replace(connection, splits, since, now, list(unreadable))
-        write_counting(connection, _first_guesses(connection, changed), now)
+    changed = _replace(connection, splits, since, now, list(unreadable))
+    write_counting(connection, _first_guesses(connection, changed), now)
     connection.execute("delete from market_data.unreadable_splits")
     if unreadable:
         connection.execute(
@@ -240,7 +300,7 @@ def _replace(
 ) -> list[str]:
     """Make the stored splits those of the list; return the symbols of which rows came or went."""
     names = ("symbols", "dates", "split_from", "split_to", "ids")
-    listed = dict(zip(names, (list(column) for column in zip(*splits, strict=True)), strict=True))
+    listed: dict[str, object] = {name: [split[at] for split in splits] for at, name in enumerate(names)}
     changed = connection.rows(
         """
         with listed as (
@@ -257,15 +317,28 @@ def _replace(
             where known.symbol is null
         ),
 
-        gone as (
-            delete from market_data.splits as known
+        missing as (
+            select known.* from market_data.splits as known
             where
                 known.execution_date >= %(since)s
                 and known.symbol <> all(%(kept)s::text[])
                 and (known.symbol, known.execution_date, known.factor)
                 not in (select listed.symbol, listed.execution_date, listed.factor from listed)
+        ),
+
+        gone as (
+            delete from market_data.splits as known using missing
+            where
+                known.symbol = missing.symbol
+                and known.execution_date = missing.execution_date
+                and known.factor = missing.factor
                 and (not %(unnamed)s::boolean or known.symbol in (select news.symbol from news))
-            returning *
+                and (
+                    (select count(*) from missing) <= %(many)s
+                    or 2 * (select count(*) from missing)
+                    <= (select count(*) from market_data.splits where execution_date >= %(since)s)
+                )
+            returning known.*
         ),
 
         past as (
@@ -284,7 +357,7 @@ def _replace(
 
         select symbol from news union select symbol from gone
         """,
-        {**listed, "since": since, "now": now, "kept": kept, "unnamed": NO_TICKER in kept},
+        {**listed, "since": since, "now": now, "kept": kept, "unnamed": NO_TICKER in kept, "many": _MANY},
     )
     connection.execute(
         """

@@ -131,8 +131,10 @@ def test_rows_that_contradict_each_other_and_prices_that_decide_nothing_are_repo
         assert "AAPL: The vendor lists splits that may contradict each other" in str(outcome.warning)
     assert set(factors(world).values()) == {1.0}
     vendor.moves["AAPL", WEDNESDAY] = 15.0  # the vendor corrects its bars
-    world.now += timedelta(minutes=15)
-    assert world.refresh("AAPL", timeframes=DAYS, full=True)["AAPL|1d"].warning is None
+    for _ in range(2):  # which is believed when it is said twice
+        world.now += timedelta(minutes=16)
+        outcome = world.refresh("AAPL", timeframes=DAYS, full=True)["AAPL|1d"]
+    assert outcome.warning is None
     assert factors(world)[TUESDAY] == 15.0
 
 
@@ -188,6 +190,7 @@ def test_splits_are_read_from_whichever_list_the_vendor_still_has(
 def test_bars_are_stored_while_no_list_of_splits_can_be_had_and_the_doubt_is_reported(
     world: World, vendor: TradedSource
 ) -> None:
+    vendor.moves["AAPL", WEDNESDAY] = 0.25
     with retiring(world, vendor, NEW, OLD) as gone:
         first = world.refresh("AAPL", timeframes=DAYS)["AAPL|1d"]
         assert (first.status, first.bar_count) == ("ok", 8)
@@ -195,7 +198,7 @@ def test_bars_are_stored_while_no_list_of_splits_can_be_had_and_the_doubt_is_rep
         assert "HTTP 404" in str(first.warning)
 
         gone.clear()
-        list_split(vendor, WEDNESDAY, (1, 4))
+        list_split(vendor, WEDNESDAY, (1, 4), happens=False)
         world.now += timedelta(minutes=15)
         assert world.refresh("AAPL", timeframes=DAYS)["AAPL|1d"].warning is None
         assert factors(world)[TUESDAY] == 0.25
@@ -210,3 +213,98 @@ def test_bars_are_stored_while_no_list_of_splits_can_be_had_and_the_doubt_is_rep
         (failure,) = world.query("select since, error from market_data.reference_failures")
         assert failure["since"] == world.now - timedelta(days=8)
         assert factors(world)[TUESDAY] == 0.25
+
+
+def listings_read(world: World) -> int:
+    """Return how often the list of splits was read: the only request of a run that finds no new bar."""
+    (row,) = world.query("select coalesce(sum(requests), 0)::int as sent from market_data.ingest_log")
+    assert isinstance(row["sent"], int)
+    return row["sent"]
+
+
+def at(hour: int, minute: int = 0, day: date = FRIDAY) -> datetime:
+    return datetime(day.year, day.month, day.day, hour, minute, 30, tzinfo=NEW_YORK)
+
+
+def day_return(world: World) -> float:
+    (row,) = world.query(
+        "select return_1d from market_data.features where symbol = 'AAPL' and timeframe = '5m' order by ts desc limit 1"
+    )
+    return float(row["return_1d"])  # type: ignore[arg-type]
+
+
+def test_a_split_listed_during_its_day_adjusts_within_the_cadence(world: World, vendor: TradedSource) -> None:
+    vendor.moves["AAPL", FRIDAY] = 0.1
+    for world.now in (at(0), at(6)):  # the day's list, and then prices that a list of midnight does not explain
+        world.refresh("AAPL")
+    assert day_return(world) == pytest.approx(-0.9, abs=0.02)
+    world.now = at(7, 45)
+    warning = str(world.refresh("AAPL")["AAPL|5m"].warning)
+    assert "AAPL trades at 0.09" in warning
+    assert "which resembles a 10:1 split, and the vendor's list does not explain it" in warning
+
+    list_split(vendor, FRIDAY, (1, 10), happens=False)
+    world.now = at(8)
+    assert world.refresh("AAPL")["AAPL|5m"].warning is None
+    assert abs(day_return(world)) < 0.05
+    assert factors(world)[date(2026, 11, 19)] == 0.1
+
+
+def test_a_split_cancelled_on_its_morning_is_not_applied_any_more(world: World, vendor: TradedSource) -> None:
+    list_split(vendor, FRIDAY, (1, 4), happens=False)
+    world.now = at(0, 15)
+    world.refresh("AAPL")
+    assert factors(world)[date(2026, 11, 19)] == 0.25
+    for world.now in (at(4, 30), at(9)):
+        world.refresh("AAPL")
+    assert day_return(world) == pytest.approx(3.0, abs=0.2)
+    vendor.more_splits.clear()
+    world.now = at(9, 15)
+    world.refresh("AAPL")
+    assert set(factors(world).values()) == {1.0}
+    assert abs(day_return(world)) < 0.05
+
+
+def test_the_list_is_read_once_a_cadence_around_a_listed_day_and_once_a_day_otherwise(
+    world: World, vendor: TradedSource
+) -> None:
+    """At night, when no bar is new, the list is all that a run may request."""
+    list_split(vendor, WEDNESDAY, (1, 4))
+    reads = {}
+    monday, thursday, saturday = date(2026, 11, 16), date(2026, 11, 19), date(2026, 11, 21)
+    for day in (monday, TUESDAY, thursday, FRIDAY, saturday):
+        world.now = at(1, 0, day)
+        world.refresh("AAPL", "KO", timeframes=DAYS)
+        before = listings_read(world)
+        for minutes in (5, 10, 15, 22, 30):
+            world.now = at(1, minutes, day)
+            world.refresh("AAPL", "KO", timeframes=DAYS)
+        world.refresh("KO", timeframes=DAYS)
+        reads[day] = listings_read(world) - before
+    assert reads == {monday: 0, TUESDAY: 2, thursday: 2, FRIDAY: 0, saturday: 0}
+
+
+def test_a_list_that_lacks_most_splits_withdraws_none_and_a_short_one_does(world: World) -> None:
+    with StoreConnection(world.database_url) as connection:
+
+        def held(*rows: tuple[str, date, float, float, None]) -> int:
+            write_splits(connection, rows, since=date(2026, 1, 1), now=world.now)
+            return len(connection.rows("select * from market_data.splits"))
+
+        many = [(f"SYN{number:04}", FRIDAY, 1.0, 2.0, None) for number in range(30)]
+        assert held(*many) == 30
+        assert held() == held(many[0]) == held(*many[:14]) == 30
+        assert held(*many[:16]) == 16
+        assert held(*many[:8]) == 8
+        assert held() == 0
+
+
+def test_a_jump_that_no_split_explains_is_told_with_the_series(world: World, vendor: TradedSource) -> None:
+    vendor.moves["META", date(2026, 11, 11)] = 15.0
+    outcomes = world.refresh("META", "AAPL", timeframes=DAYS, history_days=60)
+    warning = str(outcomes["META|1d"].warning)
+    assert "The adjusted close of META jumped from " in warning
+    assert "which resembles a 1:15 split on 2026-11-11, and no known split explains it" in warning
+    assert outcomes["AAPL|1d"].warning is None
+    world.now += timedelta(days=3)
+    assert world.refresh("META", timeframes=DAYS, history_days=60)["META|1d"].warning is None  # told once
