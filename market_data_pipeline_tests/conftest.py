@@ -15,6 +15,7 @@ import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit, urlunsplit
 
 import psycopg
@@ -22,6 +23,9 @@ import pytest
 
 from market_data_pipeline.runtime.postgres import EmbeddedPostgres
 from market_data_pipeline.store.migrations import migrate_database
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SQL = REPOSITORY / "sql"
@@ -91,6 +95,15 @@ def postgres_url() -> str:
     server = EmbeddedPostgres(Path(os.environ[SESSION]) / "postgres", durable=False)
     server.ensure_running()
     return server.owner_url
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """A real browser. It stands here because a process can run only one."""
+    from market_data_pipeline_tests.serving.browser import launched
+
+    with launched() as running:
+        yield running
 
 
 @pytest.fixture(scope="session")

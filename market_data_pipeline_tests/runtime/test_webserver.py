@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import os
 import subprocess
 import sys
@@ -13,11 +14,10 @@ import pytest
 import requests
 from playwright.sync_api import Browser, Page, WebSocket
 
-from market_data_pipeline_tests.serving.browser import browser
 from market_data_pipeline_tests.serving.proxies import caddy, documented, free_port, nginx
 from market_data_pipeline_tests.serving.waiting import wait_until
 
-__all__ = ["browser"]  # the fixture
+pytestmark = pytest.mark.dagster
 
 PREFIX = "/dagster"
 VERSION = "{ version }"
@@ -102,6 +102,28 @@ def test_a_page_of_another_site_is_refused(ui: Ui, headers: dict[str, str]) -> N
     assert ui.get("/server_info", headers).status_code == 403
     report = f"{ui.local}/report_asset_materialization/AAPL"
     assert requests.post(report, headers=headers, timeout=30).status_code == 403
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"Origin": "https://evil.example"}, 403),
+        ({"Origin": "null"}, 403),
+        ({"Host": "evil.example", "Origin": "http://evil.example"}, 403),
+        ({"Sec-Fetch-Site": "same-site", "Sec-Fetch-Mode": "websocket"}, 403),
+        ({}, 101),
+    ],
+)
+def test_a_websocket_is_opened_to_its_own_pages_only(ui: Ui, headers: dict[str, str], status: int) -> None:
+    upgrade = {
+        "Host": f"127.0.0.1:{ui.port}", "Connection": "Upgrade", "Upgrade": "websocket",
+        "Sec-WebSocket-Version": "13", "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
+        "Sec-WebSocket-Protocol": "graphql-ws",
+    }  # fmt: skip
+    connection = http.client.HTTPConnection("127.0.0.1", ui.port, timeout=30)
+    connection.request("GET", f"{PREFIX}/graphql", headers=upgrade | headers)
+    assert connection.getresponse().status == status
+    connection.close()
 
 
 def test_a_link_on_another_page_opens_a_page_but_no_frame_and_no_query(ui: Ui) -> None:

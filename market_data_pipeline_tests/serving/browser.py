@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -31,8 +32,9 @@ def executable(playwright: Playwright) -> str | None:
     return found or (fetched if Path(fetched).exists() else None)
 
 
-@pytest.fixture(scope="session")
-def browser() -> Iterator[Browser]:
+@contextmanager
+def launched() -> Iterator[Browser]:
+    """Run the browser; a process can have only one, which is the fixture `browser` of the whole session."""
     with sync_playwright() as playwright:
         path = executable(playwright)
         if path is None:

@@ -83,10 +83,10 @@ def _running(command: list[str], folder: Path, port: int) -> Iterator[None]:
         process.wait(10)
 
 
-def is_open(port: int) -> bool:
-    """Return whether a process listens on a port of this machine."""
+def is_open(port: int, host: str = "127.0.0.1") -> bool:
+    """Return whether a process listens on a port of one of this machine's addresses."""
     with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
+        return probe.connect_ex((host, port)) == 0
 
 
 def free_port() -> int:

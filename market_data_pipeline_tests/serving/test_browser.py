@@ -13,14 +13,12 @@ import psutil
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from market_data_pipeline_tests.serving.browser import Reader, browser
+from market_data_pipeline_tests.serving.browser import Reader
 from market_data_pipeline_tests.serving.conftest import Api
 from market_data_pipeline_tests.serving.proxies import free_port, is_open
 from market_data_pipeline_tests.serving.seeding import NOW, Seed
 from market_data_pipeline_tests.serving.test_reports import STALENESS, seed_universe
 from market_data_pipeline_tests.serving.waiting import wait_until
-
-__all__ = ["browser"]  # the fixture
 
 CELLS = ".matrix td a"
 FOCUSED = "document.activeElement.getAttribute('href')"
@@ -149,15 +147,16 @@ def test_a_page_whose_server_hangs_says_so(browser: Browser, seed: Seed, databas
     port = free_port()
     environment = {
         **os.environ, "DATABASE_URL": database_url, "MARKET_DATA_PROJECT_ROOT": str(tmp_path),
-        "MARKET_DATA_AS_OF": NOW.isoformat(), "MARKET_DATA_API_PORT": str(port),
+        "MARKET_DATA_AS_OF": NOW.isoformat(), "MARKET_DATA_API_PORT": str(port), "MARKET_DATA_API_HOST": "127.0.0.2",
     }  # fmt: skip
     process = psutil.Popen([sys.executable, "-m", "market_data_pipeline.runtime.api"], env=environment)
     try:
-        wait_until(lambda: is_open(port), at_most=60)
+        wait_until(lambda: is_open(port, "127.0.0.2"), at_most=60)
+        assert not is_open(port)
         context = browser.new_context()
         page = context.new_page()
         page.clock.install()
-        page.goto(f"http://127.0.0.1:{port}/")
+        page.goto(f"http://127.0.0.2:{port}/")
         expect(page.locator("td.FRESH")).to_have_count(1)
         process.suspend()
         page.clock.run_for(35_000)  # an update was due after 30

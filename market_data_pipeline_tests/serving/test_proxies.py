@@ -10,13 +10,11 @@ import requests
 from playwright.sync_api import Browser, expect
 from pydantic import SecretStr
 
-from market_data_pipeline_tests.serving.browser import Reader, browser
+from market_data_pipeline_tests.serving.browser import Reader
 from market_data_pipeline_tests.serving.conftest import MovableClock, serve
 from market_data_pipeline_tests.serving.proxies import caddy, documented, free_port, nginx
 from market_data_pipeline_tests.serving.seeding import Seed
 from market_data_pipeline_tests.serving.test_access import ADMIN, TOKEN
-
-__all__ = ["browser"]  # the fixture
 
 BEARER = {"Authorization": f"Bearer {TOKEN}"}
 
@@ -82,11 +80,12 @@ def test_the_documented_proxies_serve_the_api_below_a_path_by_https(
             assert cookie["sameSite"] == "Strict"
             reader.open("/series/AAPL/1d")
             page.wait_for_selector("#chart[data-drawn='3'] canvas")
-            reader.open("/docs")
-            page.locator("#operations-admin-staleness .opblock-summary-control").click()
-            page.get_by_role("button", name="Try it out").click()
-            page.get_by_role("button", name="Execute").click()
-            expect(page.locator(".live-responses-table .response .response-col_status")).to_contain_text("200")
+            if proxy == "nginx":
+                reader.open("/docs")
+                page.locator("#operations-admin-staleness .opblock-summary-control").click()
+                page.get_by_role("button", name="Try it out").click()
+                page.get_by_role("button", name="Execute").click()
+                expect(page.locator(".live-responses-table .response .response-col_status")).to_contain_text("200")
         context.close()
         assert reader.complaints == []
         assert [url for url in reader.requested if not url.startswith(base)] == []

@@ -76,6 +76,22 @@ def test_staleness_caps_the_lists_and_not_the_counts(api: Api, seed: Seed) -> No
     assert report["summary"]["missing_count"] == 16
 
 
+def test_a_new_symbol_has_its_rpo_to_be_loaded_in_every_report(
+    api: Api, seed: Seed, dagster_instance: dg.DagsterInstance
+) -> None:
+    seed.symbol("NEW")
+    seed.symbol("LATE")
+    seed.run("update market_data.symbols set added_at = %s where symbol = 'NEW'", NOW - timedelta(minutes=59))
+    seed.run("update market_data.symbols set added_at = %s where symbol = 'LATE'", NOW - timedelta(minutes=61))
+    missing = api.get(STALENESS).json()["by_status"]["missing"]
+    assert {(one["symbol"], one["within_rpo"]) for one in missing} == {("NEW", True), ("LATE", False)}
+    attained = [one for one in api.get(HEALTH).json()["rpo_attainment"] if one["tier"] == "critical"]
+    assert [one["series_outside"] for one in attained] == [5, 5]
+    page = api.get("/").text
+    assert 'data-label="Within RPO now" class="number">5 of 10<' in page
+    assert "5 of 10 series, the furthest behind first" in page
+
+
 def test_staleness_of_thousands_of_series_is_one_quick_statement(seed: Seed, database_url: str) -> None:
     seed.run("insert into market_data.symbols select 'S' || i, 'standard', 'us_equity', true, now()"
              " from generate_series(1, 1000) i")  # fmt: skip

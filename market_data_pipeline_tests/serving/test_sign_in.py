@@ -11,12 +11,10 @@ from playwright.sync_api import Browser, expect
 from pydantic import SecretStr
 
 from market_data_pipeline.serving import sessions
-from market_data_pipeline_tests.serving.browser import Reader, browser
+from market_data_pipeline_tests.serving.browser import Reader
 from market_data_pipeline_tests.serving.conftest import Api, MovableClock, serve
 from market_data_pipeline_tests.serving.seeding import Seed
 from market_data_pipeline_tests.serving.test_access import STALENESS, TOKEN
-
-__all__ = ["browser"]  # the fixture
 
 
 @pytest.fixture
