@@ -40,6 +40,7 @@ from market_data_pipeline.runtime.processes import (
 )
 from market_data_pipeline.runtime.supervision import Background, Service, Supervisor
 from market_data_pipeline.settings import process_environment
+from market_data_pipeline.settings.addresses import is_loopback
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -213,6 +214,8 @@ def _announce(settings: Settings, daemon: Daemon, console: Console, seconds: flo
     console.print(f"Dagster UI  {ui}/assets")
     console.print(f"Read API    {api}/docs")
     console.print(f"Status      {api}/ or {command_name()} staleness")
+    if not is_loopback(settings.ui_host):
+        console.print("The Dagster UI knows no users, and other machines can reach it: see docs/proxies.md.")
     console.print("Ctrl-C stops everything but PostgreSQL; make down stops that too.")
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,7 @@ import pytest
 import requests
 from playwright.sync_api import Browser, Page, WebSocket
 
+from market_data_pipeline.runtime.ui_guard import UiGuard
 from market_data_pipeline_tests.serving.proxies import caddy, documented, free_port, nginx
 from market_data_pipeline_tests.serving.waiting import wait_until
 
@@ -154,6 +158,37 @@ def test_a_body_that_is_not_json_is_refused(ui: Ui, kind: str | None) -> None:
     for body in (f'{{"query": "{CHANGE}"}}'.encode(), b""):
         answer = requests.post(f"{ui.local}/graphql", params={"query": CHANGE}, data=body, headers=headers, timeout=30)
         assert answer.status_code == 415
+
+
+@pytest.mark.parametrize(
+    ("listens_on", "host", "passes"),
+    [
+        ("0.0.0.0", "192.0.2.7:3000", True),  # the address at which the connection arrived
+        ("0.0.0.0", "192.0.2.8:3000", False),
+        ("0.0.0.0", f"{socket.gethostname()}:3000", True),
+        ("0.0.0.0", "rebound.example:3000", False),
+        ("127.0.0.1", "192.0.2.7:3000", False),
+        ("127.0.0.1", "[::1]:3000", True),
+        ("127.0.0.1", "tools.example", True),  # of MARKET_DATA_UI_URL
+    ],
+)
+def test_a_ui_for_other_machines_answers_under_its_own_addresses(listens_on: str, host: str, passes: bool) -> None:
+    reached: list[str] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        reached.append(scope["path"])
+
+    async def send(message: Any) -> None:
+        assert message["status" if "status" in message else "type"] in {421, "http.response.body"}
+
+    scope = {
+        "type": "http", "method": "GET", "path": "/runs", "query_string": b"", "server": ("192.0.2.7", 3000),
+        "headers": [(b"host", host.encode())],
+    }  # fmt: skip
+    guard = UiGuard(app, listens_on, "https://tools.example/dagster")
+    with ThreadPoolExecutor(1) as thread:  # a browser's fixture leaves a running loop in this one
+        thread.submit(asyncio.run, guard(scope, send, send)).result()
+    assert bool(reached) == passes
 
 
 @pytest.fixture(params=["nginx", "caddy"])

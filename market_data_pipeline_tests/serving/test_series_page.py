@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
 
+import pytest
 from pydantic import SecretStr
 
 from market_data_pipeline_tests.serving.conftest import Api, MovableClock, serve
@@ -77,6 +78,24 @@ def test_only_operators_read_what_went_wrong(settings: MovableClock, seed: Seed)
     assert "no answer" not in stranger
     assert "The last 2 executions failed" in stranger
     assert "✗ failed" in section(stranger, "log")
+
+
+@pytest.mark.parametrize(
+    ("url", "link"),
+    [
+        ("", "http://localhost:3000/runs/run"),  # the host that the reader uses
+        ("https://example.org/dagster", "https://example.org/dagster/runs/run"),
+    ],
+)
+def test_links_to_runs_lead_where_people_reach_dagster(
+    settings: MovableClock, seed: Seed, monkeypatch: pytest.MonkeyPatch, url: str, link: str
+) -> None:
+    seed.series("AAPL")
+    seed.correct("AAPL", "5m", datetime(2026, 3, 11, 13, 30, tzinfo=UTC), 70.0, NOW)
+    monkeypatch.setenv("MARKET_DATA_UI_URL", url)
+    configured = MovableClock(database_url=settings.database_url, project_root=settings.project_root, as_of=NOW)
+    with serve(configured) as api:
+        assert f'href="{link}"' in api.get("/series/AAPL/5m", headers={"Host": "localhost"}).text
 
 
 def test_a_series_that_was_never_loaded_says_how_to_load_it(api: Api, seed: Seed) -> None:

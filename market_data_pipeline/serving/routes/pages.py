@@ -212,7 +212,7 @@ def _root(request: Request) -> str:
 
 def _dagster_url(request: Request, settings: Settings) -> str | None:
     """Return the address of Dagster's UI: as MARKET_DATA_UI_URL has it, else on the host that the reader uses."""
-    if "ui_url" in settings.model_fields_set:
+    if settings.ui_url != settings.local_ui_url:
         return settings.ui_url
     host = request.url.hostname
-    return local_url(host, settings.ui_port) if host else None
+    return local_url(host, settings.ui_port, settings.ui_prefix) if host else None
