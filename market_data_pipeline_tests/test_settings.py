@@ -12,7 +12,7 @@ import pytest
 
 from market_data_pipeline.domain.errors import ConfigurationError
 from market_data_pipeline.settings import Settings, load_settings
-from market_data_pipeline.settings.project import STORAGE_ZONE
+from market_data_pipeline.settings.project import STORAGE_ENVIRONMENT
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -340,7 +340,7 @@ def test_the_example_file_explains_every_variable_with_a_value_that_works() -> N
     documented = dict(re.findall(r"^#([A-Z_]+)=(.*)$", text, flags=re.MULTILINE))
     known = {str(field.validation_alias) for field in Settings.model_fields.values()}
 
-    assert documented.keys() == known | STORAGE_ZONE.keys()
+    assert documented.keys() == known | STORAGE_ENVIRONMENT.keys()
 
 
 def test_reading_the_settings_loads_nothing_heavy() -> None:

@@ -36,7 +36,7 @@ from market_data_pipeline.domain.errors import DatabaseUnavailableError
 from market_data_pipeline.domain.objectives import TIER_OBJECTIVES
 from market_data_pipeline.orchestration.cadences import SCHEDULES, SENSORS
 from market_data_pipeline.reports.dagster_state import Daemon, Evaluation, Run, Schedule
-from market_data_pipeline.settings.project import LOCATION, STORAGE_ZONE
+from market_data_pipeline.settings.project import LOCATION, STORAGE_ENVIRONMENT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -290,7 +290,7 @@ class StoredDagsterState:
                     raise DatabaseUnavailableError("There is no dagster.yaml in DAGSTER_HOME.")
                 if not os.environ.get("DAGSTER_POSTGRES_URL"):  # an empty value counts as unset, as in the settings
                     os.environ["DAGSTER_POSTGRES_URL"] = self._postgres_url
-                os.environ.update(STORAGE_ZONE)
+                os.environ.update(STORAGE_ENVIRONMENT)
                 import dagster as dg
 
                 self._instance = dg.DagsterInstance.from_config(str(self._home))

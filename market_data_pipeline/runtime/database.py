@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import sys
 import sysconfig
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from market_data_pipeline.domain.errors import ConfigurationError
+from market_data_pipeline.domain.errors import ConfigurationError, DatabaseBusyError, DatabaseUnavailableError
+from market_data_pipeline.settings import project
 
 if TYPE_CHECKING:
     import sqlalchemy as sa
@@ -36,6 +38,9 @@ def migrate_database(settings: Settings) -> list[str]:
         EmbeddedPostgres.of(settings).ensure_running()
     applied = migrate(settings)
     open_connection(settings.database_url).close()  # another login than the owner's may take another way to the server
+    if not project.is_local(settings.dagster_postgres_url, settings.state_dir):
+        with suppress(DatabaseUnavailableError, DatabaseBusyError):  # that is for those to say who need it now
+            refuse_unusable_storage(settings.dagster_postgres_url)
     return applied
 
 
@@ -49,6 +54,30 @@ def _check_environment_folder() -> None:
         raise ConfigurationError(
             f"The name of {sys.prefix} contains '%', with which Dagster's storage cannot work: move the project, or "
             "its environment, to a folder without it."
+        )
+
+
+def refuse_unusable_storage(url: str) -> None:
+    """Look at what Dagster's own connections to its storage are given, which say only their time zone and encoding.
+
+    Raises:
+        ConfigurationError: they could not create or change anything; the message says what to change.
+        DatabaseUnavailableError, DatabaseBusyError: as `open_connection`.
+    """
+    from market_data_pipeline.store.connection import describe, inherited_settings
+
+    given = inherited_settings(url)
+    if given.read_only:
+        remedy = f"alter role {given.login} in database {given.database} set default_transaction_read_only to off"
+        raise ConfigurationError(
+            f"{describe(url)} holds Dagster's storage and is read-only by default for this login; "
+            f"`{remedy}` changes that."
+        )
+    if given.schema is None:
+        remedy = f"alter role {given.login} in database {given.database} set search_path to public"
+        raise ConfigurationError(
+            f"{describe(url)} holds Dagster's storage, and the search_path of this login names no schema that exists; "
+            f"`{remedy}` changes that."
         )
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _HEADING: Final = "# Settings of this project; .env.example explains them. It holds passwords: keep it private.\n\n"
 # Dagster reads these itself, and from `.env` even if the environment says otherwise.
-_DAGSTERS_OWN: Final = ("DAGSTER_HOME", "DAGSTER_POSTGRES_URL", *project.STORAGE_ZONE)
+_DAGSTERS_OWN: Final = ("DAGSTER_HOME", "DAGSTER_POSTGRES_URL", *project.STORAGE_ENVIRONMENT)
 
 
 class EnvFile(NamedTuple):
@@ -64,7 +64,7 @@ def _defaults(root: Path, users: Mapping[str, str]) -> dict[str, str]:
     return {
         "DAGSTER_HOME": str(settings.dagster_home),
         "DAGSTER_POSTGRES_URL": settings.dagster_postgres_url,
-        **project.STORAGE_ZONE,
+        **project.STORAGE_ENVIRONMENT,
     }
 
 

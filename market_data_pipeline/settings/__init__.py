@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, cast
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import urlsplit
 
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_core import PydanticUseDefault
@@ -23,6 +23,7 @@ from pydantic_settings import BaseSettings, EnvSettingsSource, NoDecode, Setting
 from market_data_pipeline.domain.errors import ConfigurationError
 from market_data_pipeline.settings import env_file, project
 from market_data_pipeline.settings.addresses import is_loopback, local_url, names_this_machine
+from market_data_pipeline.settings.database_urls import postgres_url, psycopg2_url
 from market_data_pipeline.settings.sandbox import SANDBOX_KEY
 
 if TYPE_CHECKING:
@@ -38,7 +39,6 @@ PACKAGED_UNIVERSE: Final = project.PACKAGE / "universe.yaml"
 _LONGEST_HISTORY_DAYS: Final = 13_000
 # A symbol that is being refreshed holds a database connection, and the embedded server allows 200 in all.
 _MOST_CONCURRENT_SYMBOLS: Final = 50
-_SCHEMES: Final = {"postgresql", "postgres", "postgresql+psycopg", "postgresql+psycopg2"}
 # What people call the key elsewhere. POLYGONSCAN_API_KEY and POLYGON_PRIVATE_KEY belong to a blockchain.
 _MISNAMED_KEY: Final = re.compile(
     r"(MARKET_DATA_)?(POLYGON|MASSIVE)_?(IO|COM)?_?(API|ACCESS|AUTH)?_?(KEY|TOKEN)", re.IGNORECASE
@@ -147,24 +147,6 @@ def _listening_address(given: Any) -> str:
         raise ValueError(f"is {str(given)!r}, which is neither an IP address nor localhost") from None
 
 
-def _database_url(given: Any) -> str:
-    """Return a libpq URL, `postgresql://…`, of a server and a database; the driver of an SQLAlchemy URL is dropped."""
-    text = str(given).strip()
-    scheme, separator, rest = text.partition("://")
-    if not separator or scheme not in _SCHEMES:
-        raise ValueError("does not start with postgresql:// (its value is not shown)")
-    try:
-        parts = urlsplit(text)
-        port = parts.port
-    except ValueError:
-        port = 0
-    if port == 0 or parts.fragment:
-        raise ValueError("is not a well-formed URL: write @ : / ? # in the password as %40 %3A %2F %3F %23")
-    if not parts.path.strip("/") and "dbname" not in parse_qs(parts.query):
-        raise ValueError("does not name a database (its value is not shown)")
-    return f"postgresql://{rest}"
-
-
 def _alert_urls(given: Any) -> list[str]:
     """Return comma-separated Apprise URLs; a comma inside one, as between mail recipients, is part of it."""
     if isinstance(given, list):
@@ -221,12 +203,7 @@ def _default_dagster_url(values: dict[str, Any]) -> str:
     if url and project.is_local(url, state):
         market_data = urlsplit(url).path.strip("/")
         url = project.local_url(state, project.DAGSTER_DATABASES.get(market_data, project.DAGSTER_DATABASE))
-    return _psycopg2(url)
-
-
-def _psycopg2(url: str) -> str:
-    """Return `url` for dagster-postgres, which supports only psycopg2, where SQLAlchemy 2.1 would choose psycopg 3."""
-    return "postgresql+psycopg2" + url[url.index("://") :] if url else url
+    return psycopg2_url(url)
 
 
 def _known(default: Any, variable: str, example: str, parse: Callable[[Any], Any] | None = None, **more: Any) -> Any:
@@ -266,16 +243,16 @@ class Settings(BaseSettings):
     sandbox_replay: Annotated[Path | None, BeforeValidator(_existing_path)] = _known(
         None, "MARKET_DATA_SANDBOX_REPLAY", "recorded/"
     )
-    database_url: Annotated[str, BeforeValidator(_database_url)] = _known(
+    database_url: Annotated[str, BeforeValidator(postgres_url)] = _known(
         _default_database_url, "DATABASE_URL", "postgresql://user:password@localhost:5432/market_data", repr=False
     )
-    owner_url: Annotated[str, BeforeValidator(_database_url)] = _known(
+    owner_url: Annotated[str, BeforeValidator(postgres_url)] = _known(
         _default_owner_url,
         "MARKET_DATA_OWNER_URL",
         "postgresql://owner:password@localhost:5432/market_data",
         repr=False,
     )
-    dagster_postgres_url: Annotated[str, BeforeValidator(lambda url: _psycopg2(_database_url(url)))] = _known(
+    dagster_postgres_url: Annotated[str, BeforeValidator(lambda url: psycopg2_url(postgres_url(url)))] = _known(
         _default_dagster_url,
         "DAGSTER_POSTGRES_URL",
         "postgresql+psycopg2://user:password@localhost:5432/dagster",
@@ -468,7 +445,7 @@ def process_environment(settings: Settings) -> dict[str, str]:
     dagsters_own = {
         "DAGSTER_HOME": str(settings.dagster_home),
         "DAGSTER_POSTGRES_URL": settings.dagster_postgres_url,
-        **project.STORAGE_ZONE,
+        **project.STORAGE_ENVIRONMENT,
     }
     for name, value in dagsters_own.items():
         if (line := (lines.get(name) or "").strip()) and line != value:

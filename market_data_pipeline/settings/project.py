@@ -32,8 +32,9 @@ INSTALL_PIPELINE: Final = "run `pip install 'market-data-pipeline[pipeline]'`, o
 DATABASE, DAGSTER_DATABASE = DATABASES["vendor"]
 DAGSTER_DATABASES: Final = dict(DATABASES.values())
 # Dagster writes times without a zone, in the zone of its connections, and reads them as UTC. A server has the zone of
-# the machine that it was created on unless a client names another; libpq reads this variable, and poolers pass it on.
-STORAGE_ZONE: Final = {"PGTZ": "UTC"}
+# the machine that it was created on unless a client names another; and a database in SQL_ASCII takes only ASCII from
+# one that names no encoding. libpq reads these variables, and poolers pass them on.
+STORAGE_ENVIRONMENT: Final = {"PGTZ": "UTC", "PGCLIENTENCODING": "UTF8"}
 PORT: Final = 5432  # names the socket file only; written into URLs so that a PGPORT in the environment cannot change it
 
 LONGEST_SOCKET_PATH: Final = 107  # bytes, Linux: sizeof(sockaddr_un.sun_path) - 1

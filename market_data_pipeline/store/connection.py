@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import psycopg
 import sqlalchemy as sa
@@ -155,6 +155,29 @@ def engine(
     return made
 
 
+class Inherited(NamedTuple):
+    """What the server gives a connection of this login that sets nothing itself."""
+
+    login: str
+    database: str
+    read_only: bool
+    schema: str | None  # where a table without a schema is created
+
+
+def inherited_settings(url: str) -> Inherited:
+    """Return the defaults that another program's connections have; raises as `open_connection` does."""
+    with open_connection(url) as connection:
+        connection.execute(
+            "select set_config('search_path', reset_val, true) from pg_catalog.pg_settings where name = 'search_path'"
+        )
+        row = connection.execute(
+            "select quote_ident(session_user), quote_ident(current_database()), reset_val = 'on', current_schema()"
+            " from pg_catalog.pg_settings where name = 'default_transaction_read_only'"
+        ).fetchone()
+    assert row is not None  # noqa: S101 - a query without a condition has a row
+    return Inherited(*row)
+
+
 def libpq_url(url: str) -> str:
     """Return `url` without an SQLAlchemy driver, as libpq expects it."""
     return re.sub(r"^postgres(?:ql)?(?:\+\w+)?://", "postgresql://", url)
@@ -163,9 +186,11 @@ def libpq_url(url: str) -> str:
 def describe(url: str) -> str:
     """Return which server and database `url` means, for a message: no password, no parameters."""
     parameters = connection_parameters(libpq_url(url))
-    host = parameters.get("host") or parameters.get("hostaddr") or "the local socket"
-    port = "" if host.startswith("/") else f":{parameters.get('port', 5432)}"
-    return f"PostgreSQL at {host}{port} (database {parameters.get('dbname', '?')}, user {parameters.get('user', '?')})"
+    hosts = str(parameters.get("host") or parameters.get("hostaddr") or "the local socket").split(",")
+    ports = str(parameters.get("port", 5432)).split(",")
+    ports = ports * len(hosts) if len(ports) == 1 else ports
+    where = " or ".join(host if host[:1] == "/" else f"{host}:{port}" for host, port in zip(hosts, ports, strict=False))
+    return f"PostgreSQL at {where} (database {parameters.get('dbname', '?')}, user {parameters.get('user', '?')})"
 
 
 def server_of(url: str) -> tuple[str, str]:

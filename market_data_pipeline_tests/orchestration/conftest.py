@@ -23,7 +23,7 @@ from market_data_pipeline.orchestration.dagster_internals import keep_connection
 from market_data_pipeline.orchestration.partitions import sync_partitions
 from market_data_pipeline.orchestration.resources import PipelineResource
 from market_data_pipeline.settings import Settings
-from market_data_pipeline.settings.project import STORAGE_ZONE
+from market_data_pipeline.settings.project import STORAGE_ENVIRONMENT
 from market_data_pipeline.store.connection import engine as engine_of
 from market_data_pipeline.store.universe import sync_universe
 from market_data_pipeline_tests.conftest import copy_database, drop_database, with_database
@@ -118,7 +118,7 @@ def dagster_home(tmp_path: Path, dagster_url: str, monkeypatch: pytest.MonkeyPat
     """A DAGSTER_HOME with this repository's `dagster.yaml` and a storage of its own."""
     shutil.copy(REPOSITORY / "dagster.yaml", tmp_path)
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
-    for name, value in {"DAGSTER_POSTGRES_URL": dagster_url, **STORAGE_ZONE}.items():
+    for name, value in {"DAGSTER_POSTGRES_URL": dagster_url, **STORAGE_ENVIRONMENT}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.chdir(tmp_path)
     return tmp_path

@@ -46,6 +46,7 @@ def test_a_new_file_holds_what_the_dagster_command_needs_and_no_other_user_can_r
         "DAGSTER_HOME": str(tmp_path),
         "DAGSTER_POSTGRES_URL": load_settings().dagster_postgres_url,
         "PGTZ": "UTC",
+        "PGCLIENTENCODING": "UTF8",
     }
 
 

@@ -14,21 +14,22 @@ from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 from uuid import uuid4
 
 import pandas as pd
 import psycopg
 import pytest
+import sqlalchemy as sa
 
 from market_data_pipeline import read_bars, read_features
 from market_data_pipeline.domain.calendar import NEW_YORK
-from market_data_pipeline.domain.errors import ConfigurationError
+from market_data_pipeline.domain.errors import ConfigurationError, DatabaseUnavailableError
 from market_data_pipeline.domain.series import Tier
 from market_data_pipeline.orchestration.checks.expectations import Inspector
 from market_data_pipeline.reports.freshness import staleness_report
 from market_data_pipeline.reports.quality import ACROSS_RULES, BAR_RULES
-from market_data_pipeline.runtime.database import reading_engine
+from market_data_pipeline.runtime.database import reading_engine, refuse_unusable_storage
 from market_data_pipeline.sandbox.main import open_source
 from market_data_pipeline.sandbox.server import running_server
 from market_data_pipeline.settings import Settings
@@ -325,3 +326,34 @@ def test_a_server_without_a_pooler_is_none(database_url: str) -> None:
     with open_connection(database_url) as connection:
         assert not is_pooled(connection)
         refuse_transaction_pooling(connection.info)
+
+
+def test_a_url_with_several_hosts_reaches_the_one_that_answers(
+    postgres_url: str, database_url: str, tmp_path: Path
+) -> None:
+    to = psycopg.conninfo.conninfo_to_dict(database_url)
+    login = f"{to['user']}:{quote(str(to['password']), safe='')}"
+    hosts = f"127.0.0.1:1,{quote(str(to['host']), safe='')}:{to.get('port', 5432)}"
+    url = f"postgresql://{login}@{hosts}/{to['dbname']}?target_session_attrs=read-write"
+    settings = Settings(database_url=url, project_root=tmp_path)
+    sql = Path(shutil.copytree(SQL, tmp_path / "sql"))
+    (sql / "9001_more.sql").write_text("-- migrate:up\ncreate table market_data.more (n integer);\n-- migrate:down\n")
+    assert migrate_database(settings.database_url, sql) == ["9001_more.sql"]
+    for made in (engine(settings.database_url), sa.create_engine(settings.dagster_postgres_url)):
+        with made.connect() as connection:
+            assert connection.exec_driver_sql("select current_database()").scalar_one() == to["dbname"]
+        made.dispose()
+    nowhere = Settings(database_url="postgresql://me@127.0.0.1:1,[::1]:2/prices", project_root=tmp_path)
+    with pytest.raises(DatabaseUnavailableError, match=r"PostgreSQL at 127\.0\.0\.1:1 or ::1:2 "):
+        open_connection(nowhere.database_url)
+
+
+def test_a_storage_that_dagsters_connections_cannot_write_to_is_refused_with_the_statement_that_helps(
+    postgres_url: str, database_url: str, tmp_path: Path
+) -> None:
+    with hostile_login(postgres_url, database_url) as url, psycopg.connect(database_url, autocommit=True) as owner:
+        for words in ("is read-only by default for this login", "names no schema that exists"):
+            with pytest.raises(ConfigurationError, match=words) as refusal:
+                refuse_unusable_storage(f"postgresql+psycopg2{url.removeprefix('postgresql')}")
+            owner.execute(psycopg.sql.SQL(str(refusal.value).split("`")[1]))  # type: ignore[arg-type]
+        refuse_unusable_storage(url)
