@@ -6,7 +6,8 @@ Not every slot has a bar, because a symbol may not trade in it. Hence:
 
 - a session that the vendor confirmed (complete, empty or before the plan's history) has no missing bar;
 - a gap before the last bar, which the caller passes in, is missing;
-- after the last bar, slots may stay empty for as long as this series' quiet periods usually last, but no longer.
+- after the last bar, slots may stay empty for as long as this series' quiet periods usually last, but no longer; whole
+  sessions only where it usually goes without a bar for whole sessions (domain.life).
 
 Keep out: the thresholds (objectives) and the plans' delays (polygon.plans), which come in as an `Availability`.
 """
@@ -64,13 +65,14 @@ def next_due(
     confirmed: Container[dt.date],
     availability: Availability,
     first_gap_ts: dt.datetime | None = None,
+    quiet_sessions: int = 0,
 ) -> dt.datetime:
     """Return the instant, past or future, at which the first missing bar is due.
 
     After `last_ts`, up to `quiet_slots` slots may be empty; the slot after these is the first missing one, if it is
     still in the session. If not, the session may have ended in an ordinary quiet period, and the next session that is
-    not confirmed is examined in the same way. No quiet period excuses a session of full length without a bar: when bars
-    stop, the last slot of such a session is due at the latest.
+    not confirmed is examined in the same way. No quiet period excuses more than `quiet_sessions` sessions of full
+    length without a bar: when bars stop, the last slot of the next one is due at the latest.
 
     Args:
         calendar: of the series' asset class.
@@ -81,13 +83,18 @@ def next_due(
         confirmed: session dates whose coverage is complete, empty_confirmed or clamped.
         availability: from when the plan serves a bar.
         first_gap_ts: start of the earliest gap before `last_ts` that is not confirmed.
+        quiet_sessions: how many sessions after `last_ts` that are not confirmed may stay without a bar.
 
     Raises:
         UsageError: an instant lies outside the calendar.
     """
     session, first = _trailing_edge(calendar, timeframe, last_ts, history_start)
     tolerated = min(quiet_slots, calendar.full_slot_count(timeframe) - 1)
-    while session.date in confirmed or slot_count(timeframe, session) - first <= tolerated:
+    while True:
+        if session.date not in confirmed and slot_count(timeframe, session) - first > tolerated:
+            if first or not quiet_sessions:
+                break
+            quiet_sessions -= 1
         session, first = calendar.next_session(session.date), 0
     due = due_at(session, timeframe, slot_start(timeframe, session, first + tolerated), availability)
     if first_gap_ts is None:

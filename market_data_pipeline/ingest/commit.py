@@ -194,6 +194,7 @@ def _commit(context: CommitContext, change: Change) -> SeriesOutcome:
     )
     held = _with_extent(connection, state, change.bars, delta, series)
     quiet_slots = expected.quiet_slots(features.bars) if len(features.bars) else state.quiet_slots
+    lived = expected.life_of(held.last_ts)
     new_state = replace(
         held,
         tier=str(context.request.tier),
@@ -207,6 +208,8 @@ def _commit(context: CommitContext, change: Change) -> SeriesOutcome:
         quiet_slots=quiet_slots,
         verified_at=expected.now,
         next_due_at=expected.next_due(held.last_ts, quiet_slots),
+        life=lived.life,
+        life_since=lived.since,
         features_computed_at=now if features.rows else state.features_computed_at,
         settled_until=expected.settled_until(),
     )
@@ -278,6 +281,6 @@ def _log_row(
         error_class=outcome.error_class,
         error=outcome.error,
         warning=outcome.warning,
-        due_at=before.next_due_at,
+        due_at=before.next_due_at if before.life.expects_bars else finished_at,  # nothing is due of one that is not
         rpo=TIER_OBJECTIVES[outcome.tier].rpo,
     )

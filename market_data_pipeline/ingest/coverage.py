@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from market_data_pipeline.domain import freshness as rules
@@ -21,6 +22,7 @@ from market_data_pipeline.domain.bars import ts_us
 from market_data_pipeline.domain.calendar import slot_start, to_us
 from market_data_pipeline.domain.freshness import settled_at
 from market_data_pipeline.domain.intervals import Interval, normalise, subtract
+from market_data_pipeline.domain.life import HABIT, life_of, usual_silence
 from market_data_pipeline.domain.series import Timeframe
 from market_data_pipeline.store.coverage import Coverage, CoverageStatus
 
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 
     from market_data_pipeline.domain.calendar import Session
     from market_data_pipeline.domain.intervals import Intervals
+    from market_data_pipeline.domain.life import LifeSince, Listing
     from market_data_pipeline.domain.series import Series
     from market_data_pipeline.ingest.fetch_plan import Timing
     from market_data_pipeline.ingest.window import Believed
@@ -152,6 +155,57 @@ def first_day(known: Mapping[date, Coverage]) -> date | None:
     return min((day for day, coverage in known.items() if coverage.rows), default=None)
 
 
+class Silence(NamedTuple):
+    """What the coverage of a fetched series says about days without bars.
+
+    Attributes:
+        usual: for how many sessions in a row it usually has none.
+        alone: the days since the last one with bars that are confirmed empty while others traded, ascending.
+        unexplained: those days, and the ones on which nobody traded, until they were found empty once more after
+            somebody did: then the market was closed.
+        first_day: the first day with bars; None when no day has any.
+    """
+
+    usual: int
+    alone: tuple[date, ...]
+    unexplained: tuple[date, ...]
+    first_day: date | None
+
+    @property
+    def is_unusual(self) -> bool:
+        """True when the series, and not its whole market, has been without a bar for longer than usual."""
+        return len(self.alone) > self.usual
+
+
+def silence_of(
+    sessions: Sequence[Session], known: Mapping[date, Coverage], nobody: Mapping[date, bool] = MappingProxyType({})
+) -> Silence:
+    """Return what the coverage of a fetched series says about days without bars.
+
+    Args:
+        sessions: the days that it should hold, ascending.
+        known: their coverage.
+        nobody: days on which nobody traded, and whether they were asked for again after somebody did: the market was
+            closed, then. Until then, it may as well be the vendor that has nothing.
+    """
+    looked_at = (CoverageStatus.COMPLETE, CoverageStatus.EMPTY_CONFIRMED, CoverageStatus.PROVISIONAL)
+    days = [day for session in sessions if (day := known.get(session.date)) is not None and day.status in looked_at]
+    since = days[-1].session_date - HABIT if days else None
+    usual = usual_silence(day.rows > 0 for day in days if since is None or day.session_date >= since)
+    last = max((day for day, coverage in known.items() if coverage.rows), default=None)
+    empty = [
+        day.session_date
+        for day in days
+        if day.status is CoverageStatus.EMPTY_CONFIRMED and (last is None or day.session_date > last)
+    ]
+    return Silence(
+        usual,
+        alone=tuple(day for day in empty if day not in nobody),
+        unexplained=tuple(day for day in empty if not nobody.get(day, False)),
+        first_day=first_day(known),
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class ExpectedBars:
     """Which bars a series should hold, given the coverage of its days (domain.freshness has the rules).
@@ -161,12 +215,20 @@ class ExpectedBars:
         timing: when bars are available, and now.
         sessions: the days that the series should hold, ascending.
         coverage: of the fetched series behind it, as it will be once the execution is committed.
+        silence: what that coverage says about days without bars.
+        listing: what the vendor's reference data say of the symbol; None when they were not needed.
+        overdue: whether a bar is due for longer than the vendor's reference data wait, while others trade.
+        base_last_ts: start of the newest 5m bar, for a series that is made of them.
     """
 
     timeframe: Timeframe
     timing: Timing
     sessions: tuple[Session, ...]
     coverage: Mapping[date, Coverage]
+    silence: Silence
+    listing: Listing | None = None
+    overdue: bool = False
+    base_last_ts: datetime | None = None
 
     @property
     def now(self) -> datetime:
@@ -183,16 +245,39 @@ class ExpectedBars:
         """Return when the first missing bar is or was due, aware UTC; None when the series should hold no day."""
         if not self.sessions:
             return None
+        usual, empty = self.silence.usual, self.silence.unexplained if last_ts is not None else ()
+        # What exceeds the usual silence stays missing, although each of its days is confirmed to be empty.
+        unusual = set(empty[usual:])
+        explained = self._last_explained(last_ts)
         return rules.next_due(
             self.timing.calendar,
             self.timeframe,
-            last_ts=last_ts,
+            last_ts=explained,
             history_start=self.sessions[0].day_start,
             quiet_slots=quiet_slots,
-            confirmed={day for day, known in self.coverage.items() if known.status.final},
+            confirmed={day for day, known in self.coverage.items() if known.status.final and day not in unusual},
             availability=self.timing.available_at,
-            first_gap_ts=self._first_gap(last_ts),
+            first_gap_ts=self._first_gap(explained),
+            quiet_sessions=max(usual - len(empty), 0) if last_ts is not None else 0,
         )
+
+    def _last_explained(self, last_ts: datetime | None) -> datetime | None:
+        """Return the instant up to which a series lacks nothing.
+
+        A coarse slot before the one of the newest 5m bar is held, or nobody traded in it: it will not come any more.
+        """
+        if self.base_last_ts is None or last_ts is None:
+            return last_ts
+        session = self.timing.calendar.session_on(self.timing.calendar.session_date(self.base_last_ts))
+        if session is None:
+            return last_ts
+        slot = (self.base_last_ts - session.start) // self.timeframe.span
+        return max(last_ts, slot_start(self.timeframe, session, slot) - timedelta(microseconds=1))
+
+    def life_of(self, last_ts: datetime | None) -> LifeSince:
+        """Return the life of the series, whose last bar starts at `last_ts`, and since when."""
+        silent = last_ts is None or self.silence.is_unusual
+        return life_of(last_ts, self.listing, overdue=self.overdue, silent=silent)
 
     def last_due_ts(self) -> datetime:
         """Return the start of the last slot that is due now, whether or not there was a trade in it."""
@@ -211,18 +296,20 @@ class ExpectedBars:
     def _first_gap(self, last_ts: datetime | None) -> datetime | None:
         """Return the start of the earliest day before `last_ts` for which nothing is stored or confirmed.
 
-        A day before the first bar that was found empty is no gap, even before it has settled: no bar was due then.
+        A day before the first bar that was found empty is no gap, even before it has settled: no bar was due then. Nor
+        are as many empty days in a row as the series usually has.
         """
         if last_ts is None:
             return None
-        first = first_day(self.coverage)
+        first, run = self.silence.first_day, 0
         for session in self.sessions:
             if session.end > last_ts:
                 return None
             known = self.coverage.get(session.date)
             if known is not None and known.refused:
                 continue  # it is reported with its reason, and the days after it are no older for it
-            empty = known is not None and not known.rows and not known.status.final
-            if known is None or known.status is CoverageStatus.FAILED or (empty and first and session.date > first):
+            run = run + 1 if known is not None and not known.rows else 0
+            unusual = run > self.silence.usual and first is not None and session.date > first
+            if known is None or known.status is CoverageStatus.FAILED or (unusual and not known.status.final):
                 return session.day_start if self.timeframe is Timeframe.D1 else session.start
         return None

@@ -156,6 +156,7 @@ def plan_fetch(
     *,
     last_ts: datetime | None,
     full: bool = False,
+    until: date | None = None,
 ) -> FetchPlan:
     """Return what to request of a fetched series now.
 
@@ -167,8 +168,10 @@ def plan_fetch(
         last_ts: start of the last stored bar, None without one. A history that begins after it comes in parts; one that
             begins before it does not, because each part would cause all later features to be computed again.
         full: request every day again, in one part.
+        until: request no day after this one, if given: no bars are to come (ingest.life).
     """
-    days = days_to_fetch(within.sessions, coverage, series.timeframe, timing, full=full)
+    sessions = within.sessions if until is None else tuple(day for day in within.sessions if day.date <= until)
+    days = days_to_fetch(sessions, coverage, series.timeframe, timing, full=full)
     requested = with_neighbours(days, within.sessions, coverage, series.timeframe, timing)
     made = _windows(requested, coverage, series.timeframe, timing)
     in_parts = not full and made and (last_ts is None or made[0].interval.start > last_ts)

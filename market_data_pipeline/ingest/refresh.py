@@ -13,16 +13,17 @@ from market_data_pipeline.domain.counters import NOTHING, Tally
 from market_data_pipeline.domain.errors import FeatureError, PipelineError
 from market_data_pipeline.domain.series import BASE_TIMEFRAMES, Series, Timeframe, asset_class_of
 from market_data_pipeline.ingest.commit import Change, CommitContext, commit, commit_failure, stored_bars
-from market_data_pipeline.ingest.coverage import ExpectedBars
 from market_data_pipeline.ingest.doubt import weighed, within
 from market_data_pipeline.ingest.features import FeatureBasis
 from market_data_pipeline.ingest.fetch import Answer, FailedFetch, fetch
 from market_data_pipeline.ingest.fetch_plan import plan_fetch, reach
+from market_data_pipeline.ingest.life import expected_bars, fetched_until
 from market_data_pipeline.ingest.resample import coarser
 from market_data_pipeline.ingest.reverify import days_to_reverify, reopened
 from market_data_pipeline.ingest.splits import symbol_splits
 from market_data_pipeline.polygon.rate_limit import PRIORITIES
 from market_data_pipeline.store.coverage import read_coverage, write_reverified
+from market_data_pipeline.store.listings import read_listing
 from market_data_pipeline.store.reference import read_splits
 from market_data_pipeline.store.series_state import read_states
 
@@ -135,10 +136,10 @@ def _fetch_first(run: Run, context: CommitContext, timing: Timing, splits_digest
     Raises:
         PipelineError: the database refused before anything was requested.
     """
-    pipeline, request = run.pipeline, context.request
+    pipeline, request, symbol = run.pipeline, context.request, context.request.symbol
     fetched: list[_Fetched] = []
     for base in BASE_TIMEFRAMES:
-        series, state = Series(request.symbol, base), context.state(base)
+        series, state = Series(symbol, base), context.state(base)
         timeframes = [each for each in Timeframe if each.base is base and each in request.timeframes]
         if not timeframes:
             continue
@@ -151,8 +152,10 @@ def _fetch_first(run: Run, context: CommitContext, timing: Timing, splits_digest
                 days = days_to_reverify(within.sessions, coverage, base, timing.now, splits_changed=changed)
                 write_reverified(context.connection, series, days, timing.now)
                 coverage = reopened(coverage, days, within.sessions)
+            asks_again = state.life.expects_bars or request.reverify or run.full
+            until = None if asks_again else fetched_until(state, read_listing(context.connection, symbol), timing)
             context.connection.commit()  # no transaction stays open while a request is sent
-            plan = plan_fetch(series, within, coverage, timing, last_ts=state.last_ts, full=run.full)
+            plan = plan_fetch(series, within, coverage, timing, last_ts=state.last_ts, full=run.full, until=until)
             priority = PRIORITIES[request.tier]
             answers = fetch(pipeline.client, plan, run.market.days, priority=priority, clock=pipeline.clock)
         except PipelineError as error:
@@ -201,30 +204,25 @@ def _commit_answer(
     plan, base = answer.plan, answer.plan.series.timeframe
     revision, last_ts = context.state(base).revision, context.state(base).last_ts
     spent, warnings = answer.counters + run.pending.take_counters(), run.pending.take_warnings()
-    change = Change(
-        series=plan.series,
-        started_at=answer.started_at,
-        bars=answer.bars,
-        spans=answer.spans,
-        coverage=answer.coverage,
-        basis=basis,
-        expected=ExpectedBars(base, plan.timing, plan.sessions, answer.known),
-        warnings=(*warnings, *answer.warnings),
-        full=run.full,
-        reverified=answer.is_last and (context.request.reverify or run.full),
-        tally=Tally(spent),
-    )
+    tally = Tally(spent)
     try:
-        with change.tally.storing():
+        with tally.storing():
             stored = stored_bars(context.connection, plan.series, answer.spans, last_ts)
         answer = weighed(answer, stored)
-        change = replace(
-            change,
+        expected, cost = expected_bars(run.pipeline, context, answer)
+        spent, tally.counters = spent + cost, tally.counters + cost
+        change = Change(
+            series=plan.series,
+            started_at=answer.started_at,
             bars=answer.bars,
             spans=answer.spans,
             coverage=answer.coverage,
-            expected=replace(change.expected, coverage=answer.known),
+            basis=basis,
+            expected=expected,
             warnings=(*warnings, *answer.warnings),
+            full=run.full,
+            reverified=answer.is_last and (context.request.reverify or run.full),
+            tally=tally,
             stored=within(stored, answer.spans),
             outside=answer.outside,
         )
@@ -233,7 +231,7 @@ def _commit_answer(
         if context.connection.closed:  # it cannot be recorded now; the next series that can be records the requests
             run.pending.add(spent)
             raise
-        yield commit_failure(context, base, error, answer.started_at, change.tally.counters)
+        yield commit_failure(context, base, error, answer.started_at, tally.counters)
         # The coarser series need only the bars, which have arrived, and have features of their own.
         if not isinstance(error, FeatureError):
             for timeframe in resampled:
@@ -256,7 +254,7 @@ def _commit_answer(
                 coverage=(),
                 stored=None,
                 outside=None,
-                expected=replace(change.expected, timeframe=timeframe),
+                expected=replace(change.expected, timeframe=timeframe, base_last_ts=base_state.last_ts),
                 warnings=run.pending.take_warnings(),
                 base_revision=base_state.revision,
                 tally=tally,

@@ -28,7 +28,9 @@ from market_data_pipeline.domain.bars import empty
 from market_data_pipeline.domain.calendar import calendar_for, from_us, to_us
 from market_data_pipeline.domain.counters import Counters, Tally
 from market_data_pipeline.domain.errors import DataError, PipelineError, UsageError, VendorRequestError
+from market_data_pipeline.domain.life import Listing
 from market_data_pipeline.domain.series import AssetClass, Tier, Timeframe, asset_class_of
+from market_data_pipeline.polygon.listings import QUESTIONS, read_listing
 from market_data_pipeline.polygon.rate_limit import PRIORITIES
 from market_data_pipeline.polygon.reference import SPLITS_ENDPOINTS, each_once, read_splits
 from market_data_pipeline.polygon.request_windows import PAGE_LIMIT
@@ -54,6 +56,7 @@ _log = logging.getLogger(__name__)
 # Pages of bars come to an end, because each must continue after the one before; the caps guard against a broken vendor.
 PAGE_CAP: Final = 1_000  # a window of ten years of 5m bars has 50
 EMPTY_PAGE_CAP: Final = 10
+_LISTINGS_PAGE: Final = 10  # a ticker that was reused has one row for each security
 _RANGES: Final = {Timeframe.M5: "5/minute", Timeframe.D1: "1/day"}
 _STANDARD: Final = PRIORITIES[Tier.STANDARD]
 
@@ -216,6 +219,22 @@ class PolygonClient:
                 self._splits_endpoints = tuple(sorted(SPLITS_ENDPOINTS, key=lambda each: each != endpoint))
                 return found
             raise missing
+
+    def listing(self, symbol: str, *, priority: int = _STANDARD) -> tuple[Listing, Counters]:
+        """Return what the vendor's reference data say of a ticker, and what that cost: two requests at most.
+
+        Raises:
+            PipelineError: as `bars`.
+        """
+        now = self._clock()
+        with self._counted() as tally:
+            for question in QUESTIONS:
+                query = urlencode({"ticker": symbol, **question, "limit": _LISTINGS_PAGE})
+                request = Request(f"/v3/reference/tickers?{query}", f"ticker {symbol}", priority)
+                found = self._sender.send(request, lambda body: read_listing(body, symbol, now), tally)
+                if found is not None:
+                    return found, tally.counters
+        return Listing(now, known=False), tally.counters
 
     def grouped_daily(self, day: date, *, priority: int = _STANDARD) -> Fetched:
         """Return the day bars of all US stocks, in one request: a bar frame with a column `symbol` in front.

@@ -1,7 +1,8 @@
 """How well the tiers' RPOs were kept: the share of time that each series was within its RPO.
 
 A series is outside while its staleness exceeds its tier's RPO, so a closed market, which makes nothing due, counts as
-within. A series that was never computed is due from when its symbol was followed. The periods outside come from
+within, and so does a series of which no bars are expected. A series that was never computed is due from when its symbol
+was followed. The periods outside come from
 `ingest_log`, where each execution records the one that it ended, and from `series_state` for the open one.
 """
 
@@ -29,7 +30,11 @@ WINDOWS: Final[Mapping[str, timedelta]] = MappingProxyType({"24h": timedelta(hou
 _ATTAINMENT: Final = sa.text("""
     with promised as (
         select
-            s.symbol, frames.timeframe, s.tier, rpos.rpo, state.next_due_at,
+            s.symbol, frames.timeframe, s.tier, rpos.rpo,
+            case
+                when state.life in ('halted', 'delisted', 'unknown') then market_data.clock()
+                else state.next_due_at
+            end as next_due_at,
             coalesce(s.followed_since, s.added_at) as followed_since
         from market_data.symbols as s
         inner join unnest(cast(:tiers as text[]), cast(:rpos as interval[])) as rpos (tier, rpo) on rpos.tier = s.tier

@@ -77,8 +77,8 @@ class SeriesCost(Counters):
     error: str | None
 
 
-# Complete: the last execution succeeded, nothing that should be held is due, and derived rows come from the base rows
-# that are there now.
+# Complete: the last execution succeeded, nothing that should be held is due (nothing is where no bars are expected),
+# and derived rows come from the base rows that are there now.
 _INCOMPLETE: Final = sa.text("""
     select count(*)
     from market_data.symbols as m
@@ -88,7 +88,7 @@ _INCOMPLETE: Final = sa.text("""
     where m.active and not coalesce(
         s.verified_at is not null
         and s.last_error is null
-        and s.next_due_at > market_data.clock()
+        and (s.next_due_at > market_data.clock() or s.life in ('halted', 'delisted', 'unknown'))
         and s.feature_version = :feature_version
         and rtrim(s.own_features, '!') = :own_features
         and (s.timeframe in ('5m', '1d') or s.base_revision = b.revision),
@@ -114,7 +114,8 @@ _PROGRESS: Final = sa.text(f"""
         select
             l.*,
             s.tier,
-            coalesce(s.next_due_at <= s.verified_at, true) or l.days_refused > 0 as has_gaps,
+            (coalesce(s.next_due_at <= s.verified_at, true) and s.life in ('trading', 'silent'))
+            or l.days_refused > 0 as has_gaps,
             row_number() over (partition by l.symbol, l.timeframe order by l.id desc) as newest,
             row_number() over (partition by s.tier order by l.id desc) as age
         from market_data.ingest_log as l
@@ -150,7 +151,10 @@ _WITH_GAPS: Final = sa.text("""
     where
         l.run_id = any(:run_ids)
         and s.last_error is null
-        and (coalesce(s.next_due_at <= s.verified_at, true) or l.days_refused > 0)
+        and (
+            (coalesce(s.next_due_at <= s.verified_at, true) and s.life in ('trading', 'silent'))
+            or l.days_refused > 0
+        )
     order by symbol
 """)
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from market_data_pipeline.domain.series import AssetClass, Series, Timeframe, asset_class_of
 from market_data_pipeline.ingest.fetch_plan import Timing, plan_fetch, reach
+from market_data_pipeline.ingest.life import fetched_until
 from market_data_pipeline.ingest.market import plan_market_days
 from market_data_pipeline.ingest.splits import expected, splits_due
 from market_data_pipeline.polygon.plans import plan_named
@@ -19,7 +20,9 @@ from market_data_pipeline.reports.models import BackfillEstimate, SeriesEstimate
 from market_data_pipeline.store.connection import Role
 from market_data_pipeline.store.copy import StoreConnection
 from market_data_pipeline.store.coverage import read_coverage
+from market_data_pipeline.store.listings import read_listing
 from market_data_pipeline.store.reference import last_check
+from market_data_pipeline.store.series_state import read_states
 from market_data_pipeline.store.universe import select_followed
 
 if TYPE_CHECKING:
@@ -98,6 +101,11 @@ def _of_series(
     held = read_coverage(connection, series)
     within = reach(timing, history_days, plan.history)
     fetch_plan = plan_fetch(series, within, held, timing, last_ts=None, full=full)
+    if fetch_plan.days and not full:
+        state = read_states(connection, series.symbol).get(series.timeframe)
+        if state is not None and not state.life.expects_bars:
+            until = fetched_until(state, read_listing(connection, series.symbol), timing)
+            fetch_plan = plan_fetch(series, within, held, timing, last_ts=None, until=until)
     if not fetch_plan.days:
         return None
     windows = fetch_plan.windows

@@ -1,9 +1,10 @@
 """How fresh the series of the active universe are now: the one SQL definition of it, and every query that uses it.
 
 A series is MISSING while it was never computed; else its staleness is how long its next bar has been due, and the state
-follows from the thresholds of `domain.objectives`. Its tier's RPO is kept while the staleness does not exceed it. API,
-pages, command line, metrics, checks, sensors and alerts all read these columns. Keep out: the share of time that a
-series was within its RPO (attainment).
+follows from the thresholds of `domain.objectives`. Its tier's RPO is kept while the staleness does not exceed it. A
+series of which no bars are expected (`domain.life`) is never late, and counted apart. API, pages, command line,
+metrics, checks, sensors and alerts all read these columns. Keep out: the share of time that a series was within its RPO
+(attainment).
 """
 
 # ruff: noqa: S608 - the statements are put together from constants of this module
@@ -16,13 +17,16 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import sqlalchemy as sa
 
+from market_data_pipeline.domain.life import Life
 from market_data_pipeline.domain.objectives import FRESHNESS, TIER_OBJECTIVES, Freshness
-from market_data_pipeline.domain.series import Series, Tier, Timeframe
+from market_data_pipeline.domain.series import AssetClass, Series, Tier, Timeframe
 from market_data_pipeline.reports.models import SeriesByStatus, SeriesFreshness, StalenessReport, StalenessSummary
 from market_data_pipeline.store.connection import snapshot
 
 if TYPE_CHECKING:
     from collections.abc import Collection
+
+_NOT_EXPECTED: Final = "NOT_EXPECTED"  # where reports list series of which no bars are expected
 
 LISTED: Final = 200  # series listed per tier, worst first; the counts are exact
 
@@ -31,7 +35,8 @@ LISTED: Final = 200  # series listed per tier, worst first; the counts are exact
 # RPO to be loaded: `alerting`, and with it `within_rpo`, waits for that as the attainment does; `late`, by which series
 # are refreshed, does not. The clock is read once: read for each row, it would cost as much as the
 # rest.
-_SERIES: Final = """
+_EXPECTING: Final = "(" + ", ".join(f"'{life}'" for life in Life if life.expects_bars) + ")"
+_SERIES: Final = f"""
 instant as materialized (select market_data.clock() as now),
 objective as (
     select o.tier, instant.now - o.rpo as late_before
@@ -40,25 +45,32 @@ objective as (
 ),
 series as materialized (
     select
-        s.symbol, s.tier, f.timeframe, f.place, t.consecutive_failures, d.behind_since,
-        case
-            when d.behind_since is null then 'MISSING'
-            when d.behind_since >= instant.now - cast(:fresh as interval) then 'FRESH'
-            when d.behind_since >= instant.now - cast(:aging as interval) then 'AGING'
-            else 'STALE'
-        end as status,
-        coalesce(d.behind_since < o.late_before, true) as late,
-        coalesce(d.behind_since, s.followed_since, s.added_at) < o.late_before as alerting
+        s.symbol, s.tier, s.asset_class, f.timeframe, f.place, t.consecutive_failures, d.behind_since, d.life,
+        d.expected, v.status,
+        case when d.expected then v.status else '{_NOT_EXPECTED}' end as listed,
+        d.expected and coalesce(d.behind_since < o.late_before, true) as late,
+        d.expected and coalesce(d.behind_since, s.followed_since, s.added_at) < o.late_before as alerting
     from market_data.symbols as s
     inner join objective as o on o.tier = s.tier
     cross join instant
     cross join unnest(cast(:timeframes as text[])) with ordinality as f (timeframe, place)
     left join market_data.series_state as t on t.symbol = s.symbol and t.timeframe = f.timeframe
     cross join lateral (
-        select case when t.features_computed_at is not null then
-            least(coalesce(t.next_due_at, t.features_computed_at), instant.now)
-        end
-    ) as d (behind_since)
+        select
+            case when t.features_computed_at is not null then
+                least(coalesce(t.next_due_at, t.features_computed_at), instant.now)
+            end as behind_since,
+            coalesce(t.life, '{Life.TRADING}') as life,
+            coalesce(t.life, '{Life.TRADING}') in {_EXPECTING} as expected
+    ) as d
+    cross join lateral (
+        select case
+            when d.behind_since is null then 'MISSING'
+            when d.behind_since >= instant.now - cast(:fresh as interval) then 'FRESH'
+            when d.behind_since >= instant.now - cast(:aging as interval) then 'AGING'
+            else 'STALE'
+        end as status
+    ) as v
     where s.active
 )"""
 
@@ -67,7 +79,7 @@ _SERIES_OF_SYMBOL: Final = _SERIES.replace("where s.active", "where s.active and
 
 # What `SeriesFreshness` and `LaggingSeries` hold, from a row `r` of `series` and its state `t`.
 _COLUMNS: Final = """
-    r.symbol, r.timeframe, r.tier, r.status, not r.alerting as within_rpo,
+    r.symbol, r.timeframe, r.tier, r.status, r.life, t.life_since, not r.alerting as within_rpo,
     cast(extract(epoch from (select now from instant) - r.behind_since) as double precision) as staleness_seconds,
     cast(
         extract(epoch from greatest((select now from instant) - t.features_computed_at, interval '0'))
@@ -84,19 +96,24 @@ _WAITING: Final = """
     ) as waiting
 """
 _STATE: Final = "left join market_data.series_state as t on t.symbol = r.symbol and t.timeframe = r.timeframe"
-_WORST_FIRST: Final = "order by r.behind_since nulls first, r.symbol, r.place"
+_WORST_FIRST: Final = "order by r.expected desc, r.behind_since nulls first, r.symbol, r.place"
 
 _COUNTED: Final = """
     select
         tier,
-        count(*) as series,
+        count(*) filter (where expected) as series,
         count(*) filter (where late) as late,
-        count(*) filter (where status = 'FRESH') as fresh,
-        count(*) filter (where status = 'AGING') as aging,
-        count(*) filter (where status = 'STALE') as stale,
-        count(*) filter (where status = 'MISSING') as missing,
+        count(*) filter (where expected and status = 'FRESH') as fresh,
+        count(*) filter (where expected and status = 'AGING') as aging,
+        count(*) filter (where expected and status = 'STALE') as stale,
+        count(*) filter (where expected and status = 'MISSING') as missing,
+        count(*) filter (where life = 'silent') as silent,
+        count(*) filter (where not expected) as not_expected,
         count(*) filter (where consecutive_failures > 0) as failing,
-        cast(extract(epoch from (select now from instant) - min(behind_since)) as double precision) as worst_seconds
+        cast(
+            extract(epoch from (select now from instant) - min(behind_since) filter (where expected))
+            as double precision
+        ) as worst_seconds
     from series
     group by tier
 """
@@ -119,8 +136,8 @@ worst as (
         {_WORST_FIRST} limit cast(:limit as bigint)
     ) as w
 )
-select c.tier as counted_tier, c.series, c.late, c.fresh, c.aging, c.stale, c.missing, c.failing, c.worst_seconds,
-    {_COLUMNS}, {_WAITING}
+select c.tier as counted_tier, c.series, c.late, c.fresh, c.aging, c.stale, c.missing, c.silent, c.not_expected,
+    c.failing, c.worst_seconds, r.expected, {_COLUMNS}, {_WAITING}
 from counted as c
 left join worst as r on r.tier = c.tier
 {_STATE}
@@ -128,8 +145,8 @@ left join worst as r on r.tier = c.tier
 """
 
 
-_BY_TIER: Final = _counted_with_worst("tier", "(r.late or r.status <> 'FRESH')")
-_BY_STATUS: Final = _counted_with_worst("status", "true")
+_BY_TIER: Final = _counted_with_worst("tier", "r.expected and (r.late or r.status <> 'FRESH')")
+_BY_STATUS: Final = _counted_with_worst("listed", "true")
 _COUNTS: Final = f"with {_SERIES} {_COUNTED}"
 _ALL: Final = f"with {_SERIES} select {_COLUMNS} from series as r {_STATE} {_WORST_FIRST}"
 _OF_SYMBOL: Final = f"with {_SERIES_OF_SYMBOL} select {_COLUMNS} from series as r {_STATE} {_WORST_FIRST}"
@@ -137,7 +154,9 @@ _OF_SYMBOL: Final = f"with {_SERIES_OF_SYMBOL} select {_COLUMNS} from series as 
 _WORST_SYMBOLS: Final = f"""
 with {_SERIES},
 worst as (
-    select symbol, count(*) over () as symbols, min(coalesce(behind_since, '-infinity')) as behind_since
+    select
+        symbol, count(*) over () as symbols,
+        min(case when expected then coalesce(behind_since, '-infinity') else 'infinity' end) as behind_since
     from series where tier = :tier
     group by symbol
     order by 3, symbol limit :limit
@@ -151,7 +170,7 @@ order by w.behind_since, r.symbol, r.place
 
 _ALERT_CHANGES: Final = f"""
 with {_SERIES}
-select r.alerting, {_COLUMNS}, {_WAITING}
+select r.alerting, r.asset_class, a.detail as alerted, {_COLUMNS}, {_WAITING}
 from series as r
 left join market_data.open_alerts as a on a.kind = 'series' and a.subject = r.symbol || '|' || r.timeframe
 {_STATE}
@@ -160,10 +179,17 @@ where r.alerting <> (a.subject is not null)
 """
 
 
+_LATE_SUBJECTS: Final = f"""
+with {_SERIES} select symbol || '|' || timeframe from series where alerting and asset_class = :asset_class
+"""
+
+
 class LaggingSeries(SeriesFreshness):
     """A series that is not fresh, or beyond its tier's RPO, and why."""
 
     reason: str
+    is_answered: bool  # the vendor was asked after the first missing bar was due, and had none
+    alerted: str | None = None  # the detail of its open alert
 
     @property
     def series(self) -> Series:
@@ -181,6 +207,8 @@ class TierFreshness:
     aging: int = 0
     stale: int = 0
     missing: int = 0  # never computed
+    silent: int = 0  # of the above, those that have had no bars for longer than usual
+    not_expected: int = 0  # halted, delisted or unknown to the vendor: not in any count above
     failing: int = 0  # whose last execution failed
     worst_seconds: float | None = None  # staleness of the stalest; None when nothing was computed
     worst: tuple[LaggingSeries, ...] = ()  # the first `LISTED` of those that lag, worst first, where requested
@@ -252,15 +280,15 @@ def staleness_report(source: sa.Engine, limit: int | None = 50, selection: Selec
     """
     if selection != _EVERY:
         return _selected_report(source, limit, selection)
-    values = {**_values(), "parts": [state.name for state in Freshness], "limit": limit}
+    values = {**_values(), "parts": [*(state.name for state in Freshness), _NOT_EXPECTED], "limit": limit}
     with snapshot(source) as connection:
         now = read_clock(connection)
         rows = connection.execute(sa.text(_BY_STATUS), values).all()
     tiers = {row.counted_tier: row for row in rows}.values()
-    listed: dict[str, list[SeriesFreshness]] = {state.name: [] for state in Freshness}
+    listed: dict[str, list[SeriesFreshness]] = {part: [] for part in values["parts"]}
     for row in rows:
         if row.symbol is not None:
-            listed[row.status].append(_series(row))
+            listed[row.status if row.expected else _NOT_EXPECTED].append(_series(row))
     return StalenessReport(
         timestamp=now,
         summary=StalenessSummary(
@@ -268,6 +296,8 @@ def staleness_report(source: sa.Engine, limit: int | None = 50, selection: Selec
             aging_count=sum(tier.aging for tier in tiers),
             stale_count=sum(tier.stale for tier in tiers),
             missing_count=sum(tier.missing for tier in tiers),
+            silent_count=sum(tier.silent for tier in tiers),
+            not_expected_count=sum(tier.not_expected for tier in tiers),
             total_monitored=sum(tier.series for tier in tiers),
         ),
         by_status=SeriesByStatus(**{status.lower(): series for status, series in listed.items()}),
@@ -278,12 +308,15 @@ def _selected_report(source: sa.Engine, limit: int | None, selection: Selection)
     with snapshot(source) as connection:
         now = read_clock(connection)
         selected = [one for one in series_freshness(connection) if selection.holds(one)]
-    of_state = {state.name: [one for one in selected if one.status == state.name] for state in Freshness}
-    counts = {f"{status.lower()}_count": len(of_it) for status, of_it in of_state.items()}
+    expected = [one for one in selected if Life(one.life).expects_bars]
+    listed = {state.name: [one for one in expected if one.status == state.name] for state in Freshness}
+    listed[_NOT_EXPECTED] = [one for one in selected if one not in expected]
+    counts = {f"{part.lower()}_count": len(of_it) for part, of_it in listed.items()}
+    silent = sum(Life(one.life) is Life.SILENT for one in selected)
     return StalenessReport(
         timestamp=now,
-        summary=StalenessSummary(**counts, total_monitored=len(selected)),
-        by_status=SeriesByStatus(**{status.lower(): of_it[:limit] for status, of_it in of_state.items()}),
+        summary=StalenessSummary(**counts, silent_count=silent, total_monitored=len(expected)),
+        by_status=SeriesByStatus(**{part.lower(): of_it[:limit] for part, of_it in listed.items()}),
     )
 
 
@@ -310,6 +343,12 @@ def alert_changes(connection: sa.Connection) -> AlertChanges:
     return AlertChanges(
         [_lagging(row) for row in rows if row.alerting], [_lagging(row) for row in rows if not row.alerting]
     )
+
+
+def late_subjects(connection: sa.Connection, asset_class: AssetClass) -> set[str]:
+    """Return the series of an asset class that are late enough for an alert, as subjects of `open_alerts`."""
+    values = {**_values(), "asset_class": asset_class.value}
+    return set(connection.execute(sa.text(_LATE_SUBJECTS), values).scalars())
 
 
 def read_clock(connection: sa.Connection) -> datetime:
@@ -341,6 +380,8 @@ def _counts(row: sa.Row[Any], tier: Tier, worst: tuple[LaggingSeries, ...] = ())
         aging=row.aging,
         stale=row.stale,
         missing=row.missing,
+        silent=row.silent,
+        not_expected=row.not_expected,
         failing=row.failing,
         worst_seconds=row.worst_seconds,
         worst=worst,
@@ -352,7 +393,12 @@ def _series(row: sa.Row[Any]) -> SeriesFreshness:
 
 
 def _lagging(row: sa.Row[Any]) -> LaggingSeries:
-    return LaggingSeries(**row._mapping, reason=_reason(row))
+    return LaggingSeries(**row._mapping, reason=_reason(row), is_answered=_is_answered(row))
+
+
+def _is_answered(row: sa.Row[Any]) -> bool:
+    due_at, asked_at = row.next_due_at, row.verified_at
+    return row.last_error is None and asked_at is not None and (due_at is None or asked_at >= due_at)
 
 
 def _reason(row: sa.Row[Any]) -> str:
@@ -363,7 +409,7 @@ def _reason(row: sa.Row[Any]) -> str:
     waiting = "it waits for the vendor's rate limit." if row.waiting else "no run has reached it."
     if row.verified_at is None:
         return f"{'Never computed' if row.staleness_seconds is None else 'Not refreshed yet'}: {waiting}"
-    if row.next_due_at is None or row.verified_at >= row.next_due_at:
+    if _is_answered(row):
         last = f" since {instant(row.last_ts)}" if row.last_ts else ""
         return f"No bars from the vendor{last}, last asked at {instant(row.verified_at)}."
     return f"Not refreshed since {instant(row.verified_at)}: {waiting}"

@@ -16,6 +16,7 @@ import sqlalchemy as sa
 from market_data_pipeline.domain.calendar import calendar_for, from_us, slot_count, to_us
 from market_data_pipeline.domain.freshness import settled_at
 from market_data_pipeline.domain.intervals import Interval
+from market_data_pipeline.domain.life import Life, sentence
 from market_data_pipeline.domain.objectives import TIER_OBJECTIVES
 from market_data_pipeline.domain.series import BASE_TIMEFRAMES, AssetClass, Series, Tier, Timeframe, asset_class_of
 from market_data_pipeline.ingest.fetch_plan import Timing, reach, worth_a_request_at
@@ -44,7 +45,9 @@ class Reason(StrEnum):
     NOT_DUE = "not_due"  # the plan does not serve it yet
     PROVISIONAL = "provisional"  # the vendor gave none so far; requested again until the day settles
     VENDOR_NONE = "vendor_none"  # the vendor gave none, and the day has settled
+    BEFORE_FIRST = "before_first"  # before the first bar that the vendor has
     BEFORE_PLAN = "before_plan"  # before the plan's history
+    NOT_EXPECTED = "not_expected"  # after the last bar of a series that is halted or delisted
     FAILED = "failed"
     NEVER_ASKED = "never_asked"  # not yet, or not since the last refresh of a day in progress
 
@@ -96,6 +99,7 @@ def find_gaps(
     timing: Timing,
     *,
     failing: bool = False,
+    ended: bool = False,
 ) -> list[Gap]:
     """Return all gaps from the start of the history to now, ascending.
 
@@ -106,12 +110,14 @@ def find_gaps(
         held_us: starts of the bars that are held, int64 microseconds since 1970 UTC, ascending.
         timing: calendar, plan and the instant it is now.
         failing: whether the last execution of the series failed; what it then did not request counts as failed.
+        ended: whether no bars of the series are to come.
     """
     sessions = (*reach.beyond, *reach.sessions)
     if not sessions:
         return []
     known = [coverage.get(session.date) for session in sessions]
-    found = _merged(_missing(base, sessions, known, held_us, timing, len(reach.beyond), failing=failing), sessions)
+    missing = _missing(base, sessions, known, held_us, timing, len(reach.beyond), failing=failing, ended=ended)
+    found = _merged(missing, sessions)
     found += _closed(base, sessions, timing)
     return sorted(found)
 
@@ -125,6 +131,7 @@ def _missing(
     beyond: int,
     *,
     failing: bool,
+    ended: bool,
 ) -> Iterator[Gap]:
     """Yield the runs of empty slots, each within one session and with one reason."""
     import numpy as np
@@ -134,6 +141,7 @@ def _missing(
     at = np.searchsorted(starts, slots, side="right") - 1
     reasons = np.empty(len(slots), dtype="int8")
     bounds = np.searchsorted(slots, np.append(starts, to_us(timing.now)))
+    first_held = int(slots.searchsorted(held_us[0])) if len(held_us) else 0
     for i, (session, day) in enumerate(zip(sessions, known, strict=True)):
         low, high = int(bounds[i]), int(bounds[i + 1])
         reasons[low:high] = _number(_reason(day, failing=failing, beyond=i < beyond))
@@ -142,6 +150,10 @@ def _missing(
             reasons[since:high] = _number(Reason.FAILED if failing else Reason.NEVER_ASKED)
         if i >= beyond and timing.available_at(timing.last_end(session, base)) > timing.now:
             reasons[low + _served(base, session, slots[low:high], timing, timing.now) : high] = _number(Reason.NOT_DUE)
+        if day is not None and day.status is CoverageStatus.EMPTY_CONFIRMED and high <= first_held:
+            reasons[low:high] = _number(Reason.BEFORE_FIRST)
+    if ended:
+        reasons[slots > (held_us[-1] if len(held_us) else -1)] = _number(Reason.NOT_EXPECTED)
     empty = np.flatnonzero(~np.isin(slots, held_us, assume_unique=True))
     if not len(empty):
         return
@@ -199,6 +211,8 @@ def _merged(runs: Iterator[Gap], sessions: Sequence[Session]) -> list[Gap]:
 def _alike(before: Gap, run: Gap, session: Session) -> bool:
     if before.reason is not run.reason or before.refused != run.refused:
         return False
+    if run.reason in (Reason.BEFORE_FIRST, Reason.NOT_EXPECTED):
+        return True
     if run.reason is Reason.BEFORE_PLAN or before.asked_at is None or run.asked_at is None:
         return run.reason is Reason.BEFORE_PLAN or before.asked_at is run.asked_at
     # Provisional days settle one by one; once settled they wait together for their second request.
@@ -239,6 +253,8 @@ _STATE: Final = sa.text("""
         t.last_error_class as error_class,
         t.last_error as error,
         t.settled_until,
+        coalesce(t.life, 'trading') as life,
+        t.life_since,
         (
             select max(l.finished_at) from market_data.ingest_log as l
             where l.symbol = :symbol and l.timeframe = :timeframe and l.status = 'failed'
@@ -275,7 +291,8 @@ class History(NamedTuple):
         within: the days that it should hold.
         coverage: what is known of them.
         held_us: starts of the bars that it holds, int64 microseconds since 1970 UTC, ascending.
-        state: `tier`, `failures` in a row, `settled_until`; `error_class`, `error` and `failed_at` of the last failure.
+        state: `tier`, `failures` in a row, `settled_until`, `life`, `life_since`; `error_class`, `error` and
+            `failed_at` of the last failure.
         timing: calendar, plan and the instant it is now.
         outside: how many bars the vendor sent that lie in no session.
     """
@@ -359,7 +376,8 @@ def series_gaps(history: History) -> SeriesGaps:
     """Return every gap of one fetched series with its explanation."""
     base, timing, days = history.series.timeframe, history.timing, history.sessions
     failing = history.state["failures"] > 0
-    found = find_gaps(base, history.within, history.coverage, history.held_us, timing, failing=failing)
+    ended = not Life(history.state["life"]).expects_bars
+    found = find_gaps(base, history.within, history.coverage, history.held_us, timing, failing=failing, ended=ended)
     by_reason = {reason: [gap for gap in found if gap.reason is reason] for reason in Reason}
     return SeriesGaps(
         timeframe=base,
@@ -433,6 +451,10 @@ def _explained(gap: Gap, history: History) -> GapReport:
             if gap.asked_at is not None:
                 facts["confirmed_on"] = timing.calendar.session_date(gap.asked_at)
             text = f"vendor gave none (confirmed on {facts.get('confirmed_on', 'an unknown day')})"
+        case Reason.BEFORE_FIRST:
+            text = "before the first bar that the vendor has"
+        case Reason.NOT_EXPECTED:
+            text = f"no bars expected: it {sentence(Life(state['life']), state['life_since'])}"
         case Reason.BEFORE_PLAN:
             text = "before the plan's history"
         case Reason.FAILED:

@@ -26,6 +26,8 @@ class SeriesFreshness(Answer):
     timeframe: str
     tier: str
     status: Literal["FRESH", "AGING", "STALE", "MISSING"]
+    life: Literal["trading", "silent", "halted", "delisted", "unknown"] = "trading"
+    life_since: datetime | None = None
     staleness_seconds: float | None
     age_seconds: float | None
     within_rpo: bool
@@ -39,22 +41,29 @@ class SeriesFreshness(Answer):
 
 
 class StalenessSummary(Answer):
-    """How many series are in which state."""
+    """How many series are in which state.
+
+    `silent_count` is of those that have had no bars for longer than usual, whatever their state. Halted and delisted
+    series, and those of a ticker that the vendor does not know, are in `not_expected_count` alone.
+    """
 
     fresh_count: int
     aging_count: int
     stale_count: int
     missing_count: int
+    silent_count: int
+    not_expected_count: int
     total_monitored: int
 
 
 class SeriesByStatus(Answer):
-    """Series by state, worst first, each list capped by `limit`."""
+    """Series by state, worst first, each list capped by `limit`; `not_expected`: no bars of them are to come."""
 
     fresh: list[SeriesFreshness]
     aging: list[SeriesFreshness]
     stale: list[SeriesFreshness]
     missing: list[SeriesFreshness]
+    not_expected: list[SeriesFreshness]
 
 
 class StalenessReport(Answer):

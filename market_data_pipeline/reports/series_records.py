@@ -17,7 +17,9 @@ import sqlalchemy as sa
 
 from market_data_pipeline.domain.calendar import EXCHANGE_ZONE_NAME, calendar_for
 from market_data_pipeline.domain.features.definitions import FEATURES
-from market_data_pipeline.domain.series import asset_class_of
+from market_data_pipeline.domain.life import ASK_AGAIN_AFTER, Life
+from market_data_pipeline.domain.objectives import TIER_OBJECTIVES
+from market_data_pipeline.domain.series import Tier, asset_class_of
 from market_data_pipeline.store.features import feature_columns
 
 if TYPE_CHECKING:
@@ -91,6 +93,24 @@ class Watermarks(NamedTuple):
     next_due_at: datetime | None
     updated_at: datetime
     settled_until: datetime | None = None
+    life: Life = Life.TRADING
+    life_since: datetime | None = None
+
+
+class FutileLook(NamedTuple):
+    """A finished look that left a series without a bar.
+
+    Attributes:
+        looked_at: when the vendor was asked, aware UTC.
+        next_at: when the schedule asks again.
+        life: of the series.
+        base_held: whether it is only yet to be made of 5m bars that are held.
+    """
+
+    looked_at: datetime
+    next_at: datetime
+    life: Life
+    base_held: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +121,7 @@ class SeriesSummary:
     features: Watermarks | None  # None when never computed
     bars: Watermarks | None  # None when never fetched
     next_split: datetime | None  # aware UTC; when the next known split takes effect
+    futile: FutileLook | None  # the last look, if it found that the vendor has nothing
 
 
 _SUMMARY: Final = """
@@ -110,6 +131,14 @@ _SUMMARY: Final = """
         t.next_due_at,
         t.settled_until,
         t.features_computed_at,
+        t.life,
+        t.life_since,
+        case
+            when t.verified_at is not null and t.bar_count = 0 and t.last_error is null then
+                coalesce(case when t.life = 'unknown' then l.asked_at end, t.verified_at)
+        end as futile_at,
+        s.tier,
+        coalesce(b.bar_count, 0) > 0 as base_held,
         coalesce(t.verified_at, t.features_computed_at, t.last_ts) as bars_at,
         (
             select min(p.execution_date) from market_data.splits as p
@@ -118,6 +147,8 @@ _SUMMARY: Final = """
     from (select cast(%(symbol)s as text) as symbol) as requested
     left join market_data.symbols as s on s.symbol = requested.symbol
     left join market_data.series_state as t on t.symbol = requested.symbol and t.timeframe = %(timeframe)s
+    left join market_data.series_state as b on b.symbol = requested.symbol and b.timeframe = %(base)s
+    left join market_data.listings as l on l.symbol = requested.symbol
 """
 
 _SIMILAR: Final = (
@@ -187,15 +218,27 @@ def features_selection(own: Sequence[Feature] = ()) -> str:
 def read_summary(connection: sa.Connection, series: Series, now: datetime) -> SeriesSummary:
     """Return what is known of `series` at `now`, aware UTC; the series need not exist."""
     zone = calendar_for(asset_class_of(series.symbol)).tz
-    values = {"symbol": series.symbol, "timeframe": series.timeframe, "today": now.astimezone(zone).date()}
+    values = {
+        "symbol": series.symbol,
+        "timeframe": series.timeframe,
+        "base": series.timeframe.base,
+        "today": now.astimezone(zone).date(),
+    }
     row = connection.exec_driver_sql(_SUMMARY, values).one()
     features, bars = (
-        None if updated_at is None else Watermarks(row.verified_at, row.next_due_at, updated_at, row.settled_until)
+        None
+        if updated_at is None
+        else Watermarks(row.verified_at, row.next_due_at, updated_at, row.settled_until, Life(row.life), row.life_since)
         for updated_at in (row.features_computed_at, row.bars_at)
     )
     day: date | None = row.next_split
     in_effect = None if day is None else datetime.combine(day, time(), zone).astimezone(UTC)
-    return SeriesSummary(row.tracked, features, bars, in_effect)
+    futile = None
+    if row.futile_at is not None:
+        life = Life(row.life)
+        wait = TIER_OBJECTIVES[Tier(row.tier)].cadence if life.expects_bars else ASK_AGAIN_AFTER
+        futile = FutileLook(row.futile_at, row.futile_at + wait, life, row.base_held)
+    return SeriesSummary(row.tracked, features, bars, in_effect, futile)
 
 
 def similar_symbol(connection: sa.Connection, symbol: str) -> str | None:

@@ -156,6 +156,7 @@ def _freshness_headers(fresh: AnswerFreshness) -> Headers:
         (b"x-age-seconds", fresh.age_seconds),
         (b"x-verified-at", fresh.verified_at and instant(fresh.verified_at)),
         (b"x-settled-until", fresh.settled_until and instant(fresh.settled_until)),
+        (b"x-life", None if fresh.life == "trading" else fresh.life),
         (b"x-freshness-warning", fresh.warning),
         (b"x-cache-lifespan", fresh.cache_lifespan),
     )

@@ -7,12 +7,13 @@ are read once and kept with the answer's bytes, and `freshness_at` is evaluated 
 from __future__ import annotations
 
 from datetime import datetime  # pydantic reads it
-from typing import TYPE_CHECKING, Final, Literal, cast, get_args
+from typing import TYPE_CHECKING, Any, Final, Literal, cast, get_args
 
 import orjson
 from pydantic import BaseModel, Field
 
 from market_data_pipeline.domain.freshness import freshness, staleness_seconds
+from market_data_pipeline.domain.life import Life, sentence
 from market_data_pipeline.domain.objectives import CACHE_LIFESPAN, FRESHNESS, Freshness
 from market_data_pipeline.reports.objectives import span as exact_span
 from market_data_pipeline.serving.formats import JSON_OPTIONS
@@ -37,6 +38,10 @@ class AnswerFreshness(BaseModel):
     settled_until: datetime | None = Field(
         description="Bars that start before it have settled; later ones may still change."
     )
+    life: Literal["trading", "silent", "halted", "delisted", "unknown"] = Field(
+        description="Whether bars are to be expected. No bars are to come of a halted or delisted series."
+    )
+    life_since: datetime | None = Field(None, description="Since when, unless it is trading.")
     warning: str | None = Field(None, description="Absent while FRESH.")
     cache_lifespan: str | None = Field(
         None, description="Only when STALE: how much longer a stale answer may be used, in words."
@@ -63,7 +68,13 @@ def freshness_at(watermarks: Watermarks, now: datetime) -> AnswerFreshness:
         next_due_at=watermarks.next_due_at,
         updated_at=watermarks.updated_at,
         settled_until=watermarks.settled_until,
+        life=cast("Any", watermarks.life.value),
     )
+    if watermarks.life is not Life.TRADING:
+        found.life_since = watermarks.life_since
+    if not watermarks.life.expects_bars:
+        found.warning = f"The symbol {sentence(watermarks.life, watermarks.life_since)}. No bars are missing."
+        return found
     if status is not Freshness.FRESH:
         found.warning = f"{status.capitalize()}: a bar that is due has been missing for {span(staleness)}."
     if status is Freshness.STALE:

@@ -93,13 +93,23 @@ class SeriesCollector:
         failing = GaugeMetricFamily(
             "market_data_series_failing", "Series whose last execution failed.", labels=("tier",)
         )
-        for tier in sorted(tier for tier, counts in tiers.items() if counts.series):
+        silent = GaugeMetricFamily(
+            "market_data_series_silent", "Series without a bar for more sessions than usual.", labels=("tier",)
+        )
+        not_expected = GaugeMetricFamily(
+            "market_data_series_not_expected",
+            "Series of which no bars are to come: halted, delisted or unknown. They are not in market_data_series.",
+            labels=("tier",),
+        )
+        for tier in sorted(tier for tier, counts in tiers.items() if counts.series or counts.not_expected):
             counts = tiers[tier]
             for status in Freshness:
                 series.add_metric([tier, status], getattr(counts, status.value))
             worst.add_metric([tier], counts.worst_seconds or 0.0)
             failing.add_metric([tier], counts.failing)
-        yield from (series, worst, failing)
+            silent.add_metric([tier], counts.silent)
+            not_expected.add_metric([tier], counts.not_expected)
+        yield from (series, worst, failing, silent, not_expected)
 
 
 class EvaluationCollector:

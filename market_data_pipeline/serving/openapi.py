@@ -95,6 +95,7 @@ _ETAG: Final = {
     "X-Age-Seconds": _header("Seconds since the series was last verified.", "number"),
     "X-Verified-At": _header("When the series was last verified, ISO 8601, UTC."),
     "X-Settled-Until": _header("Bars from here on may still change, ISO 8601, UTC."),
+    "X-Life": _header("Only when it does not trade: silent, halted, delisted or unknown."),
     "X-Freshness-Warning": _header("A sentence about records that are not fresh."),
     "X-Cache-Lifespan": _header("Seconds for which stale records remain of use.", "number"),
 }
@@ -188,6 +189,7 @@ def series_responses(example: dict[str, Any], model: type[BaseModel]) -> Respons
             "2026-01-05T14:37:43Z: ask again in a minute.",
             ProblemType.NOT_FOUND,
             ProblemType.NOT_TRACKED,
+            ProblemType.NO_BARS,
             ProblemType.NEVER_COMPUTED,
             headers=_RETRY_AFTER,
             backfill_request={

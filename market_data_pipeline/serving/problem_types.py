@@ -39,6 +39,12 @@ class ProblemType(Enum):
         "The symbol is tracked, but nothing of this series is stored yet; a backfill has been queued.",
         "Ask again after the seconds of Retry-After.",
     )
+    NO_BARS = (
+        HTTPStatus.NOT_FOUND,
+        "The vendor has no bars of the series",
+        "The symbol is tracked, but the vendor had no bars of it when it was last asked, or does not know the ticker.",
+        "Ask again at `next_look_at`; until then the answer stays, and nothing is queued. Check the ticker's spelling.",
+    )
     METHOD_NOT_ALLOWED = (
         HTTPStatus.METHOD_NOT_ALLOWED,
         "The method is not supported",

@@ -32,7 +32,7 @@ _OF_KIND: Final = """
 """
 _CLOSE_UNTRACKED: Final = """
     delete from market_data.open_alerts as a
-    where a.kind = 'series' and not exists (
+    where a.kind in ('series', 'life') and not exists (
         select from market_data.symbols as s where s.active and s.symbol = split_part(a.subject, '|', 1)
     )
 """
@@ -69,5 +69,5 @@ def open_alerts(connection: sa.Connection, kind: str) -> list[OpenAlert]:
 
 
 def close_untracked(connection: sa.Connection) -> None:
-    """Close the alerts of series whose symbol is no longer tracked: their recovery is of no interest."""
+    """Close the alerts of symbols, and of their series, that are no longer tracked: their end is of no interest."""
     connection.exec_driver_sql(_CLOSE_UNTRACKED)

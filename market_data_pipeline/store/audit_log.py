@@ -41,8 +41,9 @@ def append_run(
 class LogRow:
     """One execution of one series, as `ingest_log` keeps it.
 
-    `due_at` is `next_due_at` as it was before the execution: when the first missing bar was, or will be, due. `rpo` is
-    the tier's objective; the row's `outside_rpo_since` is computed from both.
+    `due_at` is `next_due_at` as it was before the execution: when the first missing bar was, or will be, due; where no
+    bars are expected (domain.life), the end of the execution. `rpo` is the tier's objective; the row's
+    `outside_rpo_since` is computed from both.
     """
 
     run_id: str

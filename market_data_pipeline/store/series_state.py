@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from market_data_pipeline.domain.life import Life
 from market_data_pipeline.domain.series import Timeframe
 from market_data_pipeline.store.audit_log import append_log
 
@@ -39,6 +40,8 @@ class SeriesState:
     reverified_splits: str | None = None
     own_features: str = ""
     settled_until: datetime | None = None
+    life: Life = Life.TRADING
+    life_since: datetime | None = None
 
 
 def read_states(connection: StoreConnection, symbol: str) -> dict[Timeframe, SeriesState]:
@@ -48,13 +51,13 @@ def read_states(connection: StoreConnection, symbol: str) -> dict[Timeframe, Ser
         select
             timeframe, tier, first_ts, last_ts, bar_count, feature_count, feature_version, splits_digest,
             revision, base_revision, quiet_slots, verified_at, next_due_at, features_computed_at,
-            audited_splits as reverified_splits, own_features, settled_until
+            audited_splits as reverified_splits, own_features, settled_until, life, life_since
         from market_data.series_state
         where symbol = %(symbol)s
         """,
         {"symbol": symbol},
     )
-    return {Timeframe(row.pop("timeframe")): SeriesState(**row) for row in rows}
+    return {Timeframe(row.pop("timeframe")): SeriesState(**{**row, "life": Life(row["life"])}) for row in rows}
 
 
 def write_state(connection: StoreConnection, series: Series, state: SeriesState) -> None:
@@ -64,12 +67,13 @@ def write_state(connection: StoreConnection, series: Series, state: SeriesState)
         insert into market_data.series_state (
             symbol, timeframe, tier, first_ts, last_ts, bar_count, feature_count, feature_version, splits_digest,
             revision, base_revision, quiet_slots, verified_at, next_due_at, features_computed_at, audited_splits,
-            own_features, settled_until
+            own_features, settled_until, life, life_since
         )
         values (
             %(symbol)s, %(timeframe)s, %(tier)s, %(first_ts)s, %(last_ts)s, %(bar_count)s, %(feature_count)s,
             %(feature_version)s, %(splits_digest)s, %(revision)s, %(base_revision)s, %(quiet_slots)s, %(verified_at)s,
-            %(next_due_at)s, %(features_computed_at)s, %(reverified_splits)s, %(own_features)s, %(settled_until)s
+            %(next_due_at)s, %(features_computed_at)s, %(reverified_splits)s, %(own_features)s, %(settled_until)s,
+            %(life)s, %(life_since)s
         )
         on conflict (symbol, timeframe) do update set
             first_ts = excluded.first_ts,
@@ -87,6 +91,8 @@ def write_state(connection: StoreConnection, series: Series, state: SeriesState)
             audited_splits = excluded.audited_splits,
             own_features = excluded.own_features,
             settled_until = excluded.settled_until,
+            life = excluded.life,
+            life_since = excluded.life_since,
             last_error_class = null,
             last_error = null,
             consecutive_failures = 0

@@ -117,12 +117,13 @@ def test_a_first_backfill_requests_symbol_by_symbol(world: World) -> None:
 
 
 def test_a_symbol_that_the_answer_does_not_name_is_requested_on_its_own(world: World) -> None:
-    """Absence proves nothing, and the others still cost one request."""
+    """Absence proves nothing, and the others still cost one request. One that the vendor does not know waits a day."""
     world.refresh("AAPL", "MSFT", "ZZZZ", timeframes=DAYS)
-    world.now = new_york(20, 11)
+    world.now = new_york(20, 12, 1)
     outcomes = world.refresh("AAPL", "MSFT", "ZZZZ", timeframes=DAYS)
-    assert sum(outcome.counters.requests for outcome in outcomes.values()) == 3  # the splits, the market, and ZZZZ
-    assert outcomes["ZZZZ|1d"].counters.requests >= 1
+    # The splits, the market, and of ZZZZ its bars and the lists of active and inactive tickers.
+    assert sum(outcome.counters.requests for outcome in outcomes.values()) == 5
+    assert outcomes["ZZZZ|1d"].counters.requests >= 3
     assert outcomes["ZZZZ|1d"].counters.rows_fetched == 0
     assert outcomes["MSFT|1d"].counters.rows_inserted == 1
     assert "ZZZZ" not in {row["symbol"] for row in day_bars(world)}

@@ -178,4 +178,9 @@ def test_gaps_and_bars_together_are_all_slots_of_a_year() -> None:
     explained = [np.arange(to_us(each.start), to_us(each.end), 300_000_000) for each in found if each.bars]
     assert [len(one) for one in explained] == [each.bars for each in found if each.bars]
     assert np.array_equal(np.sort(np.concatenate([held, *explained])), slots)
-    assert {each.reason for each in found} == set(Reason)
+    assert {each.reason for each in found} == set(Reason) - {Reason.BEFORE_FIRST, Reason.NOT_EXPECTED}
+
+    # Of a series that the vendor says has ended, nothing after the last bar is asked for any more.
+    ended = find_gaps(Timeframe.M5, Reach(sessions[40:], sessions[:40]), coverage, held, timing, ended=True)
+    assert sum(each.bars for each in ended) == sum(each.bars for each in found)
+    assert {each.reason for each in ended if each.bars and to_us(each.start) > held[-1]} == {Reason.NOT_EXPECTED}

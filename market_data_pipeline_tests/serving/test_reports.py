@@ -57,7 +57,8 @@ def test_staleness_counts_every_series_and_lists_the_worst_first(api: Api, seed:
 
     assert report["timestamp"] == "2026-03-11T15:00:00Z"
     assert report["summary"] == {
-        "fresh_count": 1, "aging_count": 1, "stale_count": 2, "missing_count": 16, "total_monitored": 20
+        "fresh_count": 1, "aging_count": 1, "stale_count": 2, "missing_count": 16, "silent_count": 0,
+        "not_expected_count": 0, "total_monitored": 20
     }  # fmt: skip
     stale = report["by_status"]["stale"]
     assert [(one["symbol"], one["staleness_seconds"], one["within_rpo"]) for one in stale] == [

@@ -1,6 +1,7 @@
 """Threshold alerts: series beyond their tier's RPO, refused requests, a refused key; when each begins and when it ends.
 
-All series that cross their threshold between two ticks share one message. An open alert is a row of `open_alerts`,
+All series that cross their threshold between two ticks share one message; those of a symbol that was alerted before, or
+of a market that is silent as a whole (lives), are noted without one. An open alert is a row of `open_alerts`,
 committed when the message was delivered, so neither a restart nor a dead webhook loses or repeats one. Add here:
 another condition with a beginning and an end. Keep out: failed runs (failed_runs).
 """
@@ -9,18 +10,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from market_data_pipeline.domain.life import Life
 from market_data_pipeline.domain.objectives import TIER_OBJECTIVES
-from market_data_pipeline.domain.series import Tier
+from market_data_pipeline.domain.series import Tier, asset_class_of
 from market_data_pipeline.orchestration.alerts.delivery import Alert, Tone, alert_once
+from market_data_pipeline.orchestration.alerts.lives import MARKET, alert_lives, alert_silent_markets
 from market_data_pipeline.orchestration.checks.freshness import in_hours
 from market_data_pipeline.orchestration.metadata import with_reasons
-from market_data_pipeline.store.alerts import close_alert, close_untracked, note_alerts, open_alert
+from market_data_pipeline.store.alerts import close_alert, close_untracked, note_alerts, open_alert, open_alerts
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from sqlalchemy import Connection, Engine
 
+    from market_data_pipeline.domain.series import AssetClass
     from market_data_pipeline.reports.freshness import TierFreshness
     from market_data_pipeline.reports.health import VendorAnswers
     from market_data_pipeline.settings import Settings
@@ -49,7 +53,9 @@ def alert_thresholds(engine: Engine, settings: Settings, tiers: Mapping[Tier, Ti
     with engine.begin() as connection:
         close_untracked(connection)
         answers = vendor_answers(connection)
-    alert_once(engine, urls, lambda connection: _series(connection, tiers, settings.ui_url))
+    silent = alert_silent_markets(engine, settings)
+    alert_once(engine, urls, lambda connection: _series(connection, tiers, settings.ui_url, silent))
+    alert_lives(engine, settings)
     for condition in (_rate_limit(answers), _vendor_key(answers)):
         alert_once(engine, urls, lambda connection, condition=condition: _changed(connection, condition))  # type: ignore[misc]
 
@@ -60,29 +66,44 @@ def _changed(connection: Connection, condition: Condition) -> Alert | None:
     return condition.ends if condition.ends and close_alert(connection, condition.kind, "") else None
 
 
-def _series(connection: Connection, tiers: Mapping[Tier, TierFreshness], ui_url: str) -> Alert | None:
+def _series(
+    connection: Connection, tiers: Mapping[Tier, TierFreshness], ui_url: str, silent: Collection[AssetClass]
+) -> Alert | None:
+    """Return the alert on symbols that fell behind, or have recovered with all their series, since the last one."""
     from market_data_pipeline.reports.freshness import alert_changes
 
     changes = alert_changes(connection)
     if not any(changes):
         return None
-    opened = {late.series.partition_key: late.tier for late in changes.late}
-    note_alerts(connection, "series", opened, [one.series.partition_key for one in changes.recovered])
+    late, over = changes.late, {one.series.partition_key for one in changes.recovered}
+    alerted = open_alerts(connection, "series")
+    # One cause is alerted once: a silent market's for all its series, and a symbol's for those that follow its first.
+    known = {one.subject.partition("|")[0] for one in alerted}
+    of_market = [one for one in late if one.is_answered and asset_class_of(one.symbol) in silent]
+    new = [one for one in late if one not in of_market and one.symbol not in known]
+    # A symbol is back when all of it is. One of which no bars are expected any more has not come back.
+    still_late = {one.subject.partition("|")[0] for one in alerted if one.subject not in over}
+    closed = [one for one in changes.recovered if one.symbol not in still_late or not Life(one.life).expects_bars]
+    back = [one for one in closed if Life(one.life).expects_bars and one.alerted != MARKET]
+    opened = {one.series.partition_key: MARKET if one in of_market else one.tier for one in late}
+    note_alerts(connection, "series", opened, [one.series.partition_key for one in closed])
     titles, lines, shown = [], [], []
     for tier, now in tiers.items():
         rpo = in_hours(TIER_OBJECTIVES[tier].rpo)
-        late = [one for one in changes.late if one.tier == tier]
-        recovered = sum(one.tier == tier for one in changes.recovered)
-        if late:
+        behind = [one for one in new if one.tier == tier]
+        recovered = sum(one.tier == tier for one in back)
+        if behind:
             titles.append(f"{now.late} of {now.series} {tier} series are more than {rpo} behind")
-            lines += with_reasons((one.reason, one.series.partition_key) for one in late)
+            lines += with_reasons((one.reason, one.series.partition_key) for one in behind)
         if recovered:
             rest = f", {now.late} are still behind" if now.late else ""
             titles.append(f"{recovered} {tier} series are back within {rpo}{rest}")
-        if late or recovered:
+        if behind or recovered:
             shown.append(tier)
+    if not shown:
+        return None
     link = f"{ui_url}/assets/{shown[0]}/features?view=checks"
-    return Alert("; ".join(titles), tuple(lines), Tone.TROUBLE if opened else Tone.RECOVERY, link)
+    return Alert("; ".join(titles), tuple(lines), Tone.TROUBLE if new else Tone.RECOVERY, link)
 
 
 def _rate_limit(answers: VendorAnswers) -> Condition:

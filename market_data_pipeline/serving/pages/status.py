@@ -22,9 +22,11 @@ from market_data_pipeline.serving.pages.templates import (
     UPDATE_EMPTY_EVERY,
     UPDATE_EVERY,
     clock_time,
+    life_note,
     render,
     series_url,
     short_span,
+    shown_status,
 )
 from market_data_pipeline.store.connection import snapshot
 
@@ -125,7 +127,7 @@ def render_status(
         status=status,
         dagster_url=dagster_url,
         offer=offer,
-        counts={name: sum(one.status == name for one in series) for name in MARKS},
+        counts={name: sum(shown_status(one) == name for one in series) for name in MARKS},
         within=sum(one.within_rpo for one in series),
         loaded=any(one.features_computed_at for one in series),
         failing=failing(series),
@@ -193,8 +195,11 @@ def _pieces(rows: list[Any]) -> list[list[Any]]:
 
 
 def _cell(one: SeriesFreshness) -> Cell:
-    status, staleness, failures = one.status, one.staleness_seconds, one.consecutive_failures
-    if staleness is None:
+    status, staleness, failures = shown_status(one), one.staleness_seconds, one.consecutive_failures
+    shown: str
+    if status == "NOT_EXPECTED":
+        shown, said = one.life, ", no bars are expected"
+    elif staleness is None:
         shown, said = "", "never computed"
     elif staleness < _ON_TIME:
         shown, said = "", "on time"
@@ -205,6 +210,7 @@ def _cell(one: SeriesFreshness) -> Cell:
     if outside := not one.within_rpo:
         said += ", outside its RPO"
     details = [
+        *([life_note(one)] if life_note(one) else []),
         *([f"verified {clock_time(one.verified_at)}"] if one.verified_at else []),
         *([f"next bar due {clock_time(one.next_due_at)}"] if one.next_due_at else []),
     ]

@@ -8,6 +8,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
+from market_data_pipeline.domain.life import Life, sentence
 from market_data_pipeline.domain.objectives import FRESHNESS, Freshness
 from market_data_pipeline.reports.attainment import percent
 from market_data_pipeline.serving.freshness import span
@@ -15,8 +16,10 @@ from market_data_pipeline.serving.freshness import span
 if TYPE_CHECKING:
     import jinja2
 
+    from market_data_pipeline.reports.models import SeriesFreshness
+
 # A shape and a word beside each colour: the pages read the same in black and white.
-MARKS: Final = {"FRESH": "✓", "AGING": "◔", "STALE": "!", "MISSING": "?"}
+MARKS: Final = {"FRESH": "✓", "AGING": "◔", "STALE": "!", "MISSING": "?", "NOT_EXPECTED": "∅"}
 # Seconds between two updates of a page. The fastest schedule refreshes every 15 minutes, so half a minute is soon
 # enough. A reader of an empty page is waiting for its first content.
 UPDATE_EVERY: Final = 30
@@ -24,6 +27,20 @@ UPDATE_EMPTY_EVERY: Final = 5
 _MINUTE: Final = 60
 _HOUR: Final = 60 * _MINUTE
 _DAY: Final = 24 * _HOUR
+
+
+def shown_status(one: SeriesFreshness) -> str:
+    """Return the status that a page shows of a series: one of `MARKS`."""
+    return one.status if Life(one.life).expects_bars else "NOT_EXPECTED"
+
+
+def life_note(one: SeriesFreshness) -> str:
+    """Return what readers must know of the life of a series; empty for one that trades."""
+    life = Life(one.life)
+    if life is Life.TRADING:
+        return ""
+    kept = " No bars are missing." if not life.expects_bars else ""
+    return f"{one.symbol} {sentence(life, one.life_since)}.{kept}"
 
 
 def render(template: str, **members: Any) -> str:
@@ -106,6 +123,8 @@ def _environment() -> jinja2.Environment:
     environment.globals.update(
         marks=MARKS,
         offer="",
+        shown_status=shown_status,
+        life_note=life_note,
         conditions={state.name: rule.condition for state, rule in FRESHNESS.items()},
         series_url=series_url,
         statuses=[state.name for state in Freshness],

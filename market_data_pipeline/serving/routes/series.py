@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
 
 from fastapi import APIRouter, Path, Query, Request
 from starlette.responses import Response
 
+from market_data_pipeline.domain.life import Life, sentence
 from market_data_pipeline.domain.series import Series, canonical_symbol
 from market_data_pipeline.reports.series_records import (
     BAR_COLUMNS,
@@ -45,12 +47,11 @@ from market_data_pipeline.store.connection import snapshot
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from datetime import datetime
 
     import sqlalchemy as sa
 
     from market_data_pipeline.domain.features.definitions import Feature
-    from market_data_pipeline.reports.series_records import Column, Rows, SeriesSummary, Watermarks
+    from market_data_pipeline.reports.series_records import Column, FutileLook, Rows, SeriesSummary, Watermarks
     from market_data_pipeline.serving.database import Database
     from market_data_pipeline.store.backfill_requests import BackfillRequest
 
@@ -60,6 +61,7 @@ FEATURES_PATH: Final = "/api/v1/features/quant/{symbol}"
 BARS_PATH: Final = "/api/v1/bars/{symbol}"
 LONGEST_SYMBOL: Final = 40  # characters; tickers have at most 34
 REQUESTED_BY: Final = "api"
+SCHEDULE_SLACK: Final = timedelta(minutes=15)  # a scheduled run takes its time; later than this, it was missed
 ASK_AGAIN_AFTER: Final = 60  # seconds; the sensor looks every 10 s and a series takes a few seconds
 
 Ticker = Annotated[str, Path(description="The vendor's ticker, case-sensitive.", examples=["AAPL"])]
@@ -173,6 +175,8 @@ class SeriesAnswers:
                 elif not summary.tracked:
                     raise unknown_symbol(series.symbol, similar_symbol(connection, series.symbol))
             if rows is None:
+                if summary.futile is not None and now < summary.futile.next_at + SCHEDULE_SLACK:
+                    raise nothing_problem(series, summary.futile, request.records_key, now)
                 backfill = request_backfill(source, series, now, REQUESTED_BY)
                 raise missing_problem(series, backfill, request.records_key)
             return make(summary, rows)
@@ -215,6 +219,31 @@ def unknown_symbol(symbol: str, similar: str | None) -> Problem:
     hint = f" Did you mean {similar}?" if similar else " `market-data universe add` adds a symbol."
     return Problem(
         HTTPStatus.NOT_FOUND, f"{symbol[:LONGEST_SYMBOL]!r} is not tracked here.{hint}", kind=ProblemType.NOT_TRACKED
+    )
+
+
+def nothing_problem(series: Series, look: FutileLook, what: str, now: datetime) -> Problem:
+    """Return the 404 for a tracked series of which the vendor had nothing when it was last asked."""
+    looked_at, next_at = instant(look.looked_at), instant(look.next_at)
+    advice = ""
+    if look.base_held:
+        why = f"no {series.timeframe} bar of it is over yet"
+    elif look.life is Life.TRADING:
+        why = "the vendor has no bars of it yet"
+    else:
+        why = f"it {sentence(look.life, None)}"
+        advice = f" Check the spelling; `market-data universe remove {series.symbol}` stops following it."
+    return Problem(
+        HTTPStatus.NOT_FOUND,
+        f"{series.symbol} is tracked, but it has no {series.timeframe} {what}: {why}. The vendor was last asked at "
+        f"{looked_at}; it is asked again at {next_at}, and no backfill is queued before.{advice}",
+        kind=ProblemType.NO_BARS,
+        headers={"retry-after": str(max(int((look.next_at - now).total_seconds()) + 1, ASK_AGAIN_AFTER))},
+        symbol=series.symbol,
+        timeframe=str(series.timeframe),
+        freshness={"status": "MISSING", "life": look.life.value},
+        looked_at=looked_at,
+        next_look_at=next_at,
     )
 
 
@@ -267,7 +296,8 @@ def router(answers: SeriesAnswers, own: Sequence[Feature] = ()) -> APIRouter:
     async def features(http: Request, symbol: Ticker, query: Annotated[SeriesQuery, Query()]) -> Response:
         """Split-adjusted bars with their 17 features, the newest `limit` of the range, oldest first.
 
-        A series that is tracked but was never computed is a 404, and a backfill of it is queued.
+        A series that is tracked but was never computed is a 404, and a backfill of it is queued, unless the vendor was
+        asked since the last schedule and had nothing.
         """
         series = _series(symbol, query)
         request = SeriesRequest(

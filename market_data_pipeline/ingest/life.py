@@ -1,0 +1,90 @@
+"""Whether bars of a symbol are to be expected: what its days say, and what the vendor says when they say nothing.
+
+The vendor's reference data are asked only about a symbol of which a bar is overdue while others trade, or that never
+had one, and no more than once a day. When they cannot be had, what was known stays.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from datetime import date, timedelta
+from typing import TYPE_CHECKING
+
+from market_data_pipeline.domain.bars import ts_us
+from market_data_pipeline.domain.calendar import to_us
+from market_data_pipeline.domain.counters import NOTHING, Counters
+from market_data_pipeline.domain.errors import DatabaseUnavailableError, PipelineError
+from market_data_pipeline.domain.life import ASK_AFTER, ASK_AGAIN_AFTER, Listing
+from market_data_pipeline.domain.series import Timeframe, asset_class_of
+from market_data_pipeline.ingest.coverage import ExpectedBars, silence_of
+from market_data_pipeline.polygon.rate_limit import PRIORITIES
+from market_data_pipeline.store.listings import days_without_trades, read_listing, write_listing
+
+if TYPE_CHECKING:
+    from market_data_pipeline.ingest.commit import CommitContext
+    from market_data_pipeline.ingest.fetch import Answer
+    from market_data_pipeline.ingest.fetch_plan import Timing
+    from market_data_pipeline.ingest.pipeline import Pipeline
+    from market_data_pipeline.store.series_state import SeriesState
+
+log = logging.getLogger(__name__)
+
+
+def expected_bars(pipeline: Pipeline, context: CommitContext, answer: Answer) -> tuple[ExpectedBars, Counters]:
+    """Return which bars the fetched series of an answer should hold, and what it cost to ask the vendor about it."""
+    plan, connection, state = answer.plan, context.connection, context.state(answer.plan.series.timeframe)
+    symbol, base, timing = plan.series.symbol, plan.series.timeframe, plan.timing
+    silence, asset_class = silence_of(plan.sessions, answer.known), asset_class_of(symbol)
+    overdue = _is_overdue(state, answer)
+    if silence.unexplained or overdue:
+        due_at = state.next_due_at or timing.now
+        # A day bar is due once its day is over.
+        due = timing.calendar.session_date(due_at - (base.span if base is Timeframe.D1 else timedelta(0)))
+        nobody = days_without_trades(connection, asset_class, base, {*silence.unexplained, due})
+        silence = silence_of(plan.sessions, answer.known, nobody)
+        overdue = overdue and due not in nobody
+    expected = ExpectedBars(base, timing, plan.sessions, answer.known, silence, overdue=overdue)
+    never_had_any = silence.first_day is None and not len(answer.bars)
+    if not (overdue or silence.is_unusual or never_had_any) or not answer.is_last:
+        return expected, NOTHING
+    known = read_listing(connection, symbol)
+    connection.commit()  # no transaction stays open while a request is sent
+    if known is not None and timing.now < known.asked_at + ASK_AGAIN_AFTER:
+        return replace(expected, listing=known), NOTHING
+    listing, cost = _ask(pipeline, context, known)
+    write_listing(connection, symbol, listing)
+    connection.commit()
+    return replace(expected, listing=listing), cost
+
+
+def _is_overdue(state: SeriesState, answer: Answer) -> bool:
+    """Return whether a bar has been due for long, and the answer brings none that is newer than the last one."""
+    now, due_at, last_ts = answer.plan.timing.now, state.next_due_at, state.last_ts
+    if due_at is None or last_ts is None or now < due_at + ASK_AFTER:
+        return False
+    ts = ts_us(answer.bars)
+    return not len(ts) or int(ts[-1]) <= to_us(last_ts)
+
+
+def fetched_until(state: SeriesState, listing: Listing | None, timing: Timing) -> date | None:
+    """Return the last day to request now of a fetched series of which no bars are to come; None for no limit.
+
+    Once a day it is requested like any other, to see whether it is back.
+    """
+    if state.life.expects_bars or listing is None or timing.now >= listing.asked_at + ASK_AGAIN_AFTER:
+        return None
+    return date.min if state.last_ts is None else timing.calendar.session_date(state.last_ts)
+
+
+def _ask(pipeline: Pipeline, context: CommitContext, known: Listing | None) -> tuple[Listing, Counters]:
+    symbol, now = context.request.symbol, pipeline.clock()
+    try:
+        return pipeline.client.listing(symbol, priority=PRIORITIES[context.request.tier])
+    except DatabaseUnavailableError:
+        raise
+    except PipelineError as error:
+        # Bars do not wait for reference data.
+        log.warning("The vendor could not be asked whether it knows %s, and is asked again in a day: %s", symbol, error)
+        listing = Listing(now, known=None) if known is None else replace(known, asked_at=now)
+        return listing, getattr(error, "usage", NOTHING)

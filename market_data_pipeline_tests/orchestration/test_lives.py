@@ -1,0 +1,145 @@
+"""Symbols and markets that fall silent, seen through the staleness sensor: one alert for each real change."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from datetime import UTC, date, datetime
+
+import dagster as dg
+import pytest
+
+from market_data_pipeline.definitions import build_defs
+from market_data_pipeline.domain.calendar import NEW_YORK
+from market_data_pipeline.reports.freshness import series_freshness
+from market_data_pipeline.sandbox.main import open_source
+from market_data_pipeline.sandbox.scenario import Closing, Delisting, Scenario, Withheld
+from market_data_pipeline.sandbox.staged import StagedMarket
+from market_data_pipeline.store.connection import engine
+from market_data_pipeline_tests.ingest.conftest import MakeWorld, World, make_world
+from market_data_pipeline_tests.orchestration.conftest import StandIn
+from market_data_pipeline_tests.orchestration.webhook import Webhook, webhook
+
+__all__ = ["make_world"]  # the fixture: a vendor, a database and a clock
+
+
+def at(day: int, hour: int, minute: int = 1) -> datetime:
+    return datetime(2026, 11, day, hour, minute, tzinfo=NEW_YORK).astimezone(UTC)
+
+
+@pytest.fixture
+def hook() -> Iterator[Webhook]:
+    with webhook() as made:
+        yield made
+
+
+class Watched:
+    """A world in which a run and a tick of the staleness sensor follow each other at the instants that a test names."""
+
+    def __init__(self, world: World, instance: dg.DagsterInstance, hook: Webhook, symbols: tuple[str, ...]) -> None:
+        self.world, self.instance, self.hook, self.symbols = world, instance, hook, symbols
+        self.cursor: str | None = None
+        self.sensor = build_defs().get_repository_def().get_sensor_def("staleness_sensor")
+
+    def go(self, now: datetime, *, reverify: bool = False) -> list[str]:
+        """Refresh at `now`, look at the result, and return the titles of the alerts."""
+        self.world.now = now
+        outcomes = self.world.refresh(*self.symbols, history_days=12, reverify=reverify)
+        assert {outcome.status for outcome in outcomes.values()} <= {"ok", "unchanged"}
+        pipeline = StandIn(url=self.world.database_url, alert_urls=[self.hook.address()], now=now.isoformat())
+        context = dg.build_sensor_context(self.instance, cursor=self.cursor, resources={"pipeline": pipeline})
+        result = self.sensor(context)
+        assert isinstance(result, dg.SensorResult)
+        self.cursor = result.cursor
+        return self.hook.titles()
+
+    def through(self, first: int, last: int) -> list[str]:
+        """Return the alerts of some days of the month, each looked at when something can change."""
+        titles = []
+        for day in range(first, last + 1):
+            titles += self.go(at(day, 0, 31))  # the day bar
+            if date(2026, 11, day).weekday() < 5:
+                titles += self.go(at(day, 4, 46))  # the first bars are half an hour late, if they are
+                titles += self.go(at(day, 6, 1))  # and longer than the RPO
+                titles += self.go(at(day, 11, 1))  # the day before settles
+            titles += self.go(at(day, 11, 21), reverify=True)
+        return titles
+
+    def states(self, symbol: str) -> dict[str, tuple[str, str]]:
+        database = engine(self.world.database_url, as_of=self.world.now)
+        with database.connect() as connection:
+            found = {one.timeframe: (one.status, one.life) for one in series_freshness(connection, symbol)}
+        database.dispose()
+        return found
+
+
+Watch = Callable[..., Watched]
+
+
+@pytest.fixture
+def watch(instance: dg.DagsterInstance, make_world: MakeWorld, hook: Webhook) -> Watch:
+    def watching(*symbols: str, **events: object) -> Watched:
+        source = StagedMarket(open_source(None), Scenario.model_validate(events), lambda: world.now)
+        world = make_world(at(9, 12), source=source)  # a Monday
+        watched = Watched(world, instance, hook, symbols)
+        assert watched.go(at(9, 12)) == []
+        return watched
+
+    return watching
+
+
+def test_a_delisted_symbol_is_alerted_once_and_never_late(watch: Watch) -> None:
+    watched = watch("MSFT", "PFE", delistings=[Delisting(ticker="PFE", last=date(2026, 11, 10))])
+    assert watched.through(10, 15) == ["PFE is delisted since 2026-11-11, says the vendor"]
+    assert set(watched.states("PFE").values()) == {("STALE", "delisted")}
+    assert set(watched.states("MSFT").values()) == {("FRESH", "trading")}
+    before = watched.world.query("select sum(requests) as n from market_data.ingest_log where symbol = 'PFE'")
+    assert watched.go(at(15, 21)) == watched.go(at(15, 22)) == []
+    after = watched.world.query("select sum(requests) as n from market_data.ingest_log where symbol = 'PFE'")
+    assert before == after
+
+
+def test_a_symbol_that_falls_silent_is_alerted_once_stays_stale_over_a_weekend_and_comes_back(watch: Watch) -> None:
+    lost = Withheld(tickers=("PFE",), start=at(12, 0, 0), end=at(17, 0, 0))
+    watched = watch("MSFT", "PFE", withheld=[lost])
+    assert watched.through(10, 11) == []
+    assert watched.through(12, 16) == ["2 of 10 critical series are more than 1 hour behind"]
+    assert set(watched.states("PFE").values()) == {("STALE", "silent")}
+    assert watched.through(17, 18) == ["5 critical series are back within 1 hour"]
+    assert set(watched.states("PFE").values()) == {("FRESH", "trading")}
+
+
+def test_an_unscheduled_closing_is_one_alert_and_no_symbol_is_called_silent(watch: Watch) -> None:
+    watched = watch("MSFT", "PFE", "KO", closings=[Closing(day=date(2026, 11, 11))])
+    assert watched.through(10, 13) == [
+        "The vendor has had no bars of any of 3 US stocks since 2026-11-11 00:55Z",
+        "The vendor sends bars of US stocks again, but has none of 2026-11-11",
+    ]
+    assert {state for symbol in watched.symbols for state in watched.states(symbol).values()} == {("FRESH", "trading")}
+
+
+def test_two_days_that_the_vendor_lost_for_all_are_back_only_when_they_are_there(watch: Watch) -> None:
+    lost = Withheld(start=at(11, 0, 0), end=at(13, 0, 0), until=at(13, 6, 0))
+    watched = watch("MSFT", "PFE", "KO", withheld=[lost])
+    assert watched.through(10, 12) == ["The vendor has had no bars of any of 3 US stocks since 2026-11-11 00:55Z"]
+    assert watched.go(at(13, 4, 31)) == watched.go(at(13, 6, 31)) == watched.go(at(13, 11, 1)) == []
+    assert watched.go(at(13, 11, 21), reverify=True) == ["The bars of US stocks that the vendor lacked are back"]
+    assert watched.through(14, 16) == []
+
+
+def test_a_ticker_that_the_vendor_does_not_know_is_said_to_be_that(watch: Watch) -> None:
+    watched = watch("MSFT")
+    watched.symbols = ("MSFT", "NOSUCH")
+    assert watched.go(at(9, 12, 16)) == ["NOSUCH is a ticker that the vendor does not know"]
+    assert watched.through(10, 10) == []
+    assert set(watched.states("NOSUCH").values()) == {("MISSING", "unknown")}
+
+
+def test_a_delisted_symbol_that_trades_again_is_alerted(watch: Watch, make_world: MakeWorld) -> None:
+    watched = watch("MSFT", "PFE", delistings=[Delisting(ticker="PFE", last=date(2026, 11, 10))])
+    assert watched.go(at(10, 20, 16)) == []
+    assert watched.go(at(11, 4, 46)) == ["PFE is delisted since 2026-11-11, says the vendor"]
+    # From now on the vendor has bars of it, as after a halt that its reference data called a delisting.
+    watched.world = make_world(at(11, 9), source=open_source(None))
+    assert watched.go(at(11, 9)) == []
+    assert watched.go(at(12, 4, 46)) == ["PFE trades again"]
+    assert set(watched.states("PFE").values()) == {("FRESH", "trading")}
