@@ -65,7 +65,7 @@ class _Day(NamedTuple):
     lost: int
     changed: int
     absurd: bool
-    digest: str  # of the answer's bars
+    part: slice  # of the answer's bars
 
 
 def weighed(answer: Answer, stored: pd.DataFrame) -> Answer:
@@ -85,7 +85,10 @@ def weighed(answer: Answer, stored: pd.DataFrame) -> Answer:
         known = plan.coverage.get(day.session.date)
         if not day.rows and _is_clamped(answer, day.session):
             decided[day.session.date] = Coverage(day.session.date, CoverageStatus.CLAMPED, day.stored, plan.timing.now)
-        elif _is_doubted(answer, day, known) and not _is_confirmed(answer, day, known):
+        elif _is_doubted(answer, day, known):
+            digest = digest_of(answer.bars[day.part])
+            if _is_confirmed(answer, day, known, digest):
+                continue
             earlier = known if known is not None and not known.refused else None
             decided[day.session.date] = Coverage(
                 day.session.date,
@@ -93,9 +96,9 @@ def weighed(answer: Answer, stored: pd.DataFrame) -> Answer:
                 day.stored,
                 plan.timing.now,
                 doubted_at=doubted_since(day.session, earlier, plan.timing.now),
-                answer_digest=day.digest,
+                answer_digest=digest,
             )
-            if known is None or known.answer_digest != day.digest:
+            if known is None or known.answer_digest != digest:
                 doubted.append(day)
     if not decided:
         return answer
@@ -146,7 +149,7 @@ def _days(answer: Answer, stored: pd.DataFrame) -> list[_Day]:
             int(lost[old_high[at]] - lost[old_low[at]]),
             int(changed[old_high[at]] - changed[old_low[at]]),
             bool(absurd[old_high[at]] > absurd[old_low[at]]),
-            digest_of(answer.bars[new_low[at] : new_high[at]]),
+            slice(new_low[at], new_high[at]),
         )
         for at, session in enumerate(sessions)
         if old_high[at] > old_low[at]
@@ -198,9 +201,9 @@ def _is_doubted(answer: Answer, day: _Day, known: Coverage | None) -> bool:
     return day.absurd or day.lost + day.changed > FEW * day.stored
 
 
-def _is_confirmed(answer: Answer, day: _Day, known: Coverage | None) -> bool:
+def _is_confirmed(answer: Answer, day: _Day, known: Coverage | None, digest: str) -> bool:
     """Return whether an earlier look said the same, after the day had settled and long enough ago."""
-    if known is None or known.doubted_at is None or known.answer_digest != day.digest:
+    if known is None or known.doubted_at is None or known.answer_digest != digest:
         return False
     if not day.rows and day.session.date in answer.alone:
         return False

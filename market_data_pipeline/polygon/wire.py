@@ -3,7 +3,7 @@
 A page's envelope is accepted whole or not at all: it must echo the request. Its rows are judged one by one: a bar that
 breaks a rule below has its session day refused (`polygon.bad_rows`), and the other days of the answer come in. A body
 that is not JSON is a transient error; an envelope that contradicts the request is a data error. In a market day each
-row belongs to another series: one that contradicts itself is left out with a warning. 10,000 bars take about 7 ms:
+row belongs to another series: one that cannot be used is left out with a warning. 10,000 bars take about 7 ms:
 msgspec into typed rows, then one pass into numpy (orjson's dictionaries cost as much before any type is checked,
 pyarrow's JSON reader half as much again). Rows are looked at one by one only when that finds a fault.
 """
@@ -39,6 +39,7 @@ from market_data_pipeline.polygon.rows import (
     off_grid,
     optional_rules,
     price_rules,
+    shown,
     when,
 )
 
@@ -314,43 +315,73 @@ _MARKET_PAGE: Final = msgspec.json.Decoder(_MarketPage)
 def read_market_day(body: bytes, day: date) -> pd.DataFrame:
     """Return the bars as a bar frame with a column `symbol` in front; every `ts` is 00:00 New York of `day`.
 
-    The vendor stamps them at 16:00, also on days that close early.
+    The vendor stamps them at 16:00, also on days that close early. A row that cannot be used is left out with a
+    warning: the symbol is then requested on its own.
 
     Raises:
         TransientError: the body is not JSON.
-        DataError: it contradicts the request, repeats a ticker, has a bar on a date without a session, or stamps one
-            other than 16:00 New York of `day`.
+        DataError: it contradicts the request, has a bar on a date without a session, or has no row that can be used.
         RefusedInBodyError: its status is not a success.
     """
     where = f"US stocks on {day}"
-    page = decode(_MARKET_PAGE, body, where)
-    rows = page.results or ()
-    _check_envelope(page.adjusted, page.resultsCount, len(rows), where)
+    rows, flaws = _market_rows(body, where)
     symbols = np.array([row.T for row in rows], dtype=object)
     ts_us, values = _matrix(rows, where)
     if rows:
-        _check_rows(symbols, ts_us, day, where)
-        bad = np.logical_or.reduce([broken for _, broken in (*price_rules(values), *optional_rules(values))])
-        if bad.any():
-            named = printable(", ".join(symbols[bad][:5]))
-            _log.warning("%s: left out %d rows that contradict themselves, such as %s", where, int(bad.sum()), named)
-        symbols, values = symbols[~bad], values[:, ~bad]
+        good = _good_rows(symbols, ts_us, values, day, where, flaws)
+        symbols, values = symbols[good], values[:, good]
+    if flaws and not len(symbols):
+        raise DataError(flaws[0])
+    if flaws:
+        _log.warning("%s: left out %d rows that cannot be used; %s", where, len(flaws), printable("; ".join(flaws[:5])))
     midnight = to_us(calendar_for(AssetClass.US_EQUITY).midnight(day))
     bars = _frame(np.full(len(symbols), midnight, dtype="int64"), values)
     bars.insert(0, "symbol", symbols)
     return bars
 
 
-def _check_rows(symbols: Sequence[str] | np.ndarray, ts_us: np.ndarray, day: date, where: str) -> None:
-    seen: set[str] = set()
-    for symbol in symbols:
-        if symbol in seen:
-            raise DataError(f"{where}: ticker {symbol!r} occurs twice.")
-        seen.add(symbol)
+def _market_rows(body: bytes, where: str) -> tuple[Sequence[_MarketBar], list[str]]:
+    """Return the rows of a market day, and what is wrong with those that do not decode."""
+    page: _MarketPage | _BarsEnvelope
+    rows: list[_MarketBar] = []
+    flaws: list[str] = []
+    try:
+        page = _MARKET_PAGE.decode(body.removeprefix(BOM_UTF8))
+        rows = page.results or []
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        page, _ = _lenient(body, where)
+        for at, row in enumerate(page.results or ()):
+            try:
+                rows.append(msgspec.convert(row, _MarketBar))
+            except msgspec.ValidationError as error:
+                flaws.append(f"{where}, bar {at}{in_words(str(error), 'bar')}.")
+    _check_status(page)
+    _check_envelope(page.adjusted, page.resultsCount, len(rows) + len(flaws), where)
+    return rows, flaws
+
+
+def _good_rows(
+    symbols: np.ndarray, ts_us: np.ndarray, values: np.ndarray, day: date, where: str, flaws: list[str]
+) -> np.ndarray:
+    """Return which rows can be used, and add what is wrong with the others to `flaws`."""
     session = calendar_for(AssetClass.US_EQUITY).session_on(day)
     if session is None:
         raise DataError(f"{where}: there are {len(symbols)} bars, but no session on that date.")
+    good = np.ones(len(symbols), dtype=bool)
     close_us = to_us(session.day_end) - _CLOSE_TO_MIDNIGHT_US
-    if (wrong := ts_us != close_us).any():
-        at = int(np.argmax(wrong))
-        raise DataError(f"{where}: {symbols[at]} is stamped {when(ts_us[at])} instead of {when(close_us)}.")
+    for at in np.flatnonzero(ts_us != close_us).tolist():
+        good[at] = False
+        flaws.append(f"{where}: {symbols[at]} is stamped {when(ts_us[at])} instead of {when(close_us)}.")
+    for rule, broken in (*price_rules(values), *optional_rules(values)):
+        for at in np.flatnonzero(broken & good).tolist():
+            good[at] = False
+            flaws.append(f"{where}: {symbols[at]}: {rule}: {shown(values, at)}.")
+    first: dict[str, int] = {}
+    for at, symbol in enumerate(symbols):
+        if (other := first.setdefault(symbol, at)) == at:
+            continue
+        good[at] = False
+        if not np.array_equal(values[:, at], values[:, other], equal_nan=True):
+            good[other] = False
+            flaws.append(f"{where}: ticker {symbol!r} occurs twice.")
+    return good

@@ -190,13 +190,26 @@ def test_a_holiday_has_no_market_day() -> None:
     assert tuple(bars.columns) == ("symbol", *bar_frames.COLUMNS)
 
 
-def test_one_tickers_bad_row_leaves_the_others_of_a_market_day(caplog: pytest.LogCaptureFixture) -> None:
-    rows = [market_bar("AAPL", 0), market_bar("BAD", 1, h=1.0), market_bar("MSFT", 2)]
+BAD_ROWS = {
+    "a high below the low": ([market_bar("BAD", 1, h=1.0)], "BAD: low <= open, close <= high does not hold"),
+    "a null close": ([market_bar("BAD", 1, c=None)], "bar 1, field c: Expected float, got null"),
+    "no ticker": ([bar(1, t=CLOSE_MS)], "bar 1, field T: is missing"),
+    "another day": ([market_bar("BAD", 1, t=CLOSE_MS + 86_400_000)], "BAD is stamped 2024-01-03"),
+    "two rows of a ticker": ([market_bar("BAD", 1), market_bar("BAD", 2)], "'BAD' occurs twice"),
+}
+
+
+@pytest.mark.parametrize(("bad", "named"), BAD_ROWS.values(), ids=BAD_ROWS)
+def test_one_tickers_bad_row_leaves_the_others_of_a_market_day(
+    bad: list[dict[str, Any]], named: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = [market_bar("AAPL", 0), *bad, market_bar("MSFT", 2), market_bar("MSFT", 2)]
     with FaultyServer(send_json(market(*rows))) as server, caplog.at_level(logging.WARNING):
         bars = QuickClient(server.url).client.grouped_daily(DAY).bars
     assert bars["symbol"].tolist() == ["AAPL", "MSFT"]
     assert bars["open"].tolist() == [101, 103]
-    assert "left out 1 rows that contradict themselves, such as BAD" in caplog.text
+    assert "left out 1 rows that cannot be used; " in caplog.text
+    assert named in caplog.text
 
 
 @pytest.mark.parametrize(
