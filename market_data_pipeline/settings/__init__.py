@@ -46,6 +46,7 @@ _MISNAMED_KEY: Final = re.compile(
 # The command's own values of variables that `.env` sets otherwise, as JSON, for the processes that it starts: Dagster's
 # let `.env` win over the environment.
 _OVERRIDES: Final = "MARKET_DATA_OVERRIDES"
+_CONTRADICTION: Final = "Dagster's own processes read {0} from .env, where it is not what this command uses: {1}."
 
 
 # Parsers: each raises ValueError with a message that completes the sentence "VARIABLE …"; it shows the given text
@@ -442,29 +443,21 @@ def process_environment(settings: Settings) -> dict[str, str]:
         ConfigurationError: `.env`, which Dagster's processes prefer, contradicts them.
     """
     lines, ours = _lines_of(settings.project_root), environment_variables()
-    dagsters_own = {
-        "DAGSTER_HOME": str(settings.dagster_home),
-        "DAGSTER_POSTGRES_URL": settings.dagster_postgres_url,
-        **project.STORAGE_ENVIRONMENT,
-    }
-    for name, value in dagsters_own.items():
-        if (line := (lines.get(name) or "").strip()) and line != value:
-            shown = "" if name == "DAGSTER_POSTGRES_URL" else f", {line!r}"
-            raise ConfigurationError(
-                f"Dagster's own processes read {name} from .env as it is written there{shown}, and that is not what "
-                f"this command uses: "
-                + (
-                    "write it as postgresql+psycopg2://..."
-                    if line.partition("://")[2] == value.partition("://")[2]
-                    else f"remove {name} from .env or from the environment."
-                )
-            )
+    home, storage = lines.get("DAGSTER_HOME"), (lines.get("DAGSTER_POSTGRES_URL") or "").strip()
+    if home and Path(home).expanduser() != settings.dagster_home:
+        raise ConfigurationError(_CONTRADICTION.format("DAGSTER_HOME", "remove it there or in the environment"))
+    if storage and storage != settings.dagster_postgres_url:
+        same = storage.partition("://")[2] == settings.dagster_postgres_url.partition("://")[2]
+        advice = "let it begin with postgresql+psycopg2://" if same else "remove it there or in the environment"
+        raise ConfigurationError(_CONTRADICTION.format("DAGSTER_POSTGRES_URL", advice))
     known = {str(field.validation_alias) for field in Settings.model_fields.values()}
     overrides = {name: ours[name] for name in known if name in ours and name in lines and ours[name] != lines[name]}
     return {
-        **dagsters_own,
+        "DAGSTER_HOME": str(settings.dagster_home),
+        "DAGSTER_POSTGRES_URL": settings.dagster_postgres_url,
         "MARKET_DATA_PROJECT_ROOT": str(settings.project_root),
         _OVERRIDES: json.dumps(overrides) if overrides else "",
+        **project.STORAGE_ENVIRONMENT,
     }
 
 

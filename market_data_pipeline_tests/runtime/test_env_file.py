@@ -195,15 +195,22 @@ def test_what_dagster_reads_itself_may_not_contradict_the_environment(
     monkeypatch.setenv("DAGSTER_POSTGRES_URL", "postgresql://me:hunter2@elsewhere/dagster")
 
     with pytest.raises(
-        ConfigurationError, match=r"remove DAGSTER_POSTGRES_URL from \.env or from the environment"
+        ConfigurationError, match=r"read DAGSTER_POSTGRES_URL from \.env, .*: remove it there or in the environment"
     ) as why:
         write_env()
     assert "hunter2" not in str(why.value)
 
     monkeypatch.delenv("DAGSTER_POSTGRES_URL")
     (tmp_path / ".env").write_text("DAGSTER_POSTGRES_URL=postgresql://me@db/dagster\n")
-    with pytest.raises(ConfigurationError, match=r"write it as postgresql\+psycopg2://"):
+    with pytest.raises(ConfigurationError, match=r"let it begin with postgresql\+psycopg2://"):
         write_env()
+
+    (tmp_path / ".env").write_text("DAGSTER_HOME=/nowhere-else\n")
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
+    with pytest.raises(ConfigurationError, match=r"read DAGSTER_HOME from \.env"):
+        write_env()
+    (tmp_path / ".env").write_text(f"DAGSTER_HOME={tmp_path}/\nPGTZ=Etc/UTC\n")
+    write_env()
 
 
 def test_after_the_project_moved_the_paths_are_brought_up_to_date(
