@@ -3,8 +3,8 @@
 PostgreSQL frees such a lock when its connection ends, which is how others find that a process is gone. But a connection
 also ends while its process lives: an administrator ends idle ones, a server restarts, a network drops it. A thread here
 watches the connection, keeps it from being idle, and takes the lock again on a new one: within milliseconds of the
-loss when the server accepts connections, else as soon as it does. Who finds the lock free should therefore look twice,
-`RETAKEN_WITHIN` apart, before calling the process gone.
+loss when the server accepts connections, else as soon as it does. Who finds the lock free should therefore look again
+later before calling the process gone.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import logging
 import socket
 import threading
 from contextlib import contextmanager, suppress
-from datetime import timedelta
 from multiprocessing.connection import wait as wait_for_any
 from typing import TYPE_CHECKING, Final
 
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-RETAKEN_WITHIN: Final = timedelta(seconds=2)
 _HEARTBEAT_SECONDS: Final = 10.0  # those who end idle connections wait for half a minute at least
 _RETRY_SECONDS: Final = 0.5
 _LEAVE_SECONDS: Final = 5.0  # a server that is up frees the lock in milliseconds; one that is not has none to free
@@ -35,13 +33,6 @@ _LEAVE_SECONDS: Final = 5.0  # a server that is up frees the lock in millisecond
 _WAIT: Final = "5s"
 
 _LOCK: Final = sa.text("select pg_advisory_lock(hashtext(:space), hashtext(:key))")
-# Shared, so that two observers at the same time do not mistake each other for the holder.
-_FREE: Final = sa.text("select pg_try_advisory_xact_lock_shared(hashtext(:space), hashtext(:key))")
-
-
-def is_free(connection: sa.Connection, space: str, key: str) -> bool:
-    """Return whether nobody holds the lock at this moment; the caller ends the transaction soon."""
-    return bool(connection.execute(_FREE, {"space": space, "key": key}).scalar_one())
 
 
 @contextmanager
