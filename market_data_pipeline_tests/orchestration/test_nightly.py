@@ -179,7 +179,7 @@ def test_the_quality_job_finds_bad_values_and_says_which(
     assert row.data["ts"] == "2026-03-11 12:00:00+00:00"
     sound = evaluations["low_priority/bars", "vwap_lies_within_the_bar"]
     assert sound.severity is dg.AssetCheckSeverity.WARN
-    assert len(evaluations) == 3 * 20
+    assert len(evaluations) == 3 * 22
 
 
 def test_the_quality_job_says_in_one_sentence_that_the_database_is_gone(
