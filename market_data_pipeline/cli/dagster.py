@@ -12,9 +12,12 @@ from __future__ import annotations
 import os
 import sys
 from importlib.metadata import distribution
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from market_data_pipeline.settings.project import LOCATION, is_local
+
+if TYPE_CHECKING:
+    from market_data_pipeline.settings import Settings
 
 _NO_STORAGE: Final = {"--help", "-h", "--version"}
 
@@ -48,5 +51,25 @@ def _prepare() -> None:
             from market_data_pipeline.runtime.postgres import EmbeddedPostgres
 
             EmbeddedPostgres.of(settings).ensure_running()
+        if sys.argv[1:2] == ["dev"]:
+            _refuse_second_daemon(settings)
     except PipelineError as error:
         sys.exit(str(error))
+
+
+def _refuse_second_daemon(settings: Settings) -> None:
+    """Raise UsageError while a command of this project runs the daemon: `dagster dev` would start another one."""
+    import fcntl
+
+    from market_data_pipeline.domain.errors import UsageError
+    from market_data_pipeline.runtime.daemon import daemon_lock
+
+    settings.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with daemon_lock(settings).open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UsageError(
+                "`market-data up` or `backfill` runs this project's Dagster daemon, and `dagster dev` would start a "
+                f"second one: use its UI at {settings.local_ui_url}, or stop it with `market-data down` first."
+            ) from None

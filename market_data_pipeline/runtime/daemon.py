@@ -1,12 +1,14 @@
 """This project's Dagster daemon: at most one, however many commands run side by side.
 
-Two daemons on one storage would both take runs from the queue. So the command that starts the daemon holds
-`dagster.lock` for as long as it runs; other commands use that daemon, and start their own when it is gone.
+Two daemons on one storage would both take runs from the queue. So the command that starts the daemon holds a lock for
+that storage for as long as it runs; other commands use that daemon, and start their own when it is gone. A daemon that
+others started, with Dagster's own commands or on another machine, is known by its heartbeats.
 """
 
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import shutil
 import sys
@@ -14,9 +16,13 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
-from market_data_pipeline.domain.errors import DatabaseFullError, DatabaseUnavailableError
-from market_data_pipeline.orchestration.dagster_internals import StoredDagsterState, code_server_answers
-from market_data_pipeline.runtime.load import cancel_begun, end_runs, has_begun
+from market_data_pipeline.domain.errors import DatabaseFullError, DatabaseUnavailableError, UsageError
+from market_data_pipeline.orchestration.dagster_internals import (
+    HEARTBEAT_TOLERANCE_SECONDS,
+    StoredDagsterState,
+    code_server_answers,
+)
+from market_data_pipeline.runtime.load import cancel_begun, end_runs, forget_heartbeats, has_begun
 from market_data_pipeline.runtime.processes import Processes, commands, other_commands
 from market_data_pipeline.runtime.supervision import Service
 from market_data_pipeline.settings import process_environment
@@ -31,6 +37,7 @@ if TYPE_CHECKING:
 
 _CODE_SERVER: Final = "dagster-code-server"
 _DAEMON: Final = "dagster-daemon"
+_NEXT_HEARTBEAT_SECONDS: Final = 45.0  # Dagster's daemons send one every 30 s
 CHECK_SECONDS: Final = 0.5  # between two checks of the processes
 # The embedded PostgreSQL needs room for one more WAL segment. Without it Dagster cannot even store that a run failed,
 # and a command that waits for the run would wait forever.
@@ -64,10 +71,14 @@ class Daemon:
         self.instance = instance
         self.supervisor = supervisor
         self.ours = False
+        self._said = ""
+        self._ended_ours = False  # whether the last daemon was of a command of this project that was killed
+        self._first_heartbeat: float | None = None
+        self._heartbeat_by = 0.0
         self.state = StoredDagsterState(settings.dagster_home, settings.dagster_postgres_url)
 
     def __enter__(self) -> Self:
-        self._lock = (self.settings.state_dir / "dagster.lock").open("a")
+        self._lock = daemon_lock(self.settings).open("a")
         return self
 
     def __exit__(self, _: object, failure: BaseException | None, __: object) -> None:
@@ -81,7 +92,10 @@ class Daemon:
         finally:
             # The code server takes 2 s to end on SIGTERM; without a run it has nothing to finish and is killed.
             succeeded = failure is None
+            had_children = bool(self.processes.children)
             self.processes.stop(_CODE_SERVER, is_idle=lambda: succeeded and not has_begun(self.instance))
+            if had_children:
+                forget_heartbeats(self.instance)
             self.state.close()
             self._lock.close()
 
@@ -89,29 +103,66 @@ class Daemon:
         """Start the daemon as ours, once the command that runs it now, if any, has ended.
 
         Raises:
+            UsageError: a daemon that no command of this project runs serves this storage.
             PipelineError: a process ended on its own.
         """
         if not self._take():
             self.console.print(f"Waiting for {self._others()} to end ...")
             while not self._take():
                 time.sleep(CHECK_SECONDS)
+        while (served := self._served_by_others()) is None:
+            time.sleep(CHECK_SECONDS)
+        if served:
+            raise UsageError(
+                "Another Dagster daemon serves this project's Dagster storage, and two would both start its runs: stop "
+                "it (`dagster dev`, `dagster-daemon run`, or `market-data up` in another folder), or name another "
+                "database in DAGSTER_POSTGRES_URL."
+            )
         self._start()
 
     def clean_up(self) -> None:
         """End the processes and runs that a killed command left behind, unless a running daemon already does so."""
-        if self._take():
+        if self._take() and self._newest_heartbeat() < time.time() - HEARTBEAT_TOLERANCE_SECONDS:
             self._fail_lost_runs()
 
     def share(self) -> None:
-        """Make sure that there is a daemon, ours or another command's; call this repeatedly while waiting for runs.
+        """Make sure that there is a daemon, ours or another's; call this repeatedly while waiting for runs.
 
         Raises:
             PipelineError: a process of ours ended on its own.
         """
-        if self.ours or not self._take():
+        if self.processes.children or not self._take():
+            if not self.ours:
+                self._say_once(f"Daemon    that of {self._others()} does the work")
             self.check()
-        else:
+        elif (served := self._served_by_others()) is False:
             self._start()
+        elif served:
+            self._say_once("Daemon    another one that serves this Dagster storage does the work")
+
+    def _say_once(self, text: str) -> None:
+        if text != self._said:
+            self._said = text
+            self.console.print(text)
+
+    def _served_by_others(self) -> bool | None:
+        """Return whether another's daemon serves this storage; None while that is not known yet.
+
+        The heartbeats of a daemon that was killed look alive for a while: only a new one shows that it is.
+        """
+        newest = self._newest_heartbeat()
+        if newest < time.time() - HEARTBEAT_TOLERANCE_SECONDS or self._ended_ours:
+            return False
+        if self._first_heartbeat is None:
+            self._first_heartbeat = newest
+            self._heartbeat_by = time.monotonic() + _NEXT_HEARTBEAT_SECONDS
+            self._say_once("Looking whether another Dagster daemon serves this storage ...")
+        if newest > self._first_heartbeat:
+            return True
+        return None if time.monotonic() < self._heartbeat_by else False
+
+    def _newest_heartbeat(self) -> float:
+        return max((beat.timestamp for beat in self.instance.get_daemon_heartbeats().values()), default=0.0)
 
     def check(self) -> None:
         """Look after the processes of ours.
@@ -130,7 +181,7 @@ class Daemon:
 
     def wait_for_guests(self) -> None:
         """If the daemon is ours, wait until the other commands that use it have ended."""
-        if self.ours and other_commands(self.settings.state_dir):
+        if self.processes.children and other_commands(self.settings.state_dir):
             self.console.print(f"Waiting for {self._others()}, which uses the same Dagster daemon ...")
             while other_commands(self.settings.state_dir):
                 self.check()
@@ -139,7 +190,7 @@ class Daemon:
     @property
     def workspace(self) -> Path:
         """The file that names the code server, which loads the definitions once for daemon and UI."""
-        return self.settings.state_dir / "workspace.yaml"
+        return self.processes.private_folder() / "workspace.yaml"
 
     def _take(self) -> bool:
         try:
@@ -150,6 +201,7 @@ class Daemon:
         for command in commands(self.settings.state_dir):
             if not command.is_running:
                 command.end()  # it was killed
+                self._ended_ours = True
         return True
 
     def _start(self) -> None:
@@ -198,6 +250,12 @@ class Daemon:
     def _others(self) -> str:
         running = other_commands(self.settings.state_dir)
         return ", ".join(f"market-data {other.name} (process {other.pid})" for other in running) or "another command"
+
+
+def daemon_lock(settings: Settings) -> Path:
+    """Return the file that the command which runs the daemon of this Dagster storage keeps locked."""
+    storage = hashlib.blake2b(settings.dagster_postgres_url.encode(), digest_size=6).hexdigest()
+    return settings.state_dir / f"dagster-{storage}.lock"
 
 
 def program(name: str) -> str:

@@ -209,6 +209,14 @@ def end_runs(instance: dg.DagsterInstance) -> None:
         end_leftovers(instance, patience=timedelta(0))
 
 
+def forget_heartbeats(instance: dg.DagsterInstance) -> None:
+    """Remove the heartbeats of a daemon that was stopped; the next command would take them for a living one's."""
+    from dagster_postgres.utils import DagsterPostgresException
+
+    with suppress(DagsterPostgresException, sa.exc.SQLAlchemyError):
+        instance.wipe_daemon_heartbeats()
+
+
 def has_begun(instance: dg.DagsterInstance) -> bool:
     """Return whether a run that a daemon has begun may still be going; True when Dagster's storage does not answer."""
     from dagster_postgres.utils import DagsterPostgresException

@@ -15,6 +15,7 @@ import pytest
 import requests
 
 from market_data_pipeline.process_identity import is_alive
+from market_data_pipeline.runtime.daemon import daemon_lock
 from market_data_pipeline_tests.end_to_end.conftest import MakeProject
 from market_data_pipeline_tests.end_to_end.project import Project, Running, free_ports, is_open, sentence, until
 
@@ -88,6 +89,9 @@ def test_a_backfill_meanwhile_uses_the_running_daemon(project: Project, up: Runn
     done = project.run("market-data", "backfill", "--timeframes", "1d", "--full")
     assert (done.code, done.err) == (0, "")
     assert "Stopping" not in done.out
+    assert f"Daemon    that of market-data up (process {up.process.pid}) does the work" in " ".join(
+        done.out.split("\n")
+    )
     assert {process.pid for process in project.named("dagster-daemon")} == daemons
     assert len(daemons) == 1
 
@@ -99,6 +103,13 @@ def test_a_run_is_forked_from_a_process_that_has_imported_what_it_needs(project:
     until(lambda: bool(parents[0].children()))
     assert backfill.end().code == 0
     assert not parents[0].children()
+
+
+def test_dagster_dev_is_refused_meanwhile(project: Project, up: Running) -> None:
+    done = project.run("dagster", "dev")
+    assert done.code != 0
+    assert "would start a second one" in sentence(done)
+    assert str(project.ui_port) in done.err
 
 
 def last_tick(project: Project, sensor: str) -> float:
@@ -148,7 +159,7 @@ def test_ctrl_c_ends_all_that_it_started_and_nothing_else(
 def test_down_ends_what_a_killed_up_that_had_waited_for_the_daemon_left(
     project: Project, bystander: psutil.Popen
 ) -> None:
-    with (project.state / "dagster.lock").open("a") as lock:
+    with daemon_lock(project.settings).open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # like a backfill that has started the daemon
         running = project.start("market-data", "up")
         running.says("Waiting for another command to end")
