@@ -14,7 +14,7 @@ import requests
 
 from market_data_pipeline.serving import database
 from market_data_pipeline.serving.problems import DATABASE_BUSY
-from market_data_pipeline_tests.serving.conftest import Api, MovableClock, serve
+from market_data_pipeline_tests.serving.conftest import Api, MovableClock, evaluate, serve
 from market_data_pipeline_tests.serving.seeding import Seed
 from market_data_pipeline_tests.serving.waiting import wait_until
 
@@ -50,6 +50,7 @@ def test_monitors_are_answered_while_reports_wait_and_those_that_wait_too_long_a
             if answer.status_code == 503:
                 refused.release()
 
+        evaluate(dagster_instance)
         reading = readers.map(read, range(READERS))
         wait_until(lambda: waiting(other) == database.REPORT_LANE)
         for _ in range(5):
