@@ -9,6 +9,7 @@ import pytest
 
 from market_data_pipeline.domain.calendar import NEW_YORK, Session, calendar_for
 from market_data_pipeline.domain.series import AssetClass, Timeframe
+from market_data_pipeline.polygon.plans import plan_named
 from market_data_pipeline.sandbox.bars import SplitRow
 from market_data_pipeline.sandbox.main import open_source
 from market_data_pipeline_tests.ingest.changing import ChangingSource
@@ -241,6 +242,29 @@ def test_reverifying_costs_a_request_for_the_page_of_5m_bars_and_none_for_day_ba
         "AAPL|1d": 1,
     }
     assert again["AAPL|5m"].counters.rows_fetched > 40 * 150
+
+
+def test_the_plans_history_may_slide_over_the_first_days_that_are_held(make_world: MakeWorld) -> None:
+    """What the plan no longer serves is kept and marked; the rest is read again as ever."""
+    world = make_world(NOON, plan="starter")
+    day_bars, history = (Timeframe.D1,), plan_named("starter").history
+    assert history is not None
+    days_of_history = history.days
+    world.refresh("AAPL", timeframes=day_bars, history_days=days_of_history)
+    held = stored(world)[0]
+    for days in (8, 17):
+        world.now = NOON.astimezone(UTC) + days * DAY
+        outcome = world.refresh("AAPL", timeframes=day_bars, history_days=days_of_history, reverify=True)["AAPL|1d"]
+        assert (outcome.status, outcome.warning) == ("ok", None)
+        assert outcome.counters.rows_fetched > 1200
+    assert stored(world)[0][: len(held)] == held
+    (clamped,) = world.query(
+        "select count(*) as days, min(rows) as rows, max(session_date) as last from market_data.coverage"
+        " where status = 'clamped' and session_date >= %s",
+        held[0]["ts"].date(),  # type: ignore[attr-defined]
+    )
+    assert (clamped["rows"], clamped["days"]) == (1, 11)
+    assert world.now.date() - clamped["last"] >= timedelta(days=days_of_history)  # type: ignore[operator]
 
 
 def test_a_changed_split_has_all_days_read_again(world: World, vendor: ChangingSource) -> None:
