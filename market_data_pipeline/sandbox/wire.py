@@ -128,7 +128,8 @@ def _splits(view: View, query: Query, root: str, path: str) -> bytes:
     found = [split for split in view.splits() if _matches(split, query)]
     if order != "asc":
         found.reverse()
-    rows = [_split_text(split, present=present) for split in found[skip : skip + limit]]
+    factors = _historical_factors(view) if present else {}
+    rows = [_split_text(split, factors.get(split)) for split in found[skip : skip + limit]]
     body: dict[str, Any] = {"status": view.status, "request_id": request_id()}
     if skip + limit < len(found):
         carried = {name: text for name, text in query.items() if name not in {"cursor", "skip"}}
@@ -136,11 +137,23 @@ def _splits(view: View, query: Query, root: str, path: str) -> bytes:
     return b'{"results":[' + ",".join(rows).encode() + b"]," + _text(body)[1:]
 
 
-def _split_text(split: SplitRow, *, present: bool) -> str:
+def _historical_factors(view: View) -> dict[SplitRow, float]:
+    """Return what a price before each split is multiplied by to be one of after the last."""
+    found: dict[SplitRow, float] = {}
+    so_far: dict[str, float] = {}
+    for split in reversed(view.splits()):
+        so_far[split.ticker] = so_far.get(split.ticker, 1.0) * split.split_from / split.split_to
+        found[split] = so_far[split.ticker]
+    return found
+
+
+def _split_text(split: SplitRow, historical: float | None) -> str:
     kind = "forward_split" if split.split_to > split.split_from else "reverse_split"
-    more = f'"adjustment_type":"{kind}",' if present else ""
+    more = ("", "") if historical is None else (
+        f'"adjustment_type":"{kind}",', f'"historical_adjustment_factor":{number(round(historical, 6))},'
+    )  # fmt: skip
     return (
-        f'{{{more}"execution_date":"{split.execution_date}","id":"E{_digest(split)}",'
+        f'{{{more[0]}"execution_date":"{split.execution_date}",{more[1]}"id":"E{_digest(split)}",'
         f'"split_from":{number(split.split_from)},"split_to":{number(split.split_to)},'
         f'"ticker":{json.dumps(split.ticker)}}}'
     )

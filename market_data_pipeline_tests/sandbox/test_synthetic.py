@@ -225,6 +225,21 @@ def test_splits_are_listed_two_weeks_ahead_and_page_with_a_cursor() -> None:
         assert (row["split_from"], row["split_to"]) == (1, 4)
 
 
+def test_the_present_list_of_splits_says_the_same_and_more() -> None:
+    asked = {"ticker": "NVDA", "execution_date.gte": "2010-01-01"}
+    with vendor() as client:
+        older = client.get("/v3/reference/splits", **asked, limit=1000, order="asc").json()["results"]
+        page = client.get("/stocks/v1/splits", **asked, limit=2, sort="execution_date.asc").json()
+        rows = list(page["results"])
+        while "next_url" in page:
+            page = client.get(page["next_url"].removeprefix(client.url)).json()
+            rows += page["results"]
+    assert [{name: row[name] for name in older[0]} for row in rows] == older
+    assert {row["adjustment_type"] for row in rows} == {"forward_split"}
+    assert rows[-1]["historical_adjustment_factor"] == 0.25
+    assert rows[-2]["historical_adjustment_factor"] == 0.0625
+
+
 def test_the_whole_markets_day_comes_in_one_call_stamped_at_the_close(market: Vendor) -> None:
     page = market.get("/v2/aggs/grouped/locale/us/market/stocks/2026-11-18", adjusted="false").json()
     assert list(page) == ["queryCount", "resultsCount", "adjusted", "results", "status", "request_id", "count"]
