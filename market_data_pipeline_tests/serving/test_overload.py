@@ -54,7 +54,7 @@ def test_monitors_are_answered_while_reports_wait_and_those_that_wait_too_long_a
         reading = readers.map(read, range(READERS))
         wait_until(lambda: waiting(other) == database.REPORT_LANE)
         for _ in range(5):
-            assert api.get("/health").status_code == 200
+            assert api.get("/health").json()["database"] == {"reachable": True, "detail": "PostgreSQL answers."}
             assert "market_data_database_up 1.0" in api.get("/metrics").text
         for _ in range(READERS - database.REPORT_LANE):
             refused.acquire()
