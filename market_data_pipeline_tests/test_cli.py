@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from datetime import UTC, date, datetime
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,10 @@ from market_data_pipeline.domain.errors import (
     VendorRefusedError,
 )
 from market_data_pipeline.domain.objectives import RECOVERY_OBJECTIVES, TIER_OBJECTIVES
+from market_data_pipeline.sandbox.main import open_source
+from market_data_pipeline.sandbox.scenario import Delisting, Scenario
+from market_data_pipeline.sandbox.server import running_server
+from market_data_pipeline.sandbox.staged import StagedMarket
 
 SECRET = "pk-very-secret"
 
@@ -264,6 +269,26 @@ def test_a_symbol_that_is_not_followed_is_refused_with_the_ones_that_are(run, pr
         assert "Not followed: ZZZZ." in result.err
         assert "AAPL, " in result.err
     assert run("universe", "remove", "ZZZZ").code == 2
+
+
+def test_a_ticker_that_the_vendor_does_not_know_is_only_added_by_force(
+    run, project: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = datetime(2025, 3, 15, 12, tzinfo=UTC)
+    events = {"delistings": [Delisting(ticker="KIMpL", last=date(2025, 3, 12))]}
+    source = StagedMarket(open_source(None), Scenario.model_validate(events), lambda: now)
+    with running_server(source, lambda: now) as address:
+        monkeypatch.setenv("POLYGON_BASE_URL", address)
+        refused = run("universe", "add", "X:BTCUSD", "NOSUCH")
+        assert refused.code == 2
+        assert "The vendor knows no ticker NOSUCH; nothing was added." in refused.err
+        assert run("universe", "add", "X:BTCUSD").out == "added X:BTCUSD\n"
+        assert run("universe", "add", "KIMpL").out.startswith("KIMpL is delisted since 2025-03-13, says the vendor.\n")
+        assert run("universe", "add", "NOSUCH", "--force").out == "added NOSUCH\n"
+    away = run("universe", "add", "X:ETHUSD")  # the server is gone
+    assert away.code == 0
+    assert "The vendor could not be asked about them" in away.out
+    assert away.out.endswith("added X:ETHUSD\n")
 
 
 def test_a_wrong_universe_file_is_refused_with_its_line(run, project: str, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from market_data_pipeline.cli.console import AsJson, print_json, print_table, settings
+from market_data_pipeline.domain.errors import UsageError
 from market_data_pipeline.domain.series import Tier, parse_symbol
 from market_data_pipeline.runtime.console import console
 
@@ -36,14 +37,31 @@ def list_symbols(as_json: AsJson = False) -> None:
 def add(
     symbols: _Symbols,
     tier: Annotated[Tier, typer.Option(help="How fresh their bars are kept.")] = Tier.STANDARD,
+    force: Annotated[bool, typer.Option("--force", help="Do not ask the vendor whether it knows them.")] = False,
 ) -> None:
-    """Follow symbols; a symbol of another tier moves to this one."""
+    """Follow symbols; a symbol of another tier moves to this one.
+
+    The vendor is asked whether it knows them, up to ten; when it cannot be reached, they are followed anyway.
+    """
     tickers = [parse_symbol(symbol) for symbol in symbols]
+    from market_data_pipeline.ingest.life import inquire
     from market_data_pipeline.runtime.database import open_universe
     from market_data_pipeline.store.universe import add_symbols
 
     config = settings()
-    _print_change(add_symbols(open_universe(config), tier, tickers, config.clock()))
+    engine = open_universe(config)
+    if not force:
+        answer = inquire(config, tickers)
+        if answer.unknown:
+            raise UsageError(
+                f"The vendor knows no ticker {', '.join(answer.unknown)}; nothing was added. Check the spelling, "
+                "upper and lower case included, or follow it anyway with --force."
+            )
+        for one in answer.ended:
+            console().print(f"{one}.")
+        if answer.failure:
+            console().print(f"The vendor could not be asked about them: {answer.failure}")
+    _print_change(add_symbols(engine, tier, tickers, config.clock()))
 
 
 @app.command(epilog="Example: market-data universe remove NFLX")

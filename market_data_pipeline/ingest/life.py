@@ -9,23 +9,26 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 from datetime import date, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from market_data_pipeline.domain.bars import ts_us
 from market_data_pipeline.domain.calendar import to_us
 from market_data_pipeline.domain.counters import NOTHING, Counters
-from market_data_pipeline.domain.errors import DatabaseUnavailableError, PipelineError
-from market_data_pipeline.domain.life import ASK_AFTER, ASK_AGAIN_AFTER, Listing
-from market_data_pipeline.domain.series import Timeframe, asset_class_of
+from market_data_pipeline.domain.errors import ConfigurationError, DatabaseUnavailableError, PipelineError
+from market_data_pipeline.domain.life import ASK_AFTER, ASK_AGAIN_AFTER, Listing, life_of, sentence
+from market_data_pipeline.domain.series import Tier, Timeframe, asset_class_of
 from market_data_pipeline.ingest.coverage import ExpectedBars, silence_of
 from market_data_pipeline.polygon.rate_limit import PRIORITIES
 from market_data_pipeline.store.listings import days_without_trades, read_listing, write_listing
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from market_data_pipeline.ingest.commit import CommitContext
     from market_data_pipeline.ingest.fetch import Answer
     from market_data_pipeline.ingest.fetch_plan import Timing
     from market_data_pipeline.ingest.pipeline import Pipeline
+    from market_data_pipeline.settings import Settings
     from market_data_pipeline.store.series_state import SeriesState
 
 log = logging.getLogger(__name__)
@@ -88,3 +91,48 @@ def _ask(pipeline: Pipeline, context: CommitContext, known: Listing | None) -> t
         log.warning("The vendor could not be asked whether it knows %s, and is asked again in a day: %s", symbol, error)
         listing = Listing(now, known=None) if known is None else replace(known, asked_at=now)
         return listing, getattr(error, "usage", NOTHING)
+
+
+# On the slowest plan, five calls a minute, and two calls at most for each: a command must not take minutes. A refresh
+# asks about the others, and alerts those that are unknown.
+MOST_ASKED: Final = 10
+
+
+class Inquiry(NamedTuple):
+    """What the vendor says of tickers: those that it does not know, those that ended, and why it could not be asked."""
+
+    unknown: tuple[str, ...] = ()
+    ended: tuple[str, ...] = ()  # a sentence each
+    failure: str | None = None
+
+
+def inquire(settings: Settings, symbols: Sequence[str]) -> Inquiry:
+    """Ask the vendor about at most `MOST_ASKED` tickers; one that cannot be asked, or is not set up, is no obstacle."""
+    from market_data_pipeline.ingest.pipeline import named_vendor, shared_limiter
+    from market_data_pipeline.polygon.client import PolygonClient
+    from market_data_pipeline.polygon.plans import plan_named
+
+    plan = plan_named(settings.plan).limited_to(settings.calls_per_minute)
+    found: dict[str, Listing] = {}
+    client, failure = None, None
+    try:
+        vendor = named_vendor(settings)
+        limiter = shared_limiter(settings.database_url, plan.calls_per_minute)
+        client = PolygonClient(
+            vendor.base_url, vendor.key, limiter=limiter, plan=plan, clock=settings.clock, max_attempts=1
+        )
+        for symbol in symbols[:MOST_ASKED]:
+            found[symbol], _ = client.listing(symbol, priority=PRIORITIES[Tier.CRITICAL])
+    except ConfigurationError:
+        return Inquiry()  # no vendor is named: the sandbox, which only runs with `up`
+    except PipelineError as error:
+        failure = str(error)
+    finally:
+        if client is not None:
+            client.close()
+    ended = [
+        f"{symbol} {sentence(*life_of(None, listing, overdue=True, silent=True))}"
+        for symbol, listing in found.items()
+        if listing.known and not listing.active
+    ]
+    return Inquiry(tuple(symbol for symbol, listing in found.items() if listing.known is False), tuple(ended), failure)

@@ -137,6 +137,40 @@ def test_a_failed_backfill_may_be_requested_again(api: Api, seed: Seed) -> None:
     assert "queued just now" in api.get(f"{FEATURES}/AAPL").json()["detail"]
 
 
+@pytest.mark.parametrize(
+    ("life", "looked", "why", "next_look"),
+    [
+        ("trading", "2026-03-11T14:58:00Z", "the vendor has no bars of it yet", "2026-03-11T15:13:00Z"),
+        ("unknown", "2026-03-11T09:00:00Z", "a ticker that the vendor does not know", "2026-03-12T09:00:00Z"),
+    ],
+)
+def test_a_series_of_which_the_vendor_has_nothing_is_a_404_that_queues_nothing_until_the_next_look(
+    api: Api, seed: Seed, life: str, looked: str, why: str, next_look: str
+) -> None:
+    seed.symbol("AAPL")
+    seed.run(
+        "insert into market_data.series_state (symbol, timeframe, tier, verified_at, life)"
+        " values ('AAPL', '5m', 'critical', '2026-03-11T14:58:00Z', %s)",
+        life,
+    )
+    seed.run(
+        "insert into market_data.listings (symbol, asked_at, known) values ('AAPL', '2026-03-11T09:00:00Z', false)"
+    )
+    for _ in range(3):
+        problem = api.get(f"{FEATURES}/AAPL", timeframe="5m")
+        assert problem.status_code == 404
+        document = problem.json()
+        assert (document["looked_at"], document["next_look_at"]) == (looked, next_look)
+        assert why in document["detail"]
+        assert int(problem.headers["Retry-After"]) == (datetime.fromisoformat(next_look) - NOW).total_seconds() + 1
+    assert seed.run("select count(*) from market_data.backfill_requests") == [(0,)]
+
+    # A schedule that did not come in time is made up for.
+    seed.run("update market_data.series_state set verified_at = verified_at - interval '1 hour'")
+    seed.run("update market_data.listings set asked_at = asked_at - interval '2 days'")
+    assert "queued just now" in api.get(f"{FEATURES}/AAPL", timeframe="5m").json()["detail"]
+
+
 @pytest.mark.parametrize("symbol", ["NOPE", "nope", "a b", "%00", "A" * 60, "DELISTED"])
 def test_an_untracked_symbol_is_not_found_and_nothing_is_queued(api: Api, seed: Seed, symbol: str) -> None:
     seed.symbol("DELISTED", active=False)

@@ -232,7 +232,8 @@ def nothing_problem(series: Series, look: FutileLook, what: str, now: datetime) 
         why = "the vendor has no bars of it yet"
     else:
         why = f"it {sentence(look.life, None)}"
-        advice = f" Check the spelling; `market-data universe remove {series.symbol}` stops following it."
+        spelling = "Check the spelling; " if look.life is Life.UNKNOWN else ""
+        advice = f" {spelling}`market-data universe remove {series.symbol}` stops following it."
     return Problem(
         HTTPStatus.NOT_FOUND,
         f"{series.symbol} is tracked, but it has no {series.timeframe} {what}: {why}. The vendor was last asked at "
