@@ -133,12 +133,10 @@ def is_within(instant: datetime, stretches: Sequence[str]) -> bool:
     return any(at(stretch[:8]) <= instant <= at(stretch[9:]) for stretch in stretches)
 
 
-@pytest.mark.xfail(strict=False, reason="the life of a series is not known yet")
 def test_at_every_quarter_of_an_hour_the_state_of_each_series_is_the_truth(nights: Nights) -> None:
     assert not nights.wrong, "\n".join(nights.wrong)
 
 
-@pytest.mark.xfail(strict=False, reason="the life of a series is not known yet")
 def test_each_change_is_alerted_once_and_so_is_its_end(nights: Nights) -> None:
     sent = [f"{each.at:%d %H:%M}Z {each.title}: {each.body}" for each in nights.replay.sent]
     unexpected = []

@@ -26,7 +26,8 @@ MINUTE: Final = timedelta(minutes=1)
 HOUR: Final = timedelta(hours=1)
 GRACE: Final = 2 * MINUTE  # a bar is due two minutes after its end
 FRESH, AGING, STALE = "FRESH", "AGING", "STALE"
-ANY: Final = frozenset({FRESH, AGING, STALE})
+STATES: Final = (FRESH, AGING, STALE)  # from best to worst
+ANY: Final = frozenset(STATES)
 SPANS: Final = {"5m": 5 * MINUTE, "15m": 15 * MINUTE, "1h": HOUR, "4h": 4 * HOUR}
 
 # A closed day is a closed day once it has settled, at 11:00 of the next, and a second look a quarter of an hour later
@@ -72,8 +73,9 @@ class Truth:
         surely, perhaps = self._behind_since(timeframe, now)
         if self.thin:
             return frozenset({FRESH})
-        certain = state(now - surely) if surely is not None else FRESH
-        return frozenset({certain, state(now - perhaps) if perhaps is not None else FRESH})
+        best = STATES.index(state(now - surely) if surely is not None else FRESH)
+        worst = STATES.index(state(now - perhaps) if perhaps is not None else FRESH)
+        return frozenset(STATES[best : worst + 1])
 
     def is_delisted(self, now: datetime) -> bool:
         """Return whether the symbol's last day is over."""
@@ -140,7 +142,9 @@ class Truth:
             if timeframe in SPANS and not self._is_whole(slot, timeframe, last_held):
                 return "surely"
             return "perhaps" if shown_from > slot.end and now < self.recovered(shown_from) else ""
-        return "surely"
+        # Once it has settled and trading goes on after it, even a person cannot tell a lost day from a closing.
+        believed = EQUITIES.midnight(day) + SURE_AFTER
+        return "perhaps" if now >= believed and last_held is not None and last_held >= slot.end else "surely"
 
     def _is_whole(self, slot: Slot, timeframe: str, last_held: datetime | None) -> bool:
         """Return whether nothing more can come for a coarse bar: its last 5 minutes, or later ones, had a trade."""
