@@ -98,9 +98,13 @@ def fetch_window(client: PolygonClient, plan: FetchPlan, window: Window, priorit
             except DataError as again:
                 failure = again
         return _halved(ask, sessions, failure)
+    except PipelineError as error:
+        if error.stops_run or unheard_of(sessions):
+            raise
+        return _refusing(sessions, error)  # refused before, and no answer now: no reason to fail the other windows
     spoilt = unheard_of([session for session in sessions if session.date in answer.refused])
     for part in _neighbours(spoilt, sessions):
-        answer = _replaced(answer, _or_refused(ask, part))
+        answer = _replaced(answer, _or_refused(ask, part, answer.refused))
     return answer
 
 
@@ -121,15 +125,22 @@ def _neighbours(days: Sequence[Session], sessions: Sequence[Session]) -> list[li
     return runs
 
 
-def _refusing(sessions: Sequence[Session], failure: DataError) -> Believed:
+def _refusing(sessions: Sequence[Session], failure: PipelineError) -> Believed:
     return Believed(tuple(sessions), bar_frames.empty(), {session.date: str(failure) for session in sessions})
 
 
-def _or_refused(ask: Callable[[Sequence[Session]], Believed], part: Sequence[Session]) -> Believed:
+def _or_refused(
+    ask: Callable[[Sequence[Session]], Believed], part: Sequence[Session], reasons: Mapping[date, str]
+) -> Believed:
+    """Return what the vendor says about refused days; without an answer they stay refused for the same reasons."""
     try:
         return ask(part)
     except DataError as error:
         return _refusing(part, error)
+    except PipelineError as error:
+        if error.stops_run:
+            raise
+        return Believed(tuple(part), bar_frames.empty(), {day.date: reasons[day.date] for day in part})
 
 
 def _halved(ask: Callable[[Sequence[Session]], Believed], sessions: Sequence[Session], failure: DataError) -> Believed:

@@ -15,8 +15,9 @@ from market_data_pipeline.reports.gaps import gaps_report, table_rows
 from market_data_pipeline.settings import Settings
 from market_data_pipeline.store.connection import engine
 from market_data_pipeline_tests.ingest.faults.conftest import NOON, MakeWorld
-from market_data_pipeline_tests.ingest.faults.vendor import Exchange, Page
+from market_data_pipeline_tests.ingest.faults.vendor import ALWAYS, Exchange, Page
 from market_data_pipeline_tests.ingest.faults.world import FaultyWorld, differences
+from market_data_pipeline_tests.polygon.faulty_server import send
 
 BAD = date(2026, 11, 19)  # a Thursday
 TEN = datetime(2026, 11, 19, 10, 0, tzinfo=NEW_YORK)
@@ -145,3 +146,14 @@ def test_a_first_load_holds_every_other_day(make_world: MakeWorld, edit: Callabl
     rows = world.query("select status, count(*) from market_data.coverage where timeframe = '5m' group by 1 order by 1")
     assert {str(row["status"]): row["count"] for row in rows} == {"complete": 13, "failed": 1, "provisional": 1}
     assert next_due(world)["5m"] > world.now
+
+
+def test_a_vendor_that_does_not_answer_about_a_bad_day_again_loses_no_other_day(make_world: MakeWorld) -> None:
+    world = make_world()
+    world.vendor.edit(two_bars_at_ten)
+    begin = int(datetime(2026, 11, 19, 4, 0, tzinfo=NEW_YORK).timestamp()) * 1000
+    world.vendor.inject(lambda _: send(503), lambda exchange: f"/5/minute/{begin}/" in exchange.target, ALWAYS)
+    for hours in (0, 1):  # the second time, today comes in beside the day that is refused
+        world.now = NOON + hours * HOUR
+        outcome = refresh(world, timeframes=(Timeframe.M5,))["AAPL|5m"]
+        assert (outcome.status, failed_days(world)) == ("ok", [BAD])
