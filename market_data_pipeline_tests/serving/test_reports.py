@@ -278,3 +278,22 @@ def test_a_storage_that_cannot_be_reached_is_reported_at_once(tmp_path: Path, ca
     with pytest.raises(DatabaseUnavailableError, match=r"^Dagster's storage cannot be reached\.$"):
         state.daemons()
     assert "Retrying" not in caplog.text
+
+
+def test_a_delisted_series_is_listed_apart_and_served_with_a_note(api: Api, seed: Seed) -> None:
+    since = NOW - timedelta(days=9)
+    for symbol, life in (("AAPL", "delisted"), ("MSFT", "silent"), ("KO", "trading")):
+        seed.series(symbol, late=timedelta(days=9) if life != "trading" else timedelta(0), life=life, life_since=since)
+    report = api.get(STALENESS).json()
+    assert [one["symbol"] for one in report["by_status"]["not_expected"]] == ["AAPL"]
+    assert [one["symbol"] for one in report["by_status"]["stale"]] == ["MSFT"]
+    assert (report["summary"]["not_expected_count"], report["summary"]["silent_count"]) == (1, 1)
+    assert report["by_status"]["not_expected"][0]["within_rpo"]
+    fresh = api.get("/api/v1/features/quant/AAPL", timeframe="5m").json()["freshness"]
+    assert (fresh["life"], fresh["life_since"]) == ("delisted", "2026-03-02T15:00:00Z")
+    assert fresh["warning"] == "The symbol is delisted since 2026-03-02, says the vendor. No bars are missing."
+    metrics = api.get("/metrics").text
+    assert 'market_data_series_not_expected{tier="critical"} 1.0' in metrics
+    assert 'market_data_series_silent{tier="critical"} 1.0' in metrics
+    assert "AAPL is delisted since 2026-03-02, says the vendor." in api.get("/series/AAPL/5m").text
+    assert "no bars are expected" in api.get("/").text
