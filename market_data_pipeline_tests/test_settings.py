@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from market_data_pipeline.domain.errors import ConfigurationError
-from market_data_pipeline.settings import Settings, load_settings
+from market_data_pipeline.settings import Settings, load_settings, process_environment
 from market_data_pipeline.settings.project import STORAGE_ENVIRONMENT
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -32,6 +33,29 @@ def test_without_any_variable_the_sandbox_and_the_embedded_database_are_used(tmp
     assert (settings.api_port, settings.ui_port) == (8000, 3000)
     assert settings.alert_urls == []
     assert settings.universe_file.is_file()
+
+
+@pytest.mark.parametrize(
+    "in_file",
+    [None, "MASSIVE_API_KEY=pk-very-secret", "POLYGON_API_KEY=pk-of-another-day"],
+    ids=["no file", "the other name", "another key"],
+)
+def test_a_process_that_requests_nothing_has_the_same_settings_without_the_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_file: str | None
+) -> None:
+    (tmp_path / ".env").write_text(f"{in_file}\nPOLYGON_PLAN=starter\n" if in_file else "")
+    monkeypatch.setenv("POLYGON_API_KEY", "pk-very-secret")
+    whole = load_settings()
+    variables = process_environment(whole, vendor_key=False)
+    assert "very-secret" in str(process_environment(whole) | dict(os.environ))
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert "very-secret" not in str(dict(os.environ))
+    without = load_settings()
+    assert whole.model_dump(exclude={"api_key", "massive_api_key"}) == without.model_dump(
+        exclude={"api_key", "massive_api_key"}
+    )
+    assert not without.uses_sandbox
 
 
 def test_synthetic_recorded_and_vendor_bars_never_share_a_database(

@@ -17,6 +17,14 @@ LARGEST: Final = 16 << 20  # bytes: a day of a daemon in trouble; the newest hal
 _COLLAPSE_RANGE: Final = 0x08  # linux/falloc.h
 
 
+def private_logs(state: Path) -> Path:
+    """Return the folder for logs in a state folder, made or changed so that only its owner can enter it."""
+    folder = state / "logs"
+    folder.mkdir(parents=True, exist_ok=True)
+    folder.chmod(0o700)  # the state folder itself may be passed through: a root's PostgreSQL runs as another user
+    return folder
+
+
 def bound_logs(folder: Path, largest: int = LARGEST) -> None:
     """Remove the oldest half of each log in a folder that has grown beyond `largest` bytes."""
     for log in folder.glob("*.log"):

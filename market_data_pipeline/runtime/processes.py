@@ -23,6 +23,7 @@ import psutil
 
 from market_data_pipeline.domain.errors import PipelineError, UsageError
 from market_data_pipeline.process_identity import is_alive, process_started, start_time
+from market_data_pipeline.runtime.log_files import private_logs
 from market_data_pipeline.settings.project import LONGEST_SOCKET_PATH
 
 if TYPE_CHECKING:
@@ -91,8 +92,7 @@ class Processes:
 
     def start(self, name: str, command: Sequence[str], *, cwd: Path, environment: Mapping[str, str]) -> Child:
         """Start a process in a session of its own, so that the terminal's Ctrl-C reaches only this command."""
-        log = self.state / "logs" / f"{name}.log"
-        log.parent.mkdir(parents=True, exist_ok=True)
+        log = private_logs(self.state) / f"{name}.log"
         # What it creates for itself, such as the sockets by which it starts processes, lies where no one cleans up.
         variables = {**environment, "TMPDIR": str(self.private_folder())}
         child = Child(name, _popen(command, cwd, variables, log), log, command, cwd, variables)

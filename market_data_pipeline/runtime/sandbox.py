@@ -25,7 +25,9 @@ from market_data_pipeline.ingest.pipeline import Vendor, named_vendor
 from market_data_pipeline.ingest.source import check_source
 from market_data_pipeline.priority import give_way, session_gives_way
 from market_data_pipeline.process_identity import process_started, start_time
+from market_data_pipeline.runtime.log_files import private_logs
 from market_data_pipeline.runtime.processes import end_trees
+from market_data_pipeline.settings import KEY_VARIABLES
 from market_data_pipeline.settings.sandbox import HOST, PORT, SANDBOX_KEY, STATUS_PATH, parameters
 
 if TYPE_CHECKING:
@@ -108,8 +110,7 @@ def stop_sandbox_in(state: Path) -> bool:
 
 
 def _start(state: Path, chosen: dict[str, Any]) -> str:
-    log = state / "logs" / "sandbox.log"
-    log.parent.mkdir(parents=True, exist_ok=True)
+    log = private_logs(state) / "sandbox.log"
     with _listening() as listening, log.open("ab") as output:
         begun = output.tell()
         host, port = listening.getsockname()
@@ -121,6 +122,7 @@ def _start(state: Path, chosen: dict[str, Any]) -> str:
             pass_fds=(listening.fileno(),),
             start_new_session=True,  # so that Ctrl-C in the terminal of the command that started it does not end it
             cwd=Path(__file__).resolve().parents[2],
+            env={name: value for name, value in os.environ.items() if name not in KEY_VARIABLES},
         )
     give_way(process.pid)
     session_gives_way(process.pid)

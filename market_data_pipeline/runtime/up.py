@@ -195,7 +195,7 @@ def _check_vendor(settings: Settings) -> None:
 def _start_servers(daemon: Daemon, settings: Settings) -> None:
     ui = [sys.executable, "-m", "market_data_pipeline.runtime.webserver", "--workspace", str(daemon.workspace)]
     api = [sys.executable, "-m", "market_data_pipeline.runtime.api"]
-    root, variables = settings.project_root, process_environment(settings)
+    root, variables = settings.project_root, process_environment(settings, vendor_key=False)
     started = daemon.processes.start("dagster-webserver", ui, cwd=root, environment=variables)
     serving = daemon.processes.start("read-api", api, cwd=root, environment=variables)
     if daemon.supervisor is not None:

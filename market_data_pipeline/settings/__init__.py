@@ -46,6 +46,8 @@ _MISNAMED_KEY: Final = re.compile(
 # The command's own values of variables that `.env` sets otherwise, as JSON, for the processes that it starts: Dagster's
 # let `.env` win over the environment.
 _OVERRIDES: Final = "MARKET_DATA_OVERRIDES"
+KEY_VARIABLES: Final = ("POLYGON_API_KEY", "MASSIVE_API_KEY")
+_WITHHELD: Final = "withheld-from-this-process"
 _CONTRADICTION: Final = "Dagster's own processes read {0} from .env, where it is not what this command uses: {1}."
 
 
@@ -436,8 +438,11 @@ def environment_variables() -> dict[str, str]:
     return {**os.environ, **json.loads(os.environ.get(_OVERRIDES) or "{}")}
 
 
-def process_environment(settings: Settings) -> dict[str, str]:
+def process_environment(settings: Settings, *, vendor_key: bool = True) -> dict[str, str]:
     """Return the variables by which `dagster.yaml` and every process that a command starts find this project.
+
+    With `vendor_key=False`, for a process that requests nothing, they replace the key where the environment has it: by
+    a word, because some settings follow from whether there is a key.
 
     Raises:
         ConfigurationError: `.env`, which Dagster's processes prefer, contradicts them.
@@ -452,7 +457,12 @@ def process_environment(settings: Settings) -> dict[str, str]:
         raise ConfigurationError(_CONTRADICTION.format("DAGSTER_POSTGRES_URL", advice))
     known = {str(field.validation_alias) for field in Settings.model_fields.values()}
     overrides = {name: ours[name] for name in known if name in ours and name in lines and ours[name] != lines[name]}
+    keys = {name: (ours.get(name) or lines.get(name) or "").strip() for name in KEY_VARIABLES}
+    secret = [name for name, key in keys.items() if key not in {"", SANDBOX_KEY} and not vendor_key]
+    withheld = dict.fromkeys(secret, _WITHHELD)
+    overrides |= {name: word for name, word in withheld.items() if name in overrides}
     return {
+        **withheld,
         "DAGSTER_HOME": str(settings.dagster_home),
         "DAGSTER_POSTGRES_URL": settings.dagster_postgres_url,
         "MARKET_DATA_PROJECT_ROOT": str(settings.project_root),
