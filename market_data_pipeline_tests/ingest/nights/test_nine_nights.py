@@ -152,6 +152,13 @@ def test_each_change_is_alerted_once_and_so_is_its_end(nights: Nights) -> None:
     assert not unexpected + left, "\n".join(["Sent:", *sent, "Unexpected:", *unexpected, "Not sent:", *map(str, left)])
 
 
+def test_in_the_end_only_the_delisted_symbol_is_no_longer_expected_to_trade(nights: Nights) -> None:
+    lives = {(row.symbol, row.life, row.within_rpo) for row in nights.replay.states()}
+    assert lives == {
+        (symbol, "delisted" if symbol == "PFE" else "trading", True) for symbols in TIERS.values() for symbol in symbols
+    }
+
+
 def test_no_series_fails(nights: Nights) -> None:
     failed = {f"{outcome.series.partition_key}: {outcome.error}" for outcome in nights.replay.failed}
     assert not failed, "\n".join(sorted(failed))
