@@ -68,13 +68,33 @@ def drill(
         list[Outage] | None,
         typer.Argument(metavar="OUTAGE", help="Outages to cause; all by default.", show_default=False),
     ] = None,
+    chaos: Annotated[
+        float | None,
+        typer.Option(
+            metavar="MINUTES",
+            min=0.1,
+            help="Instead kill, end or suspend random processes for so long, at 15-fold cadences.",
+            show_default=False,
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="What decides which processes --chaos hits.")] = 1,
     output: Output = None,
     as_json: AsJson = False,
 ) -> None:
     """Cause the outages of the objectives in a scratch project, and compare the recovery time of each with its RTO."""
     if output is not None:
         _check_folder(output)
+    if chaos is not None and outages:
+        raise UsageError("--chaos chooses what it breaks itself: leave the outages out.")
     _keep_for_json(as_json)
+    if chaos is not None:
+        from market_data_pipeline.measure.chaos import run_chaos
+
+        document = run_chaos(settings(), chaos, seed)
+        verdict = "; ".join(document["problems"]) or "every series inside its RPO, every run ended, every outage told"
+        console().print(f"{'Kept' if document['kept'] else 'NOT kept'}: {verdict}.", markup=False)
+        _write(document, output, as_json=as_json)
+        raise typer.Exit(0 if document["kept"] else 1)
     from market_data_pipeline.measure.drill import run_drill
     from market_data_pipeline.measure.views import print_drill
 

@@ -5,10 +5,12 @@ Add here: what an outage does to the project, or what an operator does to repair
 
 from __future__ import annotations
 
+import os
 import socket
 import sys
 import time
 from contextlib import ExitStack, contextmanager, suppress
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 import psutil
@@ -27,8 +29,11 @@ from market_data_pipeline.settings.sandbox import HOST, SANDBOX_KEY, STATUS_PATH
 from market_data_pipeline.store.connection import engine
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from datetime import datetime
+    from pathlib import Path
 
+    from market_data_pipeline.reports.dagster_state import Evaluation
     from market_data_pipeline.settings import Settings
 
 UNIVERSE: Final = {Tier.CRITICAL: ("AAPL", "MSFT"), Tier.STANDARD: (), Tier.LOW_PRIORITY: ("X:BTCUSD",)}
@@ -100,6 +105,36 @@ class DrillProject:
         if self.up_has_ended():
             self.start_up()
             self.on_restart("`market-data up` had ended and was started again")
+
+    def family(self) -> list[psutil.Process]:
+        """Return `market-data up` and all that it started and that still runs."""
+        with suppress(psutil.NoSuchProcess):
+            return self._up.process.children(recursive=True) if self._up is not None else []
+        return []
+
+    def database_process(self) -> psutil.Process | None:
+        """Return PostgreSQL's main process; None while it does not run."""
+        return EmbeddedPostgres.of(self.settings).process()
+
+    def vendor_process(self) -> psutil.Process | None:
+        """Return the vendor's process."""
+        return self._vendor.process if self._vendor is not None else None
+
+    def keep_vendor(self) -> None:
+        """Start the vendor again if it has ended."""
+        if self._vendor is not None and self._vendor.process.poll() is not None:
+            self.start_vendor()
+
+    def evaluations(self) -> tuple[Evaluation, ...]:
+        """Return when each schedule and sensor was evaluated."""
+        return self._dagster.evaluations()
+
+    def unfinished_since(self, instant: datetime) -> list[str]:
+        """Return the runs that were created before `instant` and have no end."""
+        from market_data_pipeline.orchestration.runs import UNFINISHED
+
+        names = {status.value for status in UNFINISHED}
+        return [run.run_id for run in self._dagster.runs(1000) if run.status in names and run.created_at < instant]
 
     def kill_dagster(self) -> int:
         """Kill Dagster's daemon, its code server and their runs; return how many processes were killed."""
@@ -187,16 +222,29 @@ class DrillProject:
 
 
 @contextmanager
-def running_project(settings: Settings) -> Iterator[DrillProject]:
-    """Yield a scratch project with its own database server, in which everything has been started."""
+def running_project(
+    settings: Settings,
+    *,
+    universe: Mapping[Tier, tuple[str, ...]] = UNIVERSE,
+    files: Mapping[str, str] = MappingProxyType({}),
+    **variables: object,
+) -> Iterator[DrillProject]:
+    """Yield a scratch project with its own database server, in which everything has been started.
+
+    Args:
+        settings: of the user's project.
+        universe: the symbols to follow.
+        files: further files in its folder, by name; Python finds modules among them.
+        variables: further ones of its environment.
+    """
     vendor_port, api_port, ui_port = _free_ports(3)
     with (
         scratch_project(
             settings,
             "drill",
-            universe=UNIVERSE,
+            universe=universe,
             own_server=True,
-            files={OWN_FEATURES: NO_FEATURES},
+            files={OWN_FEATURES: NO_FEATURES, **files},
             POLYGON_API_KEY=SANDBOX_KEY,
             POLYGON_BASE_URL=f"http://{HOST}:{vendor_port}",
             POLYGON_PLAN="advanced",
@@ -205,9 +253,12 @@ def running_project(settings: Settings) -> Iterator[DrillProject]:
             MARKET_DATA_HISTORY_DAYS=_HISTORY_DAYS,
             MARKET_DATA_API_PORT=api_port,
             MARKET_DATA_UI_PORT=ui_port,
+            **variables,
         ) as scratch,
         ExitStack() as stack,
     ):
+        if files:
+            stack.enter_context(_found_by_python(scratch.project_root))
         processes = Processes(scratch.state_dir, "drill")
         stack.callback(processes.stop)
         stack.enter_context(processes.recorded())
@@ -216,6 +267,17 @@ def running_project(settings: Settings) -> Iterator[DrillProject]:
         project.start_vendor()
         project.start_up()
         yield project
+
+
+@contextmanager
+def _found_by_python(folder: Path) -> Iterator[None]:
+    """Let the processes that are started meanwhile find modules in a folder first."""
+    before = os.environ.get("PYTHONPATH", "")
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(folder), before)))
+    try:
+        yield
+    finally:
+        os.environ["PYTHONPATH"] = before
 
 
 def _free_ports(count: int) -> list[int]:

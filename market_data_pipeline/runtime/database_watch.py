@@ -71,13 +71,16 @@ class DatabaseWatch:
         if self._missed >= _MISSED and self._alone and not self._alerted:
             self._alerted = deliver(self._settings.alert_urls, lost_alert(self._settings, error))
         if self._missed >= _MISSED and self._settings.embedded_database:
-            self._start_again()
+            self._start_again(error)
 
-    def _start_again(self) -> None:
+    def _start_again(self, error: DatabaseUnavailableError) -> None:
         from market_data_pipeline.runtime.postgres import EmbeddedPostgres
 
+        server = EmbeddedPostgres.of(self._settings)
         try:
-            EmbeddedPostgres.of(self._settings).ensure_running()
+            if "shutting down" in str(error):  # after a SIGTERM it waits for clients to leave, and ours do not
+                server.stop()
+            server.ensure_running()
         except PipelineError as error:  # the next check tries again
             self._say(f"PostgreSQL could not be restarted: {error}")
 

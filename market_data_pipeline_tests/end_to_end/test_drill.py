@@ -28,3 +28,18 @@ def test_a_drill_measures_an_outage_and_touches_nothing_of_the_users(new_project
     left = {file.name for file in new_project.state.rglob("*") if file.is_file()}
     assert left <= {"postgres.password", "postgres.owner.password"}
     assert not (new_project.state / "scratch").exists()
+
+
+def test_random_processes_die_and_nothing_is_lost_or_stops_silently(new_project: Project, tmp_path: Path) -> None:
+    document = tmp_path / "chaos.json"
+    drill = new_project.start("market-data", "drill", "--chaos", "0.3", "--seed", "4", "--output", str(document))
+    done = drill.end(patience=10 * PATIENCE)
+    report = json.loads(document.read_text())
+    assert report["problems"] == []
+    hit = [event["what"] for event in report["events"] if event["what"].startswith(("killed", "ended", "suspended"))]
+    assert len(hit) >= 4
+    assert (done.code, report["kept"], report["seed"], report["speed"]) == (0, True, 4, 15), done.err
+    assert any("was started again after" in title for title in report["alerts"])
+    assert "Kept: every series inside its RPO" in done.out
+    until(lambda: not new_project.processes())
+    assert not (new_project.state / "scratch").exists()

@@ -269,6 +269,29 @@ def test_the_watch_restarts_the_projects_own_server_when_it_died(shared: SharedS
     assert shared.server.is_running()
 
 
+def test_the_watch_restarts_a_server_that_waits_for_its_clients_to_leave(shared: SharedServer, hook: Webhook) -> None:
+    settings = Settings(project_root=shared.server.state_dir.parent, alert_urls=[hook.address()])
+    watch = DatabaseWatch(settings, lambda _: None, every=0.0)
+    watch.check()
+    process = shared.server.process()
+    assert process is not None
+    with psycopg.connect(shared.server.url) as client:  # as ours do, which stay connected
+        process.send_signal(signal.SIGTERM)
+        until(lambda: client.closed or not _accepts(shared.server.url))
+        for _ in range(3):
+            watch.check()
+        assert _accepts(shared.server.url)
+    assert shared.server.process() != process
+
+
+def _accepts(url: str) -> bool:
+    try:
+        psycopg.connect(url).close()
+    except psycopg.OperationalError:
+        return False
+    return True
+
+
 def test_the_watch_alerts_the_return_of_a_server_to_which_only_the_connection_was_lost(
     shared: SharedServer, hook: Webhook
 ) -> None:
