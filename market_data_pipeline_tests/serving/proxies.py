@@ -124,7 +124,7 @@ def documented(folder: Path, *, listens_on: int, ui: int, api: int) -> Recipes:
         hashed = subprocess.run(
             [program("caddy"), "hash-password", "--plaintext", "secret"], capture_output=True, text=True
         ).stdout.strip()
-        for_caddy["$2a$14$replace-this-by-the-hash-of-a-password"] = hashed
+        for_caddy["$2a$14$replace-this-with-the-hash-of-a-password"] = hashed
     return Recipes(
         _replaced(_block(text, "nginx"), {**common, **for_nginx}),
         _replaced(_block(text, "caddyfile"), {**common, **for_caddy}),
