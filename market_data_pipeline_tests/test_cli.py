@@ -283,7 +283,9 @@ def test_a_ticker_that_the_vendor_does_not_know_is_only_added_by_force(
         assert refused.code == 2
         assert "The vendor knows no ticker NOSUCH; nothing was added." in refused.err
         assert run("universe", "add", "X:BTCUSD").out == "added X:BTCUSD\n"
-        assert run("universe", "add", "KIMpL").out.startswith("KIMpL is delisted since 2025-03-13, says the vendor.\n")
+        assert run("universe", "add", "KIMpL").out.startswith(
+            "KIMpL has been delisted since 2025-03-13, according to the vendor.\n"
+        )
         assert run("universe", "add", "NOSUCH", "--force").out == "added NOSUCH\n"
     away = run("universe", "add", "X:ETHUSD")  # the server is gone
     assert away.code == 0

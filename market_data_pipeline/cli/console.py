@@ -31,7 +31,7 @@ HistoryDays = Annotated[
     int | None, typer.Option(min=1, help="Calendar days of history; MARKET_DATA_HISTORY_DAYS if omitted.")
 ]
 AsJson = Annotated[
-    bool, typer.Option("--json", help="Print JSON to standard output: what the read API answers, if it does.")
+    bool, typer.Option("--json", help="Print JSON to standard output, as the read API answers it where it does.")
 ]
 Output = Annotated[
     Path | None, typer.Option(metavar="FILE", help="Write the JSON document to FILE.", show_default=False)

@@ -78,7 +78,10 @@ def down() -> None:
 
 @app.command(epilog="Example: market-data init")
 def init() -> None:
-    """Write the .env file that plain `dagster` commands need, readable only by you; your own lines in it are kept."""
+    """Write the files that plain `dagster` commands need: .env, dagster.yaml and workspace.yaml.
+
+    Only you can read .env, and your own lines in it are kept.
+    """
     from market_data_pipeline.runtime.env_file import write_env
 
     file = write_env()

@@ -73,11 +73,11 @@ def drill(
         typer.Option(
             metavar="MINUTES",
             min=0.1,
-            help="Instead kill, end or suspend random processes for so long, at 15-fold cadences.",
+            help="Kill, end or suspend random processes for this long instead, with cadences 15 times as fast.",
             show_default=False,
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="What decides which processes --chaos hits.")] = 1,
+    seed: Annotated[int, typer.Option(help="Determines which processes --chaos hits.")] = 1,
     output: Output = None,
     as_json: AsJson = False,
 ) -> None:
@@ -91,7 +91,7 @@ def drill(
         from market_data_pipeline.measure.chaos import run_chaos
 
         document = run_chaos(settings(), chaos, seed)
-        verdict = "; ".join(document["problems"]) or "every series inside its RPO, every run ended, every outage told"
+        verdict = "; ".join(document["problems"]) or "every series within its RPO, every run ended, each outage alerted"
         console().print(f"{'Kept' if document['kept'] else 'NOT kept'}: {verdict}.", markup=False)
         _write(document, output, as_json=as_json)
         raise typer.Exit(0 if document["kept"] else 1)

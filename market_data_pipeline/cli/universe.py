@@ -41,7 +41,7 @@ def add(
 ) -> None:
     """Follow symbols; a symbol of another tier moves to this one.
 
-    The vendor is asked whether it knows them, up to ten; when it cannot be reached, they are followed anyway.
+    Up to ten are looked up at the vendor first; when it cannot be reached, they are followed anyway.
     """
     tickers = [parse_symbol(symbol) for symbol in symbols]
     from market_data_pipeline.ingest.life import inquire

@@ -17,7 +17,7 @@ from market_data_pipeline.domain.bars import ts_us
 if TYPE_CHECKING:
     import pandas as pd
 
-# Smaller changes are news to nobody: the smallest usual split, 5 for 4, is one of 20 %.
+# Smaller changes are ordinary: the smallest usual split, 5 for 4, is one of 20 %.
 LEAST: Final = 0.223  # of the logarithm of the price: 25 % up, 20 % down
 
 # How many robust standard deviations (1.4826 times the median absolute deviation) the name's own changes reach.

@@ -107,12 +107,12 @@ def life_of(last_ts: datetime | None, listing: Listing | None, *, overdue: bool,
 
 
 def sentence(life: Life, since: datetime | None) -> str:
-    """Return what people are told of a series that does not trade, without a symbol and a full stop."""
+    """Return what to say of a series in this life, without its symbol and a full stop."""
     day = f" since {since:%Y-%m-%d}" if since is not None else ""
     return {
         Life.TRADING: "trades",
         Life.SILENT: f"has had no bars since {since:%Y-%m-%d %H:%MZ}" if since is not None else "has no bars",
         Life.HALTED: f"is listed as inactive by the vendor and has had no bars{day}",
-        Life.DELISTED: f"is delisted{day}, says the vendor",
-        Life.UNKNOWN: "is a ticker that the vendor does not know",
+        Life.DELISTED: f"{'has been' if day else 'is'} delisted{day}, according to the vendor",
+        Life.UNKNOWN: "is unknown to the vendor",
     }[life]

@@ -160,8 +160,8 @@ RECOVERY_OBJECTIVES: Final[Mapping[Outage, RecoveryObjective]] = MappingProxyTyp
             symptom="`market-data health` reports the Dagster daemon unreachable; the UI shows no new ticks.",
             procedure=(
                 "Run `market-data health`: it names the daemon without heartbeats, and what is not evaluated.",
-                "`market-data up` starts its processes again and alerts; if it has ended itself, start it again.",
-                "Runs that died are found within a minute, marked as failed, and started again.",
+                "`market-data up` restarts its processes and alerts; if it has ended too, start it again.",
+                "Runs that died are found within a minute, marked as failed, and retried.",
                 "Wait for the next schedule tick or launch the tier's job: it fetches exactly what is missing.",
                 "Confirm with `market-data staleness` that every tier is within its RPO.",
             ),

@@ -161,8 +161,8 @@ class Silence(NamedTuple):
     Attributes:
         usual: for how many sessions in a row it usually has none.
         alone: the days since the last one with bars that are confirmed empty while others traded, ascending.
-        unexplained: those days, and the ones on which nobody traded, until they were found empty once more after
-            somebody did: then the market was closed.
+        unexplained: those days, and the ones on which no symbol traded, until they were found empty once more after
+            one did: then the market was closed.
         first_day: the first day with bars; None when no day has any.
     """
 
@@ -178,14 +178,14 @@ class Silence(NamedTuple):
 
 
 def silence_of(
-    sessions: Sequence[Session], known: Mapping[date, Coverage], nobody: Mapping[date, bool] = MappingProxyType({})
+    sessions: Sequence[Session], known: Mapping[date, Coverage], untraded: Mapping[date, bool] = MappingProxyType({})
 ) -> Silence:
     """Return what the coverage of a fetched series says about days without bars.
 
     Args:
         sessions: the days that it should hold, ascending.
         known: their coverage.
-        nobody: days on which nobody traded, and whether they were asked for again after somebody did: the market was
+        untraded: days on which no symbol traded, and whether they were requested again after one did: the market was
             closed, then. Until then, it may as well be the vendor that has nothing.
     """
     looked_at = (CoverageStatus.COMPLETE, CoverageStatus.EMPTY_CONFIRMED, CoverageStatus.PROVISIONAL)
@@ -200,8 +200,8 @@ def silence_of(
     ]
     return Silence(
         usual,
-        alone=tuple(day for day in empty if day not in nobody),
-        unexplained=tuple(day for day in empty if not nobody.get(day, False)),
+        alone=tuple(day for day in empty if day not in untraded),
+        unexplained=tuple(day for day in empty if not untraded.get(day, False)),
         first_day=first_day(known),
     )
 
@@ -264,7 +264,7 @@ class ExpectedBars:
     def _last_explained(self, last_ts: datetime | None) -> datetime | None:
         """Return the instant up to which a series lacks nothing.
 
-        A coarse slot before the one of the newest 5m bar is held, or nobody traded in it: it will not come any more.
+        A coarse slot before the one of the newest 5m bar is held, or there was no trade in it: it will not come.
         """
         if self.base_last_ts is None or last_ts is None:
             return last_ts

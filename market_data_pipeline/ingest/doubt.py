@@ -1,8 +1,8 @@
 """Which days of an answer are doubted, because it takes away or changes much of what is stored.
 
-The vendor withdraws and corrects bars, and its answers lose some. From one answer nobody can tell which it is, so what
-is stored stays until a second look says the same, at least a quarter of an hour after the first and, like it, after the
-day settled. Doubted is
+The vendor withdraws and corrects bars, and its answers lose some. One answer does not show which it is, so what is
+stored stays until a second look says the same, at least a quarter of an hour after the first and, like it, after the
+day settled. Doubted are
 
 - a day of which the answer has no bar at all;
 - a day that is over, if the answer lacks or changes more than a few percent of its stored bars;
@@ -229,10 +229,10 @@ def _warning(answer: Answer, days: Sequence[_Day]) -> tuple[str, ...]:
         return ()
     series, day = answer.plan.series, days[0]
     lost = f"lacks {day.lost} of the {day.stored} stored bars" if day.lost else ""
-    changed = f"changes {day.changed} of the {day.stored} stored bars by much" if day.changed else ""
-    what = " and ".join(filter(None, (lost, changed))) or "has prices that are beyond reason"
+    changed = f"changes {day.changed} of the {day.stored} stored bars substantially" if day.changed else ""
+    what = " and ".join(filter(None, (lost, changed))) or "has implausible prices"
     more = f", and of {len(days) - 1} more days up to {days[-1].session.date}" if len(days) > 1 else ""
     return (
         f"{series.symbol} {series.timeframe}: the vendor's answer {what} of {day.session.date}{more}. "
-        "The stored ones are kept until a second look says the same.",
+        "The stored bars are kept until a second answer says the same.",
     )

@@ -44,9 +44,9 @@ def expected_bars(pipeline: Pipeline, context: CommitContext, answer: Answer) ->
         due_at = state.next_due_at or timing.now
         # A day bar is due once its day is over.
         due = timing.calendar.session_date(due_at - (base.span if base is Timeframe.D1 else timedelta(0)))
-        nobody = days_without_trades(connection, asset_class, base, {*silence.unexplained, due})
-        silence = silence_of(plan.sessions, answer.known, nobody)
-        overdue = overdue and due not in nobody
+        untraded = days_without_trades(connection, asset_class, base, {*silence.unexplained, due})
+        silence = silence_of(plan.sessions, answer.known, untraded)
+        overdue = overdue and due not in untraded
     expected = ExpectedBars(base, timing, plan.sessions, answer.known, silence, overdue=overdue)
     never_had_any = silence.first_day is None and not len(answer.bars)
     if not (overdue or silence.is_unusual or never_had_any) or not answer.is_last:

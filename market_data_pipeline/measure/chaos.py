@@ -1,8 +1,8 @@
 """`market-data drill --chaos MINUTES`: processes chosen at random are killed, ended or suspended.
 
 The cadences and RPOs of the tiers are a fifteenth of the usual ones, so an hour holds fifteen hours of schedules; bars
-fall due at real speed, and so do recoveries. What is decided at random follows from the seed; when a process takes how
-long does not, so two courses with one seed hit the same victims at slightly different moments of their work.
+fall due at real speed, and recoveries take real time. The seed decides what is hit and when, but not how long processes
+take, so two courses with one seed hit the same victims at slightly different moments of their work.
 """
 
 from __future__ import annotations
@@ -215,7 +215,7 @@ def _children(process: psutil.Process) -> list[psutil.Process]:
 
 
 def _watch(project: DrillProject, course: _Course, over: threading.Event) -> None:
-    """See to it that health is never healthy while ticks are not evaluated, and measure outages."""
+    """Check that `/health` never answers 200 while ticks are not evaluated, and measure outages."""
     down_since: float | None = None
     while not over.wait(1.0):
         status, now = project.health(), time.monotonic()
@@ -232,7 +232,7 @@ def _watch(project: DrillProject, course: _Course, over: threading.Event) -> Non
 
 
 def _settle(project: DrillProject, course: _Course) -> None:
-    """Wait until every series is inside its RPO, every run of the course has ended, and every outage is told."""
+    """Wait until every series is inside its RPO, every run of the course has ended, and every outage was alerted."""
     last = datetime.now(UTC)
 
     def in_order() -> bool:
@@ -246,10 +246,10 @@ def _settle(project: DrillProject, course: _Course) -> None:
         course.problem(
             f"not in order after {_SETTLED_SECONDS:.0f} s: health {project.health()}, "
             f"runs without an end {project.unfinished_since(last)}, late series {_late(project)}, "
-            f"outages without an end {sorted(_open_alerts(course))}, returns that were not told {_untold(course)}"
+            f"outages without an end {sorted(_open_alerts(course))}, recoveries without an alert {_untold(course)}"
         )
     else:
-        course.note("every series is inside its RPO, every run has ended, every outage was told with its end")
+        course.note("every series is inside its RPO, every run has ended, every outage was alerted with its end")
 
 
 def _late(project: DrillProject) -> list[str]:
@@ -273,7 +273,7 @@ def _subject(title: str, parts: tuple[str, ...]) -> str | None:
 
 
 def _open_alerts(course: _Course) -> set[str]:
-    """Return what was said to be down and not yet to be back."""
+    """Return what was alerted as down and not yet as recovered."""
     down: set[str] = set()
     for title in list(course.alerts):
         if subject := _subject(title, _BEGINS):
@@ -289,19 +289,19 @@ def _untold(course: _Course) -> list[str]:
 
 
 def _judge_alerts(course: _Course) -> None:
-    """Check that every outage that was told was told once, with its end, and that every long one was told."""
+    """Check that no outage was alerted twice, and that every long one was alerted."""
     down: set[str] = set()
     for title in course.alerts:
         if subject := _subject(title, _BEGINS):
             if subject in down:
-                course.problem(f"told twice: {title}")
+                course.problem(f"alerted twice: {title}")
             down.add(subject)
         elif subject := _subject(title, _ENDS):
             down.discard(subject)
     shortest = min(RECOVERY_OBJECTIVES[one].rto for one in (Outage.SCHEDULER_CRASH, Outage.DATABASE_CONNECTION_LOSS))
     alerted = any(_subject(title, (*_BEGINS, *_ENDS)) for title in course.alerts)
     if course.longest_outage > shortest.total_seconds() and not alerted:
-        course.problem(f"an outage of {course.longest_outage:.0f} s was never told")
+        course.problem(f"an outage of {course.longest_outage:.0f} s was never alerted")
 
 
 def _bars(project: DrillProject) -> int:

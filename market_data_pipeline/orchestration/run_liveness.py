@@ -229,7 +229,7 @@ def _why_lost(
             return f"Its process {process.pid} is gone."
         silent_for = pulse.silent_for if pulse is not None and pulse.held else None
         if silent_for is not None and silent_for > _SILENT_SECONDS:
-            suspicion = f"Its process {process.pid} does not run any more: no sign of life for {silent_for:.0f} s."
+            suspicion = f"Its process {process.pid} is not running: no sign of life for {silent_for:.0f} s."
     elif pulse is not None and not pulse.held:
         suspicion = f"Its process on {process.host} is gone: it no longer holds its lock in the database."
         if starting and process.host == socket.gethostname():  # the machine was restarted

@@ -108,7 +108,7 @@ def read_splits(
                 continue
             if unreadable is None:
                 raise
-            _log.warning("%s until it can be read: %s", f"{ticker} fails" if ticker else "A split is left out", error)
+            _log.warning("A split of %s is left out until it can be read: %s", ticker or "an unnamed ticker", error)
             unreadable.setdefault(ticker, str(error))
             continue
         if row.execution_date >= since:

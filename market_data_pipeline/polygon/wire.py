@@ -181,7 +181,7 @@ def joined(pages: Sequence[Rows], symbol: str, timeframe: Timeframe, interval: I
     if count := len(outside):
         what = "A bar lies" if count == 1 else f"{count} bars lie"
         many = count > _MANY_OUTSIDE * (count + len(ts_us))
-        doubt = " They are many: is the calendar wrong about these hours?" if many else ""
+        doubt = " There are many of them: is the calendar wrong about these hours?" if many else ""
         first = outside["ts"].iloc[0].isoformat()
         warnings.append(f"{symbol} {timeframe}: {what} in no session, first {first}; left out.{doubt}")
     return BarsAnswer(_frame(ts_us, values), dict(sorted(refused.items())), outside, tuple(warnings))

@@ -134,7 +134,11 @@ def not_evaluated(evaluations: Iterable[Evaluation], now: datetime) -> list[str]
     late = []
     for one in evaluations:
         if one.running and (one.due_at is None or now > one.due_at + TICK_TOLERANCE):
-            since = "never" if one.evaluated_at is None else f"last at {one.evaluated_at:%Y-%m-%d %H:%M:%S} UTC"
+            since = (
+                "never evaluated"
+                if one.evaluated_at is None
+                else f"last evaluated at {one.evaluated_at:%Y-%m-%d %H:%M:%S} UTC"
+            )
             late.append(f"{one.name} is not evaluated: due {one.every}, {since}.")
     return late
 
@@ -197,7 +201,7 @@ def scheduler_health(source: sa.Engine, dagster: DagsterState) -> SchedulerHealt
 
 def _splits_are_old(since: datetime, error: str) -> str:
     return (
-        f"The market's splits could not be read since {since:%Y-%m-%d %H:%M} UTC, so adjusted prices may lack one: "
+        f"The market's splits have been unreadable since {since:%Y-%m-%d %H:%M} UTC, so adjusted prices may lack one: "
         f"{error}"
     )
 

@@ -133,12 +133,12 @@ class Daemon:
         """
         if self.processes.children or not self._take():
             if not self.ours:
-                self._say_once(f"Daemon    that of {self._others()} does the work")
+                self._say_once(f"Daemon    using the one of {self._others()}")
             self.check()
         elif (served := self._served_by_others()) is False:
             self._start()
         elif served:
-            self._say_once("Daemon    another one that serves this Dagster storage does the work")
+            self._say_once("Daemon    using another one that serves this Dagster storage")
 
     def _say_once(self, text: str) -> None:
         if text != self._said:
@@ -156,7 +156,7 @@ class Daemon:
         if self._first_heartbeat is None:
             self._first_heartbeat = newest
             self._heartbeat_by = time.monotonic() + _NEXT_HEARTBEAT_SECONDS
-            self._say_once("Looking whether another Dagster daemon serves this storage ...")
+            self._say_once("Checking whether another Dagster daemon serves this storage ...")
         if newest > self._first_heartbeat:
             return True
         return None if time.monotonic() < self._heartbeat_by else False

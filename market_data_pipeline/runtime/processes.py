@@ -109,7 +109,7 @@ class Processes:
         self._record()
 
     def private_folder(self) -> Path:
-        """Return a folder for sockets, removed by `stop`, or by whoever ends what a killed command left.
+        """Return a folder for sockets, removed by `stop`, or by the command that ends what a killed one left.
 
         Only this user may enter it. It is in the state folder, where no one cleans up, unless that path is too long
         for a socket.

@@ -1,4 +1,4 @@
-"""What `market-data up` keeps running: a process that ends, or no longer answers, is started again, and that is told.
+"""What `market-data up` keeps running: a process that ends or no longer answers is restarted, with an alert.
 
 Each service is asked every few seconds, in a thread of its own so that one that hangs delays nothing else. Several
 missed answers in a row count, not the time between them: after a laptop was closed for an hour, everything answers. A
@@ -39,7 +39,7 @@ _SETTLED_AFTER: Final = 30.0  # seconds of answers; what fails again earlier is 
 _FIRST_WAIT: Final = 1.0  # seconds before a restart, doubled with each
 _LONGEST_WAIT: Final = 300.0
 _FORGIVEN_AFTER: Final = 900.0  # seconds without an outage after which the waits begin again
-_STOPPED_LOOKS: Final = 4  # at least fifteen seconds; whoever stops a process on purpose has ended `up` before
+_STOPPED_LOOKS: Final = 4  # at least fifteen seconds; to stop a process on purpose, end `up` first
 
 
 @dataclass
@@ -151,7 +151,7 @@ class Supervisor:
             service.asked_at = now
             service.asked = _Call(service.answers)
         if service.missed >= _MISSED and now - service.started_at > START_SECONDS:
-            self._fail(service, "it did not answer any more")
+            self._fail(service, "it no longer answered")
         self._tell_lasting(service, now)
 
     def _fail(self, service: Service, reason: str) -> None:
@@ -164,7 +164,7 @@ class Supervisor:
             wait = _FIRST_WAIT
         self._waits[name] = (min(2 * wait, _LONGEST_WAIT), now)
         self._due[name] = now + wait
-        self._say(f"{name}: {reason}; it is started again in {wait:.0f} s. Its log is {service.child.log}.")
+        self._say(f"{name}: {reason}; it is restarted in {wait:.0f} s. Its log is {service.child.log}.")
 
     def _start(self, service: Service, now: float) -> None:
         service.prepare()
@@ -210,7 +210,9 @@ class Supervisor:
                         if process.status() == psutil.STATUS_STOPPED:
                             found[process.pid] = self._stopped.get(process.pid, 0) + 1
                             if found[process.pid] >= _STOPPED_LOOKS:
-                                self._say(f"{process.name()} (process {process.pid}) was stopped; it is continued.")
+                                self._say(
+                                    f"{process.name()} (process {process.pid}) was stopped; it has been continued."
+                                )
                                 process.send_signal(signal.SIGCONT)
         self._stopped = found
 
@@ -269,7 +271,7 @@ def _lost(settings: Settings, service: Service, outage: _Outage) -> Alert:
     return Alert(
         f"{name} is down: {outage.reason}",
         (
-            f"{service.what}. `market-data up` has started it again {outage.restarts} times and goes on trying; "
+            f"{service.what}. `market-data up` has restarted it {outage.restarts} times and keeps trying; "
             f"its log is logs/{service.child.log.name}.",
         ),
         link=settings.ui_url,

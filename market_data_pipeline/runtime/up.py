@@ -215,7 +215,7 @@ def _announce(settings: Settings, daemon: Daemon, console: Console, seconds: flo
     console.print(f"Read API    {api}/docs")
     console.print(f"Status      {api}/ or {command_name()} staleness")
     if not is_loopback(settings.ui_host):
-        console.print("The Dagster UI knows no users, and other machines can reach it: see docs/proxies.md.")
+        console.print("The Dagster UI has no users, and other machines can reach it: see docs/proxies.md.")
     console.print("Ctrl-C stops everything but PostgreSQL; make down stops that too.")
 
 
@@ -269,7 +269,7 @@ def until_terminated() -> Iterator[None]:
     def interrupt(number: int, _: object) -> NoReturn:
         for each in before:
             signal.signal(each, signal.SIG_IGN)
-        if number == signal.SIGHUP:  # nobody reads any more, and writing to a closed terminal fails
+        if number == signal.SIGHUP:  # there is no reader any more, and writing to a closed terminal fails
             nowhere = os.open(os.devnull, os.O_WRONLY)
             for output in (1, 2):
                 os.dup2(nowhere, output)

@@ -1,6 +1,6 @@
 """Who may see the admin endpoints: every client that has the token; without a token, only this machine.
 
-Once a token is set it is asked of everybody, because a proxy on this machine makes every visitor a loopback connection.
+Once a token is set, everyone needs it, because a proxy on this machine makes every visitor a loopback connection.
 Without one, a request counts as this machine's when nothing says that it comes from elsewhere: its connection, its Host
 (a web page that the user has open may reach this machine under a name of its own, DNS rebinding), and what proxies add.
 Headers can only take the access away: X-Forwarded-For is the client's to write.

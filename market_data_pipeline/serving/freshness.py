@@ -39,7 +39,7 @@ class AnswerFreshness(BaseModel):
         description="Bars that start before it have settled; later ones may still change."
     )
     life: Literal["trading", "silent", "halted", "delisted", "unknown"] = Field(
-        description="Whether bars are to be expected. No bars are to come of a halted or delisted series."
+        description="Whether bars are to be expected. None are expected of a halted, delisted or unknown series."
     )
     life_since: datetime | None = Field(None, description="Since when, unless it is trading.")
     warning: str | None = Field(None, description="Absent while FRESH.")

@@ -98,7 +98,7 @@ class SeriesCollector:
         )
         not_expected = GaugeMetricFamily(
             "market_data_series_not_expected",
-            "Series of which no bars are to come: halted, delisted or unknown. They are not in market_data_series.",
+            "Series of which no bars are expected: halted, delisted or unknown. They are not in market_data_series.",
             labels=("tier",),
         )
         for tier in sorted(tier for tier, counts in tiers.items() if counts.series or counts.not_expected):

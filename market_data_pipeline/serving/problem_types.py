@@ -30,14 +30,14 @@ class ProblemType(Enum):
     NOT_TRACKED = (
         HTTPStatus.NOT_FOUND,
         "The symbol is not tracked",
-        "The symbol is not in this project's universe, or is written in another way there.",
+        "The symbol is not in this project's universe, or is spelled differently there.",
         "Check the spelling; `market-data universe add SYMBOL` adds a symbol.",
     )
     NEVER_COMPUTED = (
         HTTPStatus.NOT_FOUND,
         "The series has never been computed",
         "The symbol is tracked, but nothing of this series is stored yet; a backfill has been queued.",
-        "Ask again after the seconds of Retry-After.",
+        "Ask again after the number of seconds in Retry-After.",
     )
     NO_BARS = (
         HTTPStatus.NOT_FOUND,
@@ -65,8 +65,8 @@ class ProblemType(Enum):
     )
     LOCAL_ONLY = (
         HTTPStatus.FORBIDDEN,
-        "Only this machine may ask",
-        "The address is for operators. No token is configured, so only requests are answered that a program on the "
+        "Only this machine has access",
+        "The address is for operators. No token is configured, so it answers only requests that a program on the "
         "API's own machine sends to localhost.",
         "Set MARKET_DATA_API_TOKEN where the API runs, and send it.",
     )
@@ -80,13 +80,13 @@ class ProblemType(Enum):
         HTTPStatus.SERVICE_UNAVAILABLE,
         "The database is unavailable",
         "PostgreSQL cannot be reached.",
-        "Try again after the seconds of Retry-After; the API reconnects automatically.",
+        "Try again after the number of seconds in Retry-After; the API reconnects automatically.",
     )
     BUSY = (
         HTTPStatus.SERVICE_UNAVAILABLE,
         "The API is busy",
-        "More is being asked than the API or its database can answer at the moment; nothing is broken.",
-        "Try again after the seconds of Retry-After, and less often.",
+        "There are more requests than the API or its database can answer at the moment; nothing is broken.",
+        "Try again after the number of seconds in Retry-After, and less often.",
     )
     UNHEALTHY = (
         HTTPStatus.SERVICE_UNAVAILABLE,
@@ -115,20 +115,20 @@ class ProblemType(Enum):
     BODY_TOO_LARGE = (
         HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
         "The body is too large",
-        "This API needs no large bodies.",
+        "No request to this API needs a large body.",
         "Send none.",
     )
     ADDRESS_TOO_LONG = (
         HTTPStatus.REQUEST_URI_TOO_LONG,
         "The address is too long",
         "The path with its query has more bytes than this API reads.",
-        "Shorten it; `detail` names the bound.",
+        "Shorten it; `detail` names the limit.",
     )
     HEADERS_TOO_LARGE = (
         HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
         "The headers are too large",
         "Address and headers together have more bytes than this API reads.",
-        "Send fewer headers or cookies; `detail` names the bound.",
+        "Send fewer headers or cookies; `detail` names the limit.",
     )
 
     def __init__(self, status: HTTPStatus, title: str, meaning: str, remedy: str) -> None:

@@ -89,9 +89,7 @@ def test_a_backfill_meanwhile_uses_the_running_daemon(project: Project, up: Runn
     done = project.run("market-data", "backfill", "--timeframes", "1d", "--full")
     assert (done.code, done.err) == (0, "")
     assert "Stopping" not in done.out
-    assert f"Daemon    that of market-data up (process {up.process.pid}) does the work" in " ".join(
-        done.out.split("\n")
-    )
+    assert f"Daemon    using the one of market-data up (process {up.process.pid})" in " ".join(done.out.split("\n"))
     assert {process.pid for process in project.named("dagster-daemon")} == daemons
     assert len(daemons) == 1
 

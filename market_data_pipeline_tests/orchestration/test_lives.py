@@ -89,7 +89,7 @@ def watch(instance: dg.DagsterInstance, make_world: MakeWorld, hook: Webhook) ->
 
 def test_a_delisted_symbol_is_alerted_once_and_never_late(watch: Watch) -> None:
     watched = watch("MSFT", "PFE", delistings=[Delisting(ticker="PFE", last=date(2026, 11, 10))])
-    assert watched.through(10, 15) == ["PFE is delisted since 2026-11-11, says the vendor"]
+    assert watched.through(10, 15) == ["PFE has been delisted since 2026-11-11, according to the vendor"]
     assert set(watched.states("PFE").values()) == {("STALE", "delisted")}
     assert set(watched.states("MSFT").values()) == {("FRESH", "trading")}
     before = watched.world.query("select sum(requests) as n from market_data.ingest_log where symbol = 'PFE'")
@@ -129,7 +129,7 @@ def test_two_days_that_the_vendor_lost_for_all_are_back_only_when_they_are_there
 def test_a_ticker_that_the_vendor_does_not_know_is_said_to_be_that(watch: Watch) -> None:
     watched = watch("MSFT")
     watched.symbols = ("MSFT", "NOSUCH")
-    assert watched.go(at(9, 12, 16)) == ["NOSUCH is a ticker that the vendor does not know"]
+    assert watched.go(at(9, 12, 16)) == ["NOSUCH is unknown to the vendor"]
     assert watched.through(10, 10) == []
     assert set(watched.states("NOSUCH").values()) == {("MISSING", "unknown")}
 
@@ -137,7 +137,7 @@ def test_a_ticker_that_the_vendor_does_not_know_is_said_to_be_that(watch: Watch)
 def test_a_delisted_symbol_that_trades_again_is_alerted(watch: Watch, make_world: MakeWorld) -> None:
     watched = watch("MSFT", "PFE", delistings=[Delisting(ticker="PFE", last=date(2026, 11, 10))])
     assert watched.go(at(10, 20, 16)) == []
-    assert watched.go(at(11, 4, 46)) == ["PFE is delisted since 2026-11-11, says the vendor"]
+    assert watched.go(at(11, 4, 46)) == ["PFE has been delisted since 2026-11-11, according to the vendor"]
     # From now on the vendor has bars of it, as after a halt that its reference data called a delisting.
     watched.world = make_world(at(11, 9), source=open_source(None))
     assert watched.go(at(11, 9)) == []

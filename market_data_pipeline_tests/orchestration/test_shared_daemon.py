@@ -76,8 +76,8 @@ def test_a_daemon_that_others_run_does_the_work_and_that_is_said_once(
         ours.share()
         assert not ours.started
     said = console.export_text()
-    assert said.count("Looking whether another Dagster daemon serves this storage") == 1
-    assert said.count("another one that serves this Dagster storage does the work") == 1
+    assert said.count("Checking whether another Dagster daemon serves this storage") == 1
+    assert said.count("using another one that serves this Dagster storage") == 1
 
 
 def test_a_second_daemon_is_refused_in_one_sentence(

@@ -400,7 +400,7 @@ def test_a_bar_that_lies_in_no_session_is_not_part_of_the_series() -> None:
     assert rows(fetched.bars) == [day_bar(8, 5), day_bar(11, 4)]
     assert rows(fetched.outside) == [day_bar(9, 5)]
     (warning,) = fetched.warnings
-    assert "A bar lies in no session, first 2024-03-09T05:00:00+00:00; left out. They are many" in warning
+    assert "A bar lies in no session, first 2024-03-09T05:00:00+00:00; left out. There are many of them" in warning
     assert fetched.refused == {}
     night = page([bar(191), bar(192), bar(200), bar(288)])
     with FaultyServer(send_json(night)) as server:

@@ -128,7 +128,7 @@ def test_a_process_that_hangs_is_replaced(world: World, monkeypatch: pytest.Monk
     before = psutil.Process(world.service.child.process.pid)
     before.send_signal(signal.SIGSTOP)
     world.until(lambda: world.hook.received)
-    assert "it did not answer any more" in world.hook.received[0]["title"]
+    assert "it no longer answered" in world.hook.received[0]["title"]
     assert not is_alive(before)
 
 

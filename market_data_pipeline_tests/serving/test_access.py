@@ -72,7 +72,7 @@ def test_this_machine_needs_the_token_only_when_one_is_set(
 @pytest.mark.parametrize("client", ["203.0.113.9", "10.0.0.1", "::ffff:203.0.113.9", None])
 def test_another_machine_is_refused_without_a_token(settings: MovableClock, path: str, client: str | None) -> None:
     status, document = ask(settings, path, client, {"Host": "localhost", "Authorization": "Bearer "})
-    assert (status, document["title"]) == (403, "Only this machine may ask")
+    assert (status, document["title"]) == (403, "Only this machine has access")
     assert "MARKET_DATA_API_TOKEN" in document["detail"]
 
 

@@ -141,7 +141,7 @@ def test_a_failed_backfill_may_be_requested_again(api: Api, seed: Seed) -> None:
     ("life", "looked", "why", "next_look"),
     [
         ("trading", "2026-03-11T14:58:00Z", "the vendor has no bars of it yet", "2026-03-11T15:13:00Z"),
-        ("unknown", "2026-03-11T09:00:00Z", "a ticker that the vendor does not know", "2026-03-12T09:00:00Z"),
+        ("unknown", "2026-03-11T09:00:00Z", "unknown to the vendor", "2026-03-12T09:00:00Z"),
     ],
 )
 def test_a_series_of_which_the_vendor_has_nothing_is_a_404_that_queues_nothing_until_the_next_look(

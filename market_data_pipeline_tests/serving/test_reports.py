@@ -175,7 +175,7 @@ def test_scheduler_health_tells_of_a_list_of_splits_that_is_more_than_a_day_old(
     seed.run("update market_data.reference_failures set since = since - interval '2 hours'")
     (reason,) = [reason for reason in api.get(HEALTH).json()["reasons"] if "splits" in reason]
     assert reason == (
-        "The market's splits could not be read since 2026-03-10 14:00 UTC, so adjusted prices may lack one: HTTP 404"
+        "The market's splits have been unreadable since 2026-03-10 14:00 UTC, so adjusted prices may lack one: HTTP 404"
     )
 
 
@@ -195,7 +195,7 @@ def test_health_is_503_while_nothing_is_evaluated_although_every_daemon_beats(
     evaluate(dagster_instance, at)
     response = api.get("/health")
     assert response.status_code == (503 if late else 200)
-    said = f"staleness_sensor is not evaluated: due every 30 s, last at {at:%Y-%m-%d %H:%M:%S} UTC."
+    said = f"staleness_sensor is not evaluated: due every 30 s, last evaluated at {at:%Y-%m-%d %H:%M:%S} UTC."
     assert (said in response.json()["dagster_daemon"]["detail"]) is late
     report = api.get(HEALTH).json()
     assert (said in report["reasons"]) is late
@@ -207,7 +207,10 @@ def test_health_is_503_while_nothing_is_evaluated_although_every_daemon_beats(
 def test_health_is_503_while_nothing_was_ever_evaluated(api: Api, dagster_instance: dg.DagsterInstance) -> None:
     response = api.get("/health")
     assert response.status_code == 503
-    assert "universe_sensor is not evaluated: due every 30 s, never." in response.json()["dagster_daemon"]["detail"]
+    assert (
+        "universe_sensor is not evaluated: due every 30 s, never evaluated."
+        in response.json()["dagster_daemon"]["detail"]
+    )
 
 
 def test_health_is_503_when_a_daemon_is_silent(api: Api, dagster_instance: dg.DagsterInstance) -> None:
@@ -291,9 +294,12 @@ def test_a_delisted_series_is_listed_apart_and_served_with_a_note(api: Api, seed
     assert report["by_status"]["not_expected"][0]["within_rpo"]
     fresh = api.get("/api/v1/features/quant/AAPL", timeframe="5m").json()["freshness"]
     assert (fresh["life"], fresh["life_since"]) == ("delisted", "2026-03-02T15:00:00Z")
-    assert fresh["warning"] == "The symbol is delisted since 2026-03-02, says the vendor. No bars are missing."
+    assert (
+        fresh["warning"]
+        == "The symbol has been delisted since 2026-03-02, according to the vendor. No bars are missing."
+    )
     metrics = api.get("/metrics").text
     assert 'market_data_series_not_expected{tier="critical"} 1.0' in metrics
     assert 'market_data_series_silent{tier="critical"} 1.0' in metrics
-    assert "AAPL is delisted since 2026-03-02, says the vendor." in api.get("/series/AAPL/5m").text
+    assert "AAPL has been delisted since 2026-03-02, according to the vendor." in api.get("/series/AAPL/5m").text
     assert "no bars are expected" in api.get("/").text

@@ -39,7 +39,7 @@ def test_an_operator_signs_in_sees_failures_and_signs_out(browser: Browser, guar
     page.get_by_role("link", name="Sign in").click()
     page.get_by_label("Token").fill("wrong")
     page.keyboard.press("Enter")
-    expect(page.get_by_role("alert")).to_have_text("This is not the token.")
+    expect(page.get_by_role("alert")).to_have_text("The token is wrong.")
     assert reader.violations() == []
     reader.complaints.clear()  # the browser reports the 401
     page.get_by_label("Token").fill(TOKEN)

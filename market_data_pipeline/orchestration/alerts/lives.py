@@ -1,8 +1,8 @@
 """Alerts on markets that are silent, and on symbols that no longer trade: one when it begins and one when it ends.
 
-What is missing for everybody at once is one fact about the vendor or the market, and it is over only when the missing
-bars are there, or nobody has any. Add here: another condition of many series with one cause. Keep out: series that are
-late one by one (thresholds).
+What all symbols lack at once is one fact about the vendor or the market. It is over only when the missing bars are
+there, or no symbol has any. Add here: another condition of many series with one cause. Keep out: series that are late
+one by one (thresholds).
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ def _over(name: str, lost: Sequence[date]) -> Alert:
         f"The vendor sends bars of {name} again, but has none of {days}",
         (
             "No symbol has a bar of it: the market was closed, or the vendor has lost the day. It is read again every "
-            "night for four weeks; `market-data gaps` shows it.",
+            "day for four weeks; `market-data gaps` shows it.",
         ),
         Tone.RECOVERY,
     )
@@ -123,7 +123,7 @@ def _lives(connection: Connection, ui_url: str) -> Alert | None:
             ended.append(f"{change.symbol} {sentence(change.life, change.since)}")
     titles = []
     if ended:
-        titles.append(ended[0] if len(ended) == 1 else f"No bars are to come of {len(ended)} symbols")
+        titles.append(ended[0] if len(ended) == 1 else f"No more bars are expected of {len(ended)} symbols")
     if back:
         titles.append(" ".join(back[0]) if len(back) == 1 else f"{len(back)} symbols trade or are listed again")
     kept = (

@@ -68,7 +68,7 @@ def test_what_an_answer_takes_away_or_changes_of_a_settled_day_comes_in_one_look
     world.vendor.edit(edit)
     first = refresh(world, **again)
     assert {outcome.status for outcome in first.values()} <= {"ok", "unchanged"}
-    assert "2026-11-19. The stored ones are kept until a second look says the same." in str(first["AAPL|5m"].warning)
+    assert "2026-11-19. The stored bars are kept until a second answer says the same." in str(first["AAPL|5m"].warning)
     assert (bars_of(world), status_of(world)) == (before, ("provisional", 192))
     assert world.query("select * from market_data.bar_revisions") == []
 
