@@ -65,6 +65,10 @@ class VendorUnreachableError(TransientError):
     """The vendor cannot be reached; `stops_run` once that lasts, since every other symbol would fail too."""
 
 
+class UnreadableAnswerError(TransientError):
+    """An answer arrived and is not JSON, although it begins like it: what it is about may be to blame."""
+
+
 class VendorRequestError(PipelineError):
     """The vendor rejects this one request (400, 404, a range outside the plan)."""
 

@@ -1,14 +1,15 @@
 """Fetch one request window of a plan, and find the session days about which the vendor's answer cannot be believed.
 
 A fault in what arrived is requested once more before it counts: the spoilt days alone, or, where the answer as a whole
-cannot be believed, the window. A window that cannot be believed twice is halved as long as one half can, so that a
-fault that names no day still costs no other day. Days that were refused before are not requested twice.
+cannot be believed or read, the window. A window with such a fault is halved until each fault has a day of its own, so
+that one that names no day still costs no other day. Days that were refused before are not requested twice.
 
 Keep out: what a bad row is (polygon.bad_rows) and what becomes of a refused day (coverage).
 """
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 from market_data_pipeline.domain import bars as bar_frames
 from market_data_pipeline.domain.bars import ts_us
 from market_data_pipeline.domain.counters import NOTHING
-from market_data_pipeline.domain.errors import DataError, PipelineError
+from market_data_pipeline.domain.errors import DataError, PipelineError, UnreadableAnswerError
 from market_data_pipeline.domain.intervals import Interval
 from market_data_pipeline.domain.series import Timeframe
 
@@ -33,6 +34,12 @@ if TYPE_CHECKING:
     from market_data_pipeline.polygon.request_windows import Window
 
 _DAY: Final = timedelta(days=1)
+_FAULTS: Final = (DataError, UnreadableAnswerError)  # what is asked for may be to blame
+
+# Two faulty days of a page's 52 are found with 20 requests. After the halves and the quarters, the fault is in
+# everything that the vendor sends.
+_MOST_PARTS: Final = 40
+_IN_VAIN: Final = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,14 +97,20 @@ def fetch_window(client: PolygonClient, plan: FetchPlan, window: Window, priorit
 
     try:
         answer = ask(sessions)
-    except DataError as error:
-        failure = error
-        if unheard_of(sessions):
+    except _FAULTS as error:
+        failure: PipelineError = error
+        if isinstance(error, DataError) and unheard_of(sessions):  # the client has tried again what it cannot read
             try:
                 return ask(sessions)
-            except DataError as again:
+            except _FAULTS as again:
                 failure = again
-        return _halved(ask, sessions, failure)
+        believed, refused = _halved(ask, sessions, failure)
+        if not believed and isinstance(failure, UnreadableAnswerError) and unheard_of(sessions):
+            raise failure from None
+        answer = _refusing(sessions, failure)
+        for each in (*refused, *believed):
+            answer = _replaced(answer, each)
+        return answer
     except PipelineError as error:
         if error.stops_run or unheard_of(sessions):
             raise
@@ -135,7 +148,7 @@ def _or_refused(
     """Return what the vendor says about refused days; without an answer they stay refused for the same reasons."""
     try:
         return ask(part)
-    except DataError as error:
+    except _FAULTS as error:
         return _refusing(part, error)
     except PipelineError as error:
         if error.stops_run:
@@ -143,26 +156,34 @@ def _or_refused(
         return Believed(tuple(part), bar_frames.empty(), {day.date: reasons[day.date] for day in part})
 
 
-def _halved(ask: Callable[[Sequence[Session]], Believed], sessions: Sequence[Session], failure: DataError) -> Believed:
-    """Return what the halves of an answer say that cannot be believed as a whole, and the halves of these."""
-    if len(sessions) == 1:
-        return _refusing(sessions, failure)
-    middle = len(sessions) // 2
-    halves: list[Believed] = []
-    failures: list[tuple[Sequence[Session], DataError]] = []
-    for half in (sessions[:middle], sessions[middle:]):
-        try:
-            halves.append(ask(half))
-        except DataError as error:
-            failures.append((half, error))
-    if len(failures) == 1:
-        halves.append(_halved(ask, *failures[0]))
-    else:
-        halves += [_refusing(half, error) for half, error in failures]
-    answer = Believed(tuple(sessions), bar_frames.empty(), dict.fromkeys((each.date for each in sessions), ""))
-    for each in halves:
-        answer = _replaced(answer, each)
-    return answer
+def _halved(
+    ask: Callable[[Sequence[Session]], Believed], sessions: Sequence[Session], failure: PipelineError
+) -> tuple[list[Believed], list[Believed]]:
+    """Return what the parts of an answer say that has a fault as a whole, and the refused parts.
+
+    A part with a fault is halved down to a day. When that takes too many requests, what is left is refused, and the
+    search goes on when it is requested again.
+    """
+    believed: list[Believed] = []
+    refused: list[Believed] = []
+    faulty, asked = deque([(sessions, failure)]), 0
+    while faulty:
+        part, reason = faulty.popleft()
+        if len(part) == 1 or asked >= (_MOST_PARTS if believed else _IN_VAIN):
+            refused.append(_refusing(part, reason))
+            continue
+        middle = len(part) // 2
+        for half in (part[:middle], part[middle:]):
+            asked += 1
+            try:
+                believed.append(ask(half))
+            except _FAULTS as error:
+                faulty.append((half, error))
+            except PipelineError as error:
+                if error.stops_run:
+                    raise
+                refused.append(_refusing(half, reason))  # no answer at all says nothing new
+    return believed, refused
 
 
 def _replaced(answer: Believed, part: Believed) -> Believed:

@@ -25,7 +25,13 @@ import numpy as np
 
 from market_data_pipeline.domain.bars import VALUES, bar_frame, empty
 from market_data_pipeline.domain.calendar import calendar_for, from_us, to_us
-from market_data_pipeline.domain.errors import DataError, PipelineError, TransientError, printable
+from market_data_pipeline.domain.errors import (
+    DataError,
+    PipelineError,
+    TransientError,
+    UnreadableAnswerError,
+    printable,
+)
 from market_data_pipeline.domain.series import AssetClass, Timeframe, asset_class_of
 from market_data_pipeline.polygon import bad_rows
 from market_data_pipeline.polygon.refusals import RefusedInBodyError
@@ -224,7 +230,7 @@ def _lenient(body: bytes, where: str) -> tuple[_BarsEnvelope, list[str]]:
     except msgspec.ValidationError as error:
         failure = DataError(f"{where}{in_words(str(error), 'bar')}.")
     except (ValueError, RecursionError):
-        failure = TransientError(f"{where}: the answer of {len(body)} bytes is not readable JSON.")
+        failure = _unreadable(body, where)
     else:
         strict = _LITERALS.search(body) is None
         return page, [] if strict else [f"{where}: the answer has NaN or Infinity in it, which is not JSON."]
@@ -239,11 +245,18 @@ def decode(decoder: msgspec.json.Decoder[_P], body: bytes, where: str, row: str 
     except msgspec.ValidationError as error:
         failure = DataError(f"{where}{in_words(str(error), row)}.")
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        failure = TransientError(f"{where}: the answer of {len(body)} bytes is not readable JSON.")
+        failure = _unreadable(body, where)
     else:
         _check_status(page)
         return page
     raise failure
+
+
+def _unreadable(body: bytes, where: str) -> TransientError:
+    """Return the failure of a body that is not JSON; a proxy's page says nothing about what was requested."""
+    is_page = body.removeprefix(BOM_UTF8).lstrip().startswith(b"{")
+    failure = UnreadableAnswerError if is_page else TransientError
+    return failure(f"{where}: the answer of {len(body)} bytes is not readable JSON.")
 
 
 def _check_status(page: Envelope) -> None:

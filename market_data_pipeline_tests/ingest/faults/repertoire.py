@@ -235,6 +235,7 @@ SURVIVED: Final[dict[str, Fault]] = {
     "a null close once": Fault(row(3, c=None), bars, 1),
     "a wrong count once": Fault(of_page(lambda page: {**page, "resultsCount": page["resultsCount"] + 1}), bars, 1),
     "another bar for a row of the page before": Fault(repeated, later_page, ALWAYS),  # the day alone has one page
+    "truncated JSON on a later page": Fault(cut_json, later_page, ALWAYS),
     "adjusted bars on a later page": Fault(of_page(lambda page: {**page, "adjusted": True}), later_page, ALWAYS),
 }
 
@@ -269,7 +270,7 @@ REFUSED: Final[dict[str, Refused]] = {
     ),
     "500 without end": Refused(Fault(always(send(500, HTML)), later_page, ALWAYS), "TransientError", "HTTP 500"),
     "resets without end": Refused(Fault(always(reset()), later_page, ALWAYS), "TransientError", "connection failed"),
-    "truncated JSON without end": Refused(Fault(cut_json, later_page, ALWAYS), "TransientError", "not readable JSON"),
+    "truncated JSON without end": Refused(Fault(cut_json, bars, ALWAYS), "UnreadableAnswerError", "not readable JSON"),
     "400": Refused(Fault(always(send_json(_OUT, 400)), bars, 1), "VendorRequestError", "Could not parse"),
     "stalls without end": Refused(
         Fault(always(stall()), later_page, ALWAYS, read_seconds=0.2), "TransientError", "5 attempts"

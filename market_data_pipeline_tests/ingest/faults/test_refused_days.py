@@ -17,9 +17,10 @@ from market_data_pipeline.store.connection import engine
 from market_data_pipeline_tests.ingest.faults.conftest import NOON, MakeWorld
 from market_data_pipeline_tests.ingest.faults.vendor import ALWAYS, Exchange, Page
 from market_data_pipeline_tests.ingest.faults.world import FaultyWorld, differences
-from market_data_pipeline_tests.polygon.faulty_server import send
+from market_data_pipeline_tests.polygon.faulty_server import Answer, send
 
 BAD = date(2026, 11, 19)  # a Thursday
+EARLY = date(2026, 11, 6)  # in the other half of a first load
 TEN = datetime(2026, 11, 19, 10, 0, tzinfo=NEW_YORK)
 FIRST_DAY = date(2026, 11, 18)
 HOUR = timedelta(hours=1)
@@ -43,7 +44,9 @@ def of_five_minutes(world: FaultyWorld) -> int:
 
 
 def failed_days(world: FaultyWorld) -> list[object]:
-    rows = world.query("select session_date from market_data.coverage where status = 'failed' and timeframe = '5m'")
+    rows = world.query(
+        "select session_date from market_data.coverage where status = 'failed' and timeframe = '5m' order by 1"
+    )
     return [row["session_date"] for row in rows]
 
 
@@ -130,22 +133,57 @@ def test_a_held_day_that_an_answer_spoils_stays_as_it_is_and_is_read_again(
     assert world.query(of_the_day, BAD) == [{"status": "complete", "rows": 192, "reason": None}]
 
 
-def shifted_count(exchange: Exchange, page: Page) -> None:
-    """A fault of the whole answer whenever the bad day is in it: no row is to blame."""
-    if any(row["t"] == int(TEN.timestamp()) * 1000 for row in page["results"]):
-        page["adjusted"] = True
+def names(page: Page, *days: date) -> bool:
+    """Return whether a page has the bar of 10:00 of one of the days."""
+    tens = {int(datetime(day.year, day.month, day.day, 10, tzinfo=NEW_YORK).timestamp()) * 1000 for day in days}
+    return any(row["t"] in tens for row in page.get("results") or ())
 
 
-@pytest.mark.parametrize("edit", [shifted_count, two_bars_at_ten])
-def test_a_first_load_holds_every_other_day(make_world: MakeWorld, edit: Callable[[Exchange, Page], None]) -> None:
+def adjusted_with(*days: date) -> Callable[[FaultyWorld], None]:
+    """A fault of the whole answer whenever one of the days is in it: no row is to blame."""
+
+    def edit(exchange: Exchange, page: Page) -> None:
+        page["adjusted"] = names(page, *days)
+
+    return lambda world: world.vendor.edit(edit)
+
+
+def unreadable_with(*days: date) -> Callable[[FaultyWorld], None]:
+    """A page that is no JSON whenever one of the days is in it: C's way to print a number that is none."""
+
+    def make(exchange: Exchange) -> Answer:
+        return send(200, exchange.body.replace(b'"v":', b'"a":-nan,"v":'), {"Content-Type": "application/json"})
+
+    return lambda world: world.vendor.inject(make, lambda one: one.kind == "5m" and names(one.page, *days), ALWAYS)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "days"),
+    [
+        (lambda world: world.vendor.edit(two_bars_at_ten), [BAD]),
+        (adjusted_with(BAD), [BAD]),
+        (adjusted_with(EARLY, BAD), [EARLY, BAD]),
+        (unreadable_with(BAD), [BAD]),
+        (unreadable_with(EARLY, BAD), [EARLY, BAD]),
+    ],
+    ids=["a row", "an answer", "answers about two days", "unreadable", "unreadable about two days"],
+)
+def test_a_first_load_holds_every_other_day(
+    make_world: MakeWorld, spoil: Callable[[FaultyWorld], None], days: list[date]
+) -> None:
     world = make_world(NOON + 5 * 24 * HOUR)
-    world.vendor.edit(edit)
+    spoil(world)
     outcomes = world.refresh("AAPL", history_days=20, timeframes=(Timeframe.M5,))
     assert outcomes["AAPL|5m"].status == "ok"
-    assert failed_days(world) == [BAD]
+    assert failed_days(world) == days
     rows = world.query("select status, count(*) from market_data.coverage where timeframe = '5m' group by 1 order by 1")
-    assert {str(row["status"]): row["count"] for row in rows} == {"complete": 13, "failed": 1, "provisional": 1}
+    held = {"complete": 14 - len(days), "failed": len(days), "provisional": 1}
+    assert {str(row["status"]): row["count"] for row in rows} == held
     assert next_due(world)["5m"] > world.now
+
+    world.now += HOUR  # what is refused is requested alone
+    assert refresh(world, timeframes=(Timeframe.M5,))["AAPL|5m"].status == "ok"
+    assert failed_days(world) == days
 
 
 def test_a_vendor_that_does_not_answer_about_a_bad_day_again_loses_no_other_day(make_world: MakeWorld) -> None:
