@@ -1,8 +1,8 @@
-"""The life of a series: it trades, it has fallen silent, or the vendor says that no more bars are to come.
+"""The life of a series: it trades, it has fallen silent, or the vendor says that it no longer trades.
 
 A series is SILENT once more whole sessions have passed without a bar than it usually goes without one, while others
-traded. Where a bar is overdue while others trade, the vendor's reference data are worth a request: they tell a symbol
-that is delisted or halted, of which nothing is missing, from one whose bars are.
+traded. Where a bar is overdue while others trade, the vendor's reference data are worth a request: they distinguish a
+symbol that is delisted or halted, of which nothing is missing, from one whose bars are.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Life(StrEnum):
 
     @property
     def expects_bars(self) -> bool:
-        """False where the vendor says that none are to come: no bar is then late."""
+        """False where the vendor says that it does not trade: no bar is then late."""
         return self in (Life.TRADING, Life.SILENT)
 
 
@@ -64,7 +64,7 @@ class Listing:
 # Half of the shortest RPO: that a symbol is delisted is known before it would be alerted as late.
 ASK_AFTER: Final = timedelta(minutes=30)
 
-# Reference data change once a day. A symbol of which no bars are to come is also fetched no more often than this.
+# Reference data change once a day. A symbol of which no bars are expected is not fetched more often either.
 ASK_AGAIN_AFTER: Final = timedelta(days=1)
 
 # How often a symbol goes without a bar for whole sessions is judged by twelve weeks: it may do so twice a month.

@@ -168,7 +168,7 @@ def plan_fetch(
         last_ts: start of the last stored bar, None without one. A history that begins after it comes in parts; one that
             begins before it does not, because each part would cause all later features to be computed again.
         full: request every day again, in one part.
-        until: request no day after this one, if given: no bars are to come (ingest.life).
+        until: request no day after this one, if given: no bars are expected (ingest.life).
     """
     sessions = within.sessions if until is None else tuple(day for day in within.sessions if day.date <= until)
     days = days_to_fetch(sessions, coverage, series.timeframe, timing, full=full)

@@ -1,7 +1,7 @@
-"""Whether bars of a symbol are to be expected: what its days say, and what the vendor says when they say nothing.
+"""Whether bars of a symbol are expected: what its days show, and what the vendor says where they do not decide.
 
-The vendor's reference data are asked only about a symbol of which a bar is overdue while others trade, or that never
-had one, and no more than once a day. When they cannot be had, what was known stays.
+The vendor's reference data are requested only for a symbol of which a bar is overdue while others trade, or that never
+had one, and at most once a day. When the request fails, what was known stays.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def _is_overdue(state: SeriesState, answer: Answer) -> bool:
 
 
 def fetched_until(state: SeriesState, listing: Listing | None, timing: Timing) -> date | None:
-    """Return the last day to request now of a fetched series of which no bars are to come; None for no limit.
+    """Return the last day to request now of a fetched series of which no bars are expected; None for no limit.
 
     Once a day it is requested like any other, to see whether it is back.
     """

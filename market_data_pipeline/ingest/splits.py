@@ -3,8 +3,8 @@
 One request lists the splits of every ticker, so the symbols of a run share it. Bars never wait for it: they are stored
 as traded, and adjusted by what is known. What is doubtful about that is reported with the run's results.
 
-Add here: what makes a list due, or a row doubtful. Keep out: what the rows do to prices (domain.adjustments) and how
-several rows about one event are told apart (domain.contested).
+Add here: what makes a list due, or a row doubtful. Keep out: what the rows do to prices (domain.adjustments) and which
+of several rows about one event count (domain.contested).
 """
 
 from __future__ import annotations

@@ -110,7 +110,7 @@ def find_gaps(
         held_us: starts of the bars that are held, int64 microseconds since 1970 UTC, ascending.
         timing: calendar, plan and the instant it is now.
         failing: whether the last execution of the series failed; what it then did not request counts as failed.
-        ended: whether no bars of the series are to come.
+        ended: whether no more bars of the series are expected.
     """
     sessions = (*reach.beyond, *reach.sessions)
     if not sessions:

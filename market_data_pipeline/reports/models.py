@@ -57,7 +57,7 @@ class StalenessSummary(Answer):
 
 
 class SeriesByStatus(Answer):
-    """Series by state, worst first, each list capped by `limit`; `not_expected`: no bars of them are to come."""
+    """Series by state, worst first, each list capped by `limit`; `not_expected`: no bars of them are expected."""
 
     fresh: list[SeriesFreshness]
     aging: list[SeriesFreshness]

@@ -1,6 +1,6 @@
 """`market-data init`: the `.env` file that lets plain `dagster` commands find the project's instance and databases.
 
-Keep out: how the user's lines and the generated ones are told apart (settings.env_file), and what variables mean
+Keep out: how the user's lines and the generated ones are distinguished (settings.env_file), and what variables mean
 (settings).
 """
 

@@ -1,9 +1,9 @@
 """What `market-data up` keeps running: a process that ends or no longer answers is restarted, with an alert.
 
-Each service is asked every few seconds, in a thread of its own so that one that hangs delays nothing else. Several
-missed answers in a row count, not the time between them: after a laptop was closed for an hour, everything answers. A
-process that is stopped (SIGSTOP, a debugger that was left) is continued. A restart waits twice as long each time. An
-outage is alerted once when it lasts, with its end, or once with its end if it was short.
+Each service is checked every few seconds, in a thread of its own so that one that hangs delays nothing else. Several
+missed answers in a row count, not the time between them: after a laptop was asleep for an hour, everything answers. A
+process that is stopped (SIGSTOP, a debugger that was left) is continued. A restart waits twice as long each time. A
+long outage is alerted when it is noticed and when it is over, a short one once, when it is over.
 
 Add here: what is done about a service that is down. Which services there are is in up and daemon.
 """

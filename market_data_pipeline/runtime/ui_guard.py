@@ -2,7 +2,7 @@
 
 A browser says where a request comes from: in Host the name under which it knows this server, in Origin and
 Sec-Fetch-Site the page that sends it. Programs other than browsers send neither of the latter, and are not refused for
-that. Who may reach the UI at all is for the network and a proxy to decide: Dagster knows no users.
+that. Who may reach the UI at all is for the network and a proxy to decide: Dagster has no users.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 # The lanes share the pool, which has a connection for each place in them: a slow report never keeps a series from being
-# read, and neither keeps a monitor from being told how the service is. Answers of 10,000 records keep Python busy, not
+# read, and neither delays the answers to a monitor. Answers of 10,000 records keep Python busy, not
 # PostgreSQL: a wider lane would not be faster on 2 cores.
 SERIES_LANE: Final = 4
 REPORT_LANE: Final = 2

@@ -1,4 +1,4 @@
-"""What the machine's network asks of every client of ours: its proxy, and its own certificate authority.
+"""What the machine's network requires of every client in this package: its proxy, and its own certificate authority.
 
 Each library reads these variables in its own way, so each command prepares them once, for itself and for the processes
 that it starts.

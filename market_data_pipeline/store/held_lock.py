@@ -3,8 +3,8 @@
 PostgreSQL frees such a lock when its connection ends, which is how others find that a process is gone. But a connection
 also ends while its process lives: an administrator ends idle ones, a server restarts, a network drops it. A thread here
 watches the connection, keeps it from being idle, and takes the lock again on a new one: within milliseconds of the
-loss when the server accepts connections, else as soon as it does. Who finds the lock free should therefore look again
-later before calling the process gone.
+loss when the server accepts connections, else as soon as it does. A process that finds the lock free should
+therefore check again later before it takes the holder for gone.
 """
 
 from __future__ import annotations

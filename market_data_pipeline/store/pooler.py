@@ -29,7 +29,7 @@ _in_session_mode: set[tuple[str, int, str, str]] = set()
 
 
 def is_pooled(connection: psycopg.Connection[Any]) -> bool:
-    """Return whether the server's process is another one than the connection was told when it was opened."""
+    """Return whether the server's process is not the one that the connection was opened on."""
     row = connection.execute("select pg_backend_pid()").fetchone()
     return row is not None and row[0] != connection.info.backend_pid
 
