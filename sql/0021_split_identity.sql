@@ -2,7 +2,7 @@
 -- A split is identified by ticker, day and ratio: two of one day are two splits, and their factors multiply. Rows of the
 -- vendor's list that may be about one event are all kept; `counts` says which of them adjust prices.
 --
--- Code from before this migration reads the tables as it did. It cannot store a new list of splits, which it reads once a
+-- Code of before this migration reads the tables as it did. It cannot store a new list of splits, which it reads once a
 -- day: a run of it that tries while a deployment is under way fails, and the next run of the present code succeeds.
 
 alter table market_data.splits

@@ -10,7 +10,7 @@ comment on column market_data.coverage.status is
 
 alter table market_data.ingest_log add column days_refused integer;
 
-comment on column market_data.ingest_log.days_refused is 'Session days of which the vendor sent a row that cannot be used: they are requested again automatically. Null for rows from before this was counted.';
+comment on column market_data.ingest_log.days_refused is 'Session days of which the vendor sent a row that cannot be used: they are requested again by themselves. Null for rows of before this was counted.';
 
 -- migrate:down
 -- Forward only. A mistake is mended by the next migration.

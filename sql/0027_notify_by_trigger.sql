@@ -1,6 +1,6 @@
 -- migrate:up
 -- Whatever changes an answer of the read API notifies `market_data_series`, whoever writes it: the state that every
--- commit of a series writes with its bars and features, a split, or a symbol that becomes followed or stops being followed.
+-- commit of a series writes with its bars and features, a split, or a symbol that is followed or no more.
 --
 -- The payload is a series' partition key, `AAPL|5m`, or `*` for all. A notification arrives with the rows of its
 -- transaction; equal ones of a transaction are one. Bars and features have no trigger of their own: they change with

@@ -28,7 +28,7 @@ comment on column market_data.listings.delisted_at is 'When the ticker was delis
 comment on column market_data.listings.name is 'Of the company or the pair.';
 
 comment on column market_data.coverage.status is
-'complete: settled and stored. provisional: stored, read again until settled. empty_confirmed: the vendor gave nothing, twice, after settling; before the first bar of a series, once. clamped: before the plan''s history. failed: the last attempt failed, or its answer was refused (see reason).';
+'complete: settled and stored. provisional: stored, read again until settled. empty_confirmed: the vendor gave nothing, twice, after settling; before the first bar of a series, once. clamped: before the plan''s history. failed: the last attempt failed.';
 
 comment on column market_data.open_alerts.kind is 'series: one beyond its tier''s RPO. life: a symbol that is halted, delisted or unknown to the vendor. silence: a market of which the vendor has no bars at all. run: a job whose last run failed; untold: one whose alert was not delivered yet. rate_limit, vendor_key: of the vendor as a whole.';
 
