@@ -210,7 +210,7 @@ SERVERS: Final = [{"url": "./", "description": "This server"}]
 
 BEARER: Final = HTTPBearer(
     scheme_name="token",
-    description="MARKET_DATA_API_TOKEN. Where none is set, only the API's own machine is answered, without one.",
+    description="MARKET_DATA_API_TOKEN. If none is set, only the API's own machine has access, without a token.",
     auto_error=False,
 )
 

@@ -101,7 +101,7 @@ def router(
         try:
             status, content = await flight.run((*key, gzip), lambda: database.report(rendered))
         except DatabaseBusyError:
-            sentence = "More readers are asking than it can serve at once. This page tries again on its own."
+            sentence = "There are more readers than it can serve at once. This page tries again automatically."
             return unavailable(
                 render(
                     "message.html",
