@@ -41,6 +41,8 @@ _FAULTS: Final = (DataError, UnreadableAnswerError)  # what is asked for may be 
 _MOST_PARTS: Final = 40
 _IN_VAIN: Final = 6
 
+_MOST_ALONE: Final = 6  # two bad rows spoil no more
+
 
 @dataclass(frozen=True, slots=True)
 class Believed:
@@ -116,7 +118,7 @@ def fetch_window(client: PolygonClient, plan: FetchPlan, window: Window, priorit
             raise
         return _refusing(sessions, error)  # refused before, and no answer now: no reason to fail the other windows
     spoilt = unheard_of([session for session in sessions if session.date in answer.refused])
-    for part in _neighbours(spoilt, sessions):
+    for part in _apart(spoilt, sessions):
         answer = _replaced(answer, _or_refused(ask, part, answer.refused))
     return answer
 
@@ -126,12 +128,15 @@ def _interval(session: Session, base: Timeframe) -> Interval:
     return Interval(session.day_start, session.day_end) if daily else Interval(session.start, session.end)
 
 
-def _neighbours(days: Sequence[Session], sessions: Sequence[Session]) -> list[list[Session]]:
-    """Return `days`, some of `sessions`, in runs without another session between them."""
+def _apart(days: Sequence[Session], sessions: Sequence[Session]) -> list[list[Session]]:
+    """Return `days`, some of `sessions`, one by one; where they are many, in runs without another session between them.
+
+    A row without a usable stamp spoils its day and those beside it, which are whole when they are requested alone.
+    """
     runs: list[list[Session]] = []
     order = {session.date: number for number, session in enumerate(sessions)}
     for day in days:
-        if runs and order[day.date] == order[runs[-1][-1].date] + 1:
+        if len(days) > _MOST_ALONE and runs and order[day.date] == order[runs[-1][-1].date] + 1:
             runs[-1].append(day)
         else:
             runs.append([day])

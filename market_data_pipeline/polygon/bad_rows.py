@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from math import isnan, nan
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import msgspec
 import numpy as np
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from market_data_pipeline.domain.intervals import Interval
     from market_data_pipeline.domain.series import Timeframe
 
+_B = TypeVar("_B", bound=Bar)
 _OPTIONAL: Final = ("vw", "n")
 _BEYOND: Final = 1e300  # stands for an integer too large for a float
 
@@ -59,26 +60,38 @@ def decoded(rows: Sequence[Any], where: str) -> tuple[np.ndarray, dict[int, str]
     flaws: dict[int, str] = {}
     unknown: dict[str, list[int]] = {}
     for at, row in enumerate(rows):
-        fields = row
-        while True:
-            try:
-                bar = msgspec.convert(fields, Bar)
-            except msgspec.ValidationError as error:
-                name = str(error).rpartition("`$.")[2].rstrip("`")
-                if name in _OPTIONAL:
-                    unknown.setdefault(name, []).append(at)
-                    fields = {key: value for key, value in fields.items() if key != name}
-                    continue
-                flaws[at] = f"{where}, bar {at}{in_words(str(error), 'bar')}."
-                table[at, 0] = _stamp(row)
-            else:
-                table[at] = (_float(bar.t), bar.o, bar.h, bar.l, bar.c, bar.v, bar.vw, bar.n)
-            break
+        try:
+            bar, unread = converted(row, Bar)
+        except msgspec.ValidationError as error:
+            flaws[at] = f"{where}, bar {at}{in_words(str(error), 'bar')}."
+            table[at, 0] = _stamp(row)
+            continue
+        table[at] = (_float(bar.t), bar.o, bar.h, bar.l, bar.c, bar.v, bar.vw, bar.n)
+        for name in unread:
+            unknown.setdefault(name, []).append(at)
     warnings = [
         f"{where}: {name} of {_bars(len(found))} cannot be read, first of bar {found[0]}; it is stored as unknown."
         for name, found in unknown.items()
     ]
     return table, flaws, warnings
+
+
+def converted(row: Any, kind: type[_B]) -> tuple[_B, list[str]]:
+    """Return a row as a bar, and the names of its optional fields that cannot be read and so count as unknown.
+
+    Raises:
+        msgspec.ValidationError: another field cannot be read.
+    """
+    unread: list[str] = []
+    while True:
+        try:
+            return msgspec.convert(row, kind), unread
+        except msgspec.ValidationError as error:
+            name = str(error).rpartition("`$.")[2].rstrip("`")
+            if name not in _OPTIONAL:
+                raise
+            unread.append(name)
+            row = {key: value for key, value in row.items() if key != name}
 
 
 def _bars(count: int) -> str:

@@ -285,19 +285,6 @@ def _table(rows: Sequence[Bar]) -> np.ndarray:
     return np.fromiter(numbers, dtype="float64", count=len(rows) * width).reshape(len(rows), width)
 
 
-def _matrix(rows: Sequence[Bar], where: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return the starts in microseconds, and the values with the names of `VALUES` as rows."""
-    try:
-        table = _table(rows)
-    except OverflowError:
-        raise DataError(f"{where}, field t: a stamp has hundreds of digits.") from None
-    ms = table[:, 0]
-    if (odd := (ms > LATEST_MS) | (ms < 0)).any():
-        at = int(np.argmax(odd))
-        raise DataError(f"{where}, bar {at}, field t: {odd_stamp(ms[at])}.")
-    return ms.astype("int64") * 1000, np.ascontiguousarray(table[:, 1:].T)
-
-
 def _warn_of_vwap(ts_us: np.ndarray, values: np.ndarray, where: str) -> None:
     # The vendor's vwap includes trades that its high and low exclude: a warning, not an error.
     high, low, vwap = values[1], values[2], values[5]
@@ -329,7 +316,7 @@ def read_market_day(body: bytes, day: date) -> pd.DataFrame:
     """Return the bars as a bar frame with a column `symbol` in front; every `ts` is 00:00 New York of `day`.
 
     The vendor stamps them at 16:00, also on days that close early. A row that cannot be used is left out with a
-    warning: the symbol is then requested on its own.
+    warning: the symbol is then requested on its own. An unreadable `vw` or `n` counts as unknown.
 
     Raises:
         TransientError: the body is not JSON.
@@ -339,7 +326,8 @@ def read_market_day(body: bytes, day: date) -> pd.DataFrame:
     where = f"US stocks on {day}"
     rows, flaws = _market_rows(body, where)
     symbols = np.array([row.T for row in rows], dtype=object)
-    ts_us, values = _matrix(rows, where)
+    table = _table(rows)
+    ts_us, values = table[:, 0].astype("int64") * 1000, np.ascontiguousarray(table[:, 1:].T)
     if rows:
         good = _good_rows(symbols, ts_us, values, day, where, flaws)
         symbols, values = symbols[good], values[:, good]
@@ -365,12 +353,16 @@ def _market_rows(body: bytes, where: str) -> tuple[Sequence[_MarketBar], list[st
         page, _ = _lenient(body, where)
         for at, row in enumerate(page.results or ()):
             try:
-                rows.append(msgspec.convert(row, _MarketBar))
+                rows.append(bad_rows.converted(row, _MarketBar)[0])
             except msgspec.ValidationError as error:
                 flaws.append(f"{where}, bar {at}{in_words(str(error), 'bar')}.")
     _check_status(page)
     _check_envelope(page.adjusted, page.resultsCount, len(rows) + len(flaws), where)
-    return rows, flaws
+    stamped = [row for row in rows if 0 <= row.t <= LATEST_MS]
+    if len(stamped) < len(rows):
+        odd = (row for row in rows if not 0 <= row.t <= LATEST_MS)
+        flaws += [f"{where}: {row.T}, field t: {odd_stamp(min(row.t, 10**18))}." for row in odd]
+    return stamped, flaws
 
 
 def _good_rows(
@@ -385,7 +377,9 @@ def _good_rows(
     for at in np.flatnonzero(ts_us != close_us).tolist():
         good[at] = False
         flaws.append(f"{where}: {symbols[at]} is stamped {when(ts_us[at])} instead of {when(close_us)}.")
-    for rule, broken in (*price_rules(values), *optional_rules(values)):
+    for number, (_, broken) in enumerate(optional_rules(values), start=5):
+        values[number, broken] = np.nan
+    for rule, broken in price_rules(values):
         for at in np.flatnonzero(broken & good).tolist():
             good[at] = False
             flaws.append(f"{where}: {symbols[at]}: {rule}: {shown(values, at)}.")

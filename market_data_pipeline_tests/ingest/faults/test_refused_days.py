@@ -133,6 +133,13 @@ def test_a_held_day_that_an_answer_spoils_stays_as_it_is_and_is_read_again(
     assert world.query(of_the_day, BAD) == [{"status": "complete", "rows": 192, "reason": None}]
 
 
+def no_stamp_at_four(exchange: Exchange, page: Page) -> None:
+    """A bar that may be the last one of the day before or the first one of the bad day."""
+    for row in page["results"]:
+        if row["t"] == int(TEN.timestamp() - 6 * 3600) * 1000:
+            row["t"] = None
+
+
 def names(page: Page, *days: date) -> bool:
     """Return whether a page has the bar of 10:00 of one of the days."""
     tens = {int(datetime(day.year, day.month, day.day, 10, tzinfo=NEW_YORK).timestamp()) * 1000 for day in days}
@@ -161,12 +168,20 @@ def unreadable_with(*days: date) -> Callable[[FaultyWorld], None]:
     ("spoil", "days"),
     [
         (lambda world: world.vendor.edit(two_bars_at_ten), [BAD]),
+        (lambda world: world.vendor.edit(no_stamp_at_four), [BAD]),
         (adjusted_with(BAD), [BAD]),
         (adjusted_with(EARLY, BAD), [EARLY, BAD]),
         (unreadable_with(BAD), [BAD]),
         (unreadable_with(EARLY, BAD), [EARLY, BAD]),
     ],
-    ids=["a row", "an answer", "answers about two days", "unreadable", "unreadable about two days"],
+    ids=[
+        "a row",
+        "a row between days",
+        "an answer",
+        "answers about two days",
+        "unreadable",
+        "unreadable about two days",
+    ],
 )
 def test_a_first_load_holds_every_other_day(
     make_world: MakeWorld, spoil: Callable[[FaultyWorld], None], days: list[date]
