@@ -2,16 +2,19 @@
 
 Once a token is set, everyone needs it, because a proxy on this machine makes every visitor a loopback connection.
 Without one, a request counts as this machine's when nothing says that it comes from elsewhere: its connection, its Host
-(a web page that the user has open may reach this machine under a name of its own, DNS rebinding), and what proxies add.
-Headers can only take the access away: X-Forwarded-For is the client's to write.
+(a web page that the user has open may reach this machine under a name of its own, DNS rebinding), what proxies add, and
+whose program sent it: a proxy that is a service of its own runs as another user, and other people on this machine are
+not its operators either. Headers can only take the access away: X-Forwarded-For is the client's to write.
 """
 
 from __future__ import annotations
 
 import hmac
+import os
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
+from market_data_pipeline.serving.peer import user_of_peer
 from market_data_pipeline.serving.problem_types import ProblemType
 from market_data_pipeline.serving.problems import Problem
 from market_data_pipeline.serving.sessions import Sessions
@@ -71,8 +74,8 @@ class AdminAccess:
         if self._token is None:
             raise Problem(
                 HTTPStatus.FORBIDDEN,
-                "Without MARKET_DATA_API_TOKEN, admin endpoints answer only requests that a program on the API's own "
-                "machine sends to localhost, and none that a proxy passes on.",
+                "Without MARKET_DATA_API_TOKEN, admin endpoints answer only requests that a program of the API's own "
+                "user, or of root, sends to localhost on its machine, and none that a proxy passes on.",
                 kind=ProblemType.LOCAL_ONLY,
             )
         raise Problem(
@@ -95,8 +98,15 @@ def comes_from_this_machine(request: Request) -> bool:
         return False
     if not names_this_machine(host_of(request.headers.get("host", ""))):
         return False
-    # nginx without further settings adds no header and replaces the Host, but speaks HTTP/1.0; browsers, curl and
-    # client libraries have spoken 1.1 for many years.
-    if request.scope["http_version"] == "1.0":
+    # nginx without further settings adds no header and replaces the Host. Before 1.30 it speaks HTTP/1.0; browsers,
+    # curl and client libraries have spoken 1.1 for many years. A newer one is known by its user only.
+    if request.scope["http_version"] == "1.0" or any(name.startswith(FORWARDING_HEADERS) for name in request.headers):
         return False
-    return not any(name.startswith(FORWARDING_HEADERS) for name in request.headers)
+    return _is_of_an_operator(request)
+
+
+def _is_of_an_operator(request: Request) -> bool:
+    """Return whether this process's user or root sent a request; True where the system does not tell."""
+    client, server = request.client, request.scope.get("server")
+    user = user_of_peer(client, server) if client and server else None
+    return user in {None, 0, os.geteuid()}

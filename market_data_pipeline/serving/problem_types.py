@@ -66,8 +66,8 @@ class ProblemType(Enum):
     LOCAL_ONLY = (
         HTTPStatus.FORBIDDEN,
         "Only this machine has access",
-        "The address is for operators. No token is configured, so it answers only requests that a program on the "
-        "API's own machine sends to localhost.",
+        "The address is for operators. No token is configured, so it answers only requests that a program of the API's "
+        "own user, or of root, sends to localhost on its machine.",
         "Set MARKET_DATA_API_TOKEN where the API runs, and send it.",
     )
     FOREIGN_PAGE = (

@@ -21,8 +21,8 @@ from market_data_pipeline_tests.serving.waiting import wait_until
 
 RECIPES = Path(__file__).parents[2] / "docs" / "proxies.md"
 _PROGRAMS = os.pathsep.join((os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sbin"))
-# What a packaged nginx has in folders that only root may write to. Its workers are the user who runs the tests: other
-# users may not enter the folder.
+# What a packaged nginx has in folders that only root may write to. Its workers are the user who runs the tests, unless
+# a test names another: that one may not enter the folder, so no answer may be too large for the workers' memory.
 _NGINX = """
 {user}
 pid {folder}/nginx.pid;
@@ -41,10 +41,13 @@ http {{
 
 
 @contextmanager
-def nginx(folder: Path, http: str, port: int) -> Iterator[None]:
-    """Run nginx with `http`, the inside of its http block, until the end of the block; it listens on `port`."""
+def nginx(folder: Path, http: str, port: int, user: str = "root") -> Iterator[None]:
+    """Run nginx with `http`, the inside of its http block, until the end of the block; it listens on `port`.
+
+    Its workers run as `user` where root runs the tests.
+    """
     configuration = folder / "nginx.conf"
-    configuration.write_text(_NGINX.format(user="user root;" if os.getuid() == 0 else "", folder=folder, http=http))
+    configuration.write_text(_NGINX.format(user=f"user {user};" if os.getuid() == 0 else "", folder=folder, http=http))
     command = [program("nginx"), "-p", str(folder), "-c", str(configuration), "-g", "daemon off;"]
     with _running(command, folder, port):
         yield

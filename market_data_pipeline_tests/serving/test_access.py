@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import socket
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ import pytest
 from pydantic import SecretStr
 
 from market_data_pipeline.serving.app import create_app
+from market_data_pipeline.serving.peer import user_of_peer
 from market_data_pipeline_tests.serving.conftest import Api, MovableClock, dagster_state, serve
 from market_data_pipeline_tests.serving.seeding import Seed
 
@@ -128,6 +131,19 @@ def test_the_page_shows_failures_only_to_operators(settings: MovableClock, seed:
     inside = ask(settings, "/", "127.0.0.1", {"Host": "localhost"})[1]["text"]
     assert ("AAPL" in outside, "secret trouble" in outside) == (True, False)
     assert "secret trouble" in inside
+
+
+@pytest.mark.parametrize(("listens_on", "asks"), [("127.0.0.1", "127.0.0.1"), ("::", "127.0.0.1"), ("::1", "::1")])
+def test_the_kernel_knows_whose_program_is_at_the_other_end(listens_on: str, asks: str) -> None:
+    family = socket.AF_INET6 if ":" in listens_on else socket.AF_INET
+    with (
+        socket.create_server((listens_on, 0), family=family, dualstack_ipv6=listens_on == "::") as server,
+        socket.create_connection((asks, server.getsockname()[1])),
+    ):
+        accepted, client = server.accept()
+        with accepted:
+            assert user_of_peer(client[:2], accepted.getsockname()[:2]) == os.getuid()
+            assert user_of_peer((client[0], 1), accepted.getsockname()[:2]) is None
 
 
 def test_a_running_server_ignores_forwarding_headers(settings: MovableClock, monkeypatch: pytest.MonkeyPatch) -> None:

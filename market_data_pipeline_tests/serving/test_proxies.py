@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -47,6 +48,22 @@ def test_no_visitor_of_a_proxy_is_an_operator_without_the_token(
                     assert requests.get(f"{base}/api/v1/bars/AAPL?timeframe=5m", timeout=10).status_code == 200
                     if token:
                         assert statuses(base, **BEARER) == {200}
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can run nginx as a service does, as another user")
+@pytest.mark.usefixtures("dagster_instance")
+def test_a_proxy_that_leaves_no_trace_is_known_by_its_user(settings: MovableClock, seed: Seed, tmp_path: Path) -> None:
+    seed.series("AAPL")
+    seed.log("run", "AAPL", "5m", "failed", error="secret trouble")
+    with serve(settings) as api:
+        port = free_port()
+        # What nginx 1.30 does without further settings: HTTP/1.1, the Host replaced, and no header added.
+        http = f"""server {{ listen 127.0.0.1:{port}; location / {{
+          proxy_pass {api.base}; proxy_http_version 1.1; proxy_set_header Connection ''; }} }}"""
+        with nginx(tmp_path, http, port, user="daemon"):
+            assert statuses(f"http://127.0.0.1:{port}") == {403}
+            assert "secret trouble" not in requests.get(f"http://127.0.0.1:{port}/", timeout=10).text
+        assert statuses(api.base) == {200}
 
 
 def test_no_visitor_of_caddy_is_an_operator_without_the_token(settings: MovableClock, tmp_path: Path) -> None:
