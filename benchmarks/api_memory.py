@@ -25,9 +25,10 @@ import psutil
 import psycopg
 import requests
 
-from benchmarks.place import REPOSITORY, free_port, running_place, symbol_requests, universe
+from benchmarks.place import REPOSITORY, running_place, symbol_requests, universe
 from benchmarks.report import Measurement, show
 from benchmarks.running_dagster import running_dagster
+from market_data_pipeline.measure.scratch import free_ports
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -113,7 +114,7 @@ def measure(requests_: int = REQUESTS) -> list[Measurement]:
 
 @contextmanager
 def _running_api() -> Iterator[tuple[int, psutil.Process]]:
-    port = free_port()
+    [port] = free_ports(1)
     environment = {**os.environ, "MARKET_DATA_API_PORT": str(port)}
     command = [sys.executable, "-m", "market_data_pipeline.runtime.api"]
     process = subprocess.Popen(command, cwd=REPOSITORY, env=environment)  # noqa: S603 - our own module

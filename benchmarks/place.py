@@ -13,7 +13,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -30,6 +29,7 @@ import psycopg
 import requests
 
 from market_data_pipeline.domain.series import Tier, asset_class_of
+from market_data_pipeline.measure.scratch import free_ports
 from market_data_pipeline.runtime.postgres import EmbeddedPostgres
 from market_data_pipeline.settings.sandbox import HOST, SANDBOX_KEY, STATUS_PATH
 from market_data_pipeline.store.migrations import migrate_database
@@ -63,14 +63,6 @@ def symbol_requests(symbols: tuple[str, ...]) -> list[SymbolRequest]:
     from market_data_pipeline.ingest.outcome import SymbolRequest
 
     return [SymbolRequest(symbol, Tier.CRITICAL) for symbol in symbols]
-
-
-def free_port() -> int:
-    """Return a free port of this machine."""
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @dataclass(frozen=True)
@@ -166,7 +158,7 @@ def _end_with_parent() -> None:
 
 @contextmanager
 def _vendor(latency_ms: float) -> Iterator[str]:
-    port = free_port()
+    [port] = free_ports(1)
     module = "market_data_pipeline.sandbox.server"
     options = ["--port", str(port), "--latency-ms", str(latency_ms), "--as-of", NOW.isoformat()]
     command = [sys.executable, "-m", module, *options]

@@ -10,7 +10,6 @@ which is read every 20 ms.
 from __future__ import annotations
 
 import signal
-import socket
 import statistics
 import subprocess
 import sys
@@ -23,6 +22,7 @@ import psycopg
 from benchmarks.backfill import first_request, project_folder
 from benchmarks.place import running_place
 from benchmarks.report import Measurement, show
+from market_data_pipeline.measure.scratch import free_ports
 
 RUNS: Final = 5
 MOST_START_SECONDS: Final = 2.0
@@ -41,7 +41,7 @@ def measure(runs: int = RUNS) -> list[Measurement]:
     seconds = []
     with running_place() as place, project_folder(place, "start", _DAYS) as (folder, environment):
         (folder / "one.yaml").write_text("tiers: {critical: [AAPL]}\n", encoding="utf-8")
-        ui, api = _free_ports(2)
+        ui, api = free_ports(2)
         environment |= {
             "MARKET_DATA_UNIVERSE": str(folder / "one.yaml"),
             "MARKET_DATA_UI_PORT": str(ui),
@@ -86,17 +86,6 @@ def last_start(dagster_url: str) -> float:
     if not found or found[0] is None:
         raise SystemExit("No run was started.")
     return float(found[0])
-
-
-def _free_ports(count: int) -> list[int]:
-    probes = [socket.socket() for _ in range(count)]
-    try:
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [probe.getsockname()[1] for probe in probes]
-    finally:
-        for probe in probes:
-            probe.close()
 
 
 if __name__ == "__main__":

@@ -459,13 +459,12 @@ def test_init_writes_a_private_file_once(run, project: str, tmp_path: Path) -> N
 
 def test_the_sandbox_answers_with_its_key_until_it_is_interrupted() -> None:
     import signal
-    import socket
 
     import requests
 
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    from market_data_pipeline.measure.scratch import free_ports
+
+    [port] = free_ports(1)
     code = "from market_data_pipeline.cli.main import main; main()"
     process = subprocess.Popen(
         [sys.executable, "-c", code, "sandbox", "--port", str(port), "--as-of", "2025-03-15T12:00Z"]

@@ -6,7 +6,6 @@ Add here: what an outage does to the project, or what an operator does to repair
 from __future__ import annotations
 
 import os
-import socket
 import sys
 import time
 from contextlib import ExitStack, contextmanager, suppress
@@ -19,7 +18,7 @@ import sqlalchemy as sa
 
 from market_data_pipeline.domain.errors import DatabaseUnavailableError, PipelineError
 from market_data_pipeline.domain.series import Tier
-from market_data_pipeline.measure.scratch import scratch_project
+from market_data_pipeline.measure.scratch import free_ports, scratch_project
 from market_data_pipeline.orchestration.dagster_internals import StoredDagsterState
 from market_data_pipeline.process_identity import is_alive
 from market_data_pipeline.runtime.load import dagster_instance
@@ -237,7 +236,7 @@ def running_project(
         files: further files in its folder, by name; Python finds modules among them.
         variables: further ones of its environment.
     """
-    vendor_port, api_port, ui_port = _free_ports(3)
+    vendor_port, api_port, ui_port = free_ports(3)
     with (
         scratch_project(
             settings,
@@ -278,16 +277,6 @@ def _found_by_python(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.environ["PYTHONPATH"] = before
-
-
-def _free_ports(count: int) -> list[int]:
-    probes = [socket.socket() for _ in range(count)]
-    for probe in probes:
-        probe.bind((HOST, 0))
-    ports = [int(probe.getsockname()[1]) for probe in probes]
-    for probe in probes:
-        probe.close()
-    return ports
 
 
 def _word(argument: str) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import platform
-import socket
 import sys
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from market_data_pipeline import __version__
 from market_data_pipeline.domain.errors import UsageError
 from market_data_pipeline.domain.series import Timeframe
 from market_data_pipeline.measure.load_generator import Generator, Measured
-from market_data_pipeline.measure.scratch import scratch_project, select_symbols
+from market_data_pipeline.measure.scratch import free_ports, scratch_project, select_symbols
 from market_data_pipeline.runtime.console import console as screen
 from market_data_pipeline.runtime.daemon import Daemon
 from market_data_pipeline.runtime.load import Load, dagster_instance, load
@@ -167,7 +166,7 @@ def run_loadtest(
             universe=universe,
             own_server=False,
             MARKET_DATA_HISTORY_DAYS=days,
-            MARKET_DATA_API_PORT=_free_port(),
+            MARKET_DATA_API_PORT=free_ports(1)[0],
             **_SANDBOX,
         ) as scratch,
         ExitStack() as stack,
@@ -265,10 +264,3 @@ def loadtest_document(
         "load_average": os.getloadavg()[0],
         "python": platform.python_version(),
     }
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

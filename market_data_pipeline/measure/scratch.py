@@ -12,6 +12,7 @@ import fcntl
 import os
 import secrets
 import shutil
+import socket
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -28,6 +29,7 @@ from market_data_pipeline.runtime.postgres import EmbeddedPostgres
 from market_data_pipeline.runtime.processes import commands, end_trees
 from market_data_pipeline.runtime.sandbox import stop_sandbox_in
 from market_data_pipeline.settings import Settings, load_settings, project
+from market_data_pipeline.settings.sandbox import HOST
 from market_data_pipeline.store.connection import describe, libpq_url, open_connection
 
 _PREFIX: Final = "market_data_scratch_"  # of databases; one without connections may be dropped
@@ -251,3 +253,12 @@ def _other(settings: Settings, name: str) -> str:
     parts = urlsplit(libpq_url(settings.owner_url))
     rest = [(key, value) for key, value in parse_qsl(parts.query) if key != "dbname"]
     return urlunsplit(parts._replace(path=f"/{name}", query=urlencode(rest)))
+
+
+def free_ports(count: int) -> list[int]:
+    """Return ports of this machine that nothing listens on."""
+    with ExitStack() as probes:
+        taken = [probes.enter_context(socket.socket()) for _ in range(count)]
+        for probe in taken:
+            probe.bind((HOST, 0))
+        return [int(probe.getsockname()[1]) for probe in taken]

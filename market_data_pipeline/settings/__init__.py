@@ -1,7 +1,7 @@
 """The environment, read and typed in one place: when a command starts, never when a module is imported.
 
-Add here: a variable with an example and a parser whose error completes the sentence "VARIABLE …"; document it in
-`.env.example` too. Keep out: what the values mean (polygon.plans, domain).
+Add here: a variable with an example and one of `parsers`; document it in `.env.example` too. Keep out: what the values
+mean (polygon.plans, domain).
 """
 
 from __future__ import annotations
@@ -9,9 +9,8 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, cast
 from urllib.parse import urlsplit
@@ -21,7 +20,7 @@ from pydantic_core import PydanticUseDefault
 from pydantic_settings import BaseSettings, EnvSettingsSource, NoDecode, SettingsConfigDict
 
 from market_data_pipeline.domain.errors import ConfigurationError
-from market_data_pipeline.settings import env_file, project
+from market_data_pipeline.settings import env_file, parsers, project
 from market_data_pipeline.settings.addresses import is_loopback, local_url, names_this_machine
 from market_data_pipeline.settings.database_urls import postgres_url, psycopg2_url
 from market_data_pipeline.settings.sandbox import SANDBOX_KEY
@@ -49,116 +48,6 @@ _OVERRIDES: Final = "MARKET_DATA_OVERRIDES"
 KEY_VARIABLES: Final = ("POLYGON_API_KEY", "MASSIVE_API_KEY")
 _WITHHELD: Final = "withheld-from-this-process"
 _CONTRADICTION: Final = "Dagster's own processes read {0} from .env, where it is not what this command uses: {1}."
-
-
-# Parsers: each raises ValueError with a message that completes the sentence "VARIABLE …"; it shows the given text
-# unless that may hold a secret.
-
-
-def _whole_number(low: int, high: int) -> Callable[[Any], int]:
-    """Return a parser of whole numbers from `low` to `high`, both included."""
-
-    def parse(given: Any) -> int:
-        text = str(given).strip()
-        if not re.fullmatch(r"[+-]?[0-9]{1,18}", text):
-            raise ValueError(f"is {given!r}, which is not a whole number")
-        if not low <= (number := int(text)) <= high:
-            raise ValueError(f"is {number}, which is not between {low} and {high}")
-        return number
-
-    return parse
-
-
-def _one_of(what: str, names: Collection[str]) -> Callable[[Any], str]:
-    """Return a parser of one of `names`, ignoring case."""
-
-    def parse(given: Any) -> str:
-        name = str(given).strip().lower()
-        if name not in names:
-            raise ValueError(f"is {given!r}, which is not a {what}: use one of {', '.join(names)}")
-        return name
-
-    return parse
-
-
-def _instant(given: Any) -> datetime:
-    """Return an ISO 8601 instant with its offset as aware UTC."""
-    try:
-        moment = given if isinstance(given, datetime) else datetime.fromisoformat(str(given).strip())
-    except ValueError:
-        raise ValueError(f"is {given!r}, which is not an ISO 8601 instant") from None
-    if moment.tzinfo is None:
-        raise ValueError(f"is {given!r}, which has no offset from UTC")
-    return moment.astimezone(UTC)
-
-
-def _existing_path(given: Any) -> Path:
-    """Return the absolute path of a file or folder that exists."""
-    path = Path(given).expanduser().absolute()
-    if not path.exists():
-        raise ValueError(f"is {str(given)!r}, and there is no such file or folder")
-    return path
-
-
-def _module(given: Any) -> str:
-    """Return the name of an importable module, or of a file that ends in `.py`."""
-    text = str(given).strip()
-    if not text.endswith(".py") and not all(part.isidentifier() for part in text.split(".")):
-        raise ValueError(f"is {text!r}, which is neither a module's name nor a .py file")
-    return text
-
-
-def _file_of_module(named: str | None, root: Path) -> str | None:
-    """Return the absolute path of a `.py` file, a relative one taken from `root`; other names as they are."""
-    if named is None or not named.endswith(".py"):
-        return named
-    file = root / Path(named).expanduser()
-    if not file.is_file():
-        raise ValueError(f"is {named!r}, and there is no such file")
-    return str(file)
-
-
-def _api_key(given: Any) -> SecretStr:
-    """Return a key that can be sent in a header."""
-    text = given.get_secret_value() if isinstance(given, SecretStr) else str(given)
-    if not re.fullmatch(r"[!-~]+", text := text.strip()):
-        raise ValueError("contains a blank or a character that no key has (its value is not shown)")
-    return SecretStr(text)
-
-
-def _base_url(given: Any) -> str:
-    """Return the address of a Polygon-compatible server, without a slash at its end."""
-    text = str(given).strip()
-    try:
-        parts = urlsplit(text)
-        usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        usable = False
-    if not usable:
-        raise ValueError("is not an address that starts with https:// or http:// and names a host")
-    if parts.query or parts.fragment or "@" in parts.netloc:
-        raise ValueError("must not contain a key, a login or anything after a ? (its value is not shown)")
-    return text.rstrip("/")
-
-
-def _listening_address(given: Any) -> str:
-    """Return an address of this machine to listen on: an IP address, or localhost."""
-    text = str(given).strip().strip("[]").lower()
-    try:
-        return "127.0.0.1" if text == "localhost" else str(ip_address(text))
-    except ValueError:
-        raise ValueError(f"is {str(given)!r}, which is neither an IP address nor localhost") from None
-
-
-def _alert_urls(given: Any) -> list[str]:
-    """Return comma-separated Apprise URLs; a comma inside one, as between mail recipients, is part of it."""
-    if isinstance(given, list):
-        return given
-    urls = [url.strip() for url in re.split(r"[,\s]+(?=[A-Za-z][A-Za-z0-9+.-]*://)", str(given).strip(", "))]
-    for number, url in enumerate(urls, start=1):
-        if "://" not in url:
-            raise ValueError(f"has no :// in address number {number} (its value is not shown)")
-    return urls
 
 
 def _default_base_url(values: dict[str, Any]) -> str | None:
@@ -225,25 +114,25 @@ class Settings(BaseSettings):
         frozen=True, extra="ignore", case_sensitive=True, populate_by_name=True, env_prefix="MARKET_DATA_FIELD_"
     )
 
-    project_root: Annotated[Path, BeforeValidator(_existing_path)] = _known(
+    project_root: Annotated[Path, BeforeValidator(parsers.existing_path)] = _known(
         lambda: project_root(), "MARKET_DATA_PROJECT_ROOT", "/srv/market-data"
     )
-    massive_api_key: Annotated[SecretStr | None, BeforeValidator(_api_key)] = _known(
+    massive_api_key: Annotated[SecretStr | None, BeforeValidator(parsers.api_key)] = _known(
         None, "MASSIVE_API_KEY", "your-key"
     )
-    api_key: Annotated[SecretStr | None, BeforeValidator(_api_key)] = _known(
+    api_key: Annotated[SecretStr | None, BeforeValidator(parsers.api_key)] = _known(
         _other_name_of_key, "POLYGON_API_KEY", "your-key"
     )
-    base_url: Annotated[str | None, BeforeValidator(_base_url)] = _known(
+    base_url: Annotated[str | None, BeforeValidator(parsers.base_url)] = _known(
         _default_base_url, "POLYGON_BASE_URL", VENDOR_URL
     )
-    plan: Annotated[str, BeforeValidator(_one_of("plan", PLAN_NAMES))] = _known(
+    plan: Annotated[str, BeforeValidator(parsers.one_of("plan", PLAN_NAMES))] = _known(
         _default_plan, "POLYGON_PLAN", "starter"
     )
-    calls_per_minute: Annotated[int | None, BeforeValidator(_whole_number(0, 100_000))] = _known(
+    calls_per_minute: Annotated[int | None, BeforeValidator(parsers.whole_number(0, 100_000))] = _known(
         None, "POLYGON_CALLS_PER_MINUTE", "100 (0 lifts the limit)"
     )
-    sandbox_replay: Annotated[Path | None, BeforeValidator(_existing_path)] = _known(
+    sandbox_replay: Annotated[Path | None, BeforeValidator(parsers.existing_path)] = _known(
         None, "MARKET_DATA_SANDBOX_REPLAY", "recorded/"
     )
     database_url: Annotated[str, BeforeValidator(postgres_url)] = _known(
@@ -261,42 +150,46 @@ class Settings(BaseSettings):
         "postgresql+psycopg2://user:password@localhost:5432/dagster",
         repr=False,
     )
-    dagster_home: Annotated[Path, BeforeValidator(_existing_path)] = _known(
+    dagster_home: Annotated[Path, BeforeValidator(parsers.existing_path)] = _known(
         lambda values: values.get("project_root"), "DAGSTER_HOME", "/srv/market-data"
     )
-    universe_file: Annotated[Path, BeforeValidator(_existing_path)] = _known(
+    universe_file: Annotated[Path, BeforeValidator(parsers.existing_path)] = _known(
         PACKAGED_UNIVERSE, "MARKET_DATA_UNIVERSE", "universe.yaml"
     )
-    history_days: Annotated[int, BeforeValidator(_whole_number(1, _LONGEST_HISTORY_DAYS))] = _known(
+    history_days: Annotated[int, BeforeValidator(parsers.whole_number(1, _LONGEST_HISTORY_DAYS))] = _known(
         365, "MARKET_DATA_HISTORY_DAYS", "365"
     )
-    max_concurrent_symbols: Annotated[int, BeforeValidator(_whole_number(1, _MOST_CONCURRENT_SYMBOLS))] = _known(
+    max_concurrent_symbols: Annotated[int, BeforeValidator(parsers.whole_number(1, _MOST_CONCURRENT_SYMBOLS))] = _known(
         3, "MARKET_DATA_MAX_CONCURRENT_SYMBOLS", "3"
     )
-    as_of: Annotated[datetime | None, BeforeValidator(_instant)] = _known(
+    as_of: Annotated[datetime | None, BeforeValidator(parsers.instant)] = _known(
         None, "MARKET_DATA_AS_OF", "2025-03-14T15:30:00-04:00"
     )
     api_token: SecretStr | None = _known(None, "MARKET_DATA_API_TOKEN", "a-long-random-text")
-    alert_urls: Annotated[list[str], NoDecode, BeforeValidator(_alert_urls)] = _known(
+    alert_urls: Annotated[list[str], NoDecode, BeforeValidator(parsers.alert_urls)] = _known(
         list, "MARKET_DATA_ALERT_URLS", "json://alerts.example/market-data", repr=False
     )
-    features_module: Annotated[str | None, BeforeValidator(_module)] = _known(
+    features_module: Annotated[str | None, BeforeValidator(parsers.module_name)] = _known(
         None, "MARKET_DATA_FEATURES_MODULE", "my_features.py"
     )
-    api_port: Annotated[int, BeforeValidator(_whole_number(1, 65_535))] = _known(8000, "MARKET_DATA_API_PORT", "8000")
-    ui_port: Annotated[int, BeforeValidator(_whole_number(1, 65_535))] = _known(3000, "MARKET_DATA_UI_PORT", "3000")
-    api_host: Annotated[str, BeforeValidator(_listening_address)] = _known(
+    api_port: Annotated[int, BeforeValidator(parsers.whole_number(1, 65_535))] = _known(
+        8000, "MARKET_DATA_API_PORT", "8000"
+    )
+    ui_port: Annotated[int, BeforeValidator(parsers.whole_number(1, 65_535))] = _known(
+        3000, "MARKET_DATA_UI_PORT", "3000"
+    )
+    api_host: Annotated[str, BeforeValidator(parsers.listening_address)] = _known(
         "127.0.0.1", "MARKET_DATA_API_HOST", "127.0.0.1"
     )
-    ui_host: Annotated[str, BeforeValidator(_listening_address)] = _known(
+    ui_host: Annotated[str, BeforeValidator(parsers.listening_address)] = _known(
         "127.0.0.1", "MARKET_DATA_UI_HOST", "127.0.0.1"
     )
-    api_url: Annotated[str, BeforeValidator(_base_url)] = _known(
+    api_url: Annotated[str, BeforeValidator(parsers.base_url)] = _known(
         lambda values: local_url(values.get("api_host", "127.0.0.1"), values.get("api_port", 8000)),
         "MARKET_DATA_API_URL",
         "https://example.org/market-data",
     )
-    ui_url: Annotated[str, BeforeValidator(_base_url)] = _known(
+    ui_url: Annotated[str, BeforeValidator(parsers.base_url)] = _known(
         lambda values: local_url(values.get("ui_host", "127.0.0.1"), values.get("ui_port", 3000)),
         "MARKET_DATA_UI_URL",
         "https://example.org/dagster",
@@ -330,7 +223,7 @@ class Settings(BaseSettings):
     @field_validator("features_module")
     @classmethod
     def _beside_the_project(cls, value: str | None, info: ValidationInfo) -> str | None:
-        return _file_of_module(value, info.data.get("project_root", Path()))
+        return parsers.file_of_module(value, info.data.get("project_root", Path()))
 
     @field_validator("api_host", "api_url")
     @classmethod

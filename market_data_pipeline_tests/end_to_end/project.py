@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
-import time
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distribution
@@ -21,11 +19,12 @@ import psutil
 import psycopg
 from psycopg.rows import dict_row
 
+from market_data_pipeline.measure.scratch import free_ports
 from market_data_pipeline.runtime.postgres import EmbeddedPostgres
 from market_data_pipeline.settings import Settings, load_settings
+from market_data_pipeline_tests.waiting import PATIENCE, until
 
 REPOSITORY: Final = Path(__file__).resolve().parents[2]
-PATIENCE: Final = 120.0  # seconds after which a test gives up on a condition; it takes a tenth of that
 UNIVERSE: Final = "tiers:\n  critical: [AAPL, MSFT]\n  standard: [KO]\n  low_priority: [XOM]\n"
 NOON: Final = "2026-03-11T15:30:00Z"  # a Wednesday, in the session
 
@@ -184,31 +183,6 @@ def program(name: str) -> list[str]:
             code = f"import sys; sys.argv[0] = {name!r}; from {module} import {function}; {function}()"
             return [sys.executable, "-c", code]
     return [str(Path(sys.executable).with_name(name))]
-
-
-def free_ports(count: int) -> list[int]:
-    """Return free ports."""
-    probes = [socket.socket() for _ in range(count)]
-    for probe in probes:
-        probe.bind(("127.0.0.1", 0))
-    ports: list[int] = [probe.getsockname()[1] for probe in probes]
-    for probe in probes:
-        probe.close()
-    return ports
-
-
-def until(condition: Callable[[], object]) -> None:
-    """Wait until a condition holds."""
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline, "timed out"
-        time.sleep(0.05)
-
-
-def is_open(port: int) -> bool:
-    """Return whether a process listens on a port."""
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def sentence(done: Done) -> str:

@@ -15,9 +15,11 @@ from pathlib import Path
 import psutil
 import pytest
 
+from market_data_pipeline.measure.scratch import free_ports
 from market_data_pipeline.process_identity import is_alive, start_time
 from market_data_pipeline_tests.end_to_end.conftest import MakeProject
-from market_data_pipeline_tests.end_to_end.project import Project, free_ports, is_open, sentence, until
+from market_data_pipeline_tests.end_to_end.project import Project, sentence
+from market_data_pipeline_tests.waiting import is_open, until
 
 SECRET = "pk-very-secret-key"
 
@@ -109,7 +111,7 @@ def test_a_port_that_is_taken_is_named_with_its_variable(project: Project, name:
 
 
 def test_a_wrong_key_fails_the_runs_with_what_to_do_and_is_shown_nowhere(project: Project) -> None:
-    port = free_ports(1)[0]
+    [port] = free_ports(1)
     vendor = project.start("market-data", "sandbox", "--port", str(port))
     until(lambda: is_open(port))
     access = {

@@ -10,7 +10,8 @@ import psycopg
 import pytest
 
 from market_data_pipeline_tests.end_to_end.conftest import MakeProject
-from market_data_pipeline_tests.end_to_end.project import PATIENCE, Project, until
+from market_data_pipeline_tests.end_to_end.project import Project
+from market_data_pipeline_tests.waiting import PATIENCE, until
 
 
 @pytest.fixture(scope="module")

@@ -20,10 +20,11 @@ from market_data_pipeline.orchestration.runs import submit_refresh
 from market_data_pipeline.sandbox.main import open_source
 from market_data_pipeline.settings.sandbox import SANDBOX_KEY
 from market_data_pipeline_tests.end_to_end.conftest import MakeProject
-from market_data_pipeline_tests.end_to_end.project import NOON, Project, until
+from market_data_pipeline_tests.end_to_end.project import NOON, Project
 from market_data_pipeline_tests.end_to_end.unattended import hasten, home, unattended
 from market_data_pipeline_tests.ingest.faults.vendor import FaultyVendor
 from market_data_pipeline_tests.polygon.faulty_server import Answer, Seen
+from market_data_pipeline_tests.waiting import until
 
 UNIVERSE = "tiers:\n  critical: [AAPL]\n  standard: [KO]\n  low_priority: [XOM, CVX, GE, F, PG]\n"
 

@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 
 from market_data_pipeline.domain.objectives import RECOVERY_OBJECTIVES, Outage
-from market_data_pipeline_tests.end_to_end.project import PATIENCE, Project, until
+from market_data_pipeline_tests.end_to_end.project import Project
+from market_data_pipeline_tests.waiting import PATIENCE, until
 
 
 def test_a_drill_measures_an_outage_and_touches_nothing_of_the_users(new_project: Project, tmp_path: Path) -> None:

@@ -9,8 +9,9 @@ import pytest
 
 from market_data_pipeline.domain.series import Tier, Timeframe
 from market_data_pipeline_tests.end_to_end.conftest import MakeProject
-from market_data_pipeline_tests.end_to_end.project import Done, Project, until
+from market_data_pipeline_tests.end_to_end.project import Done, Project
 from market_data_pipeline_tests.orchestration.test_run_liveness import started_run
+from market_data_pipeline_tests.waiting import until
 
 SYMBOLS = {"critical": ["AAPL", "MSFT"], "standard": ["KO"], "low_priority": ["XOM"]}
 EVERYTHING = {f"{symbol}|{timeframe}" for symbols in SYMBOLS.values() for symbol in symbols for timeframe in Timeframe}

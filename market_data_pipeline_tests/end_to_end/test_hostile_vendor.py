@@ -17,7 +17,7 @@ from market_data_pipeline.polygon.plans import plan_named
 from market_data_pipeline.sandbox.main import open_source
 from market_data_pipeline.sandbox.view import View
 from market_data_pipeline_tests.end_to_end.conftest import MakeProject
-from market_data_pipeline_tests.end_to_end.project import NOON, Project, until
+from market_data_pipeline_tests.end_to_end.project import NOON, Project
 from market_data_pipeline_tests.end_to_end.unattended import home, unattended
 from market_data_pipeline_tests.ingest.faults.repertoire import (
     HTML,
@@ -37,6 +37,7 @@ from market_data_pipeline_tests.ingest.faults.repertoire import (
 )
 from market_data_pipeline_tests.ingest.faults.vendor import ALWAYS, Exchange, FaultyVendor, Make, anything
 from market_data_pipeline_tests.polygon.faulty_server import reset, send, send_json
+from market_data_pipeline_tests.waiting import until
 
 KEY = "kQ7vSECRETvendorKEY93xZ"
 NOW = datetime.fromisoformat(NOON)

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 import pytest
 
 from market_data_pipeline_tests.end_to_end.conftest import folder
-from market_data_pipeline_tests.end_to_end.project import Done, Project, is_open
+from market_data_pipeline_tests.end_to_end.project import Done, Project
+from market_data_pipeline_tests.waiting import is_open
 
 CLOSED = "http://127.0.0.1:9"  # the port `discard`, where nothing listens
 VARIABLES = {"PATH": "/usr/bin:/bin", "HOME": "", "LANG": "", "http_proxy": CLOSED, "HTTPS_PROXY": CLOSED}

@@ -14,10 +14,12 @@ import psutil
 import pytest
 import requests
 
+from market_data_pipeline.measure.scratch import free_ports
 from market_data_pipeline.process_identity import is_alive
 from market_data_pipeline.runtime.daemon import daemon_lock
 from market_data_pipeline_tests.end_to_end.conftest import MakeProject
-from market_data_pipeline_tests.end_to_end.project import Project, Running, free_ports, is_open, sentence, until
+from market_data_pipeline_tests.end_to_end.project import Project, Running, sentence
+from market_data_pipeline_tests.waiting import is_open, until
 
 READY = "Ctrl-C stops everything"
 
@@ -176,7 +178,7 @@ def test_down_ends_what_a_killed_up_that_had_waited_for_the_daemon_left(
 @pytest.fixture(scope="module")
 def in_suspense(project: Project) -> Iterator[Callable[[], Running]]:
     """Return a function that starts a backfill whose run waits for a vendor that never answers."""
-    port = free_ports(1)[0]
+    [port] = free_ports(1)
     silent = psutil.Popen([sys.executable, "-c", _SILENT, str(port)], stdin=subprocess.PIPE)
     until(lambda: is_open(port))
     vendor = {"POLYGON_BASE_URL": f"http://127.0.0.1:{port}", "POLYGON_API_KEY": "a-key-long-enough"}

@@ -26,10 +26,10 @@ from market_data_pipeline.settings.project import DAGSTER_DATABASE, ROLE, local_
 from market_data_pipeline.store.migrations import migrate_database
 from market_data_pipeline_tests.conftest import SQL
 from market_data_pipeline_tests.end_to_end.conftest import folder
-from market_data_pipeline_tests.end_to_end.project import until
 from market_data_pipeline_tests.orchestration.conftest import REPOSITORY, StandIn, psycopg2_url
 from market_data_pipeline_tests.orchestration.test_run_liveness import started_run
 from market_data_pipeline_tests.orchestration.webhook import Webhook, webhook
+from market_data_pipeline_tests.waiting import until
 
 
 class Watch:

@@ -24,8 +24,8 @@ from market_data_pipeline.orchestration.run_liveness import RunProcess, fail_los
 from market_data_pipeline.orchestration.runs import unfinished_tier_run
 from market_data_pipeline.process_identity import is_alive
 from market_data_pipeline.store import held_lock
-from market_data_pipeline_tests.end_to_end.project import until
 from market_data_pipeline_tests.orchestration.conftest import StandIn
+from market_data_pipeline_tests.waiting import until
 
 CHILDREN = multiprocessing.get_context("forkserver")
 PULSE = 0.02  # seconds between two signs of life of the runs below

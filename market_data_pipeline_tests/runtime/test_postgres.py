@@ -10,8 +10,7 @@ import stat
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
@@ -23,6 +22,7 @@ from market_data_pipeline.domain.errors import ConfigurationError
 from market_data_pipeline.runtime import postgres_cluster as cluster
 from market_data_pipeline.runtime.postgres import EmbeddedPostgres
 from market_data_pipeline.settings import project
+from market_data_pipeline_tests.waiting import until
 
 START = """
 import sys
@@ -82,13 +82,6 @@ def _owner(server: EmbeddedPostgres) -> str:
 
 def _pid(server: EmbeddedPostgres) -> int:
     return int((server.data_dir / "postmaster.pid").read_text().splitlines()[0])
-
-
-def _wait_until(holds: Callable[[], bool]) -> None:
-    patience = time.monotonic() + 30
-    while not holds():
-        assert time.monotonic() < patience
-        time.sleep(0.02)
 
 
 def test_it_starts_twice_stops_twice_and_keeps_its_url(fresh: EmbeddedPostgres) -> None:
@@ -242,7 +235,7 @@ def test_it_comes_back_with_what_was_committed_after_it_was_killed(server: Embed
     _ask(_owner(killed), "create table kept as select 42 as n")
     _ask(killed.owner_url, "update kept set n = 43")
     os.kill(_pid(killed), signal.SIGKILL)
-    _wait_until(lambda: not killed.is_running())
+    until(lambda: not killed.is_running())
 
     assert _ask(_owner(killed), "select n from kept") == 43
 

@@ -19,6 +19,7 @@ import pytest
 import requests
 
 from market_data_pipeline.domain.errors import ConfigurationError
+from market_data_pipeline.measure.scratch import free_ports
 from market_data_pipeline.runtime.sandbox import ensure_sandbox, running_sandbox, stop_sandbox
 from market_data_pipeline.sandbox.server import bind
 from market_data_pipeline_tests.sandbox.vendor import Vendor
@@ -51,13 +52,6 @@ def test_the_body_of_a_small_answer_does_not_wait_for_the_client_to_acknowledge_
             assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 def answers(url: str) -> bool:
     try:
         return requests.get(f"{url}/_sandbox/status", timeout=5).ok
@@ -66,7 +60,7 @@ def answers(url: str) -> bool:
 
 
 def test_the_command_serves_until_sigterm_and_ends_with_code_0() -> None:
-    port = free_port()
+    [port] = free_ports(1)
     options = ["--port", str(port), "--as-of", AS_OF.isoformat(), "--plan", "starter"]
     with subprocess.Popen([*SERVER, *options], cwd=REPOSITORY, stdout=subprocess.PIPE, text=True) as process:
         try:
@@ -104,7 +98,7 @@ def test_a_refusal_to_start_is_one_sentence_and_code_2(options: list[str], sente
 
 
 def test_an_idle_server_ends_on_its_own() -> None:
-    options = ["--port", str(free_port()), "--idle-minutes", "0.001"]
+    options = ["--port", str(free_ports(1)[0]), "--idle-minutes", "0.001"]
     assert subprocess.run([*SERVER, *options], cwd=REPOSITORY, capture_output=True, check=False).returncode == 0
 
 

@@ -17,9 +17,10 @@ import pytest
 import requests
 from playwright.sync_api import Browser, Page, WebSocket
 
+from market_data_pipeline.measure.scratch import free_ports
 from market_data_pipeline.runtime.ui_guard import UiGuard
-from market_data_pipeline_tests.serving.proxies import caddy, documented, free_port, nginx
-from market_data_pipeline_tests.serving.waiting import wait_until
+from market_data_pipeline_tests.serving.proxies import caddy, documented, nginx
+from market_data_pipeline_tests.waiting import until
 
 pytestmark = pytest.mark.dagster
 
@@ -49,7 +50,7 @@ def ui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ui]:
     folder = tmp_path_factory.mktemp("ui")
     (folder / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
     (folder / "workspace.yaml").write_text("load_from: []\n")
-    found = Ui(free_port(), free_port())
+    found = Ui(*free_ports(2))
     environment = {
         **os.environ, "DAGSTER_HOME": str(folder), "MARKET_DATA_PROJECT_ROOT": str(folder),
         "MARKET_DATA_UI_PORT": str(found.port), "MARKET_DATA_UI_URL": found.url,
@@ -66,7 +67,7 @@ def ui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ui]:
         except requests.ConnectionError:
             return False
 
-    wait_until(answers, at_most=60)
+    until(answers)
     yield found
     process.terminate()
     process.wait(30)
@@ -194,7 +195,7 @@ def test_a_ui_for_other_machines_answers_under_its_own_addresses(listens_on: str
 @pytest.fixture(params=["nginx", "caddy"])
 def proxied(request: pytest.FixtureRequest, ui: Ui, tmp_path: Path) -> Iterator[str]:
     """The address of the UI behind a proxy that is set up as the documents say."""
-    recipe = documented(tmp_path, listens_on=ui.public_port, ui=ui.port, api=free_port())
+    recipe = documented(tmp_path, listens_on=ui.public_port, ui=ui.port, api=free_ports(1)[0])
     run, text = {"nginx": (nginx, recipe.nginx), "caddy": (caddy, recipe.caddy)}[request.param]
     with run(tmp_path, text, ui.public_port):
         yield ui.url
@@ -221,7 +222,7 @@ def test_the_ui_works_in_a_browser_behind_the_documented_proxies(
     with page.expect_response(lambda response: f"{proxied}/graphql" in response.url and response.ok):
         page.goto(f"{proxied}/runs")
     page.wait_for_selector("text=Runs")
-    wait_until(lambda: any("connection_ack" in str(frame) for frame in _pumped(page, received)), at_most=30)
+    until(lambda: any("connection_ack" in str(frame) for frame in _pumped(page, received)))
     assert max(answered) < 400
     context.close()
 

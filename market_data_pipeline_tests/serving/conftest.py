@@ -24,7 +24,7 @@ from market_data_pipeline.serving.connections import listening, server_options
 from market_data_pipeline.settings import Settings
 from market_data_pipeline.settings.project import LOCATION
 from market_data_pipeline_tests.serving.seeding import NOW, Seed
-from market_data_pipeline_tests.serving.waiting import wait_until
+from market_data_pipeline_tests.waiting import until
 
 FEATURES = "/api/v1/features/quant"
 BARS = "/api/v1/bars"
@@ -53,7 +53,7 @@ class Api:
 
     def wait_for_cache(self) -> None:
         """Wait until the API listens for commits and therefore keeps answers."""
-        wait_until(lambda: "market_data_cache_open 1.0" in self.get("/metrics").text)
+        until(lambda: "market_data_cache_open 1.0" in self.get("/metrics").text)
 
     def hits(self) -> float:
         line = next(
@@ -74,7 +74,7 @@ def serve(settings: Settings) -> Iterator[Api]:
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, args=(listening(config),), daemon=True)
     thread.start()
-    wait_until(lambda: server.started)
+    until(lambda: server.started)
     port = server.servers[0].sockets[0].getsockname()[1]
     client = Api(f"http://127.0.0.1:{port}")
     try:

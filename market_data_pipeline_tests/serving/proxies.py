@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from market_data_pipeline_tests.serving.waiting import wait_until
+from market_data_pipeline_tests.waiting import is_open, until
 
 RECIPES = Path(__file__).parents[2] / "docs" / "proxies.md"
 _PROGRAMS = os.pathsep.join((os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sbin"))
@@ -78,26 +77,12 @@ def _running(command: list[str], folder: Path, port: int) -> Iterator[None]:
     with log.open("w") as output:
         process = subprocess.Popen(command, cwd=folder, env=environment, stdout=output, stderr=output)
     try:
-        wait_until(lambda: process.poll() is not None or is_open(port))
+        until(lambda: process.poll() is not None or is_open(port))
         assert process.poll() is None, log.read_text()
         yield
     finally:
         process.terminate()
         process.wait(10)
-
-
-def is_open(port: int, host: str = "127.0.0.1") -> bool:
-    """Return whether a process listens on a port of one of this machine's addresses."""
-    with socket.socket() as probe:
-        return probe.connect_ex((host, port)) == 0
-
-
-def free_port() -> int:
-    """Return a free port."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @dataclass(frozen=True)

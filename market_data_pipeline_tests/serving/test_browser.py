@@ -13,12 +13,12 @@ import psutil
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
+from market_data_pipeline.measure.scratch import free_ports
 from market_data_pipeline_tests.serving.browser import Reader
 from market_data_pipeline_tests.serving.conftest import Api
-from market_data_pipeline_tests.serving.proxies import free_port, is_open
 from market_data_pipeline_tests.serving.seeding import NOW, Seed
 from market_data_pipeline_tests.serving.test_reports import STALENESS, seed_universe
-from market_data_pipeline_tests.serving.waiting import wait_until
+from market_data_pipeline_tests.waiting import is_open, until
 
 CELLS = ".matrix td a"
 FOCUSED = "document.activeElement.getAttribute('href')"
@@ -144,14 +144,14 @@ def test_a_page_that_cannot_be_updated_says_since_when(reader: Reader, seed: See
 
 def test_a_page_whose_server_hangs_says_so(browser: Browser, seed: Seed, database_url: str, tmp_path: Path) -> None:
     seed.series("AAPL")
-    port = free_port()
+    [port] = free_ports(1)
     environment = {
         **os.environ, "DATABASE_URL": database_url, "MARKET_DATA_PROJECT_ROOT": str(tmp_path),
         "MARKET_DATA_AS_OF": NOW.isoformat(), "MARKET_DATA_API_PORT": str(port), "MARKET_DATA_API_HOST": "127.0.0.2",
     }  # fmt: skip
     process = psutil.Popen([sys.executable, "-m", "market_data_pipeline.runtime.api"], env=environment)
     try:
-        wait_until(lambda: is_open(port, "127.0.0.2"), at_most=60)
+        until(lambda: is_open(port, "127.0.0.2"))
         assert not is_open(port)
         context = browser.new_context()
         page = context.new_page()
@@ -323,7 +323,7 @@ def test_older_bars_load_as_the_reader_goes_back_and_new_ones_automatically(read
     page.locator("#chart").focus()
     for _ in range(30):
         page.keyboard.press("PageUp")
-    wait_until(lambda: "700 bars" in (page.locator("#chart").get_attribute("aria-label") or ""))
+    until(lambda: "700 bars" in (page.locator("#chart").get_attribute("aria-label") or ""))
     seed.bar("AAPL", "5m", NOW, 777.0, NOW)
     seed.run(
         "insert into market_data.features (symbol, timeframe, ts, features_computed_at) values ('AAPL', '5m', %s, %s)",
@@ -332,7 +332,7 @@ def test_older_bars_load_as_the_reader_goes_back_and_new_ones_automatically(read
     )
     seed.notify("AAPL", "5m")
     reader.update()
-    wait_until(lambda: "701 bars" in (page.locator("#chart").get_attribute("aria-label") or ""))
+    until(lambda: "701 bars" in (page.locator("#chart").get_attribute("aria-label") or ""))
     assert "last close 777" in (page.locator("#chart").get_attribute("aria-label") or "")
 
 

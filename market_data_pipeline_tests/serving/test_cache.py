@@ -15,7 +15,7 @@ from market_data_pipeline.serving.cache import RequestKey, ResponseCache
 from market_data_pipeline.serving.formats import Media
 from market_data_pipeline_tests.serving.conftest import BARS, FEATURES, Api
 from market_data_pipeline_tests.serving.seeding import NOW, Seed
-from market_data_pipeline_tests.serving.waiting import wait_until
+from market_data_pipeline_tests.waiting import until
 
 AAPL, MSFT = Series("AAPL", Timeframe.M5), Series("MSFT", Timeframe.M5)
 
@@ -41,7 +41,7 @@ def test_a_commit_is_seen_by_the_next_reader(api: Api, seed: Seed) -> None:
 
     seed.correct("AAPL", "5m", first, 55.5, NOW)
 
-    wait_until(lambda: api.get(f"{BARS}/AAPL", timeframe="5m").json()["bars"][0]["close"] == 55.5)
+    until(lambda: api.get(f"{BARS}/AAPL", timeframe="5m").json()["bars"][0]["close"] == 55.5)
     after = api.get(f"{BARS}/AAPL", timeframe="5m", headers={"If-None-Match": before.headers["ETag"]})
     assert after.status_code == 200
 
@@ -54,7 +54,7 @@ def test_a_commit_leaves_other_series_in_memory(api: Api, seed: Seed) -> None:
         api.get(f"{FEATURES}/{symbol}", timeframe="5m")
 
     seed.correct("AAPL", "5m", datetime.fromisoformat("2026-03-11T13:30:00Z"), 1.0, NOW)
-    wait_until(lambda: api.get(f"{FEATURES}/AAPL", timeframe="5m").json()["features"][0]["close"] == 1.0)
+    until(lambda: api.get(f"{FEATURES}/AAPL", timeframe="5m").json()["features"][0]["close"] == 1.0)
 
     hits = api.hits()
     api.get(f"{FEATURES}/MSFT", timeframe="5m")
@@ -99,7 +99,7 @@ def test_after_the_commit_of_a_split_all_answers_about_a_bar_agree(api: Api, see
 
     seed.split("AAPL", "2026-03-11", 1, 4)
 
-    wait_until(lambda: close(1) == raw / 4)
+    until(lambda: close(1) == raw / 4)
     assert (close(2), close(3), close(1, FEATURES, "features")) == (raw / 4, raw / 4, raw / 4)
 
 
@@ -125,7 +125,7 @@ def test_a_lost_listening_connection_empties_the_cache(api: Api, seed: Seed) -> 
     seed.run(
         "select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'market-data-api changes'"
     )
-    wait_until(lambda: "market_data_cache_open 0.0" in api.get("/metrics").text)
+    until(lambda: "market_data_cache_open 0.0" in api.get("/metrics").text)
     seed.run("update market_data.bars set close = 77")  # without a notification
 
     assert api.get(f"{BARS}/AAPL", timeframe="5m").json()["bars"][0]["close"] == 77
@@ -138,7 +138,7 @@ def test_a_notification_without_a_series_empties_the_cache(api: Api, seed: Seed)
     api.get(f"{BARS}/AAPL", timeframe="5m")
     seed.run("update market_data.bars set close = 77")
     seed.run("notify market_data_series, 'everything'")
-    wait_until(lambda: api.get(f"{BARS}/AAPL", timeframe="5m").json()["bars"][0]["close"] == 77)
+    until(lambda: api.get(f"{BARS}/AAPL", timeframe="5m").json()["bars"][0]["close"] == 77)
 
 
 def answer(series: Series = AAPL, size: int = 100, valid_until: datetime | None = None) -> Answer:
@@ -213,7 +213,7 @@ def test_a_restarted_server_is_listened_to_again(api: Api, seed: Seed, database_
             "select pg_terminate_backend(pid) from pg_stat_activity"
             " where datname = current_database() and application_name like 'market-data-api%%'", ()
         )  # fmt: skip
-    wait_until(lambda: "market_data_cache_open 0.0" in api.get("/metrics").text)
+    until(lambda: "market_data_cache_open 0.0" in api.get("/metrics").text)
     api.wait_for_cache()
     seed.series("AAPL")
     assert api.get(f"{FEATURES}/AAPL", timeframe="5m").status_code == 200

@@ -13,7 +13,7 @@ import pytest
 from market_data_pipeline.serving import connections
 from market_data_pipeline_tests.serving.conftest import BARS, FEATURES, Api
 from market_data_pipeline_tests.serving.seeding import Seed
-from market_data_pipeline_tests.serving.waiting import wait_until
+from market_data_pipeline_tests.waiting import until
 
 GET = b"GET /api/v1/bars/AAPL?timeframe=5m HTTP/1.1\r\nHost: localhost\r\n"
 
@@ -124,7 +124,7 @@ def test_clients_that_do_not_read_are_disconnected_and_delay_no_other_client(
         for _ in range(20):
             assert api.get(f"{BARS}/AAPL", timeframe="5m", limit=1).status_code == 200
         for client in clients:
-            wait_until(lambda client=client: _is_cut_off(client))  # type: ignore[misc]
+            until(lambda client=client: _is_cut_off(client))  # type: ignore[misc]
             assert len(read_all(client)) < 8 * len(whole.content)
 
 

@@ -14,7 +14,7 @@ from market_data_pipeline.serving import database
 from market_data_pipeline_tests.conftest import with_database
 from market_data_pipeline_tests.serving.conftest import BARS, FEATURES, Api, MovableClock, serve
 from market_data_pipeline_tests.serving.seeding import Seed
-from market_data_pipeline_tests.serving.waiting import wait_until
+from market_data_pipeline_tests.waiting import until
 
 
 def problem(response: requests.Response, status: int) -> dict[str, object]:
@@ -91,7 +91,7 @@ def test_a_lost_database_is_503_with_retry_after_and_its_return_is_noticed(
     api.get(f"{FEATURES}/AAPL", timeframe="5m")
 
     with unreachable(database_url, postgres_url):
-        wait_until(lambda: api.get(f"{FEATURES}/AAPL", timeframe="5m").status_code == 503)
+        until(lambda: api.get(f"{FEATURES}/AAPL", timeframe="5m").status_code == 503)
         for path in (f"{FEATURES}/AAPL", f"{BARS}/AAPL", "/api/v1/admin/features/staleness", "/health"):
             response = api.get(path)
             problem(response, 503)
@@ -103,7 +103,7 @@ def test_a_lost_database_is_503_with_retry_after_and_its_return_is_noticed(
         page = api.get("/")
         assert (page.status_code, "cannot be reached" in page.text) == (503, True)
 
-    wait_until(lambda: api.get(f"{FEATURES}/AAPL", timeframe="5m").status_code == 200)
+    until(lambda: api.get(f"{FEATURES}/AAPL", timeframe="5m").status_code == 200)
     api.wait_for_cache()
 
 

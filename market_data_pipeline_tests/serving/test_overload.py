@@ -16,7 +16,7 @@ from market_data_pipeline.serving import database
 from market_data_pipeline.serving.problems import DATABASE_BUSY
 from market_data_pipeline_tests.serving.conftest import Api, MovableClock, evaluate, serve
 from market_data_pipeline_tests.serving.seeding import Seed
-from market_data_pipeline_tests.serving.waiting import wait_until
+from market_data_pipeline_tests.waiting import until
 
 READERS = 16
 
@@ -52,7 +52,7 @@ def test_monitors_are_answered_while_reports_wait_and_those_that_wait_too_long_a
 
         evaluate(dagster_instance)
         reading = readers.map(read, range(READERS))
-        wait_until(lambda: waiting(other) == database.REPORT_LANE)
+        until(lambda: waiting(other) == database.REPORT_LANE)
         for _ in range(5):
             assert api.get("/health").json()["database"] == {"reachable": True, "detail": "PostgreSQL answers."}
             assert "market_data_database_up 1.0" in api.get("/metrics").text
@@ -78,7 +78,7 @@ def test_readers_of_the_same_page_share_one(
         other.execute("lock table market_data.series_state in access exclusive mode")
         before = connections(api)
         reading = [readers.submit(requests.get, api.base + path, timeout=30) for _ in range(READERS)]
-        wait_until(lambda: waiting(other) == 1 and connections(api) == before + READERS)
+        until(lambda: waiting(other) == 1 and connections(api) == before + READERS)
         assert waiting(other) == 1
         other.rollback()
         pages = {reader.result().text for reader in reading}

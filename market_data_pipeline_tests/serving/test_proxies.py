@@ -11,9 +11,10 @@ import requests
 from playwright.sync_api import Browser, expect
 from pydantic import SecretStr
 
+from market_data_pipeline.measure.scratch import free_ports
 from market_data_pipeline_tests.serving.browser import Reader
 from market_data_pipeline_tests.serving.conftest import MovableClock, serve
-from market_data_pipeline_tests.serving.proxies import caddy, documented, free_port, nginx
+from market_data_pipeline_tests.serving.proxies import caddy, documented, nginx
 from market_data_pipeline_tests.serving.seeding import Seed
 from market_data_pipeline_tests.serving.test_access import ADMIN, TOKEN
 
@@ -32,7 +33,7 @@ def test_no_visitor_of_a_proxy_is_an_operator_without_the_token(
     seed.log("run", "AAPL", "5m", "failed", error="secret trouble")
     for token, refused in ((None, 403), (SecretStr(TOKEN), 401)):
         with serve(settings.model_copy(update={"api_token": token})) as api:
-            port, bare, usual = urlsplit(api.base).port, free_port(), free_port()
+            port, (bare, usual) = urlsplit(api.base).port, free_ports(2)
             http = f"""
               server {{ listen 127.0.0.1:{bare}; location / {{ proxy_pass http://127.0.0.1:{port}; }} }}
               server {{ listen 127.0.0.1:{usual}; location / {{
@@ -68,7 +69,7 @@ def test_a_proxy_that_leaves_no_trace_is_known_by_its_user(settings: MovableCloc
 
 def test_no_visitor_of_caddy_is_an_operator_without_the_token(settings: MovableClock, tmp_path: Path) -> None:
     with serve(settings) as api:
-        port = free_port()
+        [port] = free_ports(1)
         file = f"http://127.0.0.1:{port} {{\n  reverse_proxy {urlsplit(api.base).netloc}\n}}\n"
         with caddy(tmp_path, file, port):
             assert statuses(f"http://127.0.0.1:{port}") == {403}
@@ -79,10 +80,10 @@ def test_the_documented_proxies_serve_the_api_below_a_path_by_https(
     browser: Browser, settings: MovableClock, seed: Seed, tmp_path: Path, proxy: str
 ) -> None:
     seed.series("AAPL", "1d", count=3, last_error="secret trouble", consecutive_failures=1)
-    port = free_port()
+    [port] = free_ports(1)
     base = f"https://localhost:{port}/market-data"
     with serve(settings.model_copy(update={"api_token": SecretStr(TOKEN), "api_url": base})) as api:
-        recipe = documented(tmp_path, listens_on=port, ui=free_port(), api=urlsplit(api.base).port or 0)
+        recipe = documented(tmp_path, listens_on=port, ui=free_ports(1)[0], api=urlsplit(api.base).port or 0)
         run, text = {"nginx": (nginx, recipe.nginx), "caddy": (caddy, recipe.caddy)}[proxy]
         context = browser.new_context(ignore_https_errors=True)
         with run(tmp_path, text, port):

@@ -14,7 +14,7 @@ from market_data_pipeline.reports.series_records import Range, SeriesSummary
 from market_data_pipeline.serving.cache import Records, pack, start_of
 from market_data_pipeline_tests.serving.conftest import BARS, FEATURES, Api
 from market_data_pipeline_tests.serving.seeding import NOW, Seed
-from market_data_pipeline_tests.serving.waiting import wait_until
+from market_data_pipeline_tests.waiting import until
 
 FIRST: Final = datetime(2026, 3, 11, 9, 0, tzinfo=UTC)
 COUNT: Final = 40
@@ -89,7 +89,7 @@ def test_a_commit_is_seen_in_the_next_window(api: Api, seed: Seed) -> None:
     seed.correct("AAPL", "5m", FIRST + timedelta(minutes=5 * (COUNT - 1)), 55.5, NOW)
 
     limit = iter(range(1, 10_000))
-    wait_until(lambda: api.get(f"{BARS}/AAPL", timeframe="5m", limit=next(limit)).json()["bars"][-1]["close"] == 55.5)
+    until(lambda: api.get(f"{BARS}/AAPL", timeframe="5m", limit=next(limit)).json()["bars"][-1]["close"] == 55.5)
 
 
 def test_windows_of_the_past_are_read_from_the_database(api: Api, seed: Seed) -> None:

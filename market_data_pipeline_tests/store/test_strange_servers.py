@@ -6,7 +6,6 @@ import asyncio
 import os
 import pwd
 import shutil
-import socket
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
@@ -26,6 +25,7 @@ from market_data_pipeline import read_bars, read_features
 from market_data_pipeline.domain.calendar import NEW_YORK
 from market_data_pipeline.domain.errors import ConfigurationError, DatabaseUnavailableError
 from market_data_pipeline.domain.series import Tier
+from market_data_pipeline.measure.scratch import free_ports
 from market_data_pipeline.orchestration.checks.expectations import Inspector
 from market_data_pipeline.reports.freshness import staleness_report
 from market_data_pipeline.reports.quality import ACROSS_RULES, BAR_RULES
@@ -44,7 +44,7 @@ from market_data_pipeline.store.rate_limit_queue import RateLimitQueue
 from market_data_pipeline_tests.conftest import SQL, drop_database, with_database
 from market_data_pipeline_tests.ingest.conftest import World
 from market_data_pipeline_tests.serving.conftest import serve
-from market_data_pipeline_tests.serving.waiting import wait_until
+from market_data_pipeline_tests.waiting import until
 
 NOON = datetime(2026, 11, 20, 12, 0, 30, tzinfo=NEW_YORK)
 # Defaults that a server, a database or a login may have; each breaks something when it reaches a connection of ours.
@@ -231,9 +231,7 @@ class Bouncer:
 
     def __init__(self, program: str, database_url: str, folder: Path, mode: str) -> None:
         to = psycopg.conninfo.conninfo_to_dict(database_url)
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
+        [port] = free_ports(1)
         file = folder / f"pgbouncer.{mode}.ini"
         file.write_text(
             f"""
@@ -254,7 +252,7 @@ class Bouncer:
         user = ["-u", owner] if os.getuid() == 0 else []
         self.process = subprocess.Popen([program, "-q", *user, str(file)])
         self.url = f"postgresql://someone@127.0.0.1:{port}/{to['dbname']}"
-        wait_until(self._answers)
+        until(self._answers)
 
     def _answers(self) -> bool:
         assert self.process.poll() is None, "PgBouncer has ended"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -12,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any, Final
 
 from market_data_pipeline_tests.ingest.faults.world import FaultyWorld
+from market_data_pipeline_tests.waiting import until
 
 # A fork server imports pandas and the driver once, and has no threads that a fork would cut off in the middle.
 _processes: Final = multiprocessing.get_context("forkserver")
@@ -45,14 +45,6 @@ def kill(world: FaultyWorld, process: ForkServerProcess) -> None:
     process.kill()
     process.join()
     until(lambda: not sessions(world))
-
-
-def until(condition: Callable[[], object]) -> None:
-    """Wait until a condition holds."""
-    patience = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < patience, "waited for a minute"
-        time.sleep(0.005)
 
 
 def sessions(world: FaultyWorld) -> list[dict[str, object]]:

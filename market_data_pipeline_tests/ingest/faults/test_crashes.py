@@ -20,10 +20,11 @@ from market_data_pipeline.sandbox.view import Source
 from market_data_pipeline.store.migrations import migrate_database
 from market_data_pipeline_tests.conftest import SQL
 from market_data_pipeline_tests.ingest.faults.conftest import DAYS, NOON, new_world
-from market_data_pipeline_tests.ingest.faults.processes import advisory_locks, kill, sessions, start, until, wire
+from market_data_pipeline_tests.ingest.faults.processes import advisory_locks, kill, sessions, start, wire
 from market_data_pipeline_tests.ingest.faults.vendor import Exchange, FaultyVendor, later_page
 from market_data_pipeline_tests.ingest.faults.world import FaultyWorld, Snapshot, differences
 from market_data_pipeline_tests.polygon.faulty_server import Answer, Handler, send
+from market_data_pipeline_tests.waiting import until
 
 A_LITTLE = timedelta(minutes=20)
 THREE = ("AAPL", "MSFT", "NVDA")
@@ -75,7 +76,7 @@ def test_a_run_killed_when_some_series_are_committed_is_finished_by_the_next(
     world: FaultyWorld, truth_of_three: Snapshot, rows: int
 ) -> None:
     process = start(world, *THREE, history_days=DAYS)
-    until(lambda: audit_rows(world) >= rows or not process.is_alive())
+    until(lambda: audit_rows(world) >= rows or not process.is_alive(), every=0.005)
     kill(world, process)
     assert advisory_locks(world) == []
     assert_data_and_audit_rows_agree(world)
@@ -108,7 +109,7 @@ def test_a_run_killed_inside_a_transaction_leaves_all_of_it_or_nothing(
 ) -> None:
     with wire(world, relation, at_commit=at_commit) as stopped:
         process = start(world, "AAPL", history_days=DAYS)
-        until(lambda: stopped() or not process.is_alive())
+        until(lambda: stopped() or not process.is_alive(), every=0.005)
         was_alive = process.is_alive()
         process.kill()
         process.join()

@@ -24,10 +24,11 @@ from market_data_pipeline.ingest.shard import refresh_shard
 from market_data_pipeline.store import copy
 from market_data_pipeline.store.copy import StoreConnection
 from market_data_pipeline_tests.ingest.faults.conftest import DAYS
-from market_data_pipeline_tests.ingest.faults.processes import advisory_locks, sessions, until, wire
+from market_data_pipeline_tests.ingest.faults.processes import advisory_locks, sessions, wire
 from market_data_pipeline_tests.ingest.faults.vendor import Exchange, later_page
 from market_data_pipeline_tests.ingest.faults.world import FaultyWorld, Snapshot
 from market_data_pipeline_tests.polygon.faulty_server import Answer, send
+from market_data_pipeline_tests.waiting import until
 
 SYMBOLS = ("AAPL", "MSFT", "NVDA", "AMZN")
 
