@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -107,8 +108,16 @@ with scratch(load_settings()) as made:
 def test_a_server_on_which_no_database_can_be_created_is_named_with_reason_and_remedy(
     settings: Settings, postgres_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read_only = sa.make_url(postgres_url).update_query_dict({"options": "-cdefault_transaction_read_only=on"})
-    monkeypatch.setenv("DATABASE_URL", read_only.render_as_string(hide_password=False))
-    with pytest.raises(ConfigurationError, match=r"read-only transaction\. Grant the role CREATEDB"):
-        scratch(load_settings()).__enter__()
+    login = f"scratch_{secrets.token_hex(4)}"
+    with psycopg.connect(postgres_url, autocommit=True) as administrator:
+        administrator.execute(f"create role {login} login password 'secret'")
+        try:
+            may_create_none = sa.make_url(postgres_url).set(username=login, password="secret")
+            monkeypatch.setenv("DATABASE_URL", may_create_none.render_as_string(hide_password=False))
+            with pytest.raises(
+                ConfigurationError, match=r"permission denied to create database\. Grant the role CREATEDB"
+            ):
+                scratch(load_settings()).__enter__()
+        finally:
+            administrator.execute(f"drop role {login}")
     assert list(settings.state_dir.rglob("*")) == []
