@@ -57,7 +57,7 @@ def test_a_proxy_that_leaves_no_trace_is_known_by_its_user(settings: MovableCloc
     seed.series("AAPL")
     seed.log("run", "AAPL", "5m", "failed", error="secret trouble")
     with serve(settings) as api:
-        port = free_port()
+        [port] = free_ports(1)
         # What nginx 1.30 does without further settings: HTTP/1.1, the Host replaced, and no header added.
         http = f"""server {{ listen 127.0.0.1:{port}; location / {{
           proxy_pass {api.base}; proxy_http_version 1.1; proxy_set_header Connection ''; }} }}"""
