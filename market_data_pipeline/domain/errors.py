@@ -72,13 +72,12 @@ class UnreadableAnswerError(TransientError):
 class VendorRequestError(PipelineError):
     """The vendor rejects this one request (400, 404, a range outside the plan)."""
 
-    not_found = False  # True for a 404: an endpoint that the vendor retired, or a name that it never knew
-
 
 class VendorRefusedError(PipelineError):
     """The vendor rejects the key or the plan (401, 403): it would reject every other request too."""
 
     stops_run = True
+    of_plan = False  # True for a 403: another kind of data may be in the plan
 
 
 class VendorUntrustedError(PipelineError):

@@ -27,7 +27,13 @@ import numpy as np
 from market_data_pipeline.domain.bars import empty
 from market_data_pipeline.domain.calendar import calendar_for, from_us, to_us
 from market_data_pipeline.domain.counters import Counters, Tally
-from market_data_pipeline.domain.errors import DataError, PipelineError, UsageError, VendorRequestError
+from market_data_pipeline.domain.errors import (
+    DataError,
+    PipelineError,
+    UsageError,
+    VendorRefusedError,
+    VendorRequestError,
+)
 from market_data_pipeline.domain.life import Listing
 from market_data_pipeline.domain.series import AssetClass, Tier, Timeframe, asset_class_of
 from market_data_pipeline.polygon.listings import QUESTIONS, read_listing
@@ -193,11 +199,12 @@ class PolygonClient:
     ) -> tuple[SplitRow, ...]:
         """Return all tickers' splits executed on `since` or later, future ones too, by day and ticker.
 
-        An endpoint that is not there (404) is not asked again by this client while another one is.
+        An endpoint that is retired (404, 410, a redirect) or not in the plan is not asked again by this client while
+        another one answers.
         For `followed` and `unreadable` see `reference.read_splits`.
 
         Raises:
-            PipelineError: as `bars`; VendorRequestError with `not_found` when no endpoint is there.
+            PipelineError: as `bars`; VendorRequestError when every endpoint is refused.
         """
 
         def read(body: bytes) -> Page[tuple[SplitRow, ...]]:
@@ -205,20 +212,22 @@ class PolygonClient:
 
         what = f"splits since {since}"
         with self._counted() as tally:
-            missing = VendorRequestError(f"{what}: no endpoint is known.")
+            failure = VendorRequestError(f"{what}: no endpoint is known.")
             for endpoint in self._splits_endpoints:
                 pages = self._pages(Request(endpoint.target(since), what, priority), read, tally, endpoint.path)
                 try:
                     found = each_once(split for page in pages for split in page.rows)
                 except VendorRequestError as error:
-                    if not error.not_found:
+                    failure = error
+                except VendorRefusedError as error:
+                    if not error.of_plan:
                         raise
-                    _log.warning("%s is not there: %s", endpoint.path, error)
-                    missing = error
-                    continue
-                self._splits_endpoints = tuple(sorted(SPLITS_ENDPOINTS, key=lambda each: each != endpoint))
-                return found
-            raise missing
+                    failure = VendorRequestError(error)  # bars may be in the plan
+                else:
+                    self._splits_endpoints = tuple(sorted(SPLITS_ENDPOINTS, key=lambda each: each != endpoint))
+                    return found
+                _log.warning("%s is refused: %s", endpoint.path, failure)
+            raise failure
 
     def listing(self, symbol: str, *, priority: int = _STANDARD) -> tuple[Listing, Counters]:
         """Return what the vendor's reference data say of a ticker, and what that cost: two requests at most.

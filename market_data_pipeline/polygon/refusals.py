@@ -104,9 +104,11 @@ def failure(code: int, text: str, what: str, *, beyond_history: bool) -> Pipelin
             )
         if beyond_history or _OUTSIDE_PLAN.search(text):
             return VendorRequestError(f"{what}: not in the plan ({said}). Request less history, or upgrade the plan.")
-        return VendorRefusedError(
+        refused = VendorRefusedError(
             f"The plan of this API key does not allow {what} ({said}). Check POLYGON_PLAN and the subscription."
         )
+        refused.of_plan = True
+        return refused
     if code == 429:
         return RateLimitedError(f"{what}: too many requests for the plan ({said}).")
     if code == 408 or code >= 500:
@@ -117,6 +119,4 @@ def failure(code: int, text: str, what: str, *, beyond_history: bool) -> Pipelin
         )
     if 200 <= code < 300:
         return DataError(f"{what}: a success status without an answer ({said}).")
-    refused = VendorRequestError(f"{what}: the vendor refuses the request ({said}).")
-    refused.not_found = code == 404
-    return refused
+    return VendorRequestError(f"{what}: the vendor refuses the request ({said}).")

@@ -11,7 +11,7 @@ from market_data_pipeline_tests.ingest.faults.conftest import DAYS
 from market_data_pipeline_tests.ingest.faults.repertoire import always
 from market_data_pipeline_tests.ingest.faults.vendor import ALWAYS, Exchange, anything
 from market_data_pipeline_tests.ingest.faults.world import FaultyWorld
-from market_data_pipeline_tests.polygon.faulty_server import send_json
+from market_data_pipeline_tests.polygon.faulty_server import Answer, send, send_json
 
 SYMBOLS = ("AAPL", "MSFT", "NVDA", "AMZN", "META", "TSLA")
 REFUSALS = {
@@ -41,7 +41,9 @@ def test_a_refusal_stops_the_run_and_every_other_symbol_fails_without_a_request(
     before = len(world.vendor.seen)
     world.vendor.inject(always(made), anything, ALWAYS)
     outcomes = world.refresh(*SYMBOLS, history_days=DAYS)
-    assert len(world.vendor.seen) - before == 1
+    # What a plan does not allow of splits it may allow of bars: both lists are tried, and then the first bars.
+    sent = 3 if refusal.startswith("403") and not began else 1
+    assert len(world.vendor.seen) - before == sent
     assert len(outcomes) == len(SYMBOLS) * len(Timeframe)
     assert {outcome.error_class for outcome in outcomes.values()} == {"VendorRefusedError"}
     assert len({outcome.error for outcome in outcomes.values()}) == 1
@@ -51,7 +53,7 @@ def test_a_refusal_stops_the_run_and_every_other_symbol_fails_without_a_request(
     assert {(row["symbol"], row["timeframe"]) for row in logged} == {
         (outcome.series.symbol, str(outcome.series.timeframe)) for outcome in outcomes.values()
     }
-    assert sum(int(row["requests"]) for row in logged) == 1  # type: ignore[call-overload]
+    assert sum(int(row["requests"]) for row in logged) == sent  # type: ignore[call-overload]
 
 
 def test_symbols_in_flight_side_by_side_cost_a_request_each_at_most(world: FaultyWorld) -> None:
@@ -79,3 +81,24 @@ def test_a_403_for_one_range_fails_that_series_alone(world: FaultyWorld) -> None
     }
     assert outcomes["MSFT|5m"].error_class == "VendorRequestError"
     assert "Request less history" in str(outcomes["MSFT|5m"].error)
+
+
+GONE = {
+    "403": send_json({"status": "NOT_AUTHORIZED", "message": "You are not entitled to this data."}, 403),
+    "404": send_json({"status": "NOT_FOUND"}, 404),
+    "410": send_json({"status": "ERROR", "error": "This endpoint was retired."}, 410),
+    "a redirect": send(301, headers={"Location": "https://elsewhere.example/splits"}),
+}
+
+
+@pytest.mark.parametrize("of_both", [False, True], ids=["one list", "both lists"])
+@pytest.mark.parametrize("gone", GONE.values(), ids=GONE)
+def test_a_list_of_splits_that_is_refused_stops_no_bars(world: FaultyWorld, gone: Answer, of_both: bool) -> None:
+    def is_refused(exchange: Exchange) -> bool:
+        return exchange.kind == "splits" and (of_both or exchange.target.startswith("/stocks/v1/"))
+
+    world.vendor.inject(always(gone), is_refused, ALWAYS)
+    outcomes = world.refresh("AAPL", history_days=DAYS, timeframes=(Timeframe.D1,))
+    warning = outcomes["AAPL|1d"].warning
+    assert outcomes["AAPL|1d"].status == "ok"
+    assert "The market's splits could not be read" in str(warning) if of_both else warning is None
