@@ -108,19 +108,12 @@ class Inquiry(NamedTuple):
 
 def inquire(settings: Settings, symbols: Sequence[str]) -> Inquiry:
     """Ask the vendor about at most `MOST_ASKED` tickers; one that cannot be asked, or is not set up, is no obstacle."""
-    from market_data_pipeline.ingest.pipeline import named_vendor, shared_limiter
-    from market_data_pipeline.polygon.client import PolygonClient
-    from market_data_pipeline.polygon.plans import plan_named
+    from market_data_pipeline.ingest.pipeline import build_client, named_vendor
 
-    plan = plan_named(settings.plan).limited_to(settings.calls_per_minute)
     found: dict[str, Listing] = {}
     client, failure = None, None
     try:
-        vendor = named_vendor(settings)
-        limiter = shared_limiter(settings.database_url, plan.calls_per_minute)
-        client = PolygonClient(
-            vendor.base_url, vendor.key, limiter=limiter, plan=plan, clock=settings.clock, max_attempts=1
-        )
+        client = build_client(settings, named_vendor(settings), retries=False)
         for symbol in symbols[:MOST_ASKED]:
             found[symbol], _ = client.listing(symbol, priority=PRIORITIES[Tier.CRITICAL])
     except ConfigurationError:

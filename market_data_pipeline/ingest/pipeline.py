@@ -97,27 +97,38 @@ def build_pipeline(settings: Settings, vendor: Vendor, *, history_days: int | No
         ConfigurationError: the settings contradict themselves, or the database holds bars of another source.
         DatabaseUnavailableError: the database cannot be reached.
     """
-    from market_data_pipeline.polygon.client import PolygonClient
-
     source = check_source(settings)
-    plan = plan_named(settings.plan).limited_to(settings.calls_per_minute)
     return Pipeline(
-        client=PolygonClient(
-            vendor.base_url,
-            vendor.key,
-            limiter=shared_limiter(settings.database_url, plan.calls_per_minute),
-            plan=plan,
-            clock=settings.clock,
-        ),
+        client=build_client(settings, vendor),
         database_url=settings.database_url,
         clock=settings.clock,
-        plan=plan,
+        plan=_plan(settings),
         history_days=history_days or settings.history_days,
         max_concurrent_symbols=settings.max_concurrent_symbols,
         as_of=settings.as_of,
         own_features=load_own_features(settings),
         source=source,
     )
+
+
+def build_client(settings: Settings, vendor: Vendor, *, retries: bool = True) -> PolygonClient:
+    """Return a client of `vendor` that keeps to the limit that all users of the database share."""
+    from market_data_pipeline.polygon.client import PolygonClient
+    from market_data_pipeline.polygon.retry import MAX_ATTEMPTS
+
+    plan = _plan(settings)
+    return PolygonClient(
+        vendor.base_url,
+        vendor.key,
+        limiter=shared_limiter(settings.database_url, plan.calls_per_minute),
+        plan=plan,
+        clock=settings.clock,
+        max_attempts=MAX_ATTEMPTS if retries else 1,
+    )
+
+
+def _plan(settings: Settings) -> Plan:
+    return plan_named(settings.plan).limited_to(settings.calls_per_minute)
 
 
 def shared_limiter(

@@ -274,10 +274,14 @@ def missing_problem(series: Series, request: BackfillRequest, what: str) -> Prob
     )
 
 
+def may_exist(symbol: str) -> bool:
+    """Return whether PostgreSQL can be asked for a symbol; it cannot hold every text."""
+    return len(symbol) <= LONGEST_SYMBOL and symbol.isprintable()
+
+
 def _series(symbol: str, query: SeriesQuery) -> Series:
-    # PostgreSQL is not asked for a symbol that it cannot hold as text; any other may exist in another case.
     name = canonical_symbol(symbol)
-    if len(name) > LONGEST_SYMBOL or not name.isprintable():
+    if not may_exist(name):
         raise unknown_symbol(symbol, None)
     return Series(name, query.timeframe)
 
