@@ -27,7 +27,7 @@ import urllib3
 from requests.adapters import HTTPAdapter
 from requests.auth import AuthBase
 from requests.structures import CaseInsensitiveDict
-from requests.utils import DEFAULT_CA_BUNDLE_PATH, get_environ_proxies
+from requests.utils import DEFAULT_CA_BUNDLE_PATH, get_environ_proxies, select_proxy
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
@@ -265,7 +265,7 @@ class Transport:
             VendorUnreachableError: it cannot be made.
             VendorUntrustedError: the host's certificate cannot be verified.
         """
-        if self._session().trust_env and get_environ_proxies(self._base):
+        if self._session().trust_env and select_proxy(self._base, get_environ_proxies(self._base)):
             return
         parts = urlsplit(self._base)
         port = parts.port or (443 if parts.scheme == "https" else 80)
