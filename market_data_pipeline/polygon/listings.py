@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, date, datetime
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 class _Ticker(msgspec.Struct):
     ticker: str
     active: bool = True
-    name: str | None = None
-    list_date: date | None = None
-    delisted_utc: datetime | None = None
+    name: object = None
+    list_date: object = None
+    delisted_utc: object = None
 
 
 class _TickerPage(Envelope):
@@ -36,7 +36,8 @@ QUESTIONS: Final[tuple[Mapping[str, str], ...]] = ({"active": "true"}, {"active"
 def read_listing(body: bytes, symbol: str, asked_at: datetime) -> Listing | None:
     """Return what an answer says of `symbol`; None when it does not name it.
 
-    A ticker that was reused has several rows: the one that is active counts, else the one delisted last.
+    A ticker that was reused has several rows: the one that is active counts, else the one delisted last. A name or a
+    date that cannot be read counts as not given.
 
     Raises:
         TransientError: the body is not JSON.
@@ -48,14 +49,24 @@ def read_listing(body: bytes, symbol: str, asked_at: datetime) -> Listing | None
     if not rows:
         return None
     last = max(rows, key=lambda row: (row.active, _delisted_at(row) or _LONG_AGO))
-    return Listing(asked_at, True, last.active, last.list_date, None if last.active else _delisted_at(last), last.name)
+    listed, delisted = _instant(last.list_date), None if last.active else _delisted_at(last)
+    name = last.name if isinstance(last.name, str) else None
+    return Listing(asked_at, True, last.active, None if listed is None else listed.date(), delisted, name)
 
 
 _LONG_AGO: Final = datetime.min.replace(tzinfo=UTC)
 
 
 def _delisted_at(row: _Ticker) -> datetime | None:
-    instant = row.delisted_utc
+    instant = _instant(row.delisted_utc)
     if instant is None:
         return None
     return instant.replace(tzinfo=UTC) if instant.tzinfo is None else instant.astimezone(UTC)
+
+
+def _instant(text: object) -> datetime | None:
+    """Return a date or an instant in ISO 8601; None for anything else."""
+    try:
+        return datetime.fromisoformat(text) if isinstance(text, str) else None
+    except ValueError:
+        return None

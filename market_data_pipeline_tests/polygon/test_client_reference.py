@@ -245,3 +245,20 @@ def test_a_market_day_that_contradicts_the_request_is_a_data_error(answer: dict[
 def test_a_market_day_on_a_sunday_is_a_data_error() -> None:
     with FaultyServer(send_json(market(market_bar("AAPL", 0)))) as server, pytest.raises(DataError, match="no session"):
         QuickClient(server.url).client.grouped_daily(dt.date(2024, 1, 7))
+
+
+@pytest.mark.parametrize(
+    ("fields", "delisted"),
+    [
+        ({"delisted_utc": "2026-03-11T00:00:00Z"}, dt.datetime(2026, 3, 11, tzinfo=dt.UTC)),
+        ({"delisted_utc": "2026-03-11"}, dt.datetime(2026, 3, 11, tzinfo=dt.UTC)),
+        ({"delisted_utc": "", "list_date": "0000-00-00", "name": 5}, None),
+    ],
+)
+def test_a_delisted_ticker_is_known_as_that_whatever_its_other_fields_say(
+    fields: dict[str, Any], delisted: dt.datetime | None
+) -> None:
+    row = {"ticker": "GONE", "active": False, **fields}
+    with FaultyServer(send_json({"status": "OK", "results": [row]})) as server:
+        found, _ = QuickClient(server.url).client.listing("GONE")
+    assert (found.known, found.active, found.delisted_at, found.list_date) == (True, False, delisted, None)
