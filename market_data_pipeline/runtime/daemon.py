@@ -187,10 +187,16 @@ class Daemon:
                 self.check()
                 time.sleep(CHECK_SECONDS)
 
+    def write_workspace(self) -> Path:
+        """Write the file that names the code server, which loads the definitions once for daemon and UI."""
+        entry = {"location_name": LOCATION, "socket": str(self._socket), "host": "localhost"}
+        file = self.processes.private_folder() / "workspace.yaml"
+        file.write_text(json.dumps({"load_from": [{"grpc_server": entry}]}))  # JSON is also YAML
+        return file
+
     @property
-    def workspace(self) -> Path:
-        """The file that names the code server, which loads the definitions once for daemon and UI."""
-        return self.processes.private_folder() / "workspace.yaml"
+    def _socket(self) -> Path:
+        return self.processes.private_folder() / "code.sock"
 
     def _take(self) -> bool:
         try:
@@ -206,13 +212,11 @@ class Daemon:
 
     def _start(self) -> None:
         self._fail_lost_runs()
-        socket = self.processes.private_folder() / "code.sock"
+        socket = self._socket
         # Not `code-server start`: it hides this process behind another, which goes on without it.
         server = [program("dagster"), "api", "grpc", "--lazy-load-user-code", "--socket", str(socket)]
         server += ["--module-name", LOCATION, "--location-name", LOCATION, "--use-python-environment-entry-point"]
-        entry = {"location_name": LOCATION, "socket": str(socket), "host": "localhost"}
-        self.workspace.write_text(json.dumps({"load_from": [{"grpc_server": entry}]}))  # JSON is also YAML
-        daemon = [program("dagster-daemon"), "run", "--workspace", str(self.workspace)]
+        daemon = [program("dagster-daemon"), "run", "--workspace", str(self.write_workspace())]
         root, variables = self.settings.project_root, process_environment(self.settings)
         code_server = self.processes.start(_CODE_SERVER, server, cwd=root, environment=variables)
         self.processes.wait_for(socket)
@@ -226,7 +230,8 @@ class Daemon:
                     prepare=lambda: socket.unlink(missing_ok=True),
                 )
             )
-            self.supervisor.keep(Service(started, "No schedule or sensor is evaluated, and no run starts", self._beats))
+            nothing_runs = "No schedule or sensor is evaluated, and no run starts"
+            self.supervisor.keep(Service(started, nothing_runs, self._beats, self.write_workspace))
 
     def restart(self, reason: str) -> None:
         """Restart what evaluates schedules and sensors."""

@@ -105,6 +105,7 @@ class Processes:
         with suppress(psutil.NoSuchProcess):
             child.process.kill()
             child.process.wait(STOP_SECONDS)
+        self.private_folder()
         child.process = _popen(child.command, child.cwd, child.environment, child.log)
         self._record()
 
@@ -112,7 +113,10 @@ class Processes:
         """Return a folder for sockets, removed by `stop`, or by the command that ends what a killed one left.
 
         Only this user may enter it. It is in the state folder, where no one cleans up, unless that path is too long
-        for a socket.
+        for a socket. If it was removed, it is made again.
+
+        Raises:
+            OSError: it cannot be made, or another user has made it.
         """
         if self._folder is None:
             here = self.state / _PRIVATE / f"{self.name}-{os.getpid()}"
@@ -121,7 +125,18 @@ class Processes:
                 self._folder = here
             else:
                 self._folder = Path(tempfile.mkdtemp(prefix=_PRIVATE_PREFIX))
+        if not self._folder.exists():  # a cleaner removed it
+            self._folder.mkdir(mode=0o700, parents=True)
+        if self._folder.stat().st_uid != os.geteuid():
+            raise PermissionError(errno.EPERM, "It belongs to another user", str(self._folder))
         return self._folder
+
+    def keep_private_folder(self) -> None:
+        """Let everything in the private folder look new: whatever cleans folders of temporary files goes by age."""
+        if self._folder is not None:
+            for path in (self._folder, *self._folder.rglob("*")):
+                with suppress(OSError):
+                    os.utime(path, follow_symlinks=False)
 
     def wait_for(self, path: Path) -> None:
         """Wait until a process has created `path`.

@@ -50,13 +50,13 @@ class Service:
         child: the process.
         what: what stops when it is down, for people; begins a sentence.
         answers: asks it, within seconds.
-        prepare: called before each restart.
+        prepare: called before each restart; makes the files that the process reads, if a cleaner removed them.
     """
 
     child: Child
     what: str
     answers: Callable[[], bool]
-    prepare: Callable[[], None] = lambda: None
+    prepare: Callable[[], object] = lambda: None
     started_at: float = field(default_factory=time.monotonic)
     was_ready: bool = False
     missed: int = 0
@@ -126,6 +126,7 @@ class Supervisor:
         if now - self._looked_at >= ASK_EVERY:
             self._looked_at = now
             self._continue_stopped()
+            self._processes.keep_private_folder()
 
     def _look(self, service: Service, now: float) -> None:
         name = service.child.name
@@ -167,8 +168,12 @@ class Supervisor:
         self._say(f"{name}: {reason}; it is restarted in {wait:.0f} s. Its log is {service.child.log}.")
 
     def _start(self, service: Service, now: float) -> None:
-        service.prepare()
-        self._processes.restart(service.child)
+        try:
+            service.prepare()
+            self._processes.restart(service.child)
+        except (OSError, psutil.Error) as error:  # no memory, no space, a program that is being replaced
+            self._fail(service, f"it could not be started: {error}")
+            return
         service.started_at, service.missed, service.asked = now, 0, None
         if outage := self._outages.get(service.child.name):
             outage.restarts += 1

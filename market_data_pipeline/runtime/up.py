@@ -193,14 +193,15 @@ def _check_vendor(settings: Settings) -> None:
 
 
 def _start_servers(daemon: Daemon, settings: Settings) -> None:
-    ui = [sys.executable, "-m", "market_data_pipeline.runtime.webserver", "--workspace", str(daemon.workspace)]
+    ui = [sys.executable, "-m", "market_data_pipeline.runtime.webserver", "--workspace", str(daemon.write_workspace())]
     api = [sys.executable, "-m", "market_data_pipeline.runtime.api"]
     root, variables = settings.project_root, process_environment(settings, vendor_key=False)
     started = daemon.processes.start("dagster-webserver", ui, cwd=root, environment=variables)
     serving = daemon.processes.start("read-api", api, cwd=root, environment=variables)
     if daemon.supervisor is not None:
         url = f"{settings.local_ui_url}/server_info"
-        daemon.supervisor.keep(Service(started, "Dagster's UI does not answer", lambda: answers(url)))
+        no_ui = "Dagster's UI does not answer"
+        daemon.supervisor.keep(Service(started, no_ui, lambda: answers(url), daemon.write_workspace))
         docs = f"{settings.local_api_url}/docs"
         daemon.supervisor.keep(Service(serving, "The read API and its pages do not answer", lambda: answers(docs)))
 

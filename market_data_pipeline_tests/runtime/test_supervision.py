@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -118,10 +119,34 @@ def test_an_outage_that_lasts_is_told_once_with_its_return(world: World, tmp_pat
     assert (lost["type"], returned["type"]) == ("failure", "success")
 
 
+def test_a_program_that_cannot_be_started_for_a_while_is_tried_again(world: World) -> None:
+    working = world.service.child.command
+    world.service.child.command = ["/nowhere/program", *working[1:]]  # as while it is being replaced
+    world.service.child.process.kill()
+    world.until(lambda: sum("it could not be started" in line for line in world.said) > 1)
+    world.service.child.command = working
+    world.until(world.service.answers)
+
+
+def test_a_cleaner_of_temporary_folders_finds_nothing_old_and_what_is_removed_is_made_again(world: World) -> None:
+    private = world.processes.private_folder()
+    listener = private / "pymp-00000000" / "listener-00000000"
+    listener.parent.mkdir()
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(os.path.relpath(listener))
+        for path in (listener, listener.parent, private):
+            os.utime(path, (0, 0))
+        world.until(lambda: all(path.stat().st_mtime > 0 for path in (listener, listener.parent, private)))
+    shutil.rmtree(private)
+    world.service.child.process.kill()
+    world.until(world.service.answers)
+    assert private.stat().st_mode & 0o777 == 0o700
+
+
 def test_a_process_that_is_stopped_is_continued(world: World) -> None:
     process = world.service.child.process
     process.send_signal(signal.SIGSTOP)
-    world.until(lambda: any("is continued" in line for line in world.said))
+    world.until(lambda: any("has been continued" in line for line in world.said))
     world.until(world.service.answers)
 
 
