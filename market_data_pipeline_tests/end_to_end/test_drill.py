@@ -41,6 +41,6 @@ def test_random_processes_die_and_nothing_is_lost_or_stops_silently(new_project:
     assert len(hit) >= 4
     assert (done.code, report["kept"], report["seed"], report["speed"]) == (0, True, 4, 15), done.err
     assert any("was started again after" in title for title in report["alerts"])
-    assert "Kept: every series inside its RPO" in done.out
+    assert "Kept: every series within its RPO" in done.out
     until(lambda: not new_project.processes())
     assert not (new_project.state / "scratch").exists()
