@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import psutil
+if TYPE_CHECKING:
+    import psutil
 
 
 def start_time(pid: int) -> str | None:
@@ -24,6 +26,8 @@ def start_time(pid: int) -> str | None:
 
 def process_started(pid: int, began: str) -> psutil.Process | None:
     """Return the process with this id if it began at this `start_time` and still runs."""
+    import psutil  # here, because readers remember processes without having it
+
     with suppress(psutil.NoSuchProcess):
         return psutil.Process(pid) if start_time(pid) == began else None
     return None

@@ -279,6 +279,7 @@ def test_a_ticker_that_the_vendor_does_not_know_is_only_added_by_force(
     source = StagedMarket(open_source(None), Scenario.model_validate(events), lambda: now)
     with running_server(source, lambda: now) as address:
         monkeypatch.setenv("POLYGON_BASE_URL", address)
+        monkeypatch.setenv("POLYGON_PLAN", "advanced")
         refused = run("universe", "add", "X:BTCUSD", "NOSUCH")
         assert refused.code == 2
         assert "The vendor knows no ticker NOSUCH; nothing was added." in refused.err
@@ -359,6 +360,8 @@ def test_staleness_lists_what_was_never_computed(run, project: str) -> None:
         "aging_count": 0,
         "stale_count": 0,
         "missing_count": 125,
+        "silent_count": 0,
+        "not_expected_count": 0,
         "total_monitored": 125,
     }
     assert len(report["by_status"]["missing"]) == 50

@@ -14,7 +14,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-import psutil
 import psycopg
 
 from market_data_pipeline.domain.errors import ConfigurationError, DatabaseUnavailableError
@@ -22,6 +21,8 @@ from market_data_pipeline.runtime import postgres_cluster as cluster
 from market_data_pipeline.settings import project
 
 if TYPE_CHECKING:
+    import psutil
+
     from market_data_pipeline.settings import Settings
 
 # Recovery after a crash replays at most max_wal_size, 4 GB, which takes a slow disk about two minutes.
@@ -89,6 +90,8 @@ class EmbeddedPostgres:
     def process(self) -> psutil.Process | None:
         """Return the server's main process; None when it does not run."""
         pid = self._pid()
+        import psutil  # here, because readers name the server without having it
+
         with suppress(psutil.NoSuchProcess):
             return None if pid is None else psutil.Process(pid)
         return None

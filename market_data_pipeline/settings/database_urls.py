@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, Final
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 _SCHEMES: Final = {"postgresql", "postgres", "postgresql+psycopg", "postgresql+psycopg2"}
 _PORT: Final = 5432
+_AUTHORITY: Final = re.compile(r"([^/?#]*)(.*)", re.DOTALL)
 
 
 def postgres_url(given: Any) -> str:
@@ -23,8 +25,10 @@ def postgres_url(given: Any) -> str:
     if not separator or scheme not in _SCHEMES:
         raise ValueError("does not start with postgresql:// (its value is not shown)")
     try:
-        parts = urlsplit(text)
-        login, at, where = parts.netloc.rpartition("@")
+        # Newer Pythons refuse the brackets of one host among several, so the hosts are split first.
+        authority, path = _AUTHORITY.fullmatch(rest).groups()  # type: ignore[union-attr] - it matches any text
+        parts = urlsplit(f"//host{path}")
+        login, at, where = authority.rpartition("@")
         ports = [urlsplit(f"//{each}").port for each in where.split(",")]
         usable = 0 not in ports and not parts.fragment
     except ValueError:

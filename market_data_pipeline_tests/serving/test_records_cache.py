@@ -23,7 +23,7 @@ INSTANTS: Final = st.none() | st.integers(-600, 600 * COUNT).map(lambda s: FIRST
 
 def records_of(starts: list[datetime], *, is_complete: bool) -> Records:
     lines = b"".join(f'{{"ts":"{ts:%Y-%m-%dT%H:%M:%SZ}","close":1}}\n'.encode() for ts in starts)
-    summary = SeriesSummary(tracked=True, features=None, bars=None, next_split=None)
+    summary = SeriesSummary(tracked=True, features=None, bars=None, next_split=None, futile=None)
     return Records(Series("AAPL", Timeframe.M5), summary, pack(lines), is_complete)
 
 

@@ -8,11 +8,12 @@ import pwd
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote, urlsplit
 from uuid import uuid4
 
@@ -195,10 +196,19 @@ def settings_of(rows: list[tuple[Any, ...]]) -> dict[str, str]:
     return {str(name): str(value) for name, value in rows if value is not None}
 
 
+T = TypeVar("T")
+
+
 async def asynchronous(url: str) -> dict[str, str]:
     connection = await open_async_connection(url)
     async with connection:
         return settings_of(await (await connection.execute(SHOWN, (list(NEEDED),))).fetchall())
+
+
+def in_thread(made: Coroutine[Any, Any, T]) -> T:
+    """Return what a coroutine returns, in a thread: a browser of another test may run a loop in this one."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(asyncio.run, made).result()
 
 
 def test_every_kind_of_connection_has_what_it_needs(postgres_url: str, database_url: str) -> None:
@@ -209,7 +219,7 @@ def test_every_kind_of_connection_has_what_it_needs(postgres_url: str, database_
             seen = {
                 "engine": shown(connection.connection.driver_connection),  # type: ignore[arg-type]
                 "plain": shown(plain),
-                "asynchronous": asyncio.run(asynchronous(url)),
+                "asynchronous": in_thread(asynchronous(url)),
             }
             queue_seen = shown(queued)
         with StoreConnection(url) as store:
@@ -295,7 +305,7 @@ def test_a_pooler_in_transaction_mode_is_refused_in_one_sentence_before_anything
         before = direct.execute("show timezone").fetchone()
     for connect in (
         lambda: open_connection(pooled.url).close(),
-        lambda: asyncio.run(asynchronous(pooled.url)),
+        lambda: in_thread(asynchronous(pooled.url)),
         lambda: StoreConnection(pooled.url).close(),
         lambda: engine(pooled.url).connect().close(),
         lambda: migrate_database(pooled.url, SQL),
