@@ -89,9 +89,9 @@ class EmbeddedPostgres:
 
     def process(self) -> psutil.Process | None:
         """Return the server's main process; None when it does not run."""
-        pid = self._pid()
         import psutil  # here, because readers name the server without having it
 
+        pid = self._pid()
         with suppress(psutil.NoSuchProcess):
             return None if pid is None else psutil.Process(pid)
         return None

@@ -123,6 +123,7 @@ class Supervisor:
         now = time.monotonic()
         for service in self._services:
             self._look(service, now)
+            self._tell_lasting(service, now)  # also of one that dies again before it is ever seen alive
         if now - self._looked_at >= ASK_EVERY:
             self._looked_at = now
             self._continue_stopped()
@@ -153,7 +154,6 @@ class Supervisor:
             service.asked = _Call(service.answers)
         if service.missed >= _MISSED and now - service.started_at > START_SECONDS:
             self._fail(service, "it no longer answered")
-        self._tell_lasting(service, now)
 
     def _fail(self, service: Service, reason: str) -> None:
         """Begin an outage, or go on with one, and plan the restart."""

@@ -273,7 +273,10 @@ def test_what_ends_make_run_ends_what_it_started(tmp_path: Path, name: str) -> N
     program.write_text(MARKET_DATA.format(python=sys.executable))
     program.chmod(0o755)
     (tmp_path / ".venv" / ".installed").touch()
-    command = ["make", "--no-print-directory", "-f", str(REPOSITORY / "Makefile"), "run"]
+    # A shell starts background commands, the test suite perhaps among them, with SIGINT ignored.
+    heeding = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execvp('make', sys.argv[1:])"
+    makefile = str(REPOSITORY / "Makefile")
+    command = [sys.executable, "-c", heeding, "make", "--no-print-directory", "-f", makefile, "run"]
     with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as make:
         assert make.stdout is not None
         assert make.stdout.readline() == "started\n"
