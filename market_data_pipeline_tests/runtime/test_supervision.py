@@ -277,10 +277,13 @@ def test_what_ends_make_run_ends_what_it_started(tmp_path: Path, name: str) -> N
     heeding = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execvp('make', sys.argv[1:])"
     makefile = str(REPOSITORY / "Makefile")
     command = [sys.executable, "-c", heeding, "make", "--no-print-directory", "-f", makefile, "run"]
-    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as make:
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True, start_new_session=True) as make:
         assert make.stdout is not None
         assert make.stdout.readline() == "started\n"
         [child] = psutil.Process(make.pid).children()
-        make.send_signal(signal.Signals[name])
+        if name == "SIGTERM":  # of a supervisor or a person, to make alone; a terminal sends its signals to the group
+            make.send_signal(signal.SIGTERM)
+        else:
+            os.killpg(make.pid, signal.Signals[name])
         assert make.stdout.readline().startswith("ended by")
         child.wait(30)
