@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any, Final
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 _SCHEMES: Final = {"postgresql", "postgres", "postgresql+psycopg", "postgresql+psycopg2"}
 _PORT: Final = 5432
-_AUTHORITY: Final = re.compile(r"([^/?#]*)(.*)", re.DOTALL)
 
 
 def postgres_url(given: Any) -> str:
@@ -26,7 +24,8 @@ def postgres_url(given: Any) -> str:
         raise ValueError("does not start with postgresql:// (its value is not shown)")
     try:
         # Newer Pythons refuse the brackets of one host among several, so the hosts are split first.
-        authority, path = _AUTHORITY.fullmatch(rest).groups()  # type: ignore[union-attr] - it matches any text
+        end = min((rest.index(sign) for sign in "/?#" if sign in rest), default=len(rest))
+        authority, path = rest[:end], rest[end:]
         parts = urlsplit(f"//host{path}")
         login, at, where = authority.rpartition("@")
         ports = [urlsplit(f"//{each}").port for each in where.split(",")]
