@@ -10,9 +10,9 @@ from typing import Final
 PATIENCE: Final = 120.0  # seconds after which a test gives up on a condition; it takes a tenth of that
 
 
-def until(condition: Callable[[], object], *, every: float = 0.02) -> None:
+def until(condition: Callable[[], object], *, every: float = 0.02, patience: float = PATIENCE) -> None:
     """Wait until a condition holds, and look at it `every` so many seconds."""
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + patience
     while not condition():
         assert time.monotonic() < deadline, "the condition never came to hold"
         time.sleep(every)

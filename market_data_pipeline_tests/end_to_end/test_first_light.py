@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 
 import dagster as dg
+import psutil
 import pytest
 
 from market_data_pipeline.domain.series import Tier, Timeframe
 from market_data_pipeline_tests.end_to_end.conftest import MakeProject
 from market_data_pipeline_tests.end_to_end.project import Done, Project
 from market_data_pipeline_tests.orchestration.test_run_liveness import started_run
-from market_data_pipeline_tests.waiting import until
+from market_data_pipeline_tests.waiting import PATIENCE, until
 
 SYMBOLS = {"critical": ["AAPL", "MSFT"], "standard": ["KO"], "low_priority": ["XOM"]}
 EVERYTHING = {f"{symbol}|{timeframe}" for symbols in SYMBOLS.values() for symbol in symbols for timeframe in Timeframe}
@@ -122,10 +124,12 @@ def test_two_backfills_at_once_share_one_daemon_and_do_the_work_once(project: Pr
 
     def ended() -> bool:
         nonlocal most
-        most = max(most, len(project.named("dagster-daemon")))
+        daemons = {process.pid: process for process in project.named("dagster-daemon")}
+        with suppress(psutil.NoSuchProcess):  # a child that has not become another program yet is no second one
+            most = max(most, sum(process.ppid() not in daemons for process in daemons.values()))
         return all(one.process.poll() is not None for one in both)
 
-    until(ended)
+    until(ended, patience=3 * PATIENCE)  # the second may first watch whether the first one's daemon still lives
     for one in both:
         done = one.end()
         assert (done.code, done.err) == (0, ""), done.out
