@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import psutil
+import requests  # here, not in a thread: its import changes the filters of warnings, which threads share
 
 from market_data_pipeline.domain.errors import PipelineError, UsageError
 from market_data_pipeline.process_identity import is_alive, process_started, start_time
@@ -297,8 +298,6 @@ def wait_for_answer(url: str, check: Callable[[], None]) -> None:
 
 def answers(url: str) -> bool:
     """Return whether a URL of this machine answers within seconds, with whatever status."""
-    import requests
-
     session = requests.Session()
     session.trust_env = False  # no proxy leads to this machine
     with session, suppress(requests.RequestException):
