@@ -127,7 +127,8 @@ def test_the_vendors_new_name_of_the_key_is_known_and_two_different_keys_are_ref
     "name",
     [
         "POLYGON_KEY", "POLYGON_API_TOKEN", "POLYGON_APIKEY", "POLYGON_IO_API_KEY", "POLYGONIO_API_KEY", "MASSIVE_KEY",
-        "MASSIVE_API_TOKEN", "MASSIVE_COM_KEY", "MARKET_DATA_POLYGON_API_KEY", "polygon_api_key",
+        "MASSIVE_API_TOKEN", "MASSIVE_COM_KEY", "MARKET_DATA_POLYGON_API_KEY", "polygon_api_key", "POLYGON_KEY_FILE",
+        "MASSIVE_API_KEYFILE",
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("place", ["environment", "file"])
@@ -145,6 +146,87 @@ def test_a_key_under_another_name_is_an_error_and_never_means_synthetic_bars(
 
     monkeypatch.setenv("POLYGON_API_KEY", "k3y")
     assert load_settings().kind_of_bars == "vendor"
+
+
+@pytest.mark.parametrize("place", ["environment", "file"])
+def test_secrets_may_be_in_files_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
+    secrets = {
+        "MASSIVE_API_KEY": "k3y",
+        "DATABASE_URL": "postgresql://me:hunter2@db/prices",
+        "MARKET_DATA_OWNER_URL": "postgresql://owner:hunter2@db/prices",
+        "DAGSTER_POSTGRES_URL": "postgresql+psycopg2://me:hunter2@db/dagster",
+        "MARKET_DATA_API_TOKEN": "t0ken",
+        "MARKET_DATA_ALERT_URLS": "json://hooks.example/hunter2",
+    }
+    (tmp_path / "secrets").mkdir()
+    for variable, value in secrets.items():
+        (tmp_path / "secrets" / variable).write_text(f"{value}\n")
+        if place == "environment":
+            monkeypatch.setenv(f"{variable}_FILE", str(tmp_path / "secrets" / variable))
+    if place == "file":
+        (tmp_path / ".env").write_text("".join(f"{variable}_FILE=secrets/{variable}\n" for variable in secrets))
+    by_file = load_settings()
+    with monkeypatch.context() as patch:
+        patch.setenv("MARKET_DATA_PROJECT_ROOT", str(tmp_path / "secrets"))
+        for variable, value in secrets.items():
+            patch.delenv(f"{variable}_FILE", raising=False)
+            patch.setenv(variable, value)
+        direct = load_settings()
+
+    assert by_file.model_dump(exclude={"project_root", "dagster_home"}) == direct.model_dump(
+        exclude={"project_root", "dagster_home"}
+    )
+    assert by_file.base_url == "https://api.massive.com"
+
+
+def test_an_environment_with_a_secrets_file_wins_over_the_secret_in_the_projects_file_in_every_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "key").write_text("k3y")
+    (tmp_path / ".env").write_text("POLYGON_API_KEY=pk-of-another-day\n")
+    monkeypatch.setenv("POLYGON_API_KEY_FILE", "key")
+
+    def key() -> str | None:
+        found = load_settings().api_key
+        return found and found.get_secret_value()
+
+    assert key() == "k3y"
+    variables = process_environment(load_settings())
+    assert "k3y" not in str(variables)
+    for name, value in {**variables, "POLYGON_API_KEY": "pk-of-another-day"}.items():  # as Dagster reads `.env`
+        monkeypatch.setenv(name, value)
+    assert key() == "k3y"
+
+
+def test_a_process_that_requests_nothing_reads_no_key_from_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "key").write_text("k3y")
+    monkeypatch.setenv("POLYGON_API_KEY_FILE", "key")
+    for name, value in process_environment(load_settings(), vendor_key=False).items():
+        monkeypatch.setenv(name, value)
+    without = load_settings()
+    assert "k3y" not in str(without.model_dump())
+    assert without.kind_of_bars == "vendor"
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (None, "which cannot be read: No such file or directory"),
+        (b" \n", "which holds nothing"),
+        (b"\xff\xfe", "which is not text in UTF-8"),
+        (b"k" * 100_000, "which is too large"),
+    ],
+)
+def test_a_secrets_file_that_cannot_be_used_stops_the_start_with_its_variable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes | None, problem: str
+) -> None:
+    if content is not None:
+        (tmp_path / "key").write_bytes(content)
+    monkeypatch.setenv("POLYGON_API_KEY_FILE", "key")
+    with pytest.raises(ConfigurationError, match=rf"^POLYGON_API_KEY_FILE is 'key', {problem}; for example"):
+        load_settings()
 
 
 @pytest.mark.parametrize("name", ["POLYGONSCAN_API_KEY", "POLYGON_PRIVATE_KEY", "POLYGON_RPC_URL", "MASSIVE"])

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from market_data_pipeline.domain.errors import ConfigurationError
-from market_data_pipeline.settings import Settings, env_file, load_settings, process_environment, project
+from market_data_pipeline.settings import env_file, known_variables, load_settings, process_environment, project
 from market_data_pipeline.settings import project_root as root_of_project
+from market_data_pipeline.settings.variables import file_variable, with_files
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -58,12 +59,15 @@ def write_env() -> EnvFile:
 
 def _defaults(root: Path, users: Mapping[str, str]) -> dict[str, str]:
     """Return what Dagster's own commands need, by the user's lines alone."""
-    known = (str(field.validation_alias) for field in Settings.model_fields.values())
-    alone = {name: users.get(name, "") for name in known if name != "MARKET_DATA_PROJECT_ROOT"}
+    known = known_variables()
+    users_own = with_files(users, known, root)
+    alone = {name: users_own.get(name) or "" for name in known if name != "MARKET_DATA_PROJECT_ROOT"}
     settings = load_settings(project_root=root, **alone)
+    # A password that the user keeps in a file of its own is not copied into this one.
+    kept_apart = any(users.get(file_variable(name)) for name in ("DATABASE_URL", "DAGSTER_POSTGRES_URL"))
     return {
         "DAGSTER_HOME": str(settings.dagster_home),
-        "DAGSTER_POSTGRES_URL": settings.dagster_postgres_url,
+        **({} if kept_apart else {"DAGSTER_POSTGRES_URL": settings.dagster_postgres_url}),
         **project.STORAGE_ENVIRONMENT,
     }
 

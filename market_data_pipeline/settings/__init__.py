@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,6 +23,7 @@ from market_data_pipeline.settings import env_file, parsers, project
 from market_data_pipeline.settings.addresses import is_loopback, local_url, names_this_machine
 from market_data_pipeline.settings.database_urls import postgres_url, psycopg2_url
 from market_data_pipeline.settings.sandbox import SANDBOX_KEY
+from market_data_pipeline.settings.variables import file_variable, refuse_misnamed_key, with_files
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -38,10 +38,6 @@ PACKAGED_UNIVERSE: Final = project.PACKAGE / "universe.yaml"
 _LONGEST_HISTORY_DAYS: Final = 13_000
 # A symbol that is being refreshed holds a database connection, and the embedded server allows 200 in all.
 _MOST_CONCURRENT_SYMBOLS: Final = 50
-# What people call the key elsewhere. POLYGONSCAN_API_KEY and POLYGON_PRIVATE_KEY belong to a blockchain.
-_MISNAMED_KEY: Final = re.compile(
-    r"(MARKET_DATA_)?(POLYGON|MASSIVE)_?(IO|COM)?_?(API|ACCESS|AUTH)?_?(KEY|TOKEN)", re.IGNORECASE
-)
 # The command's own values of variables that `.env` sets otherwise, as JSON, for the processes that it starts: Dagster's
 # let `.env` win over the environment.
 _OVERRIDES: Final = "MARKET_DATA_OVERRIDES"
@@ -107,6 +103,7 @@ def _known(default: Any, variable: str, example: str, parse: Callable[[Any], Any
 class Settings(BaseSettings):
     """The values of the environment and `.env`, validated; the environment wins, and an empty value counts as not set.
 
+    `NAME_FILE` in either names a file with the value of NAME.
     Secrets are SecretStr or left out of the representation. Times are aware UTC.
     """
 
@@ -209,8 +206,8 @@ class Settings(BaseSettings):
         root = given.get("MARKET_DATA_PROJECT_ROOT") or project_root()
         return (
             init_settings,
-            _Variables(settings_cls, environment_variables()),
-            _Variables(settings_cls, _lines_of(root)),
+            _Variables(settings_cls, with_files(environment_variables(), known_variables(), root)),
+            _Variables(settings_cls, with_files(_lines_of(root), known_variables(), root)),
         )
 
     @field_validator("*", mode="before")
@@ -311,8 +308,15 @@ def load_settings(**given: Any) -> Settings:
         bad = [problem for problem in error.errors() if problem["type"] != "default_factory_not_called"]
         raise ConfigurationError("\n".join(map(_sentence, bad))) from None
     if settings.uses_sandbox and settings.sandbox_replay is None:
-        _refuse_misnamed_key({**_lines_of(root), **environment_variables()})
+        known = known_variables()
+        named = {*known, *map(file_variable, known)}
+        refuse_misnamed_key({**_lines_of(root), **environment_variables()}, named)
     return settings
+
+
+def known_variables() -> tuple[str, ...]:
+    """Return the names of the variables that the settings are read from."""
+    return tuple(str(field.validation_alias) for field in Settings.model_fields.values())
 
 
 class _Variables(EnvSettingsSource):
@@ -348,9 +352,17 @@ def process_environment(settings: Settings, *, vendor_key: bool = True) -> dict[
         same = storage.partition("://")[2] == settings.dagster_postgres_url.partition("://")[2]
         advice = "let it begin with postgresql+psycopg2://" if same else "remove it there or in the environment"
         raise ConfigurationError(_CONTRADICTION.format("DAGSTER_POSTGRES_URL", advice))
-    known = {str(field.validation_alias) for field in Settings.model_fields.values()}
-    overrides = {name: ours[name] for name in known if name in ours and name in lines and ours[name] != lines[name]}
-    keys = {name: (ours.get(name) or lines.get(name) or "").strip() for name in KEY_VARIABLES}
+    overrides: dict[str, str] = {}
+    for name in known_variables():
+        both = (name, file_variable(name))
+        if any(each in ours for each in both):  # what the environment sets in one way, `.env` does not in the other
+            overrides |= {
+                each: value for each in both if each in lines and (value := ours.get(each, "")) != lines[each]
+            }
+    given = with_files(lines, KEY_VARIABLES, settings.project_root) | with_files(
+        ours, KEY_VARIABLES, settings.project_root
+    )
+    keys = {name: (given.get(name) or "").strip() for name in KEY_VARIABLES}
     secret = [name for name, key in keys.items() if key not in {"", SANDBOX_KEY} and not vendor_key]
     withheld = dict.fromkeys(secret, _WITHHELD)
     overrides |= {name: word for name, word in withheld.items() if name in overrides}
@@ -367,21 +379,6 @@ def process_environment(settings: Settings, *, vendor_key: bool = True) -> dict[
 def _lines_of(root: Path) -> dict[str, str | None]:
     text = env_file.read(root / ".env")
     return text.values if text else {}
-
-
-def _refuse_misnamed_key(variables: Mapping[str, str | None]) -> None:
-    """Raise when a variable that is not read looks like the vendor's key: synthetic bars are not what its owner wants.
-
-    Raises:
-        ConfigurationError: names the variable and the right one.
-    """
-    known = {str(field.validation_alias) for field in Settings.model_fields.values()}
-    for name in sorted(variables):
-        if name not in known and _MISNAMED_KEY.fullmatch(name) and (variables[name] or "").strip():
-            raise ConfigurationError(
-                f"{name} is set, but the vendor's key is read from POLYGON_API_KEY or MASSIVE_API_KEY: rename it, for "
-                f"example POLYGON_API_KEY=your-key, or unset it to use the sandbox's synthetic bars."
-            )
 
 
 def project_root() -> Path:

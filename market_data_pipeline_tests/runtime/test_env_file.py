@@ -136,6 +136,16 @@ def test_a_commands_environment_is_that_commands(tmp_path: Path, monkeypatch: py
     assert b"hunter2" not in written
 
 
+def test_a_password_in_a_file_of_its_own_is_not_copied_into_the_projects(tmp_path: Path) -> None:
+    (tmp_path / "url").write_text("postgresql://me:hunter2@db/prices\n")
+    (tmp_path / ".env").write_text("DATABASE_URL_FILE=url\n")
+    write_env()
+    assert "hunter2" not in (tmp_path / ".env").read_text()
+    settings = load_settings()
+    assert settings.database_url == "postgresql://me:hunter2@db/prices"
+    assert process_environment(settings)["DAGSTER_POSTGRES_URL"] == "postgresql+psycopg2://me:hunter2@db/prices"
+
+
 def test_back_on_the_embedded_server_everything_is_there_again(tmp_path: Path) -> None:
     write_env()
     embedded = load_settings()
