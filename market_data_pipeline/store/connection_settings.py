@@ -9,16 +9,18 @@ which is another program, gets the same values in its URL.
 from __future__ import annotations
 
 import asyncio
+from contextlib import contextmanager
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final
 
+import psycopg
+
+from market_data_pipeline.domain.errors import ConfigurationError
 from market_data_pipeline.store.pooler import refuse_transaction_pooling
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from datetime import datetime
-
-    import psycopg
 
 
 class Role(StrEnum):
@@ -72,7 +74,8 @@ _KEEPALIVES: Final = {
 # Nothing is set, and no row returned, when the server's process is not the expected one: it would be set on a process
 # that a pooler shares with strangers. A setting that the server's version does not have is skipped. The role stays the
 # login's own where the roles were not created, where this database has granted them nothing, and where the login is not
-# a member.
+# a member. The last row is there only where no trigger would fire: only a superuser may set that, so it is not among
+# the settings above.
 _CONFIGURE: Final = """
 select set_config(setting.name, setting.value, false)
 from unnest(%(names)s::text[], %(values)s::text[]) as setting (name, value)
@@ -89,7 +92,14 @@ where
         r.oid, case when current_setting('server_version_num')::integer >= 160000 then 'set' else 'member' end
     )
     and has_schema_privilege(r.oid, to_regnamespace('market_data')::oid, 'usage')
+union all
+select 'no trigger fires'
+where
+    coalesce(pg_backend_pid() = %(process)s, true)
+    and current_setting('session_replication_role') = 'replica'
 """
+_NO_TRIGGERS: Final = ("no trigger fires",)
+_FIRE_TRIGGERS: Final = "set session_replication_role to origin"
 
 
 def configure(
@@ -108,22 +118,48 @@ def configure(
         settings: further settings, or other values for those that every connection has.
 
     Raises:
-        ConfigurationError: a pooler in transaction mode stands in front of the server.
+        ConfigurationError: a pooler in transaction mode stands in front of the server, or no trigger would fire.
     """
     autocommit, connection.autocommit = connection.autocommit, True  # so that a rollback does not undo it
     values = _values(role, as_of, settings)
-    if not connection.execute(_CONFIGURE, values | {"process": connection.info.backend_pid}).rowcount:
+    done = connection.execute(_CONFIGURE, values | {"process": connection.info.backend_pid}).fetchall()
+    if not done:
         refuse_transaction_pooling(connection.info)
-        connection.execute(_CONFIGURE, values | {"process": None})
+        done = connection.execute(_CONFIGURE, values | {"process": None}).fetchall()
+    if _NO_TRIGGERS in done:
+        with _refused_without_triggers(connection.info):
+            connection.execute(_FIRE_TRIGGERS)
     connection.autocommit = autocommit
 
 
 async def configure_async(connection: psycopg.AsyncConnection[Any], role: Role | None = None) -> None:
     """Set up a new asynchronous connection, which is in autocommit; see `configure`."""
     values = _values(role, None, None)
-    if not (await connection.execute(_CONFIGURE, values | {"process": connection.info.backend_pid})).rowcount:
+    answer = await connection.execute(_CONFIGURE, values | {"process": connection.info.backend_pid})
+    if not (done := await answer.fetchall()):
         await asyncio.to_thread(refuse_transaction_pooling, connection.info)
-        await connection.execute(_CONFIGURE, values | {"process": None})
+        done = await (await connection.execute(_CONFIGURE, values | {"process": None})).fetchall()
+    if _NO_TRIGGERS in done:
+        with _refused_without_triggers(connection.info):
+            await connection.execute(_FIRE_TRIGGERS)
+
+
+@contextmanager
+def _refused_without_triggers(info: psycopg.ConnectionInfo) -> Iterator[None]:
+    """Turn a refusal to let triggers fire into a sentence.
+
+    Raises:
+        ConfigurationError: the login may not set what it was given.
+    """
+    try:
+        yield
+    except psycopg.errors.InsufficientPrivilege:
+        raise ConfigurationError(
+            f"PostgreSQL gives {info.user} session_replication_role=replica in the database {info.dbname}, with which "
+            "no trigger fires and the audit log, the read API and the stored values would go wrong; a superuser takes "
+            f"that back with `alter role {info.user} reset session_replication_role` (or `alter database` or `alter "
+            "system`, wherever it was set)."
+        ) from None
 
 
 def _values(role: Role | None, as_of: datetime | None, more: Mapping[str, str] | None) -> dict[str, object]:

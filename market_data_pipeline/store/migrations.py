@@ -44,14 +44,15 @@ def migrate_database(url: str, sql: Path, *, login: str | None = None) -> list[s
     create one is not needed. The privileges of the group roles and of the pipeline's `login` are granted too.
 
     Raises:
-        ConfigurationError: the server is too old, the schema is newer than this code, or a migration failed and
-            was rolled back.
+        ConfigurationError: the server is too old, the database's encoding is not UTF8, the schema is newer than this
+            code, or a migration failed and was rolled back.
         DatabaseUnavailableError: the server cannot be reached.
     """
     known = {file.name.split("_", 1)[0]: file.name for file in sorted(sql.glob("[0-9]*.sql"))}
     with open_connection(url, autocommit=True) as connection:
         if (found := connection.info.server_version // 10_000) < OLDEST_SERVER:
             raise ConfigurationError(f"{describe(url)} is version {found}; version {OLDEST_SERVER} or newer is needed.")
+        _check_encoding(connection, url)
         connection.execute("select pg_advisory_lock(%s)", (_LOCK,))
         before = _applied(connection)
         if newer := sorted(before - known.keys()):
@@ -64,6 +65,22 @@ def migrate_database(url: str, sql: Path, *, login: str | None = None) -> list[s
             _run_dbmate(connection, sql, url)
         grant_privileges(connection, login, again=changed)
         return [known[version] for version in sorted(_applied(connection) - before)]
+
+
+def _check_encoding(connection: psycopg.Connection[Any], url: str) -> None:
+    """Refuse a database that cannot hold every text: one message of the vendor would make a symbol fail for good.
+
+    One in SQL_ASCII takes UTF-8 as it is.
+
+    Raises:
+        ConfigurationError: says how to create another one.
+    """
+    encoding = connection.info.parameter_status("server_encoding")
+    if encoding not in {"UTF8", "SQL_ASCII"}:
+        raise ConfigurationError(
+            f"{describe(url)} is encoded in {encoding}, which lacks most of Unicode: name a database that was created "
+            "with `create database ... encoding 'UTF8' template template0`."
+        )
 
 
 def _applied(connection: psycopg.Connection[Any]) -> set[str]:
@@ -107,7 +124,11 @@ def _startup_settings(connection: psycopg.Connection[Any]) -> dict[str, str]:
     if is_pooled(connection):
         return {}
     known = "select name from unnest(%s::text[]) as name where current_setting(name, true) is not null"
-    return {name: NEEDED[name] for (name,) in connection.execute(known, (list(NEEDED),))}
+    found = {name: NEEDED[name] for (name,) in connection.execute(known, (list(NEEDED),))}
+    inherited = "select reset_val from pg_catalog.pg_settings where name = 'session_replication_role'"
+    if connection.execute(inherited).fetchone() == ("replica",):  # which this login could set, as the connection has
+        found["session_replication_role"] = "origin"
+    return found
 
 
 _PASSED_ON: Final = ("sslmode", "sslrootcert", "sslcert", "sslkey")

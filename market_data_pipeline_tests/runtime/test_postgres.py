@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import pwd
 import shutil
@@ -22,6 +23,10 @@ from market_data_pipeline.domain.errors import ConfigurationError
 from market_data_pipeline.runtime import postgres_cluster as cluster
 from market_data_pipeline.runtime.postgres import EmbeddedPostgres
 from market_data_pipeline.settings import project
+from market_data_pipeline.store.connection import engine, open_async_connection, open_connection
+from market_data_pipeline.store.copy import StoreConnection
+from market_data_pipeline.store.migrations import migrate_database
+from market_data_pipeline_tests.conftest import SQL
 from market_data_pipeline_tests.waiting import until
 
 START = """
@@ -390,6 +395,42 @@ def test_the_callers_environment_neither_misleads_it_nor_stays_in_it(
 
     assert _ask(url, "select current_user") == "market_data"
     assert b"hunter2" not in Path(f"/proc/{_pid(server)}/environ").read_bytes()
+
+
+def test_no_connection_works_while_its_login_is_given_a_mode_in_which_no_trigger_fires(
+    server: EmbeddedPostgres, tmp_path: Path
+) -> None:
+    given = "set session_replication_role to replica"
+    made = f"create role strong superuser login password 'secret'\nalter role strong {given}\n"
+    as_user = cluster.owner(server.data_dir)
+    server.ensure_running()  # lets its user into the folder
+    server.stop()
+    assert not cluster.single_user(server.data_dir, as_user, f"{made}alter role {project.ROLE} {given}\n")
+    weak = server.ensure_running()
+
+    async def asynchronous() -> None:
+        await open_async_connection(weak)
+
+    for connect in (
+        lambda: open_connection(weak),
+        lambda: engine(weak).connect(),
+        lambda: StoreConnection(weak),
+        lambda: asyncio.run(asynchronous()),
+        lambda: migrate_database(weak, SQL),
+    ):
+        with pytest.raises(ConfigurationError, match=r"session_replication_role=replica .* no trigger") as refusal:
+            connect()
+        assert "\n" not in str(refusal.value)
+
+    parts = urlsplit(weak)
+    strong = parts._replace(netloc="strong:secret@").geturl()
+    fired = "create table public.fired as select current_setting('session_replication_role') as role"
+    sql = Path(shutil.copytree(SQL, tmp_path / "sql"))
+    (sql / "9001_fired.sql").write_text(f"-- migrate:up\n{fired};\n-- migrate:down\n")
+    assert "9001_fired.sql" in migrate_database(strong, sql)
+    with open_connection(strong) as connection:
+        assert connection.execute("select role from public.fired").fetchone() == ("origin",)
+        assert connection.execute("show session_replication_role").fetchone() == ("origin",)
 
 
 def test_durable_settings_are_those_of_a_project(server: EmbeddedPostgres) -> None:

@@ -173,6 +173,20 @@ def friendly(empty_database_url: str, tmp_path: Path) -> dict[str, Any]:
     return observed(empty_database_url, empty_database_url, tmp_path)
 
 
+def test_an_encoding_that_lacks_letters_is_refused_before_anything_is_stored(postgres_url: str) -> None:
+    name = f"latin_{os.urandom(4).hex()}"
+    with psycopg.connect(postgres_url, autocommit=True) as administrator:
+        provider = "locale_provider libc" if administrator.info.server_version >= 150_000 else ""
+        administrator.execute(
+            f"create database {name} template template0 encoding 'LATIN1' {provider} lc_collate 'C' lc_ctype 'C'"
+        )
+    url = with_database(postgres_url, name)
+    with pytest.raises(ConfigurationError, match=f"{name}.* is encoded in LATIN1.* encoding 'UTF8'") as refusal:
+        migrate_database(url, SQL)
+    assert "\n" not in str(refusal.value)
+    drop_database(postgres_url, name)
+
+
 def assert_same(one: dict[str, Any], other: dict[str, Any]) -> None:
     for key, value in one.items():
         if isinstance(value, pd.DataFrame):
