@@ -1,7 +1,7 @@
 """The code location: everything that Dagster loads (https://docs.dagster.io/deployment/code-locations).
 
-A test or another deployment swaps a part through `build_defs(resource_overrides=…)`. Neither this module nor anything
-it imports reads the environment or loads a heavy library: every run process starts with this import.
+A test or another deployment swaps a part through `build_defs(resource_overrides=…)`, which reads no environment; `defs`
+also has the project's own definitions. Nothing here loads a heavy library: every run process starts with this import.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from market_data_pipeline.orchestration.dagster_internals import start_runs_warm
 from market_data_pipeline.orchestration.jobs.prune import prune_job
 from market_data_pipeline.orchestration.jobs.reconcile import reconcile_job
 from market_data_pipeline.orchestration.jobs.refresh import refresh_job
+from market_data_pipeline.orchestration.own_definitions import with_own_definitions
 from market_data_pipeline.orchestration.resources import PipelineResource
 from market_data_pipeline.orchestration.run_liveness import run_executor
 from market_data_pipeline.orchestration.schedules import nightly_schedule, tier_schedule
@@ -71,5 +72,5 @@ def build_defs(*, resource_overrides: Mapping[str, object] | None = None) -> dg.
     )
 
 
-defs = build_defs()
+defs = with_own_definitions(build_defs())
 start_runs_warm()

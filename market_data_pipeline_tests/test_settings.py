@@ -72,13 +72,14 @@ def test_synthetic_recorded_and_vendor_bars_never_share_a_database(
     assert len({settings.dagster_postgres_url for settings in everyone}) == 3
 
 
-def test_own_features_lie_in_the_projects_folder_or_are_importable(
+def test_own_modules_lie_in_the_projects_folder_or_are_importable(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "mine.py").touch()
     for named, found in (("mine.py", str(tmp_path / "mine.py")), ("quant.features", "quant.features"), ("", None)):
         monkeypatch.setenv("MARKET_DATA_FEATURES_MODULE", named)
-        assert load_settings().features_module == found
+        monkeypatch.setenv("MARKET_DATA_DEFINITIONS_MODULE", named)
+        assert (load_settings().features_module, load_settings().definitions_module) == (found, found)
 
 
 def test_the_embedded_database_has_the_same_url_every_time() -> None:

@@ -169,6 +169,9 @@ class Settings(BaseSettings):
     features_module: Annotated[str | None, BeforeValidator(parsers.module_name)] = _known(
         None, "MARKET_DATA_FEATURES_MODULE", "my_features.py"
     )
+    definitions_module: Annotated[str | None, BeforeValidator(parsers.module_name)] = _known(
+        None, "MARKET_DATA_DEFINITIONS_MODULE", "my_assets.py"
+    )
     api_port: Annotated[int, BeforeValidator(parsers.whole_number(1, 65_535))] = _known(
         8000, "MARKET_DATA_API_PORT", "8000"
     )
@@ -217,7 +220,7 @@ class Settings(BaseSettings):
             raise PydanticUseDefault
         return value
 
-    @field_validator("features_module")
+    @field_validator("features_module", "definitions_module")
     @classmethod
     def _beside_the_project(cls, value: str | None, info: ValidationInfo) -> str | None:
         return parsers.file_of_module(value, info.data.get("project_root", Path()))
