@@ -424,7 +424,8 @@ def _evaluations(instance: dg.DagsterInstance) -> tuple[Evaluation, ...]:
         evaluated, attempted = _last_ticks(instance, state) if state else (None, None)
         # Without a tick yet, the first one is due after the daemon began to evaluate the schedule.
         since = evaluated or _from_epoch(getattr(state and state.instigator_data, "start_timestamp", None))
-        due = get_next_cron_tick(cron, since, zone).astimezone(UTC) if since else None
+        # A tick bears its scheduled minute, which Dagster would take for the next one.
+        due = get_next_cron_tick(cron, since + timedelta(seconds=1), zone).astimezone(UTC) if since else None
         running = state is None or state.is_running
         found.append(Evaluation(name, f"{cron} {zone}", running, evaluated, attempted, due))
     return tuple(found)

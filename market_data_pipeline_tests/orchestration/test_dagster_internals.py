@@ -6,8 +6,10 @@ import ast
 import importlib
 import inspect
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
+import dagster as dg
 import psycopg
 import pytest
 from dagster._core.events import DagsterEvent
@@ -17,6 +19,7 @@ from market_data_pipeline.domain.errors import DatabaseUnavailableError
 from market_data_pipeline.orchestration import dagster_internals
 from market_data_pipeline.orchestration.dagster_internals import StoredDagsterState
 from market_data_pipeline.settings import Settings
+from market_data_pipeline_tests.serving.conftest import evaluate
 
 STORAGE = """
 storage: {postgres: {postgres_url: {env: DAGSTER_POSTGRES_URL}}}
@@ -59,6 +62,17 @@ def test_many_queries_share_few_connections_which_may_be_ended(state: StoredDags
 
     assert state.runs(1) == ()
     assert [schedule.running for schedule in state.schedules()] == [False, False, False]
+
+
+def test_a_schedule_that_was_evaluated_on_time_is_due_at_its_next_time_and_not_at_the_one_it_had(
+    state: StoredDagsterState, tmp_path: Path
+) -> None:
+    with dg.DagsterInstance.from_config(str(tmp_path)) as instance:
+        evaluate(instance, datetime(2026, 11, 30, 5, 30, tzinfo=UTC))
+    due = {one.name: one.due_at for one in state.evaluations()}
+    assert due["critical_schedule"] == datetime(2026, 11, 30, 5, 45, tzinfo=UTC)
+    assert due["low_priority_schedule"] == datetime(2026, 12, 1, 5, 30, tzinfo=UTC)  # 00:30 New York
+    assert due["reconcile_schedule"] == datetime(2026, 11, 30, 16, 20, tzinfo=UTC)
 
 
 def test_a_storage_that_cannot_be_reached_is_reported_in_one_sentence(tmp_path: Path) -> None:
