@@ -65,8 +65,12 @@ class VendorUnreachableError(TransientError):
     """The vendor cannot be reached; `stops_run` once that lasts, since every other symbol would fail too."""
 
 
-class UnreadableAnswerError(TransientError):
-    """An answer arrived and is not JSON, although it begins like it: what it is about may be to blame."""
+class UnansweredError(TransientError):
+    """The vendor fails at one request (5xx, a reset, no byte in time): what it is about may be to blame."""
+
+
+class UnreadableAnswerError(UnansweredError):
+    """An answer arrived and is not JSON, although it begins like it."""
 
 
 class VendorRequestError(PipelineError):

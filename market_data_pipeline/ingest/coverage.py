@@ -48,7 +48,7 @@ class CoveredDays(NamedTuple):
     """What one answer says about its session days.
 
     Attributes:
-        coverage: of every session in it.
+        coverage: of every session in it but the undecided ones.
         spans: where the stored bars must equal the answer: everywhere but on its refused days.
         alone: the session dates, if the answer says nothing of any of them.
     """
@@ -82,7 +82,8 @@ def covered_days(
     for at, (session, rows) in enumerate(zip(sessions, counts, strict=True)):
         before = known.get(session.date)
         if (reason := answer.refused.get(session.date)) is not None:
-            coverage.append(refused_day(session, reason, before, timing.now))
+            if session.date not in answer.undecided:
+                coverage.append(refused_day(session, reason, before, timing.now))
             refused.append(Interval(slot_start(base, session, 0), session.day_end))
             continue
         cut = not daily and at == last < len(counts) - 1  # a day bar cannot be cut short

@@ -143,7 +143,15 @@ class PolygonClient:
         self._transport.close()
         self._limiter.close()
 
-    def bars(self, symbol: str, timeframe: Timeframe, interval: Interval, *, priority: int = _STANDARD) -> Fetched:
+    def bars(
+        self,
+        symbol: str,
+        timeframe: Timeframe,
+        interval: Interval,
+        *,
+        priority: int = _STANDARD,
+        most_attempts: int | None = None,
+    ) -> Fetched:
         """Return the raw bars that start in `interval` and in a session, once the last page has arrived.
 
         A day with a bar that cannot be believed is refused whole; the other days are as good as ever.
@@ -157,9 +165,10 @@ class PolygonClient:
             interval: half-open UTC, both ends on the grid (day bars: at local midnight), because the vendor widens
                 others to the grid.
             priority: place in the rate limit queue, see `rate_limit.PRIORITIES`.
+            most_attempts: fewer attempts per page than usual, if given.
 
         Raises:
-            TransientError: no answer after the last attempt; RateLimitedError when that one was rate limited.
+            TransientError: no answer after the last attempt; of which class, `retry.Sender.send` says.
             VendorRequestError: the request is refused (400, 404, older than the plan's history).
             VendorRefusedError: the key or the plan is refused.
             DataError: the answer as a whole cannot be trusted.
@@ -182,7 +191,7 @@ class PolygonClient:
                 after = next((page.last_us for page in reversed(rows) if page.last_us is not None), None)
                 return (first if after is None else _following_ms(symbol, timeframe, after)), last
 
-            request = Request(target, what, priority, self._beyond_history(interval.end))
+            request = Request(target, what, priority, self._beyond_history(interval.end), most_attempts)
             for page in self._pages(request, read, tally, path, {"adjusted": "false"}, remaining):
                 tally.counters += Counters(pages=1)
                 rows.append(page.rows)

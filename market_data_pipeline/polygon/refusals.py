@@ -2,7 +2,7 @@
 
 | answer | failure |
 |---|---|
-| 408, 5xx | TransientError: retried |
+| 408, 5xx | UnansweredError: retried |
 | 429 | RateLimitedError: all senders pause, then it is retried |
 | 400, 404, other 4xx, a redirect | VendorRequestError: this request is wrong, others are not |
 | 401 | VendorRefusedError: the key is refused, the run stops |
@@ -26,7 +26,7 @@ from market_data_pipeline.domain.errors import (
     DataError,
     PipelineError,
     RateLimitedError,
-    TransientError,
+    UnansweredError,
     VendorRefusedError,
     VendorRequestError,
 )
@@ -112,7 +112,7 @@ def failure(code: int, text: str, what: str, *, beyond_history: bool) -> Pipelin
     if code == 429:
         return RateLimitedError(f"{what}: too many requests for the plan ({said}).")
     if code == 408 or code >= 500:
-        return TransientError(f"{what}: the vendor failed ({said}).")
+        return UnansweredError(f"{what}: the vendor failed ({said}).")
     if 300 <= code < 400:
         return VendorRequestError(
             f"{what}: the server redirects elsewhere ({said}), where the key must not go. Correct POLYGON_BASE_URL."

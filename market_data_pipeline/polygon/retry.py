@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
     from market_data_pipeline.domain.counters import Tally
     from market_data_pipeline.polygon.rate_limit import Limiter
-    from market_data_pipeline.polygon.transport import Transport
+    from market_data_pipeline.polygon.transport import Answer, Transport
 
 _log = logging.getLogger(__name__)
 MAX_ATTEMPTS: Final = 5
@@ -59,12 +59,21 @@ _T = TypeVar("_T")
 
 
 class Request(NamedTuple):
-    """A GET request: `target` is path and query, `what` names it in messages; for the rest see `refusals.failure`."""
+    """A GET request.
+
+    Attributes:
+        target: path and query.
+        what: names it in messages.
+        priority: its place in the rate limit queue.
+        beyond_history: see `refusals.failure`.
+        most_attempts: fewer attempts than the sender makes, if given.
+    """
 
     target: str
     what: str
     priority: int
     beyond_history: bool = False
+    most_attempts: int | None = None
 
 
 class Sender:
@@ -87,13 +96,22 @@ class Sender:
         sleep: Callable[[float], None] = time.sleep,
         uniform: Callable[[float, float], float] = random.uniform,
     ) -> None:
-        self._transport = transport
-        self._limiter = limiter
+        self.transport = transport
+        self.limiter = limiter
+        self.uniform = uniform
         self._max_attempts = max_attempts
         self._sleep = sleep
-        self._uniform = uniform
         self._lock = threading.Lock()
         self._unreachable = 0  # requests in a row that made no connection
+
+    @property
+    def is_cut_off(self) -> bool:
+        """True when the last request made no connection."""
+        return self._unreachable > 0
+
+    def connected(self) -> None:
+        """Note that a request made a connection."""
+        self._unreachable = 0
 
     def send(self, request: Request, read: Callable[[bytes], _T], tally: Tally) -> _T:
         """Return what `read` returns for the answer's body.
@@ -105,59 +123,22 @@ class Sender:
 
         Raises:
             TransientError: the last attempt failed too; RateLimitedError when it was rate limited,
-                VendorUnreachableError when no connection could be made.
+                VendorUnreachableError when no connection could be made, UnansweredError when it was this request that
+                was not answered.
             PipelineError: at once, of the class that `refusals` or `read` decides.
         """
-        delay = 0.0
-        unexplained = 0  # 429 answers without a Retry-After
-        reached = not self._unreachable
-
-        def attempt(number: int) -> _T:
-            nonlocal delay, reached, unexplained
-            delay = self._uniform(0.0, min(MAX_PAUSE_SECONDS, _FIRST_BACKOFF_SECONDS * 2 ** (number - 1)))
-            if not reached:
-                self._transport.connect(request.what)
-                reached = True
-            self._limiter.acquire(request.priority)
-            tally.counters += Counters(requests=1)
-            try:
-                answer = self._transport.get(request.target, request.what)
-            except VendorUnreachableError:
-                reached = False
-                raise
-            self._unreachable = 0
-            tally.counters += Counters(bytes=answer.size)
-            code, text = answer.status, ""
-            if code == OK:
-                try:
-                    return read(answer.body)
-                except refusals.RefusedInBodyError as refused:
-                    code, text = refused.code, refused.text
-            else:
-                text = refusals.text_of(answer)
-            text = self._transport.redacted(text)
-            failure = refusals.failure(code, text, request.what, beyond_history=request.beyond_history)
-            requested = retry_after(answer.headers)
-            if isinstance(failure, TransientError):
-                delay = max(delay, requested)
-            if isinstance(failure, RateLimitedError):
-                tally.counters += Counters(rate_limited=1)
-                if not requested:
-                    delay = max(delay, RATE_FLOORS_SECONDS[min(unexplained, len(RATE_FLOORS_SECONDS) - 1)])
-                    unexplained += 1
-                self._limiter.pause(delay)
-            raise failure from None
+        most = min(self._max_attempts, request.most_attempts or self._max_attempts)
+        attempts = _Attempts(self, request, tally)
 
         def announce(state: RetryCallState) -> None:
             outcome = state.outcome.exception() if state.outcome else None
-            _log.warning(
-                "%s Attempt %d of %d follows in %.1f s.", outcome, state.attempt_number + 1, self._max_attempts, delay
-            )
+            log = "%s Attempt %d of %d follows in %.1f s."
+            _log.warning(log, outcome, state.attempt_number + 1, most, attempts.delay)
 
         retrying = Retrying(
-            stop=stop_after_attempt(self._max_attempts),
+            stop=stop_after_attempt(most),
             retry=retry_if_exception(_is_retried),
-            wait=lambda _: delay,
+            wait=lambda _: attempts.delay,
             sleep=self._sleep,
             before_sleep=announce,
             reraise=True,
@@ -165,16 +146,78 @@ class Sender:
         try:
             for trial in retrying:
                 with trial:
-                    return attempt(trial.retry_state.attempt_number)
+                    return attempts.make(trial.retry_state.attempt_number, read)
         except PipelineError as error:
-            if _is_retried(error) and self._max_attempts > 1:
-                error.args = (f"{error} Gave up after {self._max_attempts} attempts.",)
+            if _is_retried(error) and most > 1:
+                error.args = (f"{error} Gave up after {most} attempts.",)
             if isinstance(error, VendorUnreachableError):
-                with self._lock:
-                    self._unreachable += 1
-                    error.stops_run = self._unreachable >= CUT_OFF_AFTER
+                self._count_unreachable(error)
             raise
         raise AssertionError("tenacity ends with an answer or an error")  # pragma: no cover
+
+    def _count_unreachable(self, error: VendorUnreachableError) -> None:
+        """Let the failure stop the run once too many requests in a row have ended like it."""
+        with self._lock:
+            self._unreachable += 1
+            error.stops_run = self._unreachable >= CUT_OFF_AFTER
+
+
+class _Attempts:
+    """The attempts at one request; `delay` is how many seconds to wait after the latest."""
+
+    def __init__(self, sender: Sender, request: Request, tally: Tally) -> None:
+        self.delay = 0.0
+        self._sender = sender
+        self._request = request
+        self._tally = tally
+        self._unexplained = 0  # 429 answers without a Retry-After
+        self._reached = not sender.is_cut_off
+
+    def make(self, number: int, read: Callable[[bytes], _T]) -> _T:
+        """Make attempt `number`, counted from 1, and return what `read` returns; raises what `Sender.send` does."""
+        backoff = min(MAX_PAUSE_SECONDS, _FIRST_BACKOFF_SECONDS * 2 ** (number - 1))
+        self.delay = self._sender.uniform(0.0, backoff)
+        answer = self._exchange()
+        if answer.status != OK:
+            raise self._refusal(answer, answer.status, refusals.text_of(answer))
+        try:
+            return read(answer.body)
+        except refusals.RefusedInBodyError as refused:
+            failure = self._refusal(answer, refused.code, refused.text)
+        raise failure
+
+    def _exchange(self) -> Answer:
+        """Return the vendor's answer, once the rate limit allows the request."""
+        transport, request = self._sender.transport, self._request
+        if not self._reached:
+            transport.connect(request.what)
+            self._reached = True
+        self._sender.limiter.acquire(request.priority)
+        self._tally.counters += Counters(requests=1)
+        try:
+            answer = transport.get(request.target, request.what)
+        except VendorUnreachableError:
+            self._reached = False
+            raise
+        self._sender.connected()
+        self._tally.counters += Counters(bytes=answer.size)
+        return answer
+
+    def _refusal(self, answer: Answer, code: int, text: str) -> PipelineError:
+        """Return the failure that a refusal means, and note how long to wait before the next attempt."""
+        request, text = self._request, self._sender.transport.redacted(text)
+        failure = refusals.failure(code, text, request.what, beyond_history=request.beyond_history)
+        requested = retry_after(answer.headers)
+        if isinstance(failure, TransientError):
+            self.delay = max(self.delay, requested)
+        if isinstance(failure, RateLimitedError):
+            self._tally.counters += Counters(rate_limited=1)
+            if not requested:
+                floor = RATE_FLOORS_SECONDS[min(self._unexplained, len(RATE_FLOORS_SECONDS) - 1)]
+                self.delay = max(self.delay, floor)
+                self._unexplained += 1
+            self._sender.limiter.pause(self.delay)
+        return failure
 
 
 def retry_after(headers: Mapping[str, str]) -> float:

@@ -35,7 +35,7 @@ from market_data_pipeline.domain.errors import (
     ConfigurationError,
     DataError,
     PipelineError,
-    TransientError,
+    UnansweredError,
     VendorUnreachableError,
     VendorUntrustedError,
 )
@@ -233,7 +233,7 @@ class Transport:
         Raises:
             VendorUnreachableError: no connection.
             VendorUntrustedError: the host's certificate cannot be verified.
-            TransientError: a reset, a deadline, or a body that is cut short or cannot be unpacked.
+            UnansweredError: a reset, a deadline, or a body that is cut short or cannot be unpacked.
             DataError: the body is larger than allowed.
         """
         failure: PipelineError
@@ -249,12 +249,12 @@ class Transport:
             elif why := _unconnected(error):
                 failure = self._unreachable(what, why)
             else:
-                failure = TransientError(f"{what}: {_reason(error)}.")
+                failure = UnansweredError(f"{what}: {_reason(error)}.")
         else:
             if not deadline.expired:
                 return answer
         if deadline.expired:
-            failure = TransientError(f"{what}: no complete answer within {self._limits.total:g} s.")
+            failure = UnansweredError(f"{what}: no complete answer within {self._limits.total:g} s.")
         # Raised out here, the failure has no __context__: the exceptions above hold the request, and so the key.
         raise failure
 
@@ -365,7 +365,7 @@ def _unpacked(response: requests.Response, limit: int) -> tuple[bytes, int]:
     """Return the body and its size on the wire; urllib3 would accept a gzip stream that is cut short."""
     encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
     if encoding not in {"identity", "gzip", "x-gzip", ""}:
-        raise TransientError("the body has an encoding that was not requested")
+        raise UnansweredError("the body has an encoding that was not requested")
     gzipped = "gzip" in encoding
     unpack = zlib.decompressobj(wbits=_GZIP)
     body, size = bytearray(), 0
@@ -381,5 +381,5 @@ def _unpacked(response: requests.Response, limit: int) -> tuple[bytes, int]:
         if len(body) > limit or size > limit:
             raise DataError(f"the body is larger than {limit} bytes")
     if gzipped and size and not unpack.eof:
-        raise TransientError("the compressed body is cut short")
+        raise UnansweredError("the compressed body is cut short")
     return bytes(body), size

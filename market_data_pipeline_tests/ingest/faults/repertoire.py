@@ -236,6 +236,9 @@ SURVIVED: Final[dict[str, Fault]] = {
     "a wrong count once": Fault(of_page(lambda page: {**page, "resultsCount": page["resultsCount"] + 1}), bars, 1),
     "another bar for a row of the page before": Fault(repeated, later_page, ALWAYS),  # the day alone has one page
     "truncated JSON on a later page": Fault(cut_json, later_page, ALWAYS),
+    "500 on every later page": Fault(always(send(500, HTML)), later_page, ALWAYS),
+    "resets on every later page": Fault(always(reset()), later_page, ALWAYS),
+    "stalls on every later page": Fault(always(stall()), later_page, ALWAYS, read_seconds=0.2),
     "adjusted bars on a later page": Fault(of_page(lambda page: {**page, "adjusted": True}), later_page, ALWAYS),
 }
 
@@ -268,12 +271,12 @@ REFUSED: Final[dict[str, Refused]] = {
     "429 without end": Refused(
         Fault(always(send_json(TOO_MANY, 429, {"Retry-After": "300"})), bars, ALWAYS), "RateLimitedError", "5 attempts"
     ),
-    "500 without end": Refused(Fault(always(send(500, HTML)), later_page, ALWAYS), "TransientError", "HTTP 500"),
-    "resets without end": Refused(Fault(always(reset()), later_page, ALWAYS), "TransientError", "connection failed"),
+    "500 without end": Refused(Fault(always(send(500, HTML)), bars, ALWAYS), "UnansweredError", "HTTP 500"),
+    "resets without end": Refused(Fault(always(reset()), bars, ALWAYS), "UnansweredError", "connection failed"),
     "truncated JSON without end": Refused(Fault(cut_json, bars, ALWAYS), "UnreadableAnswerError", "not readable JSON"),
     "400": Refused(Fault(always(send_json(_OUT, 400)), bars, 1), "VendorRequestError", "Could not parse"),
     "stalls without end": Refused(
-        Fault(always(stall()), later_page, ALWAYS, read_seconds=0.2), "TransientError", "5 attempts"
+        Fault(always(stall()), bars, ALWAYS, read_seconds=0.2), "UnansweredError", "5 attempts"
     ),
     "404": Refused(Fault(always(send(404)), later_page, 1), "VendorRequestError", "HTTP 404"),
     "400 inside 200": Refused(Fault(always(send_json(_OUT)), later_page, 1), "VendorRequestError", "Could not parse"),

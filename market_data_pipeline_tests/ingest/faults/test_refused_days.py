@@ -17,7 +17,7 @@ from market_data_pipeline.store.connection import engine
 from market_data_pipeline_tests.ingest.faults.conftest import NOON, MakeWorld
 from market_data_pipeline_tests.ingest.faults.vendor import ALWAYS, Exchange, Page
 from market_data_pipeline_tests.ingest.faults.world import FaultyWorld, differences
-from market_data_pipeline_tests.polygon.faulty_server import Answer, send
+from market_data_pipeline_tests.polygon.faulty_server import Answer, reset, send
 
 BAD = date(2026, 11, 19)  # a Thursday
 EARLY = date(2026, 11, 6)  # in the other half of a first load
@@ -164,6 +164,13 @@ def unreadable_with(*days: date) -> Callable[[FaultyWorld], None]:
     return lambda world: world.vendor.inject(make, lambda one: one.kind == "5m" and names(one.page, *days), ALWAYS)
 
 
+def unanswered_with(answer: Answer, *days: date) -> Callable[[FaultyWorld], None]:
+    """No answer whenever one of the days is in it: the vendor fails at something that it holds."""
+    return lambda world: world.vendor.inject(
+        lambda _: answer, lambda one: one.kind == "5m" and names(one.page, *days), ALWAYS
+    )
+
+
 @pytest.mark.parametrize(
     ("spoil", "days"),
     [
@@ -173,6 +180,8 @@ def unreadable_with(*days: date) -> Callable[[FaultyWorld], None]:
         (adjusted_with(EARLY, BAD), [EARLY, BAD]),
         (unreadable_with(BAD), [BAD]),
         (unreadable_with(EARLY, BAD), [EARLY, BAD]),
+        (unanswered_with(send(503), BAD), [BAD]),
+        (unanswered_with(reset(), EARLY, BAD), [EARLY, BAD]),
     ],
     ids=[
         "a row",
@@ -181,6 +190,8 @@ def unreadable_with(*days: date) -> Callable[[FaultyWorld], None]:
         "answers about two days",
         "unreadable",
         "unreadable about two days",
+        "unanswered",
+        "unanswered about two days",
     ],
 )
 def test_a_first_load_holds_every_other_day(
@@ -210,3 +221,58 @@ def test_a_vendor_that_does_not_answer_about_a_bad_day_again_loses_no_other_day(
         world.now = NOON + hours * HOUR
         outcome = refresh(world, timeframes=(Timeframe.M5,))["AAPL|5m"]
         assert (outcome.status, failed_days(world)) == ("ok", [BAD])
+
+
+@pytest.mark.parametrize("spoil", [unanswered_with(send(503), BAD), unreadable_with(BAD)], ids=["503", "unreadable"])
+def test_a_day_that_is_requested_alone_and_cannot_be_had_costs_no_other_window(
+    make_world: MakeWorld, spoil: Callable[[FaultyWorld], None]
+) -> None:
+    world = make_world()
+    refresh(world, timeframes=(Timeframe.M5,))
+    with world.connect() as connection:
+        connection.execute("delete from market_data.coverage where session_date = %s", (BAD,))
+    spoil(world)
+    world.now += timedelta(minutes=15)
+    outcome = refresh(world, timeframes=(Timeframe.M5,))["AAPL|5m"]
+    assert outcome.status == "ok"
+    assert failed_days(world) == [BAD]
+    assert next_due(world)["5m"] > world.now
+    before = of_five_minutes(world)
+    world.now += 2 * HOUR
+    refresh(world, timeframes=(Timeframe.M5,))
+    assert of_five_minutes(world) - before <= 10  # five attempts, today, and two to tell it from an outage
+
+
+def test_an_outage_costs_few_more_requests_than_its_attempts_and_refuses_no_day(make_world: MakeWorld) -> None:
+    world = make_world(NOON + 5 * 24 * HOUR)
+    world.vendor.inject(lambda _: send(503), lambda exchange: exchange.kind == "5m", ALWAYS)
+    outcome = world.refresh("AAPL", history_days=20, timeframes=(Timeframe.M5,))["AAPL|5m"]
+    assert (outcome.status, outcome.error_class) == ("failed", "UnansweredError")
+    assert of_five_minutes(world) <= 9
+    assert world.query("select * from market_data.coverage where reason is not null") == []
+
+
+@pytest.mark.parametrize(("most", "refreshes"), [(40, 1), (6, 3)])
+def test_many_spoilt_days_are_requested_one_by_one_as_far_as_the_budget_allows_and_the_rest_next_time(
+    make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch, most: int, refreshes: int
+) -> None:
+    """The vendor spoils every day in a long answer, and in one about a day alone nothing is wrong."""
+    monkeypatch.setattr("market_data_pipeline.ingest.window._MOST_PARTS", most)
+    world = make_world(NOON + 5 * 24 * HOUR)
+
+    def without_stamps(exchange: Exchange, page: Page) -> None:
+        rows = page["results"]
+        days = sorted({datetime.fromtimestamp(row["t"] / 1000, NEW_YORK).date() for row in rows})
+        spoilt = {int(datetime(day.year, day.month, day.day, 4, tzinfo=NEW_YORK).timestamp()) * 1000 for day in days}
+        for row in rows if len(days) > 1 else ():
+            if row["t"] in spoilt:
+                row["t"] = None
+
+    world.vendor.edit(without_stamps)
+    held = "select count(*) from market_data.coverage where timeframe = '5m' and rows > 150"
+    for _ in range(refreshes):
+        assert world.query(held) != [{"count": 14}]
+        world.refresh("AAPL", history_days=20, timeframes=(Timeframe.M5,))
+        world.now += timedelta(minutes=15)
+    assert failed_days(world) == []
+    assert world.query(held) == [{"count": 14}]
