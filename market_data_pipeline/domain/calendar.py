@@ -111,6 +111,7 @@ class SessionCalendar:
         self.asset_class = asset_class
         self._hours = _HOURS[asset_class]
         self.tz = self._hours.tz
+        self._known: dict[dt.date, Session] = {}
 
     def midnight(self, day: dt.date) -> dt.datetime:
         """Return the UTC instant at which `day` begins on the exchange's clock."""
@@ -266,15 +267,18 @@ class SessionCalendar:
         return bisect_left(self._dates, day)
 
     def _session(self, day: dt.date) -> Session:
-        """Return the session on a date that has one.
+        """Return the session on a date that has one; each is made once, because every step of a refresh asks.
 
         Clocks change at 02:00 on Sundays, when there is no session: from its first hour on, a session's day has ONE
         offset, so its hours count back from the next midnight.
         """
+        if (known := self._known.get(day)) is not None:
+            return known
         day_end, early = self.midnight(day + _DAY), day in self._schedule[1]
         start = day_end - (_DAY - self._hours.start)
         end = day_end - (_DAY - (self._hours.early_end if early else self._hours.end))
-        return Session(day, start, end, self.midnight(day), day_end, early)
+        self._known[day] = Session(day, start, end, self.midnight(day), day_end, early)
+        return self._known[day]
 
     @cached_property
     def _axis(self) -> _Axis:
