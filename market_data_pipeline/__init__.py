@@ -4,17 +4,36 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from market_data_pipeline.domain.features.own import OwnFeature
-    from market_data_pipeline.reading import read_bars, read_features
+    from market_data_pipeline.reading import (
+        iter_bars,
+        iter_features,
+        iter_records,
+        read_bars,
+        read_features,
+        read_records,
+    )
 
     __version__: str
 
-__all__ = ["OwnFeature", "read_bars", "read_features"]
+__all__ = [
+    "OwnFeature",
+    "iter_bars",
+    "iter_features",
+    "iter_records",
+    "read_bars",
+    "read_features",
+    "read_records",
+]
 
 # Where the names above are defined: every process of the pipeline imports this package, and few of them need pandas.
 _MODULES = {
     "OwnFeature": "market_data_pipeline.domain.features.own",
+    "iter_bars": "market_data_pipeline.reading",
+    "iter_features": "market_data_pipeline.reading",
+    "iter_records": "market_data_pipeline.reading",
     "read_bars": "market_data_pipeline.reading",
     "read_features": "market_data_pipeline.reading",
+    "read_records": "market_data_pipeline.reading",
 }
 
 

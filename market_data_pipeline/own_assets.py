@@ -103,11 +103,17 @@ class MarketData(dg.ConfigurableResource):  # type: ignore[type-arg]
 
     def read(self, symbols: str | Sequence[str], timeframe: str, **range_and_options: Any) -> "pd.DataFrame":
         """Return bars and features of one or more symbols, with the arguments of `market_data_pipeline.read_bars`."""
-        from market_data_pipeline import read_bars, read_features
+        from market_data_pipeline import read_bars, read_features, read_records
 
-        bars = read_bars(symbols, timeframe, **range_and_options)
-        known = {name: range_and_options.get(name) for name in ("start", "end")}
-        features = read_features(symbols, timeframe, **known)
+        if range_and_options.get("as_of") is None:
+            records: pd.DataFrame = read_records(
+                symbols, timeframe, **{name: given for name, given in range_and_options.items() if name != "as_of"}
+            )
+            return records
+        bars: pd.DataFrame = read_bars(symbols, timeframe, **range_and_options)
+        features = read_features(
+            symbols, timeframe, start=range_and_options.get("start"), end=range_and_options.get("end")
+        )
         if isinstance(symbols, str):
             return bars.join(features)
         both = ["symbol", "ts"]

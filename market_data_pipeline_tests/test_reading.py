@@ -6,8 +6,10 @@ import doctest
 import runpy
 import subprocess
 import sys
+from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import numpy as np
 import pandas as pd
@@ -15,26 +17,39 @@ import psycopg
 import pytest
 
 import market_data_pipeline
-from market_data_pipeline import read_bars, read_features
+from market_data_pipeline import iter_bars, iter_features, iter_records, read_bars, read_features, read_records
 from market_data_pipeline.domain.calendar import NEW_YORK
 from market_data_pipeline.domain.errors import ConfigurationError, DatabaseUnavailableError, UsageError
 from market_data_pipeline.domain.features.definitions import FEATURE_NAMES, FEATURES
-from market_data_pipeline.store import bars as bars_in_store
-from market_data_pipeline_tests.ingest.conftest import MakeWorld, World, make_world  # noqa: F401
+from market_data_pipeline.sandbox.main import open_source
+from market_data_pipeline.sandbox.server import running_server
+from market_data_pipeline_tests.conftest import copy_database, drop_database, with_database
+from market_data_pipeline_tests.ingest.conftest import World
 from market_data_pipeline_tests.recorded import SAMPLE
 
 NOON = datetime(2014, 6, 10, 12, 0, tzinfo=NEW_YORK)  # the day after Apple's 7-for-1 split
 ROOT = Path(__file__).resolve().parent.parent
 
 
+@pytest.fixture(scope="module")
+def recorded(postgres_url: str, migrated_template: str) -> Iterator[World]:
+    """A database with recorded bars of AAPL and their features, which tests copy."""
+    name = copy_database(postgres_url, migrated_template)
+    world = World("", with_database(postgres_url, name), NOON.astimezone(UTC))
+    with running_server(open_source(SAMPLE), world.clock, plan="advanced") as world.base_url:
+        world.refresh("AAPL", history_days=200)
+    yield world
+    drop_database(postgres_url, name)
+
+
 @pytest.fixture
-def apple(make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch) -> World:  # noqa: F811
-    """A database with recorded bars of AAPL, which the environment names."""
-    world = make_world(NOON, replay=SAMPLE)
-    world.refresh("AAPL", history_days=200)
-    monkeypatch.setenv("DATABASE_URL", world.database_url)
-    monkeypatch.setenv("MARKET_DATA_AS_OF", world.now.isoformat())
-    return world
+def apple(recorded: World, postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+    """A copy of that database, which the environment names."""
+    name = copy_database(postgres_url, urlsplit(recorded.database_url).path[1:])
+    monkeypatch.setenv("DATABASE_URL", with_database(postgres_url, name))
+    monkeypatch.setenv("MARKET_DATA_AS_OF", recorded.now.isoformat())
+    yield World(recorded.base_url, with_database(postgres_url, name), recorded.now)
+    drop_database(postgres_url, name)
 
 
 def test_features_come_as_they_are_stored_with_types_to_calculate_with(apple: World) -> None:
@@ -117,12 +132,73 @@ def test_null_is_nan_in_a_float_column_and_na_in_trades(apple: World) -> None:
     assert (str(bars["vwap"].dtype), str(bars["trades"].dtype)) == ("float64", "Int64")
 
 
-def test_a_range_of_more_than_one_piece_is_read_whole(apple: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = read_bars("AAPL", "5m"), read_features("AAPL", "5m")
-    monkeypatch.setattr(bars_in_store, "_PIECE", 100)
-    assert len(whole[0]) > 500
-    pd.testing.assert_frame_equal(read_bars("AAPL", "5m"), whole[0])
-    pd.testing.assert_frame_equal(read_features("AAPL", "5m"), whole[1])
+@pytest.mark.parametrize("rows", [1_000_000, 700, 64])
+def test_pieces_are_the_whole_answer_in_its_order_and_none_is_longer_than_asked(apple: World, rows: int) -> None:
+    apple.track("MSFT")
+    asked = (["MSFT", "AAPL"], ["1h", "5m", "1d"])
+    for iterate, read in ((iter_bars, read_bars), (iter_features, read_features), (iter_records, read_records)):
+        pieces = list(iterate(*asked, rows=rows))
+        assert 0 < max(map(len, pieces)) <= rows
+        assert all(len(piece) for piece in pieces)
+        pd.testing.assert_frame_equal(pd.concat(pieces), read(*asked))
+    assert list(iter_bars("MSFT", "1d")) == []
+
+
+def test_an_iterator_sees_the_database_of_its_first_piece(apple: World) -> None:
+    pieces = iter_bars("AAPL", "5m", rows=64)
+    first = next(pieces)
+    apple.query("delete from market_data.bars returning 1")
+    assert len(first) + sum(map(len, pieces)) > 500
+    assert len(read_bars("AAPL", "5m")) == 0
+
+
+def test_several_timeframes_follow_one_another_within_each_symbol(apple: World) -> None:
+    both = read_bars(["AAPL"], ["1d", "4h"])
+    assert both.columns.tolist()[:2] == ["symbol", "timeframe"]
+    assert both["timeframe"].cat.categories.tolist() == ["1d", "4h"]
+    assert both["timeframe"].cat.codes.is_monotonic_increasing
+    for timeframe in ("1d", "4h"):
+        part = both[both["timeframe"] == timeframe].drop(columns=["symbol", "timeframe"])
+        pd.testing.assert_frame_equal(part, read_bars("AAPL", timeframe))
+
+
+def test_records_are_each_bar_with_its_features(apple: World) -> None:
+    records = read_records("AAPL", "1d")
+    pd.testing.assert_frame_equal(records, read_bars("AAPL", "1d").join(read_features("AAPL", "1d")))
+    gone = apple.query(
+        "delete from market_data.features where timeframe = '1d' and extract(day from ts) = any(%s) returning ts",
+        [2, 3, 20],
+    )
+    without = read_records(["AAPL"], "1d").drop(columns="symbol")
+    names = list(FEATURE_NAMES)
+    missing = without.index.isin([row["ts"] for row in gone])
+    assert 0 < missing.sum() < len(missing)
+    assert without.loc[missing, names].isna().all(axis=None)
+    pd.testing.assert_frame_equal(without[~missing], records[~missing])
+    pd.testing.assert_frame_equal(without.drop(columns=names), records.drop(columns=names))
+    apple.query("delete from market_data.features returning 1")
+    assert read_records("AAPL", "1d")[names].isna().all(axis=None)
+
+
+def test_only_the_named_columns_are_read_in_their_order_with_the_same_values(apple: World) -> None:
+    whole = read_records("AAPL", "1d")
+    for columns in (["volume", "close"], ["trend_regime", "hh", "vwap"], ["atr"], ["ll"]):
+        pd.testing.assert_frame_equal(read_records("AAPL", "1d", columns=columns), whole[columns])
+    assert read_bars(["AAPL"], "1d", columns=("close",)).columns.tolist() == ["symbol", "close"]
+    pd.testing.assert_frame_equal(read_features("AAPL", "1d", columns="atr"), whole[["atr"]])
+
+
+def test_arrow_and_polars_hold_the_same_values(apple: World) -> None:
+    arguments = (["AAPL"], ["1d", "1h"])
+    frame = read_records(*arguments).reset_index()
+    table = read_records(*arguments, as_arrow=True)
+    assert table.column_names == ["symbol", "timeframe", "ts", *read_records("AAPL", "1d").columns]
+    assert str(table.schema.field("ts").type) == "timestamp[us, tz=UTC]"
+    polars = read_records(*arguments, as_polars=True)
+    assert polars.columns == table.column_names
+    for name in table.column_names:
+        expected = [None if pd.isna(value) else value for value in frame[name].tolist()]
+        assert table[name].to_pylist() == polars[name].to_list() == expected
 
 
 def test_several_symbols_follow_one_another(apple: World) -> None:
@@ -160,6 +236,12 @@ def test_bars_and_features_join_by_their_index(apple: World) -> None:
         (lambda: read_bars("AAPL", "1d", start="June"), "start 'June' is not an ISO 8601 date"),
         (lambda: read_bars("AAPL", "1d", start="2014-06-02", end="2014-06-02"), "start must be before end"),
         (lambda: read_bars("AAPL", "1d", as_of=date(2014, 6, 2)), "as_of .* is not an instant"),  # type: ignore[arg-type]
+        (lambda: read_bars("AAPL", []), "Name at least one timeframe"),
+        (lambda: read_bars("AAPL", "1d", columns=["price"]), "no column 'price' here; known are open, high"),
+        (lambda: read_features("AAPL", "1d", columns=[]), "Name at least one column"),
+        (lambda: read_bars("AAPL", "1d", as_arrow=True, as_polars=True), "pass one of them"),
+        (lambda: read_bars("AAPL", "1d", source="file"), "source must be one of auto, database, lake"),
+        (lambda: iter_bars("AAPL", "1d", rows=0), "rows must be a whole number"),
     ],
 )
 def test_a_wrong_argument_is_explained(apple: World, call: object, sentence: str) -> None:

@@ -46,9 +46,10 @@ _ARRAY_OF: Final = {
     "instant": "array_agg({})",
     "float": "array_agg(coalesce({}::float8, 'NaN'))",
     "bool": "array_agg(coalesce({}::int, -1))",
+    "code": "array_agg({})",
     "text": "array_agg({})",
 }
-_EMPTY: Final = {"instant": "int64", "float": "float64", "bool": "int32"}
+_EMPTY: Final = {"instant": "int64", "float": "float64", "bool": "int32", "code": "int32"}
 _ARRAY_HEADER_BYTES: Final = 20
 _POSTGRES_EPOCH_US: Final = 946_684_800_000_000  # 2000-01-01 UTC
 
@@ -144,6 +145,7 @@ class StoreConnection:
         | `instant` | timestamptz | int64, microseconds since 1970 UTC | not allowed |
         | `float` | numbers | float64 | NaN |
         | `bool` | boolean | int32: 0 or 1 | -1 |
+        | `code` | int4 | int32 | not allowed |
         | `text` | text | list | None |
 
         Args:

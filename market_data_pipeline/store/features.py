@@ -51,13 +51,14 @@ def feature_columns(own: Sequence[Feature], relation: str = "features") -> Liter
     An older declaration may have left values of another type behind.
     """
     names = [f"{relation}.{name}" for name in FEATURE_NAMES]
-    for feature in own:  # names are checked when they are declared and need no quoting
-        value = f"{relation}.extra -> '{feature.name}'"
-        typed = f"({relation}.extra ->> '{feature.name}')::{feature.sql_type}"
-        names.append(
-            f"case when jsonb_typeof({value}) = '{_JSON_TYPES[feature.dtype]}' then {typed} end as {feature.name}"
-        )
-    return ", ".join(names)
+    return ", ".join([*names, *(f"{own_value(feature, relation)} as {feature.name}" for feature in own)])
+
+
+def own_value(feature: Feature, relation: str) -> LiteralString:
+    """Return the value of an own feature in a row of `relation`, see `feature_columns`."""
+    value = f"{relation}.extra -> '{feature.name}'"  # names are checked when they are declared and need no quoting
+    typed = f"({relation}.extra ->> '{feature.name}')::{feature.sql_type}"
+    return f"case when jsonb_typeof({value}) = '{_JSON_TYPES[feature.dtype]}' then {typed} end"
 
 
 def read_features(

@@ -1,0 +1,187 @@
+"""Rows of many series from the database, in pieces of bounded size that come in the order of the answer.
+
+One snapshot answers a whole call. A statement reads as many series as fit into a piece together, or a part of a long
+one; how many rows that will be is estimated from the state of the series.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from market_data_pipeline.domain.adjustments import price_factor
+from market_data_pipeline.domain.bars import PRICES
+from market_data_pipeline.domain.calendar import exchange_date
+from market_data_pipeline.domain.errors import UsageError
+from market_data_pipeline.reading.connections import snapshot
+from market_data_pipeline.reading.tables import Rows, table
+from market_data_pipeline.store import many_series
+from market_data_pipeline.store.many_series import Stretch
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+    from datetime import date, datetime
+
+    import numpy as np
+    import pyarrow as pa
+
+    from market_data_pipeline.domain.adjustments import Split
+    from market_data_pipeline.domain.series import Series
+    from market_data_pipeline.reading.selection import Selection
+    from market_data_pipeline.settings import Settings
+    from market_data_pipeline.store.copy import StoreConnection
+    from market_data_pipeline.store.many_series import Columns, Held
+
+# About a year of 5m bars. The server's memory for it is 25 MB with features; a statement costs as much as 200 rows.
+PIECE_ROWS: Final = 1 << 16
+
+
+class Piece(NamedTuple):
+    """Some rows of the answer, in its order, and how many of the requested series are read with it."""
+
+    table: pa.Table
+    series_read: int
+
+
+def pieces(selection: Selection, settings: Settings, rows: int = PIECE_ROWS) -> Iterator[Piece]:
+    """Yield the selected rows in pieces of about `rows`; at least one piece, which may be empty.
+
+    Raises:
+        UsageError: a symbol that is not tracked.
+        ConfigurationError, DatabaseUnavailableError: see `connections.snapshot`.
+    """
+    today = exchange_date(selection.as_of or settings.clock())
+    with snapshot(settings) as connection:
+        _check(selection.symbols, connection)
+        held = many_series.held(connection, selection.symbols, selection.timeframes)
+        splits: dict[str, list[Split]] = {}
+        if selection.adjusted and selection.bars:
+            splits = many_series.splits_of(connection, selection.symbols, selection.as_of)
+        read = 0
+        for batch in _batches(_stretches(selection, held, rows), held, rows):
+            found = _rows(connection, selection, batch, splits, today)
+            read += sum(stretch.end == selection.interval(stretch.series.symbol)[1] for stretch in batch)
+            yield Piece(table(selection, found), read)
+
+
+def _check(symbols: Sequence[str], connection: StoreConnection) -> None:
+    from market_data_pipeline.store.universe import known_symbols
+
+    known = known_symbols(connection, symbols)
+    for symbol in symbols:
+        if symbol not in known:
+            similar = next((one for one in sorted(known) if one.upper() == symbol.upper()), None)
+            hint = f"did you mean {similar}?" if similar else f"`market-data universe add {symbol}` adds it."
+            raise UsageError(f"{symbol[:40]!r} is not tracked here; {hint}")
+
+
+def _stretches(selection: Selection, held: dict[Series, Held], rows: int) -> Iterator[Stretch]:
+    """Yield each series in its order, one of more than `rows` as several stretches of equal time."""
+    for series in selection.series():
+        first, end = selection.interval(series.symbol)
+        whole = Stretch(series, first, end)
+        parts = -(-_estimate(whole, held) // rows)
+        if parts < 2:
+            yield whole
+            continue
+        begins, ends = _overlap(whole, held[series])
+        cuts = [first, *(begins + (ends - begins) * part / parts for part in range(1, parts)), end]
+        yield from (Stretch(series, *pair) for pair in pairwise(cuts))
+
+
+def _batches(stretches: Iterable[Stretch], held: dict[Series, Held], rows: int) -> Iterator[list[Stretch]]:
+    """Yield consecutive stretches that are expected to have `rows` rows together, and at least one."""
+    batch: list[Stretch] = []
+    size = 0
+    for stretch in stretches:
+        expected = _estimate(stretch, held)
+        if batch and size + expected > rows:
+            yield batch
+            batch, size = [], 0
+        batch.append(stretch)
+        size += expected
+    yield batch
+
+
+def _estimate(stretch: Stretch, held: dict[Series, Held]) -> int:
+    """Return how many rows a stretch has if those of its series lie evenly in time."""
+    state = held.get(stretch.series)
+    if state is None or state.first_ts is None or state.last_ts is None:
+        return 0
+    begins, ends = _overlap(stretch, state)
+    span = state.last_ts - state.first_ts
+    return round(state.bar_count * ((ends - begins) / span)) if span and ends > begins else 1
+
+
+def _overlap(stretch: Stretch, state: Held) -> tuple[datetime, datetime]:
+    return max(stretch.start, state.first_ts or stretch.start), min(stretch.end, state.last_ts or stretch.end)
+
+
+def _rows(
+    connection: StoreConnection,
+    selection: Selection,
+    batch: Sequence[Stretch],
+    splits: dict[str, list[Split]],
+    today: date,
+) -> Rows:
+    series = [stretch.series for stretch in batch]
+    if selection.kind == "features":
+        features = many_series.feature_columns(connection, batch, selection.features)
+        return Rows(series, features.at, features.ts, features.values)
+    # Volume divides and prices multiply by a factor of their own row, so that one column alone is adjusted as all are.
+    bars = many_series.bar_columns(connection, batch, selection.bars, selection.as_of)
+    _adjust(bars, batch, splits, today)
+    values = bars.values
+    if selection.features:
+        values = values | _beside(bars, many_series.feature_columns(connection, batch, selection.features))
+    return Rows(series, bars.at, bars.ts, values)
+
+
+def _adjust(bars: Columns, batch: Sequence[Stretch], splits: dict[str, list[Split]], today: date) -> None:
+    """Adjust the values of the series that have splits, in place."""
+    import numpy as np
+
+    for position, stretch in enumerate(batch):
+        if not (known := splits.get(stretch.series.symbol)):
+            continue
+        rows = slice(*np.searchsorted(bars.at, [position, position + 1]))
+        factor = price_factor(bars.ts[rows], known, today)
+        if (factor == 1.0).all():
+            continue
+        for name, values in bars.values.items():
+            if name in (*PRICES, "vwap"):
+                values[rows] *= factor
+            elif name == "volume":
+                values[rows] /= factor
+
+
+def _beside(bars: Columns, features: Columns) -> dict[str, object]:
+    """Return the features of each bar, null for a bar without."""
+    import numpy as np
+
+    if np.array_equal(bars.ts, features.ts) and np.array_equal(bars.at, features.at):
+        return features.values
+    wanted, held = _keys(bars), _keys(features)
+    places = np.minimum(np.searchsorted(held, wanted), max(0, len(held) - 1))
+    found = held[places] == wanted if len(held) else np.zeros(len(wanted), bool)
+    return {name: _taken(values, places, found) for name, values in features.values.items()}
+
+
+def _keys(columns: Columns) -> np.ndarray:
+    """Return one ascending value for each row, from its stretch and its `ts`."""
+    import numpy as np
+
+    keys = np.empty(len(columns.ts), [("at", "int32"), ("ts", "int64")])
+    keys["at"], keys["ts"] = columns.at, columns.ts
+    return keys
+
+
+def _taken(values: object, places: np.ndarray, found: np.ndarray) -> object:
+    import numpy as np
+
+    if isinstance(values, list):
+        return [values[place] if there else None for place, there in zip(places, found, strict=True)]
+    array = np.asarray(values)
+    absent = np.nan if array.dtype.kind == "f" else -1
+    taken = array[places] if len(array) else np.full(len(places), absent, array.dtype)
+    return np.where(found, taken, np.array(absent, array.dtype))

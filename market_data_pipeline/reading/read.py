@@ -1,0 +1,91 @@
+"""From a reader's arguments to its answer: which source is asked, and in which form the rows are returned.
+
+Add here: a source, in `_pieces`. Keep out: the arguments and their documentation (the package), and how a source reads.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+from market_data_pipeline.domain.errors import UsageError
+from market_data_pipeline.reading import progress, tables
+from market_data_pipeline.reading.current_settings import current_settings
+from market_data_pipeline.reading.database import PIECE_ROWS, Piece, pieces
+from market_data_pipeline.reading.selection import Kind, Selection, select
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    import pyarrow as pa
+
+    from market_data_pipeline.settings import Settings
+
+Source = Literal["auto", "database", "lake"]
+_SOURCES: Final = ("auto", "database", "lake")
+
+
+def read(
+    kind: Kind,
+    *,
+    source: Source,
+    settings: Settings | None,
+    as_arrow: bool,
+    as_polars: bool,
+    **arguments: Any,
+) -> Any:
+    """Return all selected rows in one frame; `arguments` are those of `select`."""
+    import pyarrow as pa
+
+    form = _form(as_arrow, as_polars)
+    settings = settings or current_settings()
+    selection = _selection(kind, settings, arguments)
+    found: list[pa.Table] = []
+    rows = 0
+    with progress.shown(kind, len(selection.symbols) * len(selection.timeframes)) as show:
+        for piece in _pieces(selection, settings, source, PIECE_ROWS):
+            found.append(piece.table)
+            rows += piece.table.num_rows
+            show(piece.series_read, rows)
+    return form(pa.concat_tables(found))
+
+
+def iterate(
+    kind: Kind,
+    *,
+    rows: int,
+    source: Source,
+    settings: Settings | None,
+    as_arrow: bool,
+    as_polars: bool,
+    **arguments: Any,
+) -> Iterator[Any]:
+    """Return an iterator over the selected rows in frames of at most `rows` rows, none of them empty."""
+    form = _form(as_arrow, as_polars)
+    if not isinstance(rows, int) or rows < 1:
+        raise UsageError(f"rows must be a whole number of at least 1, not {rows!r}.")
+    settings = settings or current_settings()
+    found = _pieces(_selection(kind, settings, arguments), settings, source, min(rows, PIECE_ROWS))
+    return (form(piece.table.slice(first, rows)) for piece in found for first in range(0, piece.table.num_rows, rows))
+
+
+def _selection(kind: Kind, settings: Settings, arguments: dict[str, Any]) -> Selection:
+    from market_data_pipeline.ingest.own_features import load_own_features
+
+    own = () if kind == "bars" else load_own_features(settings).declarations
+    return select(kind, own=own, **arguments)
+
+
+def _pieces(selection: Selection, settings: Settings, source: Source, rows: int) -> Iterator[Piece]:
+    if source not in _SOURCES:
+        raise UsageError(f"source must be one of {', '.join(_SOURCES)}, not {source!r}.")
+    if source == "lake":
+        raise UsageError("There is no lake to read from yet; source='database' has everything.")
+    return pieces(selection, settings, rows)
+
+
+def _form(as_arrow: bool, as_polars: bool) -> Callable[[pa.Table], Any]:
+    if as_arrow and as_polars:
+        raise UsageError("as_arrow and as_polars name two forms of the answer: pass one of them.")
+    if as_arrow:
+        return lambda found: found
+    return tables.to_polars if as_polars else tables.to_pandas
