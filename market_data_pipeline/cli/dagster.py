@@ -58,18 +58,9 @@ def _prepare() -> None:
 
 
 def _refuse_second_daemon(settings: Settings) -> None:
-    """Raise UsageError while a command of this project runs the daemon: `dagster dev` would start another one."""
-    import fcntl
-
+    """Raise UsageError while a daemon serves the storage: the one of `dagster dev` would refuse to start, but late."""
     from market_data_pipeline.domain.errors import UsageError
-    from market_data_pipeline.runtime.daemon import daemon_lock
+    from market_data_pipeline.orchestration.run_queue import second_daemon, serving_daemon
 
-    settings.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with daemon_lock(settings).open("a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UsageError(
-                "`market-data up` or `backfill` runs this project's Dagster daemon, and `dagster dev` would start a "
-                f"second one: use its UI at {settings.local_ui_url}, or stop it with `market-data down` first."
-            ) from None
+    if found := serving_daemon(settings.dagster_postgres_url):
+        raise UsageError(f"{second_daemon(str(found))} Its UI is at {settings.local_ui_url}.")

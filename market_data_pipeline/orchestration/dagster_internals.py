@@ -200,6 +200,8 @@ _MORE_CONNECTIONS: Final = 4  # for concurrent queries
 _RUN_ID_LENGTH: Final = 36
 _SEARCHED: Final = 1000  # newest runs, for the beginning of an id: about eight days of schedules
 _SENSOR_SECONDS: Final = 30  # between two ticks of a sensor that does not say, Dagster's default
+_SECOND_DAEMON: Final = "market_data/second_daemon"  # of Dagster's store of cursors
+_NOTED_SECONDS: Final = 120.0  # what was noted is repeated every 15 s as long as it is so
 _LONGEST_MESSAGE: Final = 300  # characters of a run's failure; the rest is in Dagster's UI
 
 
@@ -240,6 +242,25 @@ class StoredDagsterState:
     def evaluations(self) -> tuple[Evaluation, ...]:
         """Return when each schedule and sensor was evaluated."""
         return self._read(_evaluations)
+
+    def beats(self) -> dict[str, tuple[str, float]]:
+        """Return the last heartbeat of each kind of daemon: the process that sent it, by Dagster's id, and when."""
+        return self._read(
+            lambda instance: {
+                kind: (str(beat.daemon_id), beat.timestamp) for kind, beat in instance.get_daemon_heartbeats().items()
+            }
+        )
+
+    def second_daemon(self) -> str | None:
+        """Return which other daemon serves the storage, as `note_second_daemon` said lately; None for none."""
+        noted = self._read(lambda instance: instance.run_storage.get_cursor_values({_SECOND_DAEMON}))
+        at, _, which = noted.get(_SECOND_DAEMON, "").partition(" ")
+        return which if which and time.time() - float(at) < _NOTED_SECONDS else None
+
+    def note_second_daemon(self, which: str) -> None:
+        """Note that another daemon serves the storage too, or with an empty text that none does any more."""
+        noted = f"{time.time():.0f} {which}"
+        self._read(lambda instance: instance.run_storage.set_cursor_values({_SECOND_DAEMON: noted}))
 
     def close(self) -> None:
         """Close the connections."""

@@ -28,9 +28,11 @@ import dagster as dg
 from market_data_pipeline.process_identity import is_alive, pid_namespace, process_started, start_time
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     import psutil
+
+    from market_data_pipeline.store.held_lock import Holder
 
 # The UI hides tags that begin with a dot.
 _PROCESS_TAG: Final = ".dagster/market_data_process"
@@ -48,24 +50,6 @@ _ENDED_SINCE: Final = timedelta(seconds=30)  # a run's process ends within a sec
 _LOOKED_AT: Final = 100  # runs of one status at one look
 
 _SPACE: Final = "market_data.run"  # of the locks
-_PULSES: Final = """
-select
-    runs.id,
-    holder.pid is not null as held,
-    cast(extract(epoch from clock_timestamp() - holder.state_change) as double precision) as silent_for
-from unnest(%(runs)s::text[]) as runs (id)
-left join lateral (
-    select a.pid, a.state_change
-    from pg_locks as l
-    inner join pg_stat_activity as a on l.pid = a.pid
-    where
-        l.locktype = 'advisory' and l.granted and l.objsubid = 2
-        and l.database = (select oid from pg_database where datname = current_database())
-        and l.classid::bigint = hashtext(%(space)s)::bigint & 4294967295
-        and l.objid::bigint = hashtext(runs.id)::bigint & 4294967295
-    limit 1
-) as holder on true
-"""
 
 
 class RunProcess(NamedTuple):
@@ -154,7 +138,7 @@ def register(instance: dg.DagsterInstance, run_id: str) -> ExitStack:
     from market_data_pipeline.store.held_lock import held_lock
 
     stack = ExitStack()
-    if url := _storage_url(instance):
+    if url := storage_url(instance):
         lent = engine(url, application_name="market-data-run", pool_size=1)
         stack.callback(lent.dispose)
         stack.enter_context(held_lock(lent, _SPACE, run_id))
@@ -185,9 +169,9 @@ def fail_lost_runs(instance: dg.DagsterInstance, *, starting: bool = False) -> l
         begun = _records(instance, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.CANCELING)
         lost += [(record.dagster_run, "It was interrupted before it began or ended.") for record in begun]
     started = _records(instance, dg.DagsterRunStatus.STARTED)
-    pulses = _pulses(instance, [record.dagster_run.run_id for record in started])
+    locks = _locks(instance, [record.dagster_run.run_id for record in started])
     for record in started:
-        if reason := _why_lost(instance, record, pulses.get(record.dagster_run.run_id), now, starting):
+        if reason := _why_lost(instance, record, locks, now, starting):
             lost.append((record.dagster_run, reason))
     failed = []
     for run, message in lost:
@@ -206,17 +190,17 @@ def fail_lost_runs(instance: dg.DagsterInstance, *, starting: bool = False) -> l
     return failed
 
 
-class _Pulse(NamedTuple):
-    """A run's lock: whether it is held, and how many seconds ago its holder last sent a statement, if that is known."""
-
-    held: bool
-    silent_for: float | None
-
-
 def _why_lost(
-    instance: dg.DagsterInstance, record: dg.RunRecord, pulse: _Pulse | None, now: datetime, starting: bool
+    instance: dg.DagsterInstance,
+    record: dg.RunRecord,
+    locks: Mapping[str, Holder] | None,
+    now: datetime,
+    starting: bool,
 ) -> str | None:
-    """Return why a started run is lost; None when it is alive, or has to be looked at once more."""
+    """Return why a started run is lost; None when it is alive, or has to be looked at once more.
+
+    `locks` are those of the runs that are held; None where there are none.
+    """
     run = record.dagster_run
     process = RunProcess.of_run(run)
     if process is None:
@@ -227,10 +211,10 @@ def _why_lost(
     if process.own and process.is_here:
         if process.find() is None:
             return f"Its process {process.pid} is gone."
-        silent_for = pulse.silent_for if pulse is not None and pulse.held else None
-        if silent_for is not None and silent_for > _SILENT_SECONDS:
-            suspicion = f"Its process {process.pid} is not running: no sign of life for {silent_for:.0f} s."
-    elif pulse is not None and not pulse.held:
+        holder = (locks or {}).get(run.run_id)
+        if holder is not None and (holder.silent_for or 0.0) > _SILENT_SECONDS:
+            suspicion = f"Its process {process.pid} is not running: no sign of life for {holder.silent_for:.0f} s."
+    elif locks is not None and run.run_id not in locks:
         suspicion = f"Its process on {process.host} is gone: it no longer holds its lock in the database."
         if starting and process.host == socket.gethostname():  # the machine was restarted
             return suspicion
@@ -250,19 +234,20 @@ def _confirmed(instance: dg.DagsterInstance, run: dg.DagsterRun, suspicion: str 
     return suspicion if datetime.fromisoformat(since) < now - _SUSPECT_FOR else None
 
 
-def _pulses(instance: dg.DagsterInstance, run_ids: Sequence[str]) -> dict[str, _Pulse]:
-    """Return what is known of the runs' locks; nothing where Dagster's storage is not PostgreSQL."""
+def _locks(instance: dg.DagsterInstance, run_ids: Sequence[str]) -> dict[str, Holder] | None:
+    """Return the runs' locks that are held; None where Dagster's storage is not PostgreSQL, and there are none."""
     from market_data_pipeline.store.connection import open_connection
+    from market_data_pipeline.store.held_lock import holders
 
-    url = _storage_url(instance)
-    if not run_ids or url is None:
+    if (url := storage_url(instance)) is None:
+        return None
+    if not run_ids:
         return {}
     with open_connection(url, autocommit=True) as connection:
-        rows = connection.execute(_PULSES, {"space": _SPACE, "runs": list(run_ids)}).fetchall()
-    return {run_id: _Pulse(held, silent_for) for run_id, held, silent_for in rows}
+        return holders(connection, _SPACE, run_ids)
 
 
-def end_leftovers(instance: dg.DagsterInstance, patience: timedelta = _ENDED_SINCE) -> None:
+def end_leftovers(instance: dg.DagsterInstance, patience: timedelta) -> None:
     """End the processes of runs that were failed or cancelled, for example after their largest runtime.
 
     Args:
@@ -274,9 +259,7 @@ def end_leftovers(instance: dg.DagsterInstance, patience: timedelta = _ENDED_SIN
         statuses=[dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED], updated_after=now - timedelta(hours=1)
     )
     for record in instance.get_run_records(ended, limit=_LOOKED_AT):
-        if datetime.fromtimestamp(record.end_time or 0.0, UTC) <= now - (
-            _ENDED_SINCE if patience is None else patience
-        ):
+        if datetime.fromtimestamp(record.end_time or 0.0, UTC) <= now - patience:
             _kill(record.dagster_run)
 
 
@@ -290,7 +273,8 @@ def _kill(run: dg.DagsterRun) -> None:
             found.kill()
 
 
-def _storage_url(instance: dg.DagsterInstance) -> str | None:
+def storage_url(instance: dg.DagsterInstance) -> str | None:
+    """Return the URL of Dagster's storage; None where that is not PostgreSQL."""
     return getattr(instance.run_storage, "postgres_url", None)
 
 

@@ -90,6 +90,9 @@ class DagsterState(Protocol):
     def daemons(self) -> tuple[Daemon, ...]:
         """Return the daemons that the instance needs."""
 
+    def second_daemon(self) -> str | None:
+        """Return which daemon serves the storage beside the project's own, for people; None when there is none."""
+
     def schedules(self) -> tuple[Schedule, ...]:
         """Return the tiers' schedules."""
 

@@ -152,11 +152,12 @@ def scheduler_health(source: sa.Engine, dagster: DagsterState) -> SchedulerHealt
         DatabaseUnavailableError: the database cannot be used.
     """
     runs: tuple[Run, ...] = ()
-    daemons = schedules = None
+    daemons = schedules = second = None
     evaluations: tuple[Evaluation, ...] = ()
     with suppress(DatabaseUnavailableError):
         runs = dagster.runs(1, REFRESH_JOBS)
         daemons, schedules, evaluations = dagster.daemons(), dagster.schedules(), dagster.evaluations()
+        second = dagster.second_daemon()
     with snapshot(source) as connection:
         now = read_clock(connection)
         tiers = tier_counts(connection).values()
@@ -174,6 +175,7 @@ def scheduler_health(source: sa.Engine, dagster: DagsterState) -> SchedulerHealt
     reasons = [
         *(["Dagster's storage cannot be read."] if daemons is None else []),
         *(f"The {daemon.name} daemon is not running." for daemon in daemons or () if not daemon.alive),
+        *([_served_twice(second)] if second else []),
         *(f"{one.name} is stopped." for one in evaluations if not one.running),
         *not_evaluated(evaluations, datetime.now(UTC)),
         *([f"The last refresh ended as {last.status}."] if last and last.status in {"FAILURE", "CANCELED"} else []),
@@ -199,6 +201,10 @@ def scheduler_health(source: sa.Engine, dagster: DagsterState) -> SchedulerHealt
     )
 
 
+def _served_twice(which: str) -> str:
+    return f"A second Dagster daemon serves the same storage and evaluates everything again: {which}; end it."
+
+
 def _splits_are_old(since: datetime, error: str) -> str:
     return (
         f"The market's splits have been unreadable since {since:%Y-%m-%d %H:%M} UTC, so adjusted prices may lack one: "
@@ -222,10 +228,9 @@ def health_report(source: sa.Engine, dagster: DagsterState) -> HealthReport:
         problems = [f"No heartbeat from: {', '.join(down)}."] if down else []
         late = not_evaluated(dagster.evaluations(), datetime.now(UTC))
         problems += late[:_LATE_NAMED] + ([f"{len(late) - _LATE_NAMED} more."] if len(late) > _LATE_NAMED else [])
-        daemon = Dependency(
-            reachable=not problems,
-            detail=" ".join(problems) or "Every daemon sends heartbeats and evaluates what is due.",
-        )
+        said = problems or ["Every daemon sends heartbeats and evaluates what is due."]
+        said += [_served_twice(second)] if (second := dagster.second_daemon()) else []
+        daemon = Dependency(reachable=not problems, detail=" ".join(said))
     healthy = database.reachable and daemon.reachable
     return HealthReport(
         status="healthy" if healthy else "unhealthy", timestamp=now, database=database, dagster_daemon=daemon

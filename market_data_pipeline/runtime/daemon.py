@@ -2,7 +2,8 @@
 
 Two daemons on one storage would both take runs from the queue. So the command that starts the daemon holds a lock for
 that storage for as long as it runs; other commands use that daemon, and start their own when it is gone. A daemon that
-others started, with Dagster's own commands or on another machine, is known by its heartbeats.
+others started, with Dagster's own commands or on another machine, is known by the lock in the storage that it holds
+(orchestration.run_queue), or, where its instance file is not this project's, by its heartbeats.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from market_data_pipeline.orchestration.dagster_internals import (
     StoredDagsterState,
     code_server_answers,
 )
+from market_data_pipeline.orchestration.run_queue import second_daemon, serving_daemon
 from market_data_pipeline.runtime.load import cancel_begun, end_runs, forget_heartbeats, has_begun
 from market_data_pipeline.runtime.processes import Processes, commands, other_commands
 from market_data_pipeline.runtime.supervision import Service
@@ -113,11 +115,7 @@ class Daemon:
         while (served := self._served_by_others()) is None:
             time.sleep(CHECK_SECONDS)
         if served:
-            raise UsageError(
-                "Another Dagster daemon serves this project's Dagster storage, and two would both start its runs: stop "
-                "it (`dagster dev`, `dagster-daemon run`, or `market-data up` in another folder), or name another "
-                "database in DAGSTER_POSTGRES_URL."
-            )
+            raise UsageError(second_daemon(served))
         self._start()
 
     def clean_up(self) -> None:
@@ -135,31 +133,35 @@ class Daemon:
             if not self.ours:
                 self._say_once(f"Daemon    using the one of {self._others()}")
             self.check()
-        elif (served := self._served_by_others()) is False:
+        elif (served := self._served_by_others()) == "":
             self._start()
         elif served:
-            self._say_once("Daemon    using another one that serves this Dagster storage")
+            self._say_once(f"Daemon    using another one that serves this Dagster storage: {served}")
 
     def _say_once(self, text: str) -> None:
         if text != self._said:
             self._said = text
             self.console.print(text)
 
-    def _served_by_others(self) -> bool | None:
-        """Return whether another's daemon serves this storage; None while that is not known yet.
+    def _served_by_others(self) -> str | None:
+        """Return which other daemon serves this storage, empty for none; None while that is not known yet.
 
         The heartbeats of a daemon that was killed look alive for a while: only a new one shows that it is.
         """
+        if self._ended_ours:  # its lock may be seen for a moment yet; a daemon that starts waits for it
+            return ""
+        if found := serving_daemon(self.settings.dagster_postgres_url):
+            return str(found)
         newest = self._newest_heartbeat()
-        if newest < time.time() - HEARTBEAT_TOLERANCE_SECONDS or self._ended_ours:
-            return False
+        if newest < time.time() - HEARTBEAT_TOLERANCE_SECONDS:
+            return ""
         if self._first_heartbeat is None:
             self._first_heartbeat = newest
             self._heartbeat_by = time.monotonic() + _NEXT_HEARTBEAT_SECONDS
             self._say_once("Checking whether another Dagster daemon serves this storage ...")
         if newest > self._first_heartbeat:
-            return True
-        return None if time.monotonic() < self._heartbeat_by else False
+            return "known by its heartbeats"
+        return None if time.monotonic() < self._heartbeat_by else ""
 
     def _newest_heartbeat(self) -> float:
         return max((beat.timestamp for beat in self.instance.get_daemon_heartbeats().values()), default=0.0)
@@ -238,6 +240,10 @@ class Daemon:
         if self.supervisor is not None:
             self.supervisor.restart(_CODE_SERVER, reason)
             self.supervisor.restart(_DAEMON, reason)
+
+    def pid(self) -> int:
+        """Return the process of our daemon; 0 when it is another command's."""
+        return next((child.process.pid for child in self.processes.children if child.name == _DAEMON), 0)
 
     def _beats(self) -> bool:
         """Return whether the daemon's process has sent a heartbeat lately, as far as that can be known."""

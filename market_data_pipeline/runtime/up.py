@@ -18,6 +18,7 @@ from market_data_pipeline.runtime.connection_budget import too_few_connections
 from market_data_pipeline.runtime.console import command_name, print_error
 from market_data_pipeline.runtime.console import console as screen
 from market_data_pipeline.runtime.daemon import CHECK_SECONDS, Daemon
+from market_data_pipeline.runtime.daemon_watch import DaemonWatch
 from market_data_pipeline.runtime.database_watch import DatabaseWatch
 from market_data_pipeline.runtime.evaluation_watch import EvaluationWatch
 from market_data_pipeline.runtime.load import (
@@ -104,6 +105,7 @@ def run_up(settings: Settings, once: bool) -> int:
         watches = (
             DatabaseWatch(settings, console.print).check,
             EvaluationWatch(settings, daemon.state, daemon.restart, console.print).check,
+            DaemonWatch(settings, daemon.state, daemon.pid, console.print).check,
             lambda: bound_logs(logs),
         )
         background = [Background(watch) for watch in watches]

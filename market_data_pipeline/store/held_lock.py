@@ -14,7 +14,7 @@ import socket
 import threading
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import wait as wait_for_any
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import psycopg
 import sqlalchemy as sa
@@ -22,7 +22,7 @@ import sqlalchemy as sa
 from market_data_pipeline.domain.errors import PipelineError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 log = logging.getLogger(__name__)
 
@@ -33,18 +33,63 @@ _LEAVE_SECONDS: Final = 5.0  # a server that is up frees the lock in millisecond
 _WAIT: Final = "5s"
 
 _LOCK: Final = sa.text("select pg_advisory_lock(hashtext(:space), hashtext(:key))")
+# The two numbers of such a lock are the halves of what `pg_locks` shows; there they are without a sign.
+_HOLDERS: Final = """
+select
+    wanted.key, a.application_name, coalesce(host(a.client_addr), ''),
+    cast(extract(epoch from clock_timestamp() - a.state_change) as double precision)
+from unnest(%(keys)s::text[]) as wanted (key)
+inner join pg_locks as l
+    on l.classid::bigint = hashtext(%(space)s)::bigint & 4294967295
+    and l.objid::bigint = hashtext(wanted.key)::bigint & 4294967295
+inner join pg_stat_activity as a on l.pid = a.pid
+where
+    l.locktype = 'advisory' and l.granted and l.objsubid = 2
+    and l.database = (select oid from pg_database where datname = current_database())
+"""
+
+
+class LockIsHeldError(Exception):
+    """Another process holds the lock."""
+
+
+class Holder(NamedTuple):
+    """Who holds a lock.
+
+    Attributes:
+        application: the name that the holder's connection has.
+        address: where it comes from; empty for a socket of the server's machine.
+        silent_for: seconds since its last statement; None where the login may not see it.
+    """
+
+    application: str
+    address: str
+    silent_for: float | None
+
+
+def holders(connection: psycopg.Connection[Any], space: str, keys: Sequence[str]) -> dict[str, Holder]:
+    """Return who holds the locks `keys` of `space`; those that no one holds are left out."""
+    rows = connection.execute(_HOLDERS, {"space": space, "keys": list(keys)}).fetchall()
+    return {key: Holder(*who) for key, *who in rows}
 
 
 @contextmanager
-def held_lock(engine: sa.Engine, space: str, key: str) -> Iterator[None]:
+def held_lock(engine: sa.Engine, space: str, key: str, *, attempts: int | None = None) -> Iterator[None]:
     """Hold the lock `key` of `space` while the block runs, waiting for it first.
 
+    Args:
+        engine: lends the connection.
+        space: of the lock's name.
+        key: of the lock's name.
+        attempts: how many times to wait for it, five seconds each; None for as long as it takes.
+
     Raises:
+        LockIsHeldError: another process still holds it.
         DatabaseUnavailableError, DatabaseBusyError: there is no connection for it at the beginning. Afterwards, a lost
             connection is replaced.
     """
     holder = _Holder(engine, {"space": space, "key": key})
-    holder.take()
+    holder.take(attempts)
     thread = threading.Thread(target=holder.keep, name="held-lock", daemon=True)
     thread.start()
     try:
@@ -62,8 +107,8 @@ class _Holder:
         self._stopped = threading.Event()
         self._wake, self._woken = socket.socketpair()  # ends the wait for the server at once
 
-    def take(self) -> None:
-        """Open a connection and wait for the lock on it, until it is held or `stop` is called."""
+    def take(self, attempts: int | None = None) -> None:
+        """Open a connection and wait for the lock on it, until it is held or `stop` is called; see `held_lock`."""
         while not self._stopped.is_set():
             connection = self._engine.connect().execution_options(isolation_level="AUTOCOMMIT")
             try:
@@ -73,6 +118,8 @@ class _Holder:
                 _end(connection)
                 if not _is_lock_timeout(error):
                     raise
+                if attempts is not None and (attempts := attempts - 1) <= 0:
+                    raise LockIsHeldError from None
             else:
                 self._connection = connection
                 return

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import dagster as dg
@@ -11,16 +15,31 @@ from dagster._daemon.types import DaemonHeartbeat
 from rich.console import Console
 
 from market_data_pipeline.domain.errors import UsageError
-from market_data_pipeline.orchestration.dagster_internals import HEARTBEAT_TOLERANCE_SECONDS
+from market_data_pipeline.orchestration.dagster_internals import HEARTBEAT_TOLERANCE_SECONDS, StoredDagsterState
+from market_data_pipeline.orchestration.run_queue import serving_daemon, this_machines
 from market_data_pipeline.runtime import daemon as module
 from market_data_pipeline.runtime.daemon import Daemon, daemon_lock
+from market_data_pipeline.runtime.daemon_watch import DaemonWatch
 from market_data_pipeline.runtime.processes import Processes
 from market_data_pipeline.settings import Settings
+from market_data_pipeline_tests.orchestration.webhook import webhook
+from market_data_pipeline_tests.waiting import until
 
 
-def beat(instance: dg.DagsterInstance, ago: float = 0.0) -> None:
-    heartbeat = DaemonHeartbeat(time.time() - ago, "QUEUED_RUN_COORDINATOR", "another", [])
+def beat(instance: dg.DagsterInstance, ago: float = 0.0, sender: str = "another") -> None:
+    heartbeat = DaemonHeartbeat(time.time() - ago, "QUEUED_RUN_COORDINATOR", sender, [])
     instance.add_daemon_heartbeat(heartbeat)
+
+
+@contextmanager
+def dagster_daemon(home: Path, *words: str) -> Iterator[subprocess.Popen[str]]:
+    """Start `dagster-daemon` as Dagster's own commands do."""
+    command = [sys.executable, "-m", "dagster._daemon", "run", "--empty-workspace", *words]
+    with subprocess.Popen(command, cwd=home, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 class Recorded(Daemon):
@@ -87,7 +106,7 @@ def test_a_second_daemon_is_refused_in_one_sentence(
     monkeypatch.setattr("time.sleep", lambda _: beat(instance))  # the other daemon goes on meanwhile
     with (
         daemon(settings, console, instance) as ours,
-        pytest.raises(UsageError, match="Another Dagster daemon serves this project's Dagster storage"),
+        pytest.raises(UsageError, match=r"^A Dagster daemon, known by its heartbeats, already serves this project's"),
     ):
         ours.own()
 
@@ -100,3 +119,81 @@ def test_heartbeats_of_a_daemon_that_is_gone_are_waited_for_only_so_long(
     with daemon(settings, console, instance) as ours:
         ours.own()
         assert ours.started
+
+
+def test_whoever_starts_a_second_daemon_is_told_which_one_to_stop_and_it_does_not_start(
+    dagster_home: Path, settings: Settings, console: Console, instance: dg.DagsterInstance
+) -> None:
+    url = settings.dagster_postgres_url
+    with dagster_daemon(dagster_home) as first:
+        until(lambda: serving_daemon(url))
+        assert serving_daemon(url) == this_machines(first.pid)
+        which = f"A Dagster daemon, process {first.pid} on this machine, already serves this project's Dagster storage"
+
+        with dagster_daemon(dagster_home) as second:
+            _, said = second.communicate()
+        assert second.returncode == 1
+        assert which in said
+        assert "Traceback" not in said
+
+        with pytest.raises(UsageError, match=which), daemon(settings, console, instance) as ours:
+            ours.own()
+        with daemon(settings, console, instance) as guest:
+            guest.share()
+            assert not guest.started
+        assert f"using another one that serves this Dagster storage: process {first.pid}" in console.export_text()
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("MARKET_DATA_PROJECT_ROOT", str(dagster_home))
+            wrapper = [sys.executable, "-P", "-c", "from market_data_pipeline.cli.dagster import main; main()", "dev"]
+            refused = subprocess.run(wrapper, cwd=dagster_home, capture_output=True, text=True, check=False)
+        assert (refused.returncode, refused.stdout) == (1, "")
+        assert refused.stderr.startswith(which)
+
+        first.kill()
+        first.wait()
+        until(lambda: serving_daemon(url) is None)
+
+
+def test_a_second_daemon_that_takes_no_lock_is_noticed_by_its_heartbeats_and_told_once_with_its_end(
+    dagster_home: Path, settings: Settings, instance: dg.DagsterInstance
+) -> None:
+    state = StoredDagsterState(dagster_home, settings.dagster_postgres_url)
+    with webhook() as hook:
+        told = settings.model_copy(update={"alert_urls": [hook.address()]})
+        watch = DaemonWatch(told, state, lambda: 4711, lambda _: None, every=0.0)
+
+        def looks(*senders: str) -> list[str]:
+            for each in senders:
+                beat(instance, sender=each)
+                watch.check()
+            return hook.titles()
+
+        beat(instance, ago=50, sender="the one before")
+        assert looks("ours", "ours", "ours") == []
+        assert state.second_daemon() is None
+
+        assert looks("foreign", "ours", "foreign") == ["A second Dagster daemon serves this project's storage"]
+        assert state.second_daemon()
+
+        [over] = looks("ours", "ours", "ours", "ours", "ours", "ours")
+        assert over.startswith("One Dagster daemon serves this project's storage again after ")
+        assert state.second_daemon() is None
+    state.close()
+
+
+def test_a_daemon_that_was_restarted_is_not_two(
+    dagster_home: Path, settings: Settings, instance: dg.DagsterInstance
+) -> None:
+    state, pid = StoredDagsterState(dagster_home, settings.dagster_postgres_url), [1]
+    with webhook() as hook:
+        told = settings.model_copy(update={"alert_urls": [hook.address()]})
+        watch = DaemonWatch(told, state, lambda: pid[0], lambda _: None, every=0.0)
+        for process, sender in enumerate(("one", "two", "three")):
+            pid[0] = process
+            for _ in range(3):
+                watch.check()
+                beat(instance, sender=sender)
+            watch.check()
+        assert hook.titles() == []
+    state.close()
