@@ -57,6 +57,7 @@ if TYPE_CHECKING:
 
 _LARGEST_BATCH: Final = "1000"  # events of one INSERT: 1000 rows of about 2 kB
 _ATTRIBUTE: Final = "defs"  # of the location's module
+DAEMON_PROGRAMS: Final = ("dagster-daemon", "dagster._daemon")  # the script, and the module that `dagster dev` runs
 _CODE_SERVER: Final = ["api", "grpc"]  # `python -m dagster api grpc …`, whatever started it
 
 

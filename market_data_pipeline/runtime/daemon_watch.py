@@ -17,6 +17,7 @@ import psutil
 
 from market_data_pipeline.domain.errors import DatabaseBusyError, DatabaseUnavailableError
 from market_data_pipeline.orchestration.alerts.delivery import Alert, Tone
+from market_data_pipeline.orchestration.dagster_internals import DAEMON_PROGRAMS
 from market_data_pipeline.orchestration.run_queue import serving_daemon, this_machines
 from market_data_pipeline.reports.objectives import span
 from market_data_pipeline.runtime.outage import Outage
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 
 _LOOK_EVERY: Final = 15.0  # seconds; daemons send heartbeats every 30 s
 _LOOKS: Final = 5  # over which heartbeats are compared: each daemon has sent two meanwhile
-_PROGRAMS: Final = ("dagster-daemon", "dagster._daemon")
 
 _ADDRESSES: Final = """
 select distinct host(client_addr) from pg_stat_activity
@@ -101,7 +101,7 @@ class DaemonWatch:
                 named = process.environ().get("DAGSTER_POSTGRES_URL", self._settings.dagster_postgres_url)
                 if (
                     "run" in words
-                    and any(program in word for program in _PROGRAMS for word in words)
+                    and any(program in word for program in DAEMON_PROGRAMS for word in words)
                     and pid not in (process.pid, process.ppid())
                     and named.partition("://")[2] == self._settings.dagster_postgres_url.partition("://")[2]
                 ):
