@@ -29,6 +29,7 @@ ORDER: Final = (
     "latency",
     "memory",
     "api_memory",
+    "reading",
     "staleness",
     "ticks",
 )
