@@ -7,10 +7,14 @@ import json
 import os
 import subprocess
 import sys
+import tomllib
 import zipfile
+from importlib import metadata
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from market_data_pipeline_tests.serving.seeding import Seed
 
@@ -28,7 +32,7 @@ print(json.dumps({
     "version": __version__,
     "bars": {ts.isoformat(): close for ts, close in bars["close"].items()},
     "log_return": features["log_return"].fillna(-1).tolist(),
-    "installed": [name for name in ("dagster", "fastapi", "typer", "talib") if importlib.util.find_spec(name)],
+    "installed": [name for name in ("dagster", "sqlalchemy", "typer", "talib") if importlib.util.find_spec(name)],
 }))
 """
 
@@ -93,6 +97,13 @@ def test_a_notebook_reads_with_the_base_dependencies_alone(reader: Path, databas
     }
 
 
+def test_reading_brings_at_most_eight_packages_beside_pandas_and_pyarrow() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    brought = _closure(project["dependencies"]) - _closure(["pandas", "pyarrow"])
+    assert {"psycopg", "pydantic"} <= brought
+    assert len(brought) <= 8, sorted(brought)
+
+
 def test_without_the_pipeline_extra_the_embedded_server_and_the_command_say_what_to_install(
     reader: Path, tmp_path: Path
 ) -> None:
@@ -101,6 +112,22 @@ def test_without_the_pipeline_extra_the_embedded_server_and_the_command_say_what
         done = _run(reader, tmp_path, *arguments)
         assert done.returncode != 0
         assert "pip install 'market-data-pipeline[pipeline]'" in done.stderr.splitlines()[-1]
+
+
+def _closure(requirements: list[str]) -> set[str]:
+    """The names of the packages that pip would install here for these, by what is installed."""
+    found: set[str] = set()
+    asked = [Requirement(text) for text in requirements]
+    while asked:
+        one = asked.pop()
+        environments = [{"extra": extra} for extra in ("", *one.extras)]
+        found.add(canonicalize_name(one.name))
+        for text in metadata.requires(one.name) or ():
+            needed = Requirement(text)
+            applies = needed.marker is None or any(needed.marker.evaluate(each) for each in environments)
+            if applies and canonicalize_name(needed.name) not in found:
+                asked.append(needed)
+    return found
 
 
 def _run(python: Path, folder: Path, *arguments: str | Path, **variables: str) -> subprocess.CompletedProcess[str]:

@@ -8,15 +8,24 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final, cast
+from typing import TYPE_CHECKING, Annotated, Any, Final
 from urllib.parse import urlsplit
 
-from pydantic import BeforeValidator, Field, SecretStr, ValidationError, ValidationInfo, field_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import PydanticUseDefault
-from pydantic_settings import BaseSettings, EnvSettingsSource, NoDecode, SettingsConfigDict
 
 from market_data_pipeline.domain.errors import ConfigurationError
 from market_data_pipeline.settings import env_file, parsers, project
@@ -27,7 +36,6 @@ from market_data_pipeline.settings.variables import file_variable, refuse_misnam
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
-    from pydantic_settings import InitSettingsSource, PydanticBaseSettingsSource
 
 VENDOR_URL: Final = "https://api.polygon.io"
 MASSIVE_URL: Final = "https://api.massive.com"  # the vendor's name since October 2025; both answer
@@ -100,16 +108,14 @@ def _known(default: Any, variable: str, example: str, parse: Callable[[Any], Any
     return Field(validation_alias=variable, examples=[example], validate_default=False, **more)
 
 
-class Settings(BaseSettings):
+class Settings(BaseModel):
     """The values of the environment and `.env`, validated; the environment wins, and an empty value counts as not set.
 
     `NAME_FILE` in either names a file with the value of NAME.
     Secrets are SecretStr or left out of the representation. Times are aware UTC.
     """
 
-    model_config = SettingsConfigDict(
-        frozen=True, extra="ignore", case_sensitive=True, populate_by_name=True, env_prefix="MARKET_DATA_FIELD_"
-    )
+    model_config = ConfigDict(frozen=True, extra="ignore", populate_by_name=True)
 
     project_root: Annotated[Path, BeforeValidator(parsers.existing_path)] = _known(
         lambda: project_root(), "MARKET_DATA_PROJECT_ROOT", "/srv/market-data"
@@ -163,7 +169,7 @@ class Settings(BaseSettings):
         None, "MARKET_DATA_AS_OF", "2025-03-14T15:30:00-04:00"
     )
     api_token: SecretStr | None = _known(None, "MARKET_DATA_API_TOKEN", "a-long-random-text")
-    alert_urls: Annotated[list[str], NoDecode, BeforeValidator(parsers.alert_urls)] = _known(
+    alert_urls: Annotated[list[str], BeforeValidator(parsers.alert_urls)] = _known(
         list, "MARKET_DATA_ALERT_URLS", "json://alerts.example/market-data", repr=False
     )
     features_module: Annotated[str | None, BeforeValidator(parsers.module_name)] = _known(
@@ -195,23 +201,18 @@ class Settings(BaseSettings):
         "https://example.org/dagster",
     )
 
+    @model_validator(mode="before")
     @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        *_: PydanticBaseSettingsSource,
-        **__: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Read arguments first, then the environment, then `.env` of the project root, wherever the command runs."""
-        given = cast("InitSettingsSource", init_settings).init_kwargs  # by the variables' names
+    def _from_the_environment(cls, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Add to the arguments the environment, and to both `.env` of the project root, wherever the command runs."""
+        variables = {name: str(field.validation_alias) for name, field in cls.model_fields.items()}
+        given = {variables.get(name, name): value for name, value in arguments.items()}
         root = given.get("MARKET_DATA_PROJECT_ROOT") or project_root()
-        return (
-            init_settings,
-            _Variables(settings_cls, with_files(environment_variables(), known_variables(), root)),
-            _Variables(settings_cls, with_files(_lines_of(root), known_variables(), root)),
-        )
+        found: dict[str, Any] = {}
+        for source in (_lines_of(root), environment_variables()):
+            known = with_files(source, variables.values(), root)
+            found |= {name: known[name] for name in variables.values() if known.get(name) is not None}
+        return found | given
 
     @field_validator("*", mode="before")
     @classmethod
@@ -320,17 +321,6 @@ def load_settings(**given: Any) -> Settings:
 def known_variables() -> tuple[str, ...]:
     """Return the names of the variables that the settings are read from."""
     return tuple(str(field.validation_alias) for field in Settings.model_fields.values())
-
-
-class _Variables(EnvSettingsSource):
-    """Reads the fields from a mapping of variables."""
-
-    def __init__(self, settings_cls: type[BaseSettings], variables: Mapping[str, str | None]) -> None:
-        self._variables = variables
-        super().__init__(settings_cls)
-
-    def _load_env_vars(self) -> Mapping[str, str | None]:
-        return self._variables
 
 
 def environment_variables() -> dict[str, str]:

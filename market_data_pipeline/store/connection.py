@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import psycopg
-import sqlalchemy as sa
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from market_data_pipeline.domain.errors import ConfigurationError, DatabaseBusyError, DatabaseUnavailableError
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from datetime import datetime
 
+    import sqlalchemy as sa
     from sqlalchemy.engine.interfaces import ExceptionContext
 
 
@@ -141,8 +141,9 @@ def engine(
         DatabaseUnavailableError, DatabaseBusyError: later, from any call that needs a connection, when none can be
             opened.
     """
-    complete = conninfo(url, application_name=application_name)
+    import sqlalchemy as sa  # here, because readers do without it
 
+    complete = conninfo(url, application_name=application_name)
     made = sa.create_engine(
         "postgresql+psycopg://",
         creator=lambda: open_connection(complete, role, as_of=as_of, settings=settings),
@@ -249,6 +250,8 @@ def snapshot(source: sa.Engine) -> Iterator[sa.Connection]:
 @contextmanager
 def unavailable_when_lost() -> Iterator[None]:
     """Turn what SQLAlchemy raises for an unusable database into our errors; see `snapshot`."""
+    import sqlalchemy as sa
+
     try:
         yield
     except sa.exc.ProgrammingError as error:
