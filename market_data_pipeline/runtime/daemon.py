@@ -14,6 +14,7 @@ import json
 import shutil
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
@@ -26,20 +27,21 @@ from market_data_pipeline.orchestration.dagster_internals import (
 from market_data_pipeline.orchestration.run_queue import second_daemon, serving_daemon
 from market_data_pipeline.runtime.load import cancel_begun, end_runs, forget_heartbeats, has_begun
 from market_data_pipeline.runtime.processes import Processes, commands, other_commands
-from market_data_pipeline.runtime.supervision import Service
+from market_data_pipeline.runtime.supervision import Service, Supervisor
 from market_data_pipeline.settings import process_environment
 from market_data_pipeline.settings.project import LOCATION
 
 if TYPE_CHECKING:
     import dagster as dg
+    import psutil
     from rich.console import Console
 
-    from market_data_pipeline.runtime.supervision import Supervisor
     from market_data_pipeline.settings import Settings
 
 _CODE_SERVER: Final = "dagster-code-server"
 _DAEMON: Final = "dagster-daemon"
 _NEXT_HEARTBEAT_SECONDS: Final = 45.0  # Dagster's daemons send one every 30 s
+_MOST_RESTARTS: Final = 3  # of a process during a load; why it dies again and again, a person must see
 CHECK_SECONDS: Final = 0.5  # between two checks of the processes
 # The embedded PostgreSQL needs room for one more WAL segment. Without it Dagster cannot even store that a run failed,
 # and a command that waits for the run would wait forever.
@@ -56,7 +58,8 @@ class Daemon:
         console: prints what the command waits for.
         processes: of this command.
         instance: Dagster's.
-        supervisor: starts processes of ours again that end; without one their end is the command's.
+        stays: whether the command goes on for good, as `up` does, and alerts about what it had to restart; one that
+            ends gives up after some restarts.
     """
 
     def __init__(
@@ -65,13 +68,14 @@ class Daemon:
         console: Console,
         processes: Processes,
         instance: dg.DagsterInstance,
-        supervisor: Supervisor | None = None,
+        *,
+        stays: bool = False,
     ) -> None:
         self.settings = settings
         self.console = console
         self.processes = processes
         self.instance = instance
-        self.supervisor = supervisor
+        self.supervisor = _supervisor(settings, processes, console, stays=stays)
         self.ours = False
         self._said = ""
         self._ended_ours = False  # whether the last daemon was of a command of this project that was killed
@@ -170,12 +174,9 @@ class Daemon:
         """Look after the processes of ours.
 
         Raises:
-            PipelineError: one ended on its own and is not started again, or the embedded database's disk is full.
+            PipelineError: one ended again and again, or the embedded database's disk is full.
         """
-        if self.supervisor is not None:
-            self.supervisor.check()
-        else:
-            self.processes.check()
+        self.supervisor.check()
         if self.settings.embedded_database and shutil.disk_usage(self.settings.state_dir).free < _LOG_SEGMENT:
             raise DatabaseFullError(
                 f"The disk of {self.settings.state_dir} is full; what was committed is kept. Free some space on it."
@@ -223,23 +224,15 @@ class Daemon:
         code_server = self.processes.start(_CODE_SERVER, server, cwd=root, environment=variables)
         self.processes.wait_for(socket)
         started = self.processes.start(_DAEMON, daemon, cwd=root, environment=variables)
-        if self.supervisor is not None:
-            self.supervisor.keep(
-                Service(
-                    code_server,
-                    "No schedule or sensor is evaluated, and no run starts",
-                    lambda: code_server_answers(socket),
-                    prepare=lambda: socket.unlink(missing_ok=True),
-                )
-            )
-            nothing_runs = "No schedule or sensor is evaluated, and no run starts"
-            self.supervisor.keep(Service(started, nothing_runs, self._beats, self.write_workspace))
+        nothing_runs = "No schedule or sensor is evaluated, and no run starts"
+        no_socket = partial(socket.unlink, missing_ok=True)
+        self.supervisor.keep(Service(code_server, nothing_runs, lambda: code_server_answers(socket), no_socket))
+        self.supervisor.keep(Service(started, nothing_runs, self._beats, self.write_workspace))
 
     def restart(self, reason: str) -> None:
         """Restart what evaluates schedules and sensors."""
-        if self.supervisor is not None:
-            self.supervisor.restart(_CODE_SERVER, reason)
-            self.supervisor.restart(_DAEMON, reason)
+        self.supervisor.restart(_CODE_SERVER, reason)
+        self.supervisor.restart(_DAEMON, reason)
 
     def pid(self) -> int:
         """Return the process of our daemon; 0 when it is another command's."""
@@ -261,6 +254,23 @@ class Daemon:
     def _others(self) -> str:
         running = other_commands(self.settings.state_dir)
         return ", ".join(f"market-data {other.name} (process {other.pid})" for other in running) or "another command"
+
+
+def _supervisor(settings: Settings, processes: Processes, console: Console, *, stays: bool) -> Supervisor:
+    """Return what keeps the command's processes running, and continues those of the database and the sandbox.
+
+    A command that does not stay gives up after some restarts, and says on the screen alone what it did.
+    """
+    from market_data_pipeline.runtime.postgres import EmbeddedPostgres
+    from market_data_pipeline.runtime.sandbox import sandbox_process
+
+    def others() -> list[psutil.Process]:
+        server = EmbeddedPostgres.of(settings).process() if settings.embedded_database else None
+        return [process for process in (server, sandbox_process(settings)) if process is not None]
+
+    alerting = settings if stays else settings.model_copy(update={"alert_urls": []})
+    most = None if stays else _MOST_RESTARTS
+    return Supervisor(alerting, processes, lambda text: console.print(text, markup=False), others, most)
 
 
 def daemon_lock(settings: Settings) -> Path:

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Final
 
 from market_data_pipeline.domain.errors import DatabaseBusyError, DatabaseUnavailableError, PipelineError
 from market_data_pipeline.orchestration.alerts.database_loss import lost_alert, returned_alert
-from market_data_pipeline.orchestration.alerts.delivery import deliver
 from market_data_pipeline.reports.objectives import span
+from market_data_pipeline.runtime.outage import Outage
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -44,7 +44,7 @@ class DatabaseWatch:
         self._alone = server_of(settings.database_url) == server_of(settings.dagster_postgres_url)
         self._checked = self._found = time.monotonic()
         self._missed = 0
-        self._alerted = False
+        self._outage = Outage()
         self._started: object = None
 
     def check(self) -> None:
@@ -68,8 +68,8 @@ class DatabaseWatch:
         self._missed += 1
         if self._missed == _MISSED:
             self._say(f"The database cannot be reached: {error}")
-        if self._missed >= _MISSED and self._alone and not self._alerted:
-            self._alerted = deliver(self._settings.alert_urls, lost_alert(self._settings, error))
+        if self._missed >= _MISSED and self._alone:
+            self._outage.tell(self._settings.alert_urls, lost_alert(self._settings, error))
         if self._missed >= _MISSED and self._settings.embedded_database:
             self._start_again(error)
 
@@ -88,6 +88,6 @@ class DatabaseWatch:
         if self._missed >= _MISSED:
             away = time.monotonic() - self._found
             self._say(f"The database answers again after {span(away)}.")
-            if self._alerted and started == self._started:
-                deliver(self._settings.alert_urls, returned_alert(self._settings, timedelta(seconds=away)))
-        self._missed, self._alerted, self._started, self._found = 0, False, started, time.monotonic()
+            if self._outage.alerted and started == self._started:
+                self._outage.send(self._settings.alert_urls, returned_alert(self._settings, timedelta(seconds=away)))
+        self._missed, self._outage, self._started, self._found = 0, Outage(), started, time.monotonic()

@@ -12,9 +12,10 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
 from market_data_pipeline.domain.errors import DatabaseUnavailableError
-from market_data_pipeline.orchestration.alerts.delivery import Alert, Tone, deliver
+from market_data_pipeline.orchestration.alerts.delivery import Alert, Tone
 from market_data_pipeline.reports.health import TICK_TOLERANCE, not_evaluated
 from market_data_pipeline.reports.objectives import span
+from market_data_pipeline.runtime.outage import Outage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -55,8 +56,7 @@ class EvaluationWatch:
         self._looked_at = time.monotonic()
         self._missed = 0
         self._restart_at = _LOOKS
-        self._began: float | None = None
-        self._alerted = False
+        self._outage: Outage | None = None
 
     def check(self) -> None:
         """Look, if the last look was long enough ago."""
@@ -73,33 +73,33 @@ class EvaluationWatch:
             self._end(now)
             return
         self._missed += 1
-        self._began = now if self._began is None else self._began
+        outage = self._outage = self._outage or Outage(now)
         if self._missed < _LOOKS:
             return
-        if not self._alerted:
+        if self._missed == _LOOKS:
             self._say(f"Schedules and sensors are not evaluated: {late[0]}")
-            alert = Alert(
-                "Schedules and sensors are not evaluated: nothing is refreshed on time",
-                (*late, "`market-data up` restarts what evaluates them; Dagster's UI shows the ticks that failed."),
-                link=f"{self._settings.ui_url}/automation",
-            )
-            self._alerted = deliver(self._settings.alert_urls, alert)
+        alert = Alert(
+            "Schedules and sensors are not evaluated: nothing is refreshed on time",
+            (*late, "`market-data up` restarts what evaluates them; Dagster's UI shows the ticks that failed."),
+            link=f"{self._settings.ui_url}/automation",
+        )
+        outage.tell(self._settings.alert_urls, alert)
         if self._missed >= self._restart_at and _nothing_attempted(evaluations, wall):
             self._restart_at = 2 * self._missed  # each restart waits twice as long
             self._restart("it evaluated nothing")
 
     def _end(self, now: float) -> None:
-        if self._alerted and self._began is not None:
-            away = span(max(now - self._began, 1.0))
-            self._say(f"Schedules and sensors are evaluated again after {away}.")
+        if self._outage is not None and self._outage.alerted:
+            away = span(max(now - self._outage.began, 1.0))
             alert = Alert(
                 f"Schedules and sensors are evaluated again after {away}",
                 tone=Tone.RECOVERY,
                 link=f"{self._settings.ui_url}/automation",
             )
-            if not deliver(self._settings.alert_urls, alert):
+            if not self._outage.send(self._settings.alert_urls, alert):
                 return
-        self._missed, self._restart_at, self._began, self._alerted = 0, _LOOKS, None, False
+            self._say(alert.title)
+        self._missed, self._restart_at, self._outage = 0, _LOOKS, None
 
 
 def _nothing_attempted(evaluations: Sequence[Evaluation], now: datetime) -> bool:

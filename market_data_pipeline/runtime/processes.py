@@ -28,12 +28,14 @@ from market_data_pipeline.runtime.log_files import private_logs
 from market_data_pipeline.settings.project import LONGEST_SOCKET_PATH
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
 # Dagster's daemon finishes its loops and its code server's threads within about three seconds of a SIGTERM.
 STOP_SECONDS: Final = 15.0
 _ORPHAN_SECONDS: Final = 5.0  # for what an ended process left behind, such as a run that waits for the vendor
 START_SECONDS: Final = 60.0  # a webserver starts in 3 s here; a cold disk or a busy machine takes longer
+# When a command starts them, nothing else brings them up: it waits longer, and ends when one of them ends.
+_FIRST_START_SECONDS: Final = 300.0
 _RECORDS: Final = "running"
 _PRIVATE: Final = "tmp"  # folders of running commands, in the state folder
 _PRIVATE_PREFIX: Final = "market-data-"  # of such a folder elsewhere
@@ -143,24 +145,24 @@ class Processes:
         """Wait until a process has created `path`.
 
         Raises:
-            PipelineError: a process ended, or `START_SECONDS` have passed.
+            PipelineError: a process ended, or five minutes have passed.
         """
-        deadline = time.monotonic() + START_SECONDS
+        deadline = time.monotonic() + _FIRST_START_SECONDS
         while not path.exists():
             self.check()
             if time.monotonic() > deadline:
-                raise PipelineError(f"{self.children[-1].name} was not ready within {START_SECONDS:.0f} s.")
+                raise PipelineError(f"{self.children[-1].name} was not ready within {_FIRST_START_SECONDS:.0f} s.")
             time.sleep(0.05)
 
-    def check(self) -> None:
-        """Raise when a process has ended on its own.
+    def check(self, kept: Collection[str] = ()) -> None:
+        """Raise when a process has ended on its own, except those called `kept`, which are restarted.
 
         Raises:
             PipelineError: names the process, its exit code, the last line it wrote and its log file.
         """
         for child in self.children:
             code = child.process.poll()
-            if code is not None:
+            if code is not None and child.name not in kept:
                 raise PipelineError(
                     f"{child.name} ended with code {code}: {_last_line(child.log)} The full log is {child.log}."
                 )
@@ -285,15 +287,15 @@ def wait_for_answer(url: str, check: Callable[[], None]) -> None:
     """Wait until a URL of this machine answers; `check` is called between attempts and may raise.
 
     Raises:
-        PipelineError: it does not answer within `START_SECONDS`.
+        PipelineError: it does not answer within five minutes.
     """
-    deadline = time.monotonic() + START_SECONDS
+    deadline = time.monotonic() + _FIRST_START_SECONDS
     while time.monotonic() < deadline:
         check()
         if answers(url):
             return
         time.sleep(0.2)
-    raise PipelineError(f"{url} did not answer within {START_SECONDS:.0f} s; its log is in .market-data/logs.")
+    raise PipelineError(f"{url} did not answer within {_FIRST_START_SECONDS:.0f} s; its log is in .market-data/logs.")
 
 
 def answers(url: str) -> bool:

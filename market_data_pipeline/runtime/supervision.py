@@ -2,8 +2,9 @@
 
 Each service is checked every few seconds, in a thread of its own so that one that hangs delays nothing else. Several
 missed answers in a row count, not the time between them: after a laptop was asleep for an hour, everything answers. A
-process that is stopped (SIGSTOP, a debugger that was left) is continued. A restart waits twice as long each time. A
-long outage is alerted when it is noticed and when it is over, a short one once, when it is over.
+process that is stopped (SIGSTOP, a debugger that was left) is continued. A restart waits twice as long each time, and
+a process that did not answer in the time it had to start gets twice that time. A long outage is alerted when it is
+noticed and when it is over, a short one once, when it is over.
 
 Add here: what is done about a service that is down. Which services there are is in up and daemon.
 """
@@ -14,14 +15,16 @@ import signal
 import threading
 import time
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 import psutil
 
-from market_data_pipeline.orchestration.alerts.delivery import Alert, Tone, deliver
+from market_data_pipeline.domain.errors import PipelineError
+from market_data_pipeline.orchestration.alerts.delivery import Alert, Tone
 from market_data_pipeline.reports.objectives import span
+from market_data_pipeline.runtime.outage import Outage
 from market_data_pipeline.runtime.processes import START_SECONDS
 
 if TYPE_CHECKING:
@@ -39,6 +42,7 @@ _SETTLED_AFTER: Final = 30.0  # seconds of answers; what fails again earlier is 
 _FIRST_WAIT: Final = 1.0  # seconds before a restart, doubled with each
 _LONGEST_WAIT: Final = 300.0
 _FORGIVEN_AFTER: Final = 900.0  # seconds without an outage after which the waits begin again
+_LONGEST_START: Final = 16  # times START_SECONDS: a quarter of an hour, on a machine that is very slow
 _STOPPED_LOOKS: Final = 4  # at least fifteen seconds; to stop a process on purpose, end `up` first
 
 
@@ -57,23 +61,21 @@ class Service:
     what: str
     answers: Callable[[], bool]
     prepare: Callable[[], object] = lambda: None
-    started_at: float = field(default_factory=time.monotonic)
     was_ready: bool = False
+    is_ready: bool = False  # whether it has answered since its last start
+    patience: int = 1  # how many times START_SECONDS it may take to answer after a start
     missed: int = 0
     asked_at: float = 0.0
     asked: _Call[bool] | None = None
 
 
 @dataclass
-class _Outage:
-    """An outage from its beginning until the service has answered for a while; in seconds of the monotonic clock."""
+class _Down(Outage):
+    """A service that is down, until it has answered for a while."""
 
-    began: float
-    reason: str
+    reason: str = ""
     restarts: int = 0
     over: float | None = None
-    alerted: bool = False
-    tell_at: float = 0.0
 
 
 class Supervisor:
@@ -84,6 +86,7 @@ class Supervisor:
         processes: of the command.
         say: prints a line on the screen.
         others: further processes whose stopped ones are continued, such as the database's.
+        most_restarts: of one outage, for a command that has to end some time; None for any number.
     """
 
     def __init__(
@@ -92,13 +95,15 @@ class Supervisor:
         processes: Processes,
         say: Callable[[str], None],
         others: Callable[[], Iterable[psutil.Process]] = lambda: (),
+        most_restarts: int | None = None,
     ) -> None:
         self._settings = settings
+        self._most_restarts = most_restarts
         self._processes = processes
         self._say = say
         self._others = others
         self._services: list[Service] = []
-        self._outages: dict[str, _Outage] = {}
+        self._outages: dict[str, _Down] = {}
         self._waits: dict[str, tuple[float, float]] = {}  # the next wait, and when the last outage began
         self._due: dict[str, float] = {}  # restarts
         self._stopped: dict[int, int] = {}
@@ -118,9 +123,11 @@ class Supervisor:
         """Look at every service once and do what is due.
 
         Raises:
-            PipelineError: a process ended before it was ever ready, so that a restart would not help.
+            PipelineError: a process ended before it was ever ready, so that a restart would not help, or it was
+                restarted as often as it may be.
         """
         now = time.monotonic()
+        self._processes.check(kept={service.child.name for service in self._services})
         for service in self._services:
             self._look(service, now)
             self._tell_lasting(service, now)  # also of one that dies again before it is ever seen alive
@@ -145,21 +152,34 @@ class Supervisor:
         if service.asked is not None and service.asked.done:
             answered, service.asked = service.asked.result(), None
             if answered:
-                service.missed, service.was_ready = 0, True
+                service.missed, service.was_ready, service.is_ready = 0, True, True
                 self._recover(name, now)
-            elif now - service.started_at > START_SECONDS or service.was_ready:
+            else:
                 service.missed += 1
         if service.asked is None and now - service.asked_at >= ASK_EVERY:
             service.asked_at = now
             service.asked = _Call(service.answers)
-        if service.missed >= _MISSED and now - service.started_at > START_SECONDS:
+        if service.is_ready and service.missed >= _MISSED:
             self._fail(service, "it no longer answered")
+        # Missed answers, not seconds: those while everything was suspended do not count.
+        elif not service.is_ready and service.missed * ASK_EVERY >= service.patience * START_SECONDS:
+            had = service.patience * START_SECONDS
+            service.patience = min(2 * service.patience, _LONGEST_START)
+            may = service.patience * START_SECONDS
+            self._fail(
+                service, f"it did not answer within {had:.0f} s of its start, and may take {may:.0f} s next time"
+            )
 
     def _fail(self, service: Service, reason: str) -> None:
         """Begin an outage, or go on with one, and plan the restart."""
         now, name = time.monotonic(), service.child.name
-        outage = self._outages.setdefault(name, _Outage(now, reason))
+        outage = self._outages.setdefault(name, _Down(now, reason=reason))
         outage.over = None
+        if self._most_restarts is not None and outage.restarts >= self._most_restarts:
+            raise PipelineError(
+                f"{name} was restarted {outage.restarts} times and does not work: {reason}. Its log is "
+                f"{service.child.log}."
+            )
         wait, failed_at = self._waits.get(name, (_FIRST_WAIT, now))
         if now - failed_at > _FORGIVEN_AFTER:
             wait = _FIRST_WAIT
@@ -174,7 +194,7 @@ class Supervisor:
         except (OSError, psutil.Error) as error:  # no memory, no space, a program that is being replaced
             self._fail(service, f"it could not be started: {error}")
             return
-        service.started_at, service.missed, service.asked = now, 0, None
+        service.missed, service.is_ready, service.asked, service.asked_at = 0, False, None, now
         if outage := self._outages.get(service.child.name):
             outage.restarts += 1
 
@@ -187,22 +207,14 @@ class Supervisor:
             self._say(f"{name} answers again after {span(now - outage.began)}.")
         elif now - outage.over >= _SETTLED_AFTER:
             [service] = [one for one in self._services if one.child.name == name]
-            if self._deliver(outage, _returned(self._settings, service, outage, outage.over - outage.began), now):
+            over = _returned(self._settings, service, outage, outage.over - outage.began)
+            if outage.send(self._settings.alert_urls, over):
                 del self._outages[name]
 
     def _tell_lasting(self, service: Service, now: float) -> None:
         outage = self._outages.get(service.child.name)
-        if outage is not None and outage.over is None and not outage.alerted and now - outage.began >= _TOLD_AFTER:
-            outage.alerted = self._deliver(outage, _lost(self._settings, service, outage), now)
-
-    def _deliver(self, outage: _Outage, alert: Alert, now: float) -> bool:
-        """Send an alert; one that no address accepts is sent again after a while."""
-        if now < outage.tell_at:
-            return False
-        outage.tell_at = now + _TOLD_AFTER
-        delivered = deliver(self._settings.alert_urls, alert)
-        outage.tell_at = 0.0 if delivered else outage.tell_at
-        return delivered
+        if outage is not None and outage.over is None and now - outage.began >= _TOLD_AFTER:
+            outage.tell(self._settings.alert_urls, _lost(self._settings, service, outage))
 
     def _continue_stopped(self) -> None:
         """Continue processes that have been stopped for several looks."""
@@ -271,7 +283,7 @@ def _ending(code: int) -> str:
         return f"it was killed (signal {-code})"
 
 
-def _lost(settings: Settings, service: Service, outage: _Outage) -> Alert:
+def _lost(settings: Settings, service: Service, outage: _Down) -> Alert:
     name = service.child.name
     return Alert(
         f"{name} is down: {outage.reason}",
@@ -283,7 +295,7 @@ def _lost(settings: Settings, service: Service, outage: _Outage) -> Alert:
     )
 
 
-def _returned(settings: Settings, service: Service, outage: _Outage, seconds: float) -> Alert:
+def _returned(settings: Settings, service: Service, outage: _Down, seconds: float) -> Alert:
     name = service.child.name
     after = span(timedelta(seconds=max(seconds, 1.0)).total_seconds())
     if outage.alerted:

@@ -39,7 +39,7 @@ from market_data_pipeline.runtime.processes import (
     other_commands,
     wait_for_answer,
 )
-from market_data_pipeline.runtime.supervision import Background, Service, Supervisor
+from market_data_pipeline.runtime.supervision import Background, Service
 from market_data_pipeline.settings import process_environment
 from market_data_pipeline.settings.addresses import is_loopback
 
@@ -47,7 +47,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     import dagster as dg
-    import psutil
     import sqlalchemy as sa
     from rich.console import Console
 
@@ -76,8 +75,7 @@ def run_up(settings: Settings, once: bool) -> int:
             check_port(settings.api_host, settings.api_port, "the read API", "MARKET_DATA_API_PORT")
         engine = prepare(settings, console, stack)
         instance = stack.enter_context(dagster_instance(settings, engine))
-        supervisor = None if once else _supervisor(settings, processes, console)
-        daemon = stack.enter_context(Daemon(settings, console, processes, instance, supervisor))
+        daemon = stack.enter_context(Daemon(settings, console, processes, instance, stays=not once))
         code = 0
         if complete := nothing_is_missing(settings, engine, instance):
             summarise(engine, console, expected_series(engine, Load()), (), None)
@@ -200,12 +198,11 @@ def _start_servers(daemon: Daemon, settings: Settings) -> None:
     root, variables = settings.project_root, process_environment(settings, vendor_key=False)
     started = daemon.processes.start("dagster-webserver", ui, cwd=root, environment=variables)
     serving = daemon.processes.start("read-api", api, cwd=root, environment=variables)
-    if daemon.supervisor is not None:
-        url = f"{settings.local_ui_url}/server_info"
-        no_ui = "Dagster's UI does not answer"
-        daemon.supervisor.keep(Service(started, no_ui, lambda: answers(url), daemon.write_workspace))
-        docs = f"{settings.local_api_url}/docs"
-        daemon.supervisor.keep(Service(serving, "The read API and its pages do not answer", lambda: answers(docs)))
+    url = f"{settings.local_ui_url}/server_info"
+    no_ui = "Dagster's UI does not answer"
+    daemon.supervisor.keep(Service(started, no_ui, lambda: answers(url), daemon.write_workspace))
+    docs = f"{settings.local_api_url}/docs"
+    daemon.supervisor.keep(Service(serving, "The read API and its pages do not answer", lambda: answers(docs)))
 
 
 def _announce(settings: Settings, daemon: Daemon, console: Console, seconds: float) -> None:
@@ -228,18 +225,6 @@ def _start_first_quality_job(settings: Settings, instance: dg.DagsterInstance, c
 
     if run_id := submit_first_quality(instance):
         console.print(f"Quality     first check of the stored tables: {settings.local_ui_url}/runs/{run_id}")
-
-
-def _supervisor(settings: Settings, processes: Processes, console: Console) -> Supervisor:
-    """Return what keeps the command's processes running, and continues those of the database and the sandbox."""
-    from market_data_pipeline.runtime.postgres import EmbeddedPostgres
-    from market_data_pipeline.runtime.sandbox import sandbox_process
-
-    def others() -> list[psutil.Process]:
-        server = EmbeddedPostgres.of(settings).process() if settings.embedded_database else None
-        return [process for process in (server, sandbox_process(settings)) if process is not None]
-
-    return Supervisor(settings, processes, lambda text: console.print(text, markup=False), others)
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import os
 import signal
 import subprocess
 import sys
@@ -105,11 +106,16 @@ def test_a_run_is_forked_from_a_process_that_has_imported_what_it_needs(project:
     assert not parents[0].children()
 
 
-def test_dagster_dev_is_refused_meanwhile(project: Project, up: Running) -> None:
+def test_a_second_daemon_is_refused_meanwhile_whoever_starts_it(project: Project, up: Running) -> None:
+    [daemon] = project.named("dagster-daemon")
+    which = f"A Dagster daemon, process {daemon.pid} on this machine, already serves this project's Dagster storage"
     done = project.run("dagster", "dev")
-    assert done.code != 0
-    assert "would start a second one" in sentence(done)
+    assert done.code == 1
+    assert which in sentence(done)
     assert str(project.ui_port) in done.err
+    done = project.run("dagster-daemon", "run", "--empty-workspace")
+    assert done.code == 1
+    assert which in done.err
 
 
 def last_tick(project: Project, sensor: str) -> float:
@@ -134,6 +140,31 @@ def test_what_is_killed_runs_again_and_sensors_are_evaluated(project: Project, u
     assert project.run("market-data", "backfill", "--timeframes", "1d", "--full").code == 0
     assert len(project.named("dagster-daemon")) == 1
     up.says("answers again after")
+
+
+@pytest.mark.parametrize(
+    "seconds",
+    [
+        3,
+        # Longer than gRPC's and heartbeats' time limits, and than what a run may be silent.
+        pytest.param(100, marks=pytest.mark.skipif("TEST_CHAOS" not in os.environ, reason="takes two minutes")),
+    ],
+)
+def test_after_everything_was_suspended_ticks_go_on(project: Project, up: Running, seconds: int) -> None:
+    before = {process.pid for word in ("grpc", "dagster-daemon") for process in project.named(word)}
+    server = psutil.Process(int((project.state / "postgres" / "postmaster.pid").read_text().split()[0]))
+    machine = [*up.family(), server, *server.children()]
+    for process in machine:
+        process.suspend()
+    time.sleep(seconds)
+    for process in machine:
+        if process.is_running():
+            process.resume()
+    at = time.time()
+    until(lambda: last_tick(project, "backfill_request_sensor") > at)
+    api = f"http://127.0.0.1:{project.api_port}"
+    until(lambda: requests.get(f"{api}/health", timeout=30).status_code == 200)
+    assert {process.pid for word in ("grpc", "dagster-daemon") for process in project.named(word)} == before
 
 
 @pytest.mark.parametrize("patient", [True, False], ids=["once", "twice"])
@@ -198,7 +229,12 @@ def in_suspense(project: Project) -> Iterator[Callable[[], Running]]:
 def test_sigterm_in_the_middle_of_a_backfill_cancels_its_runs(
     project: Project, in_suspense: Callable[[], Running]
 ) -> None:
-    done = in_suspense().end(signal.SIGTERM)
+    running = in_suspense()
+    [daemon] = project.named("dagster-daemon")
+    daemon.kill()
+    running.says("dagster-daemon answers again after")  # what dies during a load is brought back
+    assert project.named("dagster-daemon") != [daemon]
+    done = running.end(signal.SIGTERM)
     assert (done.code, done.err) == (130, "")
     assert statuses(project) == [dg.DagsterRunStatus.CANCELED]
     assert all(run.is_finished or run.status is dg.DagsterRunStatus.QUEUED for run in project.runs())

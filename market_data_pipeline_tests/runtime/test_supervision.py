@@ -32,7 +32,9 @@ from market_data_pipeline_tests.orchestration.webhook import Webhook, webhook
 from market_data_pipeline_tests.waiting import until
 
 SERVICE = """
-import socket, sys
+import socket, sys, time
+if len(sys.argv) > 2:
+    time.sleep(float(sys.argv[2]))
 server = socket.create_server(("127.0.0.1", int(sys.argv[1])))
 while True:
     server.accept()[0].sendall(b"here")
@@ -157,6 +159,23 @@ def test_a_process_that_hangs_is_replaced(world: World, monkeypatch: pytest.Monk
     world.until(lambda: world.hook.received)
     assert "it no longer answered" in world.hook.received[0]["title"]
     assert not is_alive(before)
+
+
+def test_a_process_that_needs_long_to_start_gets_longer_each_time_and_the_reason_is_told(world: World) -> None:
+    world.service.child.command = [*world.service.child.command, "1.5"]
+    world.service.child.process.kill()
+    world.until(world.service.answers)  # restarted every 0.5 s, it never would
+    reasons = [line for line in world.said if "it did not answer within" in line]
+    assert "within 0 s of its start, and may take 1 s next time" in reasons[0]
+    assert len(reasons) <= 2
+
+
+def test_a_command_that_has_to_end_gives_up_on_a_process_that_dies_again_and_again(world: World) -> None:
+    world.supervisor._most_restarts = 2
+    world.service.child.command = [sys.executable, "-c", "raise SystemExit('out of memory')"]
+    world.service.child.process.kill()
+    with pytest.raises(PipelineError, match=r"^service was restarted 2 times and does not work: it ended with code 1"):
+        world.until(lambda: False)
 
 
 def test_a_process_that_never_starts_ends_the_command(world: World) -> None:
