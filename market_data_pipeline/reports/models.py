@@ -74,6 +74,36 @@ class StalenessReport(Answer):
     by_status: SeriesByStatus
 
 
+class HeldSeries(Answer):
+    """What is held of a series: the starts of its first and last bar, and how many bars."""
+
+    timeframe: Literal["5m", "15m", "1h", "4h", "1d"]
+    first_ts: datetime
+    last_ts: datetime
+    bar_count: int
+    life: Literal["trading", "silent", "halted", "delisted", "unknown"]
+
+
+class FollowedSymbol(Answer):
+    """A symbol that is followed; `series` are those of which bars are held."""
+
+    symbol: str
+    tier: Literal["critical", "standard", "low_priority"]
+    asset_class: Literal["us_equity", "crypto"]
+    added_at: datetime
+    series: list[HeldSeries]
+
+
+class SymbolList(Answer):
+    """The symbols that are followed, in alphabetical order; `next` is the address of the next page."""
+
+    timestamp: datetime
+    symbols_returned: int
+    truncated: bool
+    next: str | None
+    symbols: list[FollowedSymbol]
+
+
 class Execution(Answer):
     """One run of Dagster with what `ingest_log` has for it."""
 

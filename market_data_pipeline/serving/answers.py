@@ -1,7 +1,7 @@
 """An answer about a series, kept as bytes and correct whenever it is sent.
 
 The records are encoded and compressed once. What depends on time (freshness, timestamp) is a small head that is
-written for each request and put before them. CSV and Arrow have no place for a head: there it goes into headers.
+written for each request and put before them. Tables have no place for a head: there it goes into headers.
 """
 
 from __future__ import annotations
@@ -28,15 +28,13 @@ if TYPE_CHECKING:
 
 Headers = list[tuple[bytes, bytes]]
 
-CONTENT_TYPES: Final = {
-    Media.JSON: b"application/json",
-    Media.CSV: b"text/csv; charset=utf-8; header=present",
-    Media.ARROW: b"application/vnd.apache.arrow.stream",
+CONTENT_TYPES: Final = {media: media.encode() for media in Media} | {
+    Media.CSV: b"text/csv; charset=utf-8; header=present"
 }
 # Clients keep the answer and revalidate it each time: corrections come at any time.
-_ALWAYS: Final = ((b"cache-control", b"no-cache"), (b"vary", b"Accept, Accept-Encoding"))
+ALWAYS: Final = ((b"cache-control", b"no-cache"), (b"vary", b"Accept, Accept-Encoding"))
 # Below this a compressed body saves less than a network packet, in bytes.
-_WORTH_COMPRESSING: Final = 1_000
+WORTH_COMPRESSING: Final = 1_000
 # Below this the event loop compresses it in less than a millisecond, in bytes.
 _WORTH_A_THREAD: Final = 500_000
 # Below this copying a body costs less than sending another part of it, in bytes.
@@ -71,11 +69,12 @@ class Answer:
         series: the series, whose next commit outdates this answer.
         media: the representation of `content`.
         opening: for JSON the constant part of the head, from `{` on without its closing brace; else empty.
-        records_key: for JSON the name of the array of records.
-        content: the encoded records; for JSON the array and the brace that closes the answer.
+        records_key: for JSON the name of the member that holds the records.
+        content: the encoded records; for JSON that member's value and the brace that closes the answer.
         watermarks: what its freshness is computed from.
         valid_until: when a known split changes the prices without a commit, aware UTC; None for never.
         route: the template of the endpoint's path, for the metrics.
+        next_link: the address of the page of older records; None when there are none.
     """
 
     series: Series
@@ -86,6 +85,7 @@ class Answer:
     watermarks: Watermarks
     valid_until: datetime | None
     route: str
+    next_link: str | None = None
     _digest: str = field(init=False)
     _deflated: bytes | None = field(init=False, default=None)
 
@@ -104,7 +104,7 @@ class Answer:
     async def compress(self) -> None:
         """Make the compressed form that `render` offers, once."""
         size = len(self.content)
-        if self._deflated is not None or size < _WORTH_COMPRESSING:
+        if self._deflated is not None or size < WORTH_COMPRESSING:
             return
         if size < _WORTH_A_THREAD:
             self._deflated = deflate(self.content)
@@ -119,8 +119,8 @@ class Answer:
         """
         fresh = freshness_at(self.watermarks, now)
         etag = f'W/"{self._digest}-{fresh.status.lower()}"'
-        headers: Headers = [(b"etag", etag.encode()), *_ALWAYS, *_freshness_headers(fresh)]
-        if if_none_match and _matches(if_none_match, etag):
+        headers: Headers = [(b"etag", etag.encode()), *ALWAYS, *_freshness_headers(fresh), *link_header(self.next_link)]
+        if if_none_match and matches(if_none_match, etag):
             return RenderedResponse(304, headers, ())
         head = self._head(fresh, now)
         headers.append((b"content-type", CONTENT_TYPES[self.media]))
@@ -133,7 +133,7 @@ class Answer:
         return RenderedResponse(200, headers, parts)
 
     def _head(self, fresh: AnswerFreshness, now: datetime) -> bytes:
-        if self.media is not Media.JSON:
+        if not self.opening:
             return b""
         timestamp = orjson.dumps(now, option=JSON_OPTIONS)
         return b'%b,"freshness":%b,"timestamp":%b,"%b":' % (
@@ -147,6 +147,11 @@ class Answer:
 def opening(members: dict[str, object]) -> bytes:
     """Return the constant part of a JSON answer's head, open for more members."""
     return orjson.dumps(members, option=JSON_OPTIONS)[:-1]
+
+
+def link_header(next_link: str | None) -> Headers:
+    """Return the header that tells where the next page is (RFC 8288); none without one."""
+    return [] if next_link is None else [(b"link", f'<{next_link}>; rel="next"'.encode("latin-1"))]
 
 
 def _freshness_headers(fresh: AnswerFreshness) -> Headers:
@@ -163,8 +168,8 @@ def _freshness_headers(fresh: AnswerFreshness) -> Headers:
     return [(name, str(value).encode()) for name, value in values if value is not None]
 
 
-def _matches(if_none_match: str, etag: str) -> bool:
-    """Compare weakly, as If-None-Match requires (RFC 9110, section 13.1.2)."""
+def matches(if_none_match: str, etag: str) -> bool:
+    """Return whether a client has `etag`, compared weakly as If-None-Match requires (RFC 9110, section 13.1.2)."""
     opaque = etag.removeprefix("W/")
     candidates = (candidate.strip().removeprefix("W/") for candidate in if_none_match.split(","))
     return any(candidate in ("*", opaque) for candidate in candidates)

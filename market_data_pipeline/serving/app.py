@@ -6,7 +6,7 @@ import asyncio
 import logging
 import sys
 from contextlib import asynccontextmanager, suppress
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import anyio.to_thread
 from fastapi import FastAPI
@@ -14,6 +14,7 @@ from fastapi import FastAPI
 from market_data_pipeline import __version__
 from market_data_pipeline.domain.errors import DatabaseUnavailableError
 from market_data_pipeline.ingest.own_features import load_own_features
+from market_data_pipeline.reports.series_records import record_columns
 from market_data_pipeline.serving import openapi, problems
 from market_data_pipeline.serving.access import AdminAccess
 from market_data_pipeline.serving.cache import ResponseCache, follow_commits
@@ -31,12 +32,16 @@ from market_data_pipeline.serving.routes import pages as page_routes
 from market_data_pipeline.serving.routes import reference as reference_routes
 from market_data_pipeline.serving.routes import series as series_routes
 from market_data_pipeline.serving.routes import sign_in as sign_in_routes
+from market_data_pipeline.serving.routes import symbols as symbol_routes
 from market_data_pipeline.serving.routes import system as system_routes
+from market_data_pipeline.serving.series import SeriesAnswers
+from market_data_pipeline.serving.several import SeveralAnswers
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from market_data_pipeline.reports.dagster_state import DagsterState
+    from market_data_pipeline.serving.models import Answers
     from market_data_pipeline.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -47,10 +52,25 @@ PORT: Final = 8000
 _DESCRIPTION: Final = """Bars and features of every tracked series, with their freshness.
 
 Bars are labelled by their START; every interval is half-open and every instant UTC (ISO 8601 with Z). Records come as
-JSON, CSV or an Arrow stream, as `Accept` says. Errors are RFC 9457 problem documents. Answers carry an ETag: send it
+JSON by record or by column, CSV, an Arrow stream or Parquet,
+as `Accept` or the parameter `format` says. Errors are RFC 9457 problem documents. Answers carry an ETag: send it
 back in `If-None-Match`, and unchanged records cost nothing.
 
 """
+
+
+class _Api(FastAPI):
+    """FastAPI, whose document also has the schemas that responses refer to by name."""
+
+    def __init__(self, features: Answers, **given: Any) -> None:
+        super().__init__(**given)
+        self._features = features
+
+    def openapi(self) -> dict[str, Any]:
+        """Return the document, made once."""
+        if self.openapi_schema is None:
+            openapi.with_schemas(super().openapi(), self._features)
+        return super().openapi()
 
 
 def create_app(settings: Settings, dagster: DagsterState) -> FastAPI:
@@ -63,7 +83,8 @@ def create_app(settings: Settings, dagster: DagsterState) -> FastAPI:
     access = AdminAccess(settings.api_token, settings.api_url)
     cache = ResponseCache(settings.clock)
     metrics = Metrics(cache)
-    answers = series_routes.SeriesAnswers(database, cache, settings.clock, metrics.cuts.inc)
+    answers = SeriesAnswers(database, cache, settings.clock, metrics.cuts.inc, settings.api_prefix)
+    several = SeveralAnswers(database, settings.clock, settings.api_prefix)
     own = load_own_features(settings)
     for problem in own.problems:
         log.warning("%s", problem)
@@ -83,7 +104,9 @@ def create_app(settings: Settings, dagster: DagsterState) -> FastAPI:
             database.close()
             dagster.close()
 
-    app = FastAPI(
+    described = openapi.feature_answers(record_columns(own.declarations))
+    app = _Api(
+        described,
         title="Market data",
         version=__version__,
         description=_DESCRIPTION + openapi.problem_list(),
@@ -95,7 +118,8 @@ def create_app(settings: Settings, dagster: DagsterState) -> FastAPI:
         responses=openapi.UNPROCESSABLE,
     )
     problems.install(app)
-    app.include_router(series_routes.router(answers, own.declarations))
+    app.include_router(series_routes.router(answers, several, own.declarations, described))
+    app.include_router(symbol_routes.router(database, settings.clock, settings.api_prefix))
     app.include_router(admin_routes.router(database, dagster, access))
     app.include_router(system_routes.router(database, dagster, metrics))
     app.include_router(page_routes.router(database, dagster, access, settings, own.declarations))

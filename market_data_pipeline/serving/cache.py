@@ -8,26 +8,23 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from bisect import bisect_left
 from collections import Counter
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, Protocol, TypeVar
 
 import psycopg
 from cachetools import TTLCache
-from isal import isal_zlib
 
 from market_data_pipeline.domain.errors import PipelineError, UsageError
 from market_data_pipeline.domain.series import Series
 from market_data_pipeline.store.connection import Role, open_async_connection
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Hashable, Sequence
+    from collections.abc import Callable, Coroutine, Hashable
     from datetime import datetime
 
-    from market_data_pipeline.reports.series_records import Range, SeriesSummary
     from market_data_pipeline.serving.answers import Answer
+    from market_data_pipeline.serving.records import Records
 
 T = TypeVar("T")
 
@@ -36,7 +33,6 @@ ANSWER_BYTES: Final = 24 * 2**20  # about 200 answers of 100 records, or 2 of th
 RECORD_BYTES: Final = 16 * 2**20  # the newest 512 records, with features, of 220 series
 # Most records kept of one series for cutting: larger windows are few, and would push the others out.
 DEEPEST: Final = 2_048
-_STEP: Final = 128  # records
 # Of records, and again of the answers cut from them: a correction made by hand, which sends no notification, shows
 # within a minute.
 LIFETIME_SECONDS: Final = 30.0
@@ -70,67 +66,6 @@ class RecordsKey(NamedTuple):
     series: Series
     records_key: str
     adjusted: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Records:
-    """The newest records of a series, encoded as JSON, from which the answer to any window of them is cut.
-
-    Clients request the same records in many ways: with another `limit`, or a `start` that moves on. Reading and
-    encoding are done once per commit of a series; cutting takes a tenth of that, most of it unpacking. Packed, 512
-    records with features are 75 kB instead of 300, and four times as many series fit into the same memory.
-
-    Attributes:
-        series: the series of the records.
-        summary: what else the same snapshot of the database says about the series.
-        packed: JSON objects that begin with `ts`, ascending, one a line; see `pack`.
-        is_complete: whether these are all records of the series.
-    """
-
-    series: Series
-    summary: SeriesSummary
-    packed: bytes
-    is_complete: bool
-
-    @property
-    def size(self) -> int:
-        """Bytes that it occupies."""
-        return len(self.packed)
-
-    @property
-    def valid_until(self) -> datetime | None:
-        """When a known split changes the prices without a commit, aware UTC; None for never."""
-        return self.summary.next_split
-
-    def cut(self, requested: Range) -> Sequence[bytes] | None:
-        """Return the newest `requested.limit` records of the range, or None when these do not reach back far enough."""
-        records = isal_zlib.decompress(self.packed).splitlines() if self.packed else []
-        start = _bound(requested.start)
-        end = len(records) if requested.end is None else bisect_left(records, _bound(requested.end), key=start_of)
-        first = end - requested.limit
-        if not (self.is_complete or first >= 0 or (records and start >= start_of(records[0]))):
-            return None
-        return records[max(first, bisect_left(records, start, key=start_of), 0) : end]
-
-
-def pack(lines: bytes) -> bytes:
-    """Return records, JSON objects of one line each, as `Records` keeps them; empty for none."""
-    return isal_zlib.compress(lines, 1) if lines else b""
-
-
-def depth_for(limit: int) -> int:
-    """Return how many records are read for windows of `limit`, so that 450 and 500 share them."""
-    return -(-limit // _STEP) * _STEP
-
-
-def start_of(record: bytes) -> bytes:
-    """Return the start of the bar in a record, ISO 8601 without a zone, which sorts as the instants do."""
-    return record[7:26]  # after {"ts":"
-
-
-def _bound(instant: datetime | None) -> bytes:
-    """Return an aware UTC instant as `start_of` has it; a fraction of a second sorts after the second."""
-    return b"" if instant is None else instant.replace(tzinfo=None).isoformat().encode()
 
 
 class Cached(Protocol):

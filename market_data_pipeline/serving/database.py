@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import anyio
 import anyio.to_thread
-import sqlalchemy as sa
-from psycopg.pq import Format
 
 from market_data_pipeline.domain.errors import DatabaseBusyError
-from market_data_pipeline.reports.series_records import BINARY_RESULT
-from market_data_pipeline.store.connection import Role, conninfo, engine
+from market_data_pipeline.store.connection import Role, conninfo, engine, open_connection
+from market_data_pipeline.store.prepared import ReaderPool
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from datetime import datetime
 
+    import sqlalchemy as sa
+
+    from market_data_pipeline.store.prepared import PreparedReader
+
 T = TypeVar("T")
 
-# The lanes share the pool, which has a connection for each place in them: a slow report never keeps a series from being
-# read, and neither delays the answers to a monitor. Answers of 10,000 records keep Python busy, not
+# There is a connection for each place in the lanes: a slow report never keeps a series from being read, and neither
+# delays the answers to a monitor. Answers of 10,000 records keep Python busy, not
 # PostgreSQL: a wider lane would not be faster on 2 cores.
 SERIES_LANE: Final = 4
 REPORT_LANE: Final = 2
@@ -55,52 +57,55 @@ class Database:
             as_of=as_of,
             role=Role.READER,
             application_name="market-data-api",
-            pool_size=SERIES_LANE + REPORT_LANE + HEALTH_LANE,
+            pool_size=REPORT_LANE + HEALTH_LANE,
             max_overflow=0,
             settings=_SETTINGS,
         )
-        sa.event.listen(self.engine, "before_cursor_execute", _choose_format)
+        self.readers = ReaderPool(
+            lambda: open_connection(
+                self.conninfo,
+                Role.READER,
+                autocommit=True,
+                as_of=as_of,
+                settings=_SETTINGS,
+                application_name="market-data-api",
+            )
+        )
         self._series_lane = anyio.CapacityLimiter(SERIES_LANE)
         self._report_lane = anyio.CapacityLimiter(REPORT_LANE)
         self._health_lane = anyio.CapacityLimiter(HEALTH_LANE)
 
-    async def series(self, work: Callable[[sa.Engine], T]) -> T:
-        """Return `work(engine)`, run in a thread of the lane for series.
+    async def series(self, work: Callable[[PreparedReader], T]) -> T:
+        """Return `work(reader)`, run in a thread of the lane for series.
 
         Raises:
             DatabaseUnavailableError: the database cannot be reached.
             DatabaseBusyError: no connection is free, a statement took too long, or too many requests are waiting.
         """
-        return await _in_lane(self._series_lane, self.engine, work)
+        return await _in_lane(self._series_lane, lambda: self.readers.run(work))
 
     async def report(self, work: Callable[[sa.Engine], T]) -> T:
         """Return `work(engine)`, run in a thread of the lane for reports; raises as `series` does."""
-        return await _in_lane(self._report_lane, self.engine, work)
+        return await _in_lane(self._report_lane, lambda: work(self.engine))
 
     async def health(self, work: Callable[[sa.Engine], T]) -> T:
         """Return `work(engine)`, run in a thread of the lane for monitors; raises as `series` does."""
-        return await _in_lane(self._health_lane, self.engine, work)
+        return await _in_lane(self._health_lane, lambda: work(self.engine))
 
     def close(self) -> None:
         """Close the connections."""
+        self.readers.close()
         self.engine.dispose()
 
 
-async def _in_lane(lane: anyio.CapacityLimiter, source: sa.Engine, work: Callable[[sa.Engine], T]) -> T:
+async def _in_lane(lane: anyio.CapacityLimiter, work: Callable[[], T]) -> T:
     try:
         with anyio.fail_after(LANE_TIMEOUT_SECONDS):
             await lane.acquire_on_behalf_of(borrower := object())
     except TimeoutError:
         raise DatabaseBusyError("Too many requests are waiting for the database.") from None
     try:
-        # The lane is the limit: both together never reach anyio's own limit of 40 threads.
-        return await anyio.to_thread.run_sync(work, source)
+        # The lane is the limit: together they never reach anyio's own limit of 40 threads.
+        return await anyio.to_thread.run_sync(work)
     finally:
         lane.release_on_behalf_of(borrower)
-
-
-def _choose_format(
-    _connection: object, cursor: Any, _statement: str, _values: object, context: Any, _many: bool
-) -> None:
-    if context.execution_options.get(BINARY_RESULT):
-        cursor.format = Format.BINARY

@@ -1,17 +1,16 @@
-"""Records as bytes: JSON, CSV or an Arrow IPC stream, gzip, and which of them a client accepts.
+"""The representations of records: which of them a client accepts, JSON by record and by column, and gzip.
 
 Rows are tuples in the order of their columns, as psycopg returns them; instants are aware UTC, missing values None.
+CSV, Arrow and Parquet are in `tables`.
 `Accept` and `Accept-Encoding` are read with their q-values (RFC 9110, section 12).
 """
 
 from __future__ import annotations
 
-import csv
-import io
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from functools import cache, lru_cache
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 import orjson
@@ -20,12 +19,12 @@ from isal import isal_zlib
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from market_data_pipeline.reports.series_records import Column, Kind, Rows
+    from market_data_pipeline.reports.series_records import Column, Rows
 
 JSON_OPTIONS: Final = orjson.OPT_UTC_Z
 _JSON: Final = msgspec.json.Encoder()
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND: Final = timedelta(microseconds=1)
+_MILLISECOND: Final = timedelta(milliseconds=1)
 # A gzip member's ten-byte header: deflate, no name, no time, unknown system (RFC 1952).
 _GZIP_HEADER: Final = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\xff"
 _LONGEST_STORED_BLOCK: Final = 65_535  # bytes (RFC 1951, section 3.2.4)
@@ -39,9 +38,19 @@ class Media(StrEnum):
     JSON = "application/json"
     CSV = "text/csv"
     ARROW = "application/vnd.apache.arrow.stream"
+    PARQUET = "application/vnd.apache.parquet"
+    COLUMNS = "application/vnd.market-data.columns+json"
 
 
+# The values of the parameter `format`, for clients that do not set headers.
+FORMATS: Final = {media.name.lower(): media for media in Media}
 ACCEPTED: Final = ", ".join(Media)
+
+
+def json_records(columns: Sequence[Column], rows: Rows) -> bytes:
+    """Return `rows` as a JSON array of objects."""
+    record = _record(tuple(column.name for column in columns))
+    return _JSON.encode([record(*row) for row in rows])
 
 
 def json_lines(columns: Sequence[Column], rows: Rows) -> bytes:
@@ -50,80 +59,31 @@ def json_lines(columns: Sequence[Column], rows: Rows) -> bytes:
     return _JSON.encode_lines([record(*row) for row in rows])
 
 
+def json_columns(columns: Sequence[Column], rows: Rows) -> bytes:
+    """Return `rows` as a JSON object with an array of values by column."""
+    values = zip(*rows, strict=True) if rows else (() for _ in columns)
+    return orjson.dumps({c.name: list(v) for c, v in zip(columns, values, strict=True)}, option=JSON_OPTIONS)
+
+
 @cache
 def _record(names: tuple[str, ...]) -> type[msgspec.Struct]:
     """Return a type of records with these fields, created and encoded in less than half the time of a dictionary."""
     return msgspec.defstruct("Record", names, gc=False)
 
 
-def encode(media: Media, columns: Sequence[Column], rows: Rows) -> bytes:
-    """Return `rows` as `media`, which is CSV or Arrow."""
-    return _csv(columns, rows) if media is Media.CSV else _arrow(columns, rows)
+def in_milliseconds(rows: Rows) -> Rows:
+    """Return `rows` with their first value, an instant, as milliseconds since 1970."""
+    return [(milliseconds(row[0]), *row[1:]) for row in rows]
+
+
+def milliseconds(value: datetime) -> int:
+    """Return an aware instant as whole milliseconds since 1970."""
+    return (value - _EPOCH) // _MILLISECOND
 
 
 def instant(value: datetime) -> str:
     """Return an aware UTC instant as ISO 8601 with Z, at the precision it has."""
     return value.isoformat().replace("+00:00", "Z")
-
-
-def _csv(columns: Sequence[Column], rows: Rows) -> bytes:
-    buffer = io.StringIO()
-    writer = csv.writer(buffer)
-    writer.writerow([column.name for column in columns])
-    writer.writerows([_cell(value) for value in row] for row in rows)
-    return buffer.getvalue().encode()
-
-
-def _cell(value: Any) -> Any:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    return instant(value) if isinstance(value, datetime) else value
-
-
-def _arrow(columns: Sequence[Column], rows: Rows) -> bytes:
-    import pyarrow as pa
-
-    types = {
-        "instant": pa.timestamp("us", "UTC"),
-        "float": pa.float64(),
-        "integer": pa.int64(),
-        "boolean": pa.bool_(),
-        "text": pa.string(),
-    }
-    schema = pa.schema([pa.field(c.name, types[c.kind], nullable=c.nullable) for c in columns])
-    values = zip(*rows, strict=True) if rows else (() for _ in columns)
-    arrays = [
-        pa.Array.from_buffers(types[column.kind], len(rows), _buffers(column.kind, of_column))
-        for column, of_column in zip(columns, values, strict=True)
-    ]
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, schema) as writer:
-        writer.write_table(pa.Table.from_arrays(arrays, schema=schema))
-    return bytes(sink.getvalue())
-
-
-def _buffers(kind: Kind, values: Sequence[Any]) -> list[Any]:
-    """Return the buffers of an array of `values`, None where a value is missing.
-
-    pa.array would build them too, but imports pandas to check for its types: 55 MB, a third of the process.
-    """
-    import numpy as np
-    import pyarrow as pa
-
-    missing = [value is None for value in values]
-    validity = pa.py_buffer(np.packbits(np.logical_not(missing), bitorder="little")) if any(missing) else None
-    if kind == "text":
-        texts = [b"" if value is None else value.encode() for value in values]
-        ends = np.cumsum([0, *map(len, texts)], dtype=np.int32)
-        return [validity, pa.py_buffer(ends), pa.py_buffer(b"".join(texts))]
-    if kind == "boolean":
-        return [validity, pa.py_buffer(np.packbits(np.array(values, dtype=bool), bitorder="little"))]
-    if kind == "instant":
-        data = np.array([(value - _EPOCH) // _MICROSECOND for value in values], dtype=np.int64)
-    else:
-        dtype = np.float64 if kind == "float" else np.int64
-        data = np.array([0 if value is None else value for value in values], dtype=dtype)
-    return [validity, pa.py_buffer(data)]
 
 
 def deflate(content: bytes) -> bytes:

@@ -1,83 +1,33 @@
-"""The answers as the OpenAPI page describes them: a model and an example of each, and every problem."""
+"""The responses as the OpenAPI page describes them: headers, an example of each, and every problem."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 from fastapi.security import HTTPBearer
-from pydantic import BaseModel, ConfigDict, Field, create_model
+from pydantic.json_schema import models_json_schema
 
-from market_data_pipeline.domain.series import Timeframe
 from market_data_pipeline.reports.series_records import BAR_COLUMNS, Column, Watermarks
 from market_data_pipeline.serving.formats import Media, instant
-from market_data_pipeline.serving.freshness import AnswerFreshness, freshness_at
+from market_data_pipeline.serving.freshness import freshness_at
+from market_data_pipeline.serving.models import Answers, OfBars, ProblemDocument
 from market_data_pipeline.serving.problem_types import ProblemType
 from market_data_pipeline.serving.problems import DATABASE_UNAVAILABLE, PROBLEM, Problem, problem_document
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from pydantic import BaseModel
+
 Responses = dict[int | str, dict[str, Any]]
 
-_TYPES: Final[dict[str, type]] = {"instant": datetime, "float": float, "integer": int, "boolean": bool, "text": str}
+_SCHEMAS: Final = "#/components/schemas/"
 
 
-def _record(name: str, columns: Sequence[Column]) -> type[BaseModel]:
-    fields: dict[str, Any] = {}
-    for column in columns:
-        kind: Any = Literal[column.labels] if column.labels else _TYPES[column.kind]
-        fields[column.name] = (kind | None if column.nullable else kind, Field(description=column.description))
-    return create_model(name, **fields)
-
-
-class DateRange(BaseModel):
-    """The starts of the first and the last record."""
-
-    start: datetime
-    end: datetime
-
-
-class SeriesAnswer(BaseModel):
-    """What both answers about a series hold."""
-
-    symbol: str
-    timeframe: Timeframe
-    records_returned: int
-    date_range: DateRange | None
-    freshness: AnswerFreshness
-    timestamp: datetime = Field(description="When this answer was sent.")
-
-
-def features_answer(columns: Sequence[Column]) -> type[BaseModel]:
-    """Return the model of an answer of bars with features, each record holding `columns`."""
-    records: Any = list[_record("FeatureRecord", columns)]  # type: ignore[misc]
-    return create_model("FeaturesAnswer", __base__=SeriesAnswer, __doc__="Bars with features.", features=(records, ...))
-
-
-class BarsAnswer(SeriesAnswer):
-    """Bars."""
-
-    adjusted: bool
-    as_of: datetime | None
-    bars: list[_record("BarRecord", BAR_COLUMNS)]  # type: ignore[valid-type]
-
-
-class ProblemDocument(BaseModel):
-    """An RFC 9457 problem document."""
-
-    model_config = ConfigDict(extra="allow")
-
-    type: str
-    title: str
-    status: int
-    detail: str
-    instance: str
-    errors: list[dict[str, str]] | None = Field(None, description="Each wrong parameter, with a sentence about it.")
-
-
-_PROBLEM_SCHEMA: Final = ProblemDocument.model_json_schema()
+def _schema(model: type[BaseModel]) -> dict[str, str]:
+    return {"$ref": _SCHEMAS + model.__name__}
 
 
 def _header(description: str, kind: str = "string", *, required: bool = False) -> dict[str, Any]:
@@ -86,6 +36,7 @@ def _header(description: str, kind: str = "string", *, required: bool = False) -
 
 _NO_STORE: Final = {"Cache-Control": _header("`no-store`", required=True)}
 _RETRY_AFTER: Final = {"Retry-After": _header("Seconds after which to ask again.", "integer")}
+_LINK: Final = {"Link": _header('The address of the next page, with `rel="next"`; absent on the last one.')}
 _ETAG: Final = {
     "ETag": _header("Weak; identifies records and freshness status, for `If-None-Match`.", required=True),
     "Cache-Control": _header("`no-cache`: revalidate before reuse.", required=True),
@@ -107,13 +58,12 @@ def _problem(
     """Return the response of the status that all `kinds` have, with an example of the last one."""
     kind = kinds[-1]
     example = orjson.loads(problem_document(Problem(kind.status, detail, kind=kind, **members), "/…"))
-    types = {"type": "string", "format": "uri-reference", "enum": [one.uri for one in kinds]}
-    schema = _PROBLEM_SCHEMA | {"properties": _PROBLEM_SCHEMA["properties"] | {"type": types}}
     return {
         kind.status.value: {
             "description": description,
             "headers": _NO_STORE | (headers or {}),
-            "content": {PROBLEM: {"schema": schema, "example": example}},
+            "content": {PROBLEM: {"schema": _schema(ProblemDocument), "example": example}},
+            "x-problem-types": [one.uri for one in kinds],
         }
     }
 
@@ -154,36 +104,66 @@ _HEAD: Final = {
     "symbol": "AAPL",
     "timeframe": "5m",
     "records_returned": 1,
+    "truncated": True,
+    "next": "/api/v1/…/AAPL?timeframe=5m&limit=1&cursor=eNrbqJ6k6vKbAwAKkwLW",
+    "cursor": "eNrbqJ6k6vKbAwAKkwLW",
     "date_range": {"start": _BAR["ts"], "end": _BAR["ts"]},
     "freshness": orjson.loads(freshness_at(_WATERMARKS, _SENT).to_json()),
     "timestamp": instant(_SENT),
 }
 _ANY: Final = {"instant": _BAR["ts"], "float": 0.5, "integer": 1, "boolean": True, "text": "text"}
-BARS_EXAMPLE: Final = {**_HEAD, "adjusted": True, "as_of": "2026-01-31T21:00:00Z", "bars": [_BAR]}
+_OF_BARS: Final = {"adjusted": True, "as_of": "2026-01-31T21:00:00Z"}
+_BAR_ANSWERS: Final = Answers("Bar", "bars", BAR_COLUMNS, OfBars)
 
 
-def features_example(columns: Sequence[Column]) -> dict[str, Any]:
-    """Return an answer of bars with features; a feature without an example above shows a value of its type."""
+def bars_responses() -> Responses:
+    """Return the responses of the bars of a series."""
+    return _series_responses({**_HEAD, **_OF_BARS, "bars": [_BAR]}, _BAR_ANSWERS.one, _BAR_ANSWERS.one_by_column)
+
+
+def several_bars_responses() -> Responses:
+    """Return the responses of the bars of several symbols."""
+    example = _of_several({"bars": [_BAR]}, _OF_BARS)
+    return _several_responses(example, _BAR_ANSWERS.several, _BAR_ANSWERS.several_by_column)
+
+
+def feature_answers(columns: Sequence[Column]) -> Answers:
+    """Return the models of the answers of features, whose records have these columns."""
+    return Answers("Feature", "features", columns)
+
+
+def features_responses(columns: Sequence[Column], answers: Answers) -> Responses:
+    """Return the responses of the features of a series."""
+    example = {**_HEAD, "features": [_feature_record(columns)]}
+    return _series_responses(example, answers.one, answers.one_by_column)
+
+
+def several_features_responses(columns: Sequence[Column], answers: Answers) -> Responses:
+    """Return the responses of the features of several symbols."""
+    example = _of_several({"features": [_feature_record(columns)]}, {})
+    return _several_responses(example, answers.several, answers.several_by_column)
+
+
+def _feature_record(columns: Sequence[Column]) -> dict[str, Any]:
+    """Return an example record; a feature without an example above shows a value of its type."""
     known = _BAR | _FEATURES
-    record = {column.name: known.get(column.name, next(iter(column.labels), _ANY[column.kind])) for column in columns}
-    return {**_HEAD, "features": [record]}
+    return {column.name: known.get(column.name, next(iter(column.labels), _ANY[column.kind])) for column in columns}
 
 
-def series_responses(example: dict[str, Any], model: type[BaseModel]) -> Responses:
-    """Return the responses of an endpoint of a series."""
-    return {
-        200: {
-            "description": "The records; CSV and Arrow carry the freshness in X-Freshness headers",
-            "model": model,
-            "headers": _ETAG,
-            "content": {
-                Media.JSON.value: {"example": example},
-                Media.CSV.value: {"schema": {"type": "string"}},
-                Media.ARROW.value: {"schema": {"type": "string", "format": "binary"}},
-            },
-        },
-        304: {"description": "Records and freshness status still match the ETag in If-None-Match", "headers": _ETAG},
-        **_problem(
+def _of_several(records: dict[str, Any], members: dict[str, Any]) -> dict[str, Any]:
+    of_one = ("symbol", "timeframe", "records_returned", "truncated", "date_range", "freshness")
+    of_all = ("records_returned", "truncated", "next", "cursor", "timestamp")
+    each = {name: _HEAD[name] for name in of_one} | {"problem": None} | records
+    return {**members, **{name: _HEAD[name] for name in of_all}, "series": [each]}
+
+
+def _series_responses(example: dict[str, Any], model: type[BaseModel], by_column: type[BaseModel]) -> Responses:
+    return _records_responses(
+        example,
+        model,
+        by_column,
+        _ETAG | _LINK,
+        _problem(
             "Not tracked; or tracked but never computed, and a backfill is queued",
             "AAPL is tracked, but its 5m features have never been computed. A backfill was queued just now, at "
             "2026-01-05T14:37:43Z: ask again in a minute.",
@@ -199,10 +179,62 @@ def series_responses(example: dict[str, Any], model: type[BaseModel]) -> Respons
                 "already_requested": False,
             },
         ),
+    )
+
+
+def _several_responses(example: dict[str, Any], model: type[BaseModel], by_column: type[BaseModel]) -> Responses:
+    missing = _header("In a table: the symbols of which nothing is stored, separated by commas.")
+    shared = {name: _ETAG[name] for name in ("ETag", "Cache-Control", "Vary")}
+    return _records_responses(
+        example,
+        model,
+        by_column,
+        shared | _LINK | {"X-Missing": missing},
+        _problem(
+            "Symbols are not tracked; `symbols` names them", "Not tracked here: 'AAPM'. …", ProblemType.NOT_TRACKED,
+            symbols=["AAPM"],
+        ),
+    )  # fmt: skip
+
+
+def _records_responses(
+    example: dict[str, Any],
+    model: type[BaseModel],
+    by_column: type[BaseModel],
+    headers: dict[str, Any],
+    not_found: Responses,
+) -> Responses:
+    binary = {"schema": {"type": "string", "format": "binary"}}
+    return {
+        200: {
+            "description": "The records; tables carry in headers what JSON has beside them",
+            "model": model,
+            "headers": headers,
+            "content": {
+                Media.JSON.value: {"example": example},
+                Media.COLUMNS.value: {"schema": _schema(by_column)},
+                Media.CSV.value: {"schema": {"type": "string"}},
+                Media.ARROW.value: binary,
+                Media.PARQUET.value: binary,
+            },
+        },
+        304: {"description": "Records and freshness status still match the ETag in If-None-Match", "headers": headers},
+        **not_found,
         **_problem("None of the representations is acceptable", "This endpoint offers …", ProblemType.NOT_ACCEPTABLE),
         **UNPROCESSABLE,
         **_UNAVAILABLE,
     }
+
+
+def with_schemas(document: dict[str, Any], features: Answers) -> dict[str, Any]:
+    """Return FastAPI's document with the schemas that responses refer to by name; it knows only those of JSON."""
+    by_column = (each for of in (_BAR_ANSWERS, features) for each in (of.one_by_column, of.several_by_column))
+    models: Any = [(one, "serialization") for one in (ProblemDocument, *by_column)]
+    _, found = models_json_schema(models, ref_template=_SCHEMAS + "{model}")
+    schemas = document.setdefault("components", {}).setdefault("schemas", {})
+    for name, schema in found["$defs"].items():
+        schemas.setdefault(name, schema)
+    return document
 
 
 # Where a document names this API: relative, so that it holds under any host and path prefix.
@@ -233,6 +265,12 @@ def admin_responses(model: type[BaseModel]) -> Responses:
         **UNPROCESSABLE,
         **_UNAVAILABLE,
     }
+
+
+def symbols_responses(model: type[BaseModel]) -> Responses:
+    """Return the responses of the list of symbols."""
+    ok = {"description": "The symbols", "model": model, "headers": _NO_STORE | _LINK}
+    return {200: ok, **UNPROCESSABLE, **_UNAVAILABLE}
 
 
 def problem_list() -> str:

@@ -1,21 +1,28 @@
-"""The query parameters of a series: their bounds, their error messages, and the instants they mean."""
+"""The query parameters of series: their bounds, their error messages, and what they mean."""
 
 from __future__ import annotations
 
 import re
 from datetime import UTC, date, datetime, time
 from http import HTTPStatus
-from typing import Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
 from market_data_pipeline.domain.calendar import calendar_for
 from market_data_pipeline.domain.errors import UsageError
-from market_data_pipeline.domain.series import Timeframe, asset_class_of, parse_timeframe
+from market_data_pipeline.domain.series import Series, Timeframe, asset_class_of, canonical_symbol, parse_timeframe
 from market_data_pipeline.reports.series_records import Range
+from market_data_pipeline.serving.cursors import decode_cursor, wrong_cursor
+from market_data_pipeline.serving.formats import ACCEPTED, FORMATS, Media, media_for
 from market_data_pipeline.serving.problems import Problem
+from market_data_pipeline.serving.series_problems import may_exist, unknown_symbol
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 MAX_RECORDS: Final = 10_000
+MAX_SYMBOLS: Final = 1_000  # their names and a cursor of them fit into an address
 _DATE: Final = re.compile(r"\d{4}-\d{2}-\d{2}")
 _INSTANT: Final = re.compile(r"\d{4}-\d{2}-\d{2}[Tt ]\d{2}:\d{2}.*")
 # In a URL an unescaped + is a space: 2026-01-05T00:00:00+00:00 arrives like this.
@@ -71,8 +78,12 @@ KnownTimeframe = Annotated[Timeframe, BeforeValidator(_parse_timeframe)]
 _DAY: Final = "A date means midnight where the symbol trades (New York; UTC for crypto)."
 
 
+Format = Literal["json", "columns", "csv", "arrow", "parquet"]
+Cursor = Annotated[str | None, Field(max_length=6_000)]
+
+
 class SeriesQuery(BaseModel):
-    """Parameters of both endpoints of a series."""
+    """Parameters of every endpoint of series."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -86,23 +97,75 @@ class SeriesQuery(BaseModel):
         examples=["2026-02-01T00:00:00Z"],
     )
     limit: int = Field(
-        500, ge=1, le=MAX_RECORDS, description="At most this many records, the newest of the range.", examples=[100]
+        500,
+        ge=1,
+        le=MAX_RECORDS,
+        description="At most this many records of a series, the newest of the range; `next` leads to older ones.",
+        examples=[100],
+    )
+    cursor: Cursor = Field(None, description="The `cursor` of an answer: continues with the older records.")
+    format: Format | None = Field(
+        None, description="The representation, for clients that cannot set `Accept`; it takes precedence."
+    )
+    timestamps: Literal["iso", "ms"] = Field(
+        "iso",
+        description="`ts` as ISO 8601 or as milliseconds since 1970, in JSON and CSV; Arrow and Parquet have a type.",
     )
 
-    def range_for(self, symbol: str) -> Range:
-        """Return the range that start, end and limit mean for `symbol`.
+    def series_of(self, symbol: str) -> Series:
+        """Return the series of `symbol` that is requested.
 
         Raises:
-            Problem: 422, when start is not before end.
+            Problem: 404, when there can be no such symbol.
         """
-        start, end = _instant(self.start, symbol), _instant(self.end, symbol)
-        if start is not None and end is not None and start >= end:
-            raise _wrong("start", f"must be before end: {self.start} is not before {self.end}.")
-        return Range(start, end, self.limit)
+        name = canonical_symbol(symbol)
+        if not may_exist(name):
+            raise unknown_symbol(symbol, None)
+        return Series(name, self.timeframe)
+
+    def range_for(self, series: Series) -> Range:
+        """Return the range that start, end, cursor and limit mean for `series`; it may be empty.
+
+        Raises:
+            Problem: 422, when start is after end or the cursor is another request's.
+        """
+        [found] = self.ranges_for([series])
+        if found is None:
+            raise wrong_cursor()
+        return found
+
+    def ranges_for(self, several: Sequence[Series]) -> list[Range | None]:
+        """Return the range of each series, as `range_for`; None for one of which all pages were sent."""
+        limit = max(min(self.limit, MAX_RECORDS // len(several)), 1)
+        bounds = [self._bounds(series) for series in several]
+        if self.cursor is None:
+            return [Range(start, end, limit) for start, end in bounds]
+        ends = decode_cursor(self.cursor, several)
+        return [
+            None if before is None else Range(start, before if end is None else min(before, end), limit)
+            for (start, end), before in zip(bounds, ends, strict=True)
+        ]
+
+    def _bounds(self, series: Series) -> tuple[datetime | None, datetime | None]:
+        start, end = _instant(self.start, series.symbol), _instant(self.end, series.symbol)
+        if start is not None and end is not None and start > end:
+            raise _wrong("start", f"must not be after end: {self.start} is after {self.end}.")
+        return start, end
+
+    def media(self, accept: str) -> Media:
+        """Return the representation that `format`, or else an Accept header, requests.
+
+        Raises:
+            Problem: 406, when no representation is acceptable.
+        """
+        found = FORMATS[self.format] if self.format else media_for(accept)
+        if found is None:
+            raise Problem(HTTPStatus.NOT_ACCEPTABLE, f"This endpoint offers {ACCEPTED}.")
+        return found
 
 
 class BarsQuery(SeriesQuery):
-    """Parameters of the bars endpoint."""
+    """Parameters of the endpoints of bars."""
 
     adjusted: bool = Field(True, description="Whether prices and volume are adjusted for splits, or as traded.")
     as_of: KnownAt = Field(
@@ -120,6 +183,30 @@ class BarsQuery(SeriesQuery):
         if self.as_of is not None and self.as_of > now:
             raise _wrong("as_of", "is in the future; only what is known by now can be served.")
         return self.as_of
+
+
+def _parse_symbols(value: Any) -> str:
+    names = [canonical_symbol(one) for one in str(value).split(",")]
+    if not all(names):
+        raise ValueError("must name symbols separated by commas, for example AAPL,MSFT.")
+    if len(names) > MAX_SYMBOLS:
+        raise ValueError(f"must be at most {MAX_SYMBOLS} symbols; there are {len(names)}.")
+    return ",".join(dict.fromkeys(names))
+
+
+class _Symbols(BaseModel):
+    symbols: Annotated[str, BeforeValidator(_parse_symbols)] = Field(
+        description=f"Tickers separated by commas, at most {MAX_SYMBOLS}; the answer has them in this order.",
+        examples=["AAPL,MSFT"],
+    )
+
+
+class SeveralQuery(SeriesQuery, _Symbols):
+    """Parameters of the features of several symbols."""
+
+
+class SeveralBarsQuery(BarsQuery, _Symbols):
+    """Parameters of the bars of several symbols."""
 
 
 def _wrong(parameter: str, detail: str) -> Problem:

@@ -55,7 +55,7 @@ class ProblemType(Enum):
         HTTPStatus.NOT_ACCEPTABLE,
         "None of the representations is acceptable",
         "The Accept header excludes every representation that this address has.",
-        "Accept JSON, CSV or an Arrow stream, as `detail` lists them.",
+        "Accept one of those that `detail` lists, or leave the header out.",
     )
     TOKEN_REQUIRED = (
         HTTPStatus.UNAUTHORIZED,

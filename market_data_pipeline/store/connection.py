@@ -249,19 +249,27 @@ def snapshot(source: sa.Engine) -> Iterator[sa.Connection]:
 
 @contextmanager
 def unavailable_when_lost() -> Iterator[None]:
-    """Turn what SQLAlchemy raises for an unusable database into our errors; see `snapshot`."""
+    """Turn what psycopg or SQLAlchemy raises for an unusable database into our errors; see `snapshot`."""
     import sqlalchemy as sa
 
     try:
         yield
-    except sa.exc.ProgrammingError as error:
-        if getattr(error.orig, "sqlstate", "") in _NOT_MIGRATED:
-            raise DatabaseUnavailableError("The schema is missing or old; run market-data migrate.") from error
-        raise
     except sa.exc.TimeoutError as error:
         raise DatabaseBusyError("All connections of this process to PostgreSQL are in use.") from error
-    except (sa.exc.OperationalError, sa.exc.InterfaceError) as error:
-        sqlstate = getattr(error.orig, "sqlstate", None) or ""
-        if sqlstate.startswith(_BUSY):
-            raise DatabaseBusyError(f"PostgreSQL took too long: {type(error.orig).__name__}.") from error
-        raise DatabaseUnavailableError(f"PostgreSQL did not answer: {type(error.orig).__name__}.") from error
+    except (sa.exc.DBAPIError, psycopg.Error) as error:
+        failure = _failure(error.orig if isinstance(error, sa.exc.DBAPIError) else error)
+        if failure is None:
+            raise
+        raise failure from error
+
+
+def _failure(error: BaseException | None) -> DatabaseBusyError | DatabaseUnavailableError | None:
+    """Return what an error of psycopg means for the caller; None when it is not about the database's being usable."""
+    sqlstate = getattr(error, "sqlstate", None) or ""
+    if sqlstate in _NOT_MIGRATED:
+        return DatabaseUnavailableError("The schema is missing or old; run market-data migrate.")
+    if not isinstance(error, (psycopg.OperationalError, psycopg.InterfaceError)):
+        return None
+    if sqlstate.startswith(_BUSY):
+        return DatabaseBusyError(f"PostgreSQL took too long: {type(error).__name__}.")
+    return DatabaseUnavailableError(f"PostgreSQL did not answer: {type(error).__name__}.")

@@ -38,8 +38,8 @@ def problem(response: requests.Response, status: int) -> dict[str, object]:
         ({"end": "2026-03-01T10:00:00"}, "end", "append Z"),
         ({"end": "20260301"}, "end", "such as 2026-01-05"),
         ({"start": "0001-01-01T00:00:00+14:00"}, "start", "years 1 to 9999"),
-        ({"start": "2026-03-02", "end": "2026-03-02"}, "start", "before end"),
-        ({"start": "2026-03-02T05:00:00Z", "end": "2026-03-02"}, "start", "before end"),
+        ({"start": "2026-03-02T05:00:01Z", "end": "2026-03-02"}, "start", "must not be after end"),
+        ({"cursor": "abc"}, "cursor", "not one that this address gave"),
         ({"limti": "5"}, "limti", "no such parameter"),
     ],
 )

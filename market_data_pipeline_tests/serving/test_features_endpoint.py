@@ -17,7 +17,8 @@ def test_the_answer_holds_bars_with_all_17_features_in_ascending_time(api: Api, 
     answer = api.get(f"{FEATURES}/AAPL", timeframe="5m", limit=3).json()
 
     assert set(answer) == {
-        "symbol", "timeframe", "records_returned", "date_range", "freshness", "features", "timestamp"
+        "symbol", "timeframe", "records_returned", "truncated", "next", "cursor", "date_range", "freshness", "features",
+        "timestamp",
     }  # fmt: skip
     assert (answer["symbol"], answer["timeframe"], answer["records_returned"]) == ("AAPL", "5m", 3)
     assert answer["date_range"] == {"start": "2026-03-11T14:15:00Z", "end": "2026-03-11T14:25:00Z"}
@@ -53,6 +54,7 @@ def test_the_default_is_500_day_bars(api: Api, seed: Seed) -> None:
         ("2026-03-11T14:25:00Z", None, ["14:25"]),
         ("2026-03-11T13:40:00 00:00", "2026-03-11T13:45:00 00:00", ["13:40"]),  # a + that was not escaped
         ("2026-03-12", None, []),
+        ("2026-03-11T13:40:00Z", "2026-03-11T13:40:00Z", []),
     ],
 )
 def test_a_range_is_half_open(api: Api, seed: Seed, start: str, end: str | None, expected: list[str]) -> None:

@@ -9,18 +9,22 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from market_data_pipeline_tests.serving.conftest import FEATURES, Api
+from market_data_pipeline.serving.formats import Media
+from market_data_pipeline_tests.serving.conftest import BARS, FEATURES, Api
 from market_data_pipeline_tests.serving.seeding import NOW, Seed
 
 
-def test_csv_and_arrow_hold_what_json_holds(api: Api, seed: Seed) -> None:
+def test_every_format_holds_what_json_holds_and_names_the_series(api: Api, seed: Seed) -> None:
     seed.series("AAPL", late=timedelta(hours=2))
     records = api.get(f"{FEATURES}/AAPL", timeframe="5m").json()["features"]
 
     text = api.get(f"{FEATURES}/AAPL", timeframe="5m", headers={"Accept": "text/csv"})
     stream = api.get(f"{FEATURES}/AAPL", timeframe="5m", headers={"Accept": "application/vnd.apache.arrow.stream"})
+    file = api.get(f"{FEATURES}/AAPL", timeframe="5m", format="parquet", headers={"Accept": "text/csv"})
+    by_column = api.get(f"{FEATURES}/AAPL", timeframe="5m", format="columns")
 
     rows = list(csv.DictReader(io.StringIO(text.text)))
     assert [row["ts"] for row in rows] == [record["ts"] for record in records]
@@ -28,9 +32,13 @@ def test_csv_and_arrow_hold_what_json_holds(api: Api, seed: Seed) -> None:
     assert [float(row["close"]) for row in rows] == [record["close"] for record in records]
     table = pa.ipc.open_stream(stream.content).read_all()
     assert table.schema.field("ts").type == pa.timestamp("us", "UTC")
-    parsed = [{**r, "ts": datetime.fromisoformat(r["ts"])} for r in records]
+    keys = {"symbol": "AAPL", "timeframe": "5m"}
+    parsed = [{**keys, **r, "ts": datetime.fromisoformat(r["ts"])} for r in records]
     assert table.to_pylist() == parsed
-    for response in (text, stream):
+    assert pq.read_table(pa.BufferReader(file.content)).to_pylist() == parsed
+    assert [(row["symbol"], row["timeframe"]) for row in rows] == [("AAPL", "5m")] * len(records)
+    assert by_column.json()["columns"] == {name: [record[name] for record in records] for name in records[0]}
+    for response in (text, stream, file):
         assert response.headers["X-Freshness"] == "AGING"
         assert "missing for 2 h" in response.headers["X-Freshness-Warning"]
 
@@ -42,6 +50,8 @@ def test_an_empty_range_is_served_in_every_format(api: Api, seed: Seed) -> None:
     assert len(api.get(path, headers={"Accept": "text/csv"}, **params).text.splitlines()) == 1
     stream = api.get(path, headers={"Accept": "application/vnd.apache.arrow.stream"}, **params)
     assert pa.ipc.open_stream(stream.content).read_all().num_rows == 0
+    assert pq.read_table(pa.BufferReader(api.get(path, format="parquet", **params).content)).num_rows == 0
+    assert api.get(path, format="columns", **params).json()["columns"]["close"] == []
 
 
 @pytest.mark.parametrize(
@@ -59,6 +69,17 @@ def test_accept_decides_by_quality(api: Api, seed: Seed, accept: str, kind: str)
     response = api.get(f"{FEATURES}/AAPL", timeframe="5m", headers={"Accept": accept})
     assert response.headers["Content-Type"].startswith(kind)
     assert "Accept" in response.headers["Vary"]
+
+
+def test_instants_are_milliseconds_on_request(api: Api, seed: Seed) -> None:
+    seed.series("AAPL", count=2)
+    asked = {"timeframe": "5m", "timestamps": "ms"}
+    first = datetime.fromisoformat("2026-03-11T13:30:00Z").timestamp() * 1000
+    for path, key in ((FEATURES, "features"), (BARS, "bars")):
+        records = api.get(f"{path}/AAPL", **asked).json()[key]
+        assert [record["ts"] for record in records] == [first, first + 300_000]
+    assert api.get(f"{BARS}/AAPL", format="columns", **asked).json()["columns"]["ts"] == [first, first + 300_000]
+    assert api.get(f"{BARS}/AAPL", format="csv", **asked).text.splitlines()[1].startswith(f"AAPL,5m,{first:.0f},")
 
 
 def test_an_unacceptable_format_is_refused(api: Api, seed: Seed) -> None:
@@ -84,11 +105,8 @@ def test_unchanged_records_are_not_sent_again(api: Api, seed: Seed, move_clock: 
 
 def test_each_format_has_its_own_etag(api: Api, seed: Seed) -> None:
     seed.series("AAPL")
-    tags = {
-        api.get(f"{FEATURES}/AAPL", timeframe="5m", headers={"Accept": kind}).headers["ETag"]
-        for kind in ("application/json", "text/csv", "application/vnd.apache.arrow.stream")
-    }
-    assert len(tags) == 3
+    tags = {api.get(f"{FEATURES}/AAPL", timeframe="5m", headers={"Accept": kind}).headers["ETag"] for kind in Media}
+    assert len(tags) == len(Media)
 
 
 @pytest.mark.parametrize("accept", ["application/json", "text/csv"])

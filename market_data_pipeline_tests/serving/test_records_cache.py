@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
@@ -10,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from market_data_pipeline.domain.series import Series, Timeframe
-from market_data_pipeline.reports.series_records import Range, SeriesSummary
-from market_data_pipeline.serving.cache import Records, pack, start_of
+from market_data_pipeline.reports.series_records import BAR_COLUMNS, Range, SeriesSummary
+from market_data_pipeline.serving.records import Records
 from market_data_pipeline_tests.serving.conftest import BARS, FEATURES, Api
 from market_data_pipeline_tests.serving.seeding import NOW, Seed
 from market_data_pipeline_tests.waiting import until
@@ -22,9 +23,9 @@ INSTANTS: Final = st.none() | st.integers(-600, 600 * COUNT).map(lambda s: FIRST
 
 
 def records_of(starts: list[datetime], *, is_complete: bool) -> Records:
-    lines = b"".join(f'{{"ts":"{ts:%Y-%m-%dT%H:%M:%SZ}","close":1}}\n'.encode() for ts in starts)
+    rows = [(ts, 1.0, 1.0, 1.0, 1.0, 1.0, None, 1) for ts in starts]
     summary = SeriesSummary(tracked=True, features=None, bars=None, next_split=None, futile=None)
-    return Records(Series("AAPL", Timeframe.M5), summary, pack(lines), is_complete)
+    return Records.of(Series("AAPL", Timeframe.M5), summary, BAR_COLUMNS, rows, is_complete=is_complete)
 
 
 @given(INSTANTS, INSTANTS, st.integers(1, COUNT + 2), st.integers(0, COUNT))
@@ -33,19 +34,22 @@ def test_a_window_is_cut_as_from_all_records_or_not_at_all(
 ) -> None:
     every = [FIRST + n * timedelta(minutes=5) for n in range(COUNT)]
     inside = [ts for ts in every if (start is None or ts >= start) and (end is None or ts < end)]
-    expected = [f"{ts:%Y-%m-%dT%H:%M:%S}".encode() for ts in inside[-limit:]]
+    expected = [f"{ts:%Y-%m-%dT%H:%M:%SZ}" for ts in inside[-limit:]]
     kept = every[COUNT - depth :]
 
-    cut = records_of(kept, is_complete=depth == COUNT).cut(Range(start, end, limit))
+    page = records_of(kept, is_complete=depth == COUNT).cut(Range(start, end, limit))
 
-    # Only a window that reaches further back than the records is left to the database.
-    if cut is None:
+    # Only a window that may reach further back than the records is left to the database.
+    if page is None:
         kept_inside = [ts for ts in kept if end is None or ts < end]
         assert depth < COUNT
-        assert len(kept_inside) < limit
+        assert len(kept_inside) <= limit
         assert start is None or not kept or start < kept[0]
     else:
-        assert [start_of(record) for record in cut] == expected
+        assert [record["ts"] for record in json.loads(page.content)] == expected
+        assert (page.size, page.is_cut) == (len(expected), len(inside) > limit)
+        bounds = (page.first, page.last) if expected else None
+        assert bounds == ((inside[-limit:][0], inside[-1]) if inside else None)
 
 
 def cuts(api: Api) -> float:

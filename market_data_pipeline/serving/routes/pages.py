@@ -29,7 +29,7 @@ from market_data_pipeline.serving.pages import series as series_page
 from market_data_pipeline.serving.pages import status as status_page
 from market_data_pipeline.serving.pages.templates import render, series_url
 from market_data_pipeline.serving.problems import RETRY_DATABASE_AFTER
-from market_data_pipeline.serving.routes.series import may_exist
+from market_data_pipeline.serving.series_problems import may_exist
 from market_data_pipeline.settings.addresses import local_url
 from market_data_pipeline.store.connection import snapshot
 

@@ -26,6 +26,10 @@ def router() -> APIRouter:
     async def docs() -> HTMLResponse:
         return HTMLResponse(render("docs.html"), headers=_DOCS_HEADERS)
 
+    @routes.get(PATH)
+    async def problems() -> HTMLResponse:
+        return HTMLResponse(render("problems.html", root="", now=None, kinds=BY_SLUG.values()), headers=PAGE_HEADERS)
+
     @routes.get(f"{PATH}/{{slug}}")
     async def problem(slug: str) -> HTMLResponse:
         if slug not in BY_SLUG:
