@@ -18,6 +18,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
+import psutil
+
 from market_data_pipeline.domain.errors import DatabaseFullError, DatabaseUnavailableError, UsageError
 from market_data_pipeline.orchestration.dagster_internals import (
     HEARTBEAT_TOLERANCE_SECONDS,
@@ -29,7 +31,7 @@ from market_data_pipeline.runtime.load import cancel_begun, end_runs, forget_hea
 from market_data_pipeline.runtime.processes import Processes, commands, other_commands
 from market_data_pipeline.runtime.supervision import Service, Supervisor
 from market_data_pipeline.settings import process_environment
-from market_data_pipeline.settings.project import LOCATION
+from market_data_pipeline.settings.project import LOCATION, is_local
 
 if TYPE_CHECKING:
     import dagster as dg
@@ -88,20 +90,24 @@ class Daemon:
         return self
 
     def __exit__(self, _: object, failure: BaseException | None, __: object) -> None:
+        had_children, lost = bool(self.processes.children), isinstance(failure, DatabaseUnavailableError)
         try:
-            if self.processes.children:
+            if had_children:
                 names = ", ".join(child.name for child in self.processes.children)
                 self.console.print(f"Stopping {names} ...")
-                if not isinstance(failure, DatabaseUnavailableError):
+                if not lost:
                     cancel_begun(self.instance)
                     end_runs(self.instance)
         finally:
-            # The code server takes 2 s to end on SIGTERM; without a run it has nothing to finish and is killed.
-            succeeded = failure is None
-            had_children = bool(self.processes.children)
-            self.processes.stop(_CODE_SERVER, is_idle=lambda: succeeded and not has_begun(self.instance))
-            if had_children:
-                forget_heartbeats(self.instance)
+            if lost:
+                # Nothing more can be stored, and on SIGTERM each would first try for its whole time.
+                self.processes.kill()
+            else:
+                # The code server takes 2 s to end on SIGTERM; without a run it has nothing to finish and is killed.
+                succeeded = failure is None
+                self.processes.stop(_CODE_SERVER, is_idle=lambda: succeeded and not has_begun(self.instance))
+                if had_children:
+                    forget_heartbeats(self.instance)
             self.state.close()
             self._lock.close()
 
@@ -150,7 +156,8 @@ class Daemon:
     def _served_by_others(self) -> str | None:
         """Return which other daemon serves this storage, empty for none; None while that is not known yet.
 
-        The heartbeats of a daemon that was killed look alive for a while: only a new one shows that it is.
+        The heartbeats of a daemon that has ended look alive for a while: only a new one shows that it is. None is
+        waited for when the daemon would have to be a process of this machine and no process can be it.
         """
         if self._ended_ours:  # its lock may be seen for a moment yet; a daemon that starts waits for it
             return ""
@@ -158,6 +165,8 @@ class Daemon:
             return str(found)
         newest = self._newest_heartbeat()
         if newest < time.time() - HEARTBEAT_TOLERANCE_SECONDS:
+            return ""
+        if not _daemon_can_live(self.settings):
             return ""
         if self._first_heartbeat is None:
             self._first_heartbeat = newest
@@ -271,6 +280,29 @@ def _supervisor(settings: Settings, processes: Processes, console: Console, *, s
     alerting = settings if stays else settings.model_copy(update={"alert_urls": []})
     most = None if stays else _MOST_RESTARTS
     return Supervisor(alerting, processes, lambda text: console.print(text, markup=False), others, most)
+
+
+def _daemon_can_live(settings: Settings) -> bool:
+    """Return whether a process may be the Dagster daemon that has sent the heartbeats in this storage.
+
+    Who uses the embedded server is a process of its machine, whose command line has the words Dagster and daemon, also
+    when `dagster dev` has started it. The daemon of another server, or of one in another container, may be anywhere.
+    """
+    if not is_local(settings.dagster_postgres_url, settings.state_dir):
+        return True
+    from market_data_pipeline.runtime.postgres import EmbeddedPostgres
+
+    return EmbeddedPostgres.of(settings).process() is None or any(
+        _may_serve(process, settings.dagster_postgres_url) for process in psutil.process_iter(["cmdline", "environ"])
+    )
+
+
+def _may_serve(process: psutil.Process, storage: str) -> bool:
+    """Return whether a process looks like a Dagster daemon, unless its environment names another storage."""
+    words: list[str] = process.info["cmdline"] or []
+    environment: dict[str, str] = process.info["environ"] or {}
+    named = any("dagster" in word and "daemon" in word for word in words[:4])
+    return named and environment.get("DAGSTER_POSTGRES_URL", storage) == storage
 
 
 def daemon_lock(settings: Settings) -> Path:

@@ -179,6 +179,14 @@ class Processes:
         if is_idle():
             _kill_trees(final)
         end_trees(final)
+        self._forget()
+
+    def kill(self) -> None:
+        """Kill all processes and everything they started."""
+        _kill_trees(child.process for child in self.children)
+        self._forget()
+
+    def _forget(self) -> None:
         self.children.clear()
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
@@ -263,6 +271,7 @@ def end_trees(roots: Iterable[psutil.Process], seconds: float = STOP_SECONDS) ->
 
 
 def _kill_trees(roots: Iterable[psutil.Process]) -> None:
+    """Kill processes and their descendants."""
     found: list[psutil.Process] = []
     for root in roots:
         with suppress(psutil.NoSuchProcess):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -10,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import dagster as dg
+import psutil
 import pytest
 from dagster._daemon.types import DaemonHeartbeat
 from rich.console import Console
@@ -22,6 +24,7 @@ from market_data_pipeline.runtime.daemon import Daemon, daemon_lock
 from market_data_pipeline.runtime.daemon_watch import DaemonWatch
 from market_data_pipeline.runtime.processes import Processes
 from market_data_pipeline.settings import Settings
+from market_data_pipeline_tests.conftest import OWN_SERVER, SESSION
 from market_data_pipeline_tests.orchestration.webhook import webhook
 from market_data_pipeline_tests.waiting import until
 
@@ -197,3 +200,55 @@ def test_a_daemon_that_was_restarted_is_not_two(
             watch.check()
         assert hook.titles() == []
     state.close()
+
+
+class Embedded(Settings):
+    """Settings whose embedded server is that of the test session."""
+
+    @property
+    def state_dir(self) -> Path:
+        return Path(os.environ[SESSION])
+
+
+@pytest.fixture
+def embedded(tmp_path: Path, dagster_url: str, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """Settings with Dagster's storage on an embedded server, on a machine where only this test runs."""
+    if OWN_SERVER in os.environ:
+        pytest.skip("the server is another one's")
+    monkeypatch.setattr(psutil, "process_iter", lambda _: children())
+    return Embedded(project_root=tmp_path, dagster_postgres_url=dagster_url)
+
+
+def children() -> list[psutil.Process]:
+    found = psutil.Process().children()
+    for each in found:
+        each.info = {"cmdline": each.cmdline(), "environ": each.environ()}
+    return found
+
+
+CHECKING = "Checking whether another Dagster daemon serves this storage"
+
+
+def test_on_the_embedded_server_the_heartbeats_of_a_daemon_that_is_gone_are_not_waited_for(
+    embedded: Settings, console: Console, instance: dg.DagsterInstance
+) -> None:
+    beat(instance)
+    with daemon(embedded, console, instance) as ours:
+        ours.share()
+        assert ours.started
+    assert CHECKING not in console.export_text()
+
+
+@pytest.mark.parametrize("same", [True, False], ids=["this storage", "another storage"])
+def test_a_process_that_may_be_the_daemon_of_this_storage_is_waited_for(
+    embedded: Settings, console: Console, instance: dg.DagsterInstance, same: bool
+) -> None:
+    beat(instance)
+    command = [sys.executable, "-c", "import sys; sys.stdin.read()", "dagster-daemon"]
+    variables = {**os.environ, "DAGSTER_POSTGRES_URL": "postgresql+psycopg2://elsewhere/dagster"}
+    if same:
+        del variables["DAGSTER_POSTGRES_URL"]  # Dagster reads it from the project's .env
+    with subprocess.Popen(command, stdin=subprocess.PIPE, env=variables), daemon(embedded, console, instance) as ours:
+        ours.share()
+        assert ours.started is not same
+    assert (CHECKING in console.export_text()) is same
