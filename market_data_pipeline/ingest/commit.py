@@ -13,6 +13,7 @@ from market_data_pipeline.domain.bars import ts_us
 from market_data_pipeline.domain.calendar import from_us
 from market_data_pipeline.domain.counters import NOTHING, Counters, Tally
 from market_data_pipeline.domain.errors import TransactionConflictError
+from market_data_pipeline.domain.intervals import Interval
 from market_data_pipeline.domain.objectives import TIER_OBJECTIVES
 from market_data_pipeline.domain.series import Series
 from market_data_pipeline.ingest.compare import changes_of, compare
@@ -27,7 +28,7 @@ from market_data_pipeline.store.series_state import state_of, write_failure, wri
 from market_data_pipeline.store.stray_bars import write_stray_bars
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from datetime import date, datetime
 
     import pandas as pd
@@ -168,7 +169,7 @@ def _commit(context: CommitContext, change: Change) -> SeriesOutcome:
         with tally.storing():
             stored = stored_bars(connection, series, change.spans, state.last_ts)
     delta = compare(stored, change.bars)
-    changed = changes_of(stored, change.bars, delta, state.last_ts)
+    changes = changes_of(stored, change.bars, delta, state.last_ts)
     with tally.storing():
         replaced = [from_us(us) for us in ts_us(stored)[delta.replaced]]
         supersede_bars(connection, series, replaced, now, context.run_id)
@@ -213,13 +214,14 @@ def _commit(context: CommitContext, change: Change) -> SeriesOutcome:
         features_computed_at=now if features.rows else state.features_computed_at,
         settled_until=expected.settled_until(),
     )
+    changed = _hull(series, [us for us in (delta.first_us, delta.last_us) if us is not None], features.changed_us)
     outcome = SeriesOutcome(
         series,
         context.request.tier,
-        "ok" if delta.first_us is not None or features.rows else "unchanged",
+        "ok" if changed else "unchanged",
         counters=tally.counters + written,
-        rows_filled=changed.rows_filled,
-        changes=changed.sample,
+        rows_filled=changes.rows_filled,
+        changes=changes.sample,
         bar_count=new_state.bar_count,
         feature_count=new_state.feature_count,
         first_ts=new_state.first_ts,
@@ -234,7 +236,7 @@ def _commit(context: CommitContext, change: Change) -> SeriesOutcome:
         write_coverage(connection, series, change.coverage, context.run_id)
         write_stray_bars(connection, series, change.outside, now)
         write_state(connection, series, new_state)
-        row = _log_row(outcome, state, context.run_id, change.started_at, context.clock())
+        row = _log_row(outcome, state, context.run_id, change.started_at, context.clock(), changed)
         append_log(connection, series, row)
         connection.commit()
     context.states[series.timeframe] = new_state
@@ -268,8 +270,19 @@ def _with_extent(
     )
 
 
+def _hull(series: Series, *starts_us: Sequence[int]) -> Interval | None:
+    """Return the interval from the first of these bars' starts to the end of the last one; None for none."""
+    touched = [us for some in starts_us for us in some]
+    return Interval(from_us(min(touched)), from_us(max(touched)) + series.timeframe.span) if touched else None
+
+
 def _log_row(
-    outcome: SeriesOutcome, before: SeriesState, run_id: str, started_at: datetime, finished_at: datetime
+    outcome: SeriesOutcome,
+    before: SeriesState,
+    run_id: str,
+    started_at: datetime,
+    finished_at: datetime,
+    changed: Interval | None = None,
 ) -> LogRow:
     """Return the `ingest_log` row for an outcome; `before` is the series' state before the execution."""
     return LogRow(
@@ -283,4 +296,6 @@ def _log_row(
         warning=outcome.warning,
         due_at=before.next_due_at if before.life.expects_bars else finished_at,  # nothing is due of one that is not
         rpo=TIER_OBJECTIVES[outcome.tier].rpo,
+        changed_from=changed.start if changed else None,
+        changed_until=changed.end if changed else None,
     )

@@ -21,19 +21,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """Masks over the answer and the stored frame, and the first instant from which anything differs.
+    """Masks over the answer and the stored frame, and from where to where they differ.
 
     Attributes:
         inserted: over the answer: bars that are not stored.
         updated: over the answer: bars stored with other values.
         replaced: over the stored frame: bars whose values are to be kept as revisions.
         first_us: start of the first bar that differs, microseconds since 1970 UTC; None when none does.
+        last_us: start of the last one.
     """
 
     inserted: np.ndarray
     updated: np.ndarray
     replaced: np.ndarray
     first_us: int | None
+    last_us: int | None
 
     @property
     def rows_inserted(self) -> int:
@@ -59,7 +61,8 @@ def compare(stored: pd.DataFrame, answer: pd.DataFrame) -> Delta:
     new_ts, old_ts = ts_us(answer), ts_us(stored)
     if not len(old_ts):
         nothing = np.zeros(len(new_ts), dtype=bool)
-        return Delta(~nothing, nothing, np.zeros(0, dtype=bool), int(new_ts[0]) if len(new_ts) else None)
+        first, last = (int(new_ts[0]), int(new_ts[-1])) if len(new_ts) else (None, None)
+        return Delta(~nothing, nothing, np.zeros(0, dtype=bool), first, last)
     at = np.minimum(np.searchsorted(old_ts, new_ts), len(old_ts) - 1)
     held = old_ts[at] == new_ts
     differs = np.zeros(len(new_ts), dtype=bool)
@@ -70,7 +73,8 @@ def compare(stored: pd.DataFrame, answer: pd.DataFrame) -> Delta:
     replaced = ~np.isin(old_ts, new_ts, assume_unique=True)
     replaced[at[updated]] = True
     touched = np.concatenate((new_ts[~held], old_ts[replaced]))
-    return Delta(~held, updated, replaced, int(touched.min()) if len(touched) else None)
+    first, last = (int(touched.min()), int(touched.max())) if len(touched) else (None, None)
+    return Delta(~held, updated, replaced, first, last)
 
 
 SHOWN: Final = 5  # per series and run: enough to show the kind of change; the counts shown with the sample are exact

@@ -24,7 +24,7 @@ from market_data_pipeline.store.features import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     import pandas as pd
     import pyarrow as pa
@@ -66,12 +66,15 @@ class FeatureUpdate(NamedTuple):
         problems: a sentence for each own feature that could not be computed.
         own_features: the fingerprint of the own features behind the stored rows, for the series' state.
         bars: the adjusted bars that were read for it; empty when there was nothing to compute.
+        changed_us: starts of the first and last bars whose features were written or removed, microseconds since 1970
+            UTC; empty when none were.
     """
 
     rows: int
     problems: tuple[str, ...]
     own_features: str
     bars: pd.DataFrame
+    changed_us: Sequence[int] = ()
 
 
 def update_features(
@@ -126,16 +129,19 @@ def update_features(
     with tally.computing():
         table, problems = _computed(series, read, start, basis.asset_class, own)
     begin = first or BEGINNING
+    removed: list[datetime] = []
     with tally.storing():
         if held_until is not None and begin <= held_until:
-            table = _differing(connection, series, table, begin, own)
+            table, removed = _differing(connection, series, table, begin, own)
         append_features(connection, series, table, now)
+    written = table["ts"].cast("int64").to_numpy()
+    changed_us = [*written[:1].tolist(), *written[-1:].tolist(), *map(to_us, (*removed[:1], *removed[-1:]))]
     rows = int(table.num_rows)
     if own.readable:
         fingerprint = own.digest + (FAILED_MARK if problems else "")
     else:
         fingerprint = FAILED_MARK if rows else state.own_features
-    return FeatureUpdate(rows, problems, fingerprint, read)
+    return FeatureUpdate(rows, problems, fingerprint, read, changed_us)
 
 
 def _is_outdated(state: SeriesState, basis: FeatureBasis, *, bars_change: bool) -> bool:
@@ -228,12 +234,14 @@ def _computed(
 
 def _differing(
     connection: StoreConnection, series: Series, computed: pa.Table, compare_from: datetime, own: OwnFeatures
-) -> pa.Table:
+) -> tuple[pa.Table, list[datetime]]:
+    """Remove the stored rows that are outdated; return the computed ones to store, and the starts of those removed."""
     import numpy as np
 
     stored = read_features(connection, series, compare_from, own.declarations, leftovers=own.readable)
     mask = changed_rows(stored, computed)
     stored_ts, computed_ts = stored["ts"].to_numpy(), computed["ts"].to_numpy()
     outdated = np.isin(stored_ts, computed_ts[mask]) | ~np.isin(stored_ts, computed_ts)
-    remove_features(connection, series, stored["ts"].filter(outdated).to_pylist())
-    return computed.filter(mask)
+    removed = stored["ts"].filter(outdated).to_pylist()
+    remove_features(connection, series, removed)
+    return computed.filter(mask), removed

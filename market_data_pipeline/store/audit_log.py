@@ -43,7 +43,8 @@ class LogRow:
 
     `due_at` is `next_due_at` as it was before the execution: when the first missing bar was, or will be, due; where no
     bars are expected (domain.life), the end of the execution. `rpo` is the tier's objective; the row's
-    `outside_rpo_since` is computed from both.
+    `outside_rpo_since` is computed from both. What was stored, changed or removed lies in [changed_from,
+    changed_until), None where nothing was.
     """
 
     run_id: str
@@ -56,11 +57,14 @@ class LogRow:
     warning: str | None = None
     due_at: datetime | None = None
     rpo: timedelta = timedelta(0)
+    changed_from: datetime | None = None
+    changed_until: datetime | None = None
 
 
 _COUNTERS: Final = tuple(counter.name for counter in fields(Counters))
 _COLUMNS: Final = (
     *("run_id", "symbol", "timeframe", "started_at", "finished_at", "status", "error_class", "error", "warning"),
+    *("changed_from", "changed_until"),
     *_COUNTERS,
 )
 _ROW: Final = tuple(field.name for field in fields(LogRow) if field.name != "counters")
