@@ -158,6 +158,7 @@ def test_secrets_may_be_in_files_of_their_own(tmp_path: Path, monkeypatch: pytes
         "DAGSTER_POSTGRES_URL": "postgresql+psycopg2://me:hunter2@db/dagster",
         "MARKET_DATA_API_TOKEN": "t0ken",
         "MARKET_DATA_ALERT_URLS": "json://hooks.example/hunter2",
+        "MARKET_DATA_LAKE_OPTIONS": '{"AWS_SECRET_ACCESS_KEY": "hunter2"}',
     }
     (tmp_path / "secrets").mkdir()
     for variable, value in secrets.items():
@@ -174,8 +175,8 @@ def test_secrets_may_be_in_files_of_their_own(tmp_path: Path, monkeypatch: pytes
             patch.setenv(variable, value)
         direct = load_settings()
 
-    assert by_file.model_dump(exclude={"project_root", "dagster_home"}) == direct.model_dump(
-        exclude={"project_root", "dagster_home"}
+    assert by_file.model_dump(exclude={"project_root", "dagster_home", "lake_url"}) == direct.model_dump(
+        exclude={"project_root", "dagster_home", "lake_url"}
     )
     assert by_file.base_url == "https://api.massive.com"
 

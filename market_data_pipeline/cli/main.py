@@ -13,7 +13,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from market_data_pipeline import __version__
-from market_data_pipeline.cli import measure, reports, runs, spellings, universe
+from market_data_pipeline.cli import lake, measure, reports, runs, spellings, universe
 from market_data_pipeline.cli.console import HistoryDays, SymbolList, Symbols, Timeframes, names, settings, symbols_of
 from market_data_pipeline.domain.errors import ConfigurationError, PipelineError, UsageError
 from market_data_pipeline.domain.series import parse_timeframe
@@ -144,6 +144,7 @@ def backfill(
 for part in (reports, runs, measure):
     app.add_typer(part.app)
 app.add_typer(universe.app, name="universe")
+app.add_typer(lake.app, name="lake")
 
 
 def main() -> NoReturn:

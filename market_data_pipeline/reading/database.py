@@ -7,7 +7,7 @@ one; how many rows that will be is estimated from the state of the series.
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from market_data_pipeline.domain.adjustments import price_factor
 from market_data_pipeline.domain.bars import PRICES
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from market_data_pipeline.domain.adjustments import Split
+    from market_data_pipeline.domain.features.definitions import Feature
     from market_data_pipeline.domain.series import Series
     from market_data_pipeline.reading.selection import Selection
     from market_data_pipeline.settings import Settings
@@ -34,6 +35,32 @@ if TYPE_CHECKING:
 
 # About a year of 5m bars. The server's memory for it is 25 MB with features; a statement costs as much as 200 rows.
 PIECE_ROWS: Final = 1 << 16
+
+
+class RowSource(Protocol):
+    """Where rows are read from; arguments and answers are those of `store.many_series`."""
+
+    def bar_columns(
+        self, stretches: Sequence[Stretch], names: Sequence[str], as_of: datetime | None = None, /
+    ) -> Columns:
+        """Return the raw bars of the stretches."""
+        ...
+
+    def feature_columns(self, stretches: Sequence[Stretch], features: Sequence[Feature], /) -> Columns:
+        """Return the stored features of the stretches."""
+        ...
+
+
+class _Database(NamedTuple):
+    connection: StoreConnection
+
+    def bar_columns(
+        self, stretches: Sequence[Stretch], names: Sequence[str], as_of: datetime | None = None, /
+    ) -> Columns:
+        return many_series.bar_columns(self.connection, stretches, names, as_of)
+
+    def feature_columns(self, stretches: Sequence[Stretch], features: Sequence[Feature], /) -> Columns:
+        return many_series.feature_columns(self.connection, stretches, features)
 
 
 class Piece(NamedTuple):
@@ -59,7 +86,7 @@ def pieces(selection: Selection, settings: Settings, rows: int = PIECE_ROWS) -> 
             splits = many_series.splits_of(connection, selection.symbols, selection.as_of)
         read = 0
         for batch in _batches(_stretches(selection, held, rows), held, rows):
-            found = _rows(connection, selection, batch, splits, today)
+            found = rows_of(_Database(connection), selection, batch, splits, today)
             read += sum(stretch.end == selection.interval(stretch.series.symbol)[1] for stretch in batch)
             yield Piece(table(selection, found), read)
 
@@ -117,23 +144,24 @@ def _overlap(stretch: Stretch, state: Held) -> tuple[datetime, datetime]:
     return max(stretch.start, state.first_ts or stretch.start), min(stretch.end, state.last_ts or stretch.end)
 
 
-def _rows(
-    connection: StoreConnection,
+def rows_of(
+    source: RowSource,
     selection: Selection,
     batch: Sequence[Stretch],
     splits: dict[str, list[Split]],
     today: date,
 ) -> Rows:
+    """Return the selected rows of a batch, adjusted, and features beside their bars."""
     series = [stretch.series for stretch in batch]
     if selection.kind == "features":
-        features = many_series.feature_columns(connection, batch, selection.features)
+        features = source.feature_columns(batch, selection.features)
         return Rows(series, features.at, features.ts, features.values)
     # Volume divides and prices multiply by a factor of their own row, so that one column alone is adjusted as all are.
-    bars = many_series.bar_columns(connection, batch, selection.bars, selection.as_of)
+    bars = source.bar_columns(batch, selection.bars, selection.as_of)
     _adjust(bars, batch, splits, today)
     values = bars.values
     if selection.features:
-        values = values | _beside(bars, many_series.feature_columns(connection, batch, selection.features))
+        values = values | _beside(bars, source.feature_columns(batch, selection.features))
     return Rows(series, bars.at, bars.ts, values)
 
 
@@ -148,11 +176,13 @@ def _adjust(bars: Columns, batch: Sequence[Stretch], splits: dict[str, list[Spli
         factor = price_factor(bars.ts[rows], known, today)
         if (factor == 1.0).all():
             continue
-        for name, values in bars.values.items():
-            if name in (*PRICES, "vwap"):
-                values[rows] *= factor
-            elif name == "volume":
-                values[rows] /= factor
+        for name in bars.values.keys() & {*PRICES, "vwap", "volume"}:
+            if not bars.values[name].flags.writeable:  # a view of a file's columns
+                bars.values[name] = bars.values[name].copy()
+            if name == "volume":
+                bars.values[name][rows] /= factor
+            else:
+                bars.values[name][rows] *= factor
 
 
 def _beside(bars: Columns, features: Columns) -> dict[str, object]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from market_data_pipeline.domain.errors import UsageError
+from market_data_pipeline.reading import lake as from_lake
 from market_data_pipeline.reading import progress, tables
 from market_data_pipeline.reading.current_settings import current_settings
 from market_data_pipeline.reading.database import PIECE_ROWS, Piece, pieces
@@ -42,7 +43,7 @@ def read(
     found: list[pa.Table] = []
     rows = 0
     with progress.shown(kind, len(selection.symbols) * len(selection.timeframes)) as show:
-        for piece in _pieces(selection, settings, source, PIECE_ROWS):
+        for piece in _pieces(selection, settings, source, None):
             found.append(piece.table)
             rows += piece.table.num_rows
             show(piece.series_read, rows)
@@ -75,12 +76,18 @@ def _selection(kind: Kind, settings: Settings, arguments: dict[str, Any]) -> Sel
     return select(kind, own=own, **arguments)
 
 
-def _pieces(selection: Selection, settings: Settings, source: Source, rows: int) -> Iterator[Piece]:
+def _pieces(selection: Selection, settings: Settings, source: Source, rows: int | None) -> Iterator[Piece]:
+    """Yield the selected rows, of about `rows` each time; None: as they are read fastest."""
     if source not in _SOURCES:
         raise UsageError(f"source must be one of {', '.join(_SOURCES)}, not {source!r}.")
+    lake = None
     if source == "lake":
-        raise UsageError("There is no lake to read from yet; source='database' has everything.")
-    return pieces(selection, settings, rows)
+        lake = from_lake.open_lake(selection, settings)
+    elif source == "auto":
+        lake = from_lake.nearer_lake(selection, settings)
+    if lake is not None:
+        return from_lake.pieces(selection, settings, lake, rows)
+    return pieces(selection, settings, rows or PIECE_ROWS)
 
 
 def _form(as_arrow: bool, as_polars: bool) -> Callable[[pa.Table], Any]:

@@ -19,6 +19,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    Secret,
     SecretStr,
     ValidationError,
     ValidationInfo,
@@ -102,6 +103,12 @@ def _default_dagster_url(values: dict[str, Any]) -> str:
     return psycopg2_url(url)
 
 
+def _default_lake_url(values: dict[str, Any]) -> str:
+    """Return the folder for this kind of bars: a lake holds bars of one source, like a database."""
+    kind = _kind_of_bars(values.get("base_url"), values.get("api_key"), values.get("sandbox_replay"))
+    return str(project.state_dir(values["project_root"]) / "lake" / kind)
+
+
 def _known(default: Any, variable: str, example: str, parse: Callable[[Any], Any] | None = None, **more: Any) -> Any:
     """Return a field read from `variable`; `default` is a value or a function of the preceding fields."""
     more |= {"default_factory": default} if callable(default) else {"default": default}
@@ -177,6 +184,12 @@ class Settings(BaseModel):
     )
     definitions_module: Annotated[str | None, BeforeValidator(parsers.module_name)] = _known(
         None, "MARKET_DATA_DEFINITIONS_MODULE", "my_assets.py"
+    )
+    lake_url: Annotated[str, BeforeValidator(parsers.lake_url)] = _known(
+        _default_lake_url, "MARKET_DATA_LAKE_URL", "s3://research/market-data"
+    )
+    lake_options: Annotated[Secret[dict[str, str]] | None, BeforeValidator(parsers.lake_options)] = _known(
+        None, "MARKET_DATA_LAKE_OPTIONS", '{"AWS_REGION": "eu-west-1"}'
     )
     api_port: Annotated[int, BeforeValidator(parsers.whole_number(1, 65_535))] = _known(
         8000, "MARKET_DATA_API_PORT", "8000"

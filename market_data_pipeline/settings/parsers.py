@@ -5,6 +5,7 @@ The message shows the given text unless that may hold a secret. URLs of PostgreS
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Collection
 from datetime import UTC, datetime
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from pydantic import SecretStr
+from pydantic import Secret, SecretStr
 
 
 def whole_number(low: int, high: int) -> Callable[[Any], int]:
@@ -51,6 +52,30 @@ def instant(given: Any) -> datetime:
     if moment.tzinfo is None:
         raise ValueError(f"is {given!r}, which has no offset from UTC")
     return moment.astimezone(UTC)
+
+
+def lake_url(given: Any) -> str:
+    """Return the URL of an object store or the absolute path of a folder, which need not exist."""
+    text = str(given).strip()
+    scheme, separator, rest = text.partition("://")
+    if not separator:
+        return str(Path(text).expanduser().absolute())
+    if not re.fullmatch(r"[a-z][a-z0-9+.-]*", scheme) or not rest.strip("/"):
+        raise ValueError(f"is {text!r}, which is neither a folder nor the URL of an object store")
+    if "@" in rest.split("/")[0] and scheme not in {"abfs", "abfss"}:
+        raise ValueError("has a name or a password in it; they belong in MARKET_DATA_LAKE_OPTIONS or the environment")
+    return text.rstrip("/")
+
+
+def lake_options(given: Any) -> Secret[dict[str, str]]:
+    """Return delta-rs' storage options, given as a JSON object of texts."""
+    try:
+        options = given if isinstance(given, dict) else json.loads(str(given))
+    except ValueError:
+        options = None
+    if not isinstance(options, dict) or not all(isinstance(value, str) for value in options.values()):
+        raise ValueError("is not a JSON object whose values are texts")
+    return Secret(options)
 
 
 def existing_path(given: Any) -> Path:

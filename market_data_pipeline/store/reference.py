@@ -5,7 +5,7 @@ Relations: `splits`, `split_revisions`, `unreadable_splits`, `reference_checks` 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from market_data_pipeline.domain.adjustments import NO_TICKER, Split
 from market_data_pipeline.domain.calendar import EXCHANGE_ZONE_NAME
@@ -101,6 +101,24 @@ def read_splits(connection: StoreConnection, symbol: str, known_at: datetime | N
         {"symbol": symbol, "known_at": known_at},
     )
     return tuple(Split(**row) for row in rows)
+
+
+def split_history(connection: StoreConnection) -> list[dict[str, Any]]:
+    """Return every split that was ever listed, with when it was: [first_seen_at, superseded_at), None for still."""
+    return connection.rows(
+        """
+        select
+            symbol, execution_date, split_from, split_to, factor, counts, first_seen_at,
+            null::timestamptz as superseded_at
+        from market_data.splits
+        union all
+        select
+            symbol, execution_date, split_from, split_to, split_from / split_to as factor, counts, first_seen_at,
+            superseded_at
+        from market_data.split_revisions
+        order by symbol, execution_date, factor, first_seen_at, superseded_at
+        """
+    )
 
 
 class ListedSplit(NamedTuple):

@@ -1,0 +1,150 @@
+"""Rows of many series from the lake, in the form of those from the database.
+
+The lake answers from what it holds, without the database. `auto` asks the database whether the lake has exactly what it
+has itself of the series that are asked for, and takes the lake where that is nearer.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from market_data_pipeline.domain.calendar import exchange_date, from_us
+from market_data_pipeline.domain.errors import PipelineError, UsageError
+from market_data_pipeline.domain.series import Series
+from market_data_pipeline.reading.connections import snapshot
+from market_data_pipeline.reading.database import PIECE_ROWS, Piece, rows_of
+from market_data_pipeline.reading.tables import table
+from market_data_pipeline.store.many_series import Stretch
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from market_data_pipeline.domain.adjustments import Split
+    from market_data_pipeline.lake.read import LakeReader
+    from market_data_pipeline.lake.tables import LakeTable
+    from market_data_pipeline.reading.selection import Selection
+    from market_data_pipeline.settings import Settings
+    from market_data_pipeline.store.changes import StoredSeries
+
+# The database returns fewer rows before the lake's files are opened.
+NEAR_ROWS: Final = PIECE_ROWS
+_INSTANT: Final = timedelta(microseconds=1)
+
+
+class OpenLake(NamedTuple):
+    """A lake that is read from, and the splits that its bars are adjusted by."""
+
+    reader: LakeReader
+    splits: dict[str, list[Split]]
+
+
+def pieces(selection: Selection, settings: Settings, opened: OpenLake, rows: int | None) -> Iterator[Piece]:
+    """Yield the selected rows in pieces of whole series, of about `rows` rows unless that is None; at least one."""
+    today = exchange_date(selection.as_of or settings.clock())
+    series = selection.series()
+    size = len(series) if rows is None else max(1, rows * len(series) // max(1, _rows_held(selection, opened.reader)))
+    for begin in range(0, len(series), size):
+        batch = [Stretch(one, *selection.interval(one.symbol)) for one in series[begin : begin + size]]
+        found = rows_of(opened.reader, selection, batch, opened.splits, today)
+        yield Piece(table(selection, found), begin + len(batch))
+
+
+def open_lake(selection: Selection, settings: Settings) -> OpenLake:
+    """Return the lake for a selection that is to be read from it and from nothing else.
+
+    Raises:
+        UsageError: it lacks one of the series, or does not reach up to the end that was asked for.
+        ConfigurationError: its place cannot be used.
+    """
+    try:
+        reader = _reader(settings)
+    except ModuleNotFoundError:
+        from market_data_pipeline.lake.location import INSTALL
+
+        raise UsageError(f"source='lake' needs deltalake: {INSTALL}.") from None
+    for one in _tables(selection):
+        _refuse_missing(selection, reader, one)
+    return OpenLake(reader, reader.splits_of(selection.symbols, selection.as_of) if selection.adjusted else {})
+
+
+def nearer_lake(selection: Selection, settings: Settings) -> OpenLake | None:
+    """Return the lake if it answers sooner than the database, with the same rows; None to read from the database.
+
+    That is: it is a folder of this machine, the selection is large, and no series of it has changed since the sync.
+    """
+    from market_data_pipeline.store import many_series
+    from market_data_pipeline.store.changes import stored_series
+
+    try:
+        reader = _reader(settings)
+        if reader.lake.local is None or not reader.lake.local.exists():
+            return None
+        with snapshot(settings) as connection:
+            stored = stored_series(connection, selection.timeframes, selection.symbols)
+            if sum(series.bar_count for series in stored.values()) < NEAR_ROWS:
+                return None
+            splits = many_series.splits_of(connection, selection.symbols, selection.as_of) if selection.adjusted else {}
+        if all(_is_same(selection, reader, one, stored) for one in _tables(selection)):
+            return OpenLake(reader, splits)
+    except (PipelineError, ModuleNotFoundError):
+        pass
+    return None
+
+
+def _reader(settings: Settings) -> LakeReader:
+
+    from market_data_pipeline.lake.location import Lake
+    from market_data_pipeline.lake.read import LakeReader
+
+    return LakeReader(Lake.of(settings))
+
+
+def _tables(selection: Selection) -> list[LakeTable]:
+    """Return the tables that a selection is read from."""
+    from market_data_pipeline.lake.tables import Kind, LakeTable
+
+    kinds = [Kind.FEATURES] if selection.kind == "features" else [Kind.BARS]
+    if selection.kind == "records" and selection.features:
+        kinds.append(Kind.FEATURES)
+    if selection.as_of is not None:
+        kinds.append(Kind.REVISIONS)
+    return [LakeTable(kind, timeframe) for kind in kinds for timeframe in selection.timeframes]
+
+
+def _rows_held(selection: Selection, reader: LakeReader) -> int:
+    """Return about how many rows the selected series have."""
+    held = 0
+    for one in _tables(selection):
+        state = reader.state(one)
+        held += reader.rows(one) * len(selection.symbols) // max(1, len(state.series))
+    return held
+
+
+def _refuse_missing(selection: Selection, reader: LakeReader, one: LakeTable) -> None:
+    held = reader.state(one).series
+    for symbol in selection.symbols:
+        if symbol not in held:
+            raise UsageError(
+                f"The lake at {reader.lake.url} holds no {one.name} of {symbol[:40]!r}; `market-data lake sync` adds "
+                "what the database has of settled days, and source='database' reads from there."
+            )
+        until, end = from_us(held[symbol].until_us), selection.interval(symbol)[1]
+        if selection.end is not None and end > until:
+            raise UsageError(
+                f"The lake holds {one.name} of {symbol} up to {until:%Y-%m-%d %H:%MZ}, and end is later: leave end out "
+                "for what there is, run `market-data lake sync --until now`, or read with source='auto'."
+            )
+
+
+def _is_same(selection: Selection, reader: LakeReader, one: LakeTable, stored: dict[Series, StoredSeries]) -> bool:
+    """Return whether a table holds of every selected series what the database does, as far as it is asked for."""
+    held = reader.state(one).series
+    for symbol in selection.symbols:
+        ours, theirs = held.get(symbol), stored.get(Series(symbol, one.timeframe))
+        if ours is None or theirs is None or ours.position != theirs.position:
+            return False
+        end = selection.interval(symbol)[1]
+        if theirs.last_ts is not None and from_us(ours.until_us) < min(end, theirs.last_ts + _INSTANT):
+            return False
+    return True
