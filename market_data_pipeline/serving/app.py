@@ -26,7 +26,7 @@ from market_data_pipeline.serving.connections import (
 )
 from market_data_pipeline.serving.database import Database
 from market_data_pipeline.serving.metrics import Metrics
-from market_data_pipeline.serving.middleware import PathPrefix, PlainGzip, RequestMiddleware
+from market_data_pipeline.serving.middleware import PathPrefix, PlainGzip, RequestMiddleware, SeriesCors
 from market_data_pipeline.serving.routes import admin as admin_routes
 from market_data_pipeline.serving.routes import pages as page_routes
 from market_data_pipeline.serving.routes import reference as reference_routes
@@ -129,6 +129,8 @@ def create_app(settings: Settings, dagster: DagsterState) -> FastAPI:
     # The middleware added last sees a request first.
     app.add_middleware(PlainGzip, minimum_size=1_000, compresslevel=6)
     app.add_middleware(RequestMiddleware, cache=cache, clock=settings.clock, metrics=metrics)
+    if settings.cors_origins:
+        app.add_middleware(SeriesCors, origins=settings.cors_origins)
     app.add_middleware(PathPrefix, prefix=settings.api_prefix)
     return app
 

@@ -6,6 +6,7 @@ import time
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
+from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.responses import RedirectResponse
 
@@ -13,7 +14,7 @@ from market_data_pipeline.serving.cache import RequestKey, ResponseCache
 from market_data_pipeline.serving.formats import takes_gzip
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from datetime import datetime
 
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -21,6 +22,13 @@ if TYPE_CHECKING:
     from market_data_pipeline.serving.metrics import Metrics
 
 SCOPE_KEY: Final = "market_data.request_key"
+
+# Headers that a page of another site may send, and those of an answer that it may read.
+_SENT: Final = ("Authorization", "If-None-Match")
+_SHOWN: Final = (
+    "ETag", "Link", "Retry-After", "X-Age-Seconds", "X-Cache-Lifespan", "X-Freshness", "X-Freshness-Warning", "X-Life",
+    "X-Missing", "X-Settled-Until", "X-Staleness-Seconds", "X-Verified-At",
+)  # fmt: skip
 
 _KNOWN_METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
@@ -109,6 +117,25 @@ class PathPrefix:
             raw = scope.get("raw_path") or b""
             scope = dict(scope, path=scope["path"][len(prefix) :], raw_path=raw.removeprefix(prefix.encode()))
         await self._app(scope, receive, send)
+
+
+class SeriesCors:
+    """Lets web pages of other sites read series: `/api/v1/` without what is for operators, and the OpenAPI document.
+
+    A browser on the API's own machine would otherwise let such a page read the operators' endpoints, too.
+    """
+
+    def __init__(self, app: ASGIApp, origins: Sequence[str]) -> None:
+        self._app = app
+        self._shared = CORSMiddleware(
+            app, allow_origins=origins, allow_methods=("GET", "HEAD"), allow_headers=_SENT, expose_headers=_SHOWN
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one connection."""
+        path = scope["path"] if scope["type"] == "http" else ""
+        shared = path.startswith("/api/v1/") and not path.startswith("/api/v1/admin/")
+        await (self._shared if shared or path == "/openapi.json" else self._app)(scope, receive, send)
 
 
 class PlainGzip(GZipMiddleware):

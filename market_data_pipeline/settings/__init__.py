@@ -176,6 +176,9 @@ class Settings(BaseModel):
         None, "MARKET_DATA_AS_OF", "2025-03-14T15:30:00-04:00"
     )
     api_token: SecretStr | None = _known(None, "MARKET_DATA_API_TOKEN", "a-long-random-text")
+    cors_origins: Annotated[list[str], BeforeValidator(parsers.origins)] = _known(
+        list, "MARKET_DATA_API_CORS_ORIGINS", "https://notebooks.example.org"
+    )
     alert_urls: Annotated[list[str], BeforeValidator(parsers.alert_urls)] = _known(
         list, "MARKET_DATA_ALERT_URLS", "json://alerts.example/market-data", repr=False
     )

@@ -145,3 +145,14 @@ def alert_urls(given: Any) -> list[str]:
         if "://" not in url:
             raise ValueError(f"has no :// in address number {number} (its value is not shown)")
     return urls
+
+
+def origins(given: Any) -> list[str]:
+    """Return comma-separated origins as browsers send them, such as `https://example.org:8443`; `*` is every one."""
+    if isinstance(given, list):
+        return given
+    found = [one.rstrip("/") for one in re.split(r"[,\s]+", str(given).strip(", ")) if one]
+    for one in found:
+        if one != "*" and not re.fullmatch(r"https?://[^/?#@]+", one):
+            raise ValueError(f"has {one!r}, which is not an origin: a scheme and a host, with its port if it has one")
+    return [one.lower() for one in found]
