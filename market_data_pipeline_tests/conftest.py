@@ -7,6 +7,7 @@ against; its role must be allowed to create databases.
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import os
 import secrets
@@ -41,6 +42,7 @@ def pytest_configure(config: pytest.Config) -> None:
     # A shell makes its background commands ignore SIGINT, and every program started from here would inherit that: tests
     # of Ctrl-C would wait forever.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    gc.disable()  # what is imported and collected stays until the end: looking through it again and again finds nothing
     if SESSION not in os.environ:
         folder = Path(tempfile.mkdtemp(prefix="market-data-tests-"))
         os.environ[SESSION] = str(folder)
@@ -48,6 +50,11 @@ def pytest_configure(config: pytest.Config) -> None:
         # Every pytest run makes /tmp/pytest-of-root, which all runs of a user share, private: an embedded server that
         # runs as another user could then not enter its own data folder in there.
         config.option.basetemp = config.option.basetemp or str(folder / "tmp")
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

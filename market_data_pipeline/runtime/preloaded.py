@@ -3,12 +3,14 @@
 Add here: a heavy import of a run, or a table that is the same for all runs. Keep out: anything that opens a connection
 or a file, starts a thread or reads the environment; it would not survive the fork, or would be outdated in the run.
 """
-# ruff: noqa: F401 - imported only to be loaded
+# ruff: noqa: E402, F401 - imported only to be loaded, and only then
 
 from __future__ import annotations
 
 import gc
 from contextlib import suppress
+
+gc.disable()  # what is imported here stays, so a collection would find nothing
 
 import dagster_postgres
 import sqlalchemy.dialects.postgresql.psycopg2
@@ -34,4 +36,5 @@ load_location()
 for _asset_class in AssetClass:
     calendar_for(_asset_class).prepare()
 gc.freeze()  # otherwise the first collection in each run would copy all of this memory
+gc.enable()
 runs_give_way()  # the runs that this process forks have lower priority; the code server keeps its own

@@ -6,10 +6,11 @@ import os
 import statistics
 import subprocess
 import sys
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import dagster as dg
+import pytest
 import yaml
 from syrupy.assertion import SnapshotAssertion
 
@@ -24,15 +25,24 @@ PACKAGE = REPOSITORY / "market_data_pipeline"
 HEAVY = ("pandas", "numpy", "exchange_calendars", "great_expectations", "apprise", "sqlalchemy", "requests", "pyarrow")
 
 
-def python(code: str, tmp_path: Path) -> str:
+Python = Callable[[str], str]
+
+
+@pytest.fixture(scope="module")
+def python(tmp_path_factory: pytest.TempPathFactory) -> Python:
+    """Return a function that runs code in a fresh process and returns its output; all share compiled modules."""
+    folder = tmp_path_factory.mktemp("fresh")
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("DAGSTER_", "PYTHON"))}
-    environment["PYTHONPATH"] = str(REPOSITORY)
-    environment["PYTHONPYCACHEPREFIX"] = str(tmp_path / "pycache")
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=environment, cwd=tmp_path, check=True, capture_output=True, text=True
-    )
-    assert done.stderr == ""
-    return done.stdout
+    environment |= {"PYTHONPATH": str(REPOSITORY), "PYTHONPYCACHEPREFIX": str(folder / "pycache")}
+
+    def run(code: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-c", code], env=environment, cwd=folder, check=True, capture_output=True, text=True
+        )
+        assert done.stderr == ""
+        return done.stdout
+
+    return run
 
 
 def test_the_published_names_and_times_stay(snapshot: SnapshotAssertion) -> None:
@@ -114,23 +124,23 @@ def test_the_workspace_names_the_module_that_runs_and_schedules_are_recorded_und
     assert location["python_module"] == {"module_name": LOCATION, "location_name": LOCATION}
 
 
-def test_the_location_loads_in_a_fresh_process_without_environment_or_heavy_libraries(tmp_path: Path) -> None:
+def test_the_location_loads_in_a_fresh_process_without_environment_or_heavy_libraries(python: Python) -> None:
     code = f"""
 import sys
 import market_data_pipeline.definitions as location
 location.defs.get_repository_def()
 print(*(name for name in {HEAVY!r} if name in sys.modules))
 """
-    assert python(code, tmp_path).split() == []
+    assert python(code).split() == []
 
 
-def test_loading_the_location_costs_at_most_twice_what_importing_dagster_does(tmp_path: Path) -> None:
+def test_loading_the_location_costs_at_most_twice_what_importing_dagster_does(python: Python) -> None:
     timed = "import time; start = time.perf_counter(); import {}; print(time.perf_counter() - start)"
     both = [timed.format("dagster"), timed.format("market_data_pipeline.definitions")]
     for code in both:
-        python(code, tmp_path)  # compiles
+        python(code)  # compiles
     # Alternating, so that other load on the machine affects both.
-    seconds = [[float(python(code, tmp_path)) for code in both] for _ in range(3)]
+    seconds = [[float(python(code)) for code in both] for _ in range(3)]
     dagster, location = (statistics.median(column) for column in zip(*seconds, strict=True))
     assert location / dagster <= 2.0
 
