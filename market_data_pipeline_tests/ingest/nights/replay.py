@@ -129,17 +129,20 @@ def quarters(start: datetime, end: datetime) -> Iterator[datetime]:
         start += QUARTER
 
 
-def is_refreshed(quarter: datetime) -> bool:
-    """Return whether the replay refreshes at this quarter of an hour, where nothing happens in the scenario.
+def refreshed_tiers(quarter: datetime) -> tuple[Tier, ...]:
+    """Return the tiers that the replay refreshes at this quarter of an hour, where nothing happens in the scenario.
 
-    Refreshes are most of its time, so it makes those that change what is stated: hourly from an hour after a session's
-    start to an hour after its end, so that no series is an hour behind; when the day bar is there, or is late; and
-    twice when the day has settled.
+    Refreshes are most of its time, so it makes those that change what is stated: from an hour after a session's start
+    to an hour after its end, the critical tier hourly and the standard one every third hour, so that no series misses
+    its RPO; all when the day bar is there, or is late; and twice when the day has settled.
     """
     day = EQUITIES.session_date(quarter)
     clock = quarter - EQUITIES.midnight(day)
     before = EQUITIES.session_on(day - timedelta(days=1))
     if before is not None and clock in (2 * QUARTER, 3 * QUARTER, 11 * HOUR, 11 * HOUR + QUARTER):
-        return True
+        return Tier.CRITICAL, Tier.STANDARD
     session = EQUITIES.session_on(day)
-    return session is not None and session.start < quarter <= session.end + HOUR and quarter.minute == 0
+    if session is None or not session.start < quarter <= session.end + HOUR or quarter.minute:
+        return ()
+    every_third = (session.end + HOUR - quarter) % (3 * HOUR) == timedelta(0)
+    return (Tier.CRITICAL, Tier.STANDARD) if every_third else (Tier.CRITICAL,)

@@ -25,7 +25,7 @@ from market_data_pipeline.sandbox.staged import StagedMarket
 from market_data_pipeline_tests.conftest import _new_database
 from market_data_pipeline_tests.domain.strategies import EQUITIES
 from market_data_pipeline_tests.ingest.conftest import World
-from market_data_pipeline_tests.ingest.nights.replay import Replay, is_refreshed, moving_engine, quarters
+from market_data_pipeline_tests.ingest.nights.replay import Replay, moving_engine, quarters, refreshed_tiers
 from market_data_pipeline_tests.ingest.nights.truth import Truth, at
 from market_data_pipeline_tests.orchestration.webhook import webhook
 
@@ -106,21 +106,18 @@ def follow(replay: Replay, scenario: Scenario) -> list[str]:
     wrong, before = [], None
     for quarter in quarters(START, END):
         replay.world.now = now = quarter + SECONDS
-        looked = quarter == START or is_refreshed(quarter) or is_within(quarter, BUSY)
-        if looked:
-            # The standard tier would ask hourly only; a refresh of both at once takes half the time.
-            replay.refresh(*TIERS)
+        tiers = tuple(TIERS) if quarter == START or is_within(quarter, BUSY) else refreshed_tiers(quarter)
+        replay.refresh(*tiers)
         if quarter - EQUITIES.midnight(EQUITIES.session_date(quarter)) == RECONCILED_AT:
-            looked = True
+            tiers = tuple(TIERS)
             replay.reconcile()
         states = replay.states()
         verdicts = [(row.symbol, row.timeframe, row.status, row.within_rpo) for row in states]
-        if looked or verdicts != before:  # else the sensor has nothing new to say
+        if tiers or verdicts != before:  # else the sensor has nothing new to say
             replay.alert()
         before = verdicts
-        for truth in truths.values():
-            if looked:
-                truth.looks.append(now)
+        for symbol in (symbol for tier in tiers for symbol in TIERS[tier]):
+            truths[symbol].looks.append(now)
         for row in states:
             allowed = truths[row.symbol].allowed(row.timeframe, now)
             if row.status not in allowed:
