@@ -41,8 +41,9 @@ endif
 down: $(VENV)/.installed ## stop everything that `make run` left running
 	@$(BIN)/market-data down
 
+# A third of a test's time is spent waiting, for processes above all, so four workers keep two processors busy.
 test: $(VENV)/.installed-dev $(VENV)/.browser ## run the whole test suite
-	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+	@$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 # Tests of the pages drive a browser. It is installed once, where none is there and apt may; elsewhere pytest says why
 # those tests are skipped.
