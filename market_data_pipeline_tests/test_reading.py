@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import doctest
+import json
+import os
 import runpy
 import subprocess
 import sys
@@ -207,6 +209,74 @@ def test_several_symbols_follow_one_another(apple: World) -> None:
     assert both.columns[0] == "symbol"
     assert both["symbol"].cat.categories.tolist() == ["MSFT", "AAPL"]
     pd.testing.assert_frame_equal(both[both["symbol"] == "AAPL"].drop(columns="symbol"), read_features("AAPL", "1d"))
+
+
+def test_each_of_several_symbols_is_adjusted_by_its_own_splits_and_read_as_of_the_instant(apple: World) -> None:
+    symbols = ["AAPL", "MSFT", "NVDA"]
+    apple.track(*symbols)
+    for copy in symbols[1:]:
+        for relation in ("bars", "series_state"):
+            names = apple.query(
+                "select string_agg(attname, ', ') as others from pg_attribute where attrelid = %s::regclass"
+                " and attnum > 0 and attname <> 'symbol' and not attisdropped",
+                f"market_data.{relation}",
+            )[0]["others"]
+            apple.query(
+                f"insert into market_data.{relation} (symbol, {names}) select %s, {names} from market_data.{relation}"
+                " where symbol = 'AAPL' returning 1",
+                copy,
+            )
+    apple.query(
+        "insert into market_data.splits values ('NVDA', '2014-03-03', 1, 2, %s), ('NVDA', '2014-05-05', 1, 3, %s)"
+        " returning 1",
+        apple.now, apple.now + timedelta(days=1),
+    )  # fmt: skip
+    for options in ({}, {"adjusted": False}, {"as_of": apple.now}, {"as_of": apple.now + timedelta(days=2)}):
+        together = read_bars(symbols, ["1d", "4h"], **options)
+        apart = [read_bars([symbol], [frame], **options) for symbol in symbols for frame in ("1d", "4h")]
+        for column in ("open", "volume", "vwap", "trades"):
+            pd.testing.assert_series_equal(together[column], pd.concat(apart)[column])
+    first = {symbol: read_bars(symbol, "1d")["close"].iloc[0] for symbol in symbols}
+    assert first["MSFT"] == pytest.approx(7 * first["AAPL"])
+    assert first["NVDA"] == pytest.approx(first["MSFT"] / 6)
+
+
+def test_own_features_come_with_any_label_and_any_number_of_labels(
+    apple: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    many = [f"label {number}" for number in range(300)]  # three of these do not fit into one number beside the 17
+    odd = ["it's 5 %", "{x}", "%(symbol)s", "\\", "ü"]
+    names = ["odd", "first", "second", "third", "free", "sure", "size"]
+    Path(os.environ["MARKET_DATA_PROJECT_ROOT"], "mine.py").write_text(
+        "from market_data_pipeline import OwnFeature\n"
+        "def own(name, dtype, labels=()):\n"
+        "    return OwnFeature(name=name, compute=len, dtype=dtype, description=name, warm_up=0, labels=labels)\n"
+        f"many, odd = {many!r}, {odd!r}\n"
+        "FEATURES = (own('odd', 'text', odd), own('first', 'text', many), own('second', 'text', many),\n"
+        "    own('third', 'text', many), own('free', 'text'), own('sure', 'bool'), own('size', 'float'))\n"
+    )
+    monkeypatch.setenv("MARKET_DATA_FEATURES_MODULE", "mine.py")
+    stored = [
+        dict(
+            zip(
+                names,
+                (odd[row % 5], many[row], many[299 - row], many[7], f"n{row}", row % 2 == 0, row / 3),
+                strict=True,
+            )
+        )
+        for row in range(9)
+    ]
+    stored[3] = {"odd": "no label", "sure": None, "size": "text"}
+    days = [row["ts"] for row in apple.query("select ts from market_data.features where timeframe = '1d' order by ts")]
+    for day, extra in zip(days, stored, strict=False):
+        apple.query(
+            "update market_data.features set extra = %s where timeframe = '1d' and ts = %s returning 1",
+            json.dumps(extra), day,
+        )  # fmt: skip
+    stored[3] = {}
+    for read in (read_features, read_records):
+        found = read("AAPL", "1d", end=days[9], columns=names, as_arrow=True).drop_columns(["ts"]).to_pylist()
+        assert found == [{name: row.get(name) for name in names} for row in stored]
 
 
 def test_no_rows_are_an_empty_frame_of_the_same_types(apple: World) -> None:

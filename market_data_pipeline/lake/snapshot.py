@@ -48,7 +48,7 @@ def snapshot(settings: Settings) -> Iterator[Snapshot]:
 
     source = held_source(settings.database_url).source
     with StoreConnection(settings.database_url, settings.as_of, Role.READER) as connection:
-        connection.read_only_snapshot()
+        connection.read_only_snapshots()
         stored: dict[Timeframe, dict[str, StoredSeries]] = {timeframe: {} for timeframe in Timeframe}
         for series, one in stored_series(connection, tuple(Timeframe)).items():
             stored[series.timeframe][series.symbol] = one

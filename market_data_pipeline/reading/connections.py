@@ -10,19 +10,21 @@ import atexit
 import os
 import threading
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from market_data_pipeline.domain.errors import ConfigurationError, DatabaseUnavailableError
 from market_data_pipeline.reading.current_settings import forget_settings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from datetime import datetime
 
     from market_data_pipeline.settings import Settings
     from market_data_pipeline.store.copy import StoreConnection
 
     Key = tuple[str, datetime | None]
+
+T = TypeVar("T")
 
 # One serves a notebook; the others are for threads that read at the same time. Each takes a place on the server.
 _MOST_IDLE: Final = 4
@@ -50,6 +52,11 @@ class _Idle:
             surplus = [self._kept.pop(0)[1] for _ in range(len(self._kept) - _MOST_IDLE)]
         for each in surplus:
             each.close()
+
+    def forget(self, key: Key) -> None:
+        """Close those to a database."""
+        while connection := self.take(key):
+            connection.close()
 
     def close(self) -> None:
         """Close all of them."""
@@ -85,17 +92,22 @@ atexit.register(close_connections)
 
 
 @contextmanager
-def snapshot(settings: Settings) -> Iterator[StoreConnection]:
+def snapshot(settings: Settings, look: Callable[[StoreConnection], T]) -> Iterator[tuple[StoreConnection, T]]:
     """Yield a connection inside a read-only snapshot; the embedded server is started and migrated first if necessary.
+
+    Args:
+        settings: name the database.
+        look: reads something first, which is yielded too; it is called again when the server has ended the connection
+            since the last call.
 
     Raises:
         ConfigurationError: the settings are wrong, or the database was never migrated.
         DatabaseUnavailableError: the database cannot be reached.
     """
     key, idle = (settings.database_url, settings.as_of), _idle
-    connection = _warm(idle, key) or _opened(settings)
+    connection, seen = _looked(idle.take(key), look) or _looked_anew(settings, idle, key, look)
     try:
-        yield connection
+        yield connection, seen
     finally:
         if idle is not _idle:  # this is a child that was forked meanwhile
             _of_the_parent.append(connection)
@@ -105,36 +117,26 @@ def snapshot(settings: Settings) -> Iterator[StoreConnection]:
                 idle.put(key, connection)
 
 
-def _warm(idle: _Idle, key: Key) -> StoreConnection | None:
-    """Return an idle connection that the server still answers on."""
-    while connection := idle.take(key):
-        try:
-            connection.read_only_snapshot()
-        except DatabaseUnavailableError:
-            connection.close()
-        else:
-            return connection
-    return None
-
-
-def _opened(settings: Settings) -> StoreConnection:
-    from market_data_pipeline.store.universe import known_symbols
-
-    def opened() -> StoreConnection:
-        from market_data_pipeline.store.connection import Role
-        from market_data_pipeline.store.copy import StoreConnection
-
-        connection = StoreConnection(settings.database_url, settings.as_of, Role.READER)
-        try:
-            connection.read_only_snapshot()
-            known_symbols(connection, ())  # raises when the database was never migrated
-        except BaseException:
-            connection.close()
-            raise
-        return connection
-
+def _looked(warm: StoreConnection | None, look: Callable[[StoreConnection], T]) -> tuple[StoreConnection, T] | None:
+    """Return a connection with what `look` has read, None when the server no longer answers on it."""
+    if warm is None:
+        return None
     try:
-        return opened()
+        return warm, look(warm)
+    except DatabaseUnavailableError:
+        warm.close()
+        return None
+    except BaseException:
+        warm.close()
+        raise
+
+
+def _looked_anew(
+    settings: Settings, idle: _Idle, key: Key, look: Callable[[StoreConnection], T]
+) -> tuple[StoreConnection, T]:
+    idle.forget(key)  # they are as old
+    try:
+        return _opened(settings, look)
     except (DatabaseUnavailableError, ConfigurationError):
         forget_settings()
         if not settings.embedded_database:
@@ -142,4 +144,17 @@ def _opened(settings: Settings) -> StoreConnection:
     from market_data_pipeline.runtime.database import migrate_database
 
     migrate_database(settings)
-    return opened()
+    return _opened(settings, look)
+
+
+def _opened(settings: Settings, look: Callable[[StoreConnection], T]) -> tuple[StoreConnection, T]:
+    from market_data_pipeline.store.connection import Role
+    from market_data_pipeline.store.copy import StoreConnection
+
+    connection = StoreConnection(settings.database_url, settings.as_of, Role.READER)
+    try:
+        connection.read_only_snapshots()
+        return connection, look(connection)
+    except BaseException:
+        connection.close()
+        raise

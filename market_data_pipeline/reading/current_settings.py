@@ -30,7 +30,10 @@ def current_settings() -> Settings:
     global _last
     from market_data_pipeline.settings import load_settings, project_root
 
-    seen = _Seen(dict(os.environ), Path.cwd(), _identity(project_root() / ".env"))
+    environment, folder = dict(os.environ), Path.cwd()
+    same = _last is not None and _last[0][:2] == (environment, folder)
+    root = _last[1].project_root if same and _last is not None else project_root()
+    seen = _Seen(environment, folder, _identity(root / ".env"))
     if _last is None or _last[0] != seen:
         _last = seen, load_settings()
     return _last[1]

@@ -13,6 +13,7 @@ from market_data_pipeline.domain.adjustments import price_factor
 from market_data_pipeline.domain.bars import PRICES
 from market_data_pipeline.domain.calendar import exchange_date
 from market_data_pipeline.domain.errors import UsageError
+from market_data_pipeline.domain.series import Series
 from market_data_pipeline.reading.connections import snapshot
 from market_data_pipeline.reading.tables import Rows, table
 from market_data_pipeline.store import many_series
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 
     from market_data_pipeline.domain.adjustments import Split
     from market_data_pipeline.domain.features.definitions import Feature
-    from market_data_pipeline.domain.series import Series
     from market_data_pipeline.reading.selection import Selection
     from market_data_pipeline.settings import Settings
     from market_data_pipeline.store.copy import StoreConnection
@@ -78,9 +78,7 @@ def pieces(selection: Selection, settings: Settings, rows: int = PIECE_ROWS) -> 
         ConfigurationError, DatabaseUnavailableError: see `connections.snapshot`.
     """
     today = exchange_date(selection.as_of or settings.clock())
-    with snapshot(settings) as connection:
-        _check(selection.symbols, connection)
-        held = many_series.held(connection, selection.symbols, selection.timeframes)
+    with snapshot(settings, lambda connection: _held(selection, connection)) as (connection, held):
         splits: dict[str, list[Split]] = {}
         if selection.adjusted and selection.bars:
             splits = many_series.splits_of(connection, selection.symbols, selection.as_of)
@@ -91,15 +89,20 @@ def pieces(selection: Selection, settings: Settings, rows: int = PIECE_ROWS) -> 
             yield Piece(table(selection, found), read)
 
 
-def _check(symbols: Sequence[str], connection: StoreConnection) -> None:
+def _held(selection: Selection, connection: StoreConnection) -> dict[Series, Held]:
     from market_data_pipeline.store.universe import known_symbols
 
-    known = known_symbols(connection, symbols)
-    for symbol in symbols:
-        if symbol not in known:
-            similar = next((one for one in sorted(known) if one.upper() == symbol.upper()), None)
-            hint = f"did you mean {similar}?" if similar else f"`market-data universe add {symbol}` adds it."
+    found = many_series.held(connection, selection.symbols, selection.timeframes)
+    for symbol in selection.symbols:
+        if symbol not in found:
+            known = known_symbols(connection, [symbol])
+            hint = f"did you mean {min(known)}?" if known else f"`market-data universe add {symbol}` adds it."
             raise UsageError(f"{symbol[:40]!r} is not tracked here; {hint}")
+    return {
+        Series(symbol, timeframe): state
+        for symbol, of_symbol in found.items()
+        for timeframe, state in of_symbol.items()
+    }
 
 
 def _stretches(selection: Selection, held: dict[Series, Held], rows: int) -> Iterator[Stretch]:

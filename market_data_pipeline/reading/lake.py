@@ -80,8 +80,9 @@ def nearer_lake(selection: Selection, settings: Settings) -> OpenLake | None:
         reader = _reader(settings)
         if reader.lake.local is None or not reader.lake.local.exists():
             return None
-        with snapshot(settings) as connection:
-            stored = stored_series(connection, selection.timeframes, selection.symbols)
+        with snapshot(
+            settings, lambda connection: stored_series(connection, selection.timeframes, selection.symbols)
+        ) as (connection, stored):
             if sum(series.bar_count for series in stored.values()) < NEAR_ROWS:
                 return None
             splits = many_series.splits_of(connection, selection.symbols, selection.as_of) if selection.adjusted else {}
@@ -93,7 +94,6 @@ def nearer_lake(selection: Selection, settings: Settings) -> OpenLake | None:
 
 
 def _reader(settings: Settings) -> LakeReader:
-
     from market_data_pipeline.lake.location import Lake
     from market_data_pipeline.lake.read import LakeReader
 

@@ -183,9 +183,10 @@ class StoreConnection:
         with self._translated(), self._connection.pipeline():
             yield
 
-    def read_only_snapshot(self) -> None:
-        """Begin a read-only transaction in which all statements see the database as of the first of them."""
-        self.execute("set transaction isolation level repeatable read, read only")
+    def read_only_snapshots(self) -> None:
+        """Let every transaction from now on be read-only and see the database as of its first statement."""
+        self._connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+        self._connection.read_only = True
 
     def commit(self) -> None:
         """Make everything since the last commit durable and visible."""

@@ -91,27 +91,39 @@ def feature_columns(connection: StoreConnection, stretches: Sequence[Stretch], f
         kinds[f"_code_{number}"] = "code"
     found = _read(connection, "market_data.features", selected, kinds, stretches, None)
     for number, group in enumerate(codes):
-        code = found.values.pop(f"_code_{number}")
-        for feature, weight in group:
-            digit = (code // weight) % (_radix(feature)) - 1
+        rest = found.values.pop(f"_code_{number}")
+        for feature, _ in group:
+            higher = rest // _radix(feature)  # by a constant, which NumPy does many at a time; it has no such remainder
+            digit = rest - higher * _radix(feature) - 1
             found.values[feature.name] = digit.astype("int16" if feature.labels else "int8")
+            rest = higher
     return found
 
 
-def held(connection: StoreConnection, symbols: Sequence[str], timeframes: Sequence[Timeframe]) -> dict[Series, Held]:
-    """Return what is held of the series of `symbols`; a series that was never stored is missing."""
+def held(
+    connection: StoreConnection, symbols: Sequence[str], timeframes: Sequence[Timeframe]
+) -> dict[str, dict[Timeframe, Held]]:
+    """Return what is held of each of `symbols` that is tracked, by timeframe; one that was never stored is missing.
+
+    Raises:
+        ConfigurationError: the database was never migrated.
+    """
     rows = connection.rows(
         """
-        select symbol, timeframe, first_ts, last_ts, bar_count
-        from market_data.series_state
-        where symbol = any(%(symbols)s::text[]) and timeframe = any(%(timeframes)s::text[])
+        select tracked.symbol, state.timeframe, state.first_ts, state.last_ts, state.bar_count
+        from market_data.symbols as tracked
+        left join market_data.series_state as state
+            on state.symbol = tracked.symbol and state.timeframe = any(%(timeframes)s::text[])
+        where tracked.symbol = any(%(symbols)s::text[])
         """,
         {"symbols": list(symbols), "timeframes": [str(timeframe) for timeframe in timeframes]},
     )
-    return {
-        Series(row["symbol"], Timeframe(row["timeframe"])): Held(row["first_ts"], row["last_ts"], row["bar_count"])
-        for row in rows
-    }
+    found: dict[str, dict[Timeframe, Held]] = {}
+    for row in rows:
+        of_symbol = found.setdefault(row["symbol"], {})
+        if row["timeframe"] is not None:
+            of_symbol[Timeframe(row["timeframe"])] = Held(row["first_ts"], row["last_ts"], row["bar_count"])
+    return found
 
 
 def splits_of(
