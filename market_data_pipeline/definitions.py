@@ -16,6 +16,7 @@ from market_data_pipeline.orchestration.assets import all_assets
 from market_data_pipeline.orchestration.checks.freshness import freshness_check
 from market_data_pipeline.orchestration.checks.quality import quality_checks, quality_job
 from market_data_pipeline.orchestration.dagster_internals import start_runs_warm
+from market_data_pipeline.orchestration.jobs.backup import backup_job, backup_schedule
 from market_data_pipeline.orchestration.jobs.prune import prune_job
 from market_data_pipeline.orchestration.jobs.reconcile import reconcile_job
 from market_data_pipeline.orchestration.jobs.refresh import refresh_job
@@ -55,10 +56,11 @@ def build_defs(*, resource_overrides: Mapping[str, object] | None = None) -> dg.
     return dg.Definitions(
         assets=all_assets(),
         asset_checks=[*(freshness_check(tier) for tier in Tier), quality_checks()],
-        jobs=[*refreshes.values(), *nightly],
+        jobs=[*refreshes.values(), *nightly, backup_job],
         schedules=[
             *(tier_schedule(tier, job) for tier, job in refreshes.items()),
             *(nightly_schedule(job) for job in nightly),
+            backup_schedule,
         ],
         sensors=[
             universe_sensor,

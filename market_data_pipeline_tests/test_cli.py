@@ -62,7 +62,8 @@ def project(database_url: str, monkeypatch: pytest.MonkeyPatch) -> str:
 
 COMMANDS = [
     "up", "down", "init", "sandbox", "migrate", "backfill", "plan", "staleness", "gaps", "health", "history",
-    "objectives", "baseline", "drill", "universe list", "universe add", "universe remove", "universe import",
+    "objectives", "backup", "restore", "verify", "baseline", "drill", "universe list", "universe add",
+    "universe remove", "universe import",
 ]  # fmt: skip
 
 

@@ -247,6 +247,7 @@ def test_the_names_that_dashboards_and_scripts_rely_on_stay() -> None:
         "quality",
         "reconcile",
         "prune",
+        "backup",
     }
     crons = {schedule.name: schedule.cron_schedule for schedule in location.schedule_defs}
     assert crons["critical_schedule"] == "*/15 * * * *"

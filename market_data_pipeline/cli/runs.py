@@ -42,6 +42,10 @@ def health(as_json: AsJson = False) -> None:
     if source := report.source:
         named = " ".join(filter(None, (source.kind, source.host)))
         console().print(f"Bars of {named} (plan {source.plan}) since {instant(source.since)}", markup=False)
+    if last := report.last_backup:
+        console().print(
+            f"Last backup as of {instant(last.taken_at)} ({last.bytes / 1e6:.1f} MB) in {last.location}", markup=False
+        )
     print_table(
         ("daemon", "alive", "last heartbeat"),
         [(one.name, "yes" if one.alive else "NO", instant(one.last_heartbeat)) for one in report.daemons],

@@ -120,3 +120,7 @@ class DatabaseFullError(TransientError):
 
 class TransactionConflictError(TransientError):
     """PostgreSQL rolled a transaction back in favour of another; a retry may succeed at once."""
+
+
+class BackupError(PipelineError):
+    """A backup could not be made, is damaged, or cannot be restored."""

@@ -27,6 +27,9 @@ SETTLE_AFTER: Final = timedelta(minutes=15)
 # Trades reported even later are included overnight; from this time of the NEXT day, New York, a session is settled.
 SETTLED_AT: Final = time(11, 0)
 
+# A daily backup is late when the next one has not ended by then: a day of 25 hours, and an hour to make it.
+BACKUP_WITHIN: Final = timedelta(hours=26)
+
 
 @dataclass(frozen=True, slots=True)
 class TierObjective:

@@ -11,8 +11,13 @@ from market_data_pipeline.domain.calendar import EXCHANGE_ZONE_NAME
 from market_data_pipeline.domain.objectives import TIER_OBJECTIVES
 
 # Job -> cron, New York. Days settle at 11:00, so `reconcile` then finds final day bars; `quality` reads what the
-# nightly low_priority refresh (00:30) stored; `prune` runs when no one reads yesterday's logs.
-NIGHTLY: Final = {"quality": "15 2 * * *", "prune": "45 3 * * *", "reconcile": "20 11 * * *"}
+# nightly low_priority refresh (00:30) stored; `prune` runs when no one reads yesterday's logs, and `backup` after it.
+NIGHTLY: Final = {
+    "quality": "15 2 * * *",
+    "prune": "45 3 * * *",
+    "backup": "30 4 * * *",
+    "reconcile": "20 11 * * *",
+}
 
 # Seconds after which Dagster ends a run that a schedule or the staleness sensor started. What it committed stays, and
 # the next run goes on: an ordinary refresh takes seconds, one after a weekend on the slowest plan half an hour. All

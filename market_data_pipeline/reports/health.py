@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from market_data_pipeline.domain.errors import DatabaseBusyError, DatabaseUnavailableError
 from market_data_pipeline.domain.series import Tier, Timeframe
 from market_data_pipeline.reports.attainment import rpo_attainment
+from market_data_pipeline.reports.backups import backup_is_late, last_backup
 from market_data_pipeline.reports.executions import join_runs, last_execution
 from market_data_pipeline.reports.freshness import read_clock, tier_counts
 from market_data_pipeline.reports.models import (
@@ -170,6 +171,7 @@ def scheduler_health(source: sa.Engine, dagster: DagsterState) -> SchedulerHealt
         warnings = [RecentWarning(**row) for row in warned]
         source_of_bars = bar_source(connection)
         old_splits = connection.execute(_OLD_SPLITS).one_or_none()
+        backup = last_backup(connection)
     series, stale = sum(tier.series for tier in tiers), sum(tier.stale for tier in tiers)
     missing = sum(tier.missing for tier in tiers)
     reasons = [
@@ -182,6 +184,7 @@ def scheduler_health(source: sa.Engine, dagster: DagsterState) -> SchedulerHealt
         *([f"{stale} of {series} series are stale."] if stale else []),
         *([f"{missing} of {series} series were never computed."] if missing else []),
         *([_splits_are_old(*old_splits)] if old_splits else []),
+        *backup_is_late(backup),
     ]
     return SchedulerHealth(
         status="degraded" if reasons else "healthy",
@@ -198,6 +201,7 @@ def scheduler_health(source: sa.Engine, dagster: DagsterState) -> SchedulerHealt
         rpo_attainment=attainment,
         total_symbols_monitored=series // len(Timeframe),
         source=source_of_bars,
+        last_backup=backup,
     )
 
 

@@ -226,8 +226,23 @@ class BarSource(Answer):
     since: datetime
 
 
+class LastBackup(Answer):
+    """The last finished backup; `late` when the next scheduled one has not come by `next_due_at`, null for none."""
+
+    taken_at: datetime
+    finished_at: datetime
+    age_seconds: float
+    location: str
+    bytes: int
+    next_due_at: datetime | None
+    late: bool
+
+
 class SchedulerHealth(Answer):
-    """Whether the pipeline is working, and if not, why; `source` is None before the first bar."""
+    """Whether the pipeline is working, and if not, why.
+
+    `source` is None before the first bar, `last_backup` before the first backup.
+    """
 
     status: Literal["healthy", "degraded"]
     reasons: list[str]
@@ -243,6 +258,7 @@ class SchedulerHealth(Answer):
     rpo_attainment: list[Attainment]
     total_symbols_monitored: int
     source: BarSource | None
+    last_backup: LastBackup | None
 
 
 class Dependency(Answer):

@@ -13,7 +13,7 @@ from typing import Final
 from market_data_pipeline.domain import jumps
 from market_data_pipeline.domain.calendar import EXCHANGE_ZONE_NAME
 from market_data_pipeline.domain.series import AssetClass, Timeframe
-from market_data_pipeline.reports.quality import Rule, Severity
+from market_data_pipeline.reports.quality import ACROSS_RULES, BAR_RULES, FEATURE_RULES, Rule, Severity
 
 _RATIOS: Final = ", ".join(f"('{name}', {math.log(factor)!r})" for name, factor in jumps.RATIOS.items())
 
@@ -105,3 +105,6 @@ SPLIT_RULES: Final = (
             ) as d on d.symbol = t.symbol""",
     ),
 )
+
+# All rules, by the table whose rows they are about.
+RULES: Final = {"bars": (*BAR_RULES, *ACROSS_RULES, *SPLIT_RULES), "features": FEATURE_RULES}

@@ -44,6 +44,18 @@ def migrate_database(settings: Settings) -> list[str]:
     return applied
 
 
+def ensure_server(settings: Settings) -> None:
+    """Start the embedded server if a database is on it; its databases stay as they are.
+
+    Raises:
+        ConfigurationError, DatabaseUnavailableError: it cannot start.
+    """
+    if settings.embedded_database or project.is_local(settings.dagster_postgres_url, settings.state_dir):
+        from market_data_pipeline.runtime.postgres import EmbeddedPostgres
+
+        EmbeddedPostgres.of(settings).ensure_running()
+
+
 def _check_environment_folder() -> None:
     """Refuse an environment in a folder with a `%`: alembic, which Dagster's storage uses, takes it for a reference.
 

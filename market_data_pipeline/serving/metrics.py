@@ -15,6 +15,7 @@ from prometheus_client.core import GaugeMetricFamily
 
 from market_data_pipeline.domain.errors import DatabaseBusyError, DatabaseUnavailableError
 from market_data_pipeline.domain.objectives import Freshness
+from market_data_pipeline.reports.backups import last_backup
 from market_data_pipeline.reports.freshness import tier_counts
 from market_data_pipeline.reports.health import not_evaluated, vendor_requests
 from market_data_pipeline.store.connection import snapshot
@@ -72,6 +73,7 @@ class SeriesCollector:
             with snapshot(self._source) as connection:
                 tiers = tier_counts(connection)
                 sent = vendor_requests(connection)
+                backup = last_backup(connection)
         except (DatabaseUnavailableError, DatabaseBusyError):
             up.add_metric([], 0)
             yield up
@@ -110,6 +112,16 @@ class SeriesCollector:
             silent.add_metric([tier], counts.silent)
             not_expected.add_metric([tier], counts.not_expected)
         yield from (series, worst, failing, silent, not_expected)
+        age = GaugeMetricFamily(
+            "market_data_backup_age_seconds", "Seconds since the instant of the last finished backup."
+        )
+        size = GaugeMetricFamily("market_data_backup_bytes", "Size of the last finished backup.")
+        late = GaugeMetricFamily("market_data_backup_late", "1 when the next scheduled backup has not come in time.")
+        if backup is not None:
+            age.add_metric([], backup.age_seconds)
+            size.add_metric([], backup.bytes)
+            late.add_metric([], float(backup.late))
+        yield from (age, size, late)
 
 
 class EvaluationCollector:

@@ -194,6 +194,12 @@ class Settings(BaseModel):
     lake_options: Annotated[Secret[dict[str, str]] | None, BeforeValidator(parsers.lake_options)] = _known(
         None, "MARKET_DATA_LAKE_OPTIONS", '{"AWS_REGION": "eu-west-1"}'
     )
+    backup_dir: Annotated[Path | None, BeforeValidator(parsers.backup_folder)] = _known(
+        None, "MARKET_DATA_BACKUP_DIR", "/srv/backups"
+    )
+    backups_kept: Annotated[int, BeforeValidator(parsers.whole_number(1, 1000))] = _known(
+        7, "MARKET_DATA_BACKUPS_KEPT", "7"
+    )
     api_port: Annotated[int, BeforeValidator(parsers.whole_number(1, 65_535))] = _known(
         8000, "MARKET_DATA_API_PORT", "8000"
     )
@@ -241,6 +247,11 @@ class Settings(BaseModel):
     @classmethod
     def _beside_the_project(cls, value: str | None, info: ValidationInfo) -> str | None:
         return parsers.file_of_module(value, info.data.get("project_root", Path()))
+
+    @field_validator("backup_dir")
+    @classmethod
+    def _in_the_project(cls, value: Path | None, info: ValidationInfo) -> Path | None:
+        return value and info.data.get("project_root", Path()) / value
 
     @field_validator("api_host", "api_url")
     @classmethod

@@ -86,6 +86,20 @@ def existing_path(given: Any) -> Path:
     return path
 
 
+def backup_folder(given: Any) -> Path:
+    """Return the path of a folder that need not exist yet."""
+    text = str(given).strip()
+    if "://" in text:
+        raise ValueError(
+            f"is {text!r}, and backups are written to folders only: mount the bucket, or copy the folder there, for "
+            "example with rclone"
+        )
+    path = Path(text).expanduser()
+    if path.exists() and not path.is_dir():
+        raise ValueError(f"is {text!r}, which is not a folder")
+    return path
+
+
 def module_name(given: Any) -> str:
     """Return the name of an importable module, or of a file that ends in `.py`."""
     text = str(given).strip()

@@ -90,6 +90,16 @@ def _applied(connection: psycopg.Connection[Any]) -> set[str]:
     return {version for (version,) in connection.execute("select version from market_data.schema_migrations")}
 
 
+def newest_migration(connection: psycopg.Connection[Any]) -> str:
+    """Return the number of the newest migration that a database has, such as `0030`; empty where it has none."""
+    return max(_applied(connection), default="")
+
+
+def known_migrations() -> set[str]:
+    """Return the numbers of the migrations that this code has."""
+    return {file.name.split("_", 1)[0] for file in (project.PACKAGE / "sql").glob("[0-9]*.sql")}
+
+
 def _run_dbmate(connection: psycopg.Connection[Any], sql: Path, url: str) -> None:
     """Run dbmate; the URL, which holds the password, is in its environment, not among its arguments."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PG", "DBMATE_"))}

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from market_data_pipeline.store.connection import open_connection
 
 if TYPE_CHECKING:
     from datetime import datetime
+
+    import psycopg
 
     from market_data_pipeline.settings.project import Kind
 
@@ -77,6 +79,12 @@ def held_source(database_url: str) -> Held:
         return Held(None, None, has_bars=False)
     kind, host, plan, since, has_bars = row
     return Held(None if kind is None else Source(kind, host, plan), since, has_bars)
+
+
+def recorded_source(connection: psycopg.Connection[Any]) -> Source | None:
+    """Return the source that a database of this schema has recorded, as the connection's transaction sees it."""
+    row = connection.execute("select kind, host, plan from market_data.source").fetchone()
+    return None if row is None else Source(*row)
 
 
 def adopt_source(database_url: str, source: Source) -> None:

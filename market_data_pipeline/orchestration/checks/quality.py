@@ -21,8 +21,8 @@ from market_data_pipeline.orchestration.metadata import stopped
 from market_data_pipeline.orchestration.partitions import bars_key, features_key
 from market_data_pipeline.orchestration.resources import PipelineResource
 from market_data_pipeline.orchestration.run_liveness import run_executor
-from market_data_pipeline.reports.quality import ACROSS_RULES, BAR_RULES, FEATURE_RULES, Rule, Severity
-from market_data_pipeline.reports.quality_splits import SPLIT_RULES
+from market_data_pipeline.reports.quality import Rule, Severity
+from market_data_pipeline.reports.quality_splits import RULES
 
 if TYPE_CHECKING:
     from market_data_pipeline.orchestration.checks.expectations import Verdict
@@ -42,8 +42,8 @@ SUITES: Final = tuple(
     suite
     for tier in Tier
     for suite in (
-        Suite(bars_key(tier), tier, "bars", (*BAR_RULES, *ACROSS_RULES, *SPLIT_RULES)),
-        Suite(features_key(tier), tier, "features", FEATURE_RULES),
+        Suite(bars_key(tier), tier, "bars", RULES["bars"]),
+        Suite(features_key(tier), tier, "features", RULES["features"]),
     )
 )
 

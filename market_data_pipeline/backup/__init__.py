@@ -1,0 +1,1 @@
+"""Backups of both databases: made, restored and verified."""

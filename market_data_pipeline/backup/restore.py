@@ -1,0 +1,200 @@
+"""Restore a backup into empty databases: each in one transaction, compared with the backup before it counts.
+
+Dagster's database comes first. When the second one fails, or the command is killed between the two, the next try finds
+the first one equal to the backup and goes on with the second.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import psycopg
+from psycopg import sql
+
+from market_data_pipeline.backup.compare import differences
+from market_data_pipeline.backup.make import MARKET_DATA, Part, parts_of
+from market_data_pipeline.backup.manifest import damaged_files, find_backup, read_manifest
+from market_data_pipeline.domain.errors import BackupError, ConfigurationError
+from market_data_pipeline.store.checksums import tables_of
+from market_data_pipeline.store.connection import Role, describe, open_connection
+from market_data_pipeline.store.migrations import known_migrations, migrate
+from market_data_pipeline.store.postgres_tools import Tools, tools_for
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from market_data_pipeline.backup.manifest import Dump, Manifest
+    from market_data_pipeline.settings import Settings
+
+_NAMED: Final = 3  # differences in one sentence
+_UNKNOWN_ROLES: Final = "select name from unnest(%s::text[]) as name where to_regrole(quote_ident(name)) is null"
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """What a restore did.
+
+    Attributes:
+        folder: the backup.
+        manifest: what it holds.
+        found: the databases that held it already.
+        migrated: names of the migrations that this code has and the backup had not.
+    """
+
+    folder: Path
+    manifest: Manifest
+    found: tuple[str, ...]
+    migrated: tuple[str, ...]
+
+
+def restore_backup(settings: Settings, path: Path, say: Callable[[str], None] = lambda _: None) -> Restored:
+    """Restore the backup at `path`, or the newest one in it, into the project's databases, which must be empty.
+
+    Raises:
+        BackupError: the backup is damaged, or what was restored is not what it held.
+        ConfigurationError: a database holds something else, or its server or this code cannot take the backup.
+        DatabaseUnavailableError: a database cannot be reached.
+    """
+    folder = find_backup(path)
+    manifest = read_manifest(folder)
+    if damaged := damaged_files(folder, manifest):
+        raise BackupError(f"{damaged[0]} Nothing was restored: use another backup.")
+    _check(settings, manifest)
+    parts = {name: part for name, part in parts_of(settings).items() if name in manifest.dumps}
+    tools = {name: _prepare(part, manifest.dumps[name]) for name, part in parts.items()}
+    found = [name for name, part in parts.items() if not _is_empty(part, manifest.dumps[name])]
+    for name in found:
+        _refuse_another(parts[name], manifest.dumps[name])
+        say(f"The database of {name} holds the backup already.")
+    for name, part in parts.items():
+        if name not in found:
+            say(f"Restoring {name} into {describe(part.url)} ...")
+            _restore(part, manifest.dumps[name], folder / name, tools[name])
+    migrated = migrate(settings)
+    return Restored(folder, manifest, tuple(found), tuple(migrated))
+
+
+def _check(settings: Settings, manifest: Manifest) -> None:
+    if manifest.migration not in known_migrations():
+        raise ConfigurationError(
+            f"The backup has migration {manifest.migration}, which this code does not have: it was made by version "
+            f"{manifest.version}. Update the code, for example with `git pull && make install`."
+        )
+    source = manifest.source
+    if source is not None and source.kind != settings.kind_of_bars:
+        bars = f"bars of {source.host}" if source.host else f"bars of a {source.kind}"
+        remedy = {
+            "vendor": "set POLYGON_API_KEY",
+            "sandbox": "unset POLYGON_API_KEY, POLYGON_BASE_URL and MARKET_DATA_SANDBOX_REPLAY",
+            "replay": "set MARKET_DATA_SANDBOX_REPLAY",
+        }[source.kind]
+        raise ConfigurationError(
+            f"The backup holds {bars}, and these settings are for those of a {settings.kind_of_bars}: {remedy}."
+        )
+
+
+def _prepare(part: Part, dump: Dump) -> Tools:
+    """Return the programs for a database that can take a dump; the roles that it names exist then."""
+    with open_connection(part.url, autocommit=True) as connection:
+        server = connection.info.server_version // 10_000
+        if server < dump.server:
+            raise ConfigurationError(
+                f"{describe(part.url)} is version {server}, and the backup is of version {dump.server}: restore it "
+                f"into version {dump.server} or newer."
+            )
+        tools = tools_for(server, embedded=part.embedded)
+        unknown = [name for (name,) in connection.execute(_UNKNOWN_ROLES, (dump.grantees,))]
+        wanted = "; ".join(
+            sql.SQL("create role {}").format(sql.Identifier(name)).as_string(connection) for name in unknown
+        )
+        try:
+            if {*unknown} <= {role.value for role in Role}:
+                for name in unknown:
+                    connection.execute(sql.SQL("create role {}").format(sql.Identifier(name)))
+                return tools
+        except psycopg.errors.InsufficientPrivilege:
+            pass
+    raise ConfigurationError(
+        f"The backup grants privileges to roles that {describe(part.url)} does not have: ask its administrator to run "
+        f"`{wanted};`, then run the command again."
+    )
+
+
+def _is_empty(part: Part, dump: Dump) -> bool:
+    """Return whether a database has no table of a dump, nor anything else where all tables would be ours."""
+    with open_connection(part.url) as connection:
+        present = tables_of(connection, part.schema)
+    if part.schema == MARKET_DATA:
+        return not present
+    return not present.keys() & {table.name for table in dump.tables}
+
+
+def _refuse_another(part: Part, dump: Dump) -> None:
+    """Raise unless a database that is not empty holds exactly what a dump held.
+
+    Raises:
+        ConfigurationError: says how to empty it.
+    """
+    with open_connection(part.url) as connection:
+        difference = next(iter(differences(connection, part.schema, dump)), None)
+    if difference is None:
+        return
+    if part.embedded:
+        remedy = "run `market-data down` and move the folder .market-data/postgres away"
+    else:
+        again = "; create schema public" if part.schema == "public" else ""
+        remedy = f'name an empty database, or empty this one with `drop schema "{part.schema}" cascade{again}`'
+    raise ConfigurationError(
+        f"{describe(part.url)} is not empty, and a backup is never restored over anything: {remedy}. ({difference})"
+    )
+
+
+def _restore(part: Part, dump: Dump, folder: Path, tools: Tools) -> None:
+    with tempfile.NamedTemporaryFile("w", encoding="utf-8", suffix=".list") as entries:
+        entries.write(_entries(tools.run("pg_restore", ["--list", folder]), existing=_schema_exists(part)))
+        entries.flush()
+        arguments = (
+            "--single-transaction",  # all or nothing, also when it is killed
+            "--exit-on-error",
+            "--no-owner",  # it belongs to the login that restores it
+            "--no-tablespaces",
+            "--no-password",
+            f"--use-list={entries.name}",
+            folder,
+        )
+        tools.run("pg_restore", arguments, part.url)
+    with open_connection(part.url, autocommit=True) as connection:
+        connection.execute("analyze")
+        wrong = list(differences(connection, part.schema, dump))
+    if wrong:
+        more = f" (and {len(wrong) - _NAMED} more differences)" if len(wrong) > _NAMED else ""
+        raise BackupError(
+            f"What was restored into {describe(part.url)} is not what the backup held, so do not use it: "
+            f"{' '.join(wrong[:_NAMED])}{more}"
+        )
+
+
+def _schema_exists(part: Part) -> bool:
+    with open_connection(part.url) as connection:
+        row = connection.execute("select to_regnamespace(quote_ident(%s)) is not null", (part.schema,)).fetchone()
+    return row is not None and bool(row[0])
+
+
+def _entries(listed: str, *, existing: bool) -> str:
+    """Return the table of contents of a dump without what is not restored, for `pg_restore --use-list`.
+
+    Default privileges name the owner, who may be another one here; `market-data migrate` grants them again. A schema
+    that exists stays as it is.
+    """
+    kinds = ["DEFAULT ACL"]
+    if existing:
+        kinds += ["SCHEMA", "COMMENT - SCHEMA", "ACL - SCHEMA"]
+    # A line is `number; catalogue oid KIND schema name owner`.
+    return "".join(
+        line
+        for line in listed.splitlines(keepends=True)
+        if line.startswith(";") or not line.split(" ", 3)[3].startswith(tuple(f"{kind} " for kind in kinds))
+    )

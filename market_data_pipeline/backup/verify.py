@@ -1,0 +1,108 @@
+"""Verify what is stored: the audit log, the rules of quality and, against a backup, counts and checksums."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+import sqlalchemy as sa
+from pydantic import BaseModel, ConfigDict
+
+from market_data_pipeline.backup.compare import differences
+from market_data_pipeline.backup.make import parts_of
+from market_data_pipeline.backup.manifest import damaged_files, find_backup, read_manifest
+from market_data_pipeline.domain.series import Tier
+from market_data_pipeline.reports.audit_chain import audit_problems
+from market_data_pipeline.reports.quality import Severity, rule_statement, table_rows
+from market_data_pipeline.reports.quality_splits import RULES
+from market_data_pipeline.store.calendar import sync_sessions
+from market_data_pipeline.store.connection import engine, open_connection, snapshot
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from market_data_pipeline.settings import Settings
+
+
+class Verification(BaseModel):
+    """What a verification found.
+
+    Attributes:
+        backup: the backup that was compared; None when only the database was verified.
+        files: its files.
+        rows: rows that were compared with it.
+        rules: rules of quality that were evaluated.
+        problems: what is wrong, a sentence each.
+        warnings: what is odd, and known to come from the vendor.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    backup: str | None = None
+    files: int = 0
+    rows: int = 0
+    rules: int = 0
+    problems: list[str] = []
+    warnings: list[str] = []
+
+
+def verify(settings: Settings, path: Path | None, *, files_only: bool = False) -> Verification:
+    """Verify the project's database and, when `path` names one, a backup and that the database is equal to it.
+
+    Args:
+        settings: of the project.
+        path: a backup, or a folder of backups of which the newest is meant; None for the database alone.
+        files_only: verify only the backup's files, for which no database is needed.
+
+    Raises:
+        BackupError: `path` has no backup, or its manifest cannot be read.
+        DatabaseUnavailableError: a database cannot be reached.
+    """
+    found = Verification() if path is None else _backup(settings, find_backup(path), files_only=files_only)
+    if files_only:
+        return found
+    source = engine(settings.database_url, as_of=settings.as_of, pool_size=1)
+    try:
+        sync_sessions(source)  # the rules need the calendar of this version
+        with snapshot(source) as connection:
+            problems = list(audit_problems(connection))
+            rules = list(_broken_rules(connection))
+    finally:
+        source.dispose()
+    problems += [sentence for severity, sentence in rules if severity is Severity.ERROR]
+    return found.model_copy(
+        update={
+            "rules": sum(len(rules) for rules in RULES.values()),
+            "problems": [*found.problems, *problems],
+            "warnings": [sentence for severity, sentence in rules if severity is Severity.WARN],
+        }
+    )
+
+
+def _backup(settings: Settings, folder: Path, *, files_only: bool) -> Verification:
+    manifest = read_manifest(folder)
+    problems = damaged_files(folder, manifest)
+    rows = 0
+    if not files_only:
+        for name, part in parts_of(settings).items():
+            if dump := manifest.dumps.get(name):
+                with closing(open_connection(part.url)) as connection:
+                    problems += differences(connection, part.schema, dump)
+                rows += sum(table.total[0] for table in dump.tables)
+    files = sum(len(dump.files) for dump in manifest.dumps.values())
+    return Verification(backup=str(folder), files=files, rows=rows, problems=problems)
+
+
+def _broken_rules(connection: sa.Connection) -> Iterator[tuple[Severity, str]]:
+    """Yield a sentence for each rule of quality that rows of a tier break."""
+    for table, rules in RULES.items():
+        for tier in Tier:
+            for rule in rules:
+                statement = rule_statement(rule, tier, 1).replace("{batch}", f"({table_rows(table)})")
+                if row := connection.exec_driver_sql(statement.replace("%", "%%")).mappings().first():
+                    example = ", ".join(f"{name} {value}" for name, value in list(row.items())[1:])
+                    yield (
+                        rule.severity,
+                        f"{tier}/{table} {rule.name}: {row['rows_in_all']} {rule.broken}; for example {example}.",
+                    )

@@ -1,0 +1,32 @@
+"""The backups that were made of a database: `market_data.backups`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from market_data_pipeline.store.connection import open_connection
+
+if TYPE_CHECKING:
+    from datetime import datetime, timedelta
+
+_RECORD: Final = """
+insert into market_data.backups (taken_at, finished_at, location, bytes, next_due_at)
+values (%s, clock_timestamp(), %s, %s, clock_timestamp() + %s)
+"""
+
+
+def record_backup(url: str, *, taken_at: datetime, location: str, size: int, next_within: timedelta | None) -> None:
+    """Record a finished backup.
+
+    Args:
+        url: of the database.
+        taken_at: the instant of its snapshot.
+        location: where it is.
+        size: bytes of its files.
+        next_within: the time from now within which the next one is due; None when none is scheduled.
+
+    Raises:
+        DatabaseUnavailableError: the database cannot be reached.
+    """
+    with open_connection(url) as connection:
+        connection.execute(_RECORD, (taken_at, location, size, next_within))
