@@ -104,9 +104,9 @@ def postgres_url() -> str:
     return server.owner_url
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """A real browser. It stands here because a process can run only one."""
+    """A real browser. A process can run only one at a time, and while it does, no event loop in its main thread."""
     from market_data_pipeline_tests.serving.browser import launched
 
     with launched() as running:

@@ -34,7 +34,7 @@ def executable(playwright: Playwright) -> str | None:
 
 @contextmanager
 def launched() -> Iterator[Browser]:
-    """Run the browser; a process can have only one, which is the fixture `browser` of the whole session."""
+    """Run the browser; a process can have only one at a time, which is the fixture `browser`."""
     with sync_playwright() as playwright:
         path = executable(playwright)
         if path is None:
