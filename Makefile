@@ -87,8 +87,8 @@ COMPILE := $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 
 	--no-annotate --no-emit-index-url --no-emit-find-links
 
 # Shell functions shared by the two installing recipes.
-# - The dagster command of this environment is a wrapper around the one that the dagster package installs. It is no script
-#   of ours in pyproject.toml because it would then replace Dagster's own wherever this package is installed.
+# - The dagster and dg commands of this environment are wrappers around those that Dagster's packages install. They are no
+#   scripts of ours in pyproject.toml because they would then replace Dagster's own wherever this package is installed.
 # - A machine whose pip is told where packages come from (a mirror) is served by pip: uv does not read pip's settings.
 # - Debian's python3 can make environments only without pip unless python3-venv is installed; the system's pip fills them.
 # - compileall names its files itself because PYTHONDONTWRITEBYTECODE, where set, also stops the installers; some
@@ -103,10 +103,11 @@ install() { \
 		say "uv could not install; trying pip."; fi; \
 	pip_install "$$@"; }; \
 compile() { $(BIN)/python -m compileall -qq -j0 -x '/(tests?|testing)/' $(VENV)/lib market_data_pipeline; true; }; \
-wrap_dagster() { printf '%s\n' '#!/bin/sh' '# Written by make install: see market_data_pipeline/cli/dagster.py.' \
+wrap_dagster() { for name in dagster dg; do test -e $(BIN)/$$name || continue; \
+	printf '%s\n' '#!/bin/sh' '# Written by make install: see market_data_pipeline/cli/dagster.py.' \
 	'bin=$$(dirname "$$(readlink -f "$$0")")' \
-	'exec "$$bin/python" -P -c "from market_data_pipeline.cli.dagster import main; main()" "$$@"' >$(BIN)/dagster.new; \
-	chmod +x $(BIN)/dagster.new; mv -f $(BIN)/dagster.new $(BIN)/dagster; }
+	"exec \"\$$bin/python\" -P -c \"from market_data_pipeline.cli.dagster import main; main('$$name')\" \"\$$@\"" \
+	>$(BIN)/$$name.new; chmod +x $(BIN)/$$name.new; mv -f $(BIN)/$$name.new $(BIN)/$$name; done; }
 endef
 
 $(BIN)/python:

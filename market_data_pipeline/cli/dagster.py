@@ -1,10 +1,10 @@
-"""What the `dagster` command in the checkout's `.venv` runs: Dagster's own command line, prepared for this project.
+"""What the `dagster` and `dg` commands in the checkout's `.venv` run: Dagster's own, prepared for this project.
 
 `dagster asset` of Dagster 1.13 reads neither workspace.yaml nor `[tool.dagster]`, and `.env` only after its options, so
 the module is named here. Where Dagster's storage is follows from this command's environment as it does for
-`market-data`. Every command needs that storage, so the embedded PostgreSQL is started when it is down, for example
-after a reboot. `make install` writes the script that calls this; an environment installed by pip keeps the script of
-the dagster package.
+`market-data`. Every command needs that storage, so the embedded PostgreSQL is started when it is down, for example in a
+fresh clone or after a reboot; one that materializes assets also needs the schema and the partitions. `make install`
+writes the scripts that call this; an environment installed by pip keeps those of Dagster's packages.
 """
 
 from __future__ import annotations
@@ -19,18 +19,21 @@ from market_data_pipeline.settings.project import LOCATION, is_local
 if TYPE_CHECKING:
     from market_data_pipeline.settings import Settings
 
+_PACKAGES: Final = {"dagster": "dagster", "dg": "dagster-dg-cli"}  # command -> the package that has it
 _NO_STORAGE: Final = {"--help", "-h", "--version"}
+_MATERIALIZING: Final = (["launch"], ["asset", "materialize"])
+_WITHOUT_STORAGE: Final = {"scaffold", "docs", "mcp", "plus", "utils"}  # commands of dg
 
 
-def main() -> None:
-    """Run Dagster's command line with this process's arguments."""
+def main(command: str = "dagster") -> None:
+    """Run one of Dagster's commands with this process's arguments."""
     arguments = sys.argv[1:]
-    if arguments[:1] == ["asset"]:
+    if command == "dagster" and arguments[:1] == ["asset"]:
         os.environ.setdefault("DAGSTER_MODULE_NAME", LOCATION)
-    if arguments and not _NO_STORAGE & set(arguments):
+    if arguments and not _NO_STORAGE & set(arguments) and not (command == "dg" and arguments[0] in _WITHOUT_STORAGE):
         _prepare()
-    sys.argv[0] = "dagster"  # the name that usage and error messages show
-    (script,) = distribution("dagster").entry_points.select(group="console_scripts", name="dagster")
+    sys.argv[0] = command  # the name that usage and error messages show
+    (script,) = distribution(_PACKAGES[command]).entry_points.select(group="console_scripts", name=command)
     script.load()()
 
 
@@ -51,10 +54,27 @@ def _prepare() -> None:
             from market_data_pipeline.runtime.postgres import EmbeddedPostgres
 
             EmbeddedPostgres.of(settings).ensure_running()
+        else:
+            from market_data_pipeline.store.connection import open_connection
+
+            open_connection(settings.dagster_postgres_url).close()  # Dagster would answer with a stack trace
         if sys.argv[1:2] == ["dev"]:
             _refuse_second_daemon(settings)
+        if any(sys.argv[1 : 1 + len(words)] == words for words in _MATERIALIZING):
+            _prepare_partitions(settings)
     except PipelineError as error:
         sys.exit(str(error))
+
+
+def _prepare_partitions(settings: Settings) -> None:
+    """Bring the schema, the universe and the partitions up to date, as the first `market-data up` does."""
+    from market_data_pipeline.runtime.database import open_universe
+    from market_data_pipeline.runtime.load import dagster_instance
+
+    engine = open_universe(settings)
+    with dagster_instance(settings, engine):
+        pass
+    engine.dispose()
 
 
 def _refuse_second_daemon(settings: Settings) -> None:
