@@ -11,32 +11,37 @@ import random
 import signal
 import threading
 import time
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-import msgspec
 import psutil
 import sqlalchemy as sa
 
 from market_data_pipeline import __version__
 from market_data_pipeline.domain.errors import DatabaseUnavailableError
-from market_data_pipeline.domain.objectives import RECOVERY_OBJECTIVES, TIER_OBJECTIVES, Outage
+from market_data_pipeline.domain.objectives import TIER_OBJECTIVES
 from market_data_pipeline.domain.series import Tier
+from market_data_pipeline.measure.alert_receiver import alert_receiver
+from market_data_pipeline.measure.chaos_verdict import (
+    Moment,
+    alert_moment,
+    differing_bars,
+    first_bars,
+    told,
+    wrongly_ended,
+)
 from market_data_pipeline.measure.drill import ready
 from market_data_pipeline.measure.drill_project import OverdueError, running_project
 from market_data_pipeline.measure.speed import SPEED
-from market_data_pipeline.reports.completeness import held
 from market_data_pipeline.reports.freshness import staleness_report
 from market_data_pipeline.reports.health import TICK_TOLERANCE
 from market_data_pipeline.runtime.console import console as screen
 from market_data_pipeline.runtime.up import until_terminated
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
+    from market_data_pipeline.measure.alert_receiver import AlertReceiver
     from market_data_pipeline.measure.drill_project import DrillProject
     from market_data_pipeline.settings import Settings
 
@@ -71,15 +76,30 @@ class _Course:
 
     began: float = field(default_factory=time.monotonic)
     events: list[dict[str, Any]] = field(default_factory=list)
-    alerts: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
-    longest_outage: float = 0.0
-    hit: dict[str, float] = field(default_factory=dict)  # when each process of `up` was last killed or ended, by name
-    returned: dict[str, float] = field(default_factory=dict)  # and when an alert last said that it runs again
+    moments: list[Moment] = field(default_factory=list)  # hits; those of alerts are added from what was received
+    alerts: list[tuple[float, str]] = field(default_factory=list)  # when, and the title
+    unhealthy: list[tuple[float, float]] = field(default_factory=list)  # from when to when health did not answer 200
+
+    @property
+    def now(self) -> float:
+        """The seconds since the course began."""
+        return time.monotonic() - self.began
+
+    @property
+    def all_moments(self) -> list[Moment]:
+        """The hits and what alerts said of outages, in no order."""
+        return [*self.moments, *filter(None, (alert_moment(at, title) for at, title in self.alerts))]
+
+    def hear(self, receiver: AlertReceiver) -> None:
+        """Take note of the alerts that have arrived since the last call."""
+        for message in receiver.received[len(self.alerts) :]:
+            self.alerts.append((message["at"] - self.began, message["title"]))
+            self.note(f"alert: {message['title']}")
 
     def note(self, what: str) -> None:
         """Record what has just happened, and print it."""
-        after = time.monotonic() - self.began
+        after = self.now
         self.events.append({"after_seconds": round(after, 1), "what": what})
         screen().print(f"{after:7.1f} s  {what}", markup=False)
 
@@ -104,31 +124,33 @@ def run_chaos(settings: Settings, minutes: float, seed: int) -> dict[str, Any]:
     course = _Course()
     with until_terminated(), ExitStack() as stack:
         screen().print("Starting a scratch project ...")
-        address = stack.enter_context(_receiver(course))
+        receiver = stack.enter_context(alert_receiver())
         project = stack.enter_context(
             running_project(
                 settings,
                 universe=_UNIVERSE,
                 files={"sitecustomize.py": _HASTEN},
-                MARKET_DATA_ALERT_URLS=address,
+                MARKET_DATA_ALERT_URLS=receiver.address(),
             )
         )
         project.on_restart = course.problem
         ready(project, _READY_SECONDS)
         course.began = time.monotonic()
-        course.alerts.clear()
-        bars = _bars(project)
+        receiver.received.clear()
+        first = first_bars(project.settings, [symbol for symbols in _UNIVERSE.values() for symbol in symbols])
         watching = threading.Event()
         watcher = threading.Thread(target=_watch, args=(project, course, watching), daemon=True)
         watcher.start()
-        _hit(project, course, minutes, random.Random(seed))  # noqa: S311 - a course, not a secret
+        _hit(project, course, receiver, minutes, random.Random(seed))  # noqa: S311 - a course, not a secret
         course.note("the last victim was hit; waiting until everything is in order")
-        _settle(project, course)
+        _settle(project, course, receiver)
         watching.set()
         watcher.join(60)
-        _judge_alerts(course)
-        if _bars(project) < bars:
-            course.problem("bars were lost")
+        alerts = told(course.all_moments)
+        for wrong in (*alerts.wrong, *alerts.open, *wrongly_ended(course.unhealthy, course.all_moments)):
+            course.problem(wrong)
+        for wrong in differing_bars(project.settings, first):
+            course.problem(wrong)
         screen().print("Removing the scratch project ...")
     return {
         "timestamp": datetime.now(UTC).replace(microsecond=0),
@@ -137,8 +159,8 @@ def run_chaos(settings: Settings, minutes: float, seed: int) -> dict[str, Any]:
         "seed": seed,
         "speed": SPEED,
         "events": course.events,
-        "alerts": course.alerts,
-        "longest_outage_seconds": round(course.longest_outage, 1),
+        "alerts": [title for _, title in course.alerts],
+        "longest_outage_seconds": round(max((end - began for began, end in course.unhealthy), default=0.0), 1),
         "problems": course.problems,
         "kept": not course.problems,
     }
@@ -147,7 +169,9 @@ def run_chaos(settings: Settings, minutes: float, seed: int) -> dict[str, Any]:
 _Paused: TypeAlias = tuple[float, psutil.Process, str]  # until when, which, and its name
 
 
-def _hit(project: DrillProject, course: _Course, minutes: float, chance: random.Random) -> None:
+def _hit(
+    project: DrillProject, course: _Course, receiver: AlertReceiver, minutes: float, chance: random.Random
+) -> None:
     """Hit a random process again and again until `minutes` have passed."""
     every = min(EVERY_SECONDS, minutes * 60 / _FEWEST_VICTIMS)
     end = time.monotonic() + minutes * 60
@@ -162,11 +186,14 @@ def _hit(project: DrillProject, course: _Course, minutes: float, chance: random.
                 if action == "suspended":
                     paused.append((now + length, victim, name))
                 elif name in _CALLED:
-                    course.hit[_CALLED[name]] = time.monotonic()
+                    course.moments.append(Moment(course.now, "hit", _CALLED[name]))
+                elif name == "PostgreSQL":
+                    course.moments.append(Moment(course.now, "perhaps", "The market database"))
         while time.monotonic() < min(now + every, end):
             paused = _continue(course, paused)
             project.keep_up()
             project.keep_vendor()
+            course.hear(receiver)
             time.sleep(0.2)
     _continue(course, [(0.0, victim, name) for _, victim, name in paused])
     project.keep_vendor()
@@ -218,27 +245,30 @@ def _watch(project: DrillProject, course: _Course, over: threading.Event) -> Non
     """Check that `/health` never answers 200 while ticks are not evaluated, and measure outages."""
     down_since: float | None = None
     while not over.wait(1.0):
-        status, now = project.health(), time.monotonic()
-        if status == 200:
-            down_since = None
+        if project.health() == 200:
+            if down_since is not None:
+                course.unhealthy.append((down_since, course.now))
+                down_since = None
             with suppress(DatabaseUnavailableError, sa.exc.DBAPIError):
                 for one in project.evaluations():
                     age = datetime.now(UTC) - (one.due_at or datetime.now(UTC))
                     if one.running and age > 2 * TICK_TOLERANCE:
                         course.problem(f"healthy although {one.name} was not evaluated for {age.total_seconds():.0f} s")
         else:
-            down_since = now if down_since is None else down_since
-            course.longest_outage = max(course.longest_outage, now - down_since)
+            down_since = course.now if down_since is None else down_since
+    if down_since is not None:
+        course.unhealthy.append((down_since, course.now))
 
 
-def _settle(project: DrillProject, course: _Course) -> None:
+def _settle(project: DrillProject, course: _Course, receiver: AlertReceiver) -> None:
     """Wait until every series is inside its RPO, every run of the course has ended, and every outage was alerted."""
     last = datetime.now(UTC)
 
     def in_order() -> bool:
         project.keep_up()
+        course.hear(receiver)
         is_over = project.health() == 200 and not project.unfinished_since(last)
-        return is_over and not _late(project) and not _open_alerts(course) and not _untold(course)
+        return is_over and not _late(project) and not told(course.all_moments).open
 
     try:
         project.wait_for("everything to be in order", in_order, _SETTLED_SECONDS)
@@ -246,7 +276,7 @@ def _settle(project: DrillProject, course: _Course) -> None:
         course.problem(
             f"not in order after {_SETTLED_SECONDS:.0f} s: health {project.health()}, "
             f"runs without an end {project.unfinished_since(last)}, late series {_late(project)}, "
-            f"outages without an end {sorted(_open_alerts(course))}, recoveries without an alert {_untold(course)}"
+            f"alerts {told(course.all_moments).open}"
         )
     else:
         course.note("every series is inside its RPO, every run has ended, every outage was alerted with its end")
@@ -261,75 +291,3 @@ def _late(project: DrillProject) -> list[str]:
         for one in getattr(staleness_report(project.engine, None).by_status, state)
         if one.staleness_seconds is None or timedelta(seconds=one.staleness_seconds) > rpos[one.tier]
     ]
-
-
-# What begins an outage and what ends it: the parts of a title between which the name of what is down stands.
-_BEGINS: Final = (" is down: ", " cannot be reached", " are not evaluated: ")
-_ENDS: Final = (" runs again after ", " answers again after ", " are evaluated again after ")
-
-
-def _subject(title: str, parts: tuple[str, ...]) -> str | None:
-    return next((title.partition(part)[0] for part in parts if part in title), None)
-
-
-def _open_alerts(course: _Course) -> set[str]:
-    """Return what was alerted as down and not yet as recovered."""
-    down: set[str] = set()
-    for title in list(course.alerts):
-        if subject := _subject(title, _BEGINS):
-            down.add(subject)
-        elif subject := _subject(title, _ENDS):
-            down.discard(subject)
-    return down
-
-
-def _untold(course: _Course) -> list[str]:
-    """Return the processes that were killed or ended, and of which no alert has said since that they run again."""
-    return [name for name, at in course.hit.items() if course.returned.get(name, 0.0) < at]
-
-
-def _judge_alerts(course: _Course) -> None:
-    """Check that no outage was alerted twice, and that every long one was alerted."""
-    down: set[str] = set()
-    for title in course.alerts:
-        if subject := _subject(title, _BEGINS):
-            if subject in down:
-                course.problem(f"alerted twice: {title}")
-            down.add(subject)
-        elif subject := _subject(title, _ENDS):
-            down.discard(subject)
-    shortest = min(RECOVERY_OBJECTIVES[one].rto for one in (Outage.SCHEDULER_CRASH, Outage.DATABASE_CONNECTION_LOSS))
-    alerted = any(_subject(title, (*_BEGINS, *_ENDS)) for title in course.alerts)
-    if course.longest_outage > shortest.total_seconds() and not alerted:
-        course.problem(f"an outage of {course.longest_outage:.0f} s was never alerted")
-
-
-def _bars(project: DrillProject) -> int:
-    return sum(of_tier.bars for of_tier in held(project.engine).values())
-
-
-@contextmanager
-def _receiver(course: _Course) -> Iterator[str]:
-    """Receive alerts while the block runs; yield the Apprise address."""
-
-    class Receiver(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["Content-Length"]))
-            title = str(msgspec.json.decode(body)["title"])
-            course.alerts.append(title)
-            if " again after " in title:
-                course.returned[title.partition(" ")[0]] = time.monotonic()
-            course.note(f"alert: {title}")
-            self.send_response(200)
-            self.end_headers()
-
-        def log_message(self, *_: object) -> None:
-            """Keep the screen for the course."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Receiver)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield f"json://127.0.0.1:{server.server_port}/"
-    finally:
-        server.shutdown()
-        server.server_close()

@@ -15,13 +15,14 @@ import sqlalchemy as sa
 
 from market_data_pipeline.definitions import build_defs
 from market_data_pipeline.domain.errors import DatabaseUnavailableError
+from market_data_pipeline.measure.alert_receiver import AlertReceiver as Webhook
+from market_data_pipeline.measure.alert_receiver import alert_receiver as webhook
 from market_data_pipeline.orchestration.alerts.delivery import Alert, deliver
 from market_data_pipeline.orchestration.alerts.failed_runs import alert_runs
 from market_data_pipeline.orchestration.alerts.thresholds import alert_thresholds
 from market_data_pipeline.reports.freshness import tier_freshness
 from market_data_pipeline_tests.orchestration.conftest import NOW, StandIn
 from market_data_pipeline_tests.orchestration.mailbox import mailbox
-from market_data_pipeline_tests.orchestration.webhook import Webhook, webhook
 
 SECRET = "T0SECRETB0SECRETxyz"
 

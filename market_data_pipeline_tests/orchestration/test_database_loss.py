@@ -18,6 +18,8 @@ import sqlalchemy as sa
 from psycopg import sql
 
 from market_data_pipeline.definitions import build_defs
+from market_data_pipeline.measure.alert_receiver import AlertReceiver as Webhook
+from market_data_pipeline.measure.alert_receiver import alert_receiver as webhook
 from market_data_pipeline.process_identity import is_alive
 from market_data_pipeline.runtime.database_watch import DatabaseWatch
 from market_data_pipeline.runtime.postgres import EmbeddedPostgres
@@ -28,7 +30,6 @@ from market_data_pipeline_tests.conftest import SQL
 from market_data_pipeline_tests.end_to_end.conftest import folder
 from market_data_pipeline_tests.orchestration.conftest import REPOSITORY, StandIn, psycopg2_url
 from market_data_pipeline_tests.orchestration.test_run_liveness import started_run
-from market_data_pipeline_tests.orchestration.webhook import Webhook, webhook
 from market_data_pipeline_tests.waiting import until
 
 

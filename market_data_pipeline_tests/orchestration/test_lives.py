@@ -10,6 +10,8 @@ import pytest
 
 from market_data_pipeline.definitions import build_defs
 from market_data_pipeline.domain.calendar import NEW_YORK
+from market_data_pipeline.measure.alert_receiver import AlertReceiver as Webhook
+from market_data_pipeline.measure.alert_receiver import alert_receiver as webhook
 from market_data_pipeline.reports.freshness import series_freshness
 from market_data_pipeline.sandbox.main import open_source
 from market_data_pipeline.sandbox.scenario import Closing, Delisting, Scenario, Withheld
@@ -17,7 +19,6 @@ from market_data_pipeline.sandbox.staged import StagedMarket
 from market_data_pipeline.store.connection import engine
 from market_data_pipeline_tests.ingest.conftest import MakeWorld, World, make_world
 from market_data_pipeline_tests.orchestration.conftest import StandIn
-from market_data_pipeline_tests.orchestration.webhook import Webhook, webhook
 
 __all__ = ["make_world"]  # the fixture: a vendor, a database and a clock
 

@@ -17,6 +17,7 @@ from dagster._daemon.types import DaemonHeartbeat
 from rich.console import Console
 
 from market_data_pipeline.domain.errors import UsageError
+from market_data_pipeline.measure.alert_receiver import alert_receiver as webhook
 from market_data_pipeline.orchestration.dagster_internals import HEARTBEAT_TOLERANCE_SECONDS, StoredDagsterState
 from market_data_pipeline.orchestration.run_queue import serving_daemon, this_machines
 from market_data_pipeline.runtime import daemon as module
@@ -25,7 +26,6 @@ from market_data_pipeline.runtime.daemon_watch import DaemonWatch
 from market_data_pipeline.runtime.processes import Processes
 from market_data_pipeline.settings import Settings
 from market_data_pipeline_tests.conftest import OWN_SERVER, SESSION
-from market_data_pipeline_tests.orchestration.webhook import webhook
 from market_data_pipeline_tests.waiting import until
 
 

@@ -11,11 +11,12 @@ import pytest
 from market_data_pipeline.definitions import build_defs
 from market_data_pipeline.domain.objectives import FRESHNESS, TIER_OBJECTIVES, Freshness
 from market_data_pipeline.domain.series import Tier
+from market_data_pipeline.measure.alert_receiver import AlertReceiver as Webhook
+from market_data_pipeline.measure.alert_receiver import alert_receiver as webhook
 from market_data_pipeline.sandbox.main import open_source
 from market_data_pipeline_tests.ingest.changing import ChangingSource
 from market_data_pipeline_tests.ingest.conftest import MakeWorld, World, make_world
 from market_data_pipeline_tests.orchestration.conftest import StandIn
-from market_data_pipeline_tests.orchestration.webhook import Webhook, webhook
 
 __all__ = ["make_world"]  # the fixture: a vendor, a database and a clock
 

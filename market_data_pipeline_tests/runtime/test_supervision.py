@@ -17,6 +17,8 @@ import psutil
 import pytest
 
 from market_data_pipeline.domain.errors import PipelineError
+from market_data_pipeline.measure.alert_receiver import AlertReceiver as Webhook
+from market_data_pipeline.measure.alert_receiver import alert_receiver as webhook
 from market_data_pipeline.measure.scratch import free_ports
 from market_data_pipeline.process_identity import is_alive
 from market_data_pipeline.reports.dagster_state import Evaluation
@@ -28,7 +30,6 @@ from market_data_pipeline.runtime.supervision import Service, Supervisor
 from market_data_pipeline.settings import Settings
 from market_data_pipeline_tests.end_to_end.conftest import folder
 from market_data_pipeline_tests.end_to_end.project import REPOSITORY
-from market_data_pipeline_tests.orchestration.webhook import Webhook, webhook
 from market_data_pipeline_tests.waiting import until
 
 SERVICE = """

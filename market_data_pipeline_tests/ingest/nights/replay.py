@@ -14,6 +14,7 @@ from market_data_pipeline.domain.features.definitions import FEATURE_NAMES
 from market_data_pipeline.domain.series import Tier
 from market_data_pipeline.ingest.outcome import SeriesOutcome, SymbolRequest
 from market_data_pipeline.ingest.shard import refresh_shard
+from market_data_pipeline.measure.alert_receiver import AlertReceiver as Webhook
 from market_data_pipeline.orchestration.alerts.thresholds import alert_thresholds
 from market_data_pipeline.orchestration.jobs.reconcile import reconcile
 from market_data_pipeline.reports.freshness import series_freshness, tier_freshness
@@ -22,7 +23,6 @@ from market_data_pipeline.store.connection import engine as engine_of
 from market_data_pipeline_tests.domain.strategies import EQUITIES
 from market_data_pipeline_tests.ingest.conftest import World
 from market_data_pipeline_tests.ingest.nights.truth import at
-from market_data_pipeline_tests.orchestration.webhook import Webhook
 
 QUARTER = timedelta(minutes=15)
 HOUR = timedelta(hours=1)

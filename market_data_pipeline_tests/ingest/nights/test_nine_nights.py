@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from market_data_pipeline.domain.series import Tier
+from market_data_pipeline.measure.alert_receiver import alert_receiver as webhook
 from market_data_pipeline.sandbox.market import SyntheticMarket
 from market_data_pipeline.sandbox.scenario import Scenario, read_scenario
 from market_data_pipeline.sandbox.server import running_server
@@ -27,7 +28,6 @@ from market_data_pipeline_tests.domain.strategies import EQUITIES
 from market_data_pipeline_tests.ingest.conftest import World
 from market_data_pipeline_tests.ingest.nights.replay import Replay, moving_engine, quarters, refreshed_tiers
 from market_data_pipeline_tests.ingest.nights.truth import Truth, at
-from market_data_pipeline_tests.orchestration.webhook import webhook
 
 EXAMPLE = Path(__file__).parents[3] / "docs" / "examples" / "nine_nights.toml"
 TIERS = {Tier.CRITICAL: ("MSFT", "KIMpL", "PFE"), Tier.STANDARD: ("KO", "PLTR")}
