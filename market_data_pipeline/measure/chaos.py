@@ -29,7 +29,6 @@ from market_data_pipeline.measure.chaos_verdict import (
     alert_moment,
     differing_bars,
     first_bars,
-    told,
     wrongly_ended,
 )
 from market_data_pipeline.measure.drill import ready
@@ -146,7 +145,7 @@ def run_chaos(settings: Settings, minutes: float, seed: int) -> dict[str, Any]:
         _settle(project, course, receiver)
         watching.set()
         watcher.join(60)
-        alerts = told(course.all_moments)
+        alerts = judge_alerts(course.all_moments)
         for wrong in (*alerts.wrong, *alerts.open, *wrongly_ended(course.unhealthy, course.all_moments)):
             course.problem(wrong)
         for wrong in differing_bars(project.settings, first):
@@ -268,7 +267,7 @@ def _settle(project: DrillProject, course: _Course, receiver: AlertReceiver) -> 
         project.keep_up()
         course.hear(receiver)
         is_over = project.health() == 200 and not project.unfinished_since(last)
-        return is_over and not _late(project) and not told(course.all_moments).open
+        return is_over and not _late(project) and not judge_alerts(course.all_moments).open
 
     try:
         project.wait_for("everything to be in order", in_order, _SETTLED_SECONDS)
@@ -276,7 +275,7 @@ def _settle(project: DrillProject, course: _Course, receiver: AlertReceiver) -> 
         course.problem(
             f"not in order after {_SETTLED_SECONDS:.0f} s: health {project.health()}, "
             f"runs without an end {project.unfinished_since(last)}, late series {_late(project)}, "
-            f"alerts {told(course.all_moments).open}"
+            f"alerts {judge_alerts(course.all_moments).open}"
         )
     else:
         course.note("every series is inside its RPO, every run has ended, every outage was alerted with its end")

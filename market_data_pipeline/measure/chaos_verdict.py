@@ -62,7 +62,7 @@ def alert_moment(at: float, title: str) -> Moment | None:
     return None
 
 
-class Told(NamedTuple):
+class AlertVerdict(NamedTuple):
     """How the outages of a course were told.
 
     Attributes:
@@ -74,7 +74,7 @@ class Told(NamedTuple):
     open: list[str]
 
 
-def told(moments: Iterable[Moment]) -> Told:
+def judge_alerts(moments: Iterable[Moment]) -> AlertVerdict:
     """Return how each outage was told.
 
     An outage begins when a process is hit, or with an alert (one that hangs is noticed, not hit), and ends with the
@@ -107,7 +107,7 @@ def told(moments: Iterable[Moment]) -> Told:
     still += [
         f"{subject}: hit at {at:.0f} s, which was never told" for subject, at in hit.items() if subject not in begun
     ]
-    return Told(wrong, still)
+    return AlertVerdict(wrong, still)
 
 
 def wrongly_ended(unhealthy: Sequence[tuple[float, float]], moments: Sequence[Moment]) -> list[str]:

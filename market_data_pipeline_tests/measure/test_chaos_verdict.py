@@ -9,7 +9,6 @@ from market_data_pipeline.measure.chaos_verdict import (
     alert_moment,
     differing_bars,
     first_bars,
-    told,
     wrongly_ended,
 )
 from market_data_pipeline.sandbox.main import open_source
@@ -40,7 +39,7 @@ def test_each_outage_that_was_told_once_with_its_end_is_in_order() -> None:
         (330, "The market database answers again after 31 s"),
         (400, "dagster-webserver was started again after 40 s: it no longer answered"),
     )
-    assert told(moments) == ([], [])
+    assert judge_alerts(moments) == ([], [])
     assert wrongly_ended([(0, 9), (100, 190), (300, 480)], moments) == []
 
 
@@ -58,7 +57,7 @@ def test_each_outage_that_was_told_once_with_its_end_is_in_order() -> None:
     ],
 )
 def test_an_outage_that_was_not_told_once_with_its_end_is_named(what: list[tuple[float, str]], words: str) -> None:
-    wrong, still = told(course(*what))
+    wrong, still = judge_alerts(course(*what))
     assert any(words in one for one in (*wrong, *still))
 
 
