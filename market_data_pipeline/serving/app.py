@@ -86,6 +86,7 @@ def create_app(settings: Settings, dagster: DagsterState) -> FastAPI:
     answers = SeriesAnswers(database, cache, settings.clock, metrics.cuts.inc, settings.api_prefix)
     several = SeveralAnswers(database, settings.clock, settings.api_prefix)
     own = load_own_features(settings)
+    pages = page_routes.PageAnswers(database, dagster, access, settings, own.declarations)
     for problem in own.problems:
         log.warning("%s", problem)
 
@@ -122,7 +123,7 @@ def create_app(settings: Settings, dagster: DagsterState) -> FastAPI:
     app.include_router(symbol_routes.router(database, settings.clock, settings.api_prefix))
     app.include_router(admin_routes.router(database, dagster, access))
     app.include_router(system_routes.router(database, dagster, metrics))
-    app.include_router(page_routes.router(database, dagster, access, settings, own.declarations))
+    app.include_router(page_routes.router(pages))
     app.include_router(reference_routes.router())
     app.include_router(sign_in_routes.router(access))
     app.mount(page_routes.STATIC_PATH, page_routes.PageFiles(directory=page_routes.STATIC))

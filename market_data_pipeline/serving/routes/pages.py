@@ -5,12 +5,12 @@ Everything that a page needs comes from this server, and its Content-Security-Po
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import partial
 from gzip import compress
 from http import HTTPStatus
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 from urllib.parse import quote
 
 from fastapi import APIRouter, Request
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
     from market_data_pipeline.domain.features.definitions import Feature
     from market_data_pipeline.reports.dagster_state import DagsterState
+    from market_data_pipeline.reports.series import SeriesReport
     from market_data_pipeline.serving.access import AdminAccess
     from market_data_pipeline.serving.database import Database
     from market_data_pipeline.settings import Settings
@@ -76,17 +77,71 @@ class PageFiles(StaticFiles):
         return response
 
 
-def router(
-    database: Database, dagster: DagsterState, access: AdminAccess, settings: Settings, own: Sequence[Feature] = ()
-) -> APIRouter:
-    """Return the routes of the pages; `own` are the project's own features, which a series' chart offers too."""
-    routes = APIRouter(include_in_schema=False)
-    plan = plan_named(settings.plan)
+@dataclass(frozen=True)
+class PageAnswers:
+    """Makes the pages; readers who ask for the same page at the same time share one.
 
-    flight = SingleFlight()
+    Attributes:
+        database: read in the lane for reports.
+        dagster: whose daemons and schedules the status page shows.
+        access: decides what a reader sees.
+        settings: the project's.
+        own: the project's own features, which a series' chart offers too.
+    """
 
-    async def answer(
-        request: Request, key: tuple[Hashable, ...], make: Callable[[sa.Engine], tuple[HTTPStatus, str]]
+    database: Database
+    dagster: DagsterState
+    access: AdminAccess
+    settings: Settings
+    own: Sequence[Feature]
+    _flight: SingleFlight = field(default_factory=SingleFlight)
+
+    async def status(self, request: Request) -> Response:
+        """Return the page of all series."""
+        now, wall, reader = self.settings.clock(), datetime.now(UTC), self._reader(request)
+
+        def make(source: sa.Engine) -> tuple[HTTPStatus, str]:
+            status = status_page.read_status(source, self.dagster, for_operator=reader.is_operator)
+            shown = status_page.render_status(
+                status, now, wall=wall, dagster_url=reader.dagster_url, offer=reader.offer
+            )
+            return HTTPStatus.OK, shown
+
+        try:
+            return await self._shared(request, ("", reader), make)
+        except DatabaseUnavailableError:
+            return unavailable(status_page.render_status(None, now, wall=wall))
+
+    async def series(self, request: Request, symbol: str, timeframe: str) -> Response:
+        """Return the page of one series, or one that says that there is no such series."""
+        now, reader = self.settings.clock(), self._reader(request)
+
+        def make(source: sa.Engine) -> tuple[HTTPStatus, str]:
+            try:
+                report = self._report(source, _named(symbol, timeframe), now)
+            except UsageError as error:
+                shown = _message(reader.root, HTTPStatus.NOT_FOUND, "No such series", str(error))
+                return HTTPStatus.NOT_FOUND, shown
+            shown = series_page.render_series(
+                report,
+                now,
+                root=reader.root,
+                for_operator=reader.is_operator,
+                own=self.own,
+                dagster_url=reader.dagster_url,
+                offer=reader.offer,
+            )
+            return HTTPStatus.OK, shown
+
+        try:
+            return await self._shared(request, (symbol, timeframe, reader), make)
+        except DatabaseUnavailableError:
+            sentence = "This page and the API recover on their own as soon as it answers."
+            heading = "The database cannot be reached"
+            return unavailable(_message(reader.root, HTTPStatus.SERVICE_UNAVAILABLE, heading, sentence))
+
+    async def _shared(
+        self, request: Request, key: tuple[Hashable, ...], make: Callable[[sa.Engine], tuple[HTTPStatus, str]]
     ) -> Response:
         """Return the page that `make` renders in a thread, so that the event loop serves others meanwhile.
 
@@ -99,37 +154,51 @@ def router(
             return status, compress(text.encode(), _LEVEL) if gzip else text.encode()
 
         try:
-            status, content = await flight.run((*key, gzip), lambda: database.report(rendered))
+            status, content = await self._flight.run((*key, gzip), lambda: self.database.report(rendered))
         except DatabaseBusyError:
             sentence = "There are more readers than it can serve at once. This page tries again automatically."
-            return unavailable(
-                render(
-                    "message.html",
-                    root=_root(request),
-                    now=None,
-                    status=503,
-                    heading="The API is busy",
-                    sentence=sentence,
-                )
-            )
-        headers = PAGE_HEADERS | ({"content-encoding": "gzip"} if gzip else {})
-        return HTMLResponse(content, status, headers)
+            return unavailable(_message(_root(request), HTTPStatus.SERVICE_UNAVAILABLE, "The API is busy", sentence))
+        return HTMLResponse(content, status, PAGE_HEADERS | ({"content-encoding": "gzip"} if gzip else {}))
+
+    def _reader(self, request: Request) -> _Reader:
+        return _Reader(
+            self.access.is_allowed(request),
+            self.access.offer(request),
+            _dagster_url(request, self.settings),
+            _root(request),
+        )
+
+    def _report(self, source: sa.Engine, series: Series, now: datetime) -> SeriesReport:
+        """Return what the page of a series shows.
+
+        Raises:
+            UsageError: the symbol is not tracked.
+        """
+        plan = plan_named(self.settings.plan)
+        timing = Timing.on(plan, asset_class_of(series.symbol), now)
+        with snapshot(source) as connection:
+            report = series_report(connection, series, timing, plan, self.settings.history_days)
+            if report is None:
+                raise UsageError(_untracked(connection, series.symbol))
+        return report
+
+
+class _Reader(NamedTuple):
+    """What a page depends on besides what it is about."""
+
+    is_operator: bool
+    offer: str
+    dagster_url: str | None
+    root: str
+
+
+def router(answers: PageAnswers) -> APIRouter:
+    """Return the routes of the pages."""
+    routes = APIRouter(include_in_schema=False)
 
     @routes.get("/")
     async def index(request: Request) -> Response:
-        now, wall, for_operator = settings.clock(), datetime.now(UTC), access.is_allowed(request)
-        dagster_url, offer = _dagster_url(request, settings), access.offer(request)
-
-        def make(source: sa.Engine) -> tuple[HTTPStatus, str]:
-            status = status_page.read_status(source, dagster, for_operator=for_operator)
-            return HTTPStatus.OK, status_page.render_status(
-                status, now, wall=wall, dagster_url=dagster_url, offer=offer
-            )
-
-        try:
-            return await answer(request, ("", for_operator, offer, dagster_url), make)
-        except DatabaseUnavailableError:
-            return unavailable(status_page.render_status(None, now, wall=wall))
+        return await answers.status(request)
 
     @routes.get("/series")
     async def chosen(request: Request) -> Response:
@@ -140,40 +209,7 @@ def router(
 
     @routes.get("/series/{symbol:path}/{timeframe}")
     async def one_series(request: Request, symbol: str, timeframe: str) -> Response:
-        now, for_operator = settings.clock(), access.is_allowed(request)
-        root, dagster_url, offer = _root(request), _dagster_url(request, settings), access.offer(request)
-        message = partial(render, "message.html", root=root, now=None)
-
-        def make(source: sa.Engine) -> tuple[HTTPStatus, str]:
-            try:
-                series = _named(symbol, timeframe)
-                with snapshot(source) as connection:
-                    report = series_report(
-                        connection,
-                        series,
-                        Timing.on(plan, asset_class_of(series.symbol), now),
-                        plan,
-                        settings.history_days,
-                    )
-                    if report is None:
-                        raise UsageError(_untracked(connection, series.symbol))
-            except UsageError as error:
-                return HTTPStatus.NOT_FOUND, message(status=404, heading="No such series", sentence=str(error))
-            return HTTPStatus.OK, series_page.render_series(
-                report,
-                now,
-                root=root,
-                for_operator=for_operator,
-                own=own,
-                dagster_url=dagster_url,
-                offer=offer,
-            )
-
-        try:
-            return await answer(request, (symbol, timeframe, root, for_operator, offer, dagster_url), make)
-        except DatabaseUnavailableError:
-            sentence = "This page and the API recover on their own as soon as it answers."
-            return unavailable(message(status=503, heading="The database cannot be reached", sentence=sentence))
+        return await answers.series(request, symbol, timeframe)
 
     @routes.get("/series/{symbol:path}")
     async def one_symbol(request: Request, symbol: str) -> Response:
@@ -183,6 +219,10 @@ def router(
         return RedirectResponse(_root(request) + series_url(canonical_symbol(named[0]), named[1]), HTTPStatus.SEE_OTHER)
 
     return routes
+
+
+def _message(root: str, status: HTTPStatus, heading: str, sentence: str) -> str:
+    return render("message.html", root=root, now=None, status=status.value, heading=heading, sentence=sentence)
 
 
 def unavailable(content: str) -> HTMLResponse:
