@@ -9,6 +9,7 @@ from market_data_pipeline.measure.chaos_verdict import (
     alert_moment,
     differing_bars,
     first_bars,
+    judge_alerts,
     wrongly_ended,
 )
 from market_data_pipeline.sandbox.main import open_source
