@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 # Smaller changes are ordinary: the smallest usual split, 5 for 4, is one of 20 %.
 LEAST: Final = 0.223  # of the logarithm of the price: 25 % up, 20 % down
 
+# Fewer changes than this show no habits. Then only one of a third down or half up counts that resembles a split.
+FEWEST: Final = 3
+WITHOUT_HABITS: Final = 0.405
+
 # How many robust standard deviations (1.4826 times the median absolute deviation) the name's own changes reach.
 DEVIATIONS: Final = 10.0
 ROBUST: Final = 1.4826
@@ -100,9 +104,13 @@ def jumps(bars: pd.DataFrame) -> list[Jump]:
         return []
     close, starts = bars["close"].to_numpy(dtype="float64"), ts_us(bars)
     change = np.diff(np.log(close))
-    off = np.abs(change - np.median(change))
-    sessions = np.maximum(1.0, np.diff(starts) / 86_400e6 / USUAL_DAYS)
-    unusual = off > np.maximum(LEAST, DEVIATIONS * ROBUST * np.median(off) * np.sqrt(sessions))
+    if len(change) < FEWEST:
+        like_splits = np.array([resembling(float(factor)) is not None for factor in np.exp(change)])
+        unusual = (np.abs(change) >= WITHOUT_HABITS) & (like_splits | (np.abs(change) >= ALWAYS))
+    else:
+        off = np.abs(change - np.median(change))
+        sessions = np.maximum(1.0, np.diff(starts) / 86_400e6 / USUAL_DAYS)
+        unusual = off > np.maximum(LEAST, DEVIATIONS * ROBUST * np.median(off) * np.sqrt(sessions))
     turnover = pd.Series(close * bars["volume"].to_numpy(dtype="float64"))
     usual = turnover.shift(1).rolling(NEWS_SESSIONS, min_periods=1).median()
     news = (turnover >= NEWS * usual).to_numpy()[1:]

@@ -45,7 +45,8 @@ _UNEXPLAINED: Final = f"""
             select percentile_cont(0.5) within group (order by c.change) as change from changes as c
         ),
         usual as materialized (
-            select percentile_cont(0.5) within group (order by abs(c.change - m.change)) as off
+            select percentile_cont(0.5) within group (order by abs(c.change - m.change)) as off,
+                count(c.change) as changes
             from changes as c cross join middle as m
         )
         select c.*, (
@@ -58,8 +59,17 @@ _UNEXPLAINED: Final = f"""
         ) as c
         cross join middle as m
         cross join usual as u
-        where abs(c.change - m.change) > greatest({jumps.LEAST}, {jumps.DEVIATIONS * jumps.ROBUST} * u.off * sqrt(
-            greatest(1, extract(epoch from c.ts - c.previous_ts) / 86400 / {jumps.USUAL_DAYS})))
+        where case
+            when u.changes < {jumps.FEWEST} then abs(c.change) >= {jumps.WITHOUT_HABITS} and (
+                abs(c.change) >= {jumps.ALWAYS}
+                or exists (
+                    select from (values {_RATIOS}) as k (name, change)
+                    where abs(c.change - k.change) <= {jumps.RESEMBLES}
+                )
+            )
+            else abs(c.change - m.change) > greatest({jumps.LEAST}, {jumps.DEVIATIONS * jumps.ROBUST} * u.off * sqrt(
+                greatest(1, extract(epoch from c.ts - c.previous_ts) / 86400 / {jumps.USUAL_DAYS})))
+        end
         and (abs(c.change) >= {jumps.ALWAYS} or not (
             least(abs(c.change + coalesce(c.change_before, 0)), abs(c.change + coalesce(c.change_after, 0)))
             <= {jumps.TAKEN_BACK} * abs(c.change)

@@ -83,6 +83,9 @@ def test_the_largest_jump_comes_first() -> None:
         ([*walk(3, 100.0, 40, 0.02), 70.0, 99.0], 1e6),  # a print that the next session takes back
         ([*walk(3, 100.0, 40, 0.02), 84.0], 1e6),
         ([5.0, 5.1], 1e6),
+        ([5.0, 7.2], 1e6),  # 44 % up
+        ([100.0, 58.0], 1e6),  # like no split
+        ([100.0, 101.0, 50.0], 2e7),  # a crash
         ([5.0], 1e6),
         ([], 1e6),
     ],
@@ -91,6 +94,17 @@ def test_moves_of_the_market_and_wrong_prints_are_not_reported(closes: list[floa
     volumes = np.full(len(closes), 1e6)
     volumes[-1:] = last_volume
     assert jumps(days(date(2025, 1, 2), np.array(closes, dtype="float64"), volumes)) == []
+
+
+@pytest.mark.parametrize(
+    ("closes", "like"),
+    [([100.0, 50.0], "2:1"), ([7.0, 7.1, 0.69], "10:1"), ([3.0, 30.0, 30.5], "1:10"), ([12.0, 184.0], "1:15")],
+)
+def test_a_jump_like_a_split_is_found_before_there_are_habits_to_compare_it_with(
+    closes: list[float], like: str
+) -> None:
+    (found,) = jumps(days(date(2025, 1, 2), np.array(closes), np.full(len(closes), 1e6)))
+    assert found.resembles == like
 
 
 def read_recorded(file: Path) -> pd.DataFrame:
