@@ -1,14 +1,16 @@
-"""Which days of an answer are doubted, because it takes away or changes much of what is stored.
+"""Which days of an answer are doubted, because it takes away, changes or adds much.
 
-The vendor withdraws and corrects bars, and its answers lose some. One answer does not show which it is, so what is
-stored stays until a second look says the same, at least a quarter of an hour after the first and, like it, after the
-day settled. Doubted are
+The vendor withdraws, corrects and adds bars, and its answers lose some or have those of another symbol. One answer does
+not show which it is, so what is stored stays until a second look says the same, at least a quarter of an hour after the
+first and, like it, after the day settled. Doubted are
 
 - a day of which the answer has no bar at all;
 - a day that is over, if the answer lacks or changes more than a few percent of its stored bars;
-- a day on which any price becomes more than twice or less than half of what is stored.
+- a day on which any price becomes more than twice or less than half of what is stored;
+- a day that gets more bars than the symbol has on any other.
 
-Changes count once the day has settled: before that, the vendor corrects bars as part of its routine. A day of which the
+Changes and additions count once the day has settled: before that, they are the vendor's routine. A hole that is filled
+is not doubted: the day then has as many bars as others. A day of which the
 answer has no bar becomes empty only if its window has bars of another day: a ticker that the vendor lost must not empty
 our history. Where the vendor's plan ends, a stored day that the answer lacks is kept as clamped.
 
@@ -46,6 +48,12 @@ if TYPE_CHECKING:
 # Of a day's bars. Corrections touch a few bars of a day: 5 % are ten of the 192 of a US equity.
 FEW: Final = 0.05
 
+# Of the bars of a symbol's busiest day: one that gets more may have those of another symbol. Symbols with bars on fewer
+# days show no habits, and a few bars are added to any day.
+MANY: Final = 1.5
+_FEWEST_DAYS: Final = 5
+_FEWEST_ADDED: Final = 5
+
 # A price that moves by less is a correction of a trade or two, however many bars it touches; so is a volume within a
 # factor of two. Bars of another symbol, or in another unit, are further away. The volume of a day bar does not count:
 # the vendor corrects it for days.
@@ -67,6 +75,10 @@ class _Day(NamedTuple):
     absurd: bool
     part: slice  # of the answer's bars
 
+    @property
+    def added(self) -> int:
+        return self.rows - (self.stored - self.lost)
+
 
 def weighed(answer: Answer, stored: pd.DataFrame) -> Answer:
     """Return the answer without its doubted days, whose coverage says so.
@@ -75,9 +87,9 @@ def weighed(answer: Answer, stored: pd.DataFrame) -> Answer:
         answer: of the vendor.
         stored: a bar frame of what is stored within its spans.
     """
-    if not len(stored) or not answer.spans:
-        return answer
     plan = answer.plan
+    if not answer.spans or not any(known.rows for known in plan.coverage.values()):
+        return answer
     decided: dict[date, Coverage] = {}
     doubted: list[_Day] = []
     days = _days(answer, stored)
@@ -128,7 +140,7 @@ def within(bars: pd.DataFrame, spans: Sequence[Interval]) -> pd.DataFrame:
 
 
 def _days(answer: Answer, stored: pd.DataFrame) -> list[_Day]:
-    """Return what the answer does to each of its days that has stored bars, ascending."""
+    """Return what the answer does to each of its days that has stored bars, or had settled without any, ascending."""
     import numpy as np
 
     calendar = answer.plan.timing.calendar
@@ -152,8 +164,14 @@ def _days(answer: Answer, stored: pd.DataFrame) -> list[_Day]:
             slice(new_low[at], new_high[at]),
         )
         for at, session in enumerate(sessions)
-        if old_high[at] > old_low[at]
+        if old_high[at] > old_low[at] or (new_high[at] > new_low[at] and _had_settled(session, answer.plan))
     ]
+
+
+def _had_settled(session: Session, plan: FetchPlan) -> bool:
+    """Return whether an answer about the day was taken in once it had settled."""
+    known = plan.coverage.get(session.date)
+    return known is not None and known.status is not CoverageStatus.FAILED and known.fetched_at >= settled_at(session)
 
 
 def _sums(mask: np.ndarray) -> np.ndarray:
@@ -195,10 +213,17 @@ def _is_doubted(answer: Answer, day: _Day, known: Coverage | None) -> bool:
         return True
     if timing.available_at(timing.last_end(day.session, base)) > timing.now:
         return False
-    settled = known is not None and known.fetched_at >= settled_at(day.session)
-    if not settled:
+    if not _had_settled(day.session, answer.plan):
         return day.lost > FEW * day.stored
-    return day.absurd or day.lost + day.changed > FEW * day.stored
+    return day.absurd or day.lost + day.changed > FEW * day.stored or _adds_too_many(answer, day)
+
+
+def _adds_too_many(answer: Answer, day: _Day) -> bool:
+    """Return whether the answer adds more than a few bars to a day, and it then has far more than any other day."""
+    if answer.plan.series.timeframe is Timeframe.D1 or day.added <= max(FEW * day.stored, _FEWEST_ADDED):
+        return False
+    others = [known.rows for date, known in answer.plan.coverage.items() if date != day.session.date and known.rows]
+    return len(others) >= _FEWEST_DAYS and day.rows > MANY * max(others)
 
 
 def _is_confirmed(answer: Answer, day: _Day, known: Coverage | None, digest: str) -> bool:
@@ -230,7 +255,8 @@ def _warning(answer: Answer, days: Sequence[_Day]) -> tuple[str, ...]:
     series, day = answer.plan.series, days[0]
     lost = f"lacks {day.lost} of the {day.stored} stored bars" if day.lost else ""
     changed = f"changes {day.changed} of the {day.stored} stored bars substantially" if day.changed else ""
-    what = " and ".join(filter(None, (lost, changed))) or "has implausible prices"
+    added = f"adds {day.added} bars to the {day.stored} stored" if day.added > FEW * day.stored else ""
+    what = " and ".join(filter(None, (lost, changed, added))) or "has implausible prices"
     more = f", and of {len(days) - 1} more days up to {days[-1].session.date}" if len(days) > 1 else ""
     return (
         f"{series.symbol} {series.timeframe}: the vendor's answer {what} of {day.session.date}{more}. "

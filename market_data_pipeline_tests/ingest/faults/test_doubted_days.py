@@ -130,6 +130,39 @@ def test_a_thin_symbols_only_bar_that_is_withdrawn_costs_no_refresh(make_world: 
     assert len(world.query("select * from market_data.bar_revisions")) == 1
 
 
+@pytest.mark.parametrize(("held", "added"), [(12, 192), (0, 192), (6, 12)])
+def test_a_thin_day_that_gets_far_more_bars_than_any_other_is_doubted_and_a_hole_that_is_filled_is_not(
+    make_world: MakeWorld, held: int, added: int
+) -> None:
+    """All of 192 slots traded on one settled day of a name that has a dozen bars a day: another symbol's, perhaps."""
+    world = make_world(NOON + DAY)
+
+    def thin(exchange: Exchange, page: Page, of_the_day: int) -> None:
+        def kept(row: dict[str, Any]) -> bool:
+            local = datetime.fromtimestamp(row["t"] / 1000, NEW_YORK)
+            slot = (local.hour * 60 + local.minute - 10 * 60) // 5
+            return 0 <= slot < 12 if not of_thursday(row) else of_the_day == 192 or 0 <= slot < of_the_day
+
+        page["results"] = [row for row in page["results"] if kept(row)]
+
+    def look(**more: Any) -> Any:
+        return world.refresh("AAPL", history_days=12, timeframes=(Timeframe.M5,), **more)["AAPL|5m"]
+
+    world.vendor.edit(lambda exchange, page: thin(exchange, page, held))
+    for _ in range(2):
+        assert look().warning is None
+        world.now += SIXTEEN
+    assert len(bars_of(world)) == held
+    world.vendor.edit(lambda exchange, page: thin(exchange, page, added))
+    first = look(reverify=True)
+    is_doubted = added == 192
+    assert len(bars_of(world)) == (held if is_doubted else added)
+    assert (f"adds {added - held} bars to the {held} stored of 2026-11-19" in str(first.warning)) == is_doubted
+    world.now += SIXTEEN
+    assert look().status == ("ok" if is_doubted else "unchanged")
+    assert (len(bars_of(world)), status_of(world)) == (added, ("complete", added))
+
+
 def test_what_was_taken_in_although_it_was_odd_is_told(make_world: MakeWorld) -> None:
     world = make_world()
     world.vendor.inject(of_rows(doubled), times=ALWAYS)
