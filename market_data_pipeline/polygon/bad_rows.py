@@ -41,7 +41,7 @@ from market_data_pipeline.polygon.rows import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from market_data_pipeline.domain.intervals import Interval
     from market_data_pipeline.domain.series import Timeframe
@@ -133,115 +133,172 @@ def sifted(
     Raises:
         DataError: no row has a usable stamp that comes after the pages before.
     """
-    ms, values = table[:, 0], np.ascontiguousarray(table[:, 1:].T)
-    reasons = dict(flaws)
-    placed = _placed(ms, interval, reasons, where)
-    ts_us = np.where(placed, ms, 0).astype("int64") * 1000
-    after_us = next((page.last_us for page in reversed(earlier) if page.last_us is not None), None)
-
-    warnings = []
-    repeats = _repeats(ts_us, values, placed, earlier, after_us, reasons, where)
-    if repeats:
-        warnings.append(
-            f"{where}: {_bars(len(repeats))} came twice with the same values, first {when(ts_us[repeats[0]])}."
-        )
-    once = placed.copy()
-    once[repeats] = False
-    order = np.array(_longest_rise(ts_us, np.flatnonzero(once).tolist(), after_us), dtype="int64")
-    if not len(order):
-        at = next(iter(reasons), 0)
-        raise DataError(reasons.get(at) or f"{where}, bar 0, field t: {when(ts_us[0])} {_NOT_AFTER}.")
-    in_order = np.zeros(len(ms), dtype=bool)
-    in_order[order] = True
-    kept = in_order.copy()
-
-    inside = np.ones(len(ms), dtype=bool)
-    calendar = calendar_for(asset_class_of(symbol))
-    inside[placed] = calendar.in_session(timeframe, ts_us[placed])
-    for at in np.flatnonzero(in_order)[off_grid(ts_us[in_order], symbol, timeframe)].tolist():
-        reasons.setdefault(at, f"{where}, bar {at}, field t: {when(ts_us[at])} is not on the grid of {timeframe} bars.")
-    for rule, broken in optional_rules(values):
-        if (odd := broken & kept & inside).any():
-            first = int(np.argmax(odd))
-            values[5 if rule.startswith("vw") else 6, odd] = nan
-            warnings.append(
-                f"{where}: {rule} in {_bars(int(odd.sum()))}, first in bar {first} ({when(ts_us[first])}); "
-                "it is stored as unknown."
-            )
-    for rule, broken in price_rules(values):
-        for at in np.flatnonzero(broken & kept).tolist():
-            reasons.setdefault(at, f"{where}, bar {at} ({when(ts_us[at])}): {rule}: {shown(values, at)}.")
-
-    bad = []
-    for at in sorted({*reasons, *np.flatnonzero(~in_order).tolist()} - set(repeats)):
-        if in_order[at] and not inside[at]:
-            continue
-        us, reason = int(ts_us[at]), reasons.get(at) or f"{where}, bar {at}, field t: {when(ts_us[at])} {_NOT_AFTER}."
-        next_at = int(np.searchsorted(order, at))
-        low = int(ts_us[order[next_at - 1]]) if next_at else to_us(interval.start) if after_us is None else after_us
-        high = int(ts_us[order[next_at]]) if next_at < len(order) else None
-        if placed[at]:
-            bad.append(BadRow(us, us, reason))
-        if not (in_order[at] or (placed[at] and low <= us and (high is None or us <= high))):
-            bad.append(BadRow(low, high, reason))
-    kept[list(reasons)] = False
-    outside = in_order & ~inside
-    outside[list(reasons)] = False
-    return Rows(
-        ts_us[kept & inside],
-        values[:, kept & inside],
-        first_us=int(ts_us[order[0]]),
-        last_us=int(ts_us[order[-1]]),
-        bad=tuple(bad),
-        outside=Outside(ts_us[outside], values[:, outside]) if outside.any() else None,
-        warnings=tuple(warnings),
-    )
+    sieve = _Sieve(table, flaws, interval, earlier, where)
+    sieve.leave_out_repeats()
+    sieve.find_order()
+    sieve.judge_starts(symbol, timeframe)
+    sieve.judge_values()
+    return sieve.rows()
 
 
 _NOT_AFTER: Final = "does not come after the bar before it"
 
 
-def _placed(ms: np.ndarray, interval: Interval, reasons: dict[int, str], where: str) -> np.ndarray:
-    """Return which rows have a stamp within the interval, and note what is wrong with the others."""
-    start, end = to_us(interval.start) // 1000, to_us(interval.end) // 1000
-    placed: np.ndarray = (ms >= start) & (ms < end)
-    requested = f"[{interval.start.isoformat()}, {interval.end.isoformat()})"
-    for at in np.flatnonzero(~placed).tolist():
-        if isnan(ms[at]):
-            continue
-        odd = not 0 <= ms[at] <= LATEST_MS
-        what = odd_stamp(ms[at]) if odd else f"{when(int(ms[at]) * 1000)} is outside {requested}"
-        reasons[at] = f"{where}, bar {at}, field t: {what}."
-    return placed
+class _Sieve:
+    """The rows of one page, and what is found to be wrong with them, step by step.
 
+    Attributes:
+        ts_us: start of each row in microseconds; 0 where it is not placed.
+        values: a row for each of `VALUES`.
+        placed: which rows have a stamp within the interval.
+        repeats: rows that repeat one before.
+        order: rows whose starts rise, in their order; `in_order` is a mask of them.
+        inside: which rows lie in a session.
+        reasons: what is wrong, by row.
+        warnings: what is odd and taken in all the same.
+    """
 
-def _repeats(
-    ts_us: np.ndarray,
-    values: np.ndarray,
-    placed: np.ndarray,
-    earlier: Sequence[Rows],
-    after_us: int | None,
-    reasons: dict[int, str],
-    where: str,
-) -> list[int]:
-    """Return the rows that repeat one before, and note the starts that two different rows have."""
-    seen: dict[int, np.ndarray] = {}
-    repeats = []
-    for at in np.flatnonzero(placed).tolist():
-        us = int(ts_us[at])
-        row = values[:, at]
-        if us not in seen and after_us is not None and us <= after_us:
-            for page in earlier:
-                found = int(np.searchsorted(page.ts_us, us))
-                if found < len(page.ts_us) and page.ts_us[found] == us:
-                    seen[us] = page.values[:, found]
-        if us not in seen:
-            seen[us] = row
-        elif np.array_equal(seen[us], row, equal_nan=True) and at not in reasons:
-            repeats.append(at)
-        else:
-            reasons.setdefault(at, f"{where}, bar {at}, field t: {when(us)} comes twice, with different values.")
-    return repeats
+    def __init__(
+        self, table: np.ndarray, flaws: dict[int, str], interval: Interval, earlier: Sequence[Rows], where: str
+    ) -> None:
+        ms = table[:, 0]
+        self.values = np.ascontiguousarray(table[:, 1:].T)
+        self.interval, self.earlier, self.where = interval, earlier, where
+        self.after_us = next((page.last_us for page in reversed(earlier) if page.last_us is not None), None)
+        self.reasons = dict(flaws)
+        self.warnings: list[str] = []
+        self.placed = self._placed(ms)
+        self.ts_us = np.where(self.placed, ms, 0).astype("int64") * 1000
+        self.repeats: list[int] = []
+        self.order = np.empty(0, dtype="int64")
+        self.in_order = np.zeros(len(ms), dtype=bool)
+        self.inside = np.ones(len(ms), dtype=bool)
+
+    def _placed(self, ms: np.ndarray) -> np.ndarray:
+        """Return which rows have a stamp within the interval, and note what is wrong with the others."""
+        start, end = (to_us(instant) // 1000 for instant in self.interval)
+        placed: np.ndarray = (ms >= start) & (ms < end)
+        requested = f"[{self.interval.start.isoformat()}, {self.interval.end.isoformat()})"
+        for at in np.flatnonzero(~placed).tolist():
+            if isnan(ms[at]):
+                continue
+            odd = not 0 <= ms[at] <= LATEST_MS
+            what = odd_stamp(ms[at]) if odd else f"{when(int(ms[at]) * 1000)} is outside {requested}"
+            self.reasons[at] = f"{self.where}, bar {at}, field t: {what}."
+        return placed
+
+    def leave_out_repeats(self) -> None:
+        """Find the rows that repeat one before, and note the starts that two different rows have."""
+        seen: dict[int, np.ndarray] = {}
+        for at in np.flatnonzero(self.placed).tolist():
+            us, row = int(self.ts_us[at]), self.values[:, at]
+            before = seen.get(us)
+            if before is None:
+                before = self._of_earlier_page(us)
+            if before is None:
+                seen[us] = row
+                continue
+            seen[us] = before
+            if np.array_equal(before, row, equal_nan=True) and at not in self.reasons:
+                self.repeats.append(at)
+            else:
+                self._blame(at, f"field t: {when(us)} comes twice, with different values")
+        if self.repeats:
+            first = when(self.ts_us[self.repeats[0]])
+            self.warnings.append(
+                f"{self.where}: {_bars(len(self.repeats))} came twice with the same values, first {first}."
+            )
+
+    def _of_earlier_page(self, us: int) -> np.ndarray | None:
+        """Return the values that the latest page before has for a start; None when none has it."""
+        if self.after_us is None or us > self.after_us:
+            return None
+        for page in reversed(self.earlier):
+            found = int(np.searchsorted(page.ts_us, us))
+            if found < len(page.ts_us) and page.ts_us[found] == us:
+                values: np.ndarray = page.values[:, found]
+                return values
+        return None
+
+    def find_order(self) -> None:
+        """Find the rows whose starts rise.
+
+        Raises:
+            DataError: there is none.
+        """
+        once = self.placed.copy()
+        once[self.repeats] = False
+        rise = _longest_rise(self.ts_us, np.flatnonzero(once).tolist(), self.after_us)
+        if not rise:
+            at = next(iter(self.reasons), 0)
+            raise DataError(self.reasons.get(at) or self._unordered(0))
+        self.order = np.array(rise, dtype="int64")
+        self.in_order[self.order] = True
+
+    def judge_starts(self, symbol: str, timeframe: Timeframe) -> None:
+        """Note the rows that start off the grid, and set apart those that lie in no session."""
+        calendar = calendar_for(asset_class_of(symbol))
+        self.inside[self.placed] = calendar.in_session(timeframe, self.ts_us[self.placed])
+        off = off_grid(self.ts_us[self.in_order], symbol, timeframe)
+        for at in np.flatnonzero(self.in_order)[off].tolist():
+            self._blame(at, f"field t: {when(self.ts_us[at])} is not on the grid of {timeframe} bars")
+
+    def judge_values(self) -> None:
+        """Note the rows that break a rule about prices, and forget optional fields that break one."""
+        for rule, broken in optional_rules(self.values):
+            if (odd := broken & self.in_order & self.inside).any():
+                first = int(np.argmax(odd))
+                self.values[5 if rule.startswith("vw") else 6, odd] = nan
+                self.warnings.append(
+                    f"{self.where}: {rule} in {_bars(int(odd.sum()))}, first in bar {first} "
+                    f"({when(self.ts_us[first])}); it is stored as unknown."
+                )
+        for rule, broken in price_rules(self.values):
+            for at in np.flatnonzero(broken & self.in_order).tolist():
+                reason = f"{self.where}, bar {at} ({when(self.ts_us[at])}): {rule}: {shown(self.values, at)}."
+                self.reasons.setdefault(at, reason)
+
+    def rows(self) -> Rows:
+        """Return what is left, and what is wrong."""
+        bad = tuple(self._bad())
+        kept = self.in_order.copy()
+        kept[list(self.reasons)] = False
+        usable, outside = kept & self.inside, kept & ~self.inside
+        return Rows(
+            self.ts_us[usable],
+            self.values[:, usable],
+            first_us=int(self.ts_us[self.order[0]]),
+            last_us=int(self.ts_us[self.order[-1]]),
+            bad=bad,
+            outside=Outside(self.ts_us[outside], self.values[:, outside]) if outside.any() else None,
+            warnings=tuple(self.warnings),
+        )
+
+    def _bad(self) -> Iterator[BadRow]:
+        """Yield the days that each unusable row may belong to; what lies in no session spoils none."""
+        for at in sorted({*self.reasons, *np.flatnonzero(~self.in_order).tolist()} - set(self.repeats)):
+            if self.in_order[at] and not self.inside[at]:
+                continue
+            us, reason = int(self.ts_us[at]), self.reasons.get(at) or self._unordered(at)
+            low, high = self._neighbours(at)
+            if self.placed[at]:
+                yield BadRow(us, us, reason)
+            between = self.placed[at] and low <= us and (high is None or us <= high)
+            if not (self.in_order[at] or between):
+                yield BadRow(low, high, reason)
+
+    def _neighbours(self, at: int) -> tuple[int, int | None]:
+        """Return the starts of the rows in order before and after a row; None where the page ends."""
+        next_at = int(np.searchsorted(self.order, at))
+        begin = to_us(self.interval.start) if self.after_us is None else self.after_us
+        low = int(self.ts_us[self.order[next_at - 1]]) if next_at else begin
+        return low, int(self.ts_us[self.order[next_at]]) if next_at < len(self.order) else None
+
+    def _unordered(self, at: int) -> str:
+        return f"{self.where}, bar {at}, field t: {when(self.ts_us[at])} {_NOT_AFTER}."
+
+    def _blame(self, at: int, what: str) -> None:
+        self.reasons.setdefault(at, f"{self.where}, bar {at}, {what}.")
 
 
 def _longest_rise(ts_us: np.ndarray, rows: Sequence[int], after_us: int | None) -> list[int]:
