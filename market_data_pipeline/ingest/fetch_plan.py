@@ -12,11 +12,13 @@ from __future__ import annotations
 from bisect import bisect_right
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import takewhile
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from market_data_pipeline.domain.calendar import calendar_for, from_us
 from market_data_pipeline.domain.freshness import settled_at
 from market_data_pipeline.domain.intervals import Interval
+from market_data_pipeline.domain.life import HABIT, usual_silence
 from market_data_pipeline.domain.objectives import SETTLE_AFTER
 from market_data_pipeline.domain.series import Timeframe
 from market_data_pipeline.polygon.plans import available_at
@@ -36,6 +38,12 @@ if TYPE_CHECKING:
 # as long as it has not been believed for: a fault that is mended soon is noticed soon, one that stays costs four
 # requests a day. Where a second look must say the same, it comes a quarter of an hour later at the earliest.
 _LONGEST_BACKOFF: Final = timedelta(hours=6)
+
+# A day without a bar, of a symbol that trades every day, is one that the vendor lost, or a closing. Until it settles it
+# is requested again this often, as far as its tier is refreshed; for three days it comes along with any other request,
+# which costs none of its own.
+_LOST_AGAIN_AFTER: Final = timedelta(hours=1)
+_LOST_FOR: Final = timedelta(days=3)
 
 # With the days before and after each, they still fit one page of 5m bars: 15 sessions of a page's 52 (crypto: 34).
 _MOST_WITH_NEIGHBOURS: Final = 5
@@ -172,6 +180,7 @@ def plan_fetch(
     """
     sessions = within.sessions if until is None else tuple(day for day in within.sessions if day.date <= until)
     days = days_to_fetch(sessions, coverage, series.timeframe, timing, full=full)
+    days = with_lost_days(days, sessions, coverage, series.timeframe, timing)
     requested = with_neighbours(days, within.sessions, coverage, series.timeframe, timing)
     made = _windows(requested, coverage, series.timeframe, timing)
     in_parts = not full and made and (last_ts is None or made[0].interval.start > last_ts)
@@ -210,6 +219,52 @@ def days_to_fetch(
         full: return every day for which the vendor serves a bar.
     """
     return tuple(session for session in sessions if _is_due(session, coverage.get(session.date), base, timing, full))
+
+
+def with_lost_days(
+    days: tuple[Session, ...],
+    sessions: Sequence[Session],
+    coverage: Mapping[date, Coverage],
+    base: Timeframe,
+    timing: Timing,
+) -> tuple[Session, ...]:
+    """Return `days` and the days of the last three that the vendor may have lost and have again by now.
+
+    Args:
+        days: those worth a request, ascending.
+        sessions: the days that the series should hold and the vendor's plan reaches, ascending.
+        coverage: of those days, by session date.
+        base: the fetched timeframe.
+        timing: when bars are available, and now.
+    """
+    recent = takewhile(lambda session: timing.now < session.day_end + _LOST_FOR, reversed(sessions))
+    lost = {
+        session.date: (session, known)
+        for session in recent
+        if (known := coverage.get(session.date)) is not None and _may_be_lost(session, known, base, timing)
+    }
+    if not lost or _goes_without(coverage, min(lost)):
+        return days
+    if not days and not any(
+        known.fetched_at < settled_at(session) and timing.now >= known.fetched_at + _LOST_AGAIN_AFTER
+        for session, known in lost.values()
+    ):
+        return days
+    asked = {session.date: session for session in days} | {day: session for day, (session, _) in lost.items()}
+    return tuple(asked[day] for day in sorted(asked))
+
+
+def _may_be_lost(session: Session, known: Coverage, base: Timeframe, timing: Timing) -> bool:
+    """Return whether the day is over, no answer had a bar of it, and the last one is a while ago."""
+    empty = known.status in (CoverageStatus.PROVISIONAL, CoverageStatus.EMPTY_CONFIRMED) and not known.rows
+    over = timing.available_at(timing.last_end(session, base)) <= timing.now
+    return empty and over and not known.refused and timing.now >= known.fetched_at + SETTLE_AFTER
+
+
+def _goes_without(coverage: Mapping[date, Coverage], lost: date) -> bool:
+    """Return whether a series usually has whole days without a bar, or had none before the lost day."""
+    held = [coverage[day].rows > 0 for day in sorted(coverage) if lost - HABIT <= day < lost]
+    return not any(held) or usual_silence(held) > 0
 
 
 def with_neighbours(

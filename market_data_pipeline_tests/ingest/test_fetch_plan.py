@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from market_data_pipeline.domain.calendar import NEW_YORK, calendar_for
 from market_data_pipeline.domain.series import AssetClass, Timeframe
 from market_data_pipeline.ingest.coverage import status_after
-from market_data_pipeline.ingest.fetch_plan import Timing, days_to_fetch
+from market_data_pipeline.ingest.fetch_plan import Timing, days_to_fetch, with_lost_days
 from market_data_pipeline.store.coverage import Coverage, CoverageStatus
 from market_data_pipeline_tests.domain.strategies import laws
 
@@ -92,6 +92,39 @@ def test_an_early_close_ends_at_17_new_york() -> None:
     fetched = held(WEDNESDAY.date, CoverageStatus.COMPLETE, new_york(27, 11))
     fetched |= held(FRIDAY.date, CoverageStatus.PROVISIONAL, new_york(28, 17, 15))
     assert days(new_york(28, 19, 0), fetched) == []
+
+
+def lost(now: datetime, fetched: datetime, *, due: bool = False, **more: bool) -> list[date]:
+    """Return what is requested of a symbol that traded on all days before Wednesday, and of Wednesday has no bar."""
+    sessions = CALENDAR.sessions(date(2025, 11, 10), date(2025, 12, 2))
+    known = {
+        day.date: Coverage(day.date, CoverageStatus.COMPLETE, more.get(f"day_{day.date.day}", 192), fetched)
+        for day in sessions
+        if day.date < WEDNESDAY.date
+    }
+    status = CoverageStatus.EMPTY_CONFIRMED if fetched > new_york(27, 11) else CoverageStatus.PROVISIONAL
+    known |= held(WEDNESDAY.date, status, fetched, rows=0)
+    found = with_lost_days((FRIDAY,) if due else (), sessions, known, Timeframe.M5, timing(now))
+    return [session.date for session in found]
+
+
+def test_a_day_that_the_vendor_may_have_lost_is_requested_hourly_until_it_settles() -> None:
+    assert lost(new_york(26, 21, 14), new_york(26, 20, 15)) == []
+    assert lost(new_york(26, 21, 15), new_york(26, 20, 15)) == [WEDNESDAY.date]
+    assert lost(new_york(27, 13), new_york(27, 11, 15)) == []
+
+
+def test_for_three_days_a_lost_day_comes_along_with_other_requests() -> None:
+    along = [WEDNESDAY.date, FRIDAY.date]
+    assert lost(new_york(28, 4, 15), new_york(27, 11, 15), due=True) == along
+    assert lost(new_york(28, 4, 15), new_york(28, 4, 1), due=True) == [FRIDAY.date]  # a moment ago
+    assert lost(new_york(29, 23, 59), new_york(28, 11, 15), due=True) == along
+    assert lost(new_york(30, 0, 0), new_york(28, 11, 15), due=True) == [FRIDAY.date]
+
+
+def test_a_symbol_that_often_has_no_bar_for_a_day_has_lost_none() -> None:
+    quiet = {f"day_{day}": False for day in (12, 18, 20)}
+    assert lost(new_york(26, 21, 15), new_york(26, 20, 15), **quiet) == []
 
 
 def test_a_settled_day_without_a_bar_gets_a_second_look_before_it_counts_as_empty() -> None:

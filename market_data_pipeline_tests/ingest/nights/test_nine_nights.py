@@ -58,7 +58,7 @@ CHANGES = (
     Change("13 00:15", "13 11:45", r"(?i)back|again|closed"),
     Change("16 04:15", "16 05:30", r"PFE.*delisted|delisted.*PFE"),
     Change("17 05:15", "17 05:15", r"(?i)vendor|market|every|all"),
-    Change("19 06:15", "19 11:45", r"(?i)back|again"),
+    Change("19 06:00", "19 07:00", r"(?i)back|again"),
 )
 
 
