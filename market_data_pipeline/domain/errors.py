@@ -76,6 +76,8 @@ class UnreadableAnswerError(UnansweredError):
 class VendorRequestError(PipelineError):
     """The vendor rejects this one request (400, 404, a range outside the plan)."""
 
+    not_found = False  # True for a 404: the vendor may no longer have the ticker
+
 
 class VendorRefusedError(PipelineError):
     """The vendor rejects the key or the plan (401, 403): it would reject every other request too."""

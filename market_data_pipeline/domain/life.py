@@ -25,7 +25,7 @@ class Life(StrEnum):
     SILENT = "silent"  # sessions pass without a bar where it used to trade
     HALTED = "halted"  # the vendor lists the ticker as inactive, without a date on which it was delisted
     DELISTED = "delisted"  # the vendor says so
-    UNKNOWN = "unknown"  # the vendor knows no such ticker, and has never had a bar of it
+    UNKNOWN = "unknown"  # the vendor knows no such ticker, and never had a bar of it or has none any more
 
     @property
     def expects_bars(self) -> bool:
@@ -99,20 +99,21 @@ def life_of(last_ts: datetime | None, listing: Listing | None, *, overdue: bool,
         if listing.delisted_at is not None:
             return LifeSince(Life.DELISTED, listing.delisted_at)
         return LifeSince(Life.HALTED, last_ts)
+    if listing is not None and listing.known is False:
+        return LifeSince(Life.UNKNOWN, last_ts)
     if last_ts is not None:
         return LifeSince(Life.SILENT, last_ts) if silent else LifeSince()
-    if listing is not None and listing.known is False:
-        return LifeSince(Life.UNKNOWN, None)
     return LifeSince()  # listed, and yet to trade
 
 
 def sentence(life: Life, since: datetime | None) -> str:
     """Return what to say of a series in this life, without its symbol and a full stop."""
     day = f" since {since:%Y-%m-%d}" if since is not None else ""
+    gone = f"is no longer known to the vendor and has had no bars{day}" if day else "is unknown to the vendor"
     return {
         Life.TRADING: "trades",
         Life.SILENT: f"has had no bars since {since:%Y-%m-%d %H:%MZ}" if since is not None else "has no bars",
         Life.HALTED: f"is listed as inactive by the vendor and has had no bars{day}",
         Life.DELISTED: f"{'has been' if day else 'is'} delisted{day}, according to the vendor",
-        Life.UNKNOWN: "is unknown to the vendor",
+        Life.UNKNOWN: gone,
     }[life]

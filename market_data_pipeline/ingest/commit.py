@@ -231,6 +231,7 @@ def _commit(context: CommitContext, change: Change) -> SeriesOutcome:
         next_due_at=new_state.next_due_at,
         warning=" ".join((*change.warnings, *doubts, *basis.own.problems, *features.problems)) or None,
         own_features=basis.own.declarations,
+        life=lived.life,
     )
     with tally.storing(), connection.together():
         write_coverage(connection, series, change.coverage, context.run_id)

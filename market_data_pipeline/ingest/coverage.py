@@ -12,12 +12,13 @@ Keep out: which days are requested (fetch_plan) and storing (commit).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from market_data_pipeline.domain import freshness as rules
+from market_data_pipeline.domain.announcements import DayStatus
 from market_data_pipeline.domain.bars import ts_us
 from market_data_pipeline.domain.calendar import slot_start, to_us
 from market_data_pipeline.domain.freshness import settled_at
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
+    from market_data_pipeline.domain.announcements import Announcement
     from market_data_pipeline.domain.calendar import Session
     from market_data_pipeline.domain.intervals import Intervals
     from market_data_pipeline.domain.life import LifeSince, Listing
@@ -220,6 +222,7 @@ class ExpectedBars:
         listing: what the vendor's reference data say of the symbol; None when they were not needed.
         overdue: whether a bar is due for longer than the vendor's reference data wait, while others trade.
         base_last_ts: start of the newest 5m bar, for a series that is made of them.
+        announced: what the vendor says of the market's days, by session date.
     """
 
     timeframe: Timeframe
@@ -230,6 +233,7 @@ class ExpectedBars:
     listing: Listing | None = None
     overdue: bool = False
     base_last_ts: datetime | None = None
+    announced: Mapping[date, Announcement] = field(default_factory=dict)
 
     @property
     def now(self) -> datetime:
@@ -249,16 +253,17 @@ class ExpectedBars:
         usual, empty = self.silence.usual, self.silence.unexplained if last_ts is not None else ()
         # What exceeds the usual silence stays missing, although each of its days is confirmed to be empty.
         unusual = set(empty[usual:])
-        explained = self._last_explained(last_ts)
+        explained, announced = self._last_explained(last_ts), self._announced_days(last_ts)
         return rules.next_due(
             self.timing.calendar,
             self.timeframe,
             last_ts=explained,
             history_start=self.sessions[0].day_start,
             quiet_slots=quiet_slots,
-            confirmed={day for day, known in self.coverage.items() if known.status.final and day not in unusual},
+            confirmed=announced
+            | {day for day, known in self.coverage.items() if known.status.final and day not in unusual},
             availability=self.timing.available_at,
-            first_gap_ts=self._first_gap(explained),
+            first_gap_ts=self._first_gap(explained, announced),
             quiet_sessions=max(usual - len(empty), 0) if last_ts is not None else 0,
         )
 
@@ -294,8 +299,19 @@ class ExpectedBars:
                 return session.day_start
         return self.sessions[-1].day_end if self.sessions else None
 
-    def _first_gap(self, last_ts: datetime | None) -> datetime | None:
-        """Return the start of the earliest day before `last_ts` for which nothing is stored or confirmed.
+    def _announced_days(self, last_ts: datetime | None) -> frozenset[date]:
+        """Return the days of which no more bars are expected, as the vendor announced; not those that have bars."""
+        last_ts = self.base_last_ts or last_ts
+        return frozenset(
+            day
+            for day, said in self.announced.items()
+            if said.explains(self.now, last_ts)
+            and (said.status is DayStatus.CLOSED) != bool((known := self.coverage.get(day)) and known.rows)
+            and not (said.status is DayStatus.EARLY_CLOSE and self.timeframe is Timeframe.D1)
+        )
+
+    def _first_gap(self, last_ts: datetime | None, announced: frozenset[date]) -> datetime | None:
+        """Return the start of the earliest day before `last_ts` for which nothing is stored, confirmed or announced.
 
         A day before the first bar that was found empty is no gap, even before it has settled: no bar was due then. Nor
         are as many empty days in a row as the series usually has.
@@ -307,8 +323,8 @@ class ExpectedBars:
             if session.end > last_ts:
                 return None
             known = self.coverage.get(session.date)
-            if known is not None and known.refused:
-                continue  # it is reported with its reason, and the days after it are no older for it
+            if session.date in announced or (known is not None and known.refused):
+                continue  # a refused day is reported with its reason, and the days after it are no older for it
             run = run + 1 if known is not None and not known.rows else 0
             unusual = run > self.silence.usual and first is not None and session.date > first
             if known is None or known.status is CoverageStatus.FAILED or (unusual and not known.status.final):

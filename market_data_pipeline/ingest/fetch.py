@@ -8,13 +8,13 @@ Keep out: what to request (fetch_plan) and storing the answers (commit).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from market_data_pipeline.domain import bars as bar_frames
 from market_data_pipeline.domain.calendar import slot_start
 from market_data_pipeline.domain.counters import NOTHING, Counters, Tally
-from market_data_pipeline.domain.errors import DataError, PipelineError
+from market_data_pipeline.domain.errors import DataError, PipelineError, VendorRequestError
 from market_data_pipeline.domain.freshness import settled_at
 from market_data_pipeline.domain.intervals import Interval
 from market_data_pipeline.ingest.coverage import before_first_bar, covered_days
@@ -31,8 +31,10 @@ if TYPE_CHECKING:
     from market_data_pipeline.domain.intervals import Intervals
     from market_data_pipeline.domain.series import Series
     from market_data_pipeline.ingest.fetch_plan import FetchPlan
-    from market_data_pipeline.ingest.market import MarketDay
+    from market_data_pipeline.ingest.market import MarketDay, Served
+    from market_data_pipeline.ingest.window import Believed
     from market_data_pipeline.polygon.client import PolygonClient
+    from market_data_pipeline.polygon.request_windows import Window
     from market_data_pipeline.store.coverage import Coverage
 
 
@@ -78,6 +80,7 @@ class FailedFetch:
         counters: what it had cost by then.
         days: the session days that were requested.
         coverage: of the days that were refused.
+        lost: what was requested, if the failure may mean that the vendor no longer has the ticker.
     """
 
     cause: PipelineError
@@ -85,6 +88,15 @@ class FailedFetch:
     counters: Counters = NOTHING
     days: tuple[date, ...] = ()
     coverage: tuple[Coverage, ...] = ()
+    lost: FetchPlan | None = None
+
+    def without_bars(self, counters: Counters) -> Answer:
+        """Return the answer of a vendor that no longer has the ticker: it changes nothing, and tells why once."""
+        assert self.lost is not None  # noqa: S101 - callers have checked; narrows the type
+        plan, warning = self.lost, f"{self.cause} Its reference data do not list the ticker; what is stored is kept."
+        return Answer(
+            plan, self.started_at, bar_frames.empty(), (), (), plan.coverage, self.counters + counters, (warning,)
+        )
 
 
 def fetch(
@@ -104,63 +116,101 @@ def fetch(
         priority: the place of the requests in the rate limit queue; the lowest goes first.
         clock: returns the current instant, aware UTC.
     """
-    served = served_days(plan, market_days)
-    if served is not None:
-        coverage = (*plan.clamped, *served.coverage)
-        days = tuple(Interval(session.day_start, session.day_end) for session in plan.days)
-        yield Answer(plan, clock(), served.bars, days, coverage, _with(plan.coverage, coverage))
+    if (served := served_days(plan, market_days)) is not None:
+        yield _from_market(plan, served, clock())
         return
-    base, known = plan.series.timeframe, plan.coverage
-    taken = not plan.windows
+    known, taken = plan.coverage, not plan.windows
     for number, part in enumerate(plan.parts):
-        started_at, tally = clock(), Tally()
-        frames: list[pd.DataFrame] = []
-        outside: list[pd.DataFrame] = []
-        spans: Intervals = ()
-        warnings: tuple[str, ...] = ()
-        coverage = plan.clamped if number == 0 else ()
-        refused: dict[date, str] = {}
-        alone: frozenset[date] = frozenset()
+        said = _Said(plan, known, clock(), plan.clamped if number == 0 else ())
         try:
             for window in part:
-                believed = fetch_window(client, plan, window, priority, tally)
-                covered = covered_days(believed, window.interval, plan.series, known, plan.timing)
-                taken = taken or len(believed.refused) < len(believed.sessions)
-                frames.append(believed.bars)
-                outside += [believed.outside] if believed.outside is not None else []
-                spans += covered.spans
-                coverage += covered.coverage
-                warnings += believed.warnings
-                alone |= covered.alone
-                refused |= believed.refused
+                said.add(window, fetch_window(client, plan, window, priority, said.tally))
         except PipelineError as error:
-            begin = part[0].interval.start
-            failed = tuple(day.date for day in plan.days if number == 0 or slot_start(base, day, 0) >= begin)
-            yield FailedFetch(error, started_at, tally.counters, failed)
+            yield said.failure(error, since=None if number == 0 else part[0].interval.start)
             return
+        taken = taken or said.taken
+        answer = said.answer(is_last=number + 1 == len(plan.parts), taken=taken)
+        yield answer
+        if isinstance(answer, FailedFetch):
+            return
+        known = answer.known
+
+
+def _from_market(plan: FetchPlan, served: Served, now: datetime) -> Answer:
+    """Return the answer to a plan that day bars of the whole market serve."""
+    coverage = (*plan.clamped, *served.coverage)
+    days = tuple(Interval(session.day_start, session.day_end) for session in plan.days)
+    return Answer(plan, now, served.bars, days, coverage, _with(plan.coverage, coverage))
+
+
+@dataclass(slots=True)
+class _Said:
+    """What the vendor has said about the windows of one part of a plan.
+
+    `known` is the series' coverage before. `taken` is True once a day could be taken in. For the rest, see `Answer`.
+    """
+
+    plan: FetchPlan
+    known: Mapping[date, Coverage]
+    started_at: datetime
+    coverage: tuple[Coverage, ...]
+    tally: Tally = field(default_factory=Tally)
+    taken: bool = False
+    frames: list[pd.DataFrame] = field(default_factory=list)
+    outside: list[pd.DataFrame] = field(default_factory=list)
+    spans: Intervals = ()
+    warnings: tuple[str, ...] = ()
+    refused: dict[date, str] = field(default_factory=dict)
+    alone: frozenset[date] = frozenset()
+
+    def add(self, window: Window, believed: Believed) -> None:
+        """Add what was said about one window."""
+        covered = covered_days(believed, window.interval, self.plan.series, self.known, self.plan.timing)
+        self.taken = self.taken or len(believed.refused) < len(believed.sessions)
+        self.frames.append(believed.bars)
+        self.outside += [believed.outside] if believed.outside is not None else []
+        self.spans += covered.spans
+        self.coverage += covered.coverage
+        self.warnings += believed.warnings
+        self.alone |= covered.alone
+        self.refused |= believed.refused
+
+    def failure(self, error: PipelineError, since: datetime | None) -> FailedFetch:
+        """Return the failure of the part; `since` is where it begins, None for all of the plan."""
+        plan, base = self.plan, self.plan.series.timeframe
+        days = tuple(day.date for day in plan.days if since is None or slot_start(base, day, 0) >= since)
+        lost = plan if isinstance(error, VendorRequestError) and error.not_found else None
+        return FailedFetch(error, self.started_at, self.tally.counters, days, lost=lost)
+
+    def answer(self, *, is_last: bool, taken: bool) -> Answer | FailedFetch:
+        """Return the answer to the part, or why it is none.
+
+        Args:
+            is_last: no part of the plan is left to request.
+            taken: a day of this part or of an earlier one could be taken in.
+        """
+        plan = self.plan
+        self.tally.counters += Counters(days_refused=len(self.refused))
+        if (lost := _lost_days(self.alone, plan)) and not any(map(len, self.frames)):
+            cause = DataError(_loss(plan, lost))
+            return FailedFetch(cause, self.started_at, self.tally.counters, tuple(sorted(self.alone)), lost=plan)
         # Each day once: a day before the first bar may be one of this answer's, or of an earlier part's.
-        explained = before_first_bar(plan.sessions, _with(known, coverage))
-        coverage = tuple(_with({}, coverage + explained).values())
-        tally.counters += Counters(days_refused=len(refused))
-        if (lost := _lost_days(alone, plan)) and not any(map(len, frames)):
-            yield FailedFetch(DataError(_loss(plan, lost)), started_at, tally.counters, tuple(sorted(alone)))
-            return
-        known, is_last = _with(known, coverage), number + 1 == len(plan.parts)
-        if is_last and not taken and _are_missing(refused, plan):
-            yield FailedFetch(DataError(refusal(plan.series, refused)), started_at, tally.counters, (), coverage)
-            return
-        warnings = ((refusal(plan.series, refused),) if refused else ()) + warnings
-        yield Answer(
+        explained = before_first_bar(plan.sessions, _with(self.known, self.coverage))
+        coverage = tuple(_with({}, self.coverage + explained).values())
+        refused = (refusal(plan.series, self.refused),) if self.refused else ()
+        if is_last and not taken and _are_missing(self.refused, plan):
+            return FailedFetch(DataError(*refused), self.started_at, self.tally.counters, (), coverage)
+        return Answer(
             plan,
-            started_at,
-            _joined(frames),
-            spans,
+            self.started_at,
+            _joined(self.frames),
+            self.spans,
             coverage,
-            known,
-            tally.counters,
-            warnings,
-            alone,
-            _joined(outside),
+            _with(self.known, coverage),
+            self.tally.counters,
+            refused + self.warnings,
+            self.alone,
+            _joined(self.outside),
             is_last,
         )
 

@@ -1,31 +1,33 @@
 """Whether bars of a symbol are expected: what its days show, and what the vendor says where they do not decide.
 
-The vendor's reference data are requested only for a symbol of which a bar is overdue while others trade, or that never
-had one, and at most once a day. When the request fails, what was known stays.
+The vendor's reference data are requested only for a symbol of which a bar is overdue while others trade (or nobody has
+for a day), or that never had one, and at most once a day. When the request fails, what was known stays.
 """
 
 from __future__ import annotations
 
 import logging
 from dataclasses import replace
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from market_data_pipeline.domain.announcements import DayStatus
 from market_data_pipeline.domain.bars import ts_us
 from market_data_pipeline.domain.calendar import to_us
 from market_data_pipeline.domain.counters import NOTHING, Counters
 from market_data_pipeline.domain.errors import ConfigurationError, DatabaseUnavailableError, PipelineError
-from market_data_pipeline.domain.life import ASK_AFTER, ASK_AGAIN_AFTER, Listing, life_of, sentence
-from market_data_pipeline.domain.series import Tier, Timeframe, asset_class_of
+from market_data_pipeline.domain.life import ASK_AFTER, ASK_AGAIN_AFTER, Life, Listing, life_of, sentence
+from market_data_pipeline.domain.series import AssetClass, Tier, Timeframe, asset_class_of
 from market_data_pipeline.ingest.coverage import ExpectedBars, silence_of
 from market_data_pipeline.polygon.rate_limit import PRIORITIES
-from market_data_pipeline.store.listings import days_without_trades, read_listing, write_listing
+from market_data_pipeline.store.listings import days_without_trades, others_ended, read_listing, write_listing
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
+    from market_data_pipeline.domain.announcements import Announcement
     from market_data_pipeline.ingest.commit import CommitContext
-    from market_data_pipeline.ingest.fetch import Answer
+    from market_data_pipeline.ingest.fetch import Answer, FailedFetch
     from market_data_pipeline.ingest.fetch_plan import Timing
     from market_data_pipeline.ingest.pipeline import Pipeline
     from market_data_pipeline.settings import Settings
@@ -34,31 +36,77 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def expected_bars(pipeline: Pipeline, context: CommitContext, answer: Answer) -> tuple[ExpectedBars, Counters]:
-    """Return which bars the fetched series of an answer should hold, and what it cost to ask the vendor about it."""
+def expected_bars(
+    pipeline: Pipeline, context: CommitContext, answer: Answer, announced: Mapping[date, Announcement]
+) -> tuple[ExpectedBars, Counters]:
+    """Return which bars the fetched series of an answer should hold, and what it cost to ask the vendor about it.
+
+    Args:
+        pipeline: vendor, clock and plan.
+        context: what the symbol's commits share.
+        answer: of the vendor.
+        announced: what the vendor says of days of US stocks.
+    """
     plan, connection, state = answer.plan, context.connection, context.state(answer.plan.series.timeframe)
-    symbol, base, timing = plan.series.symbol, plan.series.timeframe, plan.timing
-    silence, asset_class = silence_of(plan.sessions, answer.known), asset_class_of(symbol)
-    overdue = _is_overdue(state, answer)
+    base, timing = plan.series.timeframe, plan.timing
+    asset_class = asset_class_of(plan.series.symbol)
+    announced = announced if asset_class is AssetClass.US_EQUITY else {}
+    closed = {day: True for day, said in announced.items() if said.status is DayStatus.CLOSED}
+    silence = silence_of(plan.sessions, answer.known, closed)
+    overdue = tells = _is_overdue(state, answer)
     if silence.unexplained or overdue:
         due_at = state.next_due_at or timing.now
         # A day bar is due once its day is over.
         due = timing.calendar.session_date(due_at - (base.span if base is Timeframe.D1 else timedelta(0)))
-        untraded = days_without_trades(connection, asset_class, base, {*silence.unexplained, due})
+        untraded = closed | days_without_trades(connection, asset_class, base, {*silence.unexplained, due} - {*closed})
         silence = silence_of(plan.sessions, answer.known, untraded)
-        overdue = overdue and due not in untraded
-    expected = ExpectedBars(base, timing, plan.sessions, answer.known, silence, overdue=overdue)
+        # That nobody trades is the market's or the vendor's, until it lasts for a day, or it shows that others ended.
+        lasts, since = timing.now >= due_at + ASK_AGAIN_AFTER, timing.now - ASK_AGAIN_AFTER
+        tells = overdue and (due not in untraded or lasts or others_ended(connection, asset_class, since))
+    expected = ExpectedBars(base, timing, plan.sessions, answer.known, silence, overdue=overdue, announced=announced)
     never_had_any = silence.first_day is None and not len(answer.bars)
-    if not (overdue or silence.is_unusual or never_had_any) or not answer.is_last:
+    ask = tells or silence.is_unusual or never_had_any
+    if not (ask or overdue) or not answer.is_last:
         return expected, NOTHING
+    listing, cost = _listing(pipeline, context, timing.now, ask=ask)
+    return replace(expected, listing=listing), cost
+
+
+def answer_without_ticker(
+    pipeline: Pipeline, context: CommitContext, failed: FailedFetch
+) -> tuple[Answer | None, Counters]:
+    """Return an answer in place of a failure that means that the vendor no longer has the ticker, and what it cost.
+
+    A ticker of which it has no bars any more, and that its reference data do not list, would fail for ever.
+    """
+    if failed.lost is None:
+        return None, NOTHING
+    listing, cost = _listing(pipeline, context, failed.lost.timing.now, ask=True)
+    if listing is None or listing.known is None or listing.active:
+        return None, cost
+    answer = failed.without_bars(cost)
+    is_news = context.state(failed.lost.series.timeframe).life.expects_bars
+    return answer if is_news else replace(answer, warnings=()), cost
+
+
+def _listing(
+    pipeline: Pipeline, context: CommitContext, now: datetime, *, ask: bool
+) -> tuple[Listing | None, Counters]:
+    """Return what the vendor's reference data say of the symbol, asked once a day, and what that cost.
+
+    None when they were not asked within a day and are not to be asked now.
+    """
+    connection, symbol = context.connection, context.request.symbol
     known = read_listing(connection, symbol)
     connection.commit()  # no transaction stays open while a request is sent
-    if known is not None and timing.now < known.asked_at + ASK_AGAIN_AFTER:
-        return replace(expected, listing=known), NOTHING
+    if known is not None and now < known.asked_at + ASK_AGAIN_AFTER:
+        return known, NOTHING
+    if not ask:
+        return None, NOTHING
     listing, cost = _ask(pipeline, context, known)
     write_listing(connection, symbol, listing)
     connection.commit()
-    return replace(expected, listing=listing), cost
+    return listing, cost
 
 
 def _is_overdue(state: SeriesState, answer: Answer) -> bool:
@@ -73,11 +121,14 @@ def _is_overdue(state: SeriesState, answer: Answer) -> bool:
 def fetched_until(state: SeriesState, listing: Listing | None, timing: Timing) -> date | None:
     """Return the last day to request now of a fetched series of which no bars are expected; None for no limit.
 
-    Once a day it is requested like any other, to see whether it is back.
+    Once a day it is requested like any other, to see whether it is back. Of an unknown one the vendor has no history
+    either.
     """
     if state.life.expects_bars or listing is None or timing.now >= listing.asked_at + ASK_AGAIN_AFTER:
         return None
-    return date.min if state.last_ts is None else timing.calendar.session_date(state.last_ts)
+    if state.last_ts is None or state.life is Life.UNKNOWN:
+        return date.min
+    return timing.calendar.session_date(state.last_ts)
 
 
 def _ask(pipeline: Pipeline, context: CommitContext, known: Listing | None) -> tuple[Listing, Counters]:

@@ -1,4 +1,4 @@
-"""What a run reads once for all its symbols: the splits of every ticker (splits), and day bars of the whole market.
+"""What a run reads once for all its symbols: splits, announced closings, and day bars of the whole market.
 
 Right after a day is over, every US equity is missing the same day bar, and one grouped-daily answer has them all. The
 rows of the followed symbols are stored (store.market_days), so that the next tier finds them and sends nothing. A
@@ -20,6 +20,7 @@ from market_data_pipeline.domain.calendar import to_us
 from market_data_pipeline.domain.errors import PipelineError
 from market_data_pipeline.domain.freshness import settled_at
 from market_data_pipeline.domain.series import AssetClass, Timeframe, asset_class_of
+from market_data_pipeline.ingest.announcements import ensure_announcements
 from market_data_pipeline.ingest.coverage import status_after
 from market_data_pipeline.ingest.fetch_plan import days_to_fetch, reach
 from market_data_pipeline.ingest.splits import ensure_splits
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
+    from market_data_pipeline.domain.announcements import Announcement
     from market_data_pipeline.domain.calendar import Session
     from market_data_pipeline.ingest.fetch_plan import FetchPlan, Timing
     from market_data_pipeline.ingest.outcome import SymbolRequest
@@ -59,11 +61,13 @@ class Market:
     Attributes:
         days: whole-market day bars, by session date.
         unreadable_splits: by symbol, what is wrong with a row of the vendor's list of splits.
+        announced: what the vendor says of days of US stocks, by session date.
         warning: what users should know about the answers; None when nothing is wrong.
     """
 
     days: Mapping[date, MarketDay] = field(default_factory=dict)
     unreadable_splits: Mapping[str, str] = field(default_factory=dict)
+    announced: Mapping[date, Announcement] = field(default_factory=dict)
     warning: str | None = None
 
 
@@ -82,6 +86,7 @@ def read_market(
         PipelineError: one that every symbol would fail with.
     """
     warning = ensure_splits(pipeline, connection, [request.symbol for request in requests])
+    announced = ensure_announcements(pipeline, connection, requests)
     unreadable = unreadable_splits(connection)
     daily = [request for request in requests if Timeframe.D1 in request.timeframes]
     days: Mapping[date, MarketDay] = {}
@@ -94,7 +99,7 @@ def read_market(
                 raise
             log.warning("Day bars are requested symbol by symbol, because the market's cannot be read: %s", error)
     connection.commit()
-    return Market(days, unreadable, warning)
+    return Market(days, unreadable, announced, warning)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from threading import Lock
 from typing import TYPE_CHECKING, Final
 
 from market_data_pipeline.domain.counters import NOTHING, Counters
+from market_data_pipeline.domain.life import Life
 from market_data_pipeline.domain.series import Series, Tier, Timeframe
 
 if TYPE_CHECKING:
@@ -41,7 +42,8 @@ class SeriesOutcome:
 
     Instants are aware UTC. A failed series keeps its data. `rows_filled` counts the bars inserted before the last one
     that was stored; `changes` is a sample of them and of the updated ones. `warning` says what went wrong
-    without failing the series; `own_features` are the columns stored with the 17.
+    without failing the series; `own_features` are the columns stored with the 17; `life` says whether bars are to be
+    expected.
     """
 
     series: Series
@@ -62,6 +64,7 @@ class SeriesOutcome:
     changes: tuple[BarChange, ...] = ()
     warning: str | None = None
     own_features: tuple[Feature, ...] = ()
+    life: Life = Life.TRADING
 
     def after(self, earlier: SeriesOutcome | None) -> SeriesOutcome:
         """Return the joint outcome of two commits of one execution, this one the later; a long history takes many."""

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from market_data_pipeline.domain.counters import NOTHING, Tally
 from market_data_pipeline.domain.errors import FeatureError, PipelineError
+from market_data_pipeline.domain.life import Life
 from market_data_pipeline.domain.series import BASE_TIMEFRAMES, Series, Timeframe, asset_class_of
 from market_data_pipeline.ingest.commit import Change, CommitContext, commit, commit_failure, stored_bars
 from market_data_pipeline.ingest.doubt import weighed, within
 from market_data_pipeline.ingest.features import FeatureBasis
 from market_data_pipeline.ingest.fetch import Answer, FailedFetch, fetch
 from market_data_pipeline.ingest.fetch_plan import plan_fetch, reach
-from market_data_pipeline.ingest.life import expected_bars, fetched_until
+from market_data_pipeline.ingest.life import answer_without_ticker, expected_bars, fetched_until
 from market_data_pipeline.ingest.resample import coarser
 from market_data_pipeline.ingest.reverify import days_to_reverify, reopened
 from market_data_pipeline.ingest.splits import symbol_splits
@@ -147,12 +148,13 @@ def _fetch_first(run: Run, context: CommitContext, timing: Timing, splits_digest
         try:
             coverage: Mapping[date, Coverage] = read_coverage(context.connection, series)
             within = reach(timing, pipeline.history_days, pipeline.plan.history, coverage)
-            if request.reverify:
+            is_gone = state.life is Life.UNKNOWN and not run.full
+            if request.reverify and not is_gone:
                 changed = state.reverified_splits not in (None, splits_digest)
                 days = days_to_reverify(within.sessions, coverage, base, timing.now, splits_changed=changed)
                 write_reverified(context.connection, series, days, timing.now)
                 coverage = reopened(coverage, days, within.sessions)
-            asks_again = state.life.expects_bars or request.reverify or run.full
+            asks_again = state.life.expects_bars or (request.reverify and not is_gone) or run.full
             until = None if asks_again else fetched_until(state, read_listing(context.connection, symbol), timing)
             context.connection.commit()  # no transaction stays open while a request is sent
             plan = plan_fetch(series, within, coverage, timing, last_ts=state.last_ts, full=run.full, until=until)
@@ -176,7 +178,12 @@ def _commit_fetched(
     earlier: dict[Series, SeriesOutcome] = {}
     for answer in chain((fetched.first,), fetched.rest):
         if isinstance(answer, FailedFetch):
-            counters = answer.counters + run.pending.take_counters()
+            gone, cost = answer_without_ticker(run.pipeline, context, answer)
+            if gone is not None:
+                for outcome in _commit_answer(run, context, gone, fetched.resampled, basis):
+                    yield outcome.after(earlier.get(outcome.series))
+                return
+            counters = answer.counters + cost + run.pending.take_counters()
             base = fetched.series.timeframe
             failed = commit_failure(
                 context, base, answer.cause, answer.started_at, counters, answer.days, answer.coverage
@@ -209,7 +216,7 @@ def _commit_answer(
         with tally.storing():
             stored = stored_bars(context.connection, plan.series, answer.spans, last_ts)
         answer = weighed(answer, stored)
-        expected, cost = expected_bars(run.pipeline, context, answer)
+        expected, cost = expected_bars(run.pipeline, context, answer, run.market.announced)
         spent, tally.counters = spent + cost, tally.counters + cost
         change = Change(
             series=plan.series,

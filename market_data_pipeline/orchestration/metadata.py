@@ -14,6 +14,7 @@ import dagster as dg
 from market_data_pipeline.domain.bars import PRICES
 from market_data_pipeline.domain.counters import NOTHING
 from market_data_pipeline.domain.features.definitions import FEATURES
+from market_data_pipeline.domain.life import Life
 from market_data_pipeline.orchestration.partitions import bars_key, features_key, partition_key
 
 if TYPE_CHECKING:
@@ -85,12 +86,14 @@ def materializations(outcome: SeriesOutcome) -> tuple[dg.AssetMaterialization, d
         first_bar=_timestamp(outcome.first_ts),
         last_bar=_timestamp(outcome.last_ts),
         verified_at=_timestamp(outcome.verified_at),
-        next_bar_due_at=_timestamp(outcome.next_due_at),
+        next_bar_due_at=_timestamp(outcome.next_due_at) if outcome.life.expects_bars else None,
+        life=None if outcome.life is Life.TRADING else str(outcome.life),
         warning=outcome.warning,
     )
     counters = {name: round(value, 3) for name, value in asdict(outcome.counters).items()}
     bars = _given(
-        **{name: counters[name] for name in _BAR_COUNTERS}, expected_last_bar=_timestamp(outcome.expected_last_ts)
+        **{name: counters[name] for name in _BAR_COUNTERS},
+        expected_last_bar=_timestamp(outcome.expected_last_ts) if outcome.life.expects_bars else None,
     )
     features: dict[str, Any] = {name: counters[name] for name in _FEATURE_COUNTERS}
     if outcome.own_features:

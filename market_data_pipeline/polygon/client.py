@@ -37,6 +37,7 @@ from market_data_pipeline.domain.errors import (
 from market_data_pipeline.domain.life import Listing
 from market_data_pipeline.domain.series import AssetClass, Tier, Timeframe, asset_class_of
 from market_data_pipeline.polygon.listings import QUESTIONS, read_listing
+from market_data_pipeline.polygon.market_status import read_is_closed, read_upcoming
 from market_data_pipeline.polygon.rate_limit import PRIORITIES
 from market_data_pipeline.polygon.reference import SPLITS_ENDPOINTS, each_once, read_splits
 from market_data_pipeline.polygon.request_windows import PAGE_LIMIT
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
+    from market_data_pipeline.domain.announcements import Announcement
     from market_data_pipeline.domain.intervals import Interval
     from market_data_pipeline.polygon.plans import Plan
     from market_data_pipeline.polygon.rate_limit import Limiter
@@ -253,6 +255,26 @@ class PolygonClient:
                 if found is not None:
                     return found, tally.counters
         return Listing(now, known=False), tally.counters
+
+    def upcoming_closings(self, *, priority: int = _STANDARD) -> tuple[Announcement, ...]:
+        """Return the coming holidays and early closes of US stocks, by date.
+
+        Raises:
+            PipelineError: as `bars`.
+        """
+        request = Request("/v1/marketstatus/upcoming", "coming holidays", priority)
+        with self._counted() as tally:
+            return self._sender.send(request, read_upcoming, tally)
+
+    def market_is_closed(self, *, priority: int = _STANDARD) -> bool:
+        """Return whether the vendor says that US stocks do not trade now, not even before or after the market's hours.
+
+        Raises:
+            PipelineError: as `bars`.
+        """
+        request = Request("/v1/marketstatus/now", "market status", priority)
+        with self._counted() as tally:
+            return self._sender.send(request, read_is_closed, tally)
 
     def grouped_daily(self, day: date, *, priority: int = _STANDARD) -> Fetched:
         """Return the day bars of all US stocks, in one request: a bar frame with a column `symbol` in front.

@@ -119,4 +119,6 @@ def failure(code: int, text: str, what: str, *, beyond_history: bool) -> Pipelin
         )
     if 200 <= code < 300:
         return DataError(f"{what}: a success status without an answer ({said}).")
-    return VendorRequestError(f"{what}: the vendor refuses the request ({said}).")
+    rejected = VendorRequestError(f"{what}: the vendor refuses the request ({said}).")
+    rejected.not_found = code == 404
+    return rejected

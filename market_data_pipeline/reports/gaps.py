@@ -9,6 +9,7 @@ from __future__ import annotations
 from datetime import date, datetime, timedelta
 from enum import StrEnum
 from itertools import groupby
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import sqlalchemy as sa
@@ -27,7 +28,7 @@ from market_data_pipeline.store.coverage import Coverage, CoverageStatus
 from market_data_pipeline.store.universe import select_followed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Container, Iterator, Mapping, Sequence
 
     import numpy as np
 
@@ -42,6 +43,7 @@ class Reason(StrEnum):
 
     NO_SESSION = "no_session"  # a holiday within the week
     EARLY_CLOSE = "early_close"
+    ANNOUNCED = "announced"  # a closing that the vendor announced and the calendar does not know
     NOT_DUE = "not_due"  # the plan does not serve it yet
     PROVISIONAL = "provisional"  # the vendor gave none so far; requested again until the day settles
     VENDOR_NONE = "vendor_none"  # the vendor gave none, and the day has settled
@@ -100,6 +102,7 @@ def find_gaps(
     *,
     failing: bool = False,
     ended: bool = False,
+    closed: Container[date] = (),
 ) -> list[Gap]:
     """Return all gaps from the start of the history to now, ascending.
 
@@ -111,13 +114,14 @@ def find_gaps(
         timing: calendar, plan and the instant it is now.
         failing: whether the last execution of the series failed; what it then did not request counts as failed.
         ended: whether no more bars of the series are expected.
+        closed: session dates on which the market was closed, as the vendor announced.
     """
     sessions = (*reach.beyond, *reach.sessions)
     if not sessions:
         return []
     known = [coverage.get(session.date) for session in sessions]
     missing = _missing(base, sessions, known, held_us, timing, len(reach.beyond), failing=failing, ended=ended)
-    found = _merged(missing, sessions)
+    found = _merged((_announced(gap, closed) for gap in missing), sessions)
     found += _closed(base, sessions, timing)
     return sorted(found)
 
@@ -169,6 +173,12 @@ def _missing(
         if day is not None and day.refused:
             gap = gap._replace(refused=day.reason, retry_at=worth_a_request_at(day))
         yield gap
+
+
+def _announced(gap: Gap, closed: Container[date]) -> Gap:
+    """Return the gap with the market's closing as its reason, if that explains it."""
+    unexplained = gap.reason in (Reason.PROVISIONAL, Reason.VENDOR_NONE, Reason.NEVER_ASKED)
+    return gap._replace(reason=Reason.ANNOUNCED) if unexplained and gap.day in closed else gap
 
 
 def _reason(day: Coverage | None, *, failing: bool, beyond: bool) -> Reason:
@@ -276,6 +286,15 @@ _OUTSIDE: Final = sa.text("""
     where symbol = :symbol and timeframe = :timeframe and ts >= :start
 """)
 
+_CLOSINGS: Final = sa.text("""
+    select session_date, min(coalesce(name, 'without a name')) as name
+    from market_data.announcements
+    where
+        asset_class = :asset_class and status = 'closed' and first_seen_at <= :now
+        and (withdrawn_at is null or withdrawn_at > :now)
+    group by session_date
+""")
+
 _STARTS: Final = sa.text("""
     select coalesce(array_agg(cast(extract(epoch from ts) * 1000000 as bigint) order by ts), '{}')
     from market_data.bars
@@ -295,6 +314,7 @@ class History(NamedTuple):
             `failed_at` of the last failure.
         timing: calendar, plan and the instant it is now.
         outside: how many bars the vendor sent that lie in no session.
+        closings: by session date, what the vendor announced about a closing of the market.
     """
 
     series: Series
@@ -304,6 +324,7 @@ class History(NamedTuple):
     state: sa.RowMapping
     timing: Timing
     outside: int = 0
+    closings: Mapping[date, str] = MappingProxyType({})
 
     @property
     def sessions(self) -> tuple[Session, ...]:
@@ -369,7 +390,9 @@ def read_history(connection: sa.Connection, series: Series, timing: Timing, plan
     named["start"] = empty.start
     starts = connection.execute(_STARTS, named).scalar_one()
     outside = connection.execute(_OUTSIDE, named).scalar_one()
-    return empty._replace(held_us=np.asarray(starts, dtype="int64"), outside=outside)
+    said = {"asset_class": str(timing.calendar.asset_class), "now": timing.now}
+    closings = {row.session_date: row.name for row in connection.execute(_CLOSINGS, said)}
+    return empty._replace(held_us=np.asarray(starts, dtype="int64"), outside=outside, closings=closings)
 
 
 def series_gaps(history: History) -> SeriesGaps:
@@ -377,7 +400,16 @@ def series_gaps(history: History) -> SeriesGaps:
     base, timing, days = history.series.timeframe, history.timing, history.sessions
     failing = history.state["failures"] > 0
     ended = not Life(history.state["life"]).expects_bars
-    found = find_gaps(base, history.within, history.coverage, history.held_us, timing, failing=failing, ended=ended)
+    found = find_gaps(
+        base,
+        history.within,
+        history.coverage,
+        history.held_us,
+        timing,
+        failing=failing,
+        ended=ended,
+        closed=history.closings,
+    )
     by_reason = {reason: [gap for gap in found if gap.reason is reason] for reason in Reason}
     return SeriesGaps(
         timeframe=base,
@@ -436,6 +468,8 @@ def _explained(gap: Gap, history: History) -> GapReport:
             text = "no session"
         case Reason.EARLY_CLOSE:
             text = "early close"
+        case Reason.ANNOUNCED:
+            text = f"the market is closed, as the vendor announced ({history.closings[gap.day]})"
         case Reason.NOT_DUE:
             base = history.series.timeframe
             facts["due_at"] = timing.available_at(gap.end if base is Timeframe.D1 else gap.start + base.span)

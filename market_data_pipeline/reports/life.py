@@ -48,6 +48,14 @@ _SILENT_MARKETS: Final = sa.text("""
     having max(a.last_ts) < m.due_at
 """)
 
+_ANYONE_TRADES: Final = sa.text("""
+    select exists (
+        select from market_data.symbols as s
+        left join market_data.series_state as t on t.symbol = s.symbol and t.timeframe = :timeframe
+        where s.active and s.asset_class = :asset_class and coalesce(t.life, 'trading') in ('trading', 'silent')
+    )
+""")
+
 _DAYS_WITHOUT_BARS: Final = sa.text("""
     select c.session_date, max(c.fetched_at) as asked_at
     from market_data.coverage as c
@@ -100,6 +108,12 @@ def silent_markets(connection: sa.Connection) -> dict[AssetClass, SilentMarket]:
         for row in connection.execute(_SILENT_MARKETS, values)
     ]
     return {market.asset_class: market for market in found}
+
+
+def anyone_trades(connection: sa.Connection, asset_class: AssetClass) -> bool:
+    """Return whether bars of any followed symbol of the asset class are expected."""
+    values = {"timeframe": str(Timeframe.M5), "asset_class": str(asset_class)}
+    return bool(connection.execute(_ANYONE_TRADES, values).scalar_one())
 
 
 def days_without_bars(

@@ -73,6 +73,10 @@ class SyntheticMarket:
         """Return all splits by ascending date."""
         return self._splits
 
+    def closings(self) -> Sequence[dt.date]:
+        """Return none: nothing is announced that the calendar does not know."""
+        return ()
+
     def _month(self, ticker: str, year: int, month: int, step_ms: int) -> Bars:
         """Return a month's bars of a step that divides the hour, or its day bars for 0.
 

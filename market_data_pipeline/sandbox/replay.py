@@ -75,6 +75,10 @@ class Replay:
         """Return all recorded splits by ascending date."""
         return self._splits
 
+    def closings(self) -> Sequence[dt.date]:
+        """Return none: nothing is announced that the calendar does not know."""
+        return ()
+
 
 def _read_bars(folder: Path) -> dict[str, Bars]:
     """Return the bars of all files of a folder by ticker, ascending."""

@@ -33,16 +33,25 @@ class Listing(_Event):
 
 
 class Delisting(_Event):
-    """A ticker that has no bar after the day `last`; from the next day on, the vendor says that it is delisted."""
+    """A ticker that has no bar after the day `last`; from the next day on, the vendor says that it is delisted.
+
+    From `purged` on it knows nothing of the ticker: its list lacks it, and a request for bars is a 404.
+    """
 
     ticker: str
     last: dt.date
+    purged: AwareDatetime | None = None
 
 
 class Closing(_Event):
-    """A day on which no stock trades, although the calendar has a session: a day of mourning, a hurricane."""
+    """A day on which no stock trades, although the calendar has a session: a day of mourning, a hurricane.
+
+    The vendor says so from `announced` on, without it never, and no longer from `withdrawn` on: then they trade.
+    """
 
     day: dt.date
+    announced: AwareDatetime | None = None
+    withdrawn: AwareDatetime | None = None
 
 
 class _Stretch(_Event):
@@ -129,7 +138,7 @@ class Scenario(_Event):
     @property
     def closed_days(self) -> frozenset[dt.date]:
         """The days of `closings`."""
-        return frozenset(closing.day for closing in self.closings)
+        return frozenset(closing.day for closing in self.closings if closing.withdrawn is None)
 
 
 def read_scenario(file: Path) -> Scenario:

@@ -15,6 +15,7 @@ import numpy as np
 from market_data_pipeline.domain.calendar import calendar_for
 from market_data_pipeline.domain.series import AssetClass, asset_class_of
 from market_data_pipeline.sandbox.bars import MINUTE_MS, NO_BARS, Bars, SplitRow, concat, to_step
+from market_data_pipeline.sandbox.query import Refusal
 from market_data_pipeline.sandbox.view import Security, to_ms
 
 if TYPE_CHECKING:
@@ -41,24 +42,33 @@ class StagedMarket:
 
     def tickers(self) -> tuple[str, ...]:
         """Return the tickers of whole-market answers, in order."""
-        return self.truth.tickers()
+        return tuple(ticker for ticker in self.truth.tickers() if not self._is_purged(ticker))
+
+    def _is_purged(self, ticker: str) -> bool:
+        now = self.clock()
+        return any(each.ticker == ticker and each.purged and each.purged <= now for each in self.scenario.delistings)
 
     def security(self, ticker: str) -> Security | None:
         """Return what is known of a ticker at now."""
         known = self.truth.security(ticker)
         today = calendar_for(AssetClass.US_EQUITY).session_date(self.clock())
         listed = next((event.first for event in self.scenario.listings if event.ticker == ticker), None)
-        if known is None or (listed is not None and today < listed):
+        if known is None or (listed is not None and today < listed) or self._is_purged(ticker):
             return None
         last = next((event.last for event in self.scenario.delistings if event.ticker == ticker), None)
         return known._replace(
             listed=listed or known.listed, delisted=last + _DAY if last is not None and last < today else None
         )
 
+    def _check(self, ticker: str) -> None:
+        if self._is_purged(ticker):
+            raise Refusal(404, "Ticker not found.")
+
     def intraday(
         self, ticker: str, step_ms: int, start_ms: int, end_ms: int, *, descending: bool = False
     ) -> Iterator[Bars]:
-        """Yield the bars of `step_ms` in [start_ms, end_ms), in one piece."""
+        """Yield the bars of `step_ms` in [start_ms, end_ms), in one piece; a 404 of a purged ticker."""
+        self._check(ticker)
         minutes = concat(self.truth.intraday(ticker, MINUTE_MS, start_ms, end_ms))
         strays = _strays(s for s in self.scenario.strays if s.ticker == ticker and s.timespan == "minute")
         happened = _merged(self._happened(ticker, minutes), strays.between(start_ms, end_ms))
@@ -66,7 +76,8 @@ class StagedMarket:
         yield self._with_repeats(ticker, self._shown(ticker, shown, lossy=True), step_ms)
 
     def days(self, ticker: str, start_ms: int, end_ms: int) -> Bars:
-        """Return the day bars that start in [start_ms, end_ms)."""
+        """Return the day bars that start in [start_ms, end_ms); a 404 of a purged ticker."""
+        self._check(ticker)
         days = self._happened(ticker, self.truth.days(ticker, start_ms, end_ms))
         strays = _strays(s for s in self.scenario.strays if s.ticker == ticker and s.timespan == "day")
         shown = self._shown(ticker, _merged(days, strays.between(start_ms, end_ms)), lossy=False)
@@ -81,6 +92,16 @@ class StagedMarket:
             if (split.listed is None or split.listed <= now) and (split.cancelled is None or now < split.cancelled)
         ]
         return sorted([*self.truth.splits(), *listed], key=lambda split: (split.execution_date, split.ticker))
+
+    def closings(self) -> Sequence[dt.date]:
+        """Return the days without trade that are announced now although the calendar has a session, ascending."""
+        now = self.clock()
+        announced = [
+            each.day
+            for each in self.scenario.closings
+            if each.announced and each.announced <= now and (each.withdrawn is None or now < each.withdrawn)
+        ]
+        return sorted([*self.truth.closings(), *announced])
 
     def _happened(self, ticker: str, bars: Bars) -> Bars:
         """Return the bars that exist, at the prices of the splits."""

@@ -59,6 +59,9 @@ class Source(Protocol):
     def splits(self) -> Sequence[SplitRow]:
         """Return all splits by ascending date, future ones included."""
 
+    def closings(self) -> Sequence[dt.date]:
+        """Return the days without trade that are announced although the calendar has a session, ascending."""
+
 
 @dataclass(frozen=True)
 class View:

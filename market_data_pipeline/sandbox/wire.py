@@ -18,6 +18,7 @@ import numpy as np
 
 from market_data_pipeline.domain.calendar import calendar_for
 from market_data_pipeline.domain.series import AssetClass
+from market_data_pipeline.sandbox import market_status
 from market_data_pipeline.sandbox.encode import encode_bars, number
 from market_data_pipeline.sandbox.pages import page_of, reverse
 from market_data_pipeline.sandbox.query import (
@@ -218,4 +219,6 @@ _ROUTES: Final[tuple[tuple[re.Pattern[str], Callable[..., bytes]], ...]] = (
     (re.compile(r"/v3/reference/tickers"), tickers),
     (re.compile(r"/v3/reference/tickers/([^/]+)"), ticker_details),
     (re.compile(r"(/stocks/v1/splits|/v3/reference/splits)"), _splits),
+    (re.compile(r"/v1/marketstatus/upcoming"), market_status.upcoming),
+    (re.compile(r"/v1/marketstatus/now"), market_status.now),
 )

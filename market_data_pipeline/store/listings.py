@@ -10,7 +10,7 @@ from market_data_pipeline.domain.life import Listing
 
 if TYPE_CHECKING:
     from collections.abc import Collection
-    from datetime import date
+    from datetime import date, datetime
 
     from market_data_pipeline.domain.series import AssetClass, Timeframe
     from market_data_pipeline.store.copy import StoreConnection
@@ -45,6 +45,21 @@ def write_listing(connection: StoreConnection, symbol: str, listing: Listing) ->
         """,
         {"symbol": symbol, **asdict(listing)},
     )
+
+
+def others_ended(connection: StoreConnection, asset_class: AssetClass, since: datetime) -> bool:
+    """Return whether the vendor, asked at `since` or later, said of any followed symbol that it is not listed."""
+    rows = connection.rows(
+        """
+        select exists (
+            select from market_data.listings as l
+            inner join market_data.symbols as s on s.symbol = l.symbol and s.active
+            where s.asset_class = %(asset_class)s and l.asked_at >= %(since)s and l.known is not null and not l.active
+        ) as found
+        """,
+        {"asset_class": str(asset_class), "since": since},
+    )
+    return bool(rows[0]["found"])
 
 
 def days_without_trades(

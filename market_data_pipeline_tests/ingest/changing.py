@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import date, datetime
 
 import numpy as np
 
@@ -50,6 +50,9 @@ class ChangingSource:
 
     def splits(self) -> Sequence[SplitRow]:
         return sorted([*self.truth.splits(), *self.more_splits], key=lambda split: split.execution_date)
+
+    def closings(self) -> Sequence[date]:
+        return self.truth.closings()
 
     def _changed(self, ticker: str, bars: Bars) -> Bars:
         shown = np.ones(len(bars), dtype=bool)

@@ -104,8 +104,9 @@ def test_the_vendors_word_decides_whether_a_silent_series_has_ended() -> None:
 
     trading, silent = Life.TRADING, Life.SILENT
     assert lives(last, overdue=False, silent=False) == [trading] * 6
-    assert lives(last, overdue=True, silent=False) == [Life.DELISTED, Life.HALTED, *[trading] * 4]
-    assert lives(last, overdue=True, silent=True) == [Life.DELISTED, Life.HALTED, *[silent] * 4]
+    gone = [Life.DELISTED, Life.HALTED]
+    assert lives(last, overdue=True, silent=False) == [*gone, trading, Life.UNKNOWN, trading, trading]
+    assert lives(last, overdue=True, silent=True) == [*gone, silent, Life.UNKNOWN, silent, silent]
     assert lives(None, overdue=False, silent=True) == [
         Life.DELISTED,
         Life.HALTED,

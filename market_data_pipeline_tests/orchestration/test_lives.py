@@ -10,12 +10,16 @@ import pytest
 
 from market_data_pipeline.definitions import build_defs
 from market_data_pipeline.domain.calendar import NEW_YORK
+from market_data_pipeline.domain.series import Tier
 from market_data_pipeline.measure.alert_receiver import AlertReceiver as Webhook
 from market_data_pipeline.measure.alert_receiver import alert_receiver as webhook
+from market_data_pipeline.orchestration.checks.freshness import table_of
 from market_data_pipeline.reports.freshness import series_freshness
+from market_data_pipeline.reports.gaps import gaps_report
 from market_data_pipeline.sandbox.main import open_source
 from market_data_pipeline.sandbox.scenario import Closing, Delisting, Scenario, Withheld
 from market_data_pipeline.sandbox.staged import StagedMarket
+from market_data_pipeline.settings import Settings
 from market_data_pipeline.store.connection import engine
 from market_data_pipeline_tests.ingest.conftest import MakeWorld, World, make_world
 from market_data_pipeline_tests.orchestration.conftest import StandIn
@@ -72,6 +76,15 @@ class Watched:
         database.dispose()
         return found
 
+    def shown(self, symbol: str) -> list[str]:
+        """Return the symbol's cells in the table of Dagster's check."""
+        database = engine(self.world.database_url, as_of=self.world.now)
+        table = table_of(database, Tier.CRITICAL)
+        database.dispose()
+        assert table is not None
+        (line,) = [line for line in table.splitlines() if line.startswith(f"| {symbol} |")]
+        return line.removesuffix(" |").split(" | ")[1:]
+
 
 Watch = Callable[..., Watched]
 
@@ -93,10 +106,32 @@ def test_a_delisted_symbol_is_alerted_once_and_never_late(watch: Watch) -> None:
     assert watched.through(10, 15) == ["PFE has been delisted since 2026-11-11, according to the vendor"]
     assert set(watched.states("PFE").values()) == {("STALE", "delisted")}
     assert set(watched.states("MSFT").values()) == {("FRESH", "trading")}
+    last_bars = ("Nov 11 00:55", "Nov 11 00:45", "Nov 11 00:00", "Nov 10 21:00", "Nov 10")
+    assert watched.shown("PFE") == [f"{bar}, delisted" for bar in last_bars]
     before = watched.world.query("select sum(requests) as n from market_data.ingest_log where symbol = 'PFE'")
     assert watched.go(at(15, 21)) == watched.go(at(15, 22)) == []
     after = watched.world.query("select sum(requests) as n from market_data.ingest_log where symbol = 'PFE'")
     assert before == after
+
+
+def test_a_ticker_that_the_vendor_purges_is_alerted_once_and_left_alone_but_for_a_look_a_day(watch: Watch) -> None:
+    purged = Delisting(ticker="PFE", last=date(2026, 11, 10), purged=at(11, 0))
+    watched = watch("MSFT", "PFE", delistings=[purged])
+    gone = "PFE is no longer known to the vendor and has had no bars since 2026-11-10"
+    assert watched.through(10, 13) == [gone]
+    assert set(watched.states("PFE").values()) == {("STALE", "unknown")}
+    held = "select count(*) as bars from market_data.bars where symbol = 'PFE' and timeframe = '5m' and ts >= %s"
+    assert watched.world.query(held, at(10, 0)) == [{"bars": 88}]  # until the last look
+    of_a_day = "select sum(requests) as n from market_data.ingest_log where symbol = 'PFE' and started_at >= %s"
+    (spent,) = watched.world.query(of_a_day, at(13, 0))
+    assert int(str(spent["n"])) <= 6  # each fetched series, both lists of tickers, and what the run asked for all
+
+
+def test_symbols_that_are_all_delisted_at_once_are_alerted_once(watch: Watch) -> None:
+    symbols = ("PFE", "KO", "MSFT")
+    watched = watch(*symbols, delistings=[Delisting(ticker=each, last=date(2026, 11, 10)) for each in symbols])
+    assert watched.through(10, 13) == ["No more bars are expected of 3 symbols"]
+    assert {life for symbol in watched.symbols for _, life in watched.states(symbol).values()} == {"delisted"}
 
 
 def test_a_symbol_that_falls_silent_is_alerted_once_stays_stale_over_a_weekend_and_comes_back(watch: Watch) -> None:
@@ -118,12 +153,50 @@ def test_an_unscheduled_closing_is_one_alert_and_no_symbol_is_called_silent(watc
     assert {state for symbol in watched.symbols for state in watched.states(symbol).values()} == {("FRESH", "trading")}
 
 
+@pytest.mark.parametrize("announced", [at(10, 9), at(11, 4, 30)], ids=["the day before", "in the morning"])
+def test_an_announced_closing_makes_nothing_late_and_is_shown(watch: Watch, announced: datetime) -> None:
+    closing = Closing(day=date(2026, 11, 11), announced=announced)
+    watched = watch("MSFT", "PFE", closings=[closing])
+    assert watched.through(10, 10) == []
+    early = announced < at(11, 0)
+    for hour, minute in ((4, 21), (4, 46), (5, 46), (11, 21), (16, 1), (20, 16)):
+        assert watched.go(at(11, hour, minute), reverify=(hour, minute) == (11, 21)) == []
+        if early or (hour, minute) != (4, 21):
+            shown = {state for symbol in watched.symbols for state in watched.states(symbol).values()}
+            assert shown == {("FRESH", "trading")}
+    assert watched.through(12, 13) == []
+
+    settings = Settings(database_url=watched.world.database_url, as_of=watched.world.now, history_days=5)
+    database = engine(watched.world.database_url)
+    report = gaps_report(database, settings, "MSFT")
+    database.dispose()
+    for of_series in report.timeframes:
+        (gap,) = [gap for gap in of_series.stretches if gap.reason == "announced"]
+        assert gap.bars == (192 if of_series.timeframe == "5m" else 1)
+        assert "the vendor announced (Closing)" in gap.explanation
+    known = watched.world.query(
+        "select source, first_seen_at from market_data.announcements where session_date = '2026-11-11' order by 1 desc"
+    )
+    assert known[0] == {"source": "upcoming", "first_seen_at": at(10, 11, 21) if early else at(11, 4, 46)}
+
+
+def test_an_announcement_that_the_vendor_withdraws_is_kept_with_its_time(watch: Watch) -> None:
+    closing = Closing(day=date(2026, 11, 16), announced=at(10, 9), withdrawn=at(11, 9))
+    watched = watch("MSFT", closings=[closing])
+    watched.through(10, 11)
+    known = watched.world.query(
+        "select first_seen_at, withdrawn_at from market_data.announcements where session_date = '2026-11-16'"
+    )
+    assert known == [{"first_seen_at": at(10, 11, 21), "withdrawn_at": at(11, 11, 21)}]
+
+
 def test_two_days_that_the_vendor_lost_for_all_are_back_only_when_they_are_there(watch: Watch) -> None:
     lost = Withheld(start=at(11, 0, 0), end=at(13, 0, 0), until=at(13, 6, 0))
     watched = watch("MSFT", "PFE", "KO", withheld=[lost])
     assert watched.through(10, 12) == ["The vendor has had no bars of any of 3 US stocks since 2026-11-11 00:55Z"]
-    assert watched.go(at(13, 4, 31)) == watched.go(at(13, 6, 31)) == watched.go(at(13, 11, 1)) == []
-    assert watched.go(at(13, 11, 21), reverify=True) == ["The bars of US stocks that the vendor lacked are back"]
+    assert watched.go(at(13, 4, 31)) == watched.go(at(13, 5, 46)) == []
+    assert watched.go(at(13, 6, 46)) == ["The bars of US stocks that the vendor lacked are back"]
+    assert watched.go(at(13, 11, 1)) == watched.go(at(13, 11, 21), reverify=True) == []
     assert watched.through(14, 16) == []
 
 

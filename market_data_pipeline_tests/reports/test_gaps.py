@@ -178,7 +178,11 @@ def test_gaps_and_bars_together_are_all_slots_of_a_year() -> None:
     explained = [np.arange(to_us(each.start), to_us(each.end), 300_000_000) for each in found if each.bars]
     assert [len(one) for one in explained] == [each.bars for each in found if each.bars]
     assert np.array_equal(np.sort(np.concatenate([held, *explained])), slots)
-    assert {each.reason for each in found} == set(Reason) - {Reason.BEFORE_FIRST, Reason.NOT_EXPECTED}
+    assert {each.reason for each in found} == set(Reason) - {
+        Reason.BEFORE_FIRST,
+        Reason.NOT_EXPECTED,
+        Reason.ANNOUNCED,
+    }
 
     # Of a series that the vendor says has ended, nothing after the last bar is asked for any more.
     ended = find_gaps(Timeframe.M5, Reach(sessions[40:], sessions[:40]), coverage, held, timing, ended=True)

@@ -50,7 +50,7 @@ def _market(connection: Connection, asset_class: AssetClass) -> Alert | None:
     over when the series that it stands for lack nothing, and each day without any bar was asked for again since then.
     """
     from market_data_pipeline.reports.freshness import instant, read_clock
-    from market_data_pipeline.reports.life import days_without_bars, silent_markets
+    from market_data_pipeline.reports.life import anyone_trades, days_without_bars, silent_markets
 
     name, calendar, now = _NAMES[asset_class], calendar_for(asset_class), read_clock(connection)
     known = next((one for one in open_alerts(connection, "silence") if one.subject == asset_class), None)
@@ -70,6 +70,9 @@ def _market(connection: Connection, asset_class: AssetClass) -> Alert | None:
             )
         )
     if known is None:
+        return None
+    if not anyone_trades(connection, asset_class):  # each of its symbols has ended, which has an alert of its own
+        close_alert(connection, "silence", asset_class)
         return None
     since, *resumed = (datetime.fromisoformat(text) for text in known.detail.split())
     if not resumed:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import dagster as dg
 
+from market_data_pipeline.domain.life import Life
 from market_data_pipeline.domain.objectives import TIER_OBJECTIVES
 from market_data_pipeline.domain.series import Tier, Timeframe
 from market_data_pipeline.orchestration.metadata import WORST_SHOWN, table_schema
@@ -57,7 +58,8 @@ def table_of(engine: Engine, tier: Tier) -> str | None:
     more = worst.symbols - len(rows)
     return "\n".join(
         [
-            f"Start of the last bar held, UTC, on {worst.now.astimezone(UTC):%Y-%m-%d at %H:%M}. Bold: not fresh.",
+            f"Start of the last bar held, UTC, on {worst.now.astimezone(UTC):%Y-%m-%d at %H:%M}. Bold: not fresh. "
+            "Of a halted, delisted or unknown symbol no bars are expected.",
             "",
             f"| symbol | {' | '.join(Timeframe)} |",
             "|---" * (len(Timeframe) + 1) + "|",
@@ -72,9 +74,12 @@ def _line(symbol: str, cells: Mapping[str, str]) -> str:
 
 
 def _cell(one: SeriesFreshness, now: datetime) -> str:
+    life = Life(one.life)
     if one.staleness_seconds is None:
-        return "**missing**"
+        return "**missing**" if life.expects_bars else str(life)
     last = _short(one.last_ts, now, Timeframe(one.timeframe)) if one.last_ts else "none"
+    if not life.expects_bars:
+        return f"{last}, {life}"  # nothing is overdue
     return last if one.status == "FRESH" else f"{last} **{one.status.lower()} {one.staleness_seconds / 3600:.1f} h**"
 
 
@@ -121,6 +126,8 @@ def evaluation(tier: Tier, current: TierFreshness, table: str | None) -> dg.Asse
 def _verdict(tier: Tier, current: TierFreshness, table: str | None) -> dict[str, Any]:
     rpo = TIER_OBJECTIVES[tier].rpo
     counts = f"{current.aging} aging, {current.stale} stale, {current.missing} never computed"
+    if current.not_expected:
+        counts += f"; no bars are expected of {current.not_expected} more, which are halted, delisted or unknown"
     within = f"All {current.series} series are within {in_hours(rpo)}: {counts}."
     beyond = f"{current.late} of {current.series} series are staler than {in_hours(rpo)}: {counts}."
     return {
@@ -134,6 +141,8 @@ def _verdict(tier: Tier, current: TierFreshness, table: str | None) -> dict[str,
             "aging": current.aging,
             "stale": current.stale,
             "missing": current.missing,
+            "silent": current.silent,
+            "not_expected": current.not_expected,
             "rpo_seconds": rpo.total_seconds(),
             "worst": dg.TableMetadataValue([_record(lagging) for lagging in current.worst[:WORST_SHOWN]], _WORST),
         },
