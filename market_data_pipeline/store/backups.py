@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 _RECORD: Final = """
 insert into market_data.backups (taken_at, finished_at, location, bytes, next_due_at)
-values (%s, clock_timestamp(), %s, %s, clock_timestamp() + %s)
+values (%s, now(), %s, %s, now() + %s)
 """
 
 

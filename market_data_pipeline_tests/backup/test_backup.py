@@ -14,6 +14,7 @@ from datetime import timedelta
 from pathlib import Path
 from threading import Thread
 
+import dagster as dg
 import psycopg
 import pytest
 
@@ -29,7 +30,10 @@ from market_data_pipeline.backup.manifest import (
 )
 from market_data_pipeline.backup.restore import restore_backup
 from market_data_pipeline.backup.verify import verify
+from market_data_pipeline.definitions import build_defs
 from market_data_pipeline.domain.errors import BackupError, ConfigurationError
+from market_data_pipeline.orchestration.jobs.backup import backup_schedule
+from market_data_pipeline.orchestration.resources import PipelineResource
 from market_data_pipeline.settings import Settings
 from market_data_pipeline.store.connection import Role, engine, libpq_url, open_connection
 from market_data_pipeline.store.postgres_tools import tools_for
@@ -271,3 +275,25 @@ def test_a_value_that_changed_after_a_restore_is_found_by_series_and_month(backu
     assert "but with other values" in problems[0]
     assert any("market_data.run_log has lost the trigger that keeps it append-only" in one for one in problems)
     assert any("critical/bars prices_are_positive: 1 have" in one for one in problems)
+
+
+def test_the_nightly_job_backs_up_into_the_folder_of_the_settings_and_is_skipped_without_one(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", settings.database_url)
+    monkeypatch.setenv("DAGSTER_POSTGRES_URL", settings.dagster_postgres_url)
+    with dg.build_schedule_context(resources={"pipeline": PipelineResource()}) as context:
+        skipped = backup_schedule.evaluate_tick(context).skip_message
+        assert skipped == "MARKET_DATA_BACKUP_DIR is not set: no backups are made."
+        monkeypatch.setenv("MARKET_DATA_BACKUP_DIR", "backups")
+        monkeypatch.setenv("MARKET_DATA_BACKUPS_KEPT", "1")
+        assert len(backup_schedule.evaluate_tick(context).run_requests or ()) == 1
+
+    make_backup(settings, tmp_path / "backups", keep=None)
+    assert build_defs().resolve_job_def("backup").execute_in_process().success
+
+    (kept,) = backups_in(tmp_path / "backups")
+    last = "select location, next_due_at - finished_at from market_data.backups order by id desc limit 1"
+    ((location, due),) = query(settings.database_url, last)
+    assert str(location).endswith(f":{kept}")
+    assert due == timedelta(hours=26)
