@@ -1,0 +1,37 @@
+"""The systemd unit: systemd accepts it, and what it names exists."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from market_data_pipeline.cli.main import app
+from market_data_pipeline_tests.conftest import REPOSITORY
+
+UNIT = REPOSITORY / "deploy" / "systemd" / "market-data.service"
+
+
+def test_systemd_accepts_the_unit(tmp_path: Path) -> None:
+    if (program := shutil.which("systemd-analyze")) is None:
+        pytest.skip("systemd-analyze is not installed")
+    # It wants the programs to exist, and the folder.
+    unit = UNIT.read_text().replace("/srv/market-data/.venv/bin/market-data", sys.executable)
+    file = tmp_path / UNIT.name
+    file.write_text(unit.replace("/srv/market-data", str(tmp_path)))
+    done = subprocess.run([program, "verify", str(file)], capture_output=True, text=True, check=False)
+    about_it = [line for line in done.stderr.splitlines() if UNIT.name in line]
+    assert (done.returncode, about_it) == (0, []), done.stderr
+
+
+def test_it_starts_and_stops_by_commands_that_exist() -> None:
+    commands = dict(
+        re.findall(r"^(ExecStart|ExecStop)=/srv/market-data/\.venv/bin/market-data (\w+)$", UNIT.read_text(), re.M)
+    )
+    assert commands == {"ExecStart": "up", "ExecStop": "down"}
+    known = {each.name or getattr(each.callback, "__name__", "") for each in app.registered_commands}
+    assert set(commands.values()) <= known
