@@ -20,6 +20,7 @@ from market_data_pipeline.orchestration.jobs.backup import backup_job, backup_sc
 from market_data_pipeline.orchestration.jobs.prune import prune_job
 from market_data_pipeline.orchestration.jobs.reconcile import reconcile_job
 from market_data_pipeline.orchestration.jobs.refresh import refresh_job
+from market_data_pipeline.orchestration.lake import lake_assets, lake_job
 from market_data_pipeline.orchestration.own_definitions import with_own_definitions
 from market_data_pipeline.orchestration.resources import PipelineResource
 from market_data_pipeline.orchestration.run_liveness import run_executor
@@ -52,9 +53,9 @@ def build_defs(*, resource_overrides: Mapping[str, object] | None = None) -> dg.
         resource_overrides: resources by name (`pipeline`) that replace the usual ones.
     """
     refreshes = {tier: refresh_job(tier) for tier in Tier}
-    nightly = (quality_job(), reconcile_job, prune_job)
+    nightly = (quality_job(), reconcile_job, prune_job, lake_job())
     return dg.Definitions(
-        assets=all_assets(),
+        assets=[*all_assets(), lake_assets()],
         asset_checks=[*(freshness_check(tier) for tier in Tier), quality_checks()],
         jobs=[*refreshes.values(), *nightly, backup_job],
         schedules=[

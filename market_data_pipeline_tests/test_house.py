@@ -238,8 +238,10 @@ def test_the_names_that_dashboards_and_scripts_rely_on_stay() -> None:
     from market_data_pipeline.definitions import defs
 
     location = defs.get_repository_def()
+    lake = [f"{kind}_{timeframe}" for timeframe in Timeframe for kind in ("bars", "features", "bar_revisions")]
     assert {key.to_user_string() for key in location.assets_defs_by_key} == {
-        f"{tier}/{asset}" for tier in ("critical", "standard", "low_priority") for asset in ("bars", "features")
+        *(f"{tier}/{asset}" for tier in ("critical", "standard", "low_priority") for asset in ("bars", "features")),
+        *(f"lake/{table}" for table in (*lake, "splits", "series")),
     }
     refreshes = {"critical_refresh", "standard_refresh", "low_priority_refresh"}
     assert {job.name for job in location.get_all_jobs()} - {"__ASSET_JOB"} == {
@@ -248,6 +250,7 @@ def test_the_names_that_dashboards_and_scripts_rely_on_stay() -> None:
         "reconcile",
         "prune",
         "backup",
+        "lake",
     }
     crons = {schedule.name: schedule.cron_schedule for schedule in location.schedule_defs}
     assert crons["critical_schedule"] == "*/15 * * * *"
@@ -259,8 +262,8 @@ def test_the_names_that_dashboards_and_scripts_rely_on_stay() -> None:
         "universe_sensor",
         "run_failure_alert_sensor",
     }
-    for assets in location.assets_defs_by_key.values():
-        assert assets.partitions_def.partition_dimension_names == ["symbol", "timeframe"]
+    for key, assets in location.assets_defs_by_key.items():
+        assert key.path[0] == "lake" or assets.partitions_def.partition_dimension_names == ["symbol", "timeframe"]
 
 
 def test_the_addresses_of_the_read_api_stay(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from market_data_pipeline.domain.adjustments import Split
 from market_data_pipeline.domain.calendar import to_us
@@ -22,7 +22,7 @@ from market_data_pipeline.lake.tables import SPLITS, Kind, LakeTable
 from market_data_pipeline.store.many_series import Columns
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from datetime import datetime
 
     import numpy as np
@@ -36,8 +36,8 @@ if TYPE_CHECKING:
     from market_data_pipeline.lake.state import TableState
     from market_data_pipeline.store.many_series import Stretch
 
-# More pieces than one for so many rows cost more to put together than to copy.
-_ROWS_PER_RUN: Final = 512
+    Decoder = Callable[[pa.Array], Any]
+    Bounds = tuple[int, int, int]  # the number of a stretch, and its half-open interval in microseconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,22 +122,19 @@ class LakeReader:
                 self._opened[table] = _Opened(table, delta, state, files_of(delta), self.lake.filesystem(delta))
         return self._opened[table]
 
-    def _columns(self, kind: Kind, stretches: Sequence[Stretch], decoders: Mapping[str, Any]) -> Columns:
+    def _columns(self, kind: Kind, stretches: Sequence[Stretch], decoders: Mapping[str, Decoder]) -> Columns:
         import numpy as np
 
         parts = []
         for timeframe in dict.fromkeys(stretch.series.timeframe for stretch in stretches):
             opened = self._open(LakeTable(kind, timeframe))
-            numbered = [(at, one) for at, one in enumerate(stretches) if one.series.timeframe is timeframe]
+            wanted = {
+                one.series.symbol: (at, to_us(one.start), to_us(one.end))
+                for at, one in enumerate(stretches)
+                if one.series.timeframe is timeframe
+            }
             with self.lake.translated():
-                rows, at = _rows(opened, numbered, list(decoders))
-            parts.append(
-                Columns(
-                    at,
-                    rows["ts"].cast("int64").to_numpy(),
-                    {name: decode(rows[name]) for name, decode in decoders.items()},
-                )
-            )
+                parts.append(_read(opened, wanted, decoders))
         if len(parts) == 1:
             return parts[0]
         at = np.concatenate([part.at for part in parts])
@@ -165,38 +162,56 @@ class LakeReader:
         return Columns(at[known], ts[known], values)
 
 
-def _rows(opened: _Opened, stretches: Sequence[tuple[int, Stretch]], names: list[str]) -> tuple[pa.Table, np.ndarray]:
-    """Return the rows of the stretches in their order, and the number of each one's stretch."""
+def _read(opened: _Opened, bounds: Mapping[str, Bounds], decoders: Mapping[str, Decoder]) -> Columns:
+    """Return the rows of the stretches in their order: each column is put together once, from the files' own memory."""
     import numpy as np
+
+    batches = _scanned(opened, bounds, ["symbol", "ts", *decoders]).to_batches()
+    runs = [(at, batch, start, end) for batch in batches for at, start, end in _runs(batch, bounds)]
+    runs.sort(key=lambda run: run[0])  # months follow one another, so each symbol's rows do
+    lengths = [end - start for _, _, start, end in runs]
+
+    def column(name: str, decode: Decoder) -> Any:
+        decoded: dict[int, Any] = {}
+        parts = []
+        for _, batch, start, end in runs:
+            if id(batch) not in decoded:
+                decoded[id(batch)] = decode(batch.column(name))
+            parts.append(decoded[id(batch)][start:end])
+        if isinstance(parts[0] if parts else decode(_nothing(opened, name)), list):
+            return [value for part in parts for value in part]
+        return np.concatenate(parts) if parts else decode(_nothing(opened, name))
+
+    at = np.repeat(np.array([run[0] for run in runs], "int32"), lengths)
+    return Columns(at, column("ts", _instants), {name: column(name, decode) for name, decode in decoders.items()})
+
+
+def _runs(batch: pa.RecordBatch, bounds: Mapping[str, Bounds]) -> list[tuple[int, int, int]]:
+    """Return the parts of a batch that are wanted, each as the number of its stretch and a half-open interval."""
+    import numpy as np
+
+    nowhere = (-1, 0, 0)
+    symbols, ts = batch.column("symbol"), _instants(batch.column("ts"))
+    places = np.array([bounds.get(symbol, nowhere) for symbol in symbols.dictionary.to_pylist()], "int64")
+    codes = symbols.indices.to_numpy()
+    starts = np.r_[0, np.flatnonzero(np.diff(codes)) + 1]
+    found = []
+    for start, end in zip(starts.tolist(), [*starts[1:].tolist(), len(codes)], strict=True):
+        at, first_us, end_us = places[codes[start]].tolist()
+        if at >= 0:
+            first, stop = np.searchsorted(ts[start:end], [first_us, end_us]).tolist()
+            if first < stop:
+                found.append((at, start + first, start + stop))
+    return found
+
+
+def _nothing(opened: _Opened, name: str) -> pa.Array:
     import pyarrow as pa
 
-    bounds = {one.series.symbol: (at, to_us(one.start), to_us(one.end)) for at, one in stretches}
-    columns = ["symbol", "ts", *names]
-    read = _scanned(opened, bounds, columns)
-    symbols = read["symbol"].unify_dictionaries().combine_chunks()
-    if isinstance(symbols, pa.ChunkedArray):  # no chunk at all
-        return read.slice(0, 0), np.empty(0, "int32")
-    nothing = (-1, 0, 0)
-    table = np.array([bounds.get(symbol, nothing) for symbol in symbols.dictionary.to_pylist()] or [nothing], "int64")
-    codes = symbols.indices.to_numpy()
-    at = table[codes, 0].astype("int32")
-    ts = read["ts"].cast("int64").to_numpy()
-    at[(ts < table[codes, 1]) | (ts >= table[codes, 2])] = -1
-    starts = np.r_[0, np.flatnonzero(np.diff(at)) + 1] if len(at) else np.empty(0, "int64")
-    ends = np.r_[starts[1:], len(at)]
-    wanted = at[starts] >= 0
-    starts, ends = starts[wanted], ends[wanted]
-    order = np.argsort(at[starts], kind="stable")  # months follow one another, so each symbol's rows do
-    starts, ends = starts[order], ends[order]
-    if len(starts) * _ROWS_PER_RUN <= max(len(at), 1 << 15):
-        parts = [read.slice(start, end - start) for start, end in zip(starts.tolist(), ends.tolist(), strict=True)]
-        rows = pa.concat_tables(parts) if parts else read.slice(0, 0)
-    else:
-        rows = read.take(pa.array(np.concatenate([np.arange(*pair) for pair in zip(starts, ends, strict=True)])))
-    return rows, np.repeat(at[starts], ends - starts)
+    return pa.array([], opened.table.relation.schema().field(name).type)
 
 
-def _scanned(opened: _Opened, bounds: Mapping[str, tuple[int, int, int]], columns: list[str]) -> pa.Table:
+def _scanned(opened: _Opened, bounds: Mapping[str, Bounds], columns: list[str]) -> pa.Table:
     """Return the groups of rows that may hold rows within the bounds, by month and symbol."""
     import pyarrow.dataset as ds
 
@@ -226,49 +241,46 @@ def _scanned(opened: _Opened, bounds: Mapping[str, tuple[int, int, int]], column
     return dataset.to_table(columns=columns)
 
 
-def _numbers(column: pa.ChunkedArray) -> np.ndarray:
+def _numbers(values: pa.Array) -> np.ndarray:
     import pyarrow as pa
 
-    values: np.ndarray = column.cast(pa.float64()).combine_chunks().to_numpy(zero_copy_only=False)
-    return values
+    numbers: np.ndarray = values.cast(pa.float64()).to_numpy(zero_copy_only=False)
+    return numbers
 
 
-def _instants(column: pa.ChunkedArray) -> np.ndarray:
-    values: np.ndarray = column.cast("int64").to_numpy()
-    return values
+def _instants(values: pa.Array) -> np.ndarray:
+    instants: np.ndarray = values.cast("int64").to_numpy()
+    return instants
 
 
-def _texts(column: pa.ChunkedArray) -> list[str | None]:
-    found: list[str | None] = column.to_pylist()
-    return found
+def _texts(values: pa.Array) -> list[str | None]:
+    texts: list[str | None] = values.to_pylist()
+    return texts
 
 
-def _decoder(feature: Feature) -> Any:
+def _decoder(feature: Feature) -> Decoder:
     if feature.labels:
-        return lambda column: _codes(column, feature.labels)
+        return lambda values: _codes(values, feature.labels)
     return _truths if feature.dtype == "bool" else _numbers
 
 
-def _truths(column: pa.ChunkedArray) -> np.ndarray:
+def _truths(values: pa.Array) -> np.ndarray:
     import pyarrow.compute as pc
 
-    values: np.ndarray = pc.fill_null(column.cast("int8"), -1).to_numpy()
-    return values
+    truths: np.ndarray = pc.fill_null(values.cast("int8"), -1).to_numpy()
+    return truths
 
 
-def _codes(column: pa.ChunkedArray, labels: Sequence[str]) -> np.ndarray:
+def _codes(values: pa.Array, labels: Sequence[str]) -> np.ndarray:
     """Return the position of each text among the labels, -1 for null or another text."""
     import numpy as np
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    texts = column.unify_dictionaries().combine_chunks()
-    if isinstance(texts, pa.ChunkedArray):  # no chunk at all
-        return np.empty(0, "int16")
-    places = pc.fill_null(pc.index_in(texts.dictionary, pa.array(labels, pa.string())), -1).to_numpy()
+    places = pc.fill_null(pc.index_in(values.dictionary, pa.array(labels, pa.string())), -1).to_numpy()
     codes = np.r_[places, -1].astype("int16")
-    values: np.ndarray = codes[pc.fill_null(texts.indices, len(places)).to_numpy()]
-    return values
+    found: np.ndarray = codes[pc.fill_null(values.indices, len(places)).to_numpy()]
+    return found
 
 
 def _own_values(documents: Sequence[str | None], feature: Feature) -> Any:

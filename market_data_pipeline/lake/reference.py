@@ -6,12 +6,12 @@ They are written whole, when their content has changed.
 from __future__ import annotations
 
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from market_data_pipeline.domain.calendar import calendar_for, from_us
 from market_data_pipeline.domain.series import AssetClass, Timeframe
 from market_data_pipeline.lake.state import read_state
-from market_data_pipeline.lake.tables import SERIES, SPLITS, Kind, LakeTable, SyncedTable
+from market_data_pipeline.lake.tables import DESCRIPTIONS, SERIES, SPLITS, Kind, LakeTable, SyncedTable
 from market_data_pipeline.store.reference import split_history
 
 if TYPE_CHECKING:
@@ -19,12 +19,6 @@ if TYPE_CHECKING:
 
     from market_data_pipeline.lake.location import Lake
     from market_data_pipeline.lake.snapshot import Snapshot
-
-_DESCRIPTIONS: Final = {
-    SPLITS: "Splits as the vendor listed them during [first_seen_at, superseded_at): bars that start before "
-    "in_force_from have prices multiplied by factor and volume divided by it, where counts is true.",
-    SERIES: "What the lake holds of each series: bars that start before held_until, as of the revision.",
-}
 
 
 def sync_splits(lake: Lake, now: Snapshot) -> SyncedTable:
@@ -97,7 +91,7 @@ def _written(lake: Lake, name: str, rows: pa.Table) -> SyncedTable:
                 rows,
                 mode="overwrite",
                 name=name,
-                description=_DESCRIPTIONS[name],
+                description=DESCRIPTIONS[name],
                 storage_options=dict(lake.options) or None,
             )
         delta = lake.open(name)

@@ -24,6 +24,13 @@ SPLITS: Final = "splits"
 SERIES: Final = "series"
 
 
+DESCRIPTIONS: Final = {
+    SPLITS: "Splits as the vendor listed them during [first_seen_at, superseded_at): bars that start before "
+    "in_force_from have prices multiplied by factor and volume divided by it, where counts is true.",
+    SERIES: "What the lake holds of each series: bars that start before held_until, as of the revision.",
+}
+
+
 class Kind(StrEnum):
     """What a table with rows of bars holds."""
 

@@ -77,6 +77,7 @@ def verify(
     *,
     tables: Sequence[LakeTable] = TABLES,
     months: Collection[str] | None = None,
+    turn: int | None = None,
     verified: Callable[[VerifiedTable], None] = lambda _: None,
 ) -> list[VerifiedTable]:
     """Compare tables of the lake with the database, and return what was found.
@@ -85,6 +86,7 @@ def verify(
         settings: of the project.
         tables: which.
         months: which months (`2026-11`); None for all.
+        turn: besides those one more month; the next number means the next month, and so on in a circle.
         verified: is called with each table when it is compared.
 
     Raises:
@@ -94,12 +96,14 @@ def verify(
     lake, found = Lake.of(settings), list[VerifiedTable]()
     with snapshot(settings) as now:
         for table in tables:
-            found.append(_verified(lake, table, now, months))
+            found.append(_verified(lake, table, now, months, turn))
             verified(found[-1])
     return found
 
 
-def _verified(lake: Lake, table: LakeTable, now: Snapshot, months: Collection[str] | None) -> VerifiedTable:
+def _verified(
+    lake: Lake, table: LakeTable, now: Snapshot, months: Collection[str] | None, turn: int | None
+) -> VerifiedTable:
     delta = lake.open(table.name)
     state = read_state(delta)
     if delta is None or state is None:
@@ -107,7 +111,9 @@ def _verified(lake: Lake, table: LakeTable, now: Snapshot, months: Collection[st
     current = _current(table, state, now)
     files = files_of(delta)
     compared = sorted({file.month for file in files} | _months(table, state, now))
-    compared = [month for month in compared if months is None or month in months]
+    if months is not None:
+        in_turn = {compared[turn % len(compared)]} if turn is not None and compared else set()
+        compared = [month for month in compared if month in months or month in in_turn]
     rows, different = 0, list[Difference]()
     with lake.translated():
         filesystem = lake.filesystem(delta)

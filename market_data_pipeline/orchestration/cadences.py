@@ -12,19 +12,23 @@ from market_data_pipeline.domain.objectives import TIER_OBJECTIVES
 
 # Job -> cron, New York. Days settle at 11:00, so `reconcile` then finds final day bars; `quality` reads what the
 # nightly low_priority refresh (00:30) stored; `prune` runs when no one reads yesterday's logs, and `backup` after it.
+# What `reconcile` changes, `lake` copies in the hour after it.
 NIGHTLY: Final = {
     "quality": "15 2 * * *",
     "prune": "45 3 * * *",
     "backup": "30 4 * * *",
     "reconcile": "20 11 * * *",
+    "lake": "30 12 * * *",
 }
 
 # Seconds after which Dagster ends a run that a schedule or the staleness sensor started. What it committed stays, and
 # the next run goes on: an ordinary refresh takes seconds, one after a weekend on the slowest plan half an hour. All
-# symbols are reverified by one run: in 12 hours the slowest plan, 5 calls a minute, answers 3,600 requests.
+# symbols are reverified by one run: in 12 hours the slowest plan, 5 calls a minute, answers 3,600 requests. The first
+# copy of a large history may take as long.
 MAX_RUNTIME_TAG: Final = "dagster/max_runtime"
 MAX_RUNTIME: Final = 2 * 3600
-RECONCILE_MAX_RUNTIME: Final = 12 * 3600
+LONG_MAX_RUNTIME: Final = 12 * 3600
+LONG_JOBS: Final = ("reconcile", "lake")
 
 # Schedule -> cron and its time zone.
 SCHEDULES: Final = {

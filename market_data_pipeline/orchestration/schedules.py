@@ -12,7 +12,13 @@ import dagster as dg
 from market_data_pipeline.domain.calendar import EXCHANGE_ZONE_NAME
 from market_data_pipeline.domain.objectives import TIER_OBJECTIVES
 from market_data_pipeline.domain.series import Tier
-from market_data_pipeline.orchestration.cadences import MAX_RUNTIME, MAX_RUNTIME_TAG, NIGHTLY, RECONCILE_MAX_RUNTIME
+from market_data_pipeline.orchestration.cadences import (
+    LONG_JOBS,
+    LONG_MAX_RUNTIME,
+    MAX_RUNTIME,
+    MAX_RUNTIME_TAG,
+    NIGHTLY,
+)
 from market_data_pipeline.orchestration.partitions import symbols_of
 from market_data_pipeline.orchestration.runs import tier_run_requests, unfinished_tier_run
 
@@ -54,5 +60,5 @@ def nightly_schedule(job: dg.JobDefinition | AssetJob) -> dg.ScheduleDefinition:
         execution_timezone=EXCHANGE_ZONE_NAME,
         default_status=dg.DefaultScheduleStatus.RUNNING,
         description=job.description,
-        tags={MAX_RUNTIME_TAG: str(RECONCILE_MAX_RUNTIME if job.name == "reconcile" else MAX_RUNTIME)},
+        tags={MAX_RUNTIME_TAG: str(LONG_MAX_RUNTIME if job.name in LONG_JOBS else MAX_RUNTIME)},
     )

@@ -175,7 +175,7 @@ def _adjust(bars: Columns, batch: Sequence[Stretch], splits: dict[str, list[Spli
     for position, stretch in enumerate(batch):
         if not (known := splits.get(stretch.series.symbol)):
             continue
-        rows = slice(*np.searchsorted(bars.at, [position, position + 1]))
+        rows = slice(*np.searchsorted(bars.at, np.array([position, position + 1], bars.at.dtype)))
         factor = price_factor(bars.ts[rows], known, today)
         if (factor == 1.0).all():
             continue

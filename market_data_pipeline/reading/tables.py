@@ -68,10 +68,12 @@ def _array(name: str, values: Any, feature: Feature | None) -> Any:
         return pa.array(values == 1, mask=values < 0)
     if isinstance(values, list):
         return pa.array(values, pa.string())
+    with np.errstate(invalid="ignore"):
+        complete = not np.isnan(values.sum())  # a tenth of the time of looking at each
+    if complete:
+        return pa.array(values.astype("int64") if name == "trades" else values)
     absent = np.isnan(values)
-    if name == "trades":
-        return pa.array(np.where(absent, 0, values).astype("int64"), mask=absent)
-    return pa.array(values, mask=absent) if absent.any() else pa.array(values)
+    return pa.array(np.where(absent, 0, values).astype("int64") if name == "trades" else values, mask=absent)
 
 
 def to_pandas(found: pa.Table) -> pd.DataFrame:

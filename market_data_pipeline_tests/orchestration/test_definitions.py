@@ -80,7 +80,7 @@ def test_the_published_names_and_times_stay(snapshot: SnapshotAssertion) -> None
 
 
 def describe(partitions: Any) -> dict[str, Any]:
-    return {
+    return partitions and {
         dimension.name: getattr(dimension.partitions_def, "name", None) or dimension.partitions_def.get_partition_keys()
         for dimension in partitions.partitions_defs
     }
