@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import logging
 from datetime import timedelta
-from typing import TYPE_CHECKING, Final
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from market_data_pipeline.domain.announcements import Announcement, DayStatus
 from market_data_pipeline.domain.errors import PipelineError
@@ -33,14 +34,22 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 ANNOUNCEMENTS: Final = "announcements"  # as `reference_checks` names them
+_DAY: Final = timedelta(days=1)
 _DAILY: Final = timedelta(hours=12)
 _ON_THE_DAY: Final = timedelta(hours=1)
 
 
+class Announced(NamedTuple):
+    """What the vendor announces about days of US stocks, by session date, and what users should know about it."""
+
+    days: Mapping[date, Announcement] = MappingProxyType({})
+    warning: str | None = None
+
+
 def ensure_announcements(
     pipeline: Pipeline, connection: StoreConnection, requests: Collection[SymbolRequest]
-) -> Mapping[date, Announcement]:
-    """Return what the vendor announces about days of US stocks within the history, asking where it is due.
+) -> Announced:
+    """Return what the vendor announces about days within the history and later, asking where it is due.
 
     Args:
         pipeline: vendor, clock and plan.
@@ -53,18 +62,31 @@ def ensure_announcements(
     timing = pipeline.timing(AssetClass.US_EQUITY)
     equities = [each for each in requests if asset_class_of(each.symbol) is AssetClass.US_EQUITY]
     if not equities:
-        return {}
+        return Announced()
     today = timing.calendar.session_date(timing.now)
     silent = _silent_session(connection, timing, today)
     after = _ON_THE_DAY if silent else _DAILY if any(each.reverify for each in equities) else None
+    since = today - timedelta(days=pipeline.history_days)
+    before = found = read_announcements(connection, AssetClass.US_EQUITY, since, timing.now)
     if after is not None and _is_due(connection, timing, after):
         with connection.symbol_lock("*announcements"):  # of several runs that start at once, one asks
             if _is_due(connection, timing, after):
                 _ask(pipeline, connection, timing, silent)
-    since = today - timedelta(days=pipeline.history_days)
-    found = read_announcements(connection, AssetClass.US_EQUITY, since, timing.now)
+        found = read_announcements(connection, AssetClass.US_EQUITY, since, timing.now)
     connection.commit()
-    return found
+    return Announced(found, _news(before, found, timing))
+
+
+def _news(before: Mapping[date, Announcement], now: Mapping[date, Announcement], timing: Timing) -> str | None:
+    """Return a sentence about the first new closing that the calendar does not know; None when there is none."""
+    closed = [
+        f"{day} ({said.name or 'without a name'})"
+        for day, said in sorted(now.items())
+        if day not in before and said.status is DayStatus.CLOSED and timing.calendar.session_on(day) is not None
+    ]
+    if not closed:
+        return None
+    return f"The vendor announced that US stocks do not trade on {', '.join(closed)}, where the calendar has a session."
 
 
 def _silent_session(connection: StoreConnection, timing: Timing, today: date) -> Session | None:
@@ -96,7 +118,8 @@ def _ask(pipeline: Pipeline, connection: StoreConnection, timing: Timing, silent
         log.warning("The vendor's announcements about trading days could not be read: %s", error)
     else:
         if upcoming:  # the list is never empty: one that is says nothing
-            write_announcements(connection, us_equity, "upcoming", upcoming, today, timing.now)
+            # The day that has begun may leave the list of coming ones.
+            write_announcements(connection, us_equity, "upcoming", upcoming, today + _DAY, timing.now)
         if silent is not None:
             said = f"the vendor's market status was closed at {timing.now:%H:%MZ}"
             closed = [Announcement(today, DayStatus.CLOSED, said)] if is_closed else []

@@ -99,7 +99,8 @@ def read_market(
                 raise
             log.warning("Day bars are requested symbol by symbol, because the market's cannot be read: %s", error)
     connection.commit()
-    return Market(days, unreadable, announced, warning)
+    warnings = " ".join(filter(None, (warning, announced.warning)))
+    return Market(days, unreadable, announced.days, warnings or None)
 
 
 @dataclass(frozen=True, slots=True)

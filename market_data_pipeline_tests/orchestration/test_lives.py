@@ -177,6 +177,13 @@ def test_an_announced_closing_makes_nothing_late_and_is_shown(watch: Watch, anno
     known = watched.world.query(
         "select source, first_seen_at from market_data.announcements where session_date = '2026-11-11' order by 1 desc"
     )
+    warned = watched.world.query("select warning from market_data.ingest_log where warning is not null")
+    assert warned == [
+        {
+            "warning": "The vendor announced that US stocks do not trade on 2026-11-11 (Closing), "
+            "where the calendar has a session."
+        }
+    ]
     assert known[0] == {"source": "upcoming", "first_seen_at": at(10, 11, 21) if early else at(11, 4, 46)}
 
 
