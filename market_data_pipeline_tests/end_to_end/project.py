@@ -77,10 +77,16 @@ class Running:
 
 
 class Project:
-    """A project folder; `lines` are the user's own settings in its `.env`."""
+    """A project folder; `lines` are the user's own settings in its `.env`.
+
+    Attributes:
+        root: the folder.
+        variables: exported to each command.
+    """
 
     def __init__(self, root: Path, *, universe: str = UNIVERSE, **lines: object) -> None:
         self.root = root
+        self.variables: dict[str, object] = {}
         root.mkdir(parents=True, exist_ok=True)
         for name in ("dagster.yaml", "workspace.yaml", "pyproject.toml", "sql"):
             (root / name).symlink_to(REPOSITORY / name)
@@ -110,9 +116,9 @@ class Project:
         return EmbeddedPostgres(self.state / "postgres", durable=False)
 
     def start(self, command: str, *arguments: str, **variables: object) -> Running:
-        """Start a command in the folder, with `variables` exported and nothing else of ours."""
+        """Start a command in the folder, with `variables` exported too and nothing else of ours."""
         environment = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
-        environment |= {name: str(value) for name, value in variables.items()}
+        environment |= {name: str(value) for name, value in {**self.variables, **variables}.items()}
         # For when the package is not installed but tested from its folder.
         environment |= {"PYTHONPATH": str(REPOSITORY), _MARK: str(self.root)}
         return Running(self, [*program(command), *arguments], environment)

@@ -26,13 +26,14 @@ SECRET = "pk-very-secret-key"
 
 @pytest.fixture(scope="module")
 def project(make_project: MakeProject) -> Project:
-    return make_project()
+    made = make_project()
+    assert made.run("market-data", "init").code == 0
+    return made
 
 
 @pytest.fixture
 def untouched(project: Project) -> Iterator[None]:
     """Check that the test's command has left `.env`, the database's content and the list of processes as they were."""
-    assert project.run("market-data", "init").code == 0
     before = (project.root / ".env").read_bytes()
     yield
     assert (project.root / ".env").read_bytes() == before
@@ -42,21 +43,28 @@ def untouched(project: Project) -> Iterator[None]:
         assert project.query(f"select count(*)::int as n from market_data.{relation}") == [{"n": 0}]
 
 
+UNREACHABLE_DATABASE = {"DATABASE_URL": f"postgresql://someone:{SECRET}@127.0.0.1:9/none"}
+UNREACHABLE_VENDOR = {"POLYGON_BASE_URL": "http://127.0.0.1:9"}
+UNKNOWN_VENDOR = {"POLYGON_BASE_URL": "http://vendor.invalid", "POLYGON_API_KEY": SECRET}
+
+
 @pytest.mark.usefixtures("untouched")
-@pytest.mark.parametrize("command", ["up --once", "backfill"])
 @pytest.mark.parametrize(
-    ("variables", "code", "words"),
+    ("command", "variables", "code", "words"),
     [
-        ({"POLYGON_PLAN": "gold"}, 2, "POLYGON_PLAN=starter"),
-        ({"MARKET_DATA_UNIVERSE": "nowhere.yaml"}, 2, "MARKET_DATA_UNIVERSE is 'nowhere.yaml'"),
-        ({"DATABASE_URL": f"postgresql://someone:{SECRET}@127.0.0.1:9/none"}, 1, "Connection refused. Is it running?"),
-        ({"DATABASE_URL": "mysql://localhost/x"}, 2, "DATABASE_URL"),
-        ({"POLYGON_BASE_URL": "http://127.0.0.1:9"}, 1, "http://127.0.0.1:9 cannot be reached (connection refused)"),
-        ({"POLYGON_BASE_URL": "http://vendor.invalid", "POLYGON_API_KEY": SECRET}, 1, "vendor.invalid cannot be"),
-        ({"POLYGON_BASE_URL": "http://vendor.invalid"}, 2, "POLYGON_API_KEY is not set"),
-        ({"POLYGON_API_KEY": "a key with blanks"}, 2, "POLYGON_API_KEY"),
+        # Every command reads the settings in the same way.
+        ("up --once", {"POLYGON_PLAN": "gold"}, 2, "POLYGON_PLAN=starter"),
+        ("up --once", {"MARKET_DATA_UNIVERSE": "nowhere.yaml"}, 2, "MARKET_DATA_UNIVERSE is 'nowhere.yaml'"),
+        ("backfill", {"DATABASE_URL": "mysql://localhost/x"}, 2, "DATABASE_URL"),
+        ("up --once", {"POLYGON_BASE_URL": "http://vendor.invalid"}, 2, "POLYGON_API_KEY is not set"),
+        ("backfill", {"POLYGON_API_KEY": "a key with blanks"}, 2, "POLYGON_API_KEY"),
+        # What is started before something else cannot be reached differs.
+        ("up --once", UNREACHABLE_DATABASE, 1, "Connection refused. Is it running?"),
+        ("backfill", UNREACHABLE_DATABASE, 1, "Connection refused. Is it running?"),
+        ("up --once", UNREACHABLE_VENDOR, 1, "http://127.0.0.1:9 cannot be reached (connection refused)"),
+        ("backfill", UNREACHABLE_VENDOR, 1, "http://127.0.0.1:9 cannot be reached (connection refused)"),
+        ("backfill", UNKNOWN_VENDOR, 1, "vendor.invalid cannot be"),
     ],
-    ids=["plan", "universe", "database", "not PostgreSQL", "vendor", "vendor's name", "no key", "blanks in the key"],
 )
 def test_a_setting_that_cannot_work_is_reported_in_one_sentence(
     project: Project, command: str, variables: dict[str, str], code: int, words: str
