@@ -10,12 +10,17 @@ from typing import Final
 PATIENCE: Final = 120.0  # seconds after which a test gives up on a condition; it takes a tenth of that
 
 
-def until(condition: Callable[[], object], *, every: float = 0.02, patience: float = PATIENCE) -> None:
-    """Wait until a condition holds, and look at it `every` so many seconds."""
-    deadline = time.monotonic() + patience
+def until(condition: Callable[[], object], *, every: float | None = None, patience: float = PATIENCE) -> None:
+    """Wait until a condition holds.
+
+    It is looked at `every` so many seconds; by default every 20 ms and, the longer it takes, the less often, because
+    looking takes processor time from what is waited for.
+    """
+    began = time.monotonic()
     while not condition():
-        assert time.monotonic() < deadline, "the condition never came to hold"
-        time.sleep(every)
+        waited = time.monotonic() - began
+        assert waited < patience, "the condition never came to hold"
+        time.sleep(every or min(max(0.02, waited / 20), 0.25))
 
 
 def is_open(port: int, host: str = "127.0.0.1") -> bool:
