@@ -58,8 +58,7 @@ def table_of(engine: Engine, tier: Tier) -> str | None:
     more = worst.symbols - len(rows)
     return "\n".join(
         [
-            f"Start of the last bar held, UTC, on {worst.now.astimezone(UTC):%Y-%m-%d at %H:%M}. Bold: not fresh. "
-            "Of a halted, delisted or unknown symbol no bars are expected.",
+            f"Start of the last bar held, UTC, on {worst.now.astimezone(UTC):%Y-%m-%d at %H:%M}. Bold: not fresh.",
             "",
             f"| symbol | {' | '.join(Timeframe)} |",
             "|---" * (len(Timeframe) + 1) + "|",
