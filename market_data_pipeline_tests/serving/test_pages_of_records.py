@@ -93,7 +93,7 @@ def test_several_symbols_come_in_every_format_with_symbol_and_timeframe(api: Api
     asked = {"symbols": "MSFT,AAPL", "timeframe": "5m"}
     table = pa.ipc.open_stream(api.get(BARS, format="arrow", **asked).content).read_all()
     text = api.get(BARS, format="csv", **asked).text.splitlines()
-    columns = api.get(BARS, format="columns", **asked).json()["series"]
+    columns = api.get(BARS, format="columns", timeframe="5m", symbols=["MSFT", "AAPL"]).json()["series"]
     assert table["symbol"].to_pylist() == ["MSFT", "MSFT", "AAPL", "AAPL"]
     assert [line.split(",")[:2] for line in text[1:]] == [["MSFT", "5m"]] * 2 + [["AAPL", "5m"]] * 2
     assert [one["columns"]["close"] for one in columns] == [[100.0, 101.0]] * 2

@@ -52,7 +52,7 @@ class SeriesRoute(APIRoute):
 
         async def handle(request: Request) -> Response:
             try:
-                query = model.model_validate(dict(request.query_params))
+                query = model.model_validate(_given(request))
             except ValidationError as error:
                 found = error.errors(include_url=False)
                 raise RequestValidationError([{**one, "loc": ("query", *one["loc"])} for one in found]) from None
@@ -128,6 +128,14 @@ def router(answers: SeriesAnswers, several: SeveralAnswers, own: Sequence[Featur
         return await several.respond(http, _several(http, query.symbols, query, _bars(query, several.clock())))
 
     return routes
+
+
+def _given(request: Request) -> dict[str, str]:
+    """Return the parameters; `symbols` may also be repeated, as client libraries write a list."""
+    given = dict(request.query_params)
+    if "symbols" in given:
+        given["symbols"] = ",".join(request.query_params.getlist("symbols"))
+    return given
 
 
 def _one(http: Request, symbol: str, query: SeriesQuery, selection: Selection, route: str) -> SeriesRequest:
