@@ -35,7 +35,7 @@ from market_data_pipeline.backup.manifest import (
 from market_data_pipeline.domain.errors import BackupError, ConfigurationError
 from market_data_pipeline.settings import project
 from market_data_pipeline.store.backups import record_backup
-from market_data_pipeline.store.checksums import contents, grantees_of, tables_of
+from market_data_pipeline.store.checksums import DERIVED, contents, grantees_of, tables_of
 from market_data_pipeline.store.connection import describe, inherited_settings, libpq_url, open_connection
 from market_data_pipeline.store.migrations import newest_migration
 from market_data_pipeline.store.postgres_tools import tools_for
@@ -176,6 +176,7 @@ def _dump(part: Part, snapshot: _Snapshot, folder: Path, lock: int) -> Dump | No
         f"--lock-wait-timeout={_LOCK_WAIT}",
         "--no-password",
     )
+    counted = {name: columns for name, columns in tables.items() if name not in DERIVED}
     tools.run("pg_dump", arguments, part.url, inherits=(lock,))
     folder.chmod(0o700)
     return Dump(
@@ -184,7 +185,7 @@ def _dump(part: Part, snapshot: _Snapshot, folder: Path, lock: int) -> Dump | No
         tools=tools.version,
         grantees=grantees_of(connection, part.schema),
         files=files_of(folder),
-        tables=[Table.of(content) for content in contents(connection, part.schema, tables)],
+        tables=[Table.of(content) for content in contents(connection, part.schema, counted)],
     )
 
 
