@@ -21,6 +21,13 @@ from market_data_pipeline_tests.waiting import until
 READERS = 16
 
 
+@pytest.fixture(autouse=True)
+def _patient_statements(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let statements wait for a test's lock for as long as it takes a busy machine to see that they do."""
+    for name in ("statement_timeout", "lock_timeout"):
+        monkeypatch.setitem(database._SETTINGS, name, "60s")
+
+
 def waiting(connection: psycopg.Connection[tuple[object, ...]]) -> int:
     (found,) = connection.execute(
         "select count(*) from pg_locks where not granted and locktype = 'relation'"
