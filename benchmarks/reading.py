@@ -24,7 +24,7 @@ import pandas as pd
 import psutil
 import psycopg
 
-from benchmarks import research_data
+from benchmarks import lake_figures, research_data
 from benchmarks.place import REPOSITORY, Place, running_server
 from benchmarks.report import Measurement, show
 from benchmarks.research_data import LAST_DAY, LONG, SYMBOLS
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     Contender = Callable[[], float]  # reads once and returns the processor seconds of all processes that took part
 
 ROUNDS: Final = 7  # of ratios, each of more than a second
-MOST_OVER_PARQUET: Final = 3.0
+MOST_OVER_PARQUET: Final = {"database": 3.0, "lake": 1.2}
 _IMPORTS: Final = 15
 
 
@@ -70,12 +70,28 @@ def single_calls(meter: Meter) -> list[Measurement]:
     """Return what a call takes once the connection is open."""
     day = str(LAST_DAY)
     return [
-        _call(meter, "250 day bars of a symbol", 200, 5.0, lambda: read_bars("S003", "1d")),
-        _call(meter, "a year of 5m bars of a symbol", 20, 25.0, lambda: read_bars("S003", "5m")),
+        _call(meter, "250 day bars of a symbol", 200, 5.0, lambda: read_bars("S003", "1d", source="database")),
+        _call(meter, "a year of 5m bars of a symbol", 20, 25.0, lambda: read_bars("S003", "5m", source="database")),
         _call(meter, "the same with features", 20, 50.0, lambda: read_records("S003", "5m")),
         _call(meter, "a day of 400 symbols", 50, 50.0, lambda: read_records(SYMBOLS, "1d", start=day)),
         _call(meter, "a day of 400 symbols, 5m bars", 10, None, lambda: read_bars(SYMBOLS, "5m", start=day)),
     ]
+
+
+def single_calls_of_the_lake(meter: Meter) -> list[Measurement]:
+    """Return what a call takes that reads the lake's files."""
+    day = str(LAST_DAY)
+    return [
+        _call(meter, "a year of 5m bars of a symbol, lake", 20, None, lambda: read_bars("S003", "5m", source="lake")),
+        _call(
+            meter, "a day of 400 symbols, lake", 20, 100.0,
+            lambda: read_records(SYMBOLS, "1d", start=day, source="lake"),
+        ),
+        _call(
+            meter, "a day of 400 symbols, 5m bars, lake", 5, None,
+            lambda: read_bars(SYMBOLS, "5m", start=day, source="lake"),
+        ),
+    ]  # fmt: skip
 
 
 def _call(meter: Meter, name: str, calls: int, most_ms: float | None, work: Callable[[], object]) -> Measurement:
@@ -113,7 +129,15 @@ def contenders(meter: Meter, folder: Path, read: Callable[..., pd.DataFrame]) ->
         if len(read(LONG, "5m", source="database")) != len(frame):
             raise AssertionError("not the same rows")
 
-    return {"Parquet": lambda: meter.of(parquet), "database": lambda: meter.of(database)}
+    def lake() -> None:
+        if len(read(LONG, "5m", source="lake")) != len(frame):
+            raise AssertionError("not the same rows")
+
+    return {
+        "Parquet": lambda: meter.of(parquet),
+        "database": lambda: meter.of(database),
+        "lake": lambda: meter.of(lake),
+    }
 
 
 def ratios(what: str, ways: dict[str, Contender]) -> list[Measurement]:
@@ -132,7 +156,7 @@ def ratios(what: str, ways: dict[str, Contender]) -> list[Measurement]:
             "ms": statistics.median(used[name]) * 1e3,
             "over_ms": statistics.median(used[first]) * 1e3,
         }
-        most = MOST_OVER_PARQUET if name == "database" else None
+        most = MOST_OVER_PARQUET.get(name)
         found.append(
             Measurement(f"25 symbols' year of 5m {what}: {name} over {first}", ratio, "times", at_most=most,
                         details=details)
@@ -156,12 +180,15 @@ def main() -> int:
         url = place.new_database("reading", ())
         print("storing a year of 25 symbols and a week of 375 ...", file=sys.stderr, flush=True)
         research_data.load(url)
-        os.environ["DATABASE_URL"] = url
+        os.environ |= {"DATABASE_URL": url, "MARKET_DATA_LAKE_URL": f"{folder}/lake"}
         meter = Meter(place)
         measured = [
             *single_calls(meter),
+            *lake_figures.first_sync(meter, url),
+            *single_calls_of_the_lake(meter),
             *ratios("bars", contenders(meter, Path(folder), read_bars)),
             *ratios("features", contenders(meter, Path(folder), read_features)),
+            lake_figures.tick_sync(meter, url),
             import_time(),
         ]
     return show("reading", measured)
