@@ -12,26 +12,22 @@ requests would show between the first tenth and the end.
 from __future__ import annotations
 
 import asyncio
-import os
-import subprocess
 import sys
 import time
 from collections import Counter
-from contextlib import contextmanager
 from itertools import count, product
 from typing import TYPE_CHECKING, Final
 
 import psutil
 import psycopg
-import requests
 
-from benchmarks.place import REPOSITORY, running_place, symbol_requests, universe
+from benchmarks.http_load import HttpClient, running_api
+from benchmarks.place import running_place, symbol_requests, universe
 from benchmarks.report import Measurement, show
 from benchmarks.running_dagster import running_dagster
-from market_data_pipeline.measure.scratch import free_ports
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
 REQUESTS: Final = 1_000_000
 TARGET_MB: Final = 250.0
@@ -95,7 +91,7 @@ def measure(requests_: int = REQUESTS) -> list[Measurement]:
 
             for _ in refresh_shard(symbol_requests(SYMBOLS), pipeline=pipeline, run_id="api-memory"):
                 pass
-        with running_dagster(place, url, history_days=DAYS), _running_api() as (port, process):
+        with running_dagster(place, url, history_days=DAYS), running_api() as (port, process):
             began = time.monotonic()
             statuses, memory = asyncio.run(_ask(port, process, url, requests_))
             seconds = time.monotonic() - began
@@ -110,73 +106,6 @@ def measure(requests_: int = REQUESTS) -> list[Measurement]:
         Measurement("growth after the first tenth of them", memory[-1] - tenth, "MB", at_most=TARGET_GROWTH_MB),
         Measurement("requests of every kind", requests_ / seconds, "a second"),
     ]
-
-
-@contextmanager
-def _running_api() -> Iterator[tuple[int, psutil.Process]]:
-    [port] = free_ports(1)
-    environment = {**os.environ, "MARKET_DATA_API_PORT": str(port)}
-    command = [sys.executable, "-m", "market_data_pipeline.runtime.api"]
-    process = subprocess.Popen(command, cwd=REPOSITORY, env=environment)  # noqa: S603 - our own module
-    try:
-        deadline = time.monotonic() + 60
-        while True:
-            try:
-                requests.get(f"http://127.0.0.1:{port}/health", timeout=10)
-                break
-            except requests.ConnectionError:
-                if process.poll() is not None or time.monotonic() > deadline:
-                    raise
-                time.sleep(0.1)
-        yield port, psutil.Process(process.pid)
-    finally:
-        process.terminate()
-        process.wait()
-
-
-class _Client(asyncio.Protocol):
-    """One connection that sends its next request as soon as it has an answer."""
-
-    def __init__(self, ask: Callable[[], bytes | None], answered: Callable[[int], None]) -> None:
-        self._ask = ask
-        self._answered = answered
-        self._got = bytearray()
-        self._whole = 0  # bytes of the answer, once its head has come
-        self._transport: asyncio.WriteTransport | None = None
-        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.WriteTransport)  # noqa: S101 - narrows the type
-        self._transport = transport
-        self._next()
-
-    def data_received(self, data: bytes) -> None:
-        self._got += data
-        if not self._whole:
-            end = self._got.find(b"\r\n\r\n")
-            if end < 0:
-                return
-            head = bytes(self._got[:end]).lower()
-            length = head.partition(b"\r\ncontent-length:")[2].partition(b"\r\n")[0]
-            self._whole = end + 4 + int(length or 0)
-        if len(self._got) >= self._whole:
-            self._answered(int(self._got[9:12]))
-            self._got.clear()
-            self._whole = 0
-            self._next()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        if not self.done.done():
-            self.done.set_exception(exc or ConnectionError("The API closed a connection."))
-
-    def _next(self) -> None:
-        assert self._transport is not None  # noqa: S101 - as above
-        request = self._ask()
-        if request is None:
-            self.done.set_result(None)
-            self._transport.close()
-        else:
-            self._transport.write(request)
 
 
 async def _ask(port: int, process: psutil.Process, url: str, requests_: int) -> tuple[Counter[int], list[float]]:
@@ -200,7 +129,7 @@ async def _ask(port: int, process: psutil.Process, url: str, requests_: int) -> 
 
     loop = asyncio.get_running_loop()
     clients = [
-        (await loop.create_connection(lambda: _Client(ask, answered), "127.0.0.1", port))[1]
+        (await loop.create_connection(lambda: HttpClient(ask, answered), "127.0.0.1", port))[1]
         for _ in range(_CONNECTIONS)
     ]
     committing = asyncio.create_task(_commit(url))

@@ -29,6 +29,7 @@ ORDER: Final = (
     "latency",
     "memory",
     "api_memory",
+    "http",
     "reading",
     "staleness",
     "ticks",

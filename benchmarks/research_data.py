@@ -68,11 +68,12 @@ def _store(connection: StoreConnection, series: Series, bars: pd.DataFrame) -> N
     connection.execute(
         """
         insert into market_data.series_state (
-            symbol, timeframe, tier, first_ts, last_ts, bar_count, feature_count, verified_at, next_due_at, revision
+            symbol, timeframe, tier, first_ts, last_ts, bar_count, feature_count, verified_at, next_due_at, revision,
+            features_computed_at
         )
         values (
             %(symbol)s, %(timeframe)s, 'critical', %(first)s, %(last)s, %(count)s, %(count)s, %(now)s,
-            %(now)s + interval '1 day', 1
+            %(now)s + interval '1 day', 1, %(now)s
         )
         """,
         {
