@@ -48,7 +48,7 @@ class Lake:
     @property
     def local(self) -> Path | None:
         """The folder, if it is one of this machine."""
-        if self.url.startswith("file://"):
+        if self.url.startswith("file:///"):
             return Path(self.url.removeprefix("file://"))
         return None if "://" in self.url else Path(self.url)
 

@@ -45,7 +45,10 @@ def test_each_format_holds_what_the_readers_return(exported: Any, tmp_path: Path
     csv = pd.read_csv(tmp_path / "features.csv", parse_dates=["ts"])
     assert csv["ts"].tolist() == features.index.tolist()
     assert csv["atr"].to_numpy() == pytest.approx(features["atr"].to_numpy(), nan_ok=True)
-    assert csv["trend_regime"].fillna("").tolist() == features["trend_regime"].astype("string").fillna("").tolist()
+    assert (
+        csv["trend_regime"].astype("string").fillna("").tolist()
+        == features["trend_regime"].astype("string").fillna("").tolist()
+    )
     assert (tmp_path / "features.csv").read_text().splitlines()[1].startswith('"AAPL","1d","2025-02-20T05:00:00Z",')
 
     exported("AAPL", "--rows", "records", "--raw", "--columns", "close,hh", "--format", "delta", "--output", "records")

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
+from market_data_pipeline import read_bars
 from market_data_pipeline.domain.calendar import NEW_YORK
 from market_data_pipeline.domain.errors import ConfigurationError, PipelineError
 from market_data_pipeline.lake.state import KEY, read_state
@@ -228,3 +229,21 @@ def test_a_place_that_cannot_be_used_is_named_without_its_options(lake_world: La
     lake_world.url = str(tmp_path / "occupied")
     with pytest.raises((ConfigurationError, OSError), match="occupied"):
         lake_world.sync((SOME[1],))
+
+
+def test_files_are_written_and_read_through_delta_rs_where_the_place_is_no_folder_of_ours(
+    lake_world: LakeWorld, tmp_path: Path
+) -> None:
+    """As in an object store: this URL is a folder that only delta-rs recognizes as one."""
+    (tmp_path / "remote").mkdir()
+    lake_world.url = f"file://localhost{tmp_path}/remote"
+    assert lake_world.lake.local is None
+    lake_world.sync(SOME[:2])
+    lake_world.sync(SOME[:2], until_now=True)
+    lake_world.assert_equal(SOME[:2])
+    (file, *_) = (tmp_path / "remote" / SOME[0].name).glob("month=*/*.parquet")
+    assert file.stat().st_size
+    options = {"settings": lake_world.settings, "as_arrow": True}
+    assert read_bars("AAPL", "1h", source="lake", **options).equals(
+        read_bars("AAPL", "1h", source="database", **options)
+    )
