@@ -16,6 +16,8 @@ import psutil
 import pytest
 
 from market_data_pipeline.domain.series import Timeframe
+from market_data_pipeline.orchestration.dagster_internals import enqueue, load_location
+from market_data_pipeline.orchestration.run_liveness import RunProcess
 from market_data_pipeline.orchestration.runs import submit_refresh
 from market_data_pipeline.sandbox.main import open_source
 from market_data_pipeline.settings.sandbox import SANDBOX_KEY
@@ -158,4 +160,27 @@ def test_a_killed_run_frees_its_slot_for_the_next_one_and_is_retried(
 
     vendor.let_go("PG")
     again = dg.RunsFilter(tags={"dagster/parent_run_id": killed})
+    until(lambda: [run.is_success for run in instance.get_runs(again)] == [True])
+
+
+def killed(instance: dg.DagsterInstance, job: str) -> str | None:
+    """Kill a run of a job while it works, and return its id; None when it was done by then."""
+    run_id = enqueue(instance, load_location().get_repository_def(), dg.RunRequest(job_name=job))
+
+    def run() -> dg.DagsterRun:
+        found = instance.get_run_by_id(run_id)
+        assert found is not None
+        return found
+
+    until(lambda: RunProcess.of_run(run()), every=0.01)
+    if (process := RunProcess.of_run(run())) and (running := process.find()):
+        running.kill()
+    until(lambda: run().is_finished)
+    return run_id if run().status is dg.DagsterRunStatus.FAILURE else None
+
+
+@pytest.mark.parametrize("job", ["prune", "reconcile", "quality"])
+def test_a_killed_run_of_every_other_job_is_retried_to_its_end(instance: dg.DagsterInstance, job: str) -> None:
+    run_id = next(filter(None, (killed(instance, job) for _ in range(10))))
+    again = dg.RunsFilter(tags={"dagster/parent_run_id": run_id})
     until(lambda: [run.is_success for run in instance.get_runs(again)] == [True])
