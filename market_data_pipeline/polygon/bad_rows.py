@@ -264,6 +264,9 @@ class _Sieve:
         kept = self.in_order.copy()
         kept[list(self.reasons)] = False
         usable, outside = kept & self.inside, kept & ~self.inside
+        if lost := [at for at in sorted(self.reasons) if self.in_order[at] and not self.inside[at]]:
+            what = f"{_bars(len(lost))} of no session that cannot be used, left out"
+            self.warnings.append(f"{self.where}: {what}; first {when(self.ts_us[lost[0]])}: {self.reasons[lost[0]]}")
         return Rows(
             self.ts_us[usable],
             self.values[:, usable],
