@@ -227,11 +227,32 @@ def _feature_computation_failure(course: Course) -> None:
     course.until_refreshed()
 
 
+def _server_loss(course: Course) -> None:
+    from market_data_pipeline.backup.make import make_backup
+    from market_data_pipeline.backup.restore import restore_backup
+    from market_data_pipeline.backup.verify import verify
+
+    project = course.project
+    made = make_backup(project.settings, project.settings.project_root / "backups", keep=1)
+    project.lose_server()
+    course.begins("killed everything and removed the database; a backup is left")
+    project.start_database()
+    restore_backup(project.settings, made.folder)
+    course.note("restored the backup into a new server, equal to what was backed up")
+    if problems := verify(project.settings, made.folder).problems:
+        raise OverdueError(f"a database that is sound: {problems[0]}")
+    course.note("verified the audit log and the values")
+    project.start_up()
+    course.until("/health answers 200", lambda: project.health() == 200)
+    course.until_refreshed()
+
+
 COURSES: Final[Mapping[Outage, Callable[[Course], None]]] = {
     Outage.SCHEDULER_CRASH: _scheduler_crash,
     Outage.POLYGON_API_RATE_LIMIT: _rate_limit,
     Outage.DATABASE_CONNECTION_LOSS: _database_connection_loss,
     Outage.FEATURE_COMPUTATION_FAILURE: _feature_computation_failure,
+    Outage.SERVER_LOSS: _server_loss,
 }
 
 

@@ -6,6 +6,7 @@ Add here: what an outage does to the project, or what an operator does to repair
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import time
 from contextlib import ExitStack, contextmanager, suppress
@@ -163,6 +164,17 @@ class DrillProject:
         process = psutil.Process(int(pid))
         process.kill()
         self.wait_for("PostgreSQL to die", lambda: not is_alive(process), 60.0)
+
+    def lose_server(self) -> None:
+        """Kill everything but the vendor, and remove the database: only what lies elsewhere is left."""
+        for process in self.family() + ([self._up.process] if self._up is not None else []):
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        self.wait_for("`market-data up` to die", self.up_has_ended, 60.0)
+        self.kill_database()
+        data = self.settings.state_dir / "postgres"
+        lost = data.rename(data.with_name("postgres.lost"))  # children of the killed server may still write
+        shutil.rmtree(lost, ignore_errors=True)
 
     def start_database(self) -> None:
         """Start PostgreSQL again, which recovers what was committed."""

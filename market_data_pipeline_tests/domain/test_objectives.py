@@ -37,6 +37,7 @@ def test_every_outage_keeps_the_recovery_time_that_was_promised_and_says_what_to
         Outage.POLYGON_API_RATE_LIMIT: 30 * MINUTE,
         Outage.DATABASE_CONNECTION_LOSS: 2 * MINUTE,
         Outage.FEATURE_COMPUTATION_FAILURE: MINUTE,
+        Outage.SERVER_LOSS: 60 * MINUTE,
     }
     for objective in RECOVERY_OBJECTIVES.values():
         assert objective.symptom
