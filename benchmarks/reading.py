@@ -51,7 +51,12 @@ class Meter:
 
     def seconds(self) -> float:
         """Return what has been used so far, by processes that have ended too."""
-        return time.process_time() + sum(_used(each) for each in (self._server, *self._server.children()))
+        while True:
+            try:
+                server = sum(_used(each) for each in (self._server, *self._server.children()))
+            except psutil.NoSuchProcess:  # a connection's ended meanwhile, and its time became the server's
+                continue
+            return time.process_time() + server
 
     def of(self, work: Callable[[], object]) -> float:
         """Return what one call of `work` uses."""
