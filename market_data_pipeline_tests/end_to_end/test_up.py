@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 
 import dagster as dg
 import psutil
@@ -160,12 +161,15 @@ def test_after_everything_was_suspended_ticks_go_on(project: Project, up: Runnin
     before = {process.pid for word in ("grpc", "dagster-daemon") for process in project.named(word)}
     server = psutil.Process(int((project.state / "postgres" / "postmaster.pid").read_text().split()[0]))
     machine = [*up.family(), server, *server.children()]
-    for process in machine:
-        process.suspend()
-    time.sleep(seconds)
-    for process in machine:
-        if process.is_running():
-            process.resume()
+    try:
+        for process in machine:
+            with suppress(psutil.NoSuchProcess):  # a connection of the server may end at any time
+                process.suspend()
+        time.sleep(seconds)
+    finally:
+        for process in machine:
+            with suppress(psutil.NoSuchProcess):
+                process.resume()
     at = time.time()
     until(lambda: last_tick(project, "backfill_request_sensor") > at)
     api = f"http://127.0.0.1:{project.api_port}"
