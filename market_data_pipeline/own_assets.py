@@ -102,22 +102,10 @@ class MarketData(dg.ConfigurableResource):  # type: ignore[type-arg]
         return PipelineResource().settings().clock()
 
     def read(self, symbols: str | Sequence[str], timeframe: str, **range_and_options: Any) -> "pd.DataFrame":
-        """Return bars and features of one or more symbols, with the arguments of `market_data_pipeline.read_bars`."""
-        from market_data_pipeline import read_bars, read_features, read_records
+        """Return bars and features of one or more symbols: `market_data_pipeline.read_records` with its arguments."""
+        from market_data_pipeline import read_records
 
-        if range_and_options.get("as_of") is None:
-            records: pd.DataFrame = read_records(
-                symbols, timeframe, **{name: given for name, given in range_and_options.items() if name != "as_of"}
-            )
-            return records
-        bars: pd.DataFrame = read_bars(symbols, timeframe, **range_and_options)
-        features = read_features(
-            symbols, timeframe, start=range_and_options.get("start"), end=range_and_options.get("end")
-        )
-        if isinstance(symbols, str):
-            return bars.join(features)
-        both = ["symbol", "ts"]
-        return bars.reset_index().merge(features.reset_index(), on=both, how="left").set_index("ts")
+        return read_records(symbols, timeframe, **range_and_options)
 
     def partitions(self, keys: Sequence[str], **range_and_options: Any) -> Iterator[tuple[str, "pd.DataFrame"]]:
         """Yield the bars and features of each partition key, for example those of `context.partition_keys`.

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 
 import psycopg
 import pytest
@@ -76,11 +77,12 @@ class World:
         history_days: int = 10,
         full: bool = False,
         reverify: bool = False,
+        tiers: Mapping[str, Tier] = MappingProxyType({}),
     ) -> dict[str, SeriesOutcome]:
-        """Run a refresh and return its outcomes by partition key."""
+        """Run a refresh and return its outcomes by partition key; symbols without a tier in `tiers` are critical."""
         self.runs += 1
         self.track(*symbols)
-        requests = [SymbolRequest(symbol, Tier.CRITICAL, timeframes, reverify) for symbol in symbols]
+        requests = [SymbolRequest(symbol, tiers.get(symbol, Tier.CRITICAL), timeframes, reverify) for symbol in symbols]
         with self.pipeline(history_days) as pipeline:
             outcomes = list(refresh_shard(requests, pipeline=pipeline, run_id=f"run-{self.runs}", full=full))
         by_key = {outcome.series.partition_key: outcome for outcome in outcomes}
