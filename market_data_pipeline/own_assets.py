@@ -105,7 +105,8 @@ class MarketData(dg.ConfigurableResource):  # type: ignore[type-arg]
         """Return bars and features of one or more symbols: `market_data_pipeline.read_records` with its arguments."""
         from market_data_pipeline import read_records
 
-        return read_records(symbols, timeframe, **range_and_options)
+        found: pd.DataFrame = read_records(symbols, timeframe, **range_and_options)
+        return found
 
     def partitions(self, keys: Sequence[str], **range_and_options: Any) -> Iterator[tuple[str, "pd.DataFrame"]]:
         """Yield the bars and features of each partition key, for example those of `context.partition_keys`.
