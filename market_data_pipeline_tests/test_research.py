@@ -7,14 +7,19 @@ import io
 import json
 import os
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import nbclient
 import nbformat
+import numpy as np
 import pytest
 from PIL import Image
 
+from market_data_pipeline import read_bars
 from market_data_pipeline_tests.conftest import copy_database, drop_database, with_database
 from market_data_pipeline_tests.ingest.conftest import World
 from market_data_pipeline_tests.research import load
@@ -89,3 +94,65 @@ def test_the_notebook_has_all_its_outputs_and_names_no_machine() -> None:
     without_pictures = re.sub(r'"image/png": "[^"]*"', "", text)
     assert not re.search(r"/(?:root|home|tmp|work|usr|Users)/|postgres(?:ql)?://", without_pictures)
     assert json.loads(text)["metadata"]["kernelspec"]["name"] == "python3"
+
+
+@pytest.fixture
+def lake(project: Path) -> Path:
+    """The project, with its lake."""
+    subprocess.run([Path(sys.executable).with_name("market-data"), "lake", "sync"], check=True, cwd=project)
+    return project
+
+
+def test_the_examples_of_the_pages_run_as_they_stand(
+    lake: Path, loaded: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(lake)
+    for page in ("README.md", "docs/reading.md", "docs/lake.md"):
+        text = (DOCS.parent / page).read_text(encoding="utf-8").replace("/lake/vendor/", "/lake/sandbox/")
+        names: dict[str, Any] = {"symbols": ["AAPL", "X:BTCUSD"], "noon": loaded.now}
+        examples = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+        assert examples
+        for example in examples:
+            exec(compile(example, page, "exec"), names)
+    # DuckDB's prices from the lake, adjusted in SQL, are those of our readers.
+    found = names["adjusted"].set_index("symbol").loc["NVDA"].set_index("ts")["close"]
+    ours = read_bars("NVDA", "1d", source="database")["close"]
+    assert len(found) > 200
+    np.testing.assert_allclose(found, ours.reindex(found.index))
+
+
+def other_environment(project: Path, program: str, *packages: str) -> dict[str, Any]:
+    """Run a program of `bridges` where only `packages` and the reading part are installed; return its result."""
+    python = project / "other" / "bin" / "python"
+    uv = Path(sys.executable).with_name("uv")
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", project / "other"], check=True)
+    subprocess.run([uv, "pip", "install", "-q", "--python", python, *packages, f"{DOCS.parent}[lake]"], check=True)
+    environment = {name: value for name, value in os.environ.items() if name != "DATABASE_URL"}
+    environment |= {"PYTHONPATH": str(DOCS / "examples"), "ZIPLINE_ROOT": str(project / "zipline")}
+    done = subprocess.run(
+        [python, DOCS.parent / "market_data_pipeline_tests" / "bridges" / program],
+        env=environment, cwd=project, check=True, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+bridged = pytest.mark.skipif(
+    "TEST_BRIDGES" not in os.environ, reason="downloads other frameworks; TEST_BRIDGES=1 runs it"
+)
+
+
+@bridged
+def test_the_bridge_to_zipline_has_the_prices_of_our_readers_across_a_split(lake: Path) -> None:
+    found = other_environment(lake, "zipline_backtest.py", "zipline-reloaded")
+    assert found["sessions"] == 221
+    assert found["largest_relative_difference"] < 2e-5  # Zipline keeps three decimals
+    assert 0.5 < found["gain"] < 2.0  # a split that is missing would leave a quarter
+
+
+@bridged
+def test_the_bridge_to_nautilus_has_our_bars_labelled_by_their_ends(lake: Path) -> None:
+    found = other_environment(lake, "nautilus_read.py", "nautilus_trader")
+    assert found["bars"] == found["ours"] == found["written"] / 2 > 1000
+    assert found["largest_difference"] < 5e-5
+    assert found["minutes_from_start_to_label"] == [5.0]
