@@ -17,18 +17,19 @@ import subprocess
 import sys
 from datetime import timedelta
 from importlib.metadata import version
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import psycopg
 
 from benchmarks.backfill import DAYS, ingest
+from benchmarks.peer_environment import environment
 from benchmarks.place import NOW, REPOSITORY, Place, running_place, universe
-from benchmarks.report import RESULTS, Measurement, show
+from benchmarks.report import Measurement, show
 from market_data_pipeline.settings.sandbox import SANDBOX_KEY
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
 SYMBOLS: Final = 3
 
@@ -62,7 +63,7 @@ def main() -> int:
 
 def measure(days: int = DAYS) -> list[Measurement]:
     """Return how many times faster the pipeline is than each peer, which runs right after it."""
-    python = environment()
+    python = environment("peers", [*_FOREIGN, *(f"{name}=={version(name)}" for name in _SHARED)])
     symbols = universe()[:SYMBOLS]
     ours: list[float] = []
     pairs: dict[str, list[tuple[float, float]]] = {name: [] for name in PEERS}
@@ -95,23 +96,6 @@ def measure(days: int = DAYS) -> list[Measurement]:
             for name, peer in PEERS.items()
         ),
     ]
-
-
-def environment() -> Path:
-    """Return the Python of the peers' environment, created when missing; it is separate from the package's."""
-    folder = RESULTS / "peers"
-    python, made = folder / "bin" / "python", folder / "made.json"
-    required = [*_FOREIGN, *(f"{name}=={version(name)}" for name in _SHARED)]
-    if made.exists() and json.loads(made.read_text(encoding="utf-8")) == required:
-        return python
-    print(f"Creating the peers' environment in {folder} ...", file=sys.stderr)
-    for command in (
-        [sys.executable, "-m", "venv", "--clear", "--without-pip", str(folder)],
-        [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", *required],
-    ):
-        subprocess.run(command, check=True)  # noqa: S603 - fixed commands
-    made.write_text(json.dumps(required), encoding="utf-8")
-    return python
 
 
 def _peer(

@@ -1,4 +1,4 @@
-"""What reading in Python costs: one series, a cross-section, and 25 symbols' year over the same frame from Parquet.
+"""What reading in Python costs: one series, a cross-section, and 25 symbols' year beside Parquet and ArcticDB.
 
 Figures are processor time, of the reading process and of the database server together: unlike time on the clock, it
 does not depend on what else the machine does. As the two mostly take turns, it is about what a call takes on a quiet
@@ -25,6 +25,7 @@ import psutil
 import psycopg
 
 from benchmarks import lake_figures, research_data
+from benchmarks.arctic_peer import arctic_reader
 from benchmarks.place import REPOSITORY, Place, running_server
 from benchmarks.report import Measurement, show
 from benchmarks.research_data import LAST_DAY, LONG, SYMBOLS
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     Contender = Callable[[], float]  # reads once and returns the processor seconds of all processes that took part
 
 ROUNDS: Final = 7  # of ratios, each of more than a second
-MOST_OVER_PARQUET: Final = {"database": 3.0, "lake": 1.2}
+MOST_OVER: Final = {("database", "Parquet"): 3.0, ("lake", "Parquet"): 1.2, ("lake", "ArcticDB"): 1.5}
 _IMPORTS: Final = 15
 
 
@@ -146,8 +147,12 @@ def contenders(meter: Meter, folder: Path, read: Callable[..., pd.DataFrame]) ->
 
 
 def ratios(what: str, ways: dict[str, Contender]) -> list[Measurement]:
-    """Return the other ways' processor time over that of the first, the median of rounds in which they alternate."""
-    first, *others = ways
+    """Return the other ways' processor time over that of Parquet, and the lake's over ArcticDB's where it was measured.
+
+    Each is the median of rounds in which the ways alternate.
+    """
+    pairs = [(name, "Parquet") for name in ways if name != "Parquet"]
+    pairs += [("lake", "ArcticDB")] if "ArcticDB" in ways else []
     used: dict[str, list[float]] = {name: [] for name in ways}
     for round_ in range(ROUNDS + 1):
         for name, way in ways.items():
@@ -155,18 +160,30 @@ def ratios(what: str, ways: dict[str, Contender]) -> list[Measurement]:
             if round_:  # the first does not count
                 used[name].append(seconds)
     found = []
-    for name in others:
-        ratio = statistics.median(own / base for own, base in zip(used[name], used[first], strict=True))
+    for name, other in pairs:
+        ratio = statistics.median(own / base for own, base in zip(used[name], used[other], strict=True))
         details: dict[str, Any] = {
             "ms": statistics.median(used[name]) * 1e3,
-            "over_ms": statistics.median(used[first]) * 1e3,
+            "over_ms": statistics.median(used[other]) * 1e3,
         }
-        most = MOST_OVER_PARQUET.get(name)
-        found.append(
-            Measurement(f"25 symbols' year of 5m {what}: {name} over {first}", ratio, "times", at_most=most,
-                        details=details)
-        )  # fmt: skip
+        title = f"25 symbols' year of 5m {what}: {name} over {other}"
+        found.append(Measurement(title, ratio, "times", at_most=MOST_OVER.get((name, other)), details=details))
     return found
+
+
+def compared_with_arctic(meter: Meter, folder: Path) -> list[Measurement]:
+    """Return the ratios of bars, with ArcticDB among the ways where it can be installed."""
+    ways = contenders(meter, folder, read_bars)
+    try:
+        with arctic_reader(folder / "read_bars.parquet", folder / "arctic", len(read_bars(LONG, "5m"))) as reader:
+            alone = statistics.median(reader.seconds(["S003"]) for _ in range(20))
+            return [
+                Measurement("a year of 5m bars of a symbol, ArcticDB", alone * 1e3, "ms"),
+                *ratios("bars", {**ways, "ArcticDB": lambda: reader.seconds(LONG)}),
+            ]
+    except subprocess.CalledProcessError as error:
+        print(f"ArcticDB is left out: {error}", file=sys.stderr)
+        return ratios("bars", ways)
 
 
 def import_time() -> Measurement:
@@ -191,7 +208,7 @@ def main() -> int:
             *single_calls(meter),
             *lake_figures.first_sync(meter, url),
             *single_calls_of_the_lake(meter),
-            *ratios("bars", contenders(meter, Path(folder), read_bars)),
+            *compared_with_arctic(meter, Path(folder)),
             *ratios("features", contenders(meter, Path(folder), read_features)),
             lake_figures.tick_sync(meter, url),
             import_time(),
