@@ -43,6 +43,7 @@ _FIRST_WAIT: Final = 1.0  # seconds before a restart, doubled with each
 _LONGEST_WAIT: Final = 300.0
 _FORGIVEN_AFTER: Final = 900.0  # seconds without an outage after which the waits begin again
 _LONGEST_START: Final = 16  # times START_SECONDS: a quarter of an hour, on a machine that is very slow
+_ENDED_BY_OTHERS: Final = (-signal.SIGKILL, -signal.SIGTERM)  # out of memory, or by hand: a restart may help
 _STOPPED_LOOKS: Final = 4  # at least fifteen seconds; to stop a process on purpose, end `up` first
 
 
@@ -123,8 +124,8 @@ class Supervisor:
         """Look at every service once and do what is due.
 
         Raises:
-            PipelineError: a process ended before it was ever ready, so that a restart would not help, or it was
-                restarted as often as it may be.
+            PipelineError: a process ended by itself before it was ever ready, so that a restart would not help, or it
+                was restarted as often as it may be.
         """
         now = time.monotonic()
         self._processes.check(kept={service.child.name for service in self._services})
@@ -145,7 +146,7 @@ class Supervisor:
             return
         code = service.child.process.poll()
         if code is not None:
-            if not service.was_ready:
+            if not service.was_ready and code not in _ENDED_BY_OTHERS:
                 self._processes.check()
             self._fail(service, _ending(code))
             return

@@ -56,8 +56,19 @@ def up(project: Project, bystander: psutil.Popen) -> Running:
     return running
 
 
-def gone(project: Project) -> bool:
-    return not project.processes() and not is_open(project.ui_port) and not is_open(project.api_port)
+def left(project: Project) -> list[str]:
+    """Return what still runs of the project: command lines, and ports that answer."""
+    found = []
+    for process in project.processes():
+        with suppress(psutil.NoSuchProcess):
+            found.append(f"{process.pid} {process.status()}: {' '.join(process.cmdline())}")
+    return found + [f"port {port}" for port in (project.ui_port, project.api_port) if is_open(port)]
+
+
+def assert_gone(project: Project) -> None:
+    with suppress(AssertionError):
+        until(lambda: not left(project), patience=10)  # a killed process may be seen for a moment
+    assert left(project) == []
 
 
 def test_it_loads_and_serves_the_ui_and_the_api(project: Project, up: Running) -> None:
@@ -185,7 +196,7 @@ def test_ctrl_c_twice_ends_all_that_it_started_and_nothing_else(
     assert done.code == 130
     assert "Traceback" not in done.err  # alerts on the processes that were killed above go to the log
     assert not [process for process in family if is_alive(process)]
-    assert gone(project)
+    assert_gone(project)
     assert project.postgres.is_running()
     assert is_alive(bystander)
 
@@ -205,7 +216,7 @@ def test_down_ends_what_a_killed_up_that_had_waited_for_the_daemon_left(
     assert (done.code, done.err) == (0, "")
     assert "market-data up" in done.out
     assert "PostgreSQL" in done.out
-    assert gone(project)
+    assert_gone(project)
     assert not project.postgres.is_running()
     assert is_alive(bystander)
 
@@ -243,7 +254,7 @@ def test_sigterm_in_the_middle_of_a_backfill_cancels_its_runs(
     assert (done.code, done.err) == (130, "")
     assert statuses(project) == [dg.DagsterRunStatus.CANCELED]
     assert all(run.is_finished or run.status is dg.DagsterRunStatus.QUEUED for run in project.runs())
-    assert gone(project)
+    assert_gone(project)
 
 
 def test_a_database_lost_during_a_backfill_is_reported_in_one_sentence(
@@ -255,7 +266,7 @@ def test_a_database_lost_during_a_backfill_is_reported_in_one_sentence(
     done = running.end()
     assert done.code == 1
     assert "unning?" in sentence(done)
-    assert gone(project)
+    assert_gone(project)
 
 
 def statuses(project: Project) -> list[dg.DagsterRunStatus]:
