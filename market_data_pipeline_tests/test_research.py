@@ -20,9 +20,11 @@ import pytest
 from PIL import Image
 
 from market_data_pipeline import read_bars
+from market_data_pipeline.settings import load_settings
 from market_data_pipeline_tests.conftest import copy_database, drop_database, with_database
 from market_data_pipeline_tests.ingest.conftest import World
 from market_data_pipeline_tests.research import load
+from market_data_pipeline_tests.serving.conftest import serve
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 NOTEBOOK = DOCS / "research.ipynb"
@@ -107,13 +109,18 @@ def test_the_examples_of_the_pages_run_as_they_stand(
     lake: Path, loaded: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(lake)
-    for page in ("README.md", "docs/reading.md", "docs/lake.md"):
-        text = (DOCS.parent / page).read_text(encoding="utf-8").replace("/lake/vendor/", "/lake/sandbox/")
-        names: dict[str, Any] = {"symbols": ["AAPL", "X:BTCUSD"], "noon": loaded.now}
-        examples = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-        assert examples
-        for example in examples:
-            exec(compile(example, page, "exec"), names)
+    names: dict[str, Any] = {}
+    with serve(load_settings()) as api:
+        for page in ("README.md", "docs/reading.md", "docs/http.md", "docs/lake.md"):
+            text = (DOCS.parent / page).read_text(encoding="utf-8")
+            text = text.replace("/lake/vendor/", "/lake/sandbox/").replace("http://127.0.0.1:8000", api.base)
+            names |= {"symbols": ["AAPL", "X:BTCUSD"], "noon": loaded.now}
+            examples = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+            assert examples
+            for example in examples:
+                exec(compile(example, page, "exec"), names)
+            if page == "docs/http.md":  # it has followed every page
+                assert len(names["bars"]) == len(read_bars("AAPL", "5m", start="2026-11-01")) > 1000
     # DuckDB's prices from the lake, adjusted in SQL, are those of our readers.
     found = names["adjusted"].set_index("symbol").loc["NVDA"].set_index("ts")["close"]
     ours = read_bars("NVDA", "1d", source="database")["close"]

@@ -80,6 +80,8 @@ def _reason(kind: str, name: str, tags: Mapping[str, str]) -> str:
         return f"run {name[:8]} ended before its work was done"
     if kind == "backfill":
         return "a backfill of partitions, requested in Dagster" if name else "market-data requested what is missing"
+    if kind == "sensor" and TRIGGER_TAG not in tags:
+        return "a condition or sensor of the project's own assets"
     return "started by hand" if kind in {"manual", "cli"} else "late or requested series"
 
 

@@ -19,6 +19,7 @@ from market_data_pipeline.domain.calendar import NEW_YORK
 from market_data_pipeline.domain.series import Tier, Timeframe
 from market_data_pipeline.orchestration.own_definitions import with_own_definitions
 from market_data_pipeline.orchestration.partitions import sync_partitions
+from market_data_pipeline.orchestration.provenance import provenance
 from market_data_pipeline.own_assets import asset_keys, upstream
 from market_data_pipeline.store.connection import engine as engine_of
 from market_data_pipeline_tests.ingest.conftest import MakeWorld, World, make_world  # noqa: F401
@@ -196,6 +197,11 @@ def test_own_definitions_that_cannot_be_loaded_leave_the_pipeline_running_and_sa
     assert reason in sensor.description
     with pytest.raises(dg.Failure), dg.build_sensor_context() as context:
         sensor(context)
+
+
+def test_the_audit_log_does_not_take_their_runs_for_refreshes() -> None:
+    said = provenance({"dagster/sensor_name": "own_automation", "dagster/partition": "AAPL|1d"}, {})
+    assert said[1:] == ("own_automation", "a condition or sensor of the project's own assets", "AAPL|1d")
 
 
 def test_the_page_shows_what_the_example_says() -> None:
