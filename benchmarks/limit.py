@@ -39,6 +39,7 @@ _EVERY_RANGE: Final = {
     Timeframe.D1: "1/day",
 }
 _NEXT: Final = re.compile(rb'"next_url": ?"([^"]+)"')
+_ITS_OWN: Final = {"recorded_at"}  # the database sets it, and nobody else may
 _TAIL: Final = 400  # bytes at the end of a page, which hold next_url
 
 
@@ -59,8 +60,8 @@ def finished_rows(database_url: str, symbols: Sequence[str]) -> Rows:
                     name = f"{relation}_{timeframe}"
                     query = f"select * from market_data.{name} where symbol = %(symbol)s order by ts"  # noqa: S608 - two words
                     table = pa.Table.from_pylist(connection.rows(query, {"symbol": symbol}))
-                    empty = [field.name for field in table.schema if pa.types.is_null(field.type)]
-                    tables.append((name, table.drop_columns(empty)))
+                    left_out = [one.name for one in table.schema if pa.types.is_null(one.type) or one.name in _ITS_OWN]
+                    tables.append((name, table.drop_columns(left_out)))
     return Rows(tables, sum(table.num_rows for name, table in tables if name.startswith("bars")))
 
 
