@@ -32,6 +32,7 @@ from market_data_pipeline.domain.series import Tier, asset_class_of
 from market_data_pipeline.measure.scratch import free_ports
 from market_data_pipeline.runtime.postgres import EmbeddedPostgres
 from market_data_pipeline.settings.sandbox import HOST, SANDBOX_KEY, STATUS_PATH
+from market_data_pipeline.store.connection import drop_database
 from market_data_pipeline.store.migrations import migrate_database
 from market_data_pipeline.store.universe import load_universe_file
 
@@ -90,12 +91,7 @@ class Place:
         """Remove a database after use: else autovacuum would work on it a minute later, in another measurement."""
         name = urlsplit(database_url).path[1:]
         with psycopg.connect(self.postgres_url, autocommit=True) as connection:
-            # Not `with (force)`, which fails while autovacuum is at work, since only the server can end that.
-            connection.execute(
-                "select pg_terminate_backend(pid) from pg_stat_activity where datname = %s and usename = current_user",
-                (name,),
-            )
-            connection.execute(f"drop database {name}")
+            drop_database(connection, name)
 
     @staticmethod
     def measured(command: list[str], database_url: str) -> dict[str, Any]:

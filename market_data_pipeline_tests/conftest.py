@@ -23,6 +23,7 @@ import psycopg
 import pytest
 
 from market_data_pipeline.runtime.postgres import EmbeddedPostgres
+from market_data_pipeline.store import connection as databases
 from market_data_pipeline.store.migrations import migrate_database
 
 if TYPE_CHECKING:
@@ -165,15 +166,7 @@ def copy_database(postgres_url: str, template: str) -> str:
 def drop_database(postgres_url: str, name: str) -> None:
     """Drop a database of the test server, and end its connections."""
     with psycopg.connect(postgres_url, autocommit=True) as connection:
-        try:
-            connection.execute(f"drop database if exists {name} with (force)")
-        except psycopg.errors.InsufficientPrivilege:
-            # Our role may not end an autovacuum worker that is connected; the plain statement makes it leave.
-            connection.execute(
-                "select pg_terminate_backend(pid) from pg_stat_activity where datname = %s and usename = current_user",
-                (name,),
-            )
-            connection.execute(f"drop database if exists {name}")
+        databases.drop_database(connection, name)
 
 
 def _template_name() -> str:

@@ -30,7 +30,7 @@ from market_data_pipeline.runtime.processes import commands, end_trees
 from market_data_pipeline.runtime.sandbox import stop_sandbox_in
 from market_data_pipeline.settings import Settings, load_settings, project
 from market_data_pipeline.settings.sandbox import HOST
-from market_data_pipeline.store.connection import describe, libpq_url, open_connection
+from market_data_pipeline.store.connection import describe, drop_database, libpq_url, open_connection
 
 _PREFIX: Final = "market_data_scratch_"  # of databases; one without connections may be dropped
 _STORAGE: Final = {"postgres": {"postgres_url": {"env": "DAGSTER_POSTGRES_URL"}}}
@@ -216,17 +216,7 @@ def _databases(settings: Settings) -> Iterator[dict[str, str]]:
     finally:
         with contextlib.suppress(DatabaseUnavailableError), _administration(settings) as connection:
             for each in names:
-                _drop(connection, each)
-
-
-def _drop(connection: psycopg.Connection[Any], name: str) -> None:
-    try:
-        connection.execute(f'drop database if exists "{name}" with (force)')
-    except psycopg.errors.InsufficientPrivilege:
-        # Our role may not end an autovacuum worker that is connected; the plain statement makes it leave.
-        ours = "select pg_terminate_backend(pid) from pg_stat_activity where datname = %s and usename = current_user"
-        connection.execute(ours, (name,))
-        connection.execute(f'drop database if exists "{name}"')
+                drop_database(connection, each)
 
 
 def _administration(settings: Settings) -> psycopg.Connection[Any]:

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import psycopg
+from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from market_data_pipeline.domain.errors import ConfigurationError, DatabaseBusyError, DatabaseUnavailableError
@@ -245,6 +246,17 @@ def snapshot(source: sa.Engine) -> Iterator[sa.Connection]:
     options = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
     with unavailable_when_lost(), source.connect().execution_options(**options) as connection, connection.begin():
         yield connection
+
+
+def drop_database(connection: psycopg.Connection[Any], name: str) -> None:
+    """Drop a database and end its connections.
+
+    Not by `with (force)`: that is refused while an autovacuum worker is connected, which only the server's own role may
+    end; the plain statement makes it leave.
+    """
+    ours = "select pg_terminate_backend(pid) from pg_stat_activity where datname = %s and usesysid is not null"
+    connection.execute(ours, (name,))
+    connection.execute(sql.SQL("drop database if exists {}").format(sql.Identifier(name)))
 
 
 @contextmanager

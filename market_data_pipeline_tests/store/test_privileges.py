@@ -16,7 +16,7 @@ import sqlalchemy as sa
 
 from market_data_pipeline.domain.errors import PipelineError
 from market_data_pipeline.settings import Settings
-from market_data_pipeline.store.connection import Role, engine
+from market_data_pipeline.store.connection import Role, drop_database, engine
 from market_data_pipeline.store.copy import StoreConnection
 from market_data_pipeline.store.migrations import migrate, migrate_database
 from market_data_pipeline.store.privileges import missing_privileges
@@ -339,4 +339,4 @@ def test_databases_of_one_server_can_be_migrated_at_the_same_time(postgres_url: 
         assert all(applied)
         assert {act_of_a_run(url) for url in urls} == {"market_data_writer"}
         for name in names:
-            connection.execute(f"drop database {name} with (force)")
+            drop_database(connection, name)
