@@ -17,6 +17,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from market_data_pipeline.domain.errors import ConfigurationError, DatabaseBusyError, DatabaseUnavailableError
 from market_data_pipeline.store.connection_settings import Role as Role
 from market_data_pipeline.store.connection_settings import configure, configure_async
+from market_data_pipeline.store.errors import said
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -226,7 +227,7 @@ def _name_lost_connection(context: ExceptionContext) -> None:
     """Turn a connection lost during a statement into `DatabaseUnavailableError`."""
     if context.is_disconnect and not context.is_pre_ping:
         raise DatabaseUnavailableError(
-            f"The connection to PostgreSQL was lost: {_one_line(context.original_exception)}"
+            f"The connection to PostgreSQL was lost ({said(str(context.original_exception))}). Is it running?"
         ) from context.original_exception
 
 

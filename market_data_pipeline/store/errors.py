@@ -42,31 +42,33 @@ def failure(sqlstate: str | None, text: str, *, lost: bool) -> PipelineError:
         text: the server's message, or the driver's.
         lost: the connection is gone.
     """
-    said = f"SQLSTATE {sqlstate}: {_said(text)}" if sqlstate else _said(text)
+    words = f"SQLSTATE {sqlstate}: {said(text)}" if sqlstate else said(text)
     if lost or (sqlstate or "").startswith(_ENDS_THE_CONNECTION):
         return DatabaseUnavailableError(
-            f"The connection to PostgreSQL was lost ({said}); the next run resumes what was in progress."
+            f"The connection to PostgreSQL was lost ({words}); the next run resumes what was in progress."
         )
     if sqlstate is None:
-        return PipelineError(f"The PostgreSQL driver refused a statement ({said}).")
+        return PipelineError(f"The PostgreSQL driver refused a statement ({words}).")
     if sqlstate == "25006":
         return DatabaseUnavailableError(
-            f"PostgreSQL accepts no writes: it is a standby or set to read-only ({said}). Check DATABASE_URL."
+            f"PostgreSQL accepts no writes: it is a standby or set to read-only ({words}). Check DATABASE_URL."
         )
     if sqlstate == "53100":
-        return DatabaseFullError(f"The database's disk is full, so nothing was stored ({said}). Free some space on it.")
+        return DatabaseFullError(
+            f"The database's disk is full, so nothing was stored ({words}). Free some space on it."
+        )
     if sqlstate.startswith("40"):
-        return TransactionConflictError(f"PostgreSQL rolled the transaction back in favour of another one ({said}).")
+        return TransactionConflictError(f"PostgreSQL rolled the transaction back in favour of another one ({words}).")
     if sqlstate.startswith(_TRANSIENT):
-        return TransientError(f"PostgreSQL could not finish a statement ({said}).")
+        return TransientError(f"PostgreSQL could not finish a statement ({words}).")
     if sqlstate in _NO_SUCH_RELATION:
-        return ConfigurationError(f"The database's schema is missing or too old ({said}): run `market-data migrate`.")
+        return ConfigurationError(f"The database's schema is missing or too old ({words}): run `market-data migrate`.")
     if sqlstate == "MD001":
-        return ConfigurationError(f"Nothing was stored: {_said(text)}. Check POLYGON_API_KEY and DATABASE_URL.")
-    return PipelineError(f"PostgreSQL refused a statement ({said}).")
+        return ConfigurationError(f"Nothing was stored: {said(text)}. Check POLYGON_API_KEY and DATABASE_URL.")
+    return PipelineError(f"PostgreSQL refused a statement ({words}).")
 
 
-def _said(text: str) -> str:
+def said(text: str) -> str:
     """Return the server's words on one line, without the level; libpq adds guesses in lines that begin with a tab."""
     words = " ".join(line for line in text.splitlines() if not line.startswith("\t"))
     return " ".join(re.sub(r"^.*?\b(FATAL|PANIC|ERROR):", "", words).split()).rstrip(".")

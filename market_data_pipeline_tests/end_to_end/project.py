@@ -196,5 +196,5 @@ def sentence(done: Done) -> str:
     lines = done.err.strip().splitlines()
     assert len(lines) == 1, done.err + done.out
     assert "Traceback" not in done.out + done.err
-    assert "unexpected" not in lines[0]
+    assert "failed unexpectedly" not in lines[0]
     return lines[0]

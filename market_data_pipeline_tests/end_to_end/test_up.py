@@ -13,10 +13,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 
 import dagster as dg
 import psutil
+import psycopg
 import pytest
 import requests
 
@@ -262,7 +263,10 @@ def test_a_database_lost_during_a_backfill_is_reported_in_one_sentence(
 ) -> None:
     running = in_suspense()
     server = int((project.state / "postgres" / "postmaster.pid").read_text().split()[0])
-    psutil.Process(server).send_signal(signal.SIGQUIT)  # an immediate shutdown, as in a crash
+    with closing(psycopg.connect(project.settings.owner_url)) as connection:
+        connection.execute("lock table market_data.ingest_log")  # the display reads it: it is lost in a statement
+        until(lambda: connection.execute("select from pg_locks where not granted").fetchone())
+        psutil.Process(server).send_signal(signal.SIGQUIT)  # an immediate shutdown, as in a crash
     done = running.end()
     assert done.code == 1
     assert "unning?" in sentence(done)
