@@ -43,7 +43,7 @@ from market_data_pipeline.store.connection import Role, engine, libpq_url, open_
 from market_data_pipeline.store.migrations import migrate_database
 from market_data_pipeline.store.postgres_tools import tools_for
 from market_data_pipeline_tests.backup.conftest import NOW, query
-from market_data_pipeline_tests.conftest import SQL
+from market_data_pipeline_tests.conftest import SQL, in_memory
 from market_data_pipeline_tests.ingest.conftest import World
 from market_data_pipeline_tests.waiting import until
 
@@ -317,7 +317,7 @@ def test_a_backup_of_an_older_server_and_schema_is_restored_into_the_embedded_on
 ) -> None:
     """The upgrade of a server and of this code: what is missing of the schema is migrated afterwards."""
     as_user = cluster.Owner(pwd.getpwnam("nobody").pw_uid, pwd.getpwnam("nobody").pw_gid)
-    folder = Path(tempfile.mkdtemp(prefix="market-data-old-"))
+    folder = Path(tempfile.mkdtemp(prefix="market-data-old-", dir=in_memory()))
     os.chown(folder, *as_user)
     identity: dict[str, Any] = {"user": as_user.uid, "group": as_user.gid, "cwd": "/", "stdout": subprocess.DEVNULL}
     create = [OLD / "initdb", "-D", folder / "data", "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "-N"]

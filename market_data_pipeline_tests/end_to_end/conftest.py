@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from market_data_pipeline_tests.conftest import in_memory
 from market_data_pipeline_tests.end_to_end.project import Project
 
 MakeProject = Callable[..., Project]
@@ -22,7 +23,7 @@ def folder() -> Iterator[Path]:
     It is not one of pytest's: when root runs the tests, the server's user must pass through it, and every pytest run
     makes its folders private again.
     """
-    made = Path(tempfile.mkdtemp(prefix="market-data-project-"))
+    made = Path(tempfile.mkdtemp(prefix="market-data-project-", dir=in_memory()))
     made.chmod(0o711)
     yield made
     shutil.rmtree(made, ignore_errors=True)

@@ -26,7 +26,7 @@ from market_data_pipeline.settings import project
 from market_data_pipeline.store.connection import engine, open_async_connection, open_connection
 from market_data_pipeline.store.copy import StoreConnection
 from market_data_pipeline.store.migrations import migrate_database
-from market_data_pipeline_tests.conftest import SQL
+from market_data_pipeline_tests.conftest import SQL, in_memory
 from market_data_pipeline_tests.waiting import until
 
 START = """
@@ -42,7 +42,7 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can act as 
 @pytest.fixture(scope="module")
 def prepared() -> Iterator[Path]:
     """The state folder of a server that was created and stopped: copying it is quicker than creating another."""
-    made = Path(tempfile.mkdtemp(prefix="market-data-pg-")).resolve()
+    made = Path(tempfile.mkdtemp(prefix="market-data-pg-", dir=in_memory())).resolve()
     server = EmbeddedPostgres(made / ".market-data" / "postgres", durable=False)
     server.ensure_running()
     server.stop()
@@ -53,7 +53,7 @@ def prepared() -> Iterator[Path]:
 @pytest.fixture
 def folder() -> Iterator[Path]:
     """A project's folder, its path short enough for a socket."""
-    made = Path(tempfile.mkdtemp(prefix="market-data-pg-")).resolve()
+    made = Path(tempfile.mkdtemp(prefix="market-data-pg-", dir=in_memory())).resolve()
     yield made
     shutil.rmtree(made, ignore_errors=True)
 

@@ -42,7 +42,7 @@ from market_data_pipeline.store.copy import StoreConnection
 from market_data_pipeline.store.migrations import migrate_database
 from market_data_pipeline.store.pooler import is_pooled, refuse_transaction_pooling
 from market_data_pipeline.store.rate_limit_queue import RateLimitQueue
-from market_data_pipeline_tests.conftest import SQL, drop_database, with_database
+from market_data_pipeline_tests.conftest import SQL, drop_database, in_memory, with_database
 from market_data_pipeline_tests.ingest.conftest import World
 from market_data_pipeline_tests.serving.conftest import serve
 from market_data_pipeline_tests.waiting import until
@@ -298,7 +298,7 @@ def bouncer(database_url: str) -> Iterator[Callable[[str], Bouncer]]:
     if program is None:
         pytest.skip("pgbouncer is not installed")
     started: list[Bouncer] = []
-    folder = Path(tempfile.mkdtemp())  # not that of the test, which only this user can enter
+    folder = Path(tempfile.mkdtemp(dir=in_memory()))  # not that of the test, which only this user can enter
     folder.chmod(0o755)
 
     def start(mode: str) -> Bouncer:
