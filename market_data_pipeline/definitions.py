@@ -32,7 +32,7 @@ from market_data_pipeline.orchestration.sensors.universe import universe_sensor
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from market_data_pipeline.ingest.pipeline import Vendor
+    from market_data_pipeline.ingest.source import Vendor
     from market_data_pipeline.settings import Settings
 
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import sys
 
+from market_data_pipeline.garbage import collect_rarely
+
 
 def run() -> None:
     """Run the command; if only the base package is installed, say in one sentence which extra it needs."""
+    collect_rarely()
     try:
         from market_data_pipeline.cli.main import main
     except ModuleNotFoundError as error:

@@ -14,6 +14,7 @@ import sys
 from importlib.metadata import distribution
 from typing import TYPE_CHECKING, Final
 
+from market_data_pipeline.garbage import collect_rarely
 from market_data_pipeline.settings.project import LOCATION, is_local
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ _WITHOUT_STORAGE: Final = {"scaffold", "docs", "mcp", "plus", "utils"}  # comman
 
 def main(command: str = "dagster") -> None:
     """Run one of Dagster's commands with this process's arguments."""
+    collect_rarely()
     arguments = sys.argv[1:]
     if command == "dagster" and arguments[:1] == ["asset"]:
         os.environ.setdefault("DAGSTER_MODULE_NAME", LOCATION)
@@ -80,7 +82,7 @@ def _prepare_partitions(settings: Settings) -> None:
 def _refuse_second_daemon(settings: Settings) -> None:
     """Raise UsageError while a daemon serves the storage: the one of `dagster dev` would refuse to start, but late."""
     from market_data_pipeline.domain.errors import UsageError
-    from market_data_pipeline.orchestration.run_queue import second_daemon, serving_daemon
+    from market_data_pipeline.orchestration.serving_daemon import second_daemon, serving_daemon
 
     if found := serving_daemon(settings.dagster_postgres_url):
         raise UsageError(f"{second_daemon(str(found))} Its UI is at {settings.local_ui_url}.")

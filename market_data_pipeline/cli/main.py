@@ -58,11 +58,13 @@ def up(
 ) -> None:
     """Start the database, the sandbox if no key is set, Dagster and the read API, and backfill what is missing."""
     from market_data_pipeline.runtime.env_file import write_env
-    from market_data_pipeline.runtime.up import run_up
 
     write_env()  # before the settings are read: it corrects the paths of a project that was moved
+    config = settings()
+    from market_data_pipeline.runtime.up import run_up
+
     try:
-        raise typer.Exit(run_up(settings(), once))
+        raise typer.Exit(run_up(config, once))
     except KeyboardInterrupt:
         if from_make:
             raise typer.Exit from None
@@ -72,7 +74,7 @@ def up(
 @app.command(epilog="Example: market-data down")
 def down() -> None:
     """Stop everything that `up` started, including the embedded database."""
-    from market_data_pipeline.runtime.up import run_down
+    from market_data_pipeline.runtime.down import run_down
 
     raise typer.Exit(run_down(settings()))
 
@@ -131,14 +133,15 @@ def backfill(
     chosen_timeframes = names(timeframes, parse_timeframe)
     from market_data_pipeline.runtime.database import open_universe
     from market_data_pipeline.runtime.env_file import write_env
-    from market_data_pipeline.runtime.load import Load
-    from market_data_pipeline.runtime.up import run_backfill
     from market_data_pipeline.store.universe import select_followed
 
     write_env()
     config = settings()
     if chosen:
         select_followed(open_universe(config), chosen)  # refuses other symbols before anything starts
+    from market_data_pipeline.runtime.load import Load
+    from market_data_pipeline.runtime.up import run_backfill
+
     raise typer.Exit(run_backfill(config, Load(chosen, chosen_timeframes, days, full)))
 
 

@@ -159,7 +159,8 @@ class Inquiry(NamedTuple):
 
 def inquire(settings: Settings, symbols: Sequence[str]) -> Inquiry:
     """Ask the vendor about at most `MOST_ASKED` tickers; one that cannot be asked, or is not set up, is no obstacle."""
-    from market_data_pipeline.ingest.pipeline import build_client, named_vendor
+    from market_data_pipeline.ingest.pipeline import build_client
+    from market_data_pipeline.ingest.source import named_vendor
 
     found: dict[str, Listing] = {}
     client, failure = None, None

@@ -6,19 +6,15 @@ Add here: what every symbol of a run needs. Keep out: Dagster, which only wraps 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
-from market_data_pipeline.domain.errors import ConfigurationError
 from market_data_pipeline.domain.features.own import NO_OWN_FEATURES, OwnFeatures
 from market_data_pipeline.ingest.fetch_plan import Timing
 from market_data_pipeline.ingest.own_features import load_own_features
-from market_data_pipeline.ingest.source import check_source
+from market_data_pipeline.ingest.source import Vendor, check_source
 from market_data_pipeline.polygon.plans import plan_named
 from market_data_pipeline.priority import server_gives_way
-from market_data_pipeline.settings.addresses import names_this_machine
-from market_data_pipeline.settings.sandbox import SANDBOX_KEY
 from market_data_pipeline.store.copy import StoreConnection
 
 if TYPE_CHECKING:
@@ -82,14 +78,6 @@ class Pipeline:
         self.client.close()
 
 
-@dataclass(frozen=True, slots=True)
-class Vendor:
-    """Where the vendor answers, and the key that it accepts."""
-
-    base_url: str
-    key: str = field(repr=False)
-
-
 def build_pipeline(settings: Settings, vendor: Vendor, *, history_days: int | None = None) -> Pipeline:
     """Return the pipeline that the settings describe, fetching from `vendor`.
 
@@ -151,21 +139,3 @@ def shared_limiter(
 
     spacing = spacing_seconds(calls_per_minute, window_seconds) if calls_per_minute else None
     return SharedLimiter(RateLimitQueue(database_url, spacing), sleep=sleep)
-
-
-def named_vendor(settings: Settings) -> Vendor:
-    """Return the vendor that the settings name; runtime.sandbox is what starts a sandbox when they name none.
-
-    Raises:
-        ConfigurationError: they name none, or one on another machine without a key.
-    """
-    base_url = settings.base_url
-    if base_url and settings.api_key:
-        return Vendor(base_url, settings.api_key.get_secret_value())
-    if base_url and names_this_machine(urlsplit(base_url).hostname or ""):
-        return Vendor(base_url, SANDBOX_KEY)  # a sandbox that the user started
-    named = f"POLYGON_BASE_URL names {base_url}" if base_url else "no sandbox is started here"
-    raise ConfigurationError(
-        f"POLYGON_API_KEY is not set, and {named}: set the key, "
-        "for example POLYGON_API_KEY=your-key, or remove POLYGON_BASE_URL to use the sandbox."
-    )

@@ -1,15 +1,18 @@
-"""Refuse to fetch from another source than the one whose bars a database holds.
+"""Where bars come from, and the refusal of another source than the one whose bars a database holds.
 
-Checked before anything is requested. The database itself checks each transaction too (`sql/0024_source.sql`).
+It is refused before anything is requested; the database itself checks each transaction too (`sql/0024_source.sql`).
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 from market_data_pipeline.domain.errors import ConfigurationError
 from market_data_pipeline.settings import MASSIVE_URL, VENDOR_URL, project
+from market_data_pipeline.settings.addresses import names_this_machine
+from market_data_pipeline.settings.sandbox import SANDBOX_KEY
 from market_data_pipeline.store.connection import describe
 from market_data_pipeline.store.source import Source, adopt_source, held_source
 
@@ -20,6 +23,32 @@ if TYPE_CHECKING:
 _OTHER_DATABASE: Final = (
     "name another database, for example DATABASE_URL=postgresql://user:password@localhost:5432/other"
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Vendor:
+    """Where the vendor answers, and the key that it accepts."""
+
+    base_url: str
+    key: str = field(repr=False)
+
+
+def named_vendor(settings: Settings) -> Vendor:
+    """Return the vendor that the settings name; runtime.sandbox is what starts a sandbox when they name none.
+
+    Raises:
+        ConfigurationError: they name none, or one on another machine without a key.
+    """
+    base_url = settings.base_url
+    if base_url and settings.api_key:
+        return Vendor(base_url, settings.api_key.get_secret_value())
+    if base_url and names_this_machine(urlsplit(base_url).hostname or ""):
+        return Vendor(base_url, SANDBOX_KEY)  # a sandbox that the user started
+    named = f"POLYGON_BASE_URL names {base_url}" if base_url else "no sandbox is started here"
+    raise ConfigurationError(
+        f"POLYGON_API_KEY is not set, and {named}: set the key, "
+        "for example POLYGON_API_KEY=your-key, or remove POLYGON_BASE_URL to use the sandbox."
+    )
 
 
 def source_of(settings: Settings) -> Source:

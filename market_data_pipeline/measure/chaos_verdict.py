@@ -147,7 +147,8 @@ def differing_bars(settings: Settings, since: Mapping[Series, datetime]) -> list
     """
     import pandas as pd
 
-    from market_data_pipeline.ingest.pipeline import build_client, named_vendor
+    from market_data_pipeline.ingest.pipeline import build_client
+    from market_data_pipeline.ingest.source import named_vendor
     from market_data_pipeline.store.bars import extent, read_bars
     from market_data_pipeline.store.copy import StoreConnection
 

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
     from market_data_pipeline.domain.series import Tier
     from market_data_pipeline.ingest.outcome import SeriesOutcome, SymbolRequest
-    from market_data_pipeline.ingest.pipeline import Pipeline, Vendor
+    from market_data_pipeline.ingest.pipeline import Pipeline
+    from market_data_pipeline.ingest.source import Vendor
     from market_data_pipeline.settings import Settings
     from market_data_pipeline.store.universe import TrackedSymbol
 
@@ -56,7 +57,7 @@ class PipelineResource(dg.ConfigurableResource):  # type: ignore[type-arg]
         Raises:
             ConfigurationError: they name none, or one on another machine without a key.
         """
-        from market_data_pipeline.ingest.pipeline import named_vendor
+        from market_data_pipeline.ingest.source import named_vendor
 
         return named_vendor(settings)
 

@@ -6,8 +6,7 @@ import sys
 from contextlib import suppress
 
 from market_data_pipeline.domain.errors import ConfigurationError, DatabaseBusyError, DatabaseUnavailableError
-from market_data_pipeline.orchestration.dagster_internals import StoredDagsterState
-from market_data_pipeline.serving.app import run
+from market_data_pipeline.garbage import collect_rarely
 from market_data_pipeline.settings import load_settings
 from market_data_pipeline.settings.network import prepare_network
 from market_data_pipeline.store.connection import open_connection
@@ -15,6 +14,10 @@ from market_data_pipeline.store.connection import open_connection
 
 def main() -> int:
     """Serve with the project's settings; return the exit code."""
+    collect_rarely()
+    from market_data_pipeline.orchestration.dagster_internals import StoredDagsterState
+    from market_data_pipeline.serving.app import run
+
     try:
         prepare_network()
         settings = load_settings()

@@ -26,7 +26,7 @@ from market_data_pipeline.orchestration.dagster_internals import (
     StoredDagsterState,
     code_server_answers,
 )
-from market_data_pipeline.orchestration.run_queue import second_daemon, serving_daemon
+from market_data_pipeline.orchestration.serving_daemon import second_daemon, serving_daemon
 from market_data_pipeline.runtime.load import cancel_begun, end_runs, forget_heartbeats, has_begun
 from market_data_pipeline.runtime.processes import Processes, commands, other_commands
 from market_data_pipeline.runtime.supervision import Service, Supervisor

@@ -18,7 +18,7 @@ import psutil
 from market_data_pipeline.domain.errors import DatabaseBusyError, DatabaseUnavailableError
 from market_data_pipeline.orchestration.alerts.delivery import Alert, Tone
 from market_data_pipeline.orchestration.dagster_internals import DAEMON_PROGRAMS
-from market_data_pipeline.orchestration.run_queue import serving_daemon, this_machines
+from market_data_pipeline.orchestration.serving_daemon import serving_daemon, this_machines
 from market_data_pipeline.reports.objectives import span
 from market_data_pipeline.runtime.outage import Outage
 from market_data_pipeline.store.connection import open_connection

@@ -21,8 +21,7 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
 from market_data_pipeline.domain.errors import ConfigurationError, TransientError
-from market_data_pipeline.ingest.pipeline import Vendor, named_vendor
-from market_data_pipeline.ingest.source import check_source
+from market_data_pipeline.ingest.source import Vendor, check_source, named_vendor
 from market_data_pipeline.priority import give_way, session_gives_way
 from market_data_pipeline.process_identity import process_started, start_time
 from market_data_pipeline.runtime.log_files import private_logs

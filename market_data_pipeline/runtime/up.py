@@ -1,6 +1,6 @@
-"""The order in which a project's parts are started and stopped.
+"""The order in which a project's parts are started.
 
-`up` takes a machine from nothing to fresh features, `backfill` only loads, and `down` stops what either left running.
+`up` takes a machine from nothing to fresh features, and `backfill` only loads; `runtime.down` stops what either left.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import signal
 import sys
 import time
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Final, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from market_data_pipeline.domain.errors import UsageError
 from market_data_pipeline.runtime.connection_budget import too_few_connections
@@ -35,7 +35,6 @@ from market_data_pipeline.runtime.processes import (
     answers,
     check_port,
     commands,
-    end_trees,
     other_commands,
     wait_for_answer,
 )
@@ -51,9 +50,6 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from market_data_pipeline.settings import Settings
-
-# A command cancels its runs (twice 10 s at most) and ends its processes (15 s and 5 s).
-_DOWN_SECONDS: Final = 45.0
 
 
 def run_up(settings: Settings, once: bool) -> int:
@@ -130,29 +126,6 @@ def run_backfill(settings: Settings, request: Load) -> int:
         code = load(engine, instance, console, request, daemon.share)
         daemon.wait_for_guests()
         return code
-
-
-def run_down(settings: Settings) -> int:
-    """End every `up` and `backfill` with all they started, the sandbox and the embedded server; print what ended."""
-    console = screen()
-    found = [command for command in commands(settings.state_dir) if command.processes]
-    # A command ends its own processes in order; what a killed one left behind is ended here.
-    end_trees((process for each in found for process in each.processes if process.pid == each.pid), _DOWN_SECONDS)
-    ended = [f"market-data {each.name}" for each in found]
-    for each in commands(settings.state_dir):
-        each.end()
-    from market_data_pipeline.runtime.sandbox import stop_sandbox
-
-    if stop_sandbox(settings):
-        ended.append("sandbox")
-    from market_data_pipeline.runtime.postgres import EmbeddedPostgres
-
-    server = EmbeddedPostgres.of(settings)  # whichever database this command is told to use
-    if server.is_running():
-        server.stop()
-        ended.append("PostgreSQL")
-    console.print(f"Stopped: {', '.join(ended)}." if ended else "Nothing was running.")
-    return 0
 
 
 def prepare(settings: Settings, console: Console, stack: ExitStack) -> sa.Engine:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 
 from market_data_pipeline.domain.errors import ConfigurationError
+from market_data_pipeline.garbage import collect_rarely
 from market_data_pipeline.orchestration.dagster_internals import run_webserver
 from market_data_pipeline.runtime.ui_guard import UiGuard
 from market_data_pipeline.settings import load_settings
@@ -16,6 +17,7 @@ from market_data_pipeline.settings import load_settings
 
 def main() -> int:
     """Serve with the project's settings; return the exit code."""
+    collect_rarely()
     try:
         settings = load_settings()
     except ConfigurationError as error:

@@ -19,7 +19,8 @@ from market_data_pipeline.domain.features.definitions import FEATURE_NAMES
 from market_data_pipeline.domain.features.own import NO_OWN_FEATURES
 from market_data_pipeline.domain.series import Timeframe
 from market_data_pipeline.ingest.own_features import load_own_features
-from market_data_pipeline.ingest.pipeline import Pipeline, Vendor, build_pipeline
+from market_data_pipeline.ingest.pipeline import Pipeline, build_pipeline
+from market_data_pipeline.ingest.source import Vendor
 from market_data_pipeline.orchestration.metadata import materializations, summary, warned
 from market_data_pipeline.settings import load_settings
 from market_data_pipeline_tests.ingest.conftest import MakeWorld, World

@@ -14,8 +14,8 @@ import pytest
 from market_data_pipeline.domain.bars import bar_frame
 from market_data_pipeline.domain.errors import ConfigurationError, PipelineError
 from market_data_pipeline.domain.series import Series, Timeframe
-from market_data_pipeline.ingest.pipeline import Vendor, build_pipeline
-from market_data_pipeline.ingest.source import check_source, source_of
+from market_data_pipeline.ingest.pipeline import build_pipeline
+from market_data_pipeline.ingest.source import Vendor, check_source, source_of
 from market_data_pipeline.runtime.sandbox import running_sandbox, vendor_access
 from market_data_pipeline.settings import Settings, load_settings
 from market_data_pipeline.store.bars import append_bars

@@ -19,7 +19,7 @@ from rich.console import Console
 from market_data_pipeline.domain.errors import UsageError
 from market_data_pipeline.measure.alert_receiver import alert_receiver as webhook
 from market_data_pipeline.orchestration.dagster_internals import HEARTBEAT_TOLERANCE_SECONDS, StoredDagsterState
-from market_data_pipeline.orchestration.run_queue import serving_daemon, this_machines
+from market_data_pipeline.orchestration.serving_daemon import serving_daemon, this_machines
 from market_data_pipeline.runtime import daemon as module
 from market_data_pipeline.runtime.daemon import Daemon, daemon_lock
 from market_data_pipeline.runtime.daemon_watch import DaemonWatch
