@@ -82,9 +82,10 @@ def test_every_table_that_a_bar_goes_into_is_guarded(database_url: str) -> None:
     unguarded = ask(
         database_url,
         """
-        select inhrelid::regclass::text from pg_inherits
+        select inhrelid::regclass::text, needed.name
+        from pg_inherits, unnest(array['check_source', 'refuse_slow_statement']) as needed (name)
         where inhparent = 'market_data.bars'::regclass
-            and not exists (select from pg_trigger where tgrelid = inhrelid and tgname = 'check_source')
+            and not exists (select from pg_trigger where tgrelid = inhrelid and tgname = needed.name)
         """,
     )
     assert unguarded == []

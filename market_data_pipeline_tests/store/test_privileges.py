@@ -32,6 +32,9 @@ BAR = """
     insert into market_data.bars_5m (symbol, timeframe, ts, open, high, low, close, volume, ingested_at)
     values ('AAPL', '5m', '2026-03-11 15:00Z', 1, 2, 1, 2, 10, '2026-03-11 15:10Z')
 """
+COPY = """
+    copy market_data.bars_5m (symbol, timeframe, ts, open, high, low, close, volume, ingested_at) from stdin
+"""
 SPLIT = """
     insert into market_data.split_revisions (
         symbol, execution_date, split_from, split_to, first_seen_at, superseded_at
@@ -220,6 +223,55 @@ def test_what_a_writer_stores_as_if_at_another_time_shows(
         assert writer.execute("select count(*) from market_data.split_changes").fetchone() == before
         writer.execute("delete from market_data.splits where split_to = 4")
         assert writer.execute(changes).fetchall()[-1] == ("delete", 4)
+
+
+def test_rows_are_recorded_when_their_statement_began_and_not_their_transaction(database_url: str) -> None:
+    row = ("AAPL", "5m", 1, 2, 1, 2, 10, AT)
+    with StoreConnection(database_url) as acting, acting._connection as connection:
+        begun = connection.execute("select now()").fetchone()
+        before = connection.execute("select clock_timestamp()").fetchone()
+        with connection.cursor() as cursor, cursor.copy(COPY) as rows:
+            for minutes in range(0, 60, 5):
+                rows.write_row((*row[:2], AT + timedelta(minutes=minutes), *row[2:]))
+        recorded = connection.execute(
+            "select min(recorded_at), max(recorded_at), count(*), clock_timestamp() from market_data.bars"
+        ).fetchone()
+    assert begun is not None
+    assert before is not None
+    assert recorded is not None
+    first, last, count, after = recorded
+    assert begun[0] < before[0] < first == last < after
+    assert count == 12
+
+
+def test_a_writer_cannot_begin_a_statement_long_before_it_has_the_rows(
+    postgres_url: str, database_url: str, recorded: psycopg.Connection[tuple[object, ...]]
+) -> None:
+    triggers = recorded.execute(
+        "select tgrelid::regclass::text, pg_get_triggerdef(oid) from pg_trigger where tgname = 'refuse_slow_statement'"
+    ).fetchall()
+    assert len(triggers) == 6
+    for table, definition in triggers:  # let a statement be slow at once
+        assert "> '00:01:00'::interval" in str(definition)
+        recorded.execute(f"drop trigger refuse_slow_statement on {table}")
+        recorded.execute(str(definition).replace("00:01:00", "00:00:00"))
+    bar = BAR.replace("15:00Z", "16:00Z")
+    with (
+        login(postgres_url, database_url, member_of=Role.WRITER) as url,
+        psycopg.connect(url, autocommit=True) as writer,
+    ):
+        for attack in (bar, bar.replace("bars_5m", "bars"), f"do $$ begin {bar}; end $$"):
+            with pytest.raises(psycopg.errors.QueryCanceled, match="within a minute"):
+                writer.execute(attack)
+        with (
+            pytest.raises(psycopg.errors.QueryCanceled, match="within a minute"),
+            writer.cursor() as cursor,
+            cursor.copy(COPY) as rows,
+        ):
+            rows.write_row(("AAPL", "5m", AT, 1, 2, 1, 2, 10, AT))
+    assert counts(recorded)[-1] == (1,)
+    recorded.execute(bar)  # the owner may give any instant
+    assert counts(recorded)[-1] == (2,)
 
 
 def act_of_sqlalchemy(url: str) -> str:
