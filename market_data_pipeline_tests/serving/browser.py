@@ -14,14 +14,25 @@ from pathlib import Path
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Page, Playwright, expect, sync_playwright
+from playwright.sync_api import (
+    Browser,
+    ConsoleMessage,
+    Error,
+    Page,
+    Playwright,
+    Request,
+    ViewportSize,
+    expect,
+    sync_playwright,
+)
 
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+NAMES = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 # No sandbox: tests may run as root, where Chromium has none. The others keep it off the network.
 OPTIONS = (
     "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-quic", "--no-first-run", "--disable-sync",
     "--disable-background-networking", "--disable-component-update",
 )  # fmt: skip
+SCREEN: ViewportSize = {"width": 1280, "height": 900}
 PATIENCE_MS = 20_000  # a busy machine answers late; a test that passes never waits for it
 
 
@@ -54,12 +65,34 @@ class Reader:
         self.base = base
         self.requested: list[str] = []
         self.complaints: list[str] = []
-        page.on("request", lambda request: self.requested.append(request.url))
-        page.on(
-            "console", lambda line: self.complaints.append(line.text) if line.type in {"error", "warning"} else None
-        )
-        page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self._heard = {"request": self._requests, "console": self._complains, "pageerror": self._fails}
+        for event, hear in self._heard.items():
+            page.on(event, hear)  # type: ignore[call-overload]  # one overload for each event
         page.set_default_timeout(PATIENCE_MS)
+
+    def _requests(self, request: Request) -> None:
+        self.requested.append(request.url)
+
+    def _complains(self, line: ConsoleMessage) -> None:
+        if line.type in {"error", "warning"}:
+            self.complaints.append(line.text)
+
+    def _fails(self, error: Error) -> None:
+        self.complaints.append(str(error))
+
+    def leave(self) -> None:
+        """Leave the tab to the next reader as a new one: no page, no popup, no cookie and nothing stored."""
+        for event, hear in self._heard.items():
+            self.page.remove_listener(event, hear)
+        for popup in self.page.context.pages:
+            if popup != self.page:
+                popup.close()
+        self.page.unroute_all()
+        self.page.evaluate("localStorage.clear()")
+        self.open("/static/style.css")  # a page without a script, for which the browser needs no other process
+        self.page.context.clear_cookies()
+        self.page.emulate_media(media="null", color_scheme="null", reduced_motion="null")
+        self.page.set_viewport_size(SCREEN)
 
     def open(self, path: str = "/") -> Page:
         self.page.goto(self.base + path)

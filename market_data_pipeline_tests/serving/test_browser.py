@@ -15,7 +15,7 @@ import requests
 from playwright.sync_api import Browser, Page, expect
 
 from market_data_pipeline.measure.scratch import free_ports
-from market_data_pipeline_tests.serving.browser import Reader
+from market_data_pipeline_tests.serving.browser import SCREEN, Reader
 from market_data_pipeline_tests.serving.conftest import Api
 from market_data_pipeline_tests.serving.seeding import NOW, Seed
 from market_data_pipeline_tests.serving.test_reports import STALENESS, seed_universe
@@ -25,13 +25,20 @@ CELLS = ".matrix td a"
 FOCUSED = "document.activeElement.getAttribute('href')"
 
 
-@pytest.fixture
-def reader(browser: Browser, api: Api) -> Iterator[Reader]:
-    """A reader; in the end nothing was requested from another host, and the browser reported no problem."""
-    context = browser.new_context(viewport={"width": 1280, "height": 900})
-    someone = Reader(context.new_page(), api.base)
-    yield someone
+@pytest.fixture(scope="module")
+def tab(browser: Browser) -> Iterator[Page]:
+    """The tab of all readers: a new one would cost each of them more than the pages."""
+    context = browser.new_context(viewport=SCREEN)
+    yield context.new_page()
     context.close()
+
+
+@pytest.fixture
+def reader(tab: Page, api: Api) -> Iterator[Reader]:
+    """A reader; in the end nothing was requested from another host, and the browser reported no problem."""
+    someone = Reader(tab, api.base)
+    yield someone
+    someone.leave()
     assert [url for url in someone.requested if not url.startswith(api.base + "/")] == []
     assert someone.complaints == []
 
