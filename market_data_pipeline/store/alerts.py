@@ -38,6 +38,9 @@ _CLOSE_UNTRACKED: Final = """
 """
 
 
+_KINDS: Final = "select distinct kind from market_data.open_alerts"
+
+
 class OpenAlert(NamedTuple):
     """An alert that is open; `opened_at` is real time, aware."""
 
@@ -66,6 +69,11 @@ def close_alert(connection: sa.Connection, kind: str, subject: str) -> bool:
 def open_alerts(connection: sa.Connection, kind: str) -> list[OpenAlert]:
     """Return the open alerts of a kind, by subject."""
     return [OpenAlert(*row) for row in connection.exec_driver_sql(_OF_KIND, {"kind": kind})]
+
+
+def open_kinds(connection: sa.Connection) -> frozenset[str]:
+    """Return the kinds of which an alert is open."""
+    return frozenset(connection.exec_driver_sql(_KINDS).scalars())
 
 
 def close_untracked(connection: sa.Connection) -> None:

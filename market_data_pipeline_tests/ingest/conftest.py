@@ -51,6 +51,7 @@ class World:
     key: str = SANDBOX_KEY
     threads: int = 3
     runs: int = field(default=0, init=False)
+    _tracked: set[str] = field(default_factory=set, init=False)
 
     def clock(self) -> datetime:
         return self.now
@@ -90,12 +91,15 @@ class World:
         return by_key
 
     def track(self, *symbols: str) -> None:
+        if self._tracked.issuperset(symbols):
+            return
         with self.connect() as connection:
             for symbol in symbols:
                 connection.execute(
                     "insert into market_data.symbols values (%s, 'critical', %s, true, %s) on conflict do nothing",
                     (symbol, asset_class_of(symbol), self.now),
                 )
+        self._tracked.update(symbols)
 
     def connect(self) -> psycopg.Connection[dict[str, object]]:
         return psycopg.connect(self.database_url, autocommit=True, row_factory=dict_row)

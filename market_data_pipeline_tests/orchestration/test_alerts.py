@@ -87,6 +87,15 @@ def logged(market: sa.Engine, run_id: str, **columns: Any) -> None:
         )
 
 
+def test_a_look_at_which_nothing_has_changed_takes_four_transactions(
+    market: sa.Engine, pipeline: StandIn, hook: Webhook
+) -> None:
+    tiers, begun = tier_freshness(market), []
+    sa.event.listen(market, "begin", begun.append)
+    alert_thresholds(market, pipeline.settings(), tiers)
+    assert (len(begun), hook.titles()) == (4, [])
+
+
 def test_a_whole_tier_that_falls_behind_and_recovers_is_two_messages(
     market: sa.Engine, look: Callable[[], None], hook: Webhook
 ) -> None:

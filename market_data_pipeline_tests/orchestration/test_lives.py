@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, date, datetime
 
 import dagster as dg
 import pytest
+import sqlalchemy as sa
 
 from market_data_pipeline.definitions import build_defs
 from market_data_pipeline.domain.calendar import NEW_YORK
@@ -18,10 +20,11 @@ from market_data_pipeline.reports.freshness import series_freshness
 from market_data_pipeline.reports.gaps import gaps_report
 from market_data_pipeline.sandbox.main import open_source
 from market_data_pipeline.sandbox.scenario import Closing, Delisting, Scenario, Withheld
+from market_data_pipeline.sandbox.server import running_server
 from market_data_pipeline.sandbox.staged import StagedMarket
 from market_data_pipeline.settings import Settings
-from market_data_pipeline.store.connection import engine
 from market_data_pipeline_tests.ingest.conftest import MakeWorld, World, make_world
+from market_data_pipeline_tests.ingest.nights.replay import moving_engine
 from market_data_pipeline_tests.orchestration.conftest import StandIn
 
 __all__ = ["make_world"]  # the fixture: a vendor, a database and a clock
@@ -37,20 +40,40 @@ def hook() -> Iterator[Webhook]:
         yield made
 
 
+@pytest.fixture(scope="module")
+def sensor() -> dg.SensorDefinition:
+    return build_defs().get_repository_def().get_sensor_def("staleness_sensor")
+
+
 class Watched:
     """A world in which a run and a tick of the staleness sensor follow each other at the instants that a test names."""
 
-    def __init__(self, world: World, instance: dg.DagsterInstance, hook: Webhook, symbols: tuple[str, ...]) -> None:
-        self.world, self.instance, self.hook, self.symbols = world, instance, hook, symbols
+    def __init__(
+        self,
+        world: World,
+        database: sa.Engine,
+        instance: dg.DagsterInstance,
+        sensor: dg.SensorDefinition,
+        hook: Webhook,
+        symbols: tuple[str, ...],
+    ) -> None:
+        self.world, self.database, self.instance, self.sensor = world, database, instance, sensor
+        self.hook, self.symbols = hook, symbols
         self.cursor: str | None = None
-        self.sensor = build_defs().get_repository_def().get_sensor_def("staleness_sensor")
+
+        class Pipeline(StandIn):
+            @contextmanager
+            def database(self) -> Iterator[sa.Engine]:
+                yield database.execution_options()  # what a tick listens to ends with it
+
+        self.pipeline = Pipeline
 
     def go(self, now: datetime, *, reverify: bool = False) -> list[str]:
         """Refresh at `now`, look at the result, and return the titles of the alerts."""
         self.world.now = now
         outcomes = self.world.refresh(*self.symbols, history_days=12, reverify=reverify)
         assert {outcome.status for outcome in outcomes.values()} <= {"ok", "unchanged"}
-        pipeline = StandIn(url=self.world.database_url, alert_urls=[self.hook.address()], now=now.isoformat())
+        pipeline = self.pipeline(url=self.world.database_url, alert_urls=[self.hook.address()], now=now.isoformat())
         context = dg.build_sensor_context(self.instance, cursor=self.cursor, resources={"pipeline": pipeline})
         result = self.sensor(context)
         assert isinstance(result, dg.SensorResult)
@@ -70,17 +93,12 @@ class Watched:
         return titles
 
     def states(self, symbol: str) -> dict[str, tuple[str, str]]:
-        database = engine(self.world.database_url, as_of=self.world.now)
-        with database.connect() as connection:
-            found = {one.timeframe: (one.status, one.life) for one in series_freshness(connection, symbol)}
-        database.dispose()
-        return found
+        with self.database.connect() as connection:
+            return {one.timeframe: (one.status, one.life) for one in series_freshness(connection, symbol)}
 
     def shown(self, symbol: str) -> list[str]:
         """Return the symbol's cells in the table of Dagster's check."""
-        database = engine(self.world.database_url, as_of=self.world.now)
-        table = table_of(database, Tier.CRITICAL)
-        database.dispose()
+        table = table_of(self.database, Tier.CRITICAL)
         assert table is not None
         (line,) = [line for line in table.splitlines() if line.startswith(f"| {symbol} |")]
         return line.removesuffix(" |").split(" | ")[1:]
@@ -90,15 +108,20 @@ Watch = Callable[..., Watched]
 
 
 @pytest.fixture
-def watch(instance: dg.DagsterInstance, make_world: MakeWorld, hook: Webhook) -> Watch:
-    def watching(*symbols: str, **events: object) -> Watched:
-        source = StagedMarket(open_source(None), Scenario.model_validate(events), lambda: world.now)
-        world = make_world(at(9, 12), source=source)  # a Monday
-        watched = Watched(world, instance, hook, symbols)
-        assert watched.go(at(9, 12)) == []
-        return watched
+def watch(
+    instance: dg.DagsterInstance, sensor: dg.SensorDefinition, make_world: MakeWorld, hook: Webhook
+) -> Iterator[Watch]:
+    with ExitStack() as stack:
 
-    return watching
+        def watching(*symbols: str, **events: object) -> Watched:
+            source = StagedMarket(open_source(None), Scenario.model_validate(events), lambda: world.now)
+            world = make_world(at(9, 12), source=source)  # a Monday
+            world.threads = 1
+            watched = Watched(world, stack.enter_context(moving_engine(world)), instance, sensor, hook, symbols)
+            assert watched.go(at(9, 12)) == []
+            return watched
+
+        yield watching
 
 
 def test_a_delisted_symbol_is_alerted_once_and_never_late(watch: Watch) -> None:
@@ -167,9 +190,7 @@ def test_an_announced_closing_makes_nothing_late_and_is_shown(watch: Watch, anno
     assert watched.through(12, 13) == []
 
     settings = Settings(database_url=watched.world.database_url, as_of=watched.world.now, history_days=5)
-    database = engine(watched.world.database_url)
-    report = gaps_report(database, settings, "MSFT")
-    database.dispose()
+    report = gaps_report(watched.database, settings, "MSFT")
     for of_series in report.timeframes:
         (gap,) = [gap for gap in of_series.stretches if gap.reason == "announced"]
         assert gap.bars == (192 if of_series.timeframe == "5m" else 1)
@@ -215,12 +236,12 @@ def test_a_ticker_that_the_vendor_does_not_know_is_said_to_be_that(watch: Watch)
     assert set(watched.states("NOSUCH").values()) == {("MISSING", "unknown")}
 
 
-def test_a_delisted_symbol_that_trades_again_is_alerted(watch: Watch, make_world: MakeWorld) -> None:
+def test_a_delisted_symbol_that_trades_again_is_alerted(watch: Watch) -> None:
     watched = watch("MSFT", "PFE", delistings=[Delisting(ticker="PFE", last=date(2026, 11, 10))])
     assert watched.go(at(10, 20, 16)) == []
     assert watched.go(at(11, 4, 46)) == ["PFE has been delisted since 2026-11-11, according to the vendor"]
     # From now on the vendor has bars of it, as after a halt that its reference data called a delisting.
-    watched.world = make_world(at(11, 9), source=open_source(None))
-    assert watched.go(at(11, 9)) == []
-    assert watched.go(at(12, 4, 46)) == ["PFE trades again"]
+    with running_server(open_source(None), watched.world.clock) as watched.world.base_url:
+        assert watched.go(at(11, 9)) == []
+        assert watched.go(at(12, 4, 46)) == ["PFE trades again"]
     assert set(watched.states("PFE").values()) == {("FRESH", "trading")}

@@ -138,8 +138,15 @@ def new_dagster_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def dagster_instance(new_dagster_home: Path, tmp_path: Path) -> Iterator[dg.DagsterInstance]:
     """A Dagster instance in the project's folder, all of whose daemons have just sent a heartbeat."""
-    shutil.copytree(new_dagster_home, tmp_path, dirs_exist_ok=True)
-    with dg.DagsterInstance.from_config(str(tmp_path)) as instance:
+    with beating(new_dagster_home, tmp_path) as instance:
+        yield instance
+
+
+@contextmanager
+def beating(new_dagster_home: Path, folder: Path) -> Iterator[dg.DagsterInstance]:
+    """Make an instance in a folder, all of whose daemons have just sent a heartbeat."""
+    shutil.copytree(new_dagster_home, folder, dirs_exist_ok=True)
+    with dg.DagsterInstance.from_config(str(folder)) as instance:
         for daemon in instance.get_required_daemon_types():
             beat(instance, daemon, time.time())
         yield instance

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import product
+from pathlib import Path
 from typing import Any
 
-import dagster as dg
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
 from jsonschema import validate
 from schemathesis.config import SchemathesisConfig
+from schemathesis.schemas import BaseSchema
 
 from market_data_pipeline.serving.formats import Media
 from market_data_pipeline.serving.problem_types import ProblemType
-from market_data_pipeline_tests.serving.conftest import BARS, FEATURES, Api, evaluate
-from market_data_pipeline_tests.serving.seeding import Seed
+from market_data_pipeline_tests.conftest import _new_database
+from market_data_pipeline_tests.serving.conftest import BARS, FEATURES, Api, MovableClock, beating, evaluate, serve
+from market_data_pipeline_tests.serving.seeding import NOW, Seed
 
 PATHS = {
     "/health",
@@ -113,15 +116,28 @@ def test_the_examples_match_their_schemas(api: Api) -> None:
     assert seen > 10
 
 
+@pytest.fixture(scope="module")
+def described(
+    postgres_url: str, migrated_template: str, new_dagster_home: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[BaseSchema]:
+    """The schema of an API that holds a series and whose daemon has evaluated everything just now."""
+    folder = tmp_path_factory.mktemp("project")
+    with contextmanager(_new_database)(postgres_url, migrated_template) as url:
+        seed = Seed(url)
+        seed.series("AAPL")
+        seed.connection.close()
+        with (
+            beating(new_dagster_home, folder) as instance,
+            serve(MovableClock(database_url=url, project_root=folder, as_of=NOW)) as api,
+        ):
+            evaluate(instance)
+            config = SchemathesisConfig.from_dict({"generation": {"deterministic": True}})
+            yield schemathesis.openapi.from_url(f"{api.base}/openapi.json", config=config)
+
+
 @pytest.mark.parametrize("path", sorted(PATHS))
-def test_answers_to_generated_requests_match_the_schema(
-    api: Api, seed: Seed, dagster_instance: dg.DagsterInstance, path: str
-) -> None:
-    evaluate(dagster_instance)
-    seed.series("AAPL")
-    config = SchemathesisConfig.from_dict({"generation": {"deterministic": True}})
-    schema = schemathesis.openapi.from_url(f"{api.base}/openapi.json", config=config)
-    operation = schema[path]["GET"]
+def test_answers_to_generated_requests_match_the_schema(described: BaseSchema, path: str) -> None:
+    operation = described[path]["GET"]
     runs = settings(
         max_examples=25,
         deadline=None,

@@ -8,6 +8,7 @@ one by one (thresholds).
 from __future__ import annotations
 
 from datetime import datetime
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from market_data_pipeline.domain.calendar import calendar_for
@@ -36,9 +37,15 @@ def alert_lives(engine: Engine, settings: Settings) -> None:
 
 def alert_silent_markets(engine: Engine, settings: Settings) -> frozenset[AssetClass]:
     """Alert on markets of which the vendor sends no bars, and on those that are over it; return those not over."""
-    urls = settings.alert_urls
-    for asset_class in AssetClass:
-        alert_once(engine, urls, lambda connection, asset_class=asset_class: _market(connection, asset_class))  # type: ignore[misc]
+    from market_data_pipeline.reports.life import silent_markets
+
+    with engine.connect() as connection:
+        concerned = {AssetClass(one.subject) for one in open_alerts(connection, "silence")}
+        concerned |= silent_markets(connection).keys()
+    if not concerned:
+        return frozenset()
+    for asset_class in concerned:
+        alert_once(engine, settings.alert_urls, partial(_market, asset_class=asset_class))
     with engine.connect() as connection:
         return frozenset(AssetClass(one.subject) for one in open_alerts(connection, "silence"))
 

@@ -8,6 +8,7 @@ another condition with a beginning and an end. Keep out: failed runs (failed_run
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from market_data_pipeline.domain.life import Life
@@ -17,7 +18,14 @@ from market_data_pipeline.orchestration.alerts.delivery import Alert, Tone, aler
 from market_data_pipeline.orchestration.alerts.lives import MARKET, alert_lives, alert_silent_markets
 from market_data_pipeline.orchestration.checks.freshness import in_hours
 from market_data_pipeline.orchestration.metadata import with_reasons
-from market_data_pipeline.store.alerts import close_alert, close_untracked, note_alerts, open_alert, open_alerts
+from market_data_pipeline.store.alerts import (
+    close_alert,
+    close_untracked,
+    note_alerts,
+    open_alert,
+    open_alerts,
+    open_kinds,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -52,12 +60,13 @@ def alert_thresholds(engine: Engine, settings: Settings, tiers: Mapping[Tier, Ti
     urls = settings.alert_urls
     with engine.begin() as connection:
         close_untracked(connection)
-        answers = vendor_answers(connection)
+        answers, opened = vendor_answers(connection), open_kinds(connection)
     silent = alert_silent_markets(engine, settings)
     alert_once(engine, urls, lambda connection: _series(connection, tiers, settings.ui_url, silent))
     alert_lives(engine, settings)
     for condition in (_rate_limit(answers), _vendor_key(answers)):
-        alert_once(engine, urls, lambda connection, condition=condition: _changed(connection, condition))  # type: ignore[misc]
+        if condition.begins or condition.kind in opened:  # at most ticks, neither: no transaction for each
+            alert_once(engine, urls, partial(_changed, condition=condition))
 
 
 def _changed(connection: Connection, condition: Condition) -> Alert | None:

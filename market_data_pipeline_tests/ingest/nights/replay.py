@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
+import psycopg
 import sqlalchemy as sa
 
 from market_data_pipeline.domain.features.definitions import FEATURE_NAMES
@@ -95,14 +96,11 @@ class Replay:
 
     def stored(self) -> dict[str, list[tuple[Any, ...]]]:
         """Return what is stored, in the order of its keys."""
-        with self.engine.connect() as connection:
+        with psycopg.connect(self.world.database_url) as connection:
             return {
-                relation: [
-                    tuple(row)
-                    for row in connection.execute(
-                        sa.text(f"select {columns} from market_data.{relation} order by symbol, timeframe, ts")
-                    )
-                ]
+                relation: connection.execute(
+                    f"select {columns} from market_data.{relation} order by symbol, timeframe, ts"
+                ).fetchall()
                 for relation, columns in RELATIONS.items()
             }
 
@@ -113,10 +111,13 @@ def moving_engine(world: World) -> Iterator[sa.Engine]:
     made = engine_of(world.database_url, as_of=world.now, pool_size=2)
 
     @sa.event.listens_for(made, "checkout")
-    def set_clock(connection: Any, *_: object) -> None:
+    def set_clock(connection: Any, record: sa.pool.ConnectionPoolEntry, _: object) -> None:
+        if record.info.get("clock") == world.now:
+            return
         connection.autocommit = True
         connection.execute("select set_config('market_data.as_of', %s, false)", (world.now.isoformat(),))
         connection.autocommit = False
+        record.info["clock"] = world.now
 
     yield made
     made.dispose()

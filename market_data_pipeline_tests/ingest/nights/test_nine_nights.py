@@ -80,7 +80,7 @@ class Nights(NamedTuple):
 def new_replay(postgres_url: str, template: str, scenario: Scenario) -> Iterator[Replay]:
     """Give a new database, a vendor to whom the scenario happens, and a receiver of alerts."""
     with contextmanager(_new_database)(postgres_url, template) as url, webhook() as hook:
-        world = World("", url, START)
+        world = World("", url, START, threads=1)  # each further one would open a connection in each refresh
         source = StagedMarket(SyntheticMarket(), scenario, world.clock)
         with running_server(source, world.clock) as world.base_url, moving_engine(world) as engine:
             replay = Replay(world, engine, hook, TIERS)

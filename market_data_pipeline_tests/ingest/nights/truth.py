@@ -43,6 +43,8 @@ class Slot:
     end: datetime
     exists: bool
     last_trade: datetime | None  # start of its last 5-minute bar
+    day: date
+    shown_from: datetime  # from when the vendor serves it, if it exists
 
 
 @dataclass
@@ -63,6 +65,7 @@ class Truth:
     thin: bool = False
     looks: list[datetime] = field(default_factory=list)
     _first_open: dict[str, int] = field(default_factory=dict)
+    _held: tuple[int, datetime | None] = (0, None)  # after how many looks, and `_last_held` then
 
     def allowed(self, timeframe: str, now: datetime) -> frozenset[str]:
         """Return the states that are right for a series at `now`."""
@@ -86,7 +89,7 @@ class Truth:
 
     def someone_is_silent(self, now: datetime) -> bool:
         """Return whether the whole market is silent, or was so until lately."""
-        closed = [EQUITIES.midnight(day) for day in self.scenario.closed_days]
+        closed = [EQUITIES.midnight(day) for day in self._closed_days]
         return any(start <= now < start + SURE_AFTER for start in closed) or any(
             event.start <= now < self.recovered(event.until) for event in self._lost
         )
@@ -103,6 +106,10 @@ class Truth:
         assert until is not None
         noon = EQUITIES.midnight(EQUITIES.session_date(until)) + timedelta(hours=11, minutes=45)
         return max(until, noon)
+
+    @cached_property
+    def _closed_days(self) -> frozenset[date]:
+        return self.scenario.closed_days
 
     @cached_property
     def _lost(self) -> list[Withheld]:
@@ -128,22 +135,21 @@ class Truth:
 
     def _missing(self, slot: Slot, timeframe: str, now: datetime, last_held: datetime | None) -> str:
         """Return "surely", "perhaps", or nothing for a bar that is held or explained."""
-        day = EQUITIES.session_date(slot.start)
-        if day in self.scenario.closed_days:
-            midnight = EQUITIES.midnight(day)
+        if slot.day in self._closed_days:
+            midnight = EQUITIES.midnight(slot.day)
             if now >= midnight + SURE_AFTER:
                 return ""
             # When trading goes on after it, a person begins to believe in a closing.
             return "perhaps" if now >= midnight + timedelta(hours=24) else "surely"
         if not slot.exists:
             return "" if last_held is not None and last_held >= slot.start else "surely"
-        shown_from = self._shown_from(slot)
+        shown_from = slot.shown_from
         if self.looks and self.looks[-1] >= max(slot.end, shown_from):
             if timeframe in SPANS and not self._is_whole(slot, timeframe, last_held):
                 return "surely"
             return "perhaps" if shown_from > slot.end and now < self.recovered(shown_from) else ""
         # Once it has settled and trading goes on after it, even a person cannot tell a lost day from a closing.
-        believed = EQUITIES.midnight(day) + SURE_AFTER
+        believed = EQUITIES.midnight(slot.day) + SURE_AFTER
         return "perhaps" if now >= believed and last_held is not None and last_held >= slot.end else "surely"
 
     def _is_whole(self, slot: Slot, timeframe: str, last_held: datetime | None) -> bool:
@@ -151,20 +157,24 @@ class Truth:
         assert slot.last_trade is not None
         return timeframe == "5m" or slot.last_trade + 5 * MINUTE >= slot.end or (last_held or slot.start) >= slot.end
 
-    def _shown_from(self, slot: Slot) -> datetime:
-        """Return from when the vendor serves a bar that exists."""
+    def _slot(self, day: date, start: datetime, end: datetime, last_trade: datetime | None, *, exists: bool) -> Slot:
+        shown_from = end
         for event in self._lost:
-            if event.start <= slot.start < event.end and event.until is not None:
-                return event.until
-        return slot.end
+            if event.start <= start < event.end and event.until is not None:
+                shown_from = event.until
+                break
+        return Slot(start, end, exists, last_trade, day, shown_from)
 
     def _last_held(self) -> datetime | None:
         """Return the start of the newest 5-minute bar that was served at a look."""
-        if not self.looks:
-            return None
+        if self._held[0] != len(self.looks):
+            self._held = len(self.looks), self._newest_held()
+        return self._held[1]
+
+    def _newest_held(self) -> datetime | None:
         slots, last_look = self._slots("5m"), self.looks[-1]
         for at in range(bisect_right(slots, last_look, key=lambda slot: slot.end) - 1, -1, -1):
-            if slots[at].exists and self._shown_from(slots[at]) <= last_look:
+            if slots[at].exists and slots[at].shown_from <= last_look:
                 return slots[at].start
         return None
 
@@ -181,9 +191,10 @@ class Truth:
             for name, span in SPANS.items():
                 for start in _steps(session, span):
                     inside = [trade for trade in five if start <= trade < start + span]
-                    found[name].append(Slot(start, start + span, bool(inside), inside[-1] if inside else None))
-            traded = session.date not in self.scenario.closed_days
-            found["1d"].append(Slot(session.day_start, session.day_end, traded, None))
+                    last = inside[-1] if inside else None
+                    found[name].append(self._slot(session.date, start, start + span, last, exists=bool(inside)))
+            traded = session.date not in self._closed_days
+            found["1d"].append(self._slot(session.date, session.day_start, session.day_end, None, exists=traded))
         return found
 
     def _is_listed(self, day: date) -> bool:
@@ -192,7 +203,7 @@ class Truth:
         )
 
     def _trades_at(self, session: Session, start: datetime) -> bool:
-        if session.date in self.scenario.closed_days:
+        if session.date in self._closed_days:
             return False
         return not any(event.start <= start < event.end for event in self.scenario.halts if event.ticker == self.symbol)
 
