@@ -187,11 +187,14 @@ def test_a_name_that_postgresql_hands_to_a_shell_is_refused_before_anything_star
 
 
 @needs_root
-def test_for_root_the_server_runs_as_an_unprivileged_user_and_folders_only_let_it_pass(folder: Path) -> None:
+def test_for_root_the_server_runs_as_an_unprivileged_user_and_folders_only_let_it_pass(
+    folder: Path, prepared: Path
+) -> None:
     inner = folder / "closed" / "project"
     inner.mkdir(parents=True)
     (folder / "closed").chmod(0o700)
     server = EmbeddedPostgres(inner / ".market-data" / "postgres", durable=False)
+    subprocess.run(["cp", "-a", prepared, server.state_dir], check=True)
 
     server.ensure_running()
     try:
@@ -290,10 +293,11 @@ def test_a_project_that_moved_keeps_its_data(server: EmbeddedPostgres, folder: P
         moved.stop()
 
 
-def test_a_long_path_puts_the_socket_into_a_short_private_folder(folder: Path) -> None:
+def test_a_long_path_puts_the_socket_into_a_short_private_folder(folder: Path, prepared: Path) -> None:
     deep = folder / ("d" * 60) / ("e" * 60)
     deep.mkdir(parents=True)
     server = EmbeddedPostgres(deep / ".market-data" / "postgres", durable=False)
+    subprocess.run(["cp", "-a", prepared, server.state_dir], check=True)
     sockets = project.socket_dir(server.state_dir)
     try:
         assert _ask(server.ensure_running(), "select 1") == 1
