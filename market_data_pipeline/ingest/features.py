@@ -217,7 +217,7 @@ def _computed(
         if own.features:
             import pandas as pd
 
-            from market_data_pipeline.domain.features.own import compute_own
+            from market_data_pipeline.domain.features.own_values import compute_own
 
             columns, problems = compute_own(own.features, bars, start, series.timeframe, asset_class)
             computed = pd.concat((computed, columns), axis="columns")

@@ -16,7 +16,7 @@ import dagster_postgres
 import sqlalchemy.dialects.postgresql.psycopg2
 
 import market_data_pipeline.domain.features.compute
-import market_data_pipeline.domain.features.own
+import market_data_pipeline.domain.features.own_values
 import market_data_pipeline.ingest.pipeline
 import market_data_pipeline.ingest.shard
 import market_data_pipeline.polygon.client

@@ -11,7 +11,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from market_data_pipeline.domain.features.own import NO_OWN_FEATURES, OwnFeature, compute_own, declared
+from market_data_pipeline.domain.features.own import NO_OWN_FEATURES, OwnFeature, declared
+from market_data_pipeline.domain.features.own_values import compute_own
 from market_data_pipeline.domain.series import AssetClass, Timeframe
 from market_data_pipeline_tests.domain.feature_series import random_bars, take
 
