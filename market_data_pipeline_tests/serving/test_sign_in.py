@@ -1,18 +1,22 @@
-"""A browser signs in with the token, and out again."""
+"""A browser signs in with the token, and out again, also behind the documented proxies."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 import requests
 from playwright.sync_api import Browser, expect
 from pydantic import SecretStr
 
+from market_data_pipeline.measure.scratch import free_ports
 from market_data_pipeline.serving import sessions
 from market_data_pipeline_tests.serving.browser import Reader
 from market_data_pipeline_tests.serving.conftest import Api, MovableClock, serve
+from market_data_pipeline_tests.serving.proxies import caddy, documented, nginx
 from market_data_pipeline_tests.serving.seeding import Seed
 from market_data_pipeline_tests.serving.test_access import STALENESS, TOKEN
 
@@ -53,6 +57,40 @@ def test_an_operator_signs_in_sees_failures_and_signs_out(browser: Browser, guar
     expect(page.get_by_text("secret trouble")).to_have_count(0)
     assert reader.complaints == []
     context.close()
+
+
+@pytest.mark.parametrize("proxy", ["nginx", "caddy"])
+def test_the_documented_proxies_serve_the_api_below_a_path_by_https(
+    browser: Browser, settings: MovableClock, seed: Seed, tmp_path: Path, proxy: str
+) -> None:
+    seed.series("AAPL", "1d", count=3, last_error="secret trouble", consecutive_failures=1)
+    [port] = free_ports(1)
+    base = f"https://localhost:{port}/market-data"
+    with serve(settings.model_copy(update={"api_token": SecretStr(TOKEN), "api_url": base})) as api:
+        recipe = documented(tmp_path, listens_on=port, ui=free_ports(1)[0], api=urlsplit(api.base).port or 0)
+        run, text = {"nginx": (nginx, recipe.nginx), "caddy": (caddy, recipe.caddy)}[proxy]
+        context = browser.new_context(ignore_https_errors=True)
+        with run(tmp_path, text, port):
+            reader = Reader(context.new_page(), base)
+            page = reader.open("")  # without the slash at its end
+            page.get_by_role("link", name="Sign in").click()
+            page.get_by_label("Token").fill(TOKEN)
+            page.keyboard.press("Enter")
+            expect(page.get_by_text("secret trouble").first).to_be_visible()
+            (cookie,) = context.cookies()
+            assert (cookie["path"], cookie["secure"], cookie["httpOnly"]) == ("/market-data/", True, True)
+            assert cookie["sameSite"] == "Strict"
+            reader.open("/series/AAPL/1d")
+            page.wait_for_selector("#chart[data-drawn='3'] canvas")
+            if proxy == "nginx":
+                reader.open("/docs")
+                page.locator("#operations-admin-staleness .opblock-summary-control").click()
+                page.get_by_role("button", name="Try it out").click()
+                page.get_by_role("button", name="Execute").click()
+                expect(page.locator(".live-responses-table .response .response-col_status")).to_contain_text("200")
+        context.close()
+        assert reader.complaints == []
+        assert [url for url in reader.requested if not url.startswith(base)] == []
 
 
 def test_the_cookie_is_strict_and_holds_no_token(guarded: Api) -> None:
