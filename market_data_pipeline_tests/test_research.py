@@ -20,6 +20,7 @@ import pytest
 from PIL import Image
 
 from market_data_pipeline import read_bars
+from market_data_pipeline.lake.sync import sync
 from market_data_pipeline.settings import load_settings
 from market_data_pipeline_tests.conftest import copy_database, drop_database, with_database
 from market_data_pipeline_tests.ingest.conftest import World
@@ -101,7 +102,7 @@ def test_the_notebook_has_all_its_outputs_and_names_no_machine() -> None:
 @pytest.fixture
 def lake(project: Path) -> Path:
     """The project, with its lake."""
-    subprocess.run([Path(sys.executable).with_name("market-data"), "lake", "sync"], check=True, cwd=project)
+    sync(load_settings())
     return project
 
 
