@@ -111,6 +111,8 @@ def jumps(bars: pd.DataFrame) -> list[Jump]:
         off = np.abs(change - np.median(change))
         sessions = np.maximum(1.0, np.diff(starts) / 86_400e6 / USUAL_DAYS)
         unusual = off > np.maximum(LEAST, DEVIATIONS * ROBUST * np.median(off) * np.sqrt(sessions))
+    if not unusual.any():
+        return []
     turnover = pd.Series(close * bars["volume"].to_numpy(dtype="float64"))
     usual = turnover.shift(1).rolling(NEWS_SESSIONS, min_periods=1).median()
     news = (turnover >= NEWS * usual).to_numpy()[1:]

@@ -136,9 +136,7 @@ def _runs(missing: Sequence[Session], timeframe: Timeframe, apart: Container[dat
         between = calendar.sessions(before.date + _DAY, session.date) if before else ()
         if before and not between:
             held = runs.pop()
-            runs.append(
-                held._replace(interval=Interval(held.interval.start, interval.end), base_bars=held.base_bars + bars)
-            )
+            runs.append(_Run(Interval(held.interval.start, interval.end), held.base_bars + bars, held.gap, held.apart))
         else:
             gap = sum(_base_bars(each, timeframe) for each in between)
             runs.append(_Run(interval, bars, gap, any(each.date in apart for each in between)))

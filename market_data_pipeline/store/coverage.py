@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
     from market_data_pipeline.domain.series import Series
     from market_data_pipeline.store.copy import StoreConnection
+
+_V = TypeVar("_V")
 
 
 class CoverageStatus(StrEnum):
@@ -106,12 +108,17 @@ def write_coverage(connection: StoreConnection, series: Series, days: Iterable[C
             "status": [str(day.status) for day in days],
             "rows": [day.rows for day in days],
             "fetched_at": [day.fetched_at for day in days],
-            "doubted_at": [day.doubted_at for day in days],
-            "reason": [day.reason for day in days],
-            "answer_digest": [day.answer_digest for day in days],
+            "doubted_at": _sparse([day.doubted_at for day in days]),
+            "reason": _sparse([day.reason for day in days]),
+            "answer_digest": _sparse([day.answer_digest for day in days]),
             "run_id": run_id,
         },
     )
+
+
+def _sparse(values: list[_V | None]) -> list[_V | None] | None:
+    """Return None for a list of nothing but None, which it costs much to send: `unnest` fills up with nulls."""
+    return None if all(value is None for value in values) else values
 
 
 def write_reverified(connection: StoreConnection, series: Series, days: Iterable[date], now: datetime) -> None:
