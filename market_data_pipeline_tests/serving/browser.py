@@ -88,6 +88,7 @@ class Reader:
             if popup != self.page:
                 popup.close()
         self.page.unroute_all()
+        self.page.mouse.move(0, 0)  # where it rests would be read off the next reader's chart
         self.page.evaluate("localStorage.clear()")
         self.open("/static/style.css")  # a page without a script, for which the browser needs no other process
         self.page.context.clear_cookies()
