@@ -36,6 +36,31 @@ PATHS = {
 }
 
 
+@pytest.fixture(scope="module")
+def api(
+    postgres_url: str, migrated_template: str, new_dagster_home: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Api]:
+    """An API that follows two symbols, holds a series of one, and whose daemon has evaluated everything just now."""
+    folder = tmp_path_factory.mktemp("project")
+    with contextmanager(_new_database)(postgres_url, migrated_template) as url:
+        seed = Seed(url)
+        seed.series("AAPL")
+        seed.symbol("MSFT")
+        seed.connection.close()
+        with (
+            beating(new_dagster_home, folder) as instance,
+            serve(MovableClock(database_url=url, project_root=folder, as_of=NOW)) as running,
+        ):
+            evaluate(instance)
+            yield running
+
+
+@pytest.fixture(scope="module")
+def schema(api: Api) -> BaseSchema:
+    config = SchemathesisConfig.from_dict({"generation": {"deterministic": True}})
+    return schemathesis.openapi.from_url(f"{api.base}/openapi.json", config=config)
+
+
 def test_every_endpoint_is_described_with_its_failures(api: Api) -> None:
     document = api.get("/openapi.json").json()
     assert set(document["paths"]) == PATHS
@@ -116,28 +141,9 @@ def test_the_examples_match_their_schemas(api: Api) -> None:
     assert seen > 10
 
 
-@pytest.fixture(scope="module")
-def described(
-    postgres_url: str, migrated_template: str, new_dagster_home: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[BaseSchema]:
-    """The schema of an API that holds a series and whose daemon has evaluated everything just now."""
-    folder = tmp_path_factory.mktemp("project")
-    with contextmanager(_new_database)(postgres_url, migrated_template) as url:
-        seed = Seed(url)
-        seed.series("AAPL")
-        seed.connection.close()
-        with (
-            beating(new_dagster_home, folder) as instance,
-            serve(MovableClock(database_url=url, project_root=folder, as_of=NOW)) as api,
-        ):
-            evaluate(instance)
-            config = SchemathesisConfig.from_dict({"generation": {"deterministic": True}})
-            yield schemathesis.openapi.from_url(f"{api.base}/openapi.json", config=config)
-
-
 @pytest.mark.parametrize("path", sorted(PATHS))
-def test_answers_to_generated_requests_match_the_schema(described: BaseSchema, path: str) -> None:
-    operation = described[path]["GET"]
+def test_answers_to_generated_requests_match_the_schema(schema: BaseSchema, path: str) -> None:
+    operation = schema[path]["GET"]
     runs = settings(
         max_examples=25,
         deadline=None,
@@ -164,9 +170,7 @@ def test_answers_to_generated_requests_match_the_schema(described: BaseSchema, p
     probe()
 
 
-def test_a_real_answer_matches_the_schema(api: Api, seed: Seed) -> None:
-    seed.series("AAPL")
-    seed.symbol("MSFT")
+def test_a_real_answer_matches_the_schema(api: Api) -> None:
     document = api.get("/openapi.json").json()
     for path, of_one in product((FEATURES, BARS), (True, False)):
         described = document["paths"][f"{path}/{{symbol}}" if of_one else path]["get"]["responses"]["200"]["content"]

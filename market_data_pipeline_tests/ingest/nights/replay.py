@@ -135,12 +135,12 @@ def refreshed_tiers(quarter: datetime) -> tuple[Tier, ...]:
 
     Refreshes are most of its time, so it makes those that change what is stated: from an hour after a session's start
     to an hour after its end, the critical tier hourly and the standard one every third hour, so that no series misses
-    its RPO; all when the day bar is there, or is late; and twice when the day has settled.
+    its RPO; all when the day bar is there, or is late; and when the day has settled, before the nightly job.
     """
     day = EQUITIES.session_date(quarter)
     clock = quarter - EQUITIES.midnight(day)
     before = EQUITIES.session_on(day - timedelta(days=1))
-    if before is not None and clock in (2 * QUARTER, 3 * QUARTER, 11 * HOUR, 11 * HOUR + QUARTER):
+    if before is not None and clock in (2 * QUARTER, 3 * QUARTER, 11 * HOUR):
         return Tier.CRITICAL, Tier.STANDARD
     session = EQUITIES.session_on(day)
     if session is None or not session.start < quarter <= session.end + HOUR or quarter.minute:

@@ -37,8 +37,9 @@ RECONCILED_AT = timedelta(hours=11, minutes=30)
 SECONDS = timedelta(seconds=5)  # a refresh asks this long after its quarter of an hour
 
 # When something begins or ends, every quarter of an hour is refreshed.
-BUSY = ("10 12:00 10 15:00", "11 11:00 11 12:00", "12 04:00 12 05:30", "13 04:00 13 05:00", "13 07:00 13 08:30")
-BUSY += ("16 04:00 16 08:30", "17 04:00 17 05:30", "19 04:00 19 07:00", "19 11:00 19 11:45")
+BUSY = ("10 12:00 10 12:30", "10 14:00 10 14:45", "11 11:00 11 12:00", "12 05:00 12 05:30", "13 04:00 13 05:00")
+BUSY += ("13 07:00 13 08:30", "13 11:15 13 11:15", "16 04:00 16 05:30", "16 07:45 16 08:30", "17 05:00 17 05:30")
+BUSY += ("19 04:00 19 04:30", "19 05:45 19 07:00", "19 11:00 19 11:45")
 
 
 class Change(NamedTuple):
