@@ -265,7 +265,7 @@ def test_a_database_lost_during_a_backfill_is_reported_in_one_sentence(
     server = int((project.state / "postgres" / "postmaster.pid").read_text().split()[0])
     with closing(psycopg.connect(project.settings.owner_url)) as connection:
         connection.execute("lock table market_data.ingest_log")  # the display reads it: it is lost in a statement
-        until(lambda: connection.execute("select from pg_locks where not granted").fetchone())
+        until(lambda: connection.execute("select 1 from pg_locks where not granted").fetchone())
         psutil.Process(server).send_signal(signal.SIGQUIT)  # an immediate shutdown, as in a crash
     done = running.end()
     assert done.code == 1
