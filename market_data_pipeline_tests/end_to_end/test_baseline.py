@@ -58,8 +58,7 @@ def test_a_baseline_says_how_long_how_much_and_what_limits_it(project: Project, 
 
 def test_ctrl_c_during_a_baseline_drops_the_scratch_databases(project: Project) -> None:
     running = project.start("market-data", "baseline", "--symbols", "1")
-    running.says("Backfill  5 series")
-    assert len(scratch_databases(project)) == 2
+    until(lambda: len(scratch_databases(project)) == 2)
     done = running.end(signal.SIGINT)
     assert done.code == 130
     assert "Traceback" not in done.out + done.err

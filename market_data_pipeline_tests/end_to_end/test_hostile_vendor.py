@@ -1,4 +1,4 @@
-"""`dagster job launch` against a vendor that misbehaves, with the real daemon: correct days, or none and the reason.
+"""A refresh through the real daemon against a vendor that misbehaves: correct days, or none and the reason.
 
 The second test builds on the first: it fetches what failed there.
 """
@@ -13,12 +13,13 @@ import dagster as dg
 import pytest
 
 from market_data_pipeline.domain.series import Timeframe
+from market_data_pipeline.orchestration.runs import submit_refresh
 from market_data_pipeline.polygon.plans import plan_named
 from market_data_pipeline.sandbox.main import open_source
 from market_data_pipeline.sandbox.view import View
 from market_data_pipeline_tests.end_to_end.conftest import MakeProject
 from market_data_pipeline_tests.end_to_end.project import NOON, Project
-from market_data_pipeline_tests.end_to_end.unattended import home, unattended
+from market_data_pipeline_tests.end_to_end.unattended import unattended
 from market_data_pipeline_tests.ingest.faults.repertoire import (
     HTML,
     TOO_MANY,
@@ -94,19 +95,11 @@ def instance(project: Project) -> Iterator[dg.DagsterInstance]:
         yield made
 
 
-def launched(project: Project, instance: dg.DagsterInstance) -> dg.DagsterRun:
-    """Launch the critical tier as a user does, and return the run when it has ended."""
-    before = {run.run_id for run in instance.get_runs()}
-    done = project.run("dagster", "job", "launch", "-j", "critical_refresh", **home(project))
-    assert done.code == 0, done.out + done.err
-    (run_id,) = {run.run_id for run in instance.get_runs()} - before
-
-    def ended() -> dg.DagsterRun | None:
-        run = instance.get_run_by_id(run_id)
-        return run if run is not None and run.is_finished else None
-
-    until(ended)
-    run = ended()
+def refreshed(instance: dg.DagsterInstance) -> dg.DagsterRun:
+    """Refresh the critical tier, and return the run when it has ended."""
+    (run_id,) = submit_refresh(instance, symbols=SYMBOLS)
+    until(lambda: instance.get_run_by_id(run_id).is_finished)  # type: ignore[union-attr]
+    run = instance.get_run_by_id(run_id)
     assert run is not None
     return run
 
@@ -153,7 +146,7 @@ def test_passing_faults_leave_correct_bars_and_lasting_ones_leave_none_and_the_r
     for symbol, (make, *_) in (SPOILING | STAYING).items():
         vendor.inject(make, lambda exchange, symbol=symbol: exchange.kind == "5m" and exchange.symbol == symbol, ALWAYS)  # type: ignore[misc]
 
-    run = launched(project, instance)
+    run = refreshed(instance)
     assert run.status is dg.DagsterRunStatus.FAILURE
     for symbol in PASSING:
         held = stored(project, symbol)
@@ -187,12 +180,12 @@ def test_passing_faults_leave_correct_bars_and_lasting_ones_leave_none_and_the_r
     assert KEY not in reasons
 
 
-def test_once_the_vendor_behaves_again_the_same_command_fetches_what_failed(
+def test_once_the_vendor_behaves_again_the_next_refresh_fetches_what_failed(
     project: Project, instance: dg.DagsterInstance, vendor: FaultyVendor
 ) -> None:
     vendor.heal()
     before = len(vendor.seen)
-    run = launched(project, instance)
+    run = refreshed(instance)
     assert run.status is dg.DagsterRunStatus.SUCCESS
     for symbol in SYMBOLS:
         held = stored(project, symbol)

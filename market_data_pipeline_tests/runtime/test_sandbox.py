@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import gzip
 import json
 import os
 import signal
@@ -22,6 +24,8 @@ from market_data_pipeline.domain.errors import ConfigurationError
 from market_data_pipeline.measure.scratch import free_ports
 from market_data_pipeline.runtime.sandbox import ensure_sandbox, running_sandbox, stop_sandbox
 from market_data_pipeline.sandbox.server import bind
+from market_data_pipeline.settings.sandbox import SANDBOX_KEY
+from market_data_pipeline_tests.recorded import SAMPLE
 from market_data_pipeline_tests.sandbox.vendor import Vendor
 
 SERVER = [sys.executable, "-m", "market_data_pipeline.sandbox.server"]
@@ -166,3 +170,22 @@ def test_a_wrong_replay_folder_is_reported_in_the_servers_own_sentence(settings:
     with pytest.raises(ConfigurationError, match="holds no recorded bars"):
         ensure_sandbox(replace(settings, sandbox_replay=settings.state_dir))
     assert not (settings.state_dir / "sandbox.json").exists()
+
+
+def test_recorded_days_are_served_as_they_are(settings: Settings) -> None:
+    url = ensure_sandbox(replace(settings, sandbox_replay=SAMPLE, as_of=datetime(2014, 6, 10, 7, tzinfo=UTC)))
+    days = f"{url}/v2/aggs/ticker/AAPL/range/1/day/2014-03-03/2014-06-09"
+    served = requests.get(
+        days, params={"adjusted": "false", "limit": 500}, headers={"Authorization": f"Bearer {SANDBOX_KEY}"}, timeout=30
+    ).json()["results"]
+    with gzip.open(SAMPLE / "day" / "AAPL.csv.gz", "rt", newline="") as lines:
+        recorded = [row for row in csv.DictReader(lines) if "2014-03-03" <= _day(row) <= "2014-06-09"]
+    assert len(recorded) > 60
+    names = {"o": "open", "h": "high", "l": "low", "c": "close", "v": "volume"}
+    assert [[bar[name] for name in names] for bar in served] == [
+        [float(row[name]) for name in names.values()] for row in recorded
+    ]
+
+
+def _day(row: dict[str, str]) -> str:
+    return datetime.fromtimestamp(int(row["window_start"]) / 1e9, UTC).date().isoformat()
