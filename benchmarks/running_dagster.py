@@ -35,7 +35,6 @@ def running_dagster(place: Place, database_url: str, *, history_days: int) -> It
     """Start a daemon for the market data in `database_url` and yield its instance, with partitions registered."""
     import dagster as dg
 
-    from market_data_pipeline.orchestration.dagster_internals import keep_connections
     from market_data_pipeline.orchestration.partitions import sync_partitions
     from market_data_pipeline.store.connection import engine
 
@@ -61,7 +60,6 @@ def running_dagster(place: Place, database_url: str, *, history_days: int) -> It
         )
         try:
             with dg.DagsterInstance.get() as instance:
-                keep_connections(instance)
                 market = engine(database_url)
                 sync_partitions(instance, market)
                 market.dispose()

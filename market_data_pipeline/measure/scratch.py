@@ -33,7 +33,13 @@ from market_data_pipeline.settings.sandbox import HOST
 from market_data_pipeline.store.connection import describe, drop_database, libpq_url, open_connection
 
 _PREFIX: Final = "market_data_scratch_"  # of databases; one without connections may be dropped
-_STORAGE: Final = {"postgres": {"postgres_url": {"env": "DAGSTER_POSTGRES_URL"}}}
+_STORAGE: Final = {
+    "custom": {
+        "module": "market_data_pipeline.orchestration.storage",
+        "class": "KeptConnectionStorage",
+        "config": {"postgres_url": {"env": "DAGSTER_POSTGRES_URL"}},
+    }
+}
 
 
 @contextmanager

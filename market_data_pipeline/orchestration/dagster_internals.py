@@ -1,6 +1,6 @@
 """Every private name of Dagster that this project uses, each with its reason; no other module has one.
 
-Checked with Dagster 1.13.27; `test_dagster_internals` fails when Dagster drops or renames one. Five things need them:
+Checked with Dagster 1.13.27; `test_dagster_internals` fails when Dagster drops or renames one. Six things need them:
 
 - Events in batches: `context.log_event` writes each event in two transactions on two new connections, 11 ms each, 2.7 s
   for a shard of 125 series. The storage writes a batch in 0.6 ms an event, but only assets that return one result for
@@ -10,6 +10,8 @@ Checked with Dagster 1.13.27; `test_dagster_internals` fails when Dagster drops 
 - Runs that start warm: the code server starts each run's process from scratch ("spawn") and offers no other method.
   A run of 9 symbols with nothing to do takes 1.0 s of processor time instead of 3.8 s when it is forked from a process
   that has imported what a run needs and has no connections; such runs also share memory.
+- A connection that is kept: dagster-postgres opens one for each statement, 70 for a run with nothing to do, which is
+  most of what such a run costs client and server.
 - The state of Dagster (`reports.dagster_state`): the only public way to read heartbeats, schedule states and a run's
   failure is GraphQL, whose webserver may be down just when they are needed.
 - A guard around the UI: `dagster-webserver` has no place for a middleware, and obeys any web page.
@@ -28,6 +30,7 @@ import threading
 import time
 import uuid
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from itertools import groupby
 from operator import attrgetter
 from typing import TYPE_CHECKING, Final
@@ -44,6 +47,7 @@ if TYPE_CHECKING:
     from typing import Any, TypeAlias, TypeVar
 
     import dagster as dg
+    import sqlalchemy as sa
     from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
     from dagster._core.origin import JobPythonOrigin
     from dagster._core.remote_origin import RemoteJobOrigin
@@ -93,14 +97,6 @@ def log_planned(context: dg.AssetExecutionContext, asset_keys: Iterable[dg.Asset
         planned = AssetMaterializationPlannedData(asset_key, partition=partition, partitions_subset=None)
         event = DagsterEvent.build_asset_materialization_planned_event(context.job_name, step_key, planned)
         context.instance.report_dagster_event(event, context.run.run_id, logging.DEBUG)
-
-
-def keep_connections(instance: dg.DagsterInstance) -> None:
-    """Let this process keep its connections to Dagster's storage instead of opening two for every event.
-
-    A run for 125 partitions of two assets begins with 250 events: 0.8 s instead of 3.5 s. The webserver does the same.
-    """
-    instance.optimize_for_webserver(statement_timeout=60_000, pool_recycle=3600, max_overflow=5)
 
 
 def load_location() -> dg.Definitions:
@@ -163,6 +159,18 @@ def start_runs_warm() -> None:
     # The server was created before it loaded this module: a property takes precedence over the attribute it has set.
     DagsterApiServer._mp_ctx = property(lambda _: context, lambda *_: None)  # type: ignore[assignment]
     multiprocessing.forkserver.ensure_running()  # ready before the first run
+
+
+def use_engine(engine: sa.Engine, *storages: Any) -> None:
+    """Let parts of an instance's PostgreSQL storage ask by `engine`, which is closed with the instance."""
+    for storage in storages:
+        storage._engine = engine
+        storage.dispose = partial(_dispose, storage.dispose, engine)
+
+
+def _dispose(part: Callable[[], None], engine: sa.Engine) -> None:
+    part()
+    engine.dispose()
 
 
 def run_webserver(arguments: Sequence[str], guard: Callable[[ASGIApp], ASGIApp]) -> None:

@@ -17,7 +17,7 @@ from market_data_pipeline.domain.errors import UsageError
 from market_data_pipeline.domain.objectives import TIER_OBJECTIVES
 from market_data_pipeline.domain.series import Tier, Timeframe
 from market_data_pipeline.orchestration.cadences import MAX_RUNTIME_TAG
-from market_data_pipeline.orchestration.dagster_internals import enqueue, keep_connections, load_location
+from market_data_pipeline.orchestration.dagster_internals import enqueue, load_location
 from market_data_pipeline.orchestration.jobs.refresh import QUALITY_JOB, job_name, op_name, run_tags
 from market_data_pipeline.orchestration.partitions import range_tags, symbols_of
 from market_data_pipeline.orchestration.provenance import REASON_TAG, TRIGGER_TAG, USER_TAG, caller
@@ -127,7 +127,6 @@ def submit_refresh(
     Raises:
         UsageError: a symbol is in no tier.
     """
-    keep_connections(instance)
     repository = (definitions or load_location()).get_repository_def()
     chosen = list(symbols)
     members = {tier: symbols_of(instance, tier) for tier in Tier}

@@ -22,6 +22,7 @@ import market_data_pipeline.ingest.shard
 import market_data_pipeline.polygon.client
 import market_data_pipeline.polygon.rate_limit
 import market_data_pipeline.polygon.wire
+import market_data_pipeline.reports.freshness
 import market_data_pipeline.runtime.sandbox
 import market_data_pipeline.store.connection
 from market_data_pipeline.domain.calendar import calendar_for

@@ -19,7 +19,6 @@ from market_data_pipeline.domain.counters import Counters
 from market_data_pipeline.domain.errors import FailureKind
 from market_data_pipeline.domain.series import Series, Tier
 from market_data_pipeline.ingest.outcome import SeriesOutcome, SymbolRequest
-from market_data_pipeline.orchestration.dagster_internals import keep_connections
 from market_data_pipeline.orchestration.partitions import sync_partitions
 from market_data_pipeline.orchestration.resources import PipelineResource
 from market_data_pipeline.settings import Settings
@@ -133,7 +132,6 @@ def psycopg2_url(url: str) -> str:
 def instance(dagster_home: Path) -> Iterator[dg.DagsterInstance]:
     """A Dagster instance as this repository configures it."""
     with dg.DagsterInstance.get() as made:
-        keep_connections(made)  # two new ones for every event would be most of a test's time
         yield made
 
 

@@ -20,7 +20,6 @@ from psycopg import sql
 
 from market_data_pipeline.definitions import build_defs
 from market_data_pipeline.domain.series import Tier
-from market_data_pipeline.orchestration.dagster_internals import keep_connections
 from market_data_pipeline.orchestration.partitions import sync_partitions
 from market_data_pipeline.polygon import client
 from market_data_pipeline.polygon.transport import Limits
@@ -86,7 +85,6 @@ def home(
     made = engine(database_url, as_of=NOW)
     sync_universe(made, {Tier.CRITICAL: tuple(FAULTS)}, NOW)
     with dg.DagsterInstance.get() as instance:
-        keep_connections(instance)
         sync_partitions(instance, made)
         made.dispose()
         yield instance

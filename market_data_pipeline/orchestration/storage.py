@@ -1,0 +1,63 @@
+"""Dagster's PostgreSQL storage as `dagster.yaml` names it: dagster-postgres, which keeps its connection.
+
+By itself it opens a connection for each statement, 70 for a run with nothing to do, each a new process of the server.
+Here the parts of an instance's storage share one connection, which is kept until the instance is disposed of; when it
+was lost meanwhile, another takes its place. Threads that ask at once have further ones for a moment.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from dagster_postgres import DagsterPostgresStorage
+from dagster_postgres.utils import (
+    create_pg_engine,
+    get_token_provider_from_config,
+    pg_url_from_config,
+    retry_pg_connection_fn,
+)
+from sqlalchemy import inspect
+
+from market_data_pipeline.orchestration.dagster_internals import use_engine
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+# One of each part of the storage; where they are, all are.
+_TABLES: Final = {"runs", "event_logs", "instigators", "instance_info"}
+
+
+class KeptConnectionStorage(DagsterPostgresStorage):
+    """What `storage: postgres` of Dagster is, with the same configuration."""
+
+    def __init__(
+        self,
+        postgres_url: str,
+        should_autocreate_tables: bool = True,
+        inst_data: Any = None,
+        token_provider: Any = None,
+    ) -> None:
+        engine = create_pg_engine(
+            postgres_url,
+            token_provider,
+            isolation_level="AUTOCOMMIT",
+            pool_size=1,
+            max_overflow=-1,
+            pool_pre_ping=True,
+        )
+        if should_autocreate_tables:
+            found = retry_pg_connection_fn(lambda: inspect(engine).get_table_names())
+            should_autocreate_tables = not set(found) >= _TABLES
+        super().__init__(postgres_url, should_autocreate_tables, inst_data, token_provider)
+        use_engine(engine, self.run_storage, self.event_log_storage, self.schedule_storage)
+
+    @classmethod
+    def from_config_value(cls, inst_data: Any, config_value: Mapping[str, Any]) -> KeptConnectionStorage:
+        """Return the storage that `dagster.yaml` describes."""
+        return cls(
+            pg_url_from_config(config_value),
+            config_value.get("should_autocreate_tables", True),
+            inst_data,
+            get_token_provider_from_config(config_value),
+        )
