@@ -123,24 +123,33 @@ def _start(state: Path, chosen: dict[str, Any]) -> str:
             cwd=Path(__file__).resolve().parents[2],
             env={name: value for name, value in os.environ.items() if name not in KEY_VARIABLES},
         )
-    give_way(process.pid)
-    session_gives_way(process.pid)
+    try:
+        give_way(process.pid)
+        session_gives_way(process.pid)
+        url = f"http://{host}:{port}"
+        _wait_until_it_answers(process, url, log, begun)
+        record = {"pid": process.pid, "started": start_time(process.pid), "base_url": url, "parameters": chosen}
+        draft = _record_file(state).with_suffix(f".{os.getpid()}")
+        draft.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        draft.replace(_record_file(state))
+    except BaseException:  # Ctrl-C too: nobody would find a server that is not recorded
+        process.kill()
+        process.wait()
+        raise
     _started.append(process)
-    url = f"http://{host}:{port}"
+    return url
+
+
+def _wait_until_it_answers(process: subprocess.Popen[bytes], url: str, log: Path, begun: int) -> None:
+    """Wait for a server that was just started, whose messages are in `log` from the byte `begun` on."""
     deadline = time.monotonic() + START_WITHIN.total_seconds()
     while _status(url) is None:
         if process.poll() is not None:
             lines = log.read_bytes()[begun:].decode(errors="replace").strip().splitlines()
             raise ConfigurationError(lines[-1] if lines else f"The sandbox server ended immediately; see {log}.")
         if time.monotonic() > deadline:
-            process.kill()
             raise TransientError(f"The sandbox server did not answer within {START_WITHIN}; see {log}.")
         time.sleep(_POLL)
-    record = {"pid": process.pid, "started": start_time(process.pid), "base_url": url, "parameters": chosen}
-    draft = _record_file(state).with_suffix(f".{os.getpid()}")
-    draft.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    draft.replace(_record_file(state))
-    return url
 
 
 def _command(chosen: dict[str, Any], descriptor: int) -> list[str]:
