@@ -49,11 +49,13 @@ test: $(VENV)/.installed-dev $(VENV)/.browser ## run the whole test suite
 # Tests of the pages drive a browser. It is installed once, where none is there and apt may; elsewhere pytest says why
 # those tests are skipped.
 $(VENV)/.browser: | $(VENV)/.installed-dev
-	@if ! command -v chromium chromium-browser google-chrome google-chrome-stable >/dev/null \
-		&& [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-		echo "Installing chromium for the tests of the pages ..." >&2; export DEBIAN_FRONTEND=noninteractive; \
-		{ $(APT) update && $(APT) install -y --no-install-recommends chromium fonts-dejavu-core; } >/dev/null 2>&1 \
-		|| echo "chromium could not be installed; the tests of the pages are skipped." >&2; fi; touch $@
+	@for name in chromium-headless-shell chromium chromium-browser google-chrome google-chrome-stable; do \
+		! command -v $$name >/dev/null || browser=$$name; done; \
+	if [ -z "$$browser" ] && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		echo "Installing Chromium for the tests of the pages ..." >&2; export DEBIAN_FRONTEND=noninteractive; \
+		{ $(APT) update && { $(APT) install -y --no-install-recommends chromium-headless-shell fonts-dejavu-core \
+			|| $(APT) install -y --no-install-recommends chromium fonts-dejavu-core; }; } >/dev/null 2>&1 \
+		|| echo "Chromium could not be installed; the tests of the pages are skipped." >&2; fi; touch $@
 
 # A machine without a network finds that out in seconds.
 APT := timeout 300 apt-get -qq -o Acquire::Retries=1 -o Acquire::http::Timeout=15 -o Acquire::https::Timeout=15

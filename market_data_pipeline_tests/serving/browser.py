@@ -33,7 +33,7 @@ OPTIONS = (
     "--disable-background-networking", "--disable-component-update",
 )  # fmt: skip
 SCREEN: ViewportSize = {"width": 1280, "height": 900}
-PATIENCE_MS = 20_000  # a busy machine answers late; a test that passes never waits for it
+PATIENCE_MS = 60_000  # a busy machine answers late; a test that passes never waits for it
 
 
 def executable(playwright: Playwright) -> str | None:
