@@ -42,8 +42,9 @@ class DatabaseWatch:
         self._say = say
         self._every = every
         self._alone = server_of(settings.database_url) == server_of(settings.dagster_postgres_url)
-        self._checked = self._found = time.monotonic()
+        self._checked = time.monotonic()
         self._missed = 0
+        self._lost = 0.0  # when the first of them failed
         self._outage = Outage()
         self._started: object = None
 
@@ -66,6 +67,8 @@ class DatabaseWatch:
 
     def _miss(self, error: DatabaseUnavailableError) -> None:
         self._missed += 1
+        if self._missed == 1:
+            self._lost = time.monotonic()
         if self._missed == _MISSED:
             self._say(f"The database cannot be reached: {error}")
         if self._missed >= _MISSED and self._alone:
@@ -86,8 +89,8 @@ class DatabaseWatch:
 
     def _find(self, started: object) -> None:
         if self._missed >= _MISSED:
-            away = time.monotonic() - self._found
+            away = time.monotonic() - self._lost
             self._say(f"The database answers again after {span(away)}.")
             if self._outage.alerted and started == self._started:
                 self._outage.send(self._settings.alert_urls, returned_alert(self._settings, timedelta(seconds=away)))
-        self._missed, self._outage, self._started, self._found = 0, Outage(), started, time.monotonic()
+        self._missed, self._outage, self._started = 0, Outage(), started
