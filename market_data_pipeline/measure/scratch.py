@@ -13,7 +13,7 @@ import os
 import secrets
 import shutil
 import socket
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import MappingProxyType
@@ -205,6 +205,18 @@ def _databases(settings: Settings) -> Iterator[dict[str, str]]:
     name = f"{_PREFIX}{os.getpid()}_{secrets.token_hex(4)}"
     names = (name, f"{name}_dagster")
     try:
+        _create(settings, names)
+        yield dict(
+            zip(("DATABASE_URL", "DAGSTER_POSTGRES_URL"), (_other(settings, each) for each in names), strict=True)
+        )
+    finally:  # also when Ctrl-C comes while they are created
+        with contextlib.suppress(DatabaseUnavailableError), _administration(settings) as connection:
+            for each in names:
+                drop_database(connection, each)
+
+
+def _create(settings: Settings, names: Sequence[str]) -> None:
+    try:
         with _administration(settings) as connection:
             _drop_unused(connection)
             for each in names:
@@ -215,14 +227,6 @@ def _databases(settings: Settings) -> Iterator[dict[str, str]]:
             f"No scratch database can be created on {describe(settings.owner_url)}: {reason}. Grant the role CREATEDB, "
             "or leave DATABASE_URL out to use the embedded server."
         ) from None
-    try:
-        yield dict(
-            zip(("DATABASE_URL", "DAGSTER_POSTGRES_URL"), (_other(settings, each) for each in names), strict=True)
-        )
-    finally:
-        with contextlib.suppress(DatabaseUnavailableError), _administration(settings) as connection:
-            for each in names:
-                drop_database(connection, each)
 
 
 def _administration(settings: Settings) -> psycopg.Connection[Any]:
