@@ -72,7 +72,9 @@ def test_a_long_outage_that_no_one_was_told_of_or_that_did_not_end_in_time_is_na
 def test_one_bar_that_was_changed_or_lost_is_found(database_url: str) -> None:
     with running_server(open_source(None), lambda: NOON) as vendor:
         world = World(vendor, database_url, NOON)
-        settings = Settings(database_url=database_url, base_url=vendor, api_key=SANDBOX_KEY, as_of=NOON)
+        settings = Settings(
+            database_url=database_url, base_url=vendor, api_key=SANDBOX_KEY, as_of=NOON, plan="advanced"
+        )
         world.refresh("AAPL")
         since = first_bars(settings, ["AAPL"])
         assert differing_bars(settings, since) == []
