@@ -3,13 +3,13 @@
 -- and logs for recovery, each row on its own. clock_timestamp() is volatile; statement_timestamp() is not, and of a
 -- COPY it is the instant at which the server received it, the same for all of its rows.
 --
--- A writer that held a COPY open could so give its rows an instant before it had them. A statement that has stored bars
--- for longer than a minute is therefore refused at its end: of each row, recorded_at is at most that minute early. A
--- statement of ours takes seconds, and one that waits a minute for a lock is ended as well. Whoever may give
--- recorded_at anyway (the owner, who restores or moves millions of rows) may take longer.
+-- A writer could thereby backdate rows by holding a COPY open. A statement that has stored bars for longer than a minute
+-- is therefore refused at its end: of each row, recorded_at is at most that minute early. A statement of ours takes
+-- seconds, and one that waits a minute for a lock is ended as well. Whoever may give recorded_at anyway (the owner, who
+-- restores or moves millions of rows) may take longer.
 
 alter table market_data.bars alter column recorded_at set default statement_timestamp();
-comment on column market_data.bars.recorded_at is 'When the database received the statement that stored these values, at most a minute before it had them, by its own clock, which the pipeline cannot set; null before migration 0025.';
+comment on column market_data.bars.recorded_at is 'When the database received the statement that stored these values, at most a minute before it had them unless the owner stored them, by its own clock, which the pipeline cannot set; null before migration 0025.';
 
 create function market_data.refuse_slow_statement()
 returns trigger
@@ -20,7 +20,7 @@ begin
     if not has_column_privilege(current_user, tg_relid, 'recorded_at', 'insert') then
         raise exception using
             errcode = 'query_canceled',
-            message = 'bars must be stored within a minute of the statement''s begin, which is their recorded_at';
+            message = 'bars must be stored within a minute of the start of the statement, which is their recorded_at';
     end if;
     return null;
 end;

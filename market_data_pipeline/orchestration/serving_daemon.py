@@ -1,4 +1,4 @@
-"""Which daemon serves a Dagster storage, as the lock that it holds there says (orchestration.run_queue).
+"""Which daemon serves a Dagster storage, according to the lock that it holds there (orchestration.run_queue).
 
 Importing this does not import Dagster, which takes a second.
 """

@@ -1,8 +1,8 @@
 """Dagster's PostgreSQL storage as `dagster.yaml` names it: dagster-postgres, which keeps its connection.
 
-By itself it opens a connection for each statement, 70 for a run with nothing to do, each a new process of the server.
-Here the parts of an instance's storage share one connection, which is kept until the instance is disposed of; when it
-was lost meanwhile, another takes its place. Threads that ask at once have further ones for a moment.
+dagster-postgres alone opens a connection for each statement: 70 in a run with nothing to do, each a new process of the
+server. Here the parts of an instance's storage share one connection, which is kept until the instance is disposed of;
+if it has been lost, a new one replaces it. Concurrent threads briefly get additional connections.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
-# One of each part of the storage; where they are, all are.
+# Of runs, events and schedules, and the one that a run storage of an older Dagster lacks; where these are, all are.
 _TABLES: Final = {"runs", "event_logs", "instigators", "instance_info"}
 
 

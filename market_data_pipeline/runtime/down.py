@@ -12,8 +12,8 @@ from market_data_pipeline.runtime.sandbox import stop_sandbox
 if TYPE_CHECKING:
     from market_data_pipeline.settings import Settings
 
-# A command cancels its runs (twice 10 s at most) and ends its processes (15 s and 5 s).
-_DOWN_SECONDS: Final = 45.0
+# A command cancels its runs (twice 10 s at most) and ends its processes in two rounds (15 s and 5 s each).
+_DOWN_SECONDS: Final = 65.0
 
 
 def run_down(settings: Settings) -> int:
