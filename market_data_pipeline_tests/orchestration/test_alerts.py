@@ -134,6 +134,22 @@ def test_a_series_that_follows_later_has_an_alert_of_its_own(
     ]
 
 
+def test_a_series_that_seems_late_after_its_symbol_was_delisted_raises_no_alert(
+    market: sa.Engine, look: Callable[[], None], hook: Webhook
+) -> None:
+    with market.begin() as connection:
+        ended = "update market_data.series_state set life = 'delisted' where symbol = 'AAPL' and timeframe <> '1d'"
+        connection.execute(sa.text(ended))
+    look()
+    assert len(hook.titles()) == 1
+    behind(market, "symbol = 'AAPL' and timeframe = '1d'", timedelta(hours=2))
+    look()
+    assert hook.titles() == []
+    behind(market, "symbol = 'MSFT' and timeframe = '1d'", timedelta(hours=2))
+    look()
+    assert hook.titles() == ["2 of 11 critical series are more than 1 hour behind"]
+
+
 def test_a_symbol_that_was_just_added_raises_no_alert_until_its_rpo_has_passed(
     market: sa.Engine, look: Callable[[], None], hook: Webhook
 ) -> None:

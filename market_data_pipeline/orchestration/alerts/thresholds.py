@@ -86,8 +86,9 @@ def _series(
         return None
     late, over = changes.late, {one.series.partition_key for one in changes.recovered}
     alerted = open_alerts(connection, "series")
-    # One cause is alerted once: a silent market's for all its series, and a symbol's for those that follow its first.
-    known = {one.subject.partition("|")[0] for one in alerted}
+    # One cause is alerted once: a silent market's for all its series, and a symbol's for those that follow its first. A
+    # delisted symbol's day bars may be looked at a day later than the others, and seem late meanwhile.
+    known = {one.subject.partition("|")[0] for one in (*alerted, *open_alerts(connection, "life"))}
     of_market = [one for one in late if one.is_answered and asset_class_of(one.symbol) in silent]
     new = [one for one in late if one not in of_market and one.symbol not in known]
     # A symbol is back when all of it is. One of which no bars are expected any more has not come back.
