@@ -11,6 +11,7 @@ user's process, or lacks the feature, nothing happens. Which processes give way 
 from __future__ import annotations
 
 import os
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -42,10 +43,19 @@ def runs_give_way() -> None:
         session_gives_way(os.getpid())
 
 
-def session_gives_way(leader: int) -> None:
-    """Put the process session that `leader` leads behind other sessions."""
-    with suppress(OSError):
-        Path(f"/proc/{leader}/autogroup").write_text(str(BULK), encoding="ascii")
+def session_gives_way(leader: int, attempts: int = 5) -> None:
+    """Put the process session that `leader` leads behind other sessions.
+
+    Linux lets those who are not root do so ten times a second, all of them together, and refuses the others.
+    """
+    for _ in range(attempts):
+        with suppress(OSError):
+            try:
+                Path(f"/proc/{leader}/autogroup").write_text(str(BULK), encoding="ascii")
+            except BlockingIOError:
+                time.sleep(0.1)
+                continue
+        return
 
 
 def server_gives_way(pid: int) -> None:
@@ -53,4 +63,4 @@ def server_gives_way(pid: int) -> None:
     with suppress(OSError):
         if Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"postgres: "):
             give_way(pid)
-            session_gives_way(pid)  # each process of the server leads its own
+            session_gives_way(pid, attempts=1)  # each process of the server leads its own; a connection does not wait

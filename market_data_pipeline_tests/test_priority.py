@@ -45,8 +45,10 @@ def session_nice(pid: int) -> int | None:
     return int(file.read_text().split()[-1]) if file.exists() else None
 
 
-def expected_session_nice() -> tuple[int | None, ...]:
-    return (BULK,) if Path("/proc/self/autogroup").exists() else (None,)
+def expected_session_nice() -> set[int | None]:
+    if not Path("/proc/self/autogroup").exists():
+        return {None}
+    return {BULK} if os.geteuid() == 0 else {BULK, 0}  # Linux may refuse others, who try too often together
 
 
 def test_runs_give_way_and_the_code_server_that_has_them_forked_does_not(tmp_path: Path) -> None:
@@ -66,7 +68,7 @@ def test_the_servers_process_of_a_writer_gives_way_and_that_of_a_reader_does_not
     with pipeline.connect() as writer, StoreConnection(database_url, role=Role.READER) as reader:
         behind, before = (each.rows("select pg_backend_pid() as pid")[0]["pid"] for each in (writer, reader))
         assert psutil.Process(behind).nice() == max(BULK, psutil.Process(before).nice())
-        assert (session_nice(behind),) == expected_session_nice()
+        assert session_nice(behind) in expected_session_nice()
         assert session_nice(before) in {0, None}
 
 
@@ -78,6 +80,6 @@ def test_the_sandbox_gives_way(tmp_path: Path) -> None:
             one for one in psutil.Process().children() if "market_data_pipeline.sandbox.server" in one.cmdline()
         ]
         assert server.nice() == max(BULK, os.getpriority(os.PRIO_PROCESS, 0))
-        assert (session_nice(server.pid),) == expected_session_nice()
+        assert session_nice(server.pid) in expected_session_nice()
     finally:
         stop_sandbox(settings)
