@@ -21,6 +21,7 @@ from psycopg.rows import dict_row
 
 from market_data_pipeline.measure.scratch import free_ports
 from market_data_pipeline.runtime.postgres import EmbeddedPostgres
+from market_data_pipeline.runtime.sandbox import stop_sandbox_in
 from market_data_pipeline.settings import Settings, load_settings
 from market_data_pipeline_tests.waiting import PATIENCE, until
 
@@ -176,6 +177,7 @@ class Project:
         for process in self.processes():
             with suppress(psutil.NoSuchProcess):
                 process.kill()
+        stop_sandbox_in(self.state)  # one that a command without the mark has started
         self.postgres.stop()
 
 
