@@ -10,8 +10,8 @@ Checked with Dagster 1.13.27; `test_dagster_internals` fails when Dagster drops 
 - Runs that start warm: the code server starts each run's process from scratch ("spawn") and offers no other method.
   A run of 9 symbols with nothing to do takes 1.0 s of processor time instead of 3.8 s when it is forked from a process
   that has imported what a run needs and has no connections; such runs also share memory.
-- A connection that is kept: dagster-postgres opens one for each statement, 70 for a run with nothing to do, which is
-  most of what such a run costs client and server.
+- A connection that is kept (`orchestration.storage`): dagster-postgres opens one for each statement, 68 in a run with
+  nothing to do, whose own processor time falls from 0.56 to 0.28 s without them.
 - The state of Dagster (`reports.dagster_state`): the only public way to read heartbeats, schedule states and a run's
   failure is GraphQL, whose webserver may be down just when they are needed.
 - A guard around the UI: `dagster-webserver` has no place for a middleware, and obeys any web page.

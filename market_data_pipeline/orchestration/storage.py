@@ -1,6 +1,6 @@
 """Dagster's PostgreSQL storage as `dagster.yaml` names it: dagster-postgres, which keeps its connection.
 
-dagster-postgres alone opens a connection for each statement: 70 in a run with nothing to do, each a new process of the
+dagster-postgres alone opens a connection for each statement: 68 in a run with nothing to do, each a new process of the
 server. Here the parts of an instance's storage share one connection, which is kept until the instance is disposed of;
 if it has been lost, a new one replaces it. Concurrent threads briefly get additional connections.
 """
