@@ -14,6 +14,7 @@ import pytest
 from market_data_pipeline import iter_bars, read_bars
 from market_data_pipeline.reading import close_connections
 from market_data_pipeline_tests.serving.seeding import Seed
+from market_data_pipeline_tests.waiting import until
 
 
 @pytest.fixture
@@ -79,7 +80,8 @@ def test_threads_read_at_the_same_time_and_few_connections_remain(seed: Seed) ->
     with ThreadPoolExecutor(8) as pool:
         symbols = list("ABCD" * 12)
         assert list(pool.map(closes, symbols)) == list(map(expected, symbols))
-    assert 1 <= len(readers(seed)) <= 4
+    assert readers(seed)
+    until(lambda: len(readers(seed)) <= 4)  # the server ends its processes for closed ones in its own time
 
 
 def test_a_forked_child_reads_over_a_connection_of_its_own_and_leaves_its_parents(seed: Seed) -> None:
