@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import nbclient
 import nbformat
 import pytest
 
 from market_data_pipeline.reading import progress
+from market_data_pipeline_tests import notebooks
 
 READ = """
 from market_data_pipeline.reading import progress
@@ -23,18 +23,16 @@ with progress.shown("bars", 3) as show:
 def test_a_notebook_shows_one_line_that_vanishes_at_the_end(fails: bool) -> None:
     seen: list[str] = []
     cell = nbformat.v4.new_code_cell(READ.replace("END", str(fails)))
-    client = nbclient.NotebookClient(
-        nbformat.v4.new_notebook(cells=[cell]), kernel_name="python3", allow_errors=True, timeout=120
-    )
-    shows = client.process_message
+    with notebooks.client(nbformat.v4.new_notebook(cells=[cell]), allow_errors=True) as client:
+        shows = client.process_message
 
-    def noted(message: dict, *arguments: object) -> object:  # type: ignore[type-arg]
-        if message["msg_type"] in {"display_data", "update_display_data"}:
-            seen.append(message["content"]["data"]["text/plain"])
-        return shows(message, *arguments)
+        def noted(message: dict, *arguments: object) -> object:  # type: ignore[type-arg]
+            if message["msg_type"] in {"display_data", "update_display_data"}:
+                seen.append(message["content"]["data"]["text/plain"])
+            return shows(message, *arguments)
 
-    client.process_message = noted  # type: ignore[method-assign,assignment]
-    notebook = client.execute()
+        client.process_message = noted  # type: ignore[method-assign,assignment]
+        notebook = client.execute()
     assert seen == [
         "Reading bars: 1 of 3 series, 50,000 rows",
         "Reading bars: 2 of 3 series, 100,000 rows",
