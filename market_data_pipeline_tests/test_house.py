@@ -89,6 +89,18 @@ def test_benchmarks_and_tests_do_not_import_each_other() -> None:
     assert found(modules(PACKAGE), BENCHMARKS.name) + found(modules(PACKAGE), TESTS.name) == []
 
 
+def test_generated_examples_are_the_same_on_every_run_and_have_no_time_limit() -> None:
+    """Others fail on a slow machine, or on the day on which an example is drawn that was never tried before."""
+    others = []
+    for file in modules(TESTS):
+        for node in ast.walk(parsed(file)):
+            if isinstance(node, ast.FunctionDef):
+                decorators = [ast.unparse(each) for each in node.decorator_list]
+                if any(re.match(r"given\(", each) for each in decorators):
+                    others += [f"{file.relative_to(ROOT)}: {node.name}"] * (not re.search(r"\blaws\b", str(decorators)))
+    assert others == []
+
+
 def test_only_the_calendar_knows_the_time_in_new_york() -> None:
     clock = re.compile(r"America/New_York|\bZoneInfo\b|\bNEW_YORK\b")
     elsewhere = [

@@ -32,6 +32,7 @@ from market_data_pipeline_tests.domain.feature_series import (
     random_bars,
     real_series,
 )
+from market_data_pipeline_tests.domain.strategies import laws
 from market_data_pipeline_tests.recorded import FULL, SAMPLE, needs_full
 
 ROOT = Path(__file__).parents[2]
@@ -52,7 +53,7 @@ def answer_file(name: str) -> pd.DataFrame:
     return answer
 
 
-@settings(max_examples=80, deadline=None)
+@settings(laws, max_examples=80)
 @given(cases(0, 130))
 def test_every_value_follows_from_the_definitions(case: Case) -> None:
     assert_same(compute_features(*case), oracle_frame(case))

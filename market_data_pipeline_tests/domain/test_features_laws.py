@@ -25,6 +25,7 @@ from market_data_pipeline_tests.domain.feature_series import (
     real_series,
     take,
 )
+from market_data_pipeline_tests.domain.strategies import laws
 from market_data_pipeline_tests.recorded import FULL, SAMPLE, needs_full
 
 EQUITY = AssetClass.US_EQUITY
@@ -58,7 +59,7 @@ class Store:
         return bars
 
 
-@settings(max_examples=40, deadline=None)
+@settings(laws, max_examples=40)
 @given(cases(WARM_UP_BARS + 1, WARM_UP_BARS + 900, MOVING), st.data())
 def test_appending_in_any_steps_leaves_what_one_computation_gives(case: Case, data: st.DataObject) -> None:
     first, *stops = sorted(data.draw(st.sets(st.integers(0, len(case.bars)), min_size=1, max_size=8), label="held"))
@@ -68,7 +69,7 @@ def test_appending_in_any_steps_leaves_what_one_computation_gives(case: Case, da
     assert_same(store.rows, compute_features(*case))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(laws, max_examples=30)
 @given(cases(WARM_UP_BARS + 1, WARM_UP_BARS + 700, MOVING), st.data())
 def test_corrections_leave_what_one_computation_gives(case: Case, data: st.DataObject) -> None:
     store = Store(case, len(case.bars))
@@ -78,7 +79,7 @@ def test_corrections_leave_what_one_computation_gives(case: Case, data: st.DataO
     assert_same(store.rows, compute_features(store.bars, case.timeframe, case.asset_class))
 
 
-@settings(max_examples=20, deadline=None)
+@settings(laws, max_examples=20)
 @given(cases(WARM_UP_BARS + 1, WARM_UP_BARS + 700, MOVING), st.data())
 def test_a_gap_filled_late_leaves_what_one_computation_gives(case: Case, data: st.DataObject) -> None:
     gap = data.draw(st.integers(0, len(case.bars) - 1), label="gap")
@@ -88,7 +89,7 @@ def test_a_gap_filled_late_leaves_what_one_computation_gives(case: Case, data: s
     assert_same(store.rows, compute_features(*case))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(laws, max_examples=40)
 @given(cases(1, 900), st.data())
 def test_windows_are_the_same_to_the_last_bit_wherever_the_bars_start(case: Case, data: st.DataObject) -> None:
     start = data.draw(st.integers(0, len(case.bars) - 1), label="start")
@@ -100,7 +101,7 @@ def test_windows_are_the_same_to_the_last_bit_wherever_the_bars_start(case: Case
             pd.testing.assert_series_equal(part[feature.name], full[feature.name], check_exact=True)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(laws, max_examples=40)
 @given(cases(1, 900), st.data())
 def test_computing_only_the_newest_rows_changes_none_of_them(case: Case, data: st.DataObject) -> None:
     first = data.draw(st.integers(0, len(case.bars)), label="first new bar")
@@ -108,7 +109,7 @@ def test_computing_only_the_newest_rows_changes_none_of_them(case: Case, data: s
     pd.testing.assert_frame_equal(newest, compute_features(*case).iloc[first:].reset_index(drop=True), check_exact=True)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(laws, max_examples=60)
 @given(cases(1, 900), st.data())
 def test_later_bars_do_not_change_earlier_features(case: Case, data: st.DataObject) -> None:
     stop = data.draw(st.integers(0, len(case.bars)), label="bars known")
@@ -116,7 +117,7 @@ def test_later_bars_do_not_change_earlier_features(case: Case, data: st.DataObje
     pd.testing.assert_frame_equal(known, compute_features(*case).iloc[:stop], check_exact=True)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(laws, max_examples=25)
 @given(st.integers(0, 2**32), st.sampled_from(["walk", "cents", "steps", "mixed"]), st.sampled_from([EQUITY, "crypto"]))
 def test_after_the_warm_up_even_the_averages_are_the_same_to_the_last_bit(seed: int, kind: str, asset: str) -> None:
     # A computation that starts later ends with the same bits, so a label cannot fall to a threshold's other side.

@@ -16,6 +16,7 @@ from market_data_pipeline.domain.features.rolling import (
     trailing_median,
     trailing_moments,
 )
+from market_data_pipeline_tests.domain.strategies import laws
 
 SIZES = (2, 3, 20, 50)
 
@@ -28,7 +29,7 @@ def wild(seed: int, length: int) -> np.ndarray:
     return values
 
 
-@settings(max_examples=25, deadline=None)
+@settings(laws, max_examples=25)
 @given(st.integers(0, 2**32), st.integers(0, 120))
 def test_moments_are_those_of_each_window_alone(seed: int, length: int) -> None:
     values = wild(seed, length)
@@ -60,7 +61,7 @@ def test_equal_values_do_not_deviate() -> None:
     assert set(squares[19:]) == set(offset[19:]) == {0.0}
 
 
-@settings(max_examples=25, deadline=None)
+@settings(laws, max_examples=25)
 @given(st.integers(0, 2**32), st.integers(0, 200))
 def test_means_medians_and_extremes_are_those_of_each_window_alone(seed: int, length: int) -> None:
     values = np.abs(wild(seed, length))

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from market_data_pipeline.domain.bars import VALUES, bar_frame, empty
 from market_data_pipeline.ingest.compare import compare
+from market_data_pipeline_tests.domain.strategies import laws
 
 STEP_US = 300_000_000
 
@@ -23,6 +24,7 @@ def frame(rows: dict[int, float]) -> pd.DataFrame:
 tables = st.dictionaries(st.integers(0, 30), st.sampled_from([1.0, 2.0, float("nan")]), max_size=20)
 
 
+@laws
 @given(tables, tables)
 def test_applying_the_difference_gives_the_answer(stored: dict[int, float], answer: dict[int, float]) -> None:
     old, new = frame(stored), frame(answer)
@@ -33,6 +35,7 @@ def test_applying_the_difference_gives_the_answer(stored: dict[int, float], answ
     pd.testing.assert_frame_equal(result, new)
 
 
+@laws
 @given(tables, tables)
 def test_counts_and_first_instant_agree_with_a_comparison_of_dictionaries(
     stored: dict[int, float], answer: dict[int, float]

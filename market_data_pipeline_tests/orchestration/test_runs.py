@@ -22,9 +22,11 @@ from market_data_pipeline.orchestration.runs import (
     unfinished_tier_run,
     wait_for_runs,
 )
+from market_data_pipeline_tests.domain.strategies import laws
 from market_data_pipeline_tests.orchestration.conftest import NOW
 
 
+@laws
 @given(st.integers(0, 300), st.integers(1, 60))
 def test_shards_hold_every_symbol_once_in_order_and_none_is_too_large(count: int, largest: int) -> None:
     symbols = [f"S{number}" for number in range(count)]

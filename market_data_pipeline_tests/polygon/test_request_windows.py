@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from market_data_pipeline.domain.calendar import Session, calendar_for
 from market_data_pipeline.domain.series import AssetClass, Timeframe
 from market_data_pipeline.polygon.request_windows import pages_of, windows
+from market_data_pipeline_tests.domain.strategies import laws
 
 STOCKS = calendar_for(AssetClass.US_EQUITY)
 CRYPTO = calendar_for(AssetClass.CRYPTO)
@@ -74,7 +75,7 @@ def calls_by_trying_everything(missing: tuple[Session, ...], page_limit: int) ->
     return best[0]
 
 
-@settings(max_examples=80, deadline=None)
+@settings(laws, max_examples=80)
 @given(held=st.sets(st.integers(0, 24)), page_limit=st.sampled_from([500, 960, 2_000, 5_000, 50_000]))
 def test_windows_cover_what_is_missing_with_the_fewest_calls(held: set[int], page_limit: int) -> None:
     missing = tuple(session for i, session in enumerate(YEAR[115:140]) if i not in held)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from market_data_pipeline.sandbox.bars import Bars
 from market_data_pipeline.sandbox.encode import encode_bars, number
+from market_data_pipeline_tests.domain.strategies import laws
 
 
 # Recorded: 7.0790813e+07 and 9099.618093. The others are what Go's strconv.FormatFloat(x, 'g', -1, 64) prints.
@@ -26,6 +27,7 @@ def test_a_number_is_written_as_go_writes_it(value: float, text: str) -> None:
     assert number(value) == text
 
 
+@laws
 @given(st.floats(min_value=0, allow_infinity=False, allow_nan=False))
 def test_a_number_reads_back_as_itself(value: float) -> None:
     assert float(number(value)) == value
@@ -43,6 +45,7 @@ rows = st.tuples(
 )  # fmt: skip
 
 
+@laws
 @given(st.lists(rows, min_size=1, max_size=5))
 @example([(0, 1.0, 1.0, 1.0, 1.0, 0.000001, 1.0, 1.0)])
 @example([(0, 1e6, 1.0, 1.0, 1e6, 1.0, 1e6, 1.0)])

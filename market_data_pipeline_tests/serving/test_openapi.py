@@ -19,6 +19,7 @@ from schemathesis.schemas import BaseSchema
 from market_data_pipeline.serving.formats import Media
 from market_data_pipeline.serving.problem_types import ProblemType
 from market_data_pipeline_tests.conftest import _new_database
+from market_data_pipeline_tests.domain.strategies import laws
 from market_data_pipeline_tests.serving.conftest import BARS, FEATURES, Api, MovableClock, beating, evaluate, serve
 from market_data_pipeline_tests.serving.seeding import NOW, Seed
 
@@ -144,16 +145,13 @@ def test_the_examples_match_their_schemas(api: Api) -> None:
 @pytest.mark.parametrize("path", sorted(PATHS))
 def test_answers_to_generated_requests_match_the_schema(schema: BaseSchema, path: str) -> None:
     operation = schema[path]["GET"]
-    runs = settings(
+
+    @settings(
+        laws,
         max_examples=25,
-        deadline=None,
-        derandomize=True,
-        database=None,
         phases=[Phase.explicit, Phase.generate],
         suppress_health_check=list(HealthCheck),
     )
-
-    @runs
     @given(case=operation.as_strategy())
     def probe(case: schemathesis.Case) -> None:
         if "symbol" in case.path_parameters and len(case.path_parameters["symbol"]) % 2:

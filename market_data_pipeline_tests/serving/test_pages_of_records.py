@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from market_data_pipeline.domain.series import Series, Timeframe
 from market_data_pipeline.serving.cursors import decode_cursor, encode_cursor
+from market_data_pipeline_tests.domain.strategies import laws
 from market_data_pipeline_tests.serving.conftest import BARS, FEATURES, Api, MovableClock, serve
 from market_data_pipeline_tests.serving.seeding import Seed
 
@@ -154,7 +155,7 @@ def test_links_have_the_path_prefix_below_which_the_api_is_reached(settings: Mov
     assert older["date_range"]["end"] == "2026-03-11T09:05:00Z"
 
 
-@few(max_examples=30)
+@few(laws, max_examples=30)
 @given(st.lists(st.none() | INSTANTS, min_size=1, max_size=50))
 def test_a_cursor_is_read_as_it_was_written_and_by_no_other_request(ends: list[datetime | None]) -> None:
     from market_data_pipeline.serving.problems import Problem
@@ -168,7 +169,7 @@ def test_a_cursor_is_read_as_it_was_written_and_by_no_other_request(ends: list[d
                 decode_cursor(cursor, other)
 
 
-@few(max_examples=30)
+@few(laws, max_examples=30)
 @given(st.text(max_size=60))
 def test_any_other_text_is_refused_as_a_cursor(text: str) -> None:
     from market_data_pipeline.serving.problems import Problem

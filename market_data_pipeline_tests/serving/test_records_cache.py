@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from market_data_pipeline.domain.series import Series, Timeframe
 from market_data_pipeline.reports.series_records import BAR_COLUMNS, Range, SeriesSummary
 from market_data_pipeline.serving.records import Records
+from market_data_pipeline_tests.domain.strategies import laws
 from market_data_pipeline_tests.serving.conftest import BARS, FEATURES, Api
 from market_data_pipeline_tests.serving.seeding import NOW, Seed
 from market_data_pipeline_tests.waiting import until
@@ -28,6 +29,7 @@ def records_of(starts: list[datetime], *, is_complete: bool) -> Records:
     return Records.of(Series("AAPL", Timeframe.M5), summary, BAR_COLUMNS, rows, is_complete=is_complete)
 
 
+@laws
 @given(INSTANTS, INSTANTS, st.integers(1, COUNT + 2), st.integers(0, COUNT))
 def test_a_window_is_cut_as_from_all_records_or_not_at_all(
     start: datetime | None, end: datetime | None, limit: int, depth: int

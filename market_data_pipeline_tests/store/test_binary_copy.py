@@ -16,6 +16,7 @@ from market_data_pipeline.domain.series import Series, Timeframe
 from market_data_pipeline.store.bars import append_bars
 from market_data_pipeline.store.binary_copy import encoded, encoded_by_numpy
 from market_data_pipeline.store.copy import StoreConnection
+from market_data_pipeline_tests.domain.strategies import laws
 
 NOW = datetime(2026, 3, 11, 15, 0, tzinfo=UTC)
 INSTANT = pa.timestamp("us", tz="UTC")
@@ -37,7 +38,7 @@ def table(rows: list[tuple[object, ...]]) -> pa.Table:
 
 
 @given(ROWS)
-@settings(deadline=None, max_examples=25)
+@settings(laws, max_examples=25)
 def test_numpy_writes_the_bytes_that_pgpq_writes(rows: list[tuple[object, ...]]) -> None:
     pytest.importorskip("pgpq")
     assert b"".join(encoded_by_numpy(table(rows))) == b"".join(encoded(table(rows)))

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from market_data_pipeline.domain.calendar import NEW_YORK
 from market_data_pipeline.sandbox.view import Source
+from market_data_pipeline_tests.domain.strategies import laws
 from market_data_pipeline_tests.ingest.faults.conftest import NOON, new_world
 from market_data_pipeline_tests.ingest.faults.repertoire import REFUSED, SPOILING, SURVIVED, Fault
 from market_data_pipeline_tests.ingest.faults.vendor import Exchange, Page, first_page
@@ -61,10 +62,8 @@ def truth_at_end(postgres_url: str, migrated_template: str, market: Source) -> S
 
 
 @settings(
+    laws,
     max_examples=5,
-    derandomize=True,
-    deadline=None,
-    database=None,
     phases=[Phase.generate],
     suppress_health_check=list(HealthCheck),
 )

@@ -18,7 +18,7 @@ from market_data_pipeline.sandbox.server import running_server
 from market_data_pipeline.sandbox.staged import StagedMarket
 from market_data_pipeline.sandbox.view import from_ms, to_ms
 from market_data_pipeline_tests.conftest import _new_database
-from market_data_pipeline_tests.domain.strategies import EQUITIES, new_york
+from market_data_pipeline_tests.domain.strategies import EQUITIES, laws, new_york
 from market_data_pipeline_tests.ingest.conftest import World
 from market_data_pipeline_tests.sandbox.scenarios import FIVE_MINUTES, HOUR, scenarios
 
@@ -62,10 +62,8 @@ instants = st.lists(
 
 
 @settings(
+    laws,
     max_examples=8,
-    derandomize=True,
-    deadline=None,
-    database=None,
     phases=[Phase.generate],
     suppress_health_check=list(HealthCheck),
 )
