@@ -13,6 +13,7 @@ import os
 import secrets
 import shutil
 import socket
+import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -255,10 +256,21 @@ def _other(settings: Settings, name: str) -> str:
     return urlunsplit(parts._replace(path=f"/{name}", query=urlencode(rest)))
 
 
+# Below those that a system gives to whoever asks for any port: 32768 on for Linux, 49152 on for others.
+_PORTS: Final = range(20_000, 32_768)
+_reserved: list[socket.socket] = []
+
+
 def free_ports(count: int) -> list[int]:
-    """Return ports of this machine that nothing listens on."""
-    with ExitStack() as probes:
-        taken = [probes.enter_context(socket.socket()) for _ in range(count)]
-        for probe in taken:
-            probe.bind((HOST, 0))
-        return [int(probe.getsockname()[1]) for probe in taken]
+    """Return ports of this machine that nothing listens on, and that no other caller gets while this process lives."""
+    found: list[int] = []
+    while len(found) < count:
+        port = secrets.choice(_PORTS)
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.bind((HOST, port))
+            if sys.platform == "linux":  # a name that the kernel gives to one process at a time
+                reserved = socket.socket(socket.AF_UNIX)
+                reserved.bind(f"\0market-data port {port}")
+                _reserved.append(reserved)
+            found.append(port)
+    return found
