@@ -140,21 +140,27 @@ def test_an_unreachable_server_is_reported_in_one_sentence_without_the_password(
 
 
 def test_the_password_is_not_among_the_arguments_of_any_process(empty_database_url: str, sql: Path) -> None:
-    _write(sql, "9001_slow.sql", "select pg_sleep(1);")
+    _write(sql, "9001_slow.sql", "select pg_advisory_xact_lock(1);")
     program = (
         "import sys; from pathlib import Path; from market_data_pipeline.store.migrations import migrate_database\n"
     )
     program += "migrate_database(sys.stdin.read(), Path(sys.argv[1]))"
     password = urlsplit(empty_database_url).password or "no-password"
-    with subprocess.Popen([sys.executable, "-c", program, sql], stdin=subprocess.PIPE, text=True) as migrating:
+    seen, ours = "", f"dbmate -d {sql.resolve()}"
+    with (
+        psycopg.connect(empty_database_url, autocommit=True) as other,
+        subprocess.Popen([sys.executable, "-c", program, sql], stdin=subprocess.PIPE, text=True) as migrating,
+    ):
+        other.execute("select pg_advisory_lock(1)")  # until dbmate has been seen
         assert migrating.stdin is not None
         migrating.stdin.write(empty_database_url)
         migrating.stdin.close()
-        seen = ""
         while migrating.poll() is None:
             seen += _command_lines()
+            if ours in seen:
+                other.execute("select pg_advisory_unlock_all()")
     assert migrating.returncode == 0
-    assert "dbmate" in seen
+    assert ours in seen
     assert password not in seen
 
 

@@ -197,7 +197,10 @@ def test_a_symbols_connection_is_never_idle_for_long_while_the_vendor_is_slow(
     monkeypatch.setattr(copy, "_HEARTBEAT_SECONDS", 0.01)
 
     def wait_for_heartbeats(exchange: Exchange) -> Answer:
-        changed = "select state_change from pg_stat_activity where application_name = 'market-data refresh'"
+        changed = (
+            "select state_change from pg_stat_activity where application_name = 'market-data refresh'"
+            " and datname = current_database()"
+        )
         before = world.query(changed)
         until(lambda: world.query(changed) != before)
         return send(exchange.status, exchange.body)
@@ -234,8 +237,7 @@ def test_a_symbol_lock_that_is_never_released_is_reported_with_its_holder(
 
 
 def test_a_statement_over_its_time_is_transient_and_leaves_the_connection_usable(connection: StoreConnection) -> None:
-    connection.execute("select set_config('statement_timeout', '50ms', false)")
-    connection.commit()
+    connection.execute("select set_config('statement_timeout', '50ms', true)")  # gone with the transaction
     error = caught(lambda: connection.execute("select pg_sleep(5)"))
     assert type(error) is TransientError
     assert not error.stops_run
