@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 FILE_ROWS: Final = 1 << 19
 # Rows that are read together. A symbol's month of 5m bars has 4,000: larger groups would cost who reads one symbol
 # more, smaller ones who reads all of them.
-GROUP_ROWS: Final = 1 << 14
+GROUP_ROWS: Final = 1 << 13
 # Read twice as fast as zstd, which would save a sixth of the bytes (25 symbols' year: 41 MB against 34).
 _COMPRESSION: Final = "lz4"
 

@@ -84,7 +84,7 @@ def to_pandas(found: pa.Table) -> pd.DataFrame:
     types = {pa.bool_(): pd.BooleanDtype(), pa.int64(): pd.Int64Dtype()}
     frame: pd.DataFrame = found.drop_columns(["ts"]).to_pandas(types_mapper=types.get, split_blocks=True)
     # `set_index` of a frame with many blocks takes a third of the time of a small frame.
-    frame.index = pd.DatetimeIndex(found["ts"].cast(pa.timestamp("us")).to_numpy(), name="ts").tz_localize("UTC")
+    frame.index = pd.DatetimeIndex(pd.DatetimeTZDtype("us", "UTC").__from_arrow__(found["ts"]), copy=False, name="ts")
     return frame
 
 
