@@ -26,7 +26,7 @@ from market_data_pipeline.backup.manifest import (
     Table,
     backups_in,
     files_of,
-    folder_name,
+    new_place,
     remove_backup,
     sync_folder,
     unfinished_in,
@@ -104,7 +104,8 @@ def make_backup(settings: Settings, folder: Path, *, keep: int | None, next_with
             shutil.rmtree(left)
         snapshots = {name: stack.enter_context(_snapshot(part)) for name, part in parts.items()}
         taken_at = snapshots["market_data"].taken_at
-        draft = folder / f".{folder_name(taken_at)}"
+        place = new_place(folder, taken_at)
+        draft = place.with_name(f".{place.name}")
         draft.mkdir(mode=0o700)
         stack.callback(shutil.rmtree, draft, ignore_errors=True)
         dumps = {name: _dump(part, snapshots[name], draft / name, lock) for name, part in parts.items()}
@@ -125,7 +126,7 @@ def make_backup(settings: Settings, folder: Path, *, keep: int | None, next_with
         )
         write_manifest(draft, manifest)
         sync_folder(draft)
-        finished = draft.rename(folder / folder_name(taken_at))
+        finished = draft.rename(place)
         sync_folder(folder)
         record_backup(
             settings.owner_url,

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from market_data_pipeline.store.checksums import TableContent
 
 MANIFEST: Final = "manifest.json"
-_NAME: Final = re.compile(r"\d{4}-\d\d-\d\dT\d{6}Z")
+_NAME: Final = re.compile(r"\d{4}-\d\d-\d\dT\d{6}(\.\d{6})?Z")
 _CHUNK: Final = 1 << 20
 Rows = Annotated[tuple[int, str], Field(description="Rows, and their checksum.")]
 
@@ -123,14 +123,16 @@ class Manifest(_Part):
         return sum(file.size for dump in self.dumps.values() for file in dump.files)
 
 
-def folder_name(instant: datetime) -> str:
-    """Return the name of the backup of an instant, which is in UTC."""
-    return f"{instant:%Y-%m-%dT%H%M%SZ}"
+def new_place(folder: Path, instant: datetime) -> Path:
+    """Return where the backup of an instant (UTC) is to be: named by its second, or more exactly if that is taken."""
+    place = folder / f"{instant:%Y-%m-%dT%H%M%SZ}"
+    return folder / f"{instant:%Y-%m-%dT%H%M%S.%fZ}" if place.exists() else place
 
 
 def backups_in(folder: Path) -> list[Path]:
     """Return the finished backups in a folder, oldest first."""
-    return sorted(path for path in folder.iterdir() if _NAME.fullmatch(path.name) and (path / MANIFEST).is_file())
+    found = [path for path in folder.iterdir() if _NAME.fullmatch(path.name) and (path / MANIFEST).is_file()]
+    return sorted(found, key=lambda path: path.name.removesuffix("Z"))  # a second before its fractions
 
 
 def unfinished_in(folder: Path) -> list[Path]:

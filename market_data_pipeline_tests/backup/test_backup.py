@@ -12,7 +12,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -28,6 +28,7 @@ from market_data_pipeline.backup.manifest import (
     backups_in,
     damaged_files,
     find_backup,
+    new_place,
     read_manifest,
     unfinished_in,
 )
@@ -282,6 +283,24 @@ def test_a_value_that_changed_after_a_restore_is_found_by_series_and_month(backu
     assert "but with other values" in problems[0]
     assert any("market_data.run_log has lost the trigger that keeps it append-only" in one for one in problems)
     assert any("critical/bars prices_are_positive: 1 have" in one for one in problems)
+
+
+def test_two_backups_of_one_second_are_kept_beside_each_other_in_their_order(tmp_path: Path) -> None:
+    instants = [
+        datetime(2026, 11, 30, 9, 30, second, microsecond, UTC) for second in (0, 1) for microsecond in (5, 700)
+    ]
+    places = []
+    for instant in instants:
+        places.append(new_place(tmp_path, instant))
+        places[-1].mkdir()
+        (places[-1] / MANIFEST).touch()
+    assert [place.name for place in places] == [
+        "2026-11-30T093000Z",
+        "2026-11-30T093000.000700Z",
+        "2026-11-30T093001Z",
+        "2026-11-30T093001.000700Z",
+    ]
+    assert backups_in(tmp_path) == places
 
 
 def test_the_nightly_job_backs_up_into_the_folder_of_the_settings_and_is_skipped_without_one(
