@@ -20,7 +20,9 @@ from market_data_pipeline_tests.serving.seeding import Seed
 
 ROOT = Path(__file__).resolve().parent.parent
 UV = Path(sys.executable).with_name("uv")
-UNREACHABLE = ("Failed to fetch", "connection broken")  # as uv and as pip put it
+# As uv and as pip put it, at the first request and in the middle of an answer.
+UNREACHABLE = ("Failed to fetch", "network timeout", "error decoding response body", "response body error")
+UNREACHABLE += ("connection broken", "Read timed out", "Connection reset", "IncompleteRead", "incomplete-download")
 
 READ = """
 import importlib.util, json

@@ -17,7 +17,7 @@ import sqlalchemy as sa
 
 from market_data_pipeline.domain.errors import ConfigurationError
 from market_data_pipeline.domain.series import Tier
-from market_data_pipeline.measure.scratch import remove_leftovers, scratch_project
+from market_data_pipeline.measure.scratch import free_ports, remove_leftovers, scratch_project
 from market_data_pipeline.settings import Settings, load_settings
 from market_data_pipeline_tests.conftest import REPOSITORY
 
@@ -121,3 +121,22 @@ def test_a_server_on_which_no_database_can_be_created_is_named_with_reason_and_r
         finally:
             administrator.execute(f"drop role {login}")
     assert list(settings.state_dir.rglob("*")) == []
+
+
+NEXT_PORT = """
+import sys
+from market_data_pipeline.measure import scratch
+tried = iter(range(int(sys.argv[1]), 65_536))
+scratch.secrets.choice = lambda _: next(tried)
+print(*scratch.free_ports(1))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no names that end with their process")
+def test_a_port_is_given_to_one_process_and_is_none_that_the_system_gives_away() -> None:
+    [port] = free_ports(1)
+    command = [sys.executable, "-c", NEXT_PORT, str(port)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert int(done.stdout) > port
+    if (given_away := Path("/proc/sys/net/ipv4/ip_local_port_range")).exists():
+        assert port < int(given_away.read_text().split()[0])
