@@ -90,8 +90,8 @@ class QuickClient:
     def __init__(self, url: str, **more: Any) -> None:
         self.limiter = NoWait()
         self.slept: list[float] = []
-        more = {"uniform": lambda low, high: high, **more}
-        self.client = PolygonClient(url, KEY, limiter=self.limiter, sleep=self.slept.append, **more)
+        more = {"uniform": lambda low, high: high, "sleep": self.slept.append, **more}
+        self.client = PolygonClient(url, KEY, limiter=self.limiter, **more)
 
     def bars(self, interval: Interval = WHOLE, symbol: str = "AAPL", timeframe: Timeframe = Timeframe.M5) -> Any:
         return self.client.bars(symbol, timeframe, interval)

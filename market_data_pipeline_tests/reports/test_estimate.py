@@ -60,7 +60,7 @@ class Backfill:
         return self.count() - before
 
     def count(self) -> int:
-        status = requests.get(f"{self.world.base_url}/_sandbox/status", timeout=10).json()
+        status = requests.get(f"{self.world.base_url}/_sandbox/status", timeout=60).json()
         return int(status["requests"])
 
 

@@ -102,7 +102,15 @@ class Reader:
     def update(self) -> None:
         """Make the page update itself, as it does when its tab becomes visible again."""
         with self.page.expect_response(lambda response: response.url == self.page.url):
+            self.return_to()
+
+    def return_to(self) -> None:
+        """Make the page look for what has changed; it may do so at this moment on its own, and reload."""
+        try:
             self.page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+        except Error as error:
+            if "context was destroyed" not in error.message:
+                raise
 
     def violations(self, *tags: str) -> list[str]:
         """Return what axe finds wrong for people with disabilities, one sentence each; by the rules with `tags` or all.

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from market_data_pipeline_tests.waiting import is_open, until
+from market_data_pipeline_tests.waiting import PATIENCE, is_open, until
 
 RECIPES = Path(__file__).parents[2] / "docs" / "proxies.md"
 _PROGRAMS = os.pathsep.join((os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sbin"))
@@ -84,7 +84,7 @@ def _running(command: list[str], folder: Path, port: int) -> Iterator[None]:
         yield
     finally:
         process.terminate()
-        process.wait(10)
+        process.wait(PATIENCE)
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ def test_sites_that_the_settings_name_may_read_series_and_nothing_else(settings:
             "Access-Control-Request-Method": "GET",
             "Access-Control-Request-Headers": "authorization",
         }
-        asked = api.session.options(f"{api.base}{BARS}/AAPL", headers=asks, timeout=10)
+        asked = api.session.options(f"{api.base}{BARS}/AAPL", headers=asks, timeout=60)
         assert (asked.status_code, asked.headers[ALLOWED]) == (200, SITE)
         for path in ("/", "/health", "/api/v1/admin/features/staleness"):
             assert ALLOWED not in api.get(path, headers={"Origin": SITE}).headers

@@ -66,7 +66,7 @@ def test_an_unknown_address_is_a_problem_document(api: Api, path: str) -> None:
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH", "OPTIONS"])
 def test_another_method_is_refused_with_the_ones_offered(api: Api, method: str) -> None:
-    response = api.session.request(method, f"{api.base}{FEATURES}/AAPL", timeout=10)
+    response = api.session.request(method, f"{api.base}{FEATURES}/AAPL", timeout=60)
     problem(response, 405)
     assert response.headers["Allow"] == "GET, HEAD"
 

@@ -122,7 +122,7 @@ def test_the_compressed_answer_is_the_plain_one(api: Api, seed: Seed, accept: st
         f"{api.base}{FEATURES}/AAPL?timeframe=5m",
         headers={"Accept": accept, "Accept-Encoding": "gzip"},
         stream=True,
-        timeout=10,
+        timeout=60,
     )
     raw = packed.raw.read(decode_content=False)
     assert packed.headers["Content-Encoding"] == "gzip"
@@ -134,7 +134,7 @@ def test_head_answers_like_get_without_a_body(api: Api, seed: Seed) -> None:
     seed.series("AAPL")
     got = api.get(f"{FEATURES}/AAPL", timeframe="5m", headers={"Accept-Encoding": "identity"})
     asked = api.session.head(
-        f"{api.base}{FEATURES}/AAPL?timeframe=5m", headers={"Accept-Encoding": "identity"}, timeout=10
+        f"{api.base}{FEATURES}/AAPL?timeframe=5m", headers={"Accept-Encoding": "identity"}, timeout=60
     )
     assert (asked.status_code, asked.content) == (200, b"")
     assert asked.headers["ETag"] == got.headers["ETag"]

@@ -163,7 +163,7 @@ def test_answers_to_generated_requests_match_the_schema(schema: BaseSchema, path
         if "symbols" in case.query:
             case.query["symbols"] = "AAPL"
         case.query.pop("as_of", None)
-        case.call_and_validate(timeout=10)
+        case.call_and_validate(timeout=60)
 
     probe()
 

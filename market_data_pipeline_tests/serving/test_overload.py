@@ -4,28 +4,19 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from urllib.parse import urlsplit
 
 import dagster as dg
-import psutil
 import psycopg
 import pytest
 import requests
 
 from market_data_pipeline.serving import database
 from market_data_pipeline.serving.problems import DATABASE_BUSY
-from market_data_pipeline_tests.serving.conftest import Api, MovableClock, evaluate, serve
+from market_data_pipeline_tests.serving.conftest import MovableClock, evaluate, serve
 from market_data_pipeline_tests.serving.seeding import Seed
 from market_data_pipeline_tests.waiting import until
 
 READERS = 16
-
-
-@pytest.fixture(autouse=True)
-def _patient_statements(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let statements wait for a test's lock for as long as it takes a busy machine to see that they do."""
-    for name in ("statement_timeout", "lock_timeout"):
-        monkeypatch.setitem(database._SETTINGS, name, "60s")
 
 
 def waiting(connection: psycopg.Connection[tuple[object, ...]]) -> int:
@@ -52,7 +43,7 @@ def test_monitors_are_answered_while_reports_wait_and_those_that_wait_too_long_a
         refused = threading.Semaphore(0)
 
         def read(number: int) -> None:
-            answer = requests.get(f"{api.base}/series/S{number}/5m", timeout=30)
+            answer = requests.get(f"{api.base}/series/S{number}/5m", timeout=60)
             answers.append(answer)
             if answer.status_code == 503:
                 refused.release()
@@ -83,23 +74,13 @@ def test_readers_of_the_same_page_share_one(
     seed.series("AAPL")
     with serve(settings) as api, psycopg.connect(database_url) as other, ThreadPoolExecutor(READERS) as readers:
         other.execute("lock table market_data.series_state in access exclusive mode")
-        before = connections(api)
-        reading = [readers.submit(requests.get, api.base + path, timeout=30) for _ in range(READERS)]
-        until(lambda: waiting(other) == 1 and connections(api) == before + READERS)
+        reading = [readers.submit(requests.get, api.base + path, timeout=60) for _ in range(READERS)]
+        until(lambda: waiting(other) == 1 and api.requests_under_way() == READERS)
         assert waiting(other) == 1
         other.rollback()
         pages = {reader.result().text for reader in reading}
     assert len(pages) == 1
     assert "AAPL" in pages.pop()
-
-
-def connections(api: Api) -> int:
-    """Return how many clients are connected to the API."""
-    port = urlsplit(api.base).port
-    return sum(
-        one.status == psutil.CONN_ESTABLISHED and one.laddr.port == port
-        for one in psutil.Process().net_connections("tcp")
-    )
 
 
 def test_a_server_without_a_free_connection_is_busy_and_not_lost(

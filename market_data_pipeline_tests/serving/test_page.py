@@ -92,7 +92,7 @@ def test_every_vendored_file_has_its_licence_and_the_recorded_hash() -> None:
 def test_the_page_is_compressed_for_clients_that_accept_it(api: Api, seed: Seed) -> None:
     seed.series("AAPL")
     assert api.get("/", headers={"Accept-Encoding": "identity"}).headers.get("content-encoding") is None
-    response = api.session.get(api.base + "/", headers={"Accept-Encoding": "gzip"}, stream=True, timeout=10)
+    response = api.session.get(api.base + "/", headers={"Accept-Encoding": "gzip"}, stream=True, timeout=60)
     assert "within their rpo" in gzip.decompress(response.raw.read(decode_content=False)).decode().lower()
 
 

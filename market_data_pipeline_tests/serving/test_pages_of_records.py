@@ -35,7 +35,7 @@ def pages(api: Api, path: str, **params: Any) -> Iterator[Any]:
             return
         assert answer.links["next"]["url"] == body["next"]
         assert f"cursor={body['cursor']}" in body["next"]
-        answer = api.session.get(urljoin(answer.url, body["next"]), timeout=10)
+        answer = api.session.get(urljoin(answer.url, body["next"]), timeout=60)
 
 
 @pytest.mark.parametrize("cached", [True, False])
@@ -61,7 +61,7 @@ def test_tables_tell_in_the_link_header(api: Api, seed: Seed) -> None:
     starts: list[datetime] = []
     address, asked = f"{api.base}{BARS}/AAPL?timeframe=5m&limit=9&format=arrow", 0
     while address:
-        answer = api.session.get(address, timeout=10)
+        answer = api.session.get(address, timeout=60)
         starts = [*pa.ipc.open_stream(answer.content).read_all()["ts"].to_pylist(), *starts]
         address = urljoin(address, answer.links["next"]["url"]) if answer.links else ""
         asked += 1
@@ -133,7 +133,7 @@ def test_the_list_of_symbols_is_complete_over_its_pages(api: Api, seed: Seed) ->
     whole = api.get("/api/v1/symbols").json()
     address, found = f"{api.base}/api/v1/symbols?limit=2&tier=critical", []
     while address:
-        answer = api.session.get(address, timeout=10)
+        answer = api.session.get(address, timeout=60)
         found.append([one["symbol"] for one in answer.json()["symbols"]])
         assert answer.json()["truncated"] is bool(answer.links)
         address = urljoin(answer.url, answer.json()["next"]) if answer.links else ""
@@ -151,7 +151,7 @@ def test_links_have_the_path_prefix_below_which_the_api_is_reached(settings: Mov
     with serve(behind) as api:
         answer = api.get(f"/market-data{BARS}/AAPL", timeframe="5m", limit=1)
         assert answer.json()["next"].startswith(f"/market-data{BARS}/AAPL?timeframe=5m&limit=1&cursor=")
-        older = api.session.get(urljoin(answer.url, answer.json()["next"]), timeout=10).json()
+        older = api.session.get(urljoin(answer.url, answer.json()["next"]), timeout=60).json()
     assert older["date_range"]["end"] == "2026-03-11T09:05:00Z"
 
 

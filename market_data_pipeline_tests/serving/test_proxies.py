@@ -20,7 +20,7 @@ BEARER = {"Authorization": f"Bearer {TOKEN}"}
 
 
 def statuses(base: str, **headers: str) -> set[int]:
-    return {requests.get(base + path, headers=headers, timeout=10).status_code for path in ADMIN}
+    return {requests.get(base + path, headers=headers, timeout=60).status_code for path in ADMIN}
 
 
 @pytest.mark.usefixtures("dagster_instance")
@@ -42,9 +42,9 @@ def test_no_visitor_of_a_proxy_is_an_operator_without_the_token(
                 for proxy in (bare, usual):
                     base = f"http://127.0.0.1:{proxy}"
                     assert statuses(base) == statuses(base, Host="localhost") == {refused}
-                    page = requests.get(base + "/", timeout=10).text
+                    page = requests.get(base + "/", timeout=60).text
                     assert ("AAPL" in page, "secret trouble" in page) == (True, False)
-                    assert requests.get(f"{base}/api/v1/bars/AAPL?timeframe=5m", timeout=10).status_code == 200
+                    assert requests.get(f"{base}/api/v1/bars/AAPL?timeframe=5m", timeout=60).status_code == 200
                     if token:
                         assert statuses(base, **BEARER) == {200}
 
@@ -61,7 +61,7 @@ def test_a_proxy_that_leaves_no_trace_is_known_by_its_user(settings: MovableCloc
           proxy_pass {api.base}; proxy_http_version 1.1; proxy_set_header Connection ''; }} }}"""
         with nginx(tmp_path, http, port, user="daemon"):
             assert statuses(f"http://127.0.0.1:{port}") == {403}
-            assert "secret trouble" not in requests.get(f"http://127.0.0.1:{port}/", timeout=10).text
+            assert "secret trouble" not in requests.get(f"http://127.0.0.1:{port}/", timeout=60).text
         assert statuses(api.base) == {200}
 
 
@@ -80,6 +80,6 @@ def test_a_proxy_may_take_the_path_prefix_off_or_not(settings: MovableClock, see
             assert api.get(f"{prefix}/api/v1/bars/AAPL", timeframe="5m").status_code == 200
             assert 'href="../../static/style.css"' in api.get(f"{prefix}/series/AAPL/5m").text
             assert api.get(f"{prefix}/static/style.css").status_code == 200
-        moved = api.session.get(f"{api.base}/a/b", allow_redirects=False, timeout=10)
+        moved = api.session.get(f"{api.base}/a/b", allow_redirects=False, timeout=60)
         assert (moved.status_code, moved.headers["location"]) == (308, "b/")
         assert api.get("/a/bc").status_code == 404

@@ -30,7 +30,7 @@ def guarded(settings: MovableClock) -> Iterator[Api]:
 
 def sign_in(api: Api, token: str, **headers: str) -> requests.Response:
     return api.session.post(
-        f"{api.base}/sign-in", data={"token": token}, headers=headers, allow_redirects=False, timeout=10
+        f"{api.base}/sign-in", data={"token": token}, headers=headers, allow_redirects=False, timeout=60
     )
 
 
@@ -116,7 +116,7 @@ def test_a_session_opens_the_admin_endpoints_until_it_ends(guarded: Api, monkeyp
     ends, _, signature = value.partition(".")
     for forged in (f"{int(ends) + 1}.{signature}", f".{signature}", ends, "", "é.é", f"{'9' * 5000}.{signature}"):
         cookie = f"{sessions.COOKIE}={forged}".encode()
-        answer = requests.get(guarded.base + STALENESS, headers={"Cookie": cookie}, timeout=10)
+        answer = requests.get(guarded.base + STALENESS, headers={"Cookie": cookie}, timeout=60)
         assert answer.status_code == 401
 
 
@@ -124,7 +124,7 @@ def test_only_the_apis_own_page_signs_in_and_out(guarded: Api) -> None:
     assert sign_in(guarded, TOKEN, **{"Sec-Fetch-Site": "cross-site"}).status_code == 403
     sign_in(guarded, TOKEN)
     for site in ("cross-site", "same-site"):
-        out = guarded.session.post(f"{guarded.base}/sign-out", headers={"Sec-Fetch-Site": site}, timeout=10)
+        out = guarded.session.post(f"{guarded.base}/sign-out", headers={"Sec-Fetch-Site": site}, timeout=60)
         assert out.status_code == 403
     refused = guarded.get("/sign-out")
     assert (refused.status_code, refused.headers["allow"]) == (405, "POST")

@@ -141,7 +141,7 @@ async function loadFirst() {
     whole = records.length < NEWEST;
     if (records.length) draw();
     else say("There are no bars with features yet.");
-    frame.dataset.drawn = records.length;
+    requestAnimationFrame(() => (frame.dataset.drawn = records.length)); // after the chart's own, which paints
   } catch (error) {
     say(`The bars could not be loaded: ${error.message}`);
   } finally {
