@@ -26,6 +26,8 @@ from playwright.sync_api import (
     sync_playwright,
 )
 
+from market_data_pipeline_tests.waiting import until
+
 NAMES = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 # No sandbox: tests may run as root, where Chromium has none. The others keep it off the network.
 OPTIONS = (
@@ -33,6 +35,7 @@ OPTIONS = (
     "--disable-background-networking", "--disable-component-update",
 )  # fmt: skip
 SCREEN: ViewportSize = {"width": 1280, "height": 900}
+_REFUSED = "Failed to load resource"
 PATIENCE_MS = 60_000  # a busy machine answers late; a test that passes never waits for it
 
 
@@ -64,7 +67,8 @@ class Reader:
         self.page = page
         self.base = base
         self.requested: list[str] = []
-        self.complaints: list[str] = []
+        self._complaints: list[str] = []
+        self._excused: tuple[str, ...] = ()
         self._heard = {"request": self._requests, "console": self._complains, "pageerror": self._fails}
         for event, hear in self._heard.items():
             page.on(event, hear)  # type: ignore[call-overload]  # one overload for each event
@@ -75,10 +79,20 @@ class Reader:
 
     def _complains(self, line: ConsoleMessage) -> None:
         if line.type in {"error", "warning"}:
-            self.complaints.append(line.text)
+            self._complaints.append(line.text)
 
     def _fails(self, error: Error) -> None:
-        self.complaints.append(str(error))
+        self._complaints.append(str(error))
+
+    @property
+    def complaints(self) -> list[str]:
+        """What the browser complained about, except for what a test has expected."""
+        return [line for line in self._complaints if not line.startswith(self._excused)]
+
+    def expect_refusals(self) -> None:
+        """Take what the browser says of requests that were refused as expected: it may say so late, or again."""
+        until(lambda: self.page.title() and any(line.startswith(_REFUSED) for line in self._complaints))
+        self._excused = (_REFUSED,)
 
     def leave(self) -> None:
         """Leave the tab to the next reader as a new one: no page, no popup, no cookie and nothing stored."""

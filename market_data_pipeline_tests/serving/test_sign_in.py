@@ -45,7 +45,7 @@ def test_an_operator_signs_in_sees_failures_and_signs_out(browser: Browser, guar
     page.keyboard.press("Enter")
     expect(page.get_by_role("alert")).to_have_text("The token is wrong.")
     assert reader.violations() == []
-    reader.complaints.clear()  # the browser reports the 401
+    reader.expect_refusals()  # the 401
     page.get_by_label("Token").fill(TOKEN)
     page.keyboard.press("Enter")
     expect(page.get_by_text("secret trouble").first).to_be_visible()
