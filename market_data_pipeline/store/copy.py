@@ -292,7 +292,9 @@ class StoreConnection:
             with self._in_use:
                 yield
         except psycopg.Error as error:
-            lost = self._connection.info.transaction_status is TransactionStatus.UNKNOWN
+            # In a pipeline the server's last word may be read before the end of the connection, which follows it.
+            ended = error.diag.severity_nonlocalized in ("FATAL", "PANIC")
+            lost = ended or self._connection.info.transaction_status is TransactionStatus.UNKNOWN
             if lost:
                 self.close()
             raise failure(error.sqlstate, error.diag.message_primary or str(error), lost=lost) from None

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from urllib.parse import urlsplit
 
@@ -280,6 +282,61 @@ def test_a_lost_connection_says_so_once_and_is_unusable_afterwards(
     assert connection.closed
     assert isinstance(caught(lambda: connection.execute("select 1")), DatabaseUnavailableError)
     connection.close()
+
+
+class Relay:
+    """Stands between a client and the server, and keeps the client's connection open when the server ends its own."""
+
+    def __init__(self, url: str) -> None:
+        to = psycopg.conninfo.conninfo_to_dict(url)
+        self._listening = socket.create_server(("127.0.0.1", 0))
+        if str(to["host"]).startswith("/"):
+            self._server = socket.socket(socket.AF_UNIX)
+            self._server.connect(f"{to['host']}/.s.PGSQL.{to.get('port', 5432)}")
+        else:
+            self._server = socket.create_connection((str(to["host"]), int(to.get("port") or 5432)))
+        port = self._listening.getsockname()[1]
+        self.url = sa.make_url(url).set(host="127.0.0.1", port=port, query={}).render_as_string(hide_password=False)
+        self.has_passed_on_the_end = threading.Event()
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def end(self) -> None:
+        """End the client's connection."""
+        self._client.shutdown(socket.SHUT_RDWR)
+
+    def _serve(self) -> None:
+        self._client = self._listening.accept()[0]
+        threading.Thread(target=self._pass_on, args=(self._client, self._server), daemon=True).start()
+        self._pass_on(self._server, self._client)
+        self.has_passed_on_the_end.set()
+
+    @staticmethod
+    def _pass_on(source: socket.socket, target: socket.socket) -> None:
+        with suppress(OSError):
+            while data := source.recv(65_536):
+                target.sendall(data)
+
+
+def test_a_connection_counts_as_lost_when_the_server_says_so_before_it_ends_it(world: FaultyWorld) -> None:
+    relay = Relay(world.database_url)
+    with StoreConnection(relay.url) as connection:
+        pid = connection.rows("select pg_backend_pid() as pid")[0]["pid"]
+        connection.commit()
+
+        def work() -> None:
+            with connection.together():
+                connection.execute("select pg_sleep(600)")
+                sleeps = "select 1 from pg_stat_activity where pid = %s and wait_event = 'PgSleep'"
+                until(lambda: world.query(sleeps, pid))
+                world.query("select pg_terminate_backend(%s)", pid)
+                until(relay.has_passed_on_the_end.is_set)
+                try:
+                    connection.execute("select 2")
+                finally:
+                    relay.end()
+
+        assert isinstance(caught(work), DatabaseUnavailableError)
+        assert connection.closed
 
 
 def test_what_fails_under_a_symbol_lock_is_raised_as_it_is_and_frees_the_lock(
