@@ -10,6 +10,7 @@ import typer
 
 from market_data_pipeline.cli.console import AsJson, print_json, print_table, settings
 from market_data_pipeline.domain.errors import UsageError
+from market_data_pipeline.domain.markets import index_called
 from market_data_pipeline.domain.series import Tier, parse_symbol
 from market_data_pipeline.runtime.console import console
 
@@ -33,7 +34,7 @@ def list_symbols(as_json: AsJson = False) -> None:
     print_table(("symbol", "tier", "asset class"), [(s.symbol, s.tier, s.asset_class) for s in symbols])
 
 
-@app.command(epilog="Example: market-data universe add NFLX X:BTCUSD --tier standard")
+@app.command(epilog="Example: market-data universe add NFLX X:BTCUSD C:EURUSD I:SPX --tier standard")
 def add(
     symbols: _Symbols,
     tier: Annotated[Tier, typer.Option(help="How fresh their bars are kept.")] = Tier.STANDARD,
@@ -53,9 +54,11 @@ def add(
     if not force:
         answer = inquire(config, tickers)
         if answer.unknown:
+            meant = [index for symbol in answer.unknown if (index := index_called(symbol))]
+            asked = f" Did you mean {', '.join(meant)}?" if meant else ""
             raise UsageError(
-                f"The vendor knows no ticker {', '.join(answer.unknown)}; nothing was added. Check the spelling, "
-                "upper and lower case included, or follow it anyway with --force."
+                f"The vendor knows no ticker {', '.join(answer.unknown)}; nothing was added.{asked} Check the "
+                "spelling, upper and lower case included, or follow it anyway with --force."
             )
         for one in answer.ended:
             console().print(f"{one}.")

@@ -6,7 +6,7 @@ A bar frame holds the bars of ONE series and has exactly the columns of `COLUMNS
 |---|---|---|
 | `ts` | datetime64[us, UTC] | the bar's START; strictly increasing |
 | `open`, `high`, `low`, `close` | float64 | prices, in the instrument's currency, raw unless said otherwise |
-| `volume` | float64 | shares or units traded |
+| `volume` | float64 | shares or units traded, or quotes of a currency pair; NaN for an index |
 | `vwap` | float64 | volume-weighted average price, NaN where the vendor sent none |
 | `trades` | float64 | number of trades, NaN where the vendor sent none |
 

@@ -1,10 +1,13 @@
 """Trading sessions, and the only module that knows what time it is in New York.
 
 A SESSION is labelled by its exchange-local date and is the half-open UTC interval in which the vendor publishes minute
-bars: 04:00 to 20:00 New York on NYSE trading days, to 17:00 on early-close days; for round-the-clock markets every UTC
-day from 00:00 to 24:00. A SLOT is the start of a bar that may exist in a session: slots step from the session's start
-by the timeframe's span, so 4h bars start at 04, 08, 12 and 16 New York in summer and winter. The one 1d slot of a
-session is its local midnight. A slot without trades has no bar.
+bars: for US stocks and indices 04:00 to 20:00 New York on NYSE trading days, to 17:00 on early-close days; for crypto
+every UTC day from 00:00 to 24:00; for forex the UTC days of a week that opens at 17:00 New York on Sunday and closes at
+17:00 on Friday, so Sunday's and Friday's are parts of a day. Its REGULAR HOURS are 09:30 to 16:00 New York, to 13:00 on
+early-close days; round the clock they are the session. A SLOT is the start of a bar that may exist in a session: slots
+step by the timeframe's span from 04:00 New York (00:00 UTC) of the day, so 4h bars start at 04, 08, 12 and 16 New York
+in summer and winter; the first may begin before the session. The one 1d slot of a session is its local midnight. A slot
+without trades has no bar.
 
 Trading days and early closes are exchange-calendars' (XNYS), which knows the sessions that NYSE has announced, about
 three years ahead, and derives later ones from its rules. Arrays of instants are int64 microseconds since 1970 UTC.
@@ -39,6 +42,8 @@ UTC: Final = ZoneInfo("UTC")
 _DAY: Final = dt.timedelta(days=1)
 _HOUR: Final = dt.timedelta(hours=1)
 _US: Final = dt.timedelta(microseconds=1)
+_US_PER_HOUR: Final = _HOUR // _US
+_AFTER_CLOSE_HOURS: Final = 4  # between the end of the regular hours and that of the session
 _EPOCH: Final = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 
 
@@ -67,6 +72,7 @@ class _Axis(NamedTuple):
 
     midnights: np.ndarray  # start of every local day, and of the first one after the range
     anchors: np.ndarray  # where the bar grid starts on every local day, session or not
+    grid_days: np.ndarray  # of these, the one of every session
     day_starts: np.ndarray  # local midnight of every session
     starts: np.ndarray  # start and end of every session
     ends: np.ndarray
@@ -81,22 +87,41 @@ class Session:
     end: dt.datetime
     day_start: dt.datetime  # local midnight; the 1d bar lasts until the next one, 23 or 25 h twice a year
     day_end: dt.datetime
-    early_close: bool = False
+    early_close: bool
+    grid_start: dt.datetime  # where the grid of the intraday bars starts on this day
+    regular_start: dt.datetime  # of the regular hours
+    regular_end: dt.datetime
+    expected_start: dt.datetime  # within these, a missing bar is late: the session; of an index, the regular hours
+    expected_end: dt.datetime
 
 
 class _Hours(NamedTuple):
-    """A market's time zone, and its session in hours after local midnight."""
+    """A market's time zone, and its hours after local midnight."""
 
     tz: ZoneInfo
     start: dt.timedelta
     end: dt.timedelta
     early_end: dt.timedelta
+    regular: tuple[dt.timedelta, dt.timedelta, dt.timedelta] | None = None  # start, end, early end; None: the session
+    weekly: bool = False  # closed from 17:00 New York on Friday to 17:00 on Sunday
+    only_regular: bool = False  # bars are to be expected in the regular hours only
 
 
+_REGULAR: Final = (9 * _HOUR + _HOUR / 2, 16 * _HOUR, 13 * _HOUR)
+_ROUND_THE_CLOCK: Final = _Hours(UTC, 0 * _HOUR, 24 * _HOUR, 24 * _HOUR)
+_NEW_YORK_HOURS: Final = _Hours(NEW_YORK, 4 * _HOUR, 20 * _HOUR, 17 * _HOUR, _REGULAR)
 _HOURS: Final = {
-    AssetClass.US_EQUITY: _Hours(NEW_YORK, 4 * _HOUR, 20 * _HOUR, 17 * _HOUR),
-    AssetClass.CRYPTO: _Hours(UTC, 0 * _HOUR, 24 * _HOUR, 24 * _HOUR),
+    AssetClass.US_EQUITY: _NEW_YORK_HOURS,
+    AssetClass.CRYPTO: _ROUND_THE_CLOCK,
+    AssetClass.FOREX: _ROUND_THE_CLOCK._replace(weekly=True),
+    AssetClass.INDEX: _NEW_YORK_HOURS._replace(only_regular=True),
 }
+_FOREX_TURN: Final = dt.time(17)  # New York: where the week of forex opens and closes
+_FRIDAY, _SATURDAY, _SUNDAY = 4, 5, 6
+
+# The vendor's day bars of indices start at 00:00 Chicago, 01:00 New York, all year (its published samples of 2023, and
+# answers recorded since), although its text says New York.
+_INDEX_DAY_OFFSET: Final = _HOUR
 
 
 class SessionCalendar:
@@ -151,6 +176,15 @@ class SessionCalendar:
             raise _outside(FIRST_DATE - _DAY)
         return self._session(self._dates[at - 1])
 
+    @property
+    def has_extended_hours(self) -> bool:
+        """Whether a session has other than regular hours."""
+        return self._hours.regular is not None
+
+    def vendor_day_offset(self) -> dt.timedelta:
+        """Return how long after local midnight the vendor's day bars may start: they are stored at midnight."""
+        return _INDEX_DAY_OFFSET if self.asset_class is AssetClass.INDEX else dt.timedelta(0)
+
     def full_slot_count(self, timeframe: Timeframe) -> int:
         """Return how many slots of `timeframe` a session of full length has."""
         return 1 if timeframe is Timeframe.D1 else -(-(self._hours.end - self._hours.start) // timeframe.span)
@@ -161,7 +195,8 @@ class SessionCalendar:
 
         if timeframe is Timeframe.D1:
             return np.array([to_us(session.day_start)], dtype="int64")
-        return np.arange(to_us(session.start), to_us(session.end), timeframe.span // _US, dtype="int64")
+        first = to_us(slot_start(timeframe, session, 0))
+        return np.arange(first, to_us(session.end), timeframe.span // _US, dtype="int64")
 
     def prepare(self) -> None:
         """Load now, in half a second, what the first question would load, so that forked processes share it."""
@@ -182,7 +217,7 @@ class SessionCalendar:
             slots = self._axis.day_starts[rows]
         else:
             span = timeframe.span // _US
-            starts, ends = self._axis.starts[rows, None], self._axis.ends[rows, None]
+            starts, ends = self._first_slots(timeframe)[rows, None], self._axis.ends[rows, None]
             grid = starts + np.arange(self.full_slot_count(timeframe), dtype="int64") * span
             slots = grid[grid < ends]
         within: np.ndarray = slots[np.searchsorted(slots, start_us) : np.searchsorted(slots, end_us)]
@@ -199,8 +234,31 @@ class SessionCalendar:
         session = np.searchsorted(self._axis.day_starts, ts_us, side="right") - 1
         if timeframe is Timeframe.D1:
             return session, (ts_us - self._axis.day_starts[session]) // (_DAY // _US), np.ones_like(session)
-        span, start, end = timeframe.span // _US, self._axis.starts[session], self._axis.ends[session]
+        span, start, end = timeframe.span // _US, self._first_slots(timeframe)[session], self._axis.ends[session]
         return session, (ts_us - start) // span, -(-(end - start) // span)
+
+    def expected_slot_index(self, timeframe: Timeframe, ts_us: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return what `slot_index` does, with slots counted from the first in which a bar is to be expected.
+
+        That is the first of the session; of an index, the first of the regular hours, and the last one is theirs too.
+        """
+        session, slot, count = self.slot_index(timeframe, ts_us)
+        if not self._hours.only_regular or self._hours.regular is None or timeframe is Timeframe.D1:
+            return session, slot, count
+        opens, _, _ = self._hours.regular
+        first = (opens - self._hours.start) // timeframe.span
+        # An early close cuts both by the same three hours.
+        last = (self._axis.ends[session] - self._axis.starts[session]) // _US_PER_HOUR - _AFTER_CLOSE_HOURS
+        expected = -(-(last * _US_PER_HOUR) // (timeframe.span // _US)) - first
+        return session, slot - first, expected
+
+    def _first_slots(self, timeframe: Timeframe) -> np.ndarray:
+        """Return the start of the first slot of every session."""
+        if not self._hours.weekly:
+            return self._axis.starts  # they lie on every grid
+        starts, grid = self._axis.starts, self._axis.grid_days
+        first: np.ndarray = starts - (starts - grid) % (timeframe.span // _US)
+        return first
 
     def in_session(self, timeframe: Timeframe, ts_us: np.ndarray) -> np.ndarray:
         """Return a mask: True where an instant lies within a session; for day bars, on the date of one."""
@@ -231,6 +289,14 @@ class SessionCalendar:
 
         return np.datetime64(FIRST_DATE, "D") + (np.searchsorted(self._axis.midnights, ts_us, side="right") - 1)
 
+    def midnights_us(self, ts_us: np.ndarray) -> np.ndarray:
+        """Return the local midnight at or before each instant; outside the calendar, that of its first or last day."""
+        import numpy as np
+
+        midnights = self._axis.midnights
+        at_or_before: np.ndarray = midnights[np.maximum(np.searchsorted(midnights, ts_us, side="right") - 1, 0)]
+        return at_or_before
+
     def first_of_days(self, ts_us: np.ndarray) -> np.ndarray:
         """Return the indices of ascending instants that are the first of their exchange-local date."""
         import numpy as np
@@ -249,8 +315,11 @@ class SessionCalendar:
     @cached_property
     def _schedule(self) -> tuple[tuple[dt.date, ...], frozenset[dt.date]]:
         """All session dates, ascending, and those among them that close early."""
-        if self.asset_class is AssetClass.CRYPTO:
-            return tuple(FIRST_DATE + i * _DAY for i in range((END_DATE - FIRST_DATE).days)), frozenset()
+        if not self.asset_class.market.keeps_exchange_days:
+            days = (FIRST_DATE + i * _DAY for i in range((END_DATE - FIRST_DATE).days))
+            return tuple(day for day in days if not (self._hours.weekly and day.weekday() == _SATURDAY)), frozenset()
+        if self.asset_class is not AssetClass.US_EQUITY:
+            return calendar_for(AssetClass.US_EQUITY)._schedule
         from exchange_calendars.exchange_calendar_xnys import XNYSExchangeCalendar
 
         calendar = XNYSExchangeCalendar(start=FIRST_DATE.isoformat(), end=(END_DATE - _DAY).isoformat())
@@ -274,10 +343,20 @@ class SessionCalendar:
         """
         if (known := self._known.get(day)) is not None:
             return known
-        day_end, early = self.midnight(day + _DAY), day in self._schedule[1]
-        start = day_end - (_DAY - self._hours.start)
-        end = day_end - (_DAY - (self._hours.early_end if early else self._hours.end))
-        self._known[day] = Session(day, start, end, self.midnight(day), day_end, early)
+        hours, day_end, early = self._hours, self.midnight(day + _DAY), day in self._schedule[1]
+        begin = day_end - _DAY
+        start, end = begin + hours.start, begin + (hours.early_end if early else hours.end)
+        if hours.weekly and day.weekday() in (_FRIDAY, _SUNDAY):
+            turn = exchange_instant(day, _FOREX_TURN)
+            start, end = (turn, end) if day.weekday() == _SUNDAY else (start, turn)
+        regular_start, regular_end = start, end
+        if hours.regular is not None:
+            opens, closes, closes_early = hours.regular
+            regular_start, regular_end = begin + opens, begin + (closes_early if early else closes)
+        regular = regular_start, regular_end
+        expected = regular if hours.only_regular else (start, end)
+        grid_start = begin + hours.start
+        self._known[day] = Session(day, start, end, self.midnight(day), day_end, early, grid_start, *regular, *expected)
         return self._known[day]
 
     @cached_property
@@ -292,8 +371,14 @@ class SessionCalendar:
         numbers = (np.array(self._dates, dtype="datetime64[D]") - np.datetime64(FIRST_DATE, "D")).astype("int64")
         early = np.fromiter((day in self._schedule[1] for day in self._dates), dtype=bool, count=len(self._dates))
         length = np.where(early, self._hours.early_end // _US, self._hours.end // _US) - self._hours.start // _US
-        starts = anchors[numbers]
-        return _Axis(midnights, anchors, midnights[numbers], starts, starts + length)
+        grid = starts = anchors[numbers]
+        ends = starts + length
+        if self._hours.weekly:
+            # In New York, clocks change before noon, so 17:00 is seven hours before the next midnight.
+            weekly = calendar_for(AssetClass.US_EQUITY)._axis.midnights[numbers + 1] - 7 * _US_PER_HOUR
+            weekdays = (numbers + FIRST_DATE.weekday()) % 7
+            starts, ends = np.where(weekdays == _SUNDAY, weekly, starts), np.where(weekdays == _FRIDAY, weekly, ends)
+        return _Axis(midnights, anchors, grid, midnights[numbers], starts, ends)
 
 
 def _check_range(day: dt.date) -> None:
@@ -313,9 +398,23 @@ def calendar_for(asset_class: AssetClass) -> SessionCalendar:
 
 def slot_count(timeframe: Timeframe, session: Session) -> int:
     """Return how many bars of `timeframe` may exist in `session`: 192 of 5m on a full New York day, 1 of 1d."""
-    return 1 if timeframe is Timeframe.D1 else -(-(session.end - session.start) // timeframe.span)
+    if timeframe is Timeframe.D1:
+        return 1
+    return -(-(session.end - slot_start(timeframe, session, 0)) // timeframe.span)
+
+
+def expected_slots(timeframe: Timeframe, session: Session) -> range:
+    """Return the slots of `session` in which a bar is to be expected: all; of an index, those of the regular hours."""
+    if timeframe is Timeframe.D1:
+        return range(1)
+    grid = slot_start(timeframe, session, 0)
+    first = (session.expected_start - grid) // timeframe.span
+    return range(first, -(-(session.expected_end - grid) // timeframe.span))
 
 
 def slot_start(timeframe: Timeframe, session: Session, index: int) -> dt.datetime:
     """Return the start of the slot `index`, counted from 0, of `session`."""
-    return session.day_start if timeframe is Timeframe.D1 else session.start + index * timeframe.span
+    if timeframe is Timeframe.D1:
+        return session.day_start
+    lead = (session.start - session.grid_start) % timeframe.span
+    return session.start - lead + index * timeframe.span

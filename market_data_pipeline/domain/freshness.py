@@ -19,13 +19,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Container
 from typing import TYPE_CHECKING, Final
 
-from market_data_pipeline.domain.calendar import (
-    Session,
-    SessionCalendar,
-    exchange_instant,
-    slot_count,
-    slot_start,
-)
+from market_data_pipeline.domain.calendar import Session, SessionCalendar, exchange_instant, expected_slots, slot_start
 from market_data_pipeline.domain.objectives import DUE_GRACE, FRESHNESS, SETTLED_AT, Freshness
 from market_data_pipeline.domain.series import Timeframe
 
@@ -91,8 +85,10 @@ def next_due(
     session, first = _trailing_edge(calendar, timeframe, last_ts, history_start)
     tolerated = min(quiet_slots, calendar.full_slot_count(timeframe) - 1)
     while True:
-        if session.date not in confirmed and slot_count(timeframe, session) - first > tolerated:
-            if first or not quiet_sessions:
+        expected = expected_slots(timeframe, session)
+        first = max(first, expected.start)
+        if session.date not in confirmed and expected.stop - first > tolerated:
+            if first > expected.start or not quiet_sessions:
                 break
             quiet_sessions -= 1
         session, first = calendar.next_session(session.date), 0
@@ -107,9 +103,9 @@ def expected_last_ts(
 ) -> dt.datetime:
     """Return the start of the last slot that is due at `now`, whether or not the symbol traded in it."""
     session = calendar.previous_session(calendar.session_date(now) + _DAY)
-    while not (count := _due_slots(timeframe, session, now, availability)):
+    while not (due := _due_slots(timeframe, session, now, availability)):
         session = calendar.previous_session(session.date)
-    return slot_start(timeframe, session, count - 1)
+    return slot_start(timeframe, session, due[-1])
 
 
 def quiet_slots(calendar: SessionCalendar, timeframe: Timeframe, ts_us: np.ndarray) -> int:
@@ -131,7 +127,7 @@ def quiet_slots(calendar: SessionCalendar, timeframe: Timeframe, ts_us: np.ndarr
 
     if timeframe is Timeframe.D1:
         return 0
-    session, slot, count = calendar.slot_index(timeframe, ts_us)
+    session, slot, count = calendar.expected_slot_index(timeframe, ts_us)
     inside = (slot >= 0) & (slot < count)
     session, slot, count = session[inside], slot[inside], count[inside]
     if not len(session):
@@ -176,12 +172,13 @@ def _trailing_edge(
     return session, max(-(-offset // timeframe.span), 0)
 
 
-def _due_slots(timeframe: Timeframe, session: Session, now: dt.datetime, availability: Availability) -> int:
-    """Return how many slots of `session` are due at `now`."""
-    slots = range(slot_count(timeframe, session))
-    return bisect_right(
+def _due_slots(timeframe: Timeframe, session: Session, now: dt.datetime, availability: Availability) -> range:
+    """Return the slots of `session` in which a bar is to be expected and that are due at `now`."""
+    slots = expected_slots(timeframe, session)
+    due = bisect_right(
         slots, now, key=lambda i: due_at(session, timeframe, slot_start(timeframe, session, i), availability)
     )
+    return slots[:due]
 
 
 def _gap_due(

@@ -1,4 +1,4 @@
-"""A series is one symbol at one timeframe: tickers, asset classes, tiers, timeframes and their names."""
+"""A series is one symbol at one timeframe: tickers, tiers, timeframes and their names; markets are `domain.markets`."""
 
 from __future__ import annotations
 
@@ -8,13 +8,19 @@ from enum import StrEnum
 from typing import Final, NamedTuple, Self
 
 from market_data_pipeline.domain.errors import UsageError
+from market_data_pipeline.domain.markets import FOLLOWED, AssetClass, asset_class_of, meant_by, why_not_followed
 
-
-class AssetClass(StrEnum):
-    """Which calendar a symbol trades on."""
-
-    US_EQUITY = "us_equity"
-    CRYPTO = "crypto"
+__all__ = [
+    "BASE_TIMEFRAMES",
+    "AssetClass",
+    "Series",
+    "Tier",
+    "Timeframe",
+    "asset_class_of",
+    "canonical_symbol",
+    "parse_symbol",
+    "parse_timeframe",
+]
 
 
 class Tier(StrEnum):
@@ -67,7 +73,7 @@ BASE_TIMEFRAMES: Final = (Timeframe.M5, Timeframe.D1)
 
 # Tickers are case-sensitive (KIMpL is a preferred share of KIM) and may carry a dot (BRK.B). At most 32
 # characters: the vendor's longest spot tickers have fewer, and option tickers are not bars of this service.
-_TICKER = re.compile(r"(?:X:)?[A-Z0-9][A-Za-z0-9.\-]{0,31}")
+_TICKER = re.compile(r"(?:[XCI]:)?[A-Z0-9][A-Za-z0-9.\-]{0,31}")
 
 
 def canonical_symbol(text: str) -> str:
@@ -82,11 +88,19 @@ def parse_symbol(text: str) -> str:
     """Return the canonical symbol of `text` if it is a well-formed ticker.
 
     Raises:
-        UsageError: it is not; the message shows the text and examples.
+        UsageError: it is not, or is an instrument of a market that is not followed, or that of another market without
+            its prefix; the message shows the text and what to write.
     """
     symbol = canonical_symbol(text)
+    if (why := why_not_followed(symbol)) is not None:
+        raise UsageError(why)
+    if (meant := meant_by(symbol)) is not None:
+        raise UsageError(f"{text!r} is not a ticker; did you mean {meant}? Followed are {FOLLOWED}.")
     if not _TICKER.fullmatch(symbol):
-        raise UsageError(f"{text!r} is not a ticker; write it as the vendor does, for example AAPL, BRK.B or X:BTCUSD.")
+        raise UsageError(
+            f"{text!r} is not a ticker; write it as the vendor does, for example AAPL, BRK.B, X:BTCUSD, C:EURUSD or "
+            "I:SPX."
+        )
     return symbol
 
 
@@ -101,11 +115,6 @@ def parse_timeframe(text: str) -> Timeframe:
     except ValueError:
         known = ", ".join(Timeframe)
         raise UsageError(f"Unknown timeframe {text!r}; known are {known}.") from None
-
-
-def asset_class_of(symbol: str) -> AssetClass:
-    """Return the asset class that the ticker's prefix implies: crypto for `X:`, else US equity."""
-    return AssetClass.CRYPTO if symbol.startswith("X:") else AssetClass.US_EQUITY
 
 
 class Series(NamedTuple):

@@ -60,12 +60,12 @@ def ensure_announcements(
         PipelineError: one that every symbol would fail with.
     """
     timing = pipeline.timing(AssetClass.US_EQUITY)
-    equities = [each for each in requests if asset_class_of(each.symbol) is AssetClass.US_EQUITY]
-    if not equities:
+    resting = [each for each in requests if asset_class_of(each.symbol).market.keeps_exchange_days]
+    if not resting:
         return Announced()
     today = timing.calendar.session_date(timing.now)
     silent = _silent_session(connection, timing, today)
-    after = _ON_THE_DAY if silent else _DAILY if any(each.reverify for each in equities) else None
+    after = _ON_THE_DAY if silent else _DAILY if any(each.reverify for each in resting) else None
     since = today - timedelta(days=pipeline.history_days)
     before = found = read_announcements(connection, AssetClass.US_EQUITY, since, timing.now)
     if after is not None and _is_due(connection, timing, after):

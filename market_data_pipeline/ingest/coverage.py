@@ -277,7 +277,7 @@ class ExpectedBars:
         session = self.timing.calendar.session_on(self.timing.calendar.session_date(self.base_last_ts))
         if session is None:
             return last_ts
-        slot = (self.base_last_ts - session.start) // self.timeframe.span
+        slot = (self.base_last_ts - slot_start(self.timeframe, session, 0)) // self.timeframe.span
         return max(last_ts, slot_start(self.timeframe, session, slot) - timedelta(microseconds=1))
 
     def life_of(self, last_ts: datetime | None) -> LifeSince:

@@ -348,9 +348,10 @@ def _windows(
     serve a bar of each.
     """
     refused = {day for day, known in coverage.items() if known.refused}
+    market = timing.calendar.asset_class
     wanted = (
-        *windows([day for day in days if day.date not in refused], base, apart=refused),
-        *windows([day for day in days if day.date in refused], base),
+        *windows([day for day in days if day.date not in refused], base, apart=refused, asset_class=market),
+        *windows([day for day in days if day.date in refused], base, asset_class=market),
     )
     made = tuple(cut for window in sorted(wanted) for cut in _cut(window, timing))
     served = timing.served_until(days[-1], base) if days else None

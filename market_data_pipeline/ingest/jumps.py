@@ -13,14 +13,16 @@ if TYPE_CHECKING:
 
 
 def jump_doubts(series: Series, bars: pd.DataFrame, first_us: int | None) -> tuple[str, ...]:
-    """Return a sentence about the unexplained jumps in a day series' adjusted bars; none for other timeframes.
+    """Return a sentence about the unexplained jumps in the adjusted bars of a day series; none for others and indices.
+
+    An index has no split, and no turnover that would tell the market's own jump: volatility doubles in a day.
 
     Args:
         series: whose bars.
         bars: the adjusted bars that a commit computed features of, warm-up included.
         first_us: start of the first bar that changed, in microseconds; None when others than bars made it compute.
     """
-    if series.timeframe is not Timeframe.D1 or bars.empty:
+    if series.timeframe is not Timeframe.D1 or bars.empty or not asset_class_of(series.symbol).market.has_volume:
         return ()
     found = [jump for jump in jumps(bars) if first_us is None or jump.ts_us >= first_us]
     if not found:

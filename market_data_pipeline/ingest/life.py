@@ -17,7 +17,7 @@ from market_data_pipeline.domain.calendar import to_us
 from market_data_pipeline.domain.counters import NOTHING, Counters
 from market_data_pipeline.domain.errors import ConfigurationError, DatabaseUnavailableError, PipelineError
 from market_data_pipeline.domain.life import ASK_AFTER, ASK_AGAIN_AFTER, Life, Listing, life_of, sentence
-from market_data_pipeline.domain.series import AssetClass, Tier, Timeframe, asset_class_of
+from market_data_pipeline.domain.series import Tier, Timeframe, asset_class_of
 from market_data_pipeline.ingest.coverage import ExpectedBars, silence_of
 from market_data_pipeline.polygon.rate_limit import PRIORITIES
 from market_data_pipeline.store.listings import days_without_trades, others_ended, read_listing, write_listing
@@ -50,7 +50,7 @@ def expected_bars(
     plan, connection, state = answer.plan, context.connection, context.state(answer.plan.series.timeframe)
     base, timing = plan.series.timeframe, plan.timing
     asset_class = asset_class_of(plan.series.symbol)
-    announced = announced if asset_class is AssetClass.US_EQUITY else {}
+    announced = announced if asset_class.market.keeps_exchange_days else {}
     closed = {day: True for day, said in announced.items() if said.status is DayStatus.CLOSED}
     silence = silence_of(plan.sessions, answer.known, closed)
     overdue = tells = _is_overdue(state, answer)

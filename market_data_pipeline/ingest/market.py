@@ -194,7 +194,7 @@ def plan_market_days(
 
     Args:
         connection: a connection.
-        symbols: whose day bars are to be fetched now; those of round-the-clock markets are skipped.
+        symbols: whose day bars are to be fetched now; those of other markets are skipped.
         timing: of US equities.
         history_days: calendar days of history that a series should hold.
         plan: the vendor's subscription, which limits how far back it answers.

@@ -20,7 +20,7 @@ from datetime import timedelta
 from itertools import accumulate
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from market_data_pipeline.domain.calendar import slot_count
+from market_data_pipeline.domain.calendar import expected_slots
 from market_data_pipeline.domain.freshness import settled_at
 from market_data_pipeline.domain.series import Timeframe
 from market_data_pipeline.polygon.request_windows import PAGE_LIMIT
@@ -106,7 +106,7 @@ def _settled(sessions: Sequence[Session], coverage: Mapping[date, Coverage], bas
     # A clamped day with bars was held before the plan's history passed it: a better plan may reach it again.
     final = (CoverageStatus.COMPLETE, CoverageStatus.EMPTY_CONFIRMED, CoverageStatus.CLAMPED)
     return [
-        _Day(session, known, known.rows / slot_count(base, session))
+        _Day(session, known, known.rows / len(expected_slots(base, session)))
         for session in sessions
         if (known := coverage.get(session.date)) is not None
         and known.status in final

@@ -44,7 +44,7 @@ BAR_COLUMNS: Final = dg.TableSchema(
     [
         *_KEY,
         *(_column(name, "double precision", f"The bar's {name}, US dollars, as traded.") for name in PRICES),
-        _column("volume", "double precision", "Shares or units traded; may be fractional."),
+        _column("volume", "double precision", "Shares or units traded, quotes of a currency pair; null for an index."),
         _column("vwap", "double precision", "Volume-weighted average price, US dollars.", nullable=True),
         _column("trades", "bigint", "Number of trades.", nullable=True),
         _column("ingested_at", "timestamptz", "When these values were stored."),

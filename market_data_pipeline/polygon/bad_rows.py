@@ -29,6 +29,7 @@ from market_data_pipeline.polygon.rows import (
     LATEST_MS,
     BadRow,
     Bar,
+    IndexBar,
     Outside,
     Rows,
     in_words,
@@ -46,12 +47,14 @@ if TYPE_CHECKING:
     from market_data_pipeline.domain.intervals import Interval
     from market_data_pipeline.domain.series import Timeframe
 
-_B = TypeVar("_B", bound=Bar)
+_B = TypeVar("_B", bound=Bar | IndexBar)
 _OPTIONAL: Final = ("vw", "n")
 _BEYOND: Final = 1e300  # stands for an integer too large for a float
 
 
-def decoded(rows: Sequence[Any], where: str) -> tuple[np.ndarray, dict[int, str], list[str]]:
+def decoded(
+    rows: Sequence[Any], where: str, kind: type[Bar] | type[IndexBar] = Bar
+) -> tuple[np.ndarray, dict[int, str], list[str]]:
     """Return a row of the table of `wire` for each row, what is wrong with those that do not decode, and warnings.
 
     A stamp that cannot be read is NaN in the table.
@@ -61,7 +64,7 @@ def decoded(rows: Sequence[Any], where: str) -> tuple[np.ndarray, dict[int, str]
     unknown: dict[str, list[int]] = {}
     for at, row in enumerate(rows):
         try:
-            bar, unread = converted(row, Bar)
+            bar, unread = converted(row, kind)
         except msgspec.ValidationError as error:
             flaws[at] = f"{where}, bar {at}{in_words(str(error), 'bar')}."
             table[at, 0] = _stamp(row)
@@ -137,7 +140,7 @@ def sifted(
     sieve.leave_out_repeats()
     sieve.find_order()
     sieve.judge_starts(symbol, timeframe)
-    sieve.judge_values()
+    sieve.judge_values(has_volume=asset_class_of(symbol).market.has_volume)
     return sieve.rows()
 
 
@@ -243,7 +246,7 @@ class _Sieve:
         for at in np.flatnonzero(self.in_order)[off].tolist():
             self._blame(at, f"field t: {when(self.ts_us[at])} is not on the grid of {timeframe} bars")
 
-    def judge_values(self) -> None:
+    def judge_values(self, *, has_volume: bool) -> None:
         """Note the rows that break a rule about prices, and forget optional fields that break one."""
         for rule, broken in optional_rules(self.values):
             if (odd := broken & self.in_order & self.inside).any():
@@ -253,7 +256,7 @@ class _Sieve:
                     f"{self.where}: {rule} in {_bars(int(odd.sum()))}, first in bar {first} "
                     f"({when(self.ts_us[first])}); it is stored as unknown."
                 )
-        for rule, broken in price_rules(self.values):
+        for rule, broken in price_rules(self.values, has_volume=has_volume):
             for at in np.flatnonzero(broken & self.in_order).tolist():
                 reason = f"{self.where}, bar {at} ({when(self.ts_us[at])}): {rule}: {shown(self.values, at)}."
                 self.reasons.setdefault(at, reason)

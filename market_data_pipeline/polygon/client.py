@@ -180,7 +180,7 @@ class PolygonClient:
             _check_grid(symbol, timeframe, interval)
             if interval.end <= interval.start:
                 return Fetched(empty(), tally.counters)
-            first, last = to_us(interval.start) // 1000, to_us(interval.end) // 1000 - 1
+            first, last = _first_ms(symbol, timeframe, interval.start), to_us(interval.end) // 1000 - 1
             path = f"/v2/aggs/ticker/{quote(symbol, safe=':')}/range/{_RANGES[timeframe]}/"
             what = f"{symbol} {timeframe} from {interval.start:%Y-%m-%d %H:%M} to {interval.end:%Y-%m-%d %H:%M} UTC"
             target = f"{path}{first}/{last}?adjusted=false&sort=asc&limit={PAGE_LIMIT}"
@@ -193,7 +193,10 @@ class PolygonClient:
                 after = next((page.last_us for page in reversed(rows) if page.last_us is not None), None)
                 return (first if after is None else _following_ms(symbol, timeframe, after)), last
 
-            request = Request(target, what, priority, self._beyond_history(interval.end), most_attempts)
+            market = asset_class_of(symbol).market
+            request = Request(
+                target, what, priority, self._beyond_history(interval.end), most_attempts, market.subscription
+            )
             for page in self._pages(request, read, tally, path, {"adjusted": "false"}, remaining):
                 tally.counters += Counters(pages=1)
                 rows.append(page.rows)
@@ -369,13 +372,22 @@ class PolygonClient:
                 self._usage += tally.counters
 
 
+def _first_ms(symbol: str, timeframe: Timeframe, start: datetime) -> int:
+    """Return from when to request bars that start at `start` or later, in ms.
+
+    Where the vendor's days may start later than the local ones, asking for local midnight would bring the day before.
+    """
+    offset = calendar_for(asset_class_of(symbol)).vendor_day_offset() if timeframe is Timeframe.D1 else timedelta(0)
+    return to_us(start + offset) // 1000
+
+
 def _following_ms(symbol: str, timeframe: Timeframe, start_us: int) -> int:
     """Return the start of the next bar on the grid after the one that starts at `start_us`, in ms."""
     if timeframe is not Timeframe.D1:
         span_ms = timeframe.minutes * 60_000
         return (start_us // 1000 // span_ms + 1) * span_ms
     calendar = calendar_for(asset_class_of(symbol))
-    return to_us(calendar.midnight(calendar.session_date(from_us(start_us)) + timedelta(days=1))) // 1000
+    return _first_ms(symbol, timeframe, calendar.midnight(calendar.session_date(from_us(start_us)) + timedelta(days=1)))
 
 
 def _check_grid(symbol: str, timeframe: Timeframe, interval: Interval) -> None:

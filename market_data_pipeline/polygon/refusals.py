@@ -7,6 +7,7 @@
 | 400, 404, other 4xx, a redirect | VendorRequestError: this request is wrong, others are not |
 | 401 | VendorRefusedError: the key is refused, the run stops |
 | 403 for bars that the plan's history or delay excludes | VendorRequestError |
+| 403 for a market with a subscription of its own | VendorRequestError: the other markets may be in the plan |
 | any other 403 | VendorRefusedError: the plan is refused, the run stops |
 
 A refusal inside HTTP 200 counts as the status it stands for. The vendor uses 403 both for "this range is not in your
@@ -80,7 +81,7 @@ def text_of(answer: Answer) -> str:
     return refusal.error or refusal.message or ""
 
 
-def failure(code: int, text: str, what: str, *, beyond_history: bool) -> PipelineError:
+def failure(code: int, text: str, what: str, *, beyond_history: bool, subscription: str | None = None) -> PipelineError:
     """Return the failure that HTTP status `code` means.
 
     Args:
@@ -88,6 +89,7 @@ def failure(code: int, text: str, what: str, *, beyond_history: bool) -> Pipelin
         text: the vendor's message, free of secrets; "" when there is none.
         what: the request in words.
         beyond_history: the whole requested interval is older than the plan's history.
+        subscription: the instruments that it is about, where the vendor sells them apart from US stocks.
     """
     line = " ".join(text.split())
     line = line if len(line) <= _LONGEST_TEXT else line[: _LONGEST_TEXT - 1] + "…"
@@ -104,6 +106,11 @@ def failure(code: int, text: str, what: str, *, beyond_history: bool) -> Pipelin
             )
         if beyond_history or _OUTSIDE_PLAN.search(text):
             return VendorRequestError(f"{what}: not in the plan ({said}). Request less history, or upgrade the plan.")
+        if subscription is not None:
+            return VendorRequestError(
+                f"{what}: not in the plan ({said}). The vendor sells {subscription} apart from US stocks: subscribe to "
+                "them, or stop following the symbol with `market-data universe remove`."
+            )
         refused = VendorRefusedError(
             f"The plan of this API key does not allow {what} ({said}). Check POLYGON_PLAN and the subscription."
         )

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Container, Sequence
     from datetime import date
 
-    from market_data_pipeline.domain.calendar import Session
+    from market_data_pipeline.domain.calendar import Session, SessionCalendar
 
 PAGE_LIMIT: Final = 50_000  # base bars per page, the vendor's maximum (API reference, 2026-10)
 
@@ -52,7 +52,12 @@ class _Run(NamedTuple):
 
 
 def windows(
-    missing: Sequence[Session], timeframe: Timeframe, page_limit: int = PAGE_LIMIT, *, apart: Container[date] = ()
+    missing: Sequence[Session],
+    timeframe: Timeframe,
+    page_limit: int = PAGE_LIMIT,
+    *,
+    apart: Container[date] = (),
+    asset_class: AssetClass = AssetClass.US_EQUITY,
 ) -> tuple[Window, ...]:
     """Return the fewest requests that cover `missing`, ascending and disjoint.
 
@@ -64,8 +69,9 @@ def windows(
         timeframe: `5m` (a window runs from a session's start to a session's end) or `1d` (from midnight to midnight).
         page_limit: base bars per page.
         apart: dates of sessions, none of them in `missing`, that no window may reach across.
+        asset_class: whose calendar has the sessions.
     """
-    runs = _runs(missing, timeframe, apart)
+    runs = _runs(missing, timeframe, apart, calendar_for(asset_class))
     # best[i]: calls for runs[i:], the number of windows, and where the second of them begins.
     best: list[tuple[int, int, int]] = [(0, 0, 0)] * (len(runs) + 1)
     for i in reversed(range(len(runs))):
@@ -121,11 +127,9 @@ def pages_of(base_bars: int, page_limit: int = PAGE_LIMIT) -> int:
     return max(1, -(-base_bars // page_limit))
 
 
-def _runs(missing: Sequence[Session], timeframe: Timeframe, apart: Container[date]) -> list[_Run]:
-    if not missing:
-        return []
-    round_the_clock = missing[0].end - missing[0].start >= _DAY
-    calendar = calendar_for(AssetClass.CRYPTO if round_the_clock else AssetClass.US_EQUITY)
+def _runs(
+    missing: Sequence[Session], timeframe: Timeframe, apart: Container[date], calendar: SessionCalendar
+) -> list[_Run]:
     runs: list[_Run] = []
     before: Session | None = None
     for session in missing:

@@ -67,6 +67,7 @@ class Request(NamedTuple):
         priority: its place in the rate limit queue.
         beyond_history: see `refusals.failure`.
         most_attempts: fewer attempts than the sender makes, if given.
+        subscription: see `refusals.failure`.
     """
 
     target: str
@@ -74,6 +75,7 @@ class Request(NamedTuple):
     priority: int
     beyond_history: bool = False
     most_attempts: int | None = None
+    subscription: str | None = None
 
 
 class Sender:
@@ -206,7 +208,9 @@ class _Attempts:
     def _refusal(self, answer: Answer, code: int, text: str) -> PipelineError:
         """Return the failure that a refusal means, and note how long to wait before the next attempt."""
         request, text = self._request, self._sender.transport.redacted(text)
-        failure = refusals.failure(code, text, request.what, beyond_history=request.beyond_history)
+        failure = refusals.failure(
+            code, text, request.what, beyond_history=request.beyond_history, subscription=request.subscription
+        )
         requested = retry_after(answer.headers)
         if isinstance(failure, TransientError):
             self.delay = max(self.delay, requested)

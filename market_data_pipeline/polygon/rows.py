@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import re
-from typing import Final, NamedTuple
+from datetime import timedelta
+from typing import ClassVar, Final, NamedTuple
 
 import msgspec
 import numpy as np
 
-from market_data_pipeline.domain.calendar import calendar_for, from_us, to_us
+from market_data_pipeline.domain.calendar import calendar_for, from_us
 from market_data_pipeline.domain.series import Timeframe, asset_class_of
 
 FIELDS: Final = ("o", "h", "l", "c", "v", "vw", "n")  # the vendor's names, in the order of `domain.bars.VALUES`
@@ -18,6 +19,7 @@ _LATEST_US: Final = 10**17
 _MOST_TRADES: Final = 2.0**53  # beyond, floats skip whole numbers, and the column holds no more than 2**63
 _MOST: Final = 1e18  # of a price or a volume: no currency and no coin is counted in so many
 _SPAN_5M_US: Final = 300 * 10**6
+_MS: Final = timedelta(milliseconds=1)
 _PLACE: Final = re.compile(r" - at `\$(?:\.results\[(?P<row>\d+)\])?(?:\.(?P<field>\w+))?`")
 
 
@@ -32,6 +34,19 @@ class Bar(msgspec.Struct, gc=False):
     v: float
     vw: float = math.nan
     n: float = math.nan
+
+
+class IndexBar(msgspec.Struct, gc=False):
+    """One row of an index, which has neither volume nor `vw` nor `n`; what an answer says of them is not read."""
+
+    t: int
+    o: float
+    h: float
+    l: float  # noqa: E741
+    c: float
+    v: ClassVar[float] = math.nan
+    vw: ClassVar[float] = math.nan
+    n: ClassVar[float] = math.nan
 
 
 class BadRow(NamedTuple):
@@ -78,23 +93,38 @@ def odd_stamp(ms: float) -> str:
     return f"{ms:.0f} looks like {unit}; the API uses milliseconds"
 
 
+def at_midnight(ms: np.ndarray, symbol: str) -> np.ndarray:
+    """Return the stamps of day bars with those of a market whose days the vendor cuts elsewhere at local midnight.
+
+    Args:
+        ms: milliseconds, NaN for none.
+        symbol: whose bars they are.
+    """
+    calendar = calendar_for(asset_class_of(symbol))
+    offset_ms = calendar.vendor_day_offset() / _MS
+    if not offset_ms:
+        return ms
+    usable = (ms >= 0) & (ms <= LATEST_MS)
+    midnights = calendar.midnights_us(np.where(usable, ms, 0).astype("int64") * 1000) // 1000
+    moved: np.ndarray = np.where(usable & (ms - midnights == offset_ms), midnights, ms)
+    return moved
+
+
 def off_grid(ts_us: np.ndarray, symbol: str, timeframe: Timeframe) -> np.ndarray:
     """Return a mask: True where no bar of the timeframe starts; day bars start at local midnight."""
     if timeframe is Timeframe.D1:
-        calendar = calendar_for(asset_class_of(symbol))
-        days = calendar.session_days(ts_us).tolist()
-        starts = np.fromiter((to_us(calendar.midnight(day)) for day in days), dtype="int64", count=len(days))
+        starts = calendar_for(asset_class_of(symbol)).midnights_us(ts_us)
     else:
         starts = ts_us - ts_us % _SPAN_5M_US
     off: np.ndarray = starts != ts_us
     return off
 
 
-def price_rules(values: np.ndarray) -> list[tuple[str, np.ndarray]]:
-    """Return each rule about the fields that every bar has, with which bars break it."""
+def price_rules(values: np.ndarray, *, has_volume: bool = True) -> list[tuple[str, np.ndarray]]:
+    """Return each rule about the fields that every bar has, with which bars break it; an index has no volume."""
     opened, high, low, close, volume = values[:5]
     prices = values[:4]
-    return [
+    rules = [
         ("a price is not above 0 and finite", ~((prices > 0) & (prices < _MOST)).all(axis=0)),
         (
             "low <= open, close <= high does not hold",
@@ -102,6 +132,7 @@ def price_rules(values: np.ndarray) -> list[tuple[str, np.ndarray]]:
         ),
         ("the volume is infinite or below 0", ~((volume >= 0) & (volume < _MOST))),
     ]
+    return rules if has_volume else rules[:-1]
 
 
 def optional_rules(values: np.ndarray) -> list[tuple[str, np.ndarray]]:

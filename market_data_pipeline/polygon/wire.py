@@ -39,7 +39,9 @@ from market_data_pipeline.polygon.rows import (
     FIELDS,
     LATEST_MS,
     Bar,
+    IndexBar,
     Rows,
+    at_midnight,
     in_words,
     odd_stamp,
     off_grid,
@@ -77,6 +79,15 @@ class _BarsPage(Envelope):
     adjusted: bool | None = None
     resultsCount: int | None = None
     results: list[Bar] | None = None
+
+
+class _IndexPage(Envelope):
+    """A page of an index: its envelope says neither `adjusted` nor, in the vendor's samples, `resultsCount`."""
+
+    ticker: str | None = None
+    adjusted: bool | None = None
+    resultsCount: int | None = None
+    results: list[IndexBar] | None = None
 
 
 class _BarsEnvelope(Envelope):
@@ -118,6 +129,7 @@ class BarsAnswer(NamedTuple):
 
 
 _PAGE: Final = msgspec.json.Decoder(_BarsPage)
+_INDEX_PAGE: Final = msgspec.json.Decoder(_IndexPage)
 
 
 def read_bars(
@@ -128,7 +140,8 @@ def read_bars(
     Args:
         body: the unpacked answer to a request for `symbol` with `adjusted=false`.
         symbol: the ticker that the page must echo.
-        timeframe: `5m` or `1d`; every bar starts on its grid (day bars at local midnight).
+        timeframe: `5m` or `1d`; every bar starts on its grid (day bars at local midnight; those of indices, which the
+            vendor starts an hour later, come out at midnight too).
         interval: half-open UTC; no bar starts outside.
         earlier: the pages before.
 
@@ -138,20 +151,26 @@ def read_bars(
         RefusedInBodyError: its status is not a success.
     """
     where = f"{symbol} {timeframe}" + (f", page {len(earlier) + 1}" if earlier else "")
-    page: _BarsPage | _BarsEnvelope
+    has_volume = asset_class_of(symbol).market.has_volume
+    page: _BarsPage | _IndexPage | _BarsEnvelope
     flaws: dict[int, str] = {}
     warnings: list[str] = []
     try:
-        page = _PAGE.decode(body.removeprefix(BOM_UTF8))
+        page = (_PAGE if has_volume else _INDEX_PAGE).decode(body.removeprefix(BOM_UTF8))
         table = _table(page.results or ())
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, OverflowError):
         page, warnings = _lenient(body, where)
-        table, flaws, notes = bad_rows.decoded(page.results or (), where)
+        table, flaws, notes = bad_rows.decoded(page.results or (), where, Bar if has_volume else IndexBar)
         warnings += notes
     _check_status(page)
     if page.ticker != symbol:
         raise DataError(f"{where}: the answer is for ticker {page.ticker!r}.")
-    _check_envelope(page.adjusted, page.resultsCount, len(table), where)
+    if has_volume:
+        _check_envelope(page.adjusted, page.resultsCount, len(table), where)
+    elif page.resultsCount is not None:  # of an index there is nothing to adjust
+        _check_envelope(False, page.resultsCount, len(table), where)
+    if timeframe is Timeframe.D1:
+        table[:, 0] = at_midnight(table[:, 0], symbol)
     if not len(table):
         return Page(Rows(*_EMPTY, warnings=tuple(warnings)), 0, page.next_url)
     if flaws or (fast := _clean(table, symbol, timeframe, interval, earlier)) is None:
@@ -211,11 +230,12 @@ def _clean(
         return None
     ts_us, values = ms.astype("int64") * 1000, np.ascontiguousarray(table[:, 1:].T)
     after_us = next((page.last_us for page in reversed(earlier) if page.last_us is not None), None)
+    has_volume = asset_class_of(symbol).market.has_volume
     if (
         (after_us is not None and ts_us[0] <= after_us)
         or off_grid(ts_us, symbol, timeframe).any()
         or not calendar_for(asset_class_of(symbol)).in_session(timeframe, ts_us).all()
-        or any(broken.any() for _, broken in (*price_rules(values), *optional_rules(values)))
+        or any(broken.any() for _, broken in (*price_rules(values, has_volume=has_volume), *optional_rules(values)))
     ):
         return None
     return ts_us, values
@@ -272,7 +292,7 @@ def _check_envelope(adjusted: bool | None, results_count: int | None, rows: int,
         raise DataError(f"{where}: resultsCount is {results_count} and there are {rows} rows.")
 
 
-def _table(rows: Sequence[Bar]) -> np.ndarray:
+def _table(rows: Sequence[Bar | IndexBar]) -> np.ndarray:
     """Return a row for each bar: its stamp in milliseconds, then its values in the order of `VALUES`.
 
     Stamps travel as floats, which hold milliseconds exactly up to 2**53; what is larger is refused by its size.

@@ -19,7 +19,7 @@ from market_data_pipeline.domain.freshness import settled_at
 from market_data_pipeline.domain.intervals import Interval
 from market_data_pipeline.domain.life import Life, sentence
 from market_data_pipeline.domain.objectives import TIER_OBJECTIVES
-from market_data_pipeline.domain.series import BASE_TIMEFRAMES, AssetClass, Series, Tier, Timeframe, asset_class_of
+from market_data_pipeline.domain.series import BASE_TIMEFRAMES, Series, Tier, Timeframe, asset_class_of
 from market_data_pipeline.ingest.fetch_plan import Timing, reach, worth_a_request_at
 from market_data_pipeline.polygon.plans import plan_named
 from market_data_pipeline.reports.models import GapCount, GapReport, GapsReport, SeriesGaps
@@ -141,6 +141,8 @@ def _missing(
     import numpy as np
 
     slots = timing.calendar.slots_between(base, Interval(sessions[0].day_start, timing.now))
+    _, slot, count = timing.calendar.expected_slot_index(base, slots)
+    slots = slots[((slot >= 0) & (slot < count)) | np.isin(slots, held_us, assume_unique=True)]
     starts = np.array([to_us(session.day_start) for session in sessions], dtype="int64")
     at = np.searchsorted(starts, slots, side="right") - 1
     reasons = np.empty(len(slots), dtype="int8")
@@ -209,12 +211,12 @@ def _merged(runs: Iterator[Gap], sessions: Sequence[Session]) -> list[Gap]:
     for run in runs:
         number = order[run.day]
         session = sessions[number]
-        opens = run.start in (session.start, session.day_start)
+        opens = run.start in (session.expected_start, session.day_start)
         if opens and whole_until == number - 1 and _alike(merged[-1], run, session):
             merged[-1] = merged[-1]._replace(end=run.end, bars=merged[-1].bars + run.bars)
         else:
             merged.append(run)
-        whole_until = number if opens and run.end in (session.end, session.day_end) else None
+        whole_until = number if opens and run.end in (session.expected_end, session.day_end) else None
     return merged
 
 
@@ -236,21 +238,22 @@ def _closed(base: Timeframe, sessions: Sequence[Session], timing: Timing) -> Ite
     today = calendar.session_date(timing.now)
     trading = {session.date for session in sessions}
     day = sessions[0].date
-    while calendar.asset_class is AssetClass.US_EQUITY and day <= today:
+    while calendar.asset_class.market.keeps_exchange_days and day <= today:
         if day.weekday() <= _FRIDAY and day not in trading:
             yield Gap(calendar.midnight(day), calendar.midnight(day + _DAY), 0, Reason.NO_SESSION, day, None)
         day += _DAY
     if base is Timeframe.D1:
         return
     for session in sessions:
-        cut = calendar.full_slot_count(base) - slot_count(base, session)
-        if cut and session.end < timing.now:
-            yield Gap(session.end, session.end + cut * base.span, 0, Reason.EARLY_CLOSE, session.date, None)
+        if session.early_close and session.end < timing.now:
+            cut = calendar.full_slot_count(base) - slot_count(base, session)
+            end = session.expected_end
+            yield Gap(end, end + cut * base.span, 0, Reason.EARLY_CLOSE, session.date, None)
 
 
 def _weekends(calendar: SessionCalendar, first: date, last: date) -> int:
     """Return how many Saturdays without a session lie in [first, last]."""
-    if calendar.asset_class is not AssetClass.US_EQUITY:
+    if not calendar.asset_class.market.rests_on_weekends:
         return 0
     saturday = first + (5 - first.weekday()) % 7 * _DAY
     return max((last - saturday).days // 7 + 1, 0)
@@ -390,7 +393,7 @@ def read_history(connection: sa.Connection, series: Series, timing: Timing, plan
     named["start"] = empty.start
     starts = connection.execute(_STARTS, named).scalar_one()
     outside = connection.execute(_OUTSIDE, named).scalar_one()
-    said = {"asset_class": str(timing.calendar.asset_class), "now": timing.now}
+    said = {"asset_class": str(timing.calendar.asset_class.closes_with), "now": timing.now}
     closings = {row.session_date: row.name for row in connection.execute(_CLOSINGS, said)}
     return empty._replace(held_us=np.asarray(starts, dtype="int64"), outside=outside, closings=closings)
 

@@ -89,7 +89,7 @@ class FollowedSymbol(Answer):
 
     symbol: str
     tier: Literal["critical", "standard", "low_priority"]
-    asset_class: Literal["us_equity", "crypto"]
+    asset_class: Literal["us_equity", "crypto", "forex", "index"]
     added_at: datetime
     series: list[HeldSeries]
 

@@ -75,8 +75,13 @@ _ZONE: Final = " ".join(f"when '{each}' then '{calendar_for(each).tz.key}'" for 
 _SESSION_DATE: Final = f"cast(b.ts at time zone (case b.asset_class {_ZONE} end) as date)"
 
 # A session's regular hours: 09:30 to 16:00 New York, to 13:00 on early closes; a round-the-clock session has no others.
-_REGULAR_OPEN: Final = "case d.asset_class when 'crypto' then d.opens_at else d.opens_at + interval '330 minutes' end"
-_REGULAR_CLOSE: Final = "case d.asset_class when 'crypto' then d.closes_at else d.closes_at - interval '4 hours' end"
+_EXTENDED: Final = ", ".join(f"'{each}'" for each in AssetClass if calendar_for(each).has_extended_hours)
+_REGULAR_OPEN: Final = f"d.opens_at + case when d.asset_class in ({_EXTENDED}) then interval '330 minutes' else '0' end"
+_REGULAR_CLOSE: Final = f"d.closes_at - case when d.asset_class in ({_EXTENDED}) then interval '4 hours' else '0' end"
+
+# Where the grid of a session's intraday bars starts: round the clock it is that of the day, when it opens later, too.
+_GRID: Final = f"case when d.asset_class in ({_EXTENDED}) then d.opens_at else d.day_start end"
+_INDEX: Final = f"b.asset_class = '{AssetClass.INDEX}'"
 
 
 def _finite(column: str, *, above: str = "", at_least: str = "") -> str:
@@ -155,13 +160,14 @@ BAR_RULES: Final = (
     ),
     Rule(
         name="volume_is_not_negative",
-        holds="Volume is a number of 0 or more, and so is the number of trades where the vendor sends one.",
+        holds="Volume is a number of 0 or more, and so is the number of trades where there is one; an index has none.",
         broken="have an impossible volume or number of trades",
         severity=Severity.ERROR,
         why="sums and ratios of volume are wrong.",
         query=f"""
             select b.symbol, b.timeframe, b.ts, b.volume, b.trades
-            from b where not {_finite("b.volume", at_least="0")} or b.trades < 0""",
+            from b where case when {_INDEX} then coalesce(b.volume, b.trades) is not null
+            else not coalesce({_finite("b.volume", at_least="0")}, false) or b.trades < 0 end""",
     ),
     Rule(
         name="vwap_lies_within_the_bar",
@@ -195,7 +201,7 @@ BAR_RULES: Final = (
             from b left join market_data.sessions as d
             on d.asset_class = b.asset_class and d.session_date = {_SESSION_DATE}
             where d.session_date is null or case when b.timeframe = '{Timeframe.D1}' then b.ts <> d.day_start
-            else b.ts < d.opens_at or b.ts >= d.closes_at or date_bin({_SPAN}, b.ts, d.opens_at) <> b.ts end""",
+            else b.ts + {_SPAN} <= d.opens_at or b.ts >= d.closes_at or date_bin({_SPAN}, b.ts, {_GRID}) <> b.ts end""",
     ),
     Rule(
         name="every_session_has_its_day_bar",
@@ -322,7 +328,7 @@ ACROSS_RULES: Final = (
             select c.symbol, c.timeframe, c.ts, c.high, m.high as high_of_5m, c.low, m.low as low_of_5m,
                 c.volume, m.volume as volume_of_5m
             from (
-                select b.symbol, k.timeframe, date_bin(k.span, b.ts, d.opens_at) as ts,
+                select b.symbol, k.timeframe, date_bin(k.span, b.ts, {_GRID}) as ts,
                     max(b.high) as high, min(b.low) as low, sum(b.volume) as volume
                 from b join market_data.sessions as d
                 on d.asset_class = b.asset_class and d.session_date = {_SESSION_DATE}
@@ -334,7 +340,8 @@ ACROSS_RULES: Final = (
             join market_data.series_state as made on made.symbol = c.symbol and made.timeframe = c.timeframe
             join market_data.series_state as base
             on base.symbol = c.symbol and base.timeframe = '{Timeframe.M5}' and base.revision = made.base_revision
-            where c.high <> m.high or c.low <> m.low or abs(c.volume - m.volume) > 1e-9 * m.volume""",
+            where c.high <> m.high or c.low <> m.low or (c.volume is null) <> (m.volume is null)
+            or abs(c.volume - m.volume) > 1e-9 * m.volume""",
     ),
 )
 
@@ -355,11 +362,14 @@ _LABELS: Final = {
 _STRUCTURE: Final = "case when b.hh and b.hl then 'bullish' when b.lh and b.ll then 'bearish' else 'range' end"
 
 # `return_1d` of intraday bars reaches back to the previous session, so the first session has none; that of day bars
-# warms up in bars. Volume may be 0 throughout a window, which then has no ratio.
+# warms up in bars. Volume may be 0 throughout a window, which then has no ratio; an index has no volume at all.
 _WARMED: Final = {feature.name: feature.warm_up for feature in FEATURES if feature.warm_up is not None}
 _EMPTY: Final = " or ".join(
     f"(b.ts >= w.after[{after + 1}] and b.{name} is null"
-    + (" and b.rolling_volume_20 <> 0)" if name == "volume_ratio" else ")")
+    + {
+        "rolling_volume_20": f" and not {_INDEX})",
+        "volume_ratio": f" and b.rolling_volume_20 <> 0 and not {_INDEX})",
+    }.get(name, ")")
     for name, after in _WARMED.items()
 )
 _LONGEST: Final = max(_WARMED.values())

@@ -56,7 +56,9 @@ BAR_COLUMNS: Final = (
     Column("high", "float", False, f"Highest trade, {_PRICE}."),
     Column("low", "float", False, f"Lowest trade, {_PRICE}."),
     Column("close", "float", False, f"Last trade, {_PRICE}."),
-    Column("volume", "float", False, "Shares (crypto: units) traded; may be fractional."),
+    Column(
+        "volume", "float", True, "Shares traded (crypto: units; forex: quotes); may be fractional; null for indices."
+    ),
     Column("vwap", "float", True, f"Volume-weighted average price, {_PRICE}; null where the vendor sent none."),
     Column("trades", "integer", True, "Number of trades; null where the vendor sent none."),
 )

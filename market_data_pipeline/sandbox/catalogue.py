@@ -1,8 +1,8 @@
 """The instruments of the synthetic market: price level, turnover and splits of each ticker.
 
-It knows the 25 names of the packaged universe, others with unusual spellings (a class share, a preferred share,
-round-the-clock crypto), and `SYN0000` to `SYN9999` for load tests. Any other ticker is unknown, which on the vendor's
-API looks the same as one without trades.
+It knows the 25 names of the packaged universe, others with unusual spellings (a class share, a preferred share), some
+crypto and currency pairs and indices, and `SYN0000` to `SYN9999` for load tests. Any other ticker is unknown, which on
+the vendor's API looks the same as one without trades.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Instrument:
 
     ticker: str
     level: float  # typical price in dollars, at the start of `ANCHOR_YEAR`
-    daily_volume: float  # shares or coins
+    daily_volume: float  # shares, coins or quotes; of an index it only says in which minutes there is a value
     trades: float  # a day
     volatility: float  # standard deviation of a day's log return
     quiet_trades: float  # least expected trades of an extended-hours minute
@@ -109,6 +109,11 @@ _UNUSUAL: Final = (
     Instrument("KIMpL", 20.6, 21_000, 160, 0.006, quiet_trades=0.0),
     Instrument("X:BTCUSD", 87_600.0, 9_500, 520_000, 0.024, quiet_trades=40.0),
     Instrument("X:ETHUSD", 2_970.0, 160_000, 330_000, 0.033, quiet_trades=25.0),
+    Instrument("C:EURUSD", 1.17, 125_000, 125_000, 0.0045, quiet_trades=5.0, growth=0.0),
+    Instrument("C:GBPUSD", 1.34, 110_000, 110_000, 0.005, quiet_trades=5.0, growth=0.0),
+    Instrument("C:USDJPY", 156.4, 130_000, 130_000, 0.006, quiet_trades=5.0, growth=0.0),
+    Instrument("I:SPX", 6_858.0, 390_000, 390_000, 0.008, quiet_trades=0.0),
+    Instrument("I:NDX", 25_210.0, 390_000, 390_000, 0.011, quiet_trades=0.0),
 )
 
 INSTRUMENTS: Final = {

@@ -56,8 +56,17 @@ def now(view: View, query: Mapping[str, str], root: str) -> bytes:
         status = "open" if exchange_instant(today, _OPENS) <= view.now < closes else "extended-hours"
     exchanges = {name.lower(): status for name in (*_EXCHANGES, "OTC")}
     server_time = view.now.astimezone(calendar.tz).isoformat(timespec="seconds")
-    crypto = {"crypto": "open", "fx": "open"}
-    return _text({"currencies": crypto, "exchanges": exchanges, "market": status, "serverTime": server_time})
+    forex = calendar_for(AssetClass.FOREX)
+    week = forex.session_on(forex.session_date(view.now))
+    is_on = week is not None and week.start <= view.now < week.end
+    return _text(
+        {
+            "currencies": {"crypto": "open", "fx": "open" if is_on else "closed"},
+            "exchanges": exchanges,
+            "market": status,
+            "serverTime": server_time,
+        }
+    )
 
 
 def _text(body: Any) -> bytes:

@@ -86,7 +86,11 @@ def parse_range(ticker: str, multiplier: str, timespan: str, start: str, end: st
             400, f"Could not parse the parameter 'timespan': {timespan!r}. The sandbox has minute, hour and day."
         )
     calendar = calendar_for(asset_class_of(ticker))
-    first, last = _instant(start, "from", calendar, end=False), _instant(end, "to", calendar, end=True)
+    # The vendor's days of an index begin after the local ones: an instant before is one of the day before.
+    offset = calendar.vendor_day_offset() // dt.timedelta(milliseconds=1) if timespan == "day" else 0
+    first, last = (
+        _instant(text, name, calendar, offset, end=name == "to") for text, name in ((start, "from"), (end, "to"))
+    )
     if last < first:
         raise Refusal(400, "The parameter 'to' cannot be a time that occurs before 'from'")
     step = _STEPS_MS.get(timespan, 0) * times
@@ -153,10 +157,10 @@ def with_cursor(query: Query) -> Query:
         raise Refusal(400, "Could not parse the parameter 'cursor'.") from None
 
 
-def _instant(text: str, name: str, calendar: SessionCalendar, *, end: bool) -> int:
+def _instant(text: str, name: str, calendar: SessionCalendar, offset_ms: int, *, end: bool) -> int:
     """Return a bound in ms: a date means its local midnight, or as the upper bound the last ms of its day."""
     if re.fullmatch(r"-?\d{1,15}", text):
-        return to_ms(from_ms(int(text)))
+        return to_ms(from_ms(int(text) - offset_ms))
     try:
         day = parse_day(text, name)
     except Refusal:

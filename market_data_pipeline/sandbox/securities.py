@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 _DEFAULT_TICKERS: Final = 100
 _MOST_TICKERS: Final = 1_000
-_MARKETS: Final = {AssetClass.US_EQUITY: "stocks", AssetClass.CRYPTO: "crypto"}
 
 
 def tickers(view: View, query: Query, root: str) -> bytes:
@@ -56,8 +55,8 @@ def _row(known: Security) -> dict[str, Any]:
     row = {
         "ticker": known.ticker,
         "name": f"{known.ticker} (synthetic)",
-        "market": _MARKETS[asset_class],
-        "locale": "us" if asset_class is AssetClass.US_EQUITY else "global",
+        "market": asset_class.market.vendor_name,
+        "locale": asset_class.market.locale,
         "active": known.delisted is None,
         "currency_name": "usd",
     }

@@ -116,7 +116,7 @@ class StagedMarket:
         for halt in self.scenario.halts:
             if halt.ticker == ticker:
                 exists &= ~_within(bars, halt.start, halt.end)
-        if calendar.asset_class is AssetClass.US_EQUITY:
+        if calendar.asset_class.market.keeps_exchange_days:
             for day in self.scenario.closed_days:
                 exists &= ~_within(bars, calendar.midnight(day), calendar.midnight(day + _DAY))
         factor = np.ones(len(bars))

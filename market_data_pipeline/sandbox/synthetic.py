@@ -37,6 +37,7 @@ _YEARLY_NOISE: Final = 0.06  # standard deviation of a year's first log price ar
 _OVERNIGHT: Final = 0.35  # part of a day's move that happens before 04:00
 _INTRADAY: Final = 0.8  # a session's own wandering, in daily volatilities
 _LATE_TRADES: Final = 0.0035  # part of a day's volume that belongs to no minute
+_MINUTE: Final = dt.timedelta(minutes=1)
 _SPLIT_PENNY: Final = 0.1  # part of the bars whose prices are not whole cents
 
 
@@ -51,10 +52,10 @@ def month_minutes(item: Instrument, sessions: Sequence[Session], year: int, mont
     """
     if not sessions or year < FIRST_YEAR:
         return NO_BARS
-    crypto = item.asset_class is AssetClass.CRYPTO
-    profile = _profiles(crypto)
+    profile = _profiles(item.asset_class)
     rows = np.array([int(s.early_close) for s in sessions])
     shape = (len(sessions), profile.share.shape[1])
+    forex = item.asset_class is AssetClass.FOREX
     dice = np.random.Generator(np.random.SFC64([SEED, item.key, year, month]))
 
     # Prices: a walk whose steps follow the day's rhythm, bent so that it ends at the day's last point.
@@ -80,6 +81,8 @@ def month_minutes(item: Instrument, sessions: Sequence[Session], year: int, mont
     busy = dice.standard_exponential(shape, dtype=np.float32)
     trades = np.floor(expected * (np.float32(0.3) + np.float32(0.7) * busy) + chance)
     trades[~profile.live[rows]] = 0.0
+    if forex:  # Friday ends in the middle of a day, and Sunday begins there
+        trades[~_within_sessions(sessions, shape[1])] = 0.0
     size = dice.standard_exponential(shape, dtype=np.float32)
     held = np.flatnonzero(trades)
     count = trades.ravel()[held].astype("float64")
@@ -87,27 +90,42 @@ def month_minutes(item: Instrument, sessions: Sequence[Session], year: int, mont
     if item.ticker in SPLIT_CYCLES:
         shares *= np.array([_shares_for_one(item, s.date) for s in sessions])[held // shape[1]]
     micro = np.floor(shares + 1.0) * 1e6
-    if crypto or year >= FRACTIONAL_SINCE:
+    if forex:
+        micro = count * 1e6  # its volume counts quotes
+    elif item.asset_class is AssetClass.CRYPTO or year >= FRACTIONAL_SINCE:
         micro += np.floor(dice.random(len(held), dtype=np.float32) * np.float32(999_999.0))
 
-    starts = np.array([int(s.start.timestamp()) * 1000 for s in sessions], dtype="int64")
+    starts = np.array([int(s.grid_start.timestamp()) * 1000 for s in sessions], dtype="int64")
     t = (starts[:, None] + np.arange(shape[1], dtype="int64") * MINUTE_MS).ravel()[held]
     # One tick for a bar's four prices keeps low <= open, close <= high through the rounding.
-    tick = np.where((chance.ravel()[held] * 8.0) % 1.0 < _SPLIT_PENNY, 1.0, CENTS)
+    split_penny = 1.0 if forex else _SPLIT_PENNY
+    tick = np.where((chance.ravel()[held] * 8.0) % 1.0 < split_penny, 1.0, CENTS)
     o, c, h, lo = (np.rint(price.ravel()[held] / tick) * tick for price in (opened, close, high, low))
     vw = np.rint((o + c + h + lo) * 0.25)
-    return Bars(t, o / 1e4, h / 1e4, lo / 1e4, c / 1e4, micro / 1e6, vw / 1e4, count, np.ones(len(held), dtype="int64"))
+    prices = (o / 1e4, h / 1e4, lo / 1e4, c / 1e4)
+    if not item.asset_class.market.has_volume:
+        none = np.full(len(held), np.nan)
+        return Bars(t, *prices, none, none, none, np.ones(len(held), dtype="int64"))
+    return Bars(t, *prices, micro / 1e6, vw / 1e4, count, np.ones(len(held), dtype="int64"))
+
+
+def _within_sessions(sessions: Sequence[Session], minutes: int) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """Return a mask of sessions and minutes of their day: True where the minute lies in the session."""
+    bounds = np.array([((s.start - s.grid_start) / _MINUTE, (s.end - s.grid_start) / _MINUTE) for s in sessions])
+    minute = np.arange(minutes)
+    within: np.ndarray[Any, np.dtype[np.bool_]] = (minute >= bounds[:, :1]) & (minute < bounds[:, 1:])
+    return within
 
 
 def day_bars(item: Instrument, bars: Bars, sessions: Sequence[Session]) -> Bars:
     """Return the day bars of whole sessions, from all their bars of any length that divides half an hour.
 
     The close is the auction's, up to three cents off the last regular minute's; and trades that belong to no minute
-    make the volume a little larger than the minutes' sum. Round-the-clock markets have neither.
+    make the volume a little larger than the minutes' sum. Round-the-clock markets and indices have neither.
     """
-    crypto = item.asset_class is AssetClass.CRYPTO
-    days, regular = days_of(bars, sessions, round_the_clock=crypto)
-    if crypto or not len(days):
+    round_the_clock = not item.asset_class.market.keeps_exchange_days
+    days, regular = days_of(bars, sessions, round_the_clock=round_the_clock)
+    if round_the_clock or not item.asset_class.market.has_volume or not len(days):
         return days
     # The auction's price is derived from the digits of the day's VWAP, so it needs no random stream.
     cents = np.rint(days.c * 100) + np.where(regular, np.rint(days.vw * 1e4) % 7 - 3, 0.0)
@@ -160,7 +178,7 @@ def _endpoints(item: Instrument, sessions: Sequence[Session], year: int) -> tupl
     path = daily_path(item, year)
     day = np.array([s.date.timetuple().tm_yday for s in sessions])
     before, last = path[day - 1], path[day]
-    first = before + (_OVERNIGHT * (last - before) if item.asset_class is not AssetClass.CRYPTO else 0.0)
+    first = before + (_OVERNIGHT * (last - before) if item.asset_class.market.keeps_exchange_days else 0.0)
     factor = np.array([_split_factor(item.ticker, s.date) for s in sessions])
     return first - factor, last - factor
 
@@ -204,9 +222,9 @@ class _Profiles:
         self.elapsed: Single = np.cumsum(variance, axis=1).astype(np.float32)
 
 
-@lru_cache(maxsize=2)
-def _profiles(crypto: bool) -> _Profiles:
-    if crypto:
+@lru_cache(maxsize=4)
+def _profiles(asset_class: AssetClass) -> _Profiles:
+    if not asset_class.market.keeps_exchange_days:
         minute = np.arange(1440)
         return _Profiles((1.0 + 0.35 * np.cos((minute - 900) / 1440 * 2 * np.pi))[None, :], np.ones((1, 1440)))
     share, live = np.zeros((2, 960)), np.zeros((2, 960))
@@ -218,4 +236,6 @@ def _profiles(crypto: bool) -> _Profiles:
         share[row, OPEN:close] = 0.75 + 1.1 * place**4 + 0.35 * np.exp(-(place + 1.0) * 12.0)  # the smile
         share[row, close] = 14.0  # the closing auction's print
         share[row, close + 1 : end] = 0.006
+        if asset_class is AssetClass.INDEX:  # computed in regular hours
+            share[row, :OPEN] = share[row, close:] = live[row, :OPEN] = live[row, close:] = 0.0
     return _Profiles(share, live)

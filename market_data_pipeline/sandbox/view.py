@@ -121,7 +121,7 @@ class View:
         parts = [self.source.days(ticker, start, min(end_ms, midnight))] if start < midnight else []
         if start <= midnight < end_ms and len(self.source.days(ticker, midnight, midnight + 1)):
             minutes = self._so_far(ticker, to_ms(session.start), until)
-            parts.append(days_of(minutes, [session], round_the_clock=calendar.asset_class is AssetClass.CRYPTO)[0])
+            parts.append(days_of(minutes, [session], round_the_clock=not calendar.has_extended_hours)[0])
         return concat(parts)
 
     def splits(self) -> list[SplitRow]:

@@ -17,7 +17,7 @@ from urllib.parse import quote
 import numpy as np
 
 from market_data_pipeline.domain.calendar import calendar_for
-from market_data_pipeline.domain.series import AssetClass
+from market_data_pipeline.domain.series import AssetClass, asset_class_of
 from market_data_pipeline.sandbox import market_status
 from market_data_pipeline.sandbox.encode import encode_bars, number
 from market_data_pipeline.sandbox.pages import page_of, reverse
@@ -83,15 +83,20 @@ def _aggregates(
     page = page_of(view, requested)
     rewritten = adjusted(query)
     bars = view.adjusted(ticker, page.bars) if rewritten else page.bars
+    offset = 0 if requested.step_ms else requested.calendar.vendor_day_offset() // dt.timedelta(milliseconds=1)
     next_url = None
     if page.resume is not None:
-        first, last = (start, str(page.resume)) if requested.descending else (str(page.resume), end)
+        resume = str(page.resume + offset)
+        first, last = (start, resume) if requested.descending else (resume, end)
         path = f"/v2/aggs/ticker/{quote(ticker, safe=':')}/range/{multiplier}/{timespan}/{first}/{last}"
         # Like the vendor's, the cursor carries no `adjusted`: a client that does not repeat it gets the default.
         next_url = (
             f"{root}{path}?cursor={cursor(limit=requested.limit, sort='desc' if requested.descending else 'asc')}"
         )
     head = _counts(bars, rewritten, base=int(bars.base.sum()), ticker=ticker)
+    if offset:
+        midnights = requested.calendar.midnights_us(bars.t * 1000) // 1000
+        bars = replace(bars, t=np.where(bars.t == midnights, bars.t + offset, bars.t))
     return _envelope(view, head, encode_bars(reverse(bars) if requested.descending else bars), next_url)
 
 
@@ -114,7 +119,7 @@ def _grouped(view: View, query: Query, root: str, date: str) -> bytes:
     if end <= view.history_start:
         raise Refusal(403, _OUTSIDE_PLAN)
     rewritten = adjusted(query)
-    stocks = [ticker for ticker in view.source.tickers() if not ticker.startswith("X:")]
+    stocks = [t for t in view.source.tickers() if asset_class_of(t).market.has_corporate_actions]
     rows = [row for t in stocks if (row := _named_row(view, t, view.days(t, start, end), rewritten))]
     head = {"queryCount": len(rows), "resultsCount": len(rows), "adjusted": rewritten}
     return _envelope(view, head, b",".join(rows))
@@ -194,7 +199,8 @@ def _named_row(view: View, ticker: str, bars: Bars, rewritten: bool) -> bytes:
 
 
 def _counts(bars: Bars, rewritten: bool, *, base: int, ticker: str) -> dict[str, Any]:
-    return {"ticker": ticker, "queryCount": base, "resultsCount": len(bars), "adjusted": rewritten}
+    counts = {"ticker": ticker, "queryCount": base, "resultsCount": len(bars)}
+    return counts | ({"adjusted": rewritten} if asset_class_of(ticker).market.has_volume else {})
 
 
 def _envelope(view: View, head: dict[str, Any], rows: bytes | bytearray, next_url: str | None = None) -> bytes:

@@ -75,7 +75,7 @@ KnownAt = Annotated[
 ]
 KnownTimeframe = Annotated[Timeframe, BeforeValidator(_parse_timeframe)]
 
-_DAY: Final = "A date means midnight where the symbol trades (New York; UTC for crypto)."
+_DAY: Final = "A date means midnight where the symbol trades (New York; UTC for crypto and forex)."
 
 
 Format = Literal["json", "columns", "csv", "arrow", "parquet"]

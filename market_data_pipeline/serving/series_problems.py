@@ -7,6 +7,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
 from market_data_pipeline.domain.life import Life, sentence
+from market_data_pipeline.domain.markets import index_called, meant_by, why_not_followed
 from market_data_pipeline.serving.formats import instant
 from market_data_pipeline.serving.problem_types import ProblemType
 from market_data_pipeline.serving.problems import Problem
@@ -34,7 +35,10 @@ def may_exist(symbol: str) -> bool:
 
 def unknown_symbol(symbol: str, similar: str | None) -> Problem:
     """Return the 404 for a symbol that is not in the universe."""
-    hint = f" Did you mean {similar}?" if similar else " `market-data universe add` adds a symbol."
+    if not similar and (why := why_not_followed(symbol[:LONGEST_SYMBOL])) is not None:
+        return Problem(HTTPStatus.NOT_FOUND, why, kind=ProblemType.NOT_TRACKED)
+    meant = similar or meant_by(symbol) or index_called(symbol)
+    hint = f" Did you mean {meant}?" if meant else " `market-data universe add` adds a symbol."
     return Problem(
         HTTPStatus.NOT_FOUND, f"{symbol[:LONGEST_SYMBOL]!r} is not tracked here.{hint}", kind=ProblemType.NOT_TRACKED
     )

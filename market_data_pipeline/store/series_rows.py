@@ -67,8 +67,8 @@ class Relation:
 
 _BAR: Final = (
     Column("ts", "instant"),
-    *(Column(name, "float") for name in (*PRICES, "volume")),
-    Column("vwap", "float", nullable=True),
+    *(Column(name, "float") for name in PRICES),
+    *(Column(name, "float", nullable=True) for name in ("volume", "vwap")),
     Column("trades", "integer", nullable=True),
     Column("ingested_at", "instant"),
 )

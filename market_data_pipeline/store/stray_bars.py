@@ -22,8 +22,8 @@ _WRITE: Final = """
         symbol, timeframe, ts, open, high, low, close, volume, vwap, trades, seen_at
     )
     select
-        %(symbol)s, %(timeframe)s, bar.ts, bar.open, bar.high, bar.low, bar.close, bar.volume,
-        nullif(bar.vwap, 'NaN'), nullif(bar.trades, 'NaN'), %(now)s
+        %(symbol)s, %(timeframe)s, bar.ts, bar.open, bar.high, bar.low, bar.close,
+        nullif(bar.volume, 'NaN'), nullif(bar.vwap, 'NaN'), nullif(bar.trades, 'NaN'), %(now)s
     from unnest(
         %(ts)s::timestamptz[], %(open)s::float8[], %(high)s::float8[], %(low)s::float8[], %(close)s::float8[],
         %(volume)s::float8[], %(vwap)s::float8[], %(trades)s::float8[]

@@ -56,9 +56,10 @@ def slots_us(timeframe: Timeframe, asset_class: AssetClass, first: date, session
     starts: list[int] = []
     day, held = first, 0
     while held < sessions:
+        round_the_clock = asset_class in (AssetClass.CRYPTO, AssetClass.FOREX)
         if asset_class is AssetClass.CRYPTO or day.weekday() < 5:
-            tz = UTC if asset_class is AssetClass.CRYPTO else NEW_YORK
-            hours = (0, 24) if asset_class is AssetClass.CRYPTO else (4, 17 if held in early else 20)
+            tz = UTC if round_the_clock else NEW_YORK
+            hours = (0, 24) if round_the_clock else (4, 17 if held in early else 20)
             midnight = int(datetime.combine(day, time(), tz).timestamp())
             if timeframe is Timeframe.D1:
                 starts.append(midnight)
@@ -104,6 +105,8 @@ def random_bars(
     ts = ts[rng.random(len(ts)) < presence][:count]
     volume = rng.integers(0, 5_000, len(ts)).astype("float64")
     volume[rng.random(len(ts)) < rng.choice([0, 0.2, 0.97])] = 0
+    if asset_class is AssetClass.INDEX:
+        volume[:] = np.nan
     return frame(ts, *prices(rng, kind, len(ts)), volume)
 
 

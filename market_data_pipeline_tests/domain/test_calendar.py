@@ -17,6 +17,7 @@ from market_data_pipeline.domain.calendar import (
     FIRST_DATE,
     SessionCalendar,
     calendar_for,
+    expected_slots,
     from_us,
     slot_count,
     slot_start,
@@ -194,3 +195,76 @@ print([name for name in ("numpy", "pandas", "exchange_calendars", "pyarrow", "da
 def test_the_calendars_speak_the_exchanges_time_zone() -> None:
     assert calendar_for(AssetClass.US_EQUITY).tz == ZoneInfo("America/New_York")
     assert calendar_for(AssetClass.CRYPTO).tz == ZoneInfo("UTC")
+
+
+def hours(asset_class: AssetClass, day: date) -> str | None:
+    """Return a session's hours in UTC, with the date of its end where that is another."""
+    session = calendar_for(asset_class).session_on(day)
+    return session and f"{session.start:%a %H:%M} to {session.end:%a %H:%M}"
+
+
+@pytest.mark.parametrize(
+    ("day", "expected"),
+    [
+        (date(2026, 3, 6), "Fri 00:00 to Fri 22:00"),  # 17:00 New York in winter
+        (date(2026, 3, 7), None),
+        (date(2026, 3, 8), "Sun 21:00 to Mon 00:00"),  # clocks went forward that morning
+        (date(2026, 3, 9), "Mon 00:00 to Tue 00:00"),
+        (date(2026, 3, 13), "Fri 00:00 to Fri 21:00"),
+        (date(2026, 10, 30), "Fri 00:00 to Fri 21:00"),
+        (date(2026, 11, 1), "Sun 22:00 to Mon 00:00"),  # clocks went back that morning
+        (date(2026, 11, 26), "Thu 00:00 to Fri 00:00"),  # Thanksgiving
+        (date(2026, 12, 25), "Fri 00:00 to Fri 22:00"),
+    ],
+)
+def test_a_week_of_forex_lasts_from_sunday_to_friday_17_00_new_york(day: date, expected: str | None) -> None:
+    assert hours(AssetClass.FOREX, day) == expected
+
+
+def test_a_week_of_forex_has_120_hours_and_six_day_bars() -> None:
+    calendar = calendar_for(AssetClass.FOREX)
+    for sunday in (date(2026, 3, 8), date(2026, 7, 5), date(2026, 11, 1)):
+        week = Interval(calendar.midnight(sunday), calendar.midnight(sunday + timedelta(days=7)))
+        counts = [len(calendar.slots_between(timeframe, week)) for timeframe in Timeframe]
+        assert counts[:3] + counts[-1:] == [120 * 12, 120 * 4, 120, 6]
+    # The last 4h bar of a week, and the first, begin on the day's grid and are cut by the market's hours.
+    first, last = (calendar.slots_between(Timeframe.H4, week)[at] for at in (0, -1))
+    assert [from_us(int(us)).strftime("%a %H:%M") for us in (first, last)] == ["Sun 20:00", "Fri 20:00"]
+
+
+@pytest.mark.parametrize("asset_class", AssetClass)
+@pytest.mark.parametrize("timeframe", Timeframe)
+def test_slots_one_by_one_are_those_of_the_arrays(asset_class: AssetClass, timeframe: Timeframe) -> None:
+    calendar = calendar_for(asset_class)
+    sessions = calendar.sessions(date(2026, 10, 28), date(2026, 12, 1))
+    one_by_one = [
+        to_us(slot_start(timeframe, each, index)) for each in sessions for index in range(slot_count(timeframe, each))
+    ]
+    within = Interval(sessions[0].day_start, sessions[-1].day_end)
+    slots = calendar.slots_between(timeframe, within)
+    assert slots.tolist() == one_by_one
+    assert calendar.in_session(timeframe, slots).all()
+    assert one_by_one == [us for each in sessions for us in calendar.slots_us(timeframe, each).tolist()]
+
+
+@pytest.mark.parametrize(("day", "closes"), [(date(2026, 11, 25), "16:00"), (date(2026, 11, 27), "13:00")])
+def test_bars_of_an_index_are_expected_in_regular_hours(day: date, closes: str) -> None:
+    index, stock = (calendar_for(each).session_on(day) for each in (AssetClass.INDEX, AssetClass.US_EQUITY))
+    assert index is not None
+    assert stock is not None
+    assert (index.start, index.end, index.day_start) == (stock.start, stock.end, stock.day_start)
+    local = [f"{at.astimezone(NEW_YORK):%H:%M}" for at in (index.expected_start, index.expected_end)]
+    assert local == ["09:30", closes]
+    assert local == [f"{at.astimezone(NEW_YORK):%H:%M}" for at in (stock.regular_start, stock.regular_end)]
+    assert (stock.expected_start, stock.expected_end) == (stock.start, stock.end)
+    for timeframe in (Timeframe.M5, Timeframe.H1, Timeframe.H4):
+        expected = expected_slots(timeframe, index)
+        bars = np.array([to_us(slot_start(timeframe, index, slot)) for slot in expected])
+        _, slots, counts = calendar_for(AssetClass.INDEX).expected_slot_index(timeframe, bars)
+        assert slots.tolist() == list(range(len(expected)))
+        assert set(counts.tolist()) == {len(expected)}
+
+
+def test_an_index_rests_when_the_exchange_does() -> None:
+    assert calendar_for(AssetClass.INDEX).session_on(date(2026, 11, 26)) is None  # Thanksgiving
+    assert calendar_for(AssetClass.INDEX).session_on(date(2026, 6, 19)) is None

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from market_data_pipeline.domain.calendar import SessionCalendar, from_us, slot_count, to_us
+from market_data_pipeline.domain.calendar import SessionCalendar, calendar_for, from_us, slot_count, to_us
 from market_data_pipeline.domain.freshness import (
     Availability,
     bar_end,
@@ -24,7 +24,7 @@ from market_data_pipeline.domain.freshness import (
 )
 from market_data_pipeline.domain.intervals import Interval
 from market_data_pipeline.domain.objectives import DUE_GRACE, TIER_OBJECTIVES, Freshness
-from market_data_pipeline.domain.series import Tier, Timeframe
+from market_data_pipeline.domain.series import AssetClass, Tier, Timeframe
 from market_data_pipeline_tests.domain.strategies import (
     CRYPTO,
     EQUITIES,
@@ -345,3 +345,44 @@ def test_the_last_bar_that_should_exist_follows_the_calendar() -> None:
     assert last(Timeframe.D1, "2025-11-30 12:00") == new_york("2025-11-28 00:00")
     assert last(Timeframe.D1, "2025-11-28 20:00") == new_york("2025-11-26 00:00")
     assert last(Timeframe.M5, "2025-11-28 23:00", end_of_day) == new_york("2025-11-26 19:55")
+
+
+FOREX, INDEX = (calendar_for(each) for each in (AssetClass.FOREX, AssetClass.INDEX))
+
+
+def due_next(calendar: SessionCalendar, last_ts: datetime, quiet: int = 0, timeframe: Timeframe = Timeframe.M5) -> str:
+    """Return in New York when the bar after `last_ts` is due, in real time."""
+    found = next_due(
+        calendar,
+        timeframe,
+        last_ts=last_ts,
+        history_start=HISTORY_START,
+        quiet_slots=quiet,
+        confirmed=(),
+        availability=real_time,
+    )
+    return f"{found.astimezone(NEW_YORK):%a %m-%d %H:%M}"
+
+
+def test_nothing_of_forex_is_late_before_sundays_first_bar_is() -> None:
+    friday = new_york("2026-10-30 16:55")
+    assert due_next(FOREX, friday) == "Sun 11-01 17:07"
+    assert due_next(FOREX, friday, timeframe=Timeframe.H1) == "Sun 11-01 18:02"
+    # Clocks went back that Sunday: the 4h bar from 20:00 UTC holds the first two hours, and ends at 19:00 New York.
+    assert due_next(FOREX, friday, timeframe=Timeframe.H4) == "Sun 11-01 19:02"
+    assert due_next(FOREX, new_york("2026-11-04 11:00")) == "Wed 11-04 11:12"
+
+
+def test_an_index_is_late_within_its_regular_hours_whatever_it_usually_lacks_outside() -> None:
+    wednesday = INDEX.slots_between(Timeframe.M5, Interval(new_york("2026-11-25 09:30"), new_york("2026-11-25 16:00")))
+    days = [wednesday - shift * 86_400_000_000 for shift in (2, 1, 0)]
+    assert quiet_slots(INDEX, Timeframe.M5, np.concatenate(days)) == 0
+    assert due_next(INDEX, new_york("2026-11-25 10:00")) == "Wed 11-25 10:12"
+    # Thanksgiving follows, then an early close at 13:00, then a weekend.
+    assert due_next(INDEX, new_york("2026-11-25 15:55")) == "Fri 11-27 09:37"
+    assert due_next(INDEX, new_york("2026-11-27 12:55")) == "Mon 11-30 09:37"
+    # What comes after the close is stored, and makes nothing late.
+    assert due_next(INDEX, new_york("2026-11-25 16:10")) == "Fri 11-27 09:37"
+    assert due_next(INDEX, new_york("2026-11-25 15:00"), timeframe=Timeframe.H1) == "Fri 11-27 10:02"
+    last = expected_last_ts(INDEX, Timeframe.M5, now=new_york("2026-11-28 12:00"), availability=real_time)
+    assert last == new_york("2026-11-27 12:55")

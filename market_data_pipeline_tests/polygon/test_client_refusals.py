@@ -83,6 +83,18 @@ def test_a_403_for_bars_older_than_the_plans_history_is_about_that_request_only(
             QuickClient(server.url, plan=plan_named("advanced"), clock=lambda: beyond).bars()
 
 
+@pytest.mark.parametrize("symbol", ["I:SPX", "C:EURUSD", "X:BTCUSD"])
+def test_a_403_for_a_market_that_is_sold_apart_is_about_its_symbols_only(symbol: str) -> None:
+    refusal = {"status": "NOT_AUTHORIZED", "message": "You are not entitled to this data."}
+    with FaultyServer(send_json(refusal, 403)) as server:
+        client = QuickClient(server.url)
+        with pytest.raises(VendorRequestError, match="apart from US stocks") as caught:
+            client.bars(symbol=symbol)
+        with pytest.raises(VendorRefusedError):
+            client.bars()
+    assert symbol in str(caught.value)
+
+
 def test_what_the_vendor_says_cannot_act_on_a_terminal_or_a_log() -> None:
     said = "gone\x1b[2J\x1b]0;owned\x07 \u202etxt.exe\r\nERROR: forged line \x9b31m\x00"
     with (

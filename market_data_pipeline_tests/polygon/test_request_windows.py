@@ -56,7 +56,7 @@ def test_a_gap_that_fits_on_the_page_is_bridged_and_one_that_does_not_is_not() -
 
 def test_a_crypto_year_is_11_pages() -> None:
     days = CRYPTO.sessions(dt.date(2023, 1, 1), dt.date(2024, 1, 1))
-    (window,) = windows(days, Timeframe.M5)
+    (window,) = windows(days, Timeframe.M5, asset_class=AssetClass.CRYPTO)
     assert window.base_bars == 365 * 1440
     assert pages_of(window.base_bars) == 11
 

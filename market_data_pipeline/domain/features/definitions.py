@@ -27,9 +27,6 @@ apart, far from any threshold; for the average true range see `compute.warm_up_s
 WINDOW_BARS: Final = 310
 """Earlier bars that all features but the two averages depend on: 99 for windows, 289 for `return_1d`; see above."""
 
-TRADING_DAYS: Final = {AssetClass.US_EQUITY: 252, AssetClass.CRYPTO: 365}
-SESSION_MINUTES: Final = {AssetClass.US_EQUITY: 960, AssetClass.CRYPTO: 1440}  # 04:00 to 20:00 New York; UTC days
-
 SQL_TYPES: Final = {"float": "double precision", "bool": "boolean", "text": "text"}
 
 
@@ -100,9 +97,8 @@ FEATURE_NAMES: Final = tuple(feature.name for feature in FEATURES)
 def bars_per_year(timeframe: Timeframe, asset_class: AssetClass) -> float:
     """Return how many bars make a year, the factor that annualises a variance.
 
-    US equities count 252 days of 960 minutes (the extended session), round-the-clock markets 365 days of 1,440.
+    US equities count 252 days of 960 minutes (the extended session), crypto 365 days of 1,440, forex 52 weeks of 120
+    hours or of six day bars (Sunday's is one), indices 252 days of 390 minutes (the regular hours).
     """
-    days = TRADING_DAYS[asset_class]
-    if timeframe is Timeframe.D1:
-        return float(days)
-    return days * SESSION_MINUTES[asset_class] / timeframe.minutes
+    market = asset_class.market
+    return float(market.day_bars_a_year) if timeframe is Timeframe.D1 else market.minutes_a_year / timeframe.minutes

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from market_data_pipeline.settings import Settings
 
 MARKET: Final = "market"  # the detail of the alert of a series that its market's alert stands for
-_NAMES: Final = {AssetClass.US_EQUITY: "US stocks", AssetClass.CRYPTO: "crypto pairs"}
 
 
 def alert_lives(engine: Engine, settings: Settings) -> None:
@@ -59,7 +58,7 @@ def _market(connection: Connection, asset_class: AssetClass) -> Alert | None:
     from market_data_pipeline.reports.freshness import instant, read_clock
     from market_data_pipeline.reports.life import anyone_trades, days_without_bars, silent_markets
 
-    name, calendar, now = _NAMES[asset_class], calendar_for(asset_class), read_clock(connection)
+    name, calendar, now = asset_class.market.plural, calendar_for(asset_class), read_clock(connection)
     known = next((one for one in open_alerts(connection, "silence") if one.subject == asset_class), None)
     silent = silent_markets(connection).get(asset_class)
     if silent is not None:

@@ -25,12 +25,22 @@ BARS_PER_YEAR = {
     ("crypto", "1h"): 8_760.0,
     ("crypto", "4h"): 2_190.0,
     ("crypto", "1d"): 365.0,
+    ("forex", "5m"): 74_880.0,  # 52 weeks of 120 hours
+    ("forex", "15m"): 24_960.0,
+    ("forex", "1h"): 6_240.0,
+    ("forex", "4h"): 1_560.0,
+    ("forex", "1d"): 312.0,  # six days a week, of which Sunday is short
+    ("index", "5m"): 19_656.0,  # 252 days of 6.5 hours
+    ("index", "15m"): 6_552.0,
+    ("index", "1h"): 1_638.0,
+    ("index", "4h"): 409.5,
+    ("index", "1d"): 252.0,
 }
 
 
 def features(bars: list[Bar], timeframe: str, asset_class: str) -> list[Row]:
     """Return the features of every bar."""
-    tz = ZoneInfo("America/New_York" if asset_class == "us_equity" else "UTC")
+    tz = ZoneInfo("America/New_York" if asset_class in ("us_equity", "index") else "UTC")
     dates = [bar[0].astimezone(tz).date() for bar in bars]
     close = [bar[3] for bar in bars]
     scale = math.sqrt(BARS_PER_YEAR[asset_class, timeframe])
@@ -68,7 +78,8 @@ def features(bars: list[Bar], timeframe: str, asset_class: str) -> list[Row]:
         if t > 14:
             row["atr"] = (13 * rows[t - 1]["atr"] + true_ranges[-1]) / 14
 
-        row["rolling_volume_20"] = math.fsum(bar[4] for bar in bars[t - 19 : t + 1]) / 20 if t >= 19 else None
+        has_volume = t >= 19 and asset_class != "index"
+        row["rolling_volume_20"] = math.fsum(bar[4] for bar in bars[t - 19 : t + 1]) / 20 if has_volume else None
         row["volume_ratio"] = volume / row["rolling_volume_20"] if row["rolling_volume_20"] else None
 
         row["hh"] = row["hl"] = row["lh"] = row["ll"] = None
