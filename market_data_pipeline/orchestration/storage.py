@@ -2,7 +2,8 @@
 
 dagster-postgres alone opens a connection for each statement: 68 in a run with nothing to do, each a new process of the
 server. Here the parts of an instance's storage share one connection, which is kept until the instance is disposed of;
-if it has been lost, a new one replaces it. Concurrent threads briefly get additional connections.
+if it has been lost, a new one replaces it. Concurrent threads briefly get additional connections. All of them notice
+within a minute and a half that the server's machine is gone.
 """
 
 from __future__ import annotations
@@ -18,7 +19,11 @@ from dagster_postgres.utils import (
 )
 from sqlalchemy import inspect
 
+from market_data_pipeline.domain.errors import ConfigurationError
 from market_data_pipeline.orchestration.dagster_internals import use_engine
+from market_data_pipeline.settings.database_urls import postgres_url as libpq_form
+from market_data_pipeline.settings.database_urls import psycopg2_url
+from market_data_pipeline.store.connection import with_keepalives
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -29,7 +34,10 @@ _TABLES: Final = {"runs", "event_logs", "instigators", "instance_info"}
 
 
 class KeptConnectionStorage(DagsterPostgresStorage):
-    """What `storage: postgres` of Dagster is, with the same configuration."""
+    """What `storage: postgres` of Dagster is, with the same configuration: `postgres_url` or `postgres_db`.
+
+    Either may leave the driver open.
+    """
 
     def __init__(
         self,
@@ -38,8 +46,12 @@ class KeptConnectionStorage(DagsterPostgresStorage):
         inst_data: Any = None,
         token_provider: Any = None,
     ) -> None:
+        try:
+            url = with_keepalives(psycopg2_url(libpq_form(postgres_url)))
+        except ValueError as error:
+            raise ConfigurationError(f"The URL of Dagster's storage {error}.") from None
         engine = create_pg_engine(
-            postgres_url,
+            url,
             token_provider,
             isolation_level="AUTOCOMMIT",
             pool_size=1,
@@ -49,7 +61,7 @@ class KeptConnectionStorage(DagsterPostgresStorage):
         if should_autocreate_tables:
             found = retry_pg_connection_fn(lambda: inspect(engine).get_table_names())
             should_autocreate_tables = not set(found) >= _TABLES
-        super().__init__(postgres_url, should_autocreate_tables, inst_data, token_provider)
+        super().__init__(url, should_autocreate_tables, inst_data, token_provider)
         use_engine(engine, self.run_storage, self.event_log_storage, self.schedule_storage)
 
     @classmethod

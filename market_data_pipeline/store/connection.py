@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from urllib.parse import parse_qs, urlencode, urlsplit
 
 import psycopg
 from psycopg import sql
@@ -39,6 +40,16 @@ _PARAMETERS: Final[dict[str, str | int]] = {
 }
 # Whatever the URL and the environment say: a database in SQL_ASCII would answer with bytes.
 _ENCODING: Final = {"client_encoding": "UTF8"}
+
+
+def with_keepalives(url: str) -> str:
+    """Return a URL that says how long a connection may wait for a machine that is gone; what it says already stays.
+
+    For connections that others open, by libpq or SQLAlchemy.
+    """
+    given = parse_qs(urlsplit(url).query)
+    missing = urlencode({name: value for name, value in _PARAMETERS.items() if name not in given})
+    return f"{url}{'&' if '?' in url else '?'}{missing}" if missing else url
 
 
 def conninfo(url: str, **parameters: str | int) -> str:

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import psycopg
+import pytest
+import yaml
+from psycopg.conninfo import conninfo_to_dict
 
+from market_data_pipeline.domain.errors import ConfigurationError
+from market_data_pipeline.orchestration.storage import KeptConnectionStorage
 from market_data_pipeline.store.connection import libpq_url
 
 
@@ -39,3 +45,52 @@ def test_statements_share_a_connection_that_is_replaced_when_lost_and_closed_at_
         use(instance)
         assert len(backends(dagster_url)) == 1
     assert backends(dagster_url) == []
+
+
+def parameters(instance: dg.DagsterInstance) -> list[dict[str, Any]]:
+    """Return what libpq was given for the connections of each part of the storage."""
+    found = []
+    for part in (instance.run_storage, instance.event_log_storage, instance.schedule_storage):
+        with part._engine.connect() as connection:
+            found.append(connection.connection.driver_connection.get_dsn_parameters())
+    return found
+
+
+@pytest.mark.parametrize("scheme", [{}, {"scheme": "postgresql+psycopg2"}])
+def test_it_takes_the_block_of_the_helm_chart_with_and_without_a_scheme(
+    dagster_home: Path, dagster_url: str, scheme: dict[str, str]
+) -> None:
+    plain = conninfo_to_dict(libpq_url(dagster_url))
+    block = {
+        "username": plain["user"],
+        "password": {"env": "DAGSTER_PG_PASSWORD"},
+        "hostname": "",
+        "db_name": plain["dbname"],
+        "port": int(plain["port"]),
+        "params": {"host": plain["host"]},
+        **scheme,
+    }
+    file = dagster_home / "dagster.yaml"
+    config = yaml.safe_load(file.read_text())
+    config["storage"]["custom"]["config"] = {"postgres_db": block}
+    file.write_text(yaml.safe_dump(config))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DAGSTER_PG_PASSWORD", str(plain["password"]))
+        patch.delenv("DAGSTER_POSTGRES_URL")
+        with dg.DagsterInstance.get() as instance:
+            use(instance)
+            instance.report_runless_asset_event(dg.AssetMaterialization("an_asset"))  # with a NOTIFY
+            assert instance.get_asset_keys() == [dg.AssetKey("an_asset")]
+
+
+def test_no_connection_of_the_storage_waits_for_a_machine_that_is_gone(dagster_home: Path) -> None:
+    wanted = {"keepalives_idle": "30", "keepalives_interval": "10", "keepalives_count": "6"}
+    with dg.DagsterInstance.get() as instance:
+        instance.event_log_storage.optimize_for_webserver(5000, -1, -1)  # it opens connections of its own
+        for given in parameters(instance):
+            assert given.items() >= {**wanted, "tcp_user_timeout": "90000", "connect_timeout": "10"}.items()
+
+
+def test_a_url_that_no_one_can_use_is_named() -> None:
+    with pytest.raises(ConfigurationError, match="The URL of Dagster's storage does not start with postgresql://"):
+        KeptConnectionStorage("mysql://somewhere/dagster")
