@@ -77,9 +77,11 @@ bench: $(VENV)/.installed ## measure the pipeline on this machine
 
 lock: $(VENV)/.installed ## pin the newest versions that pyproject.toml allows, and see where they have wheels
 	$(COMPILE) --group installer --output-file requirements-installer.lock
-	$(COMPILE) pyproject.toml --all-extras --group build --output-file requirements.lock
-	$(COMPILE) pyproject.toml --all-extras --group build --group dev --constraints requirements.lock \
-		--output-file requirements-dev.lock
+	$(COMPILE) pyproject.toml --extra all --group build --output-file requirements.lock
+	$(COMPILE) pyproject.toml --extra all --extra kubernetes --group build --constraints requirements.lock \
+		--output-file requirements-kubernetes.lock
+	$(COMPILE) pyproject.toml --extra all --extra kubernetes --group build --group dev \
+		--constraints requirements-kubernetes.lock --output-file requirements-dev.lock
 	$(BIN)/python -m market_data_pipeline_tests.lock_platforms
 
 clean: ## remove the environment and caches; data in .market-data stay

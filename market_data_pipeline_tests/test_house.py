@@ -191,10 +191,12 @@ def test_the_locks_hold_what_the_project_requires() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     extras = project["project"]["optional-dependencies"]
     groups = project["dependency-groups"]
+    cluster = extras.pop("kubernetes")
     runtime = [*project["project"]["dependencies"], *itertools.chain(*extras.values()), *groups["build"]]
     for lock, asked in {
         "requirements.lock": runtime,
-        "requirements-dev.lock": [*runtime, *groups["dev"]],
+        "requirements-kubernetes.lock": [*runtime, *cluster],
+        "requirements-dev.lock": [*runtime, *cluster, *groups["dev"]],
         "requirements-installer.lock": groups["installer"],
     }.items():
         locked = (ROOT / lock).read_text(encoding="utf-8").lower()
@@ -208,7 +210,7 @@ def test_development_runs_on_the_pins_of_production() -> None:
         text = (ROOT / name).read_text(encoding="utf-8")
         return set(re.findall(r"^[a-z0-9.\-]+==[^ ]+", text, re.MULTILINE))
 
-    assert pins("requirements.lock") <= pins("requirements-dev.lock")
+    assert pins("requirements.lock") <= pins("requirements-kubernetes.lock") <= pins("requirements-dev.lock")
 
 
 def test_the_command_and_the_location_have_their_names() -> None:

@@ -1,0 +1,1 @@
+"""What deploy/ holds is executed, or validated by what its readers accept."""
