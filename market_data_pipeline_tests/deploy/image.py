@@ -24,6 +24,7 @@ from market_data_pipeline_tests.conftest import REPOSITORY
 
 # Of the base image. This Python may look for its library where it was installed: a folder that others cannot enter.
 _BASE: Final = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LD_LIBRARY_PATH": "/usr/local/lib"}
+_STOP_SECONDS: Final = 120  # until an engine kills a container, as compose.yaml says
 _OWN: Final = ("/opt", "/srv")  # what an image may write to; what the machine has there stays visible
 
 
@@ -166,10 +167,13 @@ class Host:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for each in self._started:
+        for each in reversed(self._started):
             each.terminate()
-        for each in self._started:
-            each.wait()
+            try:
+                each.wait(_STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                each.kill()
+                each.wait()
         self._holder.kill()
         self._holder.wait()
 
