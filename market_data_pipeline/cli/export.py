@@ -34,6 +34,13 @@ class From(StrEnum):
     LAKE = "lake"
 
 
+class Hours(StrEnum):
+    """Which hours of a session."""
+
+    EXTENDED = "extended"
+    REGULAR = "regular"
+
+
 @app.command(
     epilog="Example: market-data export AAPL MSFT --timeframes 1h,1d --start 2026-01-01 --format csv --output bars.csv"
 )
@@ -52,6 +59,9 @@ def export(
         str, typer.Option(help="Bars as they were known at this instant, for example 2026-11-20T21:00Z.")
     ] = "",
     raw: Annotated[bool, typer.Option("--raw", help="Prices and volume as traded, not adjusted for splits.")] = False,
+    session: Annotated[
+        Hours, typer.Option(help="All hours, or the regular ones: 09:30 to 16:00 New York of stocks and indices.")
+    ] = Hours.EXTENDED,
     columns: Annotated[str, typer.Option(help="Comma-separated; all if omitted.")] = "",
     source: Annotated[From, typer.Option(help="Where to read: the nearer of both, or one of them.")] = From.AUTO,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")] = False,
@@ -78,6 +88,7 @@ def export(
         "timeframe": list(spans),
         "start": start or None,
         "end": end or None,
+        "session": session.value,
         "columns": names(columns, str) or None,
         "source": source.value,
         "settings": config,

@@ -43,7 +43,6 @@ _DAY: Final = dt.timedelta(days=1)
 _HOUR: Final = dt.timedelta(hours=1)
 _US: Final = dt.timedelta(microseconds=1)
 _US_PER_HOUR: Final = _HOUR // _US
-_AFTER_CLOSE_HOURS: Final = 4  # between the end of the regular hours and that of the session
 _EPOCH: Final = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 
 
@@ -245,12 +244,25 @@ class SessionCalendar:
         session, slot, count = self.slot_index(timeframe, ts_us)
         if not self._hours.only_regular or self._hours.regular is None or timeframe is Timeframe.D1:
             return session, slot, count
-        opens, _, _ = self._hours.regular
-        first = (opens - self._hours.start) // timeframe.span
-        # An early close cuts both by the same three hours.
-        last = (self._axis.ends[session] - self._axis.starts[session]) // _US_PER_HOUR - _AFTER_CLOSE_HOURS
-        expected = -(-(last * _US_PER_HOUR) // (timeframe.span // _US)) - first
-        return session, slot - first, expected
+        span, start = timeframe.span // _US, self._axis.starts[session]
+        opens, closes = self.regular_hours_us(ts_us)
+        first, last = (opens - start) // span, -(-(closes - start) // span)
+        return session, slot - first, last - first
+
+    def regular_hours_us(self, ts_us: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the start and the end of the regular hours of the session on each instant's date, or the one before.
+
+        Round the clock these are the session's own.
+        """
+        import numpy as np
+
+        session = np.maximum(np.searchsorted(self._axis.day_starts, ts_us, side="right") - 1, 0)
+        starts, ends = self._axis.starts[session], self._axis.ends[session]
+        if self._hours.regular is None:
+            return starts, ends
+        opens, closes, _ = self._hours.regular
+        # An early close ends both by the same three hours sooner.
+        return starts + (opens - self._hours.start) // _US, ends - (self._hours.end - closes) // _US
 
     def _first_slots(self, timeframe: Timeframe) -> np.ndarray:
         """Return the start of the first slot of every session."""

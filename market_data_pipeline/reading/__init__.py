@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from market_data_pipeline.reading.options import BarOptions, FeatureOptions, RecordOptions
-    from market_data_pipeline.reading.selection import When
+    from market_data_pipeline.reading.selection import SessionHours, When
     from market_data_pipeline.settings import Settings
 
 
@@ -53,6 +53,7 @@ def read_bars(
     *,
     adjusted: bool = True,
     as_of: datetime | None = None,
+    session: SessionHours = "extended",
     columns: Iterable[str] | None = None,
     source: Source = "auto",
     as_arrow: bool = False,
@@ -70,6 +71,8 @@ def read_bars(
         adjusted: prices and volume adjusted for splits, or as they were traded.
         as_of: return what was known at this instant: bars as they were stored then, adjusted for the splits that the
             vendor had listed by then and that were in force on that New York day. None: now.
+        session: `extended`, all hours, or `regular`: of US stocks and indices the bars of 09:30 to 16:00 New York (to
+            13:00 on early closes). 1h and 4h bars are then made of 5m bars and start at 09:30; day bars are the same.
         columns: which columns to read, in this order; `ts`, and `symbol` and `timeframe` of several, come in any case.
         source: `database`, `lake`, or `auto`, which takes the nearer of the two that has the rows. The rows are the
             same.
@@ -103,7 +106,7 @@ def read_bars(
     """
     return read(
         "bars", symbol=symbol, timeframe=timeframe, start=start, end=end, adjusted=adjusted, as_of=as_of,
-        columns=columns, source=source, as_arrow=as_arrow, as_polars=as_polars, settings=settings,
+        session=session, columns=columns, source=source, as_arrow=as_arrow, as_polars=as_polars, settings=settings,
     )  # fmt: skip
 
 
@@ -128,6 +131,7 @@ def read_features(
     start: When | None = None,
     end: When | None = None,
     *,
+    session: SessionHours = "extended",
     columns: Iterable[str] | None = None,
     source: Source = "auto",
     as_arrow: bool = False,
@@ -136,7 +140,8 @@ def read_features(
 ) -> Any:
     """Return the features of the bars of one or more series that start in [start, end).
 
-    Arguments and errors are those of `read_bars`.
+    Arguments and errors are those of `read_bars`. Features are computed of all hours: `session="regular"` leaves rows
+    out and changes none, and there are none of the 1h and 4h bars of regular hours.
 
     Returns:
         The 17 features and the project's own ones, with `ts` as the index. Floats are float64 with NaN for NULL,
@@ -154,7 +159,7 @@ def read_features(
         2014-06-09 04:00:00+00:00  93.7000      0.0159              up
     """
     return read(
-        "features", symbol=symbol, timeframe=timeframe, start=start, end=end, columns=columns,
+        "features", symbol=symbol, timeframe=timeframe, start=start, end=end, session=session, columns=columns,
         source=source, as_arrow=as_arrow, as_polars=as_polars, settings=settings,
     )  # fmt: skip
 
@@ -181,6 +186,7 @@ def read_records(
     end: When | None = None,
     *,
     adjusted: bool = True,
+    session: SessionHours = "extended",
     columns: Iterable[str] | None = None,
     source: Source = "auto",
     as_arrow: bool = False,
@@ -204,8 +210,8 @@ def read_records(
         2014-06-09 04:00:00+00:00  93.70              up
     """
     return read(
-        "records", symbol=symbol, timeframe=timeframe, start=start, end=end, adjusted=adjusted, columns=columns,
-        source=source, as_arrow=as_arrow, as_polars=as_polars, settings=settings,
+        "records", symbol=symbol, timeframe=timeframe, start=start, end=end, adjusted=adjusted, session=session,
+        columns=columns, source=source, as_arrow=as_arrow, as_polars=as_polars, settings=settings,
     )  # fmt: skip
 
 
@@ -218,6 +224,7 @@ def iter_bars(
     rows: int = PIECE_ROWS,
     adjusted: bool = True,
     as_of: datetime | None = None,
+    session: SessionHours = "extended",
     columns: Iterable[str] | None = None,
     source: Source = "auto",
     as_arrow: bool = False,
@@ -237,7 +244,7 @@ def iter_bars(
     """
     return iterate(
         "bars", symbol=symbol, timeframe=timeframe, start=start, end=end, rows=rows, adjusted=adjusted, as_of=as_of,
-        columns=columns, source=source, as_arrow=as_arrow, as_polars=as_polars, settings=settings,
+        session=session, columns=columns, source=source, as_arrow=as_arrow, as_polars=as_polars, settings=settings,
     )  # fmt: skip
 
 
@@ -248,6 +255,7 @@ def iter_features(
     end: When | None = None,
     *,
     rows: int = PIECE_ROWS,
+    session: SessionHours = "extended",
     columns: Iterable[str] | None = None,
     source: Source = "auto",
     as_arrow: bool = False,
@@ -262,8 +270,8 @@ def iter_features(
         536
     """
     return iterate(
-        "features", symbol=symbol, timeframe=timeframe, start=start, end=end, rows=rows, columns=columns,
-        source=source, as_arrow=as_arrow, as_polars=as_polars, settings=settings,
+        "features", symbol=symbol, timeframe=timeframe, start=start, end=end, rows=rows, session=session,
+        columns=columns, source=source, as_arrow=as_arrow, as_polars=as_polars, settings=settings,
     )  # fmt: skip
 
 
@@ -275,6 +283,7 @@ def iter_records(
     *,
     rows: int = PIECE_ROWS,
     adjusted: bool = True,
+    session: SessionHours = "extended",
     columns: Iterable[str] | None = None,
     source: Source = "auto",
     as_arrow: bool = False,
@@ -291,5 +300,5 @@ def iter_records(
     """
     return iterate(
         "records", symbol=symbol, timeframe=timeframe, start=start, end=end, rows=rows, adjusted=adjusted,
-        columns=columns, source=source, as_arrow=as_arrow, as_polars=as_polars, settings=settings,
+        session=session, columns=columns, source=source, as_arrow=as_arrow, as_polars=as_polars, settings=settings,
     )  # fmt: skip

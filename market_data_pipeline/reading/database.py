@@ -6,6 +6,7 @@ one; how many rows that will be is estimated from the state of the series.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
@@ -15,9 +16,10 @@ from market_data_pipeline.domain.calendar import exchange_date
 from market_data_pipeline.domain.errors import UsageError
 from market_data_pipeline.domain.series import Series
 from market_data_pipeline.reading.connections import snapshot
+from market_data_pipeline.reading.regular import columns_to_read, regular_rows, stretch_to_read
 from market_data_pipeline.reading.tables import Rows, table
 from market_data_pipeline.store import many_series
-from market_data_pipeline.store.many_series import Stretch
+from market_data_pipeline.store.many_series import Columns, Stretch
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
     from market_data_pipeline.reading.selection import Selection
     from market_data_pipeline.settings import Settings
     from market_data_pipeline.store.copy import StoreConnection
-    from market_data_pipeline.store.many_series import Columns, Held
+    from market_data_pipeline.store.many_series import Held
 
 # About a year of 5m bars. The server's memory for it is 25 MB with features; a statement costs as much as 200 rows.
 PIECE_ROWS: Final = 1 << 16
@@ -77,14 +79,14 @@ def pieces(selection: Selection, settings: Settings, rows: int = PIECE_ROWS) -> 
         UsageError: a symbol that is not tracked.
         ConfigurationError, DatabaseUnavailableError: see `connections.snapshot`.
     """
-    today = exchange_date(selection.as_of or settings.clock())
+    instant = selection.as_of or settings.clock()
     with snapshot(settings, lambda connection: _held(selection, connection)) as (connection, held):
         splits: dict[str, list[Split]] = {}
         if selection.adjusted and selection.bars:
             splits = many_series.splits_of(connection, selection.symbols, selection.as_of)
         read = 0
-        for batch in _batches(_stretches(selection, held, rows), held, rows):
-            found = rows_of(_Database(connection), selection, batch, splits, today)
+        for batch in _batches(selection, _stretches(selection, held, rows), held, rows):
+            found = rows_of(_Database(connection), selection, batch, splits, instant)
             read += sum(stretch.end == selection.interval(stretch.series.symbol)[1] for stretch in batch)
             yield Piece(table(selection, found), read)
 
@@ -92,7 +94,7 @@ def pieces(selection: Selection, settings: Settings, rows: int = PIECE_ROWS) -> 
 def _held(selection: Selection, connection: StoreConnection) -> dict[Series, Held]:
     from market_data_pipeline.store.universe import known_symbols
 
-    found = many_series.held(connection, selection.symbols, selection.timeframes)
+    found = many_series.held(connection, selection.symbols, selection.stored_timeframes())
     for symbol in selection.symbols:
         if symbol not in found:
             known = known_symbols(connection, [symbol])
@@ -109,22 +111,24 @@ def _stretches(selection: Selection, held: dict[Series, Held], rows: int) -> Ite
     """Yield each series in its order, one of more than `rows` as several stretches of equal time."""
     for series in selection.series():
         first, end = selection.interval(series.symbol)
-        whole = Stretch(series, first, end)
-        parts = -(-_estimate(whole, held) // rows)
+        whole, stored = Stretch(series, first, end), selection.read_as(series)
+        parts = -(-_estimate(whole._replace(series=stored), held) // rows)
         if parts < 2:
             yield whole
             continue
-        begins, ends = _overlap(whole, held[series])
+        begins, ends = _overlap(whole, held[stored])
         cuts = [first, *(begins + (ends - begins) * part / parts for part in range(1, parts)), end]
         yield from (Stretch(series, *pair) for pair in pairwise(cuts))
 
 
-def _batches(stretches: Iterable[Stretch], held: dict[Series, Held], rows: int) -> Iterator[list[Stretch]]:
+def _batches(
+    selection: Selection, stretches: Iterable[Stretch], held: dict[Series, Held], rows: int
+) -> Iterator[list[Stretch]]:
     """Yield consecutive stretches that are expected to have `rows` rows together, and at least one."""
     batch: list[Stretch] = []
     size = 0
     for stretch in stretches:
-        expected = _estimate(stretch, held)
+        expected = _estimate(stretch._replace(series=selection.read_as(stretch.series)), held)
         if batch and size + expected > rows:
             yield batch
             batch, size = [], 0
@@ -152,20 +156,60 @@ def rows_of(
     selection: Selection,
     batch: Sequence[Stretch],
     splits: dict[str, list[Split]],
-    today: date,
+    instant: datetime,
 ) -> Rows:
-    """Return the selected rows of a batch, adjusted, and features beside their bars."""
-    series = [stretch.series for stretch in batch]
+    """Return the selected rows of a batch as of `instant`: adjusted, and features beside their bars."""
+    series, today = [stretch.series for stretch in batch], exchange_date(instant)
+    if selection.session == "extended":
+        return Rows(series, *_stored(source, selection, batch, splits, today))
+    parts = []
+    # By timeframe, because 5m bars of a series may be asked for, and 1h bars that are made of them.
+    for timeframe in dict.fromkeys(one.timeframe for one in series):
+        places = [place for place, one in enumerate(series) if one.timeframe is timeframe]
+        asked = [batch[place] for place in places]
+        read = [stretch_to_read(stretch) for stretch in asked]
+        found = _stored(source, replace(selection, bars=columns_to_read(selection.bars)), read, splits, today)
+        parts.append((places, regular_rows(found, asked, selection.columns, instant)))
+    return Rows(series, *_in_places(parts, selection.columns))
+
+
+def _in_places(parts: Sequence[tuple[Sequence[int], Columns]], names: Sequence[str]) -> Columns:
+    """Return the rows of parts of a batch, of which each has the series in its places, in the batch's order."""
+    import numpy as np
+
+    if len(parts) == 1:
+        return parts[0][1]
+    at = np.concatenate([np.array(places, "int32")[part.at] for places, part in parts])
+    order = np.argsort(at, kind="stable")
+
+    def ordered(name: str) -> object:
+        columns = [part.values[name] for _, part in parts]
+        if isinstance(columns[0], list):
+            joined = [value for column in columns for value in column]
+            return [joined[place] for place in order]
+        return np.concatenate(columns)[order]
+
+    ts = np.concatenate([part.ts for _, part in parts])[order]
+    return Columns(at[order], ts, {name: ordered(name) for name in names})
+
+
+def _stored(
+    source: RowSource,
+    selection: Selection,
+    batch: Sequence[Stretch],
+    splits: dict[str, list[Split]],
+    today: date,
+) -> Columns:
+    """Return the stored rows of a batch, adjusted, and features beside their bars."""
     if selection.kind == "features":
-        features = source.feature_columns(batch, selection.features)
-        return Rows(series, features.at, features.ts, features.values)
+        return source.feature_columns(batch, selection.features)
     # Volume divides and prices multiply by a factor of their own row, so that one column alone is adjusted as all are.
     bars = source.bar_columns(batch, selection.bars, selection.as_of)
     _adjust(bars, batch, splits, today)
     values = bars.values
     if selection.features:
         values = values | _beside(bars, source.feature_columns(batch, selection.features))
-    return Rows(series, bars.at, bars.ts, values)
+    return bars._replace(values=values)
 
 
 def _adjust(bars: Columns, batch: Sequence[Stretch], splits: dict[str, list[Split]], today: date) -> None:

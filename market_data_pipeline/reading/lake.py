@@ -9,7 +9,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from market_data_pipeline.domain.calendar import exchange_date, from_us
+from market_data_pipeline.domain.calendar import from_us
 from market_data_pipeline.domain.errors import PipelineError, UsageError
 from market_data_pipeline.domain.series import Series
 from market_data_pipeline.reading.connections import snapshot
@@ -41,12 +41,12 @@ class OpenLake(NamedTuple):
 
 def pieces(selection: Selection, settings: Settings, opened: OpenLake, rows: int | None) -> Iterator[Piece]:
     """Yield the selected rows in pieces of whole series, of about `rows` rows unless that is None; at least one."""
-    today = exchange_date(selection.as_of or settings.clock())
+    instant = selection.as_of or settings.clock()
     series = selection.series()
     size = len(series) if rows is None else max(1, rows * len(series) // max(1, _rows_held(selection, opened.reader)))
     for begin in range(0, len(series), size):
         batch = [Stretch(one, *selection.interval(one.symbol)) for one in series[begin : begin + size]]
-        found = rows_of(opened.reader, selection, batch, opened.splits, today)
+        found = rows_of(opened.reader, selection, batch, opened.splits, instant)
         yield Piece(table(selection, found), begin + len(batch))
 
 
@@ -81,7 +81,7 @@ def nearer_lake(selection: Selection, settings: Settings) -> OpenLake | None:
         if reader.lake.local is None or not reader.lake.local.exists():
             return None
         with snapshot(
-            settings, lambda connection: stored_series(connection, selection.timeframes, selection.symbols)
+            settings, lambda connection: stored_series(connection, selection.stored_timeframes(), selection.symbols)
         ) as (connection, stored):
             if sum(series.bar_count for series in stored.values()) < NEAR_ROWS:
                 return None
@@ -109,7 +109,7 @@ def _tables(selection: Selection) -> list[LakeTable]:
         kinds.append(Kind.FEATURES)
     if selection.as_of is not None:
         kinds.append(Kind.REVISIONS)
-    return [LakeTable(kind, timeframe) for kind in kinds for timeframe in selection.timeframes]
+    return [LakeTable(kind, timeframe) for kind in kinds for timeframe in selection.stored_timeframes()]
 
 
 def _rows_held(selection: Selection, reader: LakeReader) -> int:

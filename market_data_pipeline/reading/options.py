@@ -9,12 +9,14 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from market_data_pipeline.reading.read import Source
+    from market_data_pipeline.reading.selection import SessionHours
     from market_data_pipeline.settings import Settings
 
 
 class FeatureOptions(TypedDict, total=False):
     """Those of `read_features`."""
 
+    session: SessionHours
     columns: Iterable[str] | None
     source: Source
     settings: Settings | None

@@ -12,6 +12,7 @@ from market_data_pipeline.domain.calendar import calendar_for
 from market_data_pipeline.domain.errors import UsageError
 from market_data_pipeline.domain.features.definitions import FEATURES
 from market_data_pipeline.domain.series import Series, Timeframe, asset_class_of, parse_timeframe
+from market_data_pipeline.reading.regular import is_made, read_as
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     When: TypeAlias = str | date | datetime
 
 Kind = Literal["bars", "features", "records"]
+SessionHours = Literal["extended", "regular"]
+_SESSIONS: Final = ("extended", "regular")
 
 BEGINNING: Final = datetime(1, 1, 2, tzinfo=UTC)
 END: Final = datetime(9999, 12, 30, tzinfo=UTC)
@@ -38,6 +41,7 @@ class Selection:
         start, end: as the caller wrote them; `interval` has the instants of one series.
         as_of: the instant of which bars are read, aware UTC; None for now.
         adjusted: whether bars are adjusted for splits.
+        session: which hours of a session: all, or the regular ones.
         bars: the bars' columns of the answer.
         features: the features of the answer, of the 17 and the project's own.
         columns: the names of both in the order of the answer.
@@ -51,6 +55,7 @@ class Selection:
     end: When | None
     as_of: datetime | None
     adjusted: bool
+    session: SessionHours
     bars: tuple[str, ...]
     features: tuple[Feature, ...]
     columns: tuple[str, ...]
@@ -61,6 +66,14 @@ class Selection:
             BEGINNING if self.start is None else instant("start", self.start, symbol),
             END if self.end is None else instant("end", self.end, symbol),
         )
+
+    def read_as(self, series: Series) -> Series:
+        """Return the stored series that the rows of `series` are read from, or made of."""
+        return read_as(series) if self.session == "regular" else series
+
+    def stored_timeframes(self) -> list[Timeframe]:
+        """Return the timeframes of all series that are read."""
+        return list(dict.fromkeys(self.read_as(series).timeframe for series in self.series()))
 
     def series(self) -> list[Series]:
         """Return the series in the order of the answer: by symbol, then by timeframe."""
@@ -76,6 +89,7 @@ def select(
     *,
     as_of: datetime | None = None,
     adjusted: bool = True,
+    session: SessionHours = "extended",
     columns: Iterable[str] | None = None,
     own: Sequence[Feature] = (),
 ) -> Selection:
@@ -99,10 +113,18 @@ def select(
         end=end,
         as_of=None if as_of is None else instant("as_of", as_of, None),
         adjusted=adjusted,
+        session=session,
         bars=tuple(name for name in bars if name in chosen),
         features=tuple(feature for feature in features if feature.name in chosen),
         columns=chosen,
     )
+    if session not in _SESSIONS:
+        raise UsageError(f"session must be one of {', '.join(_SESSIONS)}, not {session!r}.")
+    if session == "regular" and selection.features and (made := next(filter(is_made, selection.series()), None)):
+        raise UsageError(
+            f"There are no features of {made.timeframe} bars of regular hours, which are made when they are read: "
+            "features are computed of the stored bars. Read those of 5m, 15m or 1d, or leave session out."
+        )
     if start is not None and end is not None:
         for each in _one_of_each_market(symbols):
             first, stop = selection.interval(each)
