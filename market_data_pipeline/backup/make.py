@@ -35,7 +35,15 @@ from market_data_pipeline.backup.manifest import (
 from market_data_pipeline.domain.errors import BackupError, ConfigurationError
 from market_data_pipeline.settings import project
 from market_data_pipeline.store.backups import record_backup
-from market_data_pipeline.store.checksums import DERIVED, contents, grantees_of, tables_of
+from market_data_pipeline.store.checksums import (
+    DERIVED,
+    FEATURES,
+    OF_FEATURES,
+    contents,
+    grantees_of,
+    partitions_of,
+    tables_of,
+)
 from market_data_pipeline.store.connection import describe, inherited_settings, libpq_url, open_connection
 from market_data_pipeline.store.migrations import newest_migration
 from market_data_pipeline.store.postgres_tools import tools_for
@@ -84,7 +92,14 @@ def parts_of(settings: Settings) -> dict[str, Part]:
     }
 
 
-def make_backup(settings: Settings, folder: Path, *, keep: int | None, next_within: timedelta | None = None) -> Made:
+def make_backup(
+    settings: Settings,
+    folder: Path,
+    *,
+    keep: int | None,
+    next_within: timedelta | None = None,
+    features: bool = True,
+) -> Made:
     """Back up both databases into a new folder within `folder`; refreshes go on meanwhile.
 
     Args:
@@ -92,6 +107,7 @@ def make_backup(settings: Settings, folder: Path, *, keep: int | None, next_with
         folder: where backups lie; created if there is none.
         keep: how many finished backups to leave there, this one included; None for all.
         next_within: the time within which the next backup is due; None when none is scheduled.
+        features: whether they are backed up; if not, the first refresh after a restore computes them again.
 
     Raises:
         BackupError: another backup into the folder is under way, or a dump failed; nothing new is left there.
@@ -108,7 +124,8 @@ def make_backup(settings: Settings, folder: Path, *, keep: int | None, next_with
         draft = place.with_name(f".{place.name}")
         draft.mkdir(mode=0o700)
         stack.callback(shutil.rmtree, draft, ignore_errors=True)
-        dumps = {name: _dump(part, snapshots[name], draft / name, lock) for name, part in parts.items()}
+        left_out = () if features else (FEATURES,)
+        dumps = {name: _dump(part, snapshots[name], draft / name, lock, left_out) for name, part in parts.items()}
         if (market_data := dumps["market_data"]) is None:
             raise ConfigurationError(
                 f"{describe(settings.owner_url)} holds no market data: there is nothing to back up."
@@ -123,6 +140,7 @@ def make_backup(settings: Settings, folder: Path, *, keep: int | None, next_with
             source=None if held is None else BarsOf(kind=held.kind, host=held.host, plan=held.plan),
             market_data=market_data,
             dagster=dumps["dagster"],
+            features=features,
         )
         write_manifest(draft, manifest)
         sync_folder(draft)
@@ -158,8 +176,8 @@ def _snapshot(part: Part) -> Iterator[_Snapshot]:
         connection.rollback()
 
 
-def _dump(part: Part, snapshot: _Snapshot, folder: Path, lock: int) -> Dump | None:
-    """Dump the schema of a part as a snapshot sees it; return None where it has none."""
+def _dump(part: Part, snapshot: _Snapshot, folder: Path, lock: int, left_out: tuple[str, ...]) -> Dump | None:
+    """Dump the schema of a part as a snapshot sees it, without the rows of tables; return None where it has none."""
     connection = snapshot.connection
     tables = tables_of(connection, part.schema)
     if part.known_by not in tables:
@@ -176,8 +194,18 @@ def _dump(part: Part, snapshot: _Snapshot, folder: Path, lock: int) -> Dump | No
         f"--snapshot={snapshot.name}",
         f"--lock-wait-timeout={_LOCK_WAIT}",
         "--no-password",
+        *(
+            f'--exclude-table-data="{quoted}".{partition}'
+            for name in left_out
+            for partition in partitions_of(connection, part.schema, name)
+        ),
     )
-    counted = {name: columns for name, columns in tables.items() if name not in DERIVED}
+    of_features = OF_FEATURES if FEATURES in left_out else {}
+    counted = {
+        name: tuple(column for column in columns if column not in of_features.get(name, ()))
+        for name, columns in tables.items()
+        if name not in (*DERIVED, *left_out)
+    }
     tools.run("pg_dump", arguments, part.url, inherits=(lock,))
     folder.chmod(0o700)
     return Dump(

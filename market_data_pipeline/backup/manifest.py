@@ -102,6 +102,7 @@ class Manifest(_Part):
         source: what the bars are of; None when there are none.
         market_data: the bars, features and audit log.
         dagster: Dagster's storage; None where it had no tables.
+        features: whether the features are in it; if not, they are computed again from the bars.
     """
 
     format: Literal[1]
@@ -111,6 +112,7 @@ class Manifest(_Part):
     source: BarsOf | None
     market_data: Dump
     dagster: Dump | None
+    features: bool = True
 
     @property
     def dumps(self) -> dict[str, Dump]:

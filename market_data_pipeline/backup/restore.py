@@ -22,6 +22,7 @@ from market_data_pipeline.store.checksums import tables_of
 from market_data_pipeline.store.connection import Role, describe, open_connection
 from market_data_pipeline.store.migrations import known_migrations, migrate
 from market_data_pipeline.store.postgres_tools import Tools, tools_for
+from market_data_pipeline.store.series_state import forget_features
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -73,6 +74,9 @@ def restore_backup(settings: Settings, path: Path, say: Callable[[str], None] = 
         if name not in found:
             say(f"Restoring {name} into {describe(part.url)} ...")
             _restore(part, manifest.dumps[name], folder / name, tools[name])
+    if not manifest.features:
+        with open_connection(parts["market_data"].url, autocommit=True) as connection:
+            forget_features(connection)
     migrated = migrate(settings)
     return Restored(folder, manifest, tuple(found), tuple(migrated))
 

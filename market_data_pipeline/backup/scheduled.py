@@ -13,12 +13,13 @@ if TYPE_CHECKING:
     from market_data_pipeline.settings import Settings
 
 
-def scheduled_backup(settings: Settings, *, keep: int | None = None) -> Made:
-    """Make a backup in MARKET_DATA_BACKUP_DIR; `keep` replaces MARKET_DATA_BACKUPS_KEPT.
+def scheduled_backup(settings: Settings, *, keep: int | None = None, features: bool = True) -> Made:
+    """Make a backup in MARKET_DATA_BACKUP_DIR, perhaps without features; `keep` replaces MARKET_DATA_BACKUPS_KEPT.
 
     Raises:
         ConfigurationError: MARKET_DATA_BACKUP_DIR is not set; and as `make_backup`.
     """
     if settings.backup_dir is None:
         raise ConfigurationError("MARKET_DATA_BACKUP_DIR is not set: it names the folder for backups.")
-    return make_backup(settings, settings.backup_dir, keep=keep or settings.backups_kept, next_within=BACKUP_WITHIN)
+    kept = keep or settings.backups_kept
+    return make_backup(settings, settings.backup_dir, keep=kept, next_within=BACKUP_WITHIN, features=features)

@@ -46,6 +46,13 @@ def backup(
             show_default=False,
         ),
     ] = None,
+    without_features: Annotated[
+        bool,
+        typer.Option(
+            "--without-features",
+            help="Leave the features out: the first refresh after a restore computes them again from the bars.",
+        ),
+    ] = False,
 ) -> None:
     """Back up the market data and Dagster's storage, while everything runs.
 
@@ -60,7 +67,11 @@ def backup(
     ensure_server(config)
     if given is None and config.backup_dir is None:
         raise UsageError("Name a folder for the backup, or set MARKET_DATA_BACKUP_DIR.")
-    made = scheduled_backup(config, keep=keep) if given is None else make_backup(config, given, keep=keep)
+    features = not without_features
+    if given is None:
+        made = scheduled_backup(config, keep=keep, features=features)
+    else:
+        made = make_backup(config, given, keep=keep, features=features)
     manifest = made.manifest
     console().print(
         f"Wrote {made.folder} ({manifest.size / _MB:.1f} MB) as of {instant(manifest.taken_at)}", markup=False

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 BY_MONTH: Final = ("bars", "features")
 # Neither counted nor compared: the calendar, which each version of this code stores anew.
 DERIVED: Final = ("sessions",)
+# What can be computed again from the bars, and the columns elsewhere that say what of it is held.
+FEATURES: Final = "features"
+OF_FEATURES: Final = {"series_state": ("feature_version", "feature_count", "features_computed_at")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +55,14 @@ inner join pg_catalog.pg_attribute as a on a.attrelid = c.oid and a.attnum > 0 a
 where c.relnamespace = to_regnamespace(quote_ident(%s)) and c.relkind in ('r', 'p') and not c.relispartition
 group by c.relname
 order by c.relname
+"""
+_PARTITIONS: Final = """
+select c.relname
+from pg_catalog.pg_inherits as i
+inner join pg_catalog.pg_class as c on i.inhrelid = c.oid
+inner join pg_catalog.pg_class as p on i.inhparent = p.oid
+where p.relnamespace = to_regnamespace(quote_ident(%s)) and p.relname = %s
+order by 1
 """
 _TOTAL: Final = """
 select count(*), coalesce(sum(hash_record_extended(row({columns}), 0)), 0)::text from {table} as t
@@ -87,6 +98,11 @@ order by 1
 def tables_of(connection: psycopg.Connection[Any], schema: str) -> dict[str, tuple[str, ...]]:
     """Return the columns of each table of a schema; partitions are part of their table."""
     return {name: tuple(columns) for name, columns in connection.execute(_TABLES, (schema,))}
+
+
+def partitions_of(connection: psycopg.Connection[Any], schema: str, table: str) -> list[str]:
+    """Return the partitions of a table."""
+    return [name for (name,) in connection.execute(_PARTITIONS, (schema, table))]
 
 
 def grantees_of(connection: psycopg.Connection[Any], schema: str) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from market_data_pipeline.domain.life import Life
 from market_data_pipeline.domain.series import Timeframe
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from datetime import datetime
 
+    import psycopg
     import sqlalchemy as sa
 
     from market_data_pipeline.domain.series import Series
@@ -117,6 +118,13 @@ def write_failure(connection: StoreConnection, series: Series, tier: str, row: L
         {**series._asdict(), "tier": tier, "error_class": row.error_class, "error": row.error},
     )
     append_log(connection, series, row)
+
+
+def forget_features(connection: psycopg.Connection[Any]) -> None:
+    """Note of every series that none of its features are stored, so that its next refresh computes all of them."""
+    connection.execute(
+        "update market_data.series_state set feature_version = 0, feature_count = 0, features_computed_at = null"
+    )
 
 
 def state_of(states: Mapping[Timeframe, SeriesState], timeframe: Timeframe, tier: str) -> SeriesState:

@@ -193,6 +193,31 @@ def test_a_killed_backup_leaves_the_one_before_whole_and_the_next_one_clears_it_
     assert (made.removed, unfinished_in(folder), backups_in(folder)) == ((before.name,), [], [made.folder])
 
 
+def test_a_backup_without_features_restores_to_the_same_features_by_the_next_refresh(
+    settings: Settings, empty: Settings, world: World, backup: Path, tmp_path: Path
+) -> None:
+    made = make_backup(settings, tmp_path / "backups", keep=None, features=False)
+    assert made.manifest.size < read_manifest(backup).size
+
+    restore_backup(empty, made.folder)
+    assert restore_backup(empty, made.folder).found == ("dagster", "market_data")  # again, as after an interruption
+    assert query(empty.database_url, "select count(*) from market_data.features") == [(0,)]
+    assert verify(empty, made.folder).problems == []
+
+    restored = World(world.base_url, empty.database_url, world.now)
+    assert {one.status for one in restored.refresh("AAPL", history_days=5).values()} == {"ok"}
+    columns = query(
+        empty.database_url,
+        "select string_agg(attname, ', ' order by attnum) from pg_attribute where attnum > 0"
+        " and attrelid = 'market_data.features'::regclass and attname <> 'features_computed_at'",
+    )[0][0]
+    features = f"select {columns} from market_data.features order by symbol, timeframe, ts"
+    computed = query(empty.database_url, features)
+    assert computed == query(world.database_url, features)
+    assert len(computed) > 100
+    assert verify(empty, None).problems == []
+
+
 def test_a_database_that_is_not_empty_is_refused_and_stays_as_it_is(
     backup: Path, settings: Settings, world: World
 ) -> None:
