@@ -19,6 +19,7 @@ from market_data_pipeline import __version__
 from market_data_pipeline.domain.series import Timeframe
 from market_data_pipeline.measure.baseline_document import RunTimes, baseline_document
 from market_data_pipeline.measure.scratch import scratch_project, select_symbols
+from market_data_pipeline.orchestration.provenance import TRIGGER_TAG
 from market_data_pipeline.reports.completeness import series_costs
 from market_data_pipeline.runtime.console import console as screen
 from market_data_pipeline.runtime.daemon import Daemon
@@ -79,10 +80,10 @@ def run_baseline(
         psutil.cpu_percent()  # from here on
         load(engine, instance, console, Load(timeframes=timeframes, days=days), daemon.check)
         duration, busy = time.monotonic() - prepared, psutil.cpu_percent()
-        costs = series_costs(engine)
         with engine.connect() as connection:
             server = connection.execute(sa.text("show server_version")).scalar_one()
         runs = _runs(instance)
+        costs = [one for one in series_costs(engine) if one.run_id in {run.run_id for run in runs}]
     return baseline_document(
         costs,
         runs,
@@ -104,6 +105,10 @@ def _print_estimate(engine: sa.Engine, scratch: Settings, timeframes: Sequence[T
 
 
 def _runs(instance: dg.DagsterInstance) -> list[RunTimes]:
+    """Return the runs of the load; a schedule that was due meanwhile may have started others."""
+    import dagster as dg
+
+    of_the_load = dg.RunsFilter(tags={TRIGGER_TAG: "backfill"})
     return [
         RunTimes(
             record.dagster_run.run_id,
@@ -113,7 +118,7 @@ def _runs(instance: dg.DagsterInstance) -> list[RunTimes]:
             record.start_time,
             record.end_time,
         )
-        for record in instance.get_run_records(ascending=True)
+        for record in instance.get_run_records(of_the_load, ascending=True)
     ]
 
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 # Recovery after a crash replays at most max_wal_size, 4 GB, which takes a slow disk about two minutes.
 _START_SECONDS: Final = 300
 _STOP_SECONDS: Final = 60
-_LEFTOVER_SECONDS: Final = 10  # a killed server's children notice within milliseconds unless swapped out
+_LEFTOVER_SECONDS: Final = 60  # a killed server's children notice within milliseconds, unless the machine is busy
 
 
 class EmbeddedPostgres:

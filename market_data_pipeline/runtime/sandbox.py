@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 IDLE: Final = timedelta(minutes=30)  # twice the shortest cadence of a tier
 START_WITHIN: Final = timedelta(seconds=60)  # it takes one second; a machine under load may need more
 STOP_WITHIN: Final = timedelta(seconds=10)
+_ANSWER_SECONDS: Final = 30.0  # it gives way to everything else; one that has ended refuses at once
 _POLL: Final = 0.02  # seconds between checks of a starting or stopping process
 _started: Final[list[subprocess.Popen[bytes]]] = []  # ours to reap; Python warns when a running one is dropped
 
@@ -186,7 +187,7 @@ def _stop(state: Path) -> bool:
 
 def _status(url: str) -> dict[str, Any] | None:
     """Return the status page of the server at `url`, None when there is none; no proxy is used."""
-    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=2.0)
+    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=_ANSWER_SECONDS)
     try:
         connection.request("GET", STATUS_PATH)
         status = json.loads(connection.getresponse().read())
