@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-PATIENCE: Final = 120.0  # seconds after which a test gives up on a condition; it takes a tenth of that
+PATIENCE: Final = 300.0  # seconds after which a test gives up on a condition; a quiet machine takes a twentieth of that
 
 
 def until(condition: Callable[[], object], *, every: float | None = None, patience: float = PATIENCE) -> None:

@@ -164,13 +164,17 @@ class Project:
         return found
 
     def named(self, word: str) -> list[psutil.Process]:
-        """Return the project's processes whose command line contains `word`."""
-        found = []
+        """Return the project's processes whose command line contains `word`, without what they have forked.
+
+        A fork has its parent's command line: a run that the code server works on, or what is about to become another
+        program.
+        """
+        found = {}
         for process in self.processes():
             with suppress(psutil.NoSuchProcess):
                 if any(word in argument for argument in process.cmdline()[:6]):
-                    found.append(process)
-        return found
+                    found[process.pid] = (process, process.ppid())
+        return [process for process, parent in found.values() if parent not in found]
 
     def clean_up(self) -> None:
         """End what a failed test left running."""

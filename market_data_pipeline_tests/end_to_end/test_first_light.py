@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-from contextlib import suppress
 
 import dagster as dg
-import psutil
 import pytest
 
 from market_data_pipeline.domain.series import Tier, Timeframe
 from market_data_pipeline_tests.end_to_end.conftest import MakeProject
 from market_data_pipeline_tests.end_to_end.project import Done, Project
+from market_data_pipeline_tests.end_to_end.unattended import quiet
 from market_data_pipeline_tests.orchestration.test_run_liveness import started_run
 from market_data_pipeline_tests.waiting import PATIENCE, until
 
@@ -21,7 +20,10 @@ EVERYTHING = {f"{symbol}|{timeframe}" for symbols in SYMBOLS.values() for symbol
 
 @pytest.fixture(scope="module")
 def project(make_project: MakeProject) -> Project:
-    return make_project()
+    made = make_project()
+    with made.instance() as instance:
+        quiet(instance)  # a scheduled run would be one more than those that are counted here
+    return made
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +100,7 @@ def test_a_job_launched_by_dagster_fills_its_tier_again(project: Project, first_
     daemon = project.start("dagster-daemon", "run")
     launched = project.run("dagster", "job", "launch", "-j", "critical_refresh")
     assert launched.code == 0, launched.out + launched.err
-    newest = next(run for run in project.runs() if "market_data/trigger" not in run.tags)  # sensors leave one
+    newest = next(run for run in project.runs() if "market_data/trigger" not in run.tags)
     assert newest.job_name == "critical_refresh"
     with project.instance() as instance:
         until(lambda: instance.get_run_by_id(newest.run_id).is_finished)  # type: ignore[union-attr]
@@ -118,15 +120,13 @@ def test_a_job_launched_by_dagster_fills_its_tier_again(project: Project, first_
 
 
 def test_two_backfills_at_once_share_one_daemon_and_do_the_work_once(project: Project, first_start: Done) -> None:
-    held = project.query("select count(*) as n, sum(close) as s from market_data.bars")
+    held = project.query("select count(*) as n, sum(close::numeric) as s from market_data.bars")
     both = [project.start("market-data", "backfill", "--symbols", symbol, "--full") for symbol in ("KO", "XOM")]
     most = 0
 
     def ended() -> bool:
         nonlocal most
-        daemons = {process.pid: process for process in project.named("dagster-daemon")}
-        with suppress(psutil.NoSuchProcess):  # a child that has not become another program yet is no second one
-            most = max(most, sum(process.ppid() not in daemons for process in daemons.values()))
+        most = max(most, len(project.named("dagster-daemon")))
         return all(one.process.poll() is not None for one in both)
 
     until(ended, every=0.2, patience=3 * PATIENCE)  # a look at all processes of the machine is not cheap
@@ -134,7 +134,7 @@ def test_two_backfills_at_once_share_one_daemon_and_do_the_work_once(project: Pr
         done = one.end()
         assert (done.code, done.err) == (0, ""), done.out
     assert most == 1
-    assert project.query("select count(*) as n, sum(close) as s from market_data.bars") == held
+    assert project.query("select count(*) as n, sum(close::numeric) as s from market_data.bars") == held
     assert project.query("select count(*)::int as n from market_data.bar_revisions") == [{"n": 0}]
     assert all(run.is_success for run in project.runs())
 

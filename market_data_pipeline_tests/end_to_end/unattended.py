@@ -8,8 +8,7 @@ from contextlib import contextmanager
 
 import dagster as dg
 
-from market_data_pipeline.domain.objectives import TIER_OBJECTIVES
-from market_data_pipeline.domain.series import Tier
+from market_data_pipeline.orchestration.cadences import SCHEDULES
 from market_data_pipeline.orchestration.partitions import sync_partitions
 from market_data_pipeline.store.connection import engine
 from market_data_pipeline_tests.end_to_end.project import Project
@@ -46,7 +45,7 @@ def hasten(project: Project) -> None:
 
 
 def quiet(instance: dg.DagsterInstance) -> None:
-    """Stop what else would request runs: empty tables are stale, and refreshes of the critical tier would go first.
+    """Stop what else would request runs: empty tables are stale, and any quarter of an hour by the real clock is due.
 
     It is stored as `dagster sensor stop` and `dagster schedule stop` do. Each of the four commands would import the
     definitions twice, which takes as long as the rest of a test; Dagster has no public way that does not.
@@ -62,7 +61,6 @@ def quiet(instance: dg.DagsterInstance) -> None:
     stopped = InstigatorStatus.STOPPED
     sensor = repository.get_instigator_origin("staleness_sensor")
     instance.add_instigator_state(InstigatorState(sensor, InstigatorType.SENSOR, stopped))
-    for tier in Tier:
-        schedule, every = repository.get_instigator_origin(f"{tier}_schedule"), TIER_OBJECTIVES[tier].cron
-        data = ScheduleInstigatorData(every)
+    for name, (cron, _) in SCHEDULES.items():
+        schedule, data = repository.get_instigator_origin(name), ScheduleInstigatorData(cron)
         instance.add_instigator_state(InstigatorState(schedule, InstigatorType.SCHEDULE, stopped, data))

@@ -30,6 +30,7 @@ from market_data_pipeline_tests.conftest import SQL
 from market_data_pipeline_tests.end_to_end.conftest import folder
 from market_data_pipeline_tests.orchestration.conftest import REPOSITORY, StandIn, psycopg2_url
 from market_data_pipeline_tests.orchestration.test_run_liveness import started_run
+from market_data_pipeline_tests.server_clients import end_clients
 from market_data_pipeline_tests.waiting import until
 
 
@@ -59,10 +60,8 @@ class Watch:
             connection.execute(
                 sql.SQL("alter database {} allow_connections {}").format(sql.Identifier(self.name), is_open)
             )
-            if not is_open:
-                connection.execute(
-                    "select pg_terminate_backend(pid, 5000) from pg_stat_activity where datname = %s", (self.name,)
-                )
+        if not is_open:
+            end_clients(self.postgres_url, database=self.name)
 
 
 @pytest.fixture

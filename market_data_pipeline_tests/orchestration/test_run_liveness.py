@@ -25,7 +25,8 @@ from market_data_pipeline.orchestration.runs import unfinished_tier_run
 from market_data_pipeline.process_identity import is_alive
 from market_data_pipeline.store import held_lock
 from market_data_pipeline_tests.orchestration.conftest import StandIn
-from market_data_pipeline_tests.waiting import until
+from market_data_pipeline_tests.server_clients import clients, end_clients
+from market_data_pipeline_tests.waiting import PATIENCE, until
 
 CHILDREN = multiprocessing.get_context("forkserver")
 PULSE = 0.02  # seconds between two signs of life of the runs below
@@ -66,18 +67,12 @@ def working(run_id: str) -> Iterator[BaseProcess]:
     at_work = CHILDREN.Event()
     process = CHILDREN.Process(target=work, args=(environment(), run_id, at_work), daemon=True)
     process.start()
-    assert at_work.wait(20)
+    assert at_work.wait(PATIENCE)
     try:
         yield process
     finally:
         process.kill()
         process.join()
-
-
-def locks(database: sa.Engine) -> int:
-    statement = "select count(*) from pg_stat_activity where application_name = 'market-data-run'"
-    with database.connect() as connection:
-        return int(connection.execute(sa.text(statement)).scalar_one())
 
 
 def test_a_run_that_works_is_left_alone(instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -128,22 +123,15 @@ def test_a_run_whose_process_is_stopped_is_failed_and_its_process_ended(
 
 
 def test_a_run_that_lost_its_connection_takes_its_lock_again(
-    instance: dg.DagsterInstance, database: sa.Engine, monkeypatch: pytest.MonkeyPatch
+    instance: dg.DagsterInstance, dagster_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(run_liveness, "_SUSPECT_FOR", timedelta(0))
     run_id = started_run(instance)
     with working(run_id):
-        with database.connect() as connection:  # as idle_session_timeout, or a restart of the server, would
-            connection.execute(sa.text("reset role"))
-            ended = connection.execute(
-                sa.text("""
-                    select pg_terminate_backend(pid, 5000) from pg_stat_activity
-                    where application_name = 'market-data-run'
-                """)
-            ).all()
-        assert ended
+        # as idle_session_timeout, or a restart of the server, would
+        assert end_clients(dagster_url, named="market-data-run")
         assert fail_lost_runs(instance) == []
-        until(lambda: locks(database))
+        until(lambda: clients(dagster_url, named="market-data-run"))
         assert fail_lost_runs(instance) == []
     assert status(instance, run_id) is dg.DagsterRunStatus.STARTED
 

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import dagster as dg
@@ -220,9 +220,11 @@ def embedded(tmp_path: Path, dagster_url: str, monkeypatch: pytest.MonkeyPatch) 
 
 
 def children() -> list[psutil.Process]:
-    found = psutil.Process().children()
-    for each in found:
-        each.info = {"cmdline": each.cmdline(), "environ": each.environ()}
+    found = []
+    for each in psutil.Process().children():
+        with suppress(psutil.NoSuchProcess):  # another test's, which has ended
+            each.info = {"cmdline": each.cmdline(), "environ": each.environ()}
+            found.append(each)
     return found
 
 

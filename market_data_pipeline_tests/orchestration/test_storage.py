@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
-import psycopg
 import pytest
 import yaml
 from psycopg.conninfo import conninfo_to_dict
@@ -14,16 +13,8 @@ from psycopg.conninfo import conninfo_to_dict
 from market_data_pipeline.domain.errors import ConfigurationError
 from market_data_pipeline.orchestration.storage import KeptConnectionStorage
 from market_data_pipeline.store.connection import libpq_url
-
-
-def backends(dagster_url: str, do: str = "pid") -> list[int]:
-    """Return the server's processes for the storage's clients, each after `do`."""
-    with psycopg.connect(libpq_url(dagster_url), autocommit=True) as connection:
-        found = connection.execute(
-            f"select pid, {do} from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()"
-            " and backend_type = 'client backend'"
-        )
-        return [pid for pid, *_ in found]
+from market_data_pipeline_tests.server_clients import clients, end_clients
+from market_data_pipeline_tests.waiting import until
 
 
 def use(instance: dg.DagsterInstance) -> None:
@@ -38,13 +29,14 @@ def test_statements_share_a_connection_that_is_replaced_when_lost_and_closed_at_
 ) -> None:
     with dg.DagsterInstance.get() as instance:
         use(instance)
-        kept = backends(dagster_url)
-        assert len(kept) == 1
+        until(lambda: len(clients(dagster_url)) == 1)
+        kept = clients(dagster_url)
         use(instance)
-        assert backends(dagster_url, "pg_terminate_backend(pid, 10000)") == kept
+        until(lambda: clients(dagster_url) == kept)
+        assert end_clients(dagster_url) == kept
         use(instance)
-        assert len(backends(dagster_url)) == 1
-    assert backends(dagster_url) == []
+        until(lambda: len(clients(dagster_url)) == 1)
+    until(lambda: not clients(dagster_url))
 
 
 def parameters(instance: dg.DagsterInstance) -> list[dict[str, Any]]:

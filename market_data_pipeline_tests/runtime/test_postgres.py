@@ -349,7 +349,7 @@ def test_a_full_disk_is_named_and_nothing_half_made_stays_on_it(folder: Path) ->
             server.ensure_running()
         assert not server.data_dir.with_name("postgres.new").exists()
     finally:
-        subprocess.run(["umount", folder], check=True)
+        subprocess.run(["umount", "--lazy", folder], check=True)
 
 
 def test_data_of_another_major_version_is_left_alone_and_named(fresh: EmbeddedPostgres) -> None:

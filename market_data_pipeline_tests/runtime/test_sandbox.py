@@ -10,7 +10,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -27,6 +26,7 @@ from market_data_pipeline.sandbox.server import bind
 from market_data_pipeline.settings.sandbox import SANDBOX_KEY
 from market_data_pipeline_tests.recorded import SAMPLE
 from market_data_pipeline_tests.sandbox.vendor import Vendor
+from market_data_pipeline_tests.waiting import until
 
 SERVER = [sys.executable, "-m", "market_data_pipeline.sandbox.server"]
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -58,7 +58,7 @@ def test_the_body_of_a_small_answer_does_not_wait_for_the_client_to_acknowledge_
 
 def answers(url: str) -> bool:
     try:
-        return requests.get(f"{url}/_sandbox/status", timeout=5).ok
+        return requests.get(f"{url}/_sandbox/status", timeout=30).ok
     except requests.RequestException:
         return False
 
@@ -68,9 +68,8 @@ def test_the_command_serves_until_sigterm_and_ends_with_code_0() -> None:
     options = ["--port", str(port), "--as-of", AS_OF.isoformat(), "--plan", "starter"]
     with subprocess.Popen([*SERVER, *options], cwd=REPOSITORY, stdout=subprocess.PIPE, text=True) as process:
         try:
-            while not answers(f"http://127.0.0.1:{port}"):
-                assert process.poll() is None
-                time.sleep(0.02)
+            until(lambda: process.poll() is not None or answers(f"http://127.0.0.1:{port}"))
+            assert process.poll() is None
             client = Vendor(f"http://127.0.0.1:{port}")
             assert client.page("AAPL", "1/day", "2026-11-18", "2026-11-18")["status"] == "DELAYED"
             client.session.close()
@@ -113,7 +112,7 @@ def test_a_sandbox_is_started_once_found_again_and_stopped(settings: Settings) -
     assert record["base_url"] == url == ensure_sandbox(settings) == running_sandbox(settings)
     assert record["pid"] != os.getpid()
     assert os.getsid(record["pid"]) == record["pid"]
-    assert requests.get(f"{url}/_sandbox/status", timeout=5).json()["clock"] == AS_OF.isoformat()
+    assert requests.get(f"{url}/_sandbox/status", timeout=30).json()["clock"] == AS_OF.isoformat()
     assert stop_sandbox(settings) is True
     assert not answers(url)
     assert not (settings.state_dir / "sandbox.json").exists()
@@ -143,7 +142,7 @@ def test_other_settings_replace_the_running_sandbox(settings: Settings) -> None:
     pid = json.loads((settings.state_dir / "sandbox.json").read_text())["pid"]
     basic = replace(settings, plan="basic", calls_per_minute=0)
     second = ensure_sandbox(basic)
-    status = requests.get(f"{second}/_sandbox/status", timeout=5).json()
+    status = requests.get(f"{second}/_sandbox/status", timeout=30).json()
     assert (status["plan"], status["calls_per_minute"]) == ("basic", None)
     assert json.loads((settings.state_dir / "sandbox.json").read_text())["pid"] != pid
     assert running_sandbox(settings) is None

@@ -64,7 +64,7 @@ def ui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ui]:
         assert process.poll() is None, log.read_text()
         try:
             return found.get("/server_info").ok
-        except requests.ConnectionError:
+        except requests.RequestException:
             return False
 
     until(answers)
