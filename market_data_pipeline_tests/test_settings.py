@@ -154,6 +154,7 @@ def test_secrets_may_be_in_files_of_their_own(tmp_path: Path, monkeypatch: pytes
     secrets = {
         "MASSIVE_API_KEY": "k3y",
         "DATABASE_URL": "postgresql://me:hunter2@db/prices",
+        "MARKET_DATA_READER_URL": "postgresql://me:hunter2@standby/prices",
         "MARKET_DATA_OWNER_URL": "postgresql://owner:hunter2@db/prices",
         "DAGSTER_POSTGRES_URL": "postgresql+psycopg2://me:hunter2@db/dagster",
         "MARKET_DATA_API_TOKEN": "t0ken",

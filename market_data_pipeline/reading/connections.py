@@ -104,7 +104,7 @@ def snapshot(settings: Settings, look: Callable[[StoreConnection], T]) -> Iterat
         ConfigurationError: the settings are wrong, or the database was never migrated.
         DatabaseUnavailableError: the database cannot be reached.
     """
-    key, idle = (settings.database_url, settings.as_of), _idle
+    key, idle = (settings.reader_url, settings.as_of), _idle
     connection, seen = _looked(idle.take(key), look) or _looked_anew(settings, idle, key, look)
     try:
         yield connection, seen
@@ -139,7 +139,7 @@ def _looked_anew(
         return _opened(settings, look)
     except (DatabaseUnavailableError, ConfigurationError):
         forget_settings()
-        if not settings.embedded_database:
+        if settings.reads_elsewhere or not settings.embedded_database:
             raise
     from market_data_pipeline.runtime.database import migrate_database
 
@@ -151,7 +151,7 @@ def _opened(settings: Settings, look: Callable[[StoreConnection], T]) -> tuple[S
     from market_data_pipeline.store.connection import Role
     from market_data_pipeline.store.copy import StoreConnection
 
-    connection = StoreConnection(settings.database_url, settings.as_of, Role.READER)
+    connection = StoreConnection(settings.reader_url, settings.as_of, Role.READER)
     try:
         connection.read_only_snapshots()
         return connection, look(connection)

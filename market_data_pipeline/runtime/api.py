@@ -22,7 +22,8 @@ def main() -> int:
         prepare_network()
         settings = load_settings()
         with suppress(DatabaseUnavailableError, DatabaseBusyError):  # the API starts without a database, too
-            open_connection(settings.database_url).close()
+            for url in dict.fromkeys((settings.database_url, settings.reader_url)):
+                open_connection(url).close()
     except ConfigurationError as error:
         print(error, file=sys.stderr)
         return 2

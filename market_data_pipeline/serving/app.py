@@ -24,7 +24,7 @@ from market_data_pipeline.serving.connections import (
     return_memory,
     server_options,
 )
-from market_data_pipeline.serving.database import Database
+from market_data_pipeline.serving.database import Database, connection_to
 from market_data_pipeline.serving.metrics import Metrics
 from market_data_pipeline.serving.middleware import PathPrefix, PlainGzip, RequestMiddleware, SeriesCors
 from market_data_pipeline.serving.routes import admin as admin_routes
@@ -79,7 +79,10 @@ def create_app(settings: Settings, dagster: DagsterState) -> FastAPI:
     Nothing is connected before the app starts. The app also starts without a database, and answers 503 until there is
     one.
     """
-    database = Database(settings.database_url, settings.as_of)
+    elsewhere = settings.reads_elsewhere
+    database = Database(settings.reader_url, settings.as_of, settings.database_url if elsewhere else None)
+    # A standby does not pass on what the writers notify of.
+    notifying, standby = (connection_to(settings.database_url), database.conninfo if elsewhere else None)
     access = AdminAccess(settings.api_token, settings.api_url)
     cache = ResponseCache(settings.clock)
     metrics = Metrics(cache)
@@ -93,7 +96,7 @@ def create_app(settings: Settings, dagster: DagsterState) -> FastAPI:
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         tasks = (
-            asyncio.create_task(follow_commits(database.conninfo, cache)),
+            asyncio.create_task(follow_commits(notifying, cache, standby)),
             asyncio.create_task(_open_quietly(dagster)),
         )
         try:

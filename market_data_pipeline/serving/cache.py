@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
+from contextlib import AsyncExitStack
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, Protocol, TypeAlias, TypeVar
 
 import psycopg
 from cachetools import TTLCache
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from market_data_pipeline.serving.answers import Answer
     from market_data_pipeline.serving.records import Records
 
+Connection: TypeAlias = psycopg.AsyncConnection[tuple[object, ...]]
 T = TypeVar("T")
 
 # Together with 190 MB of code and what is being read they keep the process below 250 MB.
@@ -39,6 +41,7 @@ LIFETIME_SECONDS: Final = 30.0
 
 CHANNEL: Final = "market_data_series"
 HEARTBEAT_SECONDS: Final = 5.0  # a server that vanished silently is noticed after two of these at most
+REPLAY_SECONDS: Final = 0.05  # between looks at how far a standby is
 FIRST_WAIT_SECONDS: Final = 0.25
 LONGEST_WAIT_SECONDS: Final = 5.0
 
@@ -194,8 +197,13 @@ class SingleFlight:
             task.exception()  # retrieved; otherwise asyncio logs it when every caller has disconnected
 
 
-async def follow_commits(conninfo: str, cache: ResponseCache) -> None:
+async def follow_commits(conninfo: str, cache: ResponseCache, standby: str | None = None) -> None:
     """Keep `cache` consistent with the database until cancelled; reconnect indefinitely.
+
+    Args:
+        conninfo: the server that is written to.
+        cache: what was read from it, or from the standby.
+        standby: the server that is read from, if that is another one; it shows a commit some time later.
 
     Whatever changes an answer notifies `market_data_series` by a trigger, with the partition key of the series, such as
     `AAPL|5m`: a commit of the series, a split, a symbol that is followed or no more. The notification is part of the
@@ -204,13 +212,14 @@ async def follow_commits(conninfo: str, cache: ResponseCache) -> None:
     wait = FIRST_WAIT_SECONDS
     while True:
         try:
-            connection = await open_async_connection(conninfo, Role.READER, application_name="market-data-api changes")
-            async with connection:
-                await connection.execute(f"listen {CHANNEL}")
+            async with AsyncExitStack() as connections:
+                writer = await connections.enter_async_context(await _opened(conninfo))
+                reader = await connections.enter_async_context(await _opened(standby)) if standby else None
+                await writer.execute(f"listen {CHANNEL}")
                 cache.open()
                 log.info("listening for commits")
                 wait = FIRST_WAIT_SECONDS
-                await _listen(connection, cache)
+                await _listen(writer, reader, cache)
         except (psycopg.Error, PipelineError, OSError, TimeoutError) as error:
             reason = " ".join(str(error).split()) or type(error).__name__
             log.warning("cannot listen for commits, so nothing is cached: %s", reason)
@@ -220,13 +229,43 @@ async def follow_commits(conninfo: str, cache: ResponseCache) -> None:
         wait = min(2 * wait, LONGEST_WAIT_SECONDS)
 
 
-async def _listen(connection: psycopg.AsyncConnection[tuple[object, ...]], cache: ResponseCache) -> None:
+async def _opened(conninfo: str) -> Connection:
+    return await open_async_connection(conninfo, Role.READER, application_name="market-data-api changes")
+
+
+async def _listen(writer: Connection, reader: Connection | None, cache: ResponseCache) -> None:
     while True:
-        async for notification in connection.notifies(timeout=HEARTBEAT_SECONDS):
-            try:
-                cache.invalidate(Series.from_partition_key(notification.payload))
-            except UsageError:
-                log.warning("a notification names no series: the whole cache is dropped")
-                cache.open()
-        async with asyncio.timeout(HEARTBEAT_SECONDS):
-            await connection.execute("select 1")
+        if reader is None:
+            async for notification in writer.notifies(timeout=HEARTBEAT_SECONDS):
+                _outdate(cache, notification.payload)
+        else:
+            heard = [one async for one in writer.notifies(timeout=HEARTBEAT_SECONDS, stop_after=1)]
+            if heard:
+                await _replayed(writer, reader)
+            for notification in heard:
+                _outdate(cache, notification.payload)
+        for connection in (writer, reader):
+            if connection is not None:
+                await _value(connection, "select 1")
+
+
+def _outdate(cache: ResponseCache, payload: str) -> None:
+    try:
+        cache.invalidate(Series.from_partition_key(payload))
+    except UsageError:
+        log.warning("a notification names no series: the whole cache is dropped")
+        cache.open()
+
+
+async def _replayed(writer: Connection, standby: Connection) -> None:
+    """Return when the standby shows what the writer's server has committed so far; until then what is kept is true."""
+    position = await _value(writer, "select cast(pg_current_wal_insert_lsn() as text)")
+    behind = "select pg_is_in_recovery() and pg_last_wal_replay_lsn() < cast(%s as pg_lsn)"
+    while await _value(standby, behind, position):
+        await asyncio.sleep(REPLAY_SECONDS)
+
+
+async def _value(connection: Connection, statement: str, *values: object) -> object:
+    async with asyncio.timeout(HEARTBEAT_SECONDS):
+        row = await (await connection.execute(statement.encode(), values)).fetchone()
+    return row and row[0]

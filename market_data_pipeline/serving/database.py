@@ -39,28 +39,31 @@ _SETTINGS: Final = {
 }
 
 
-class Database:
-    """Reads from PostgreSQL in threads, so that the event loop never waits for it."""
+def connection_to(url: str) -> str:
+    """Return how the API connects to a server: one that has vanished is noticed within seconds."""
+    return conninfo(
+        url,
+        connect_timeout=CONNECT_TIMEOUT_SECONDS,
+        keepalives_idle=5,
+        keepalives_interval=2,
+        keepalives_count=3,
+        tcp_user_timeout=10_000,  # ms
+    )
 
-    def __init__(self, url: str, as_of: datetime | None) -> None:
-        # The keepalives detect a vanished server within seconds.
-        self.conninfo = conninfo(
-            url,
-            connect_timeout=CONNECT_TIMEOUT_SECONDS,
-            keepalives_idle=5,
-            keepalives_interval=2,
-            keepalives_count=3,
-            tcp_user_timeout=10_000,  # ms
-        )
-        self.engine = engine(
-            self.conninfo,
-            as_of=as_of,
-            role=Role.READER,
-            application_name="market-data-api",
-            pool_size=REPORT_LANE + HEALTH_LANE,
-            max_overflow=0,
-            settings=_SETTINGS,
-        )
+
+class Database:
+    """Reads from PostgreSQL in threads, so that the event loop never waits for it.
+
+    Args:
+        url: where it reads, which may be a standby.
+        as_of: see `connection.engine`.
+        writer_url: the server that takes the one statement that writes; None when that is the same.
+    """
+
+    def __init__(self, url: str, as_of: datetime | None, writer_url: str | None = None) -> None:
+        self.conninfo = connection_to(url)
+        self.engine = self._engine(self.conninfo, as_of, REPORT_LANE + HEALTH_LANE)
+        self.writer = self.engine if writer_url is None else self._engine(connection_to(writer_url), as_of, REPORT_LANE)
         self.readers = ReaderPool(
             lambda: open_connection(
                 self.conninfo,
@@ -74,6 +77,18 @@ class Database:
         self._series_lane = anyio.CapacityLimiter(SERIES_LANE)
         self._report_lane = anyio.CapacityLimiter(REPORT_LANE)
         self._health_lane = anyio.CapacityLimiter(HEALTH_LANE)
+
+    @staticmethod
+    def _engine(conninfo: str, as_of: datetime | None, connections: int) -> sa.Engine:
+        return engine(
+            conninfo,
+            as_of=as_of,
+            role=Role.READER,
+            application_name="market-data-api",
+            pool_size=connections,
+            max_overflow=0,
+            settings=_SETTINGS,
+        )
 
     async def series(self, work: Callable[[PreparedReader], T]) -> T:
         """Return `work(reader)`, run in a thread of the lane for series.
@@ -96,6 +111,7 @@ class Database:
         """Close the connections."""
         self.readers.close()
         self.engine.dispose()
+        self.writer.dispose()
 
 
 async def _in_lane(lane: anyio.CapacityLimiter, work: Callable[[], T]) -> T:

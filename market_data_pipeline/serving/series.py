@@ -213,14 +213,23 @@ class SeriesAnswers:
         found = await self.database.series(read)
         if isinstance(found, SeriesSummary):
             summary = found
-            raise await self.database.report(lambda source: _problem(source, series, summary, selection, now))
+            raise await self.database.report(
+                lambda source: _problem(source, self.database.writer, series, summary, selection, now)
+            )
         return found
 
 
-def _problem(source: sa.Engine, series: Series, summary: SeriesSummary, selection: Selection, now: datetime) -> Problem:
+def _problem(
+    source: sa.Engine,
+    writer: sa.Engine,
+    series: Series,
+    summary: SeriesSummary,
+    selection: Selection,
+    now: datetime,
+) -> Problem:
     """Return why there is nothing of a series."""
     if summary.tracked:
-        return without_records(source, series, summary.futile, selection.records_key, now)
+        return without_records(writer, series, summary.futile, selection.records_key, now)
     with snapshot(source) as connection:
         return unknown_symbol(series.symbol, similar_symbol(connection, series.symbol))
 

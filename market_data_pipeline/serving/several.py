@@ -104,12 +104,13 @@ class SeveralAnswers:
             found = _read(reader, request, now)
             return encoding.encoded(found, {}) if all(one.has_any for one in found) else found
 
-        def explained(source: sa.Engine) -> _Encoded:
+        def explained(_: sa.Engine) -> _Encoded:
             empty = [one for one in found if not one.has_any]
             if unknown := [one.series.symbol for one in empty if not one.summary.tracked]:
                 raise _unknown(unknown)
             what = request.selection.records_key
-            problems = {one.series: without_records(source, one.series, one.summary.futile, what, now) for one in empty}
+            writer = self.database.writer
+            problems = {one.series: without_records(writer, one.series, one.summary.futile, what, now) for one in empty}
             return encoding.encoded(found, problems)
 
         made = await self.database.series(read)

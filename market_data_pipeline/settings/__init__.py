@@ -148,6 +148,9 @@ class Settings(BaseModel):
     database_url: Annotated[str, BeforeValidator(postgres_url)] = _known(
         _default_database_url, "DATABASE_URL", "postgresql://user:password@localhost:5432/market_data", repr=False
     )
+    standby_url: Annotated[str | None, BeforeValidator(postgres_url)] = _known(
+        None, "MARKET_DATA_READER_URL", "postgresql://user:password@standby:5432/market_data", repr=False
+    )
     owner_url: Annotated[str, BeforeValidator(postgres_url)] = _known(
         _default_owner_url,
         "MARKET_DATA_OWNER_URL",
@@ -289,6 +292,16 @@ class Settings(BaseModel):
     def embedded_database(self) -> bool:
         """True when market data is on the project's own server, which is then started on demand."""
         return project.is_local(self.database_url, self.state_dir)
+
+    @property
+    def reads_elsewhere(self) -> bool:
+        """True when the API and the readers read from another server than runs write to."""
+        return self.reader_url != self.database_url
+
+    @property
+    def reader_url(self) -> str:
+        """Where the API and the readers read."""
+        return self.standby_url or self.database_url
 
     @property
     def uses_sandbox(self) -> bool:
