@@ -14,13 +14,15 @@ import pytest
 from market_data_pipeline import iter_bars, read_bars, read_features, read_records
 from market_data_pipeline.domain.calendar import NEW_YORK
 from market_data_pipeline.domain.errors import UsageError
+from market_data_pipeline.http_client import Client
 from market_data_pipeline.lake.sync import sync
 from market_data_pipeline.lake.tables import table_named
 from market_data_pipeline.sandbox.main import open_source
 from market_data_pipeline.sandbox.server import running_server
-from market_data_pipeline.settings import load_settings
+from market_data_pipeline.settings import Settings, load_settings
 from market_data_pipeline_tests.conftest import copy_database, drop_database, with_database
 from market_data_pipeline_tests.ingest.conftest import World
+from market_data_pipeline_tests.serving.conftest import Api, serve
 
 # A Monday after Thanksgiving and the early close that followed, at a quarter past an hour bar of the regular hours.
 NOW = datetime(2026, 11, 30, 12, 45, 30, tzinfo=NEW_YORK)
@@ -148,3 +150,57 @@ def test_features_are_of_all_hours_so_there_are_none_of_bars_that_are_made_when_
     pd.testing.assert_frame_equal(bars, read_bars("AAPL", "1h", session="regular", columns=["close"]))
     with pytest.raises(UsageError, match="session must be one of extended, regular"):
         read_bars("AAPL", "5m", session="rth")  # type: ignore[call-overload]
+
+
+@pytest.fixture(scope="module")
+def api(filled: tuple[World, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
+    world, _ = filled
+    folder = tmp_path_factory.mktemp("project")
+    with serve(Settings(database_url=world.database_url, project_root=folder, as_of=world.now)) as running:
+        yield running
+
+
+@pytest.mark.parametrize("timeframe", ["5m", "15m", "1h", "4h", "1d"])
+def test_over_http_they_are_the_same(world: World, api: Api, timeframe: str) -> None:
+    symbols = ["AAPL", "X:BTCUSD", "I:SPX"]
+    stored_at = world.query("select max(ingested_at) as at from market_data.bars")[0]["at"]
+    for options in ({}, {"as_of": stored_at}, {"start": "2026-11-25", "end": "2026-11-30"}, {"adjusted": False}):
+        arguments: dict[str, Any] = {"session": "regular", **options}
+        ours = read_bars(symbols, timeframe, **arguments)
+        theirs = Client(api.base).read_bars(symbols, timeframe, **arguments)
+        pd.testing.assert_frame_equal(theirs, ours, rtol=1e-12)
+
+
+def test_the_newest_records_over_http_are_those_of_regular_hours_page_by_page(world: World, api: Api) -> None:
+    def page(**more: Any) -> dict[str, Any]:
+        answer = api.get("/api/v1/bars/AAPL", timeframe="1h", session="regular", limit=3, **more)
+        assert answer.status_code == 200
+        found: dict[str, Any] = answer.json()
+        return found
+
+    newest = page()
+    assert [bar["ts"] for bar in newest["bars"]] == [f"2026-11-30T{at}:30:00Z" for at in (14, 15, 16)]
+    older = page(cursor=newest["cursor"])
+    assert [bar["ts"] for bar in older["bars"]] == [f"2026-11-27T{at}:30:00Z" for at in (15, 16, 17)]
+    assert api.get("/api/v1/bars/AAPL", timeframe="1h", limit=3).json()["bars"][-1]["ts"] == "2026-11-30T16:00:00Z"
+
+
+def test_features_over_http_are_those_of_bars_in_regular_hours(world: World, api: Api) -> None:
+    path = "/api/v1/features/quant/AAPL"
+    found = api.get(path, timeframe="5m", session="regular", limit=200).json()["features"]
+    assert [row["ts"] for row in found] == [
+        f"{ts:%Y-%m-%dT%H:%M:%SZ}" for ts in read_bars("AAPL", "5m", session="regular").index[-200:]
+    ]
+    refused = api.get(path, timeframe="1h", session="regular")
+    assert refused.status_code == 422
+    assert "no features of 1h bars of regular hours" in refused.json()["detail"]
+    assert api.get("/api/v1/features/quant/X:BTCUSD", timeframe="1h", session="regular").status_code == 200
+    assert api.get("/api/v1/bars/AAPL", session="rth").status_code == 422
+
+
+def test_a_ticker_that_is_not_followed_is_explained_over_http(api: Api) -> None:
+    answers = {name: api.get(f"/api/v1/bars/{name}") for name in ("EURUSD", "O:SPY251219C00650000", "SPX")}
+    assert {answer.status_code for answer in answers.values()} == {404}
+    assert "Did you mean C:EURUSD?" in answers["EURUSD"].json()["detail"]
+    assert "is an option" in answers["O:SPY251219C00650000"].json()["detail"]
+    assert "Did you mean I:SPX?" in answers["SPX"].json()["detail"]

@@ -84,7 +84,7 @@ def predictions(context: dg.AssetExecutionContext, market_data: MarketData, resu
 )
 def ranking(context: dg.AssetExecutionContext, market_data: MarketData, results: Results) -> dg.MaterializeResult:
     """All stocks of a day by how unusual their return was: in standard deviations of their last 20 days."""
-    stocks = [symbol for symbol in market_data.symbols() if not symbol.startswith("X:")]
+    stocks = [symbol for symbol in market_data.symbols() if ":" not in symbol]
     missing, rows = {}, 0
     for day in context.partition_keys:
         bars = market_data.cross_section(day, symbols=stocks).set_index("symbol")

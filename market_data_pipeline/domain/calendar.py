@@ -197,6 +197,10 @@ class SessionCalendar:
         first = to_us(slot_start(timeframe, session, 0))
         return np.arange(first, to_us(session.end), timeframe.span // _US, dtype="int64")
 
+    def early_closes(self) -> list[dt.date]:
+        """Return the dates of all sessions that close early, ascending."""
+        return sorted(self._schedule[1])
+
     def prepare(self) -> None:
         """Load now, in half a second, what the first question would load, so that forked processes share it."""
         _ = self._axis

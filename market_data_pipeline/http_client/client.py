@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
-    from market_data_pipeline.reading.selection import Kind, Selection, When
+    from market_data_pipeline.reading.selection import Kind, Selection, SessionHours, When
 
 ARROW: Final = "application/vnd.apache.arrow.stream"
 _PATHS: Final = {"bars": "/api/v1/bars", "features": "/api/v1/features/quant"}
@@ -71,6 +71,7 @@ class Client:
         *,
         adjusted: bool = True,
         as_of: datetime | None = None,
+        session: SessionHours = "extended",
         columns: Iterable[str] | None = None,
         as_arrow: bool = False,
         as_polars: bool = False,
@@ -82,7 +83,17 @@ class Client:
             ApiError: the API failed; ApiUnavailableError when the same call may succeed later.
         """
         return self._read(
-            "bars", symbol, timeframe, start, end, columns, as_arrow, as_polars, adjusted=adjusted, as_of=as_of
+            "bars",
+            symbol,
+            timeframe,
+            start,
+            end,
+            columns,
+            as_arrow,
+            as_polars,
+            adjusted=adjusted,
+            as_of=as_of,
+            session=session,
         )
 
     def read_features(
@@ -92,12 +103,13 @@ class Client:
         start: When | None = None,
         end: When | None = None,
         *,
+        session: SessionHours = "extended",
         columns: Iterable[str] | None = None,
         as_arrow: bool = False,
         as_polars: bool = False,
     ) -> Any:
         """Return the features, as `market_data_pipeline.read_features` does; raises as `read_bars`."""
-        return self._read("features", symbol, timeframe, start, end, columns, as_arrow, as_polars)
+        return self._read("features", symbol, timeframe, start, end, columns, as_arrow, as_polars, session=session)
 
     def read_records(
         self,
@@ -107,6 +119,7 @@ class Client:
         end: When | None = None,
         *,
         adjusted: bool = True,
+        session: SessionHours = "extended",
         columns: Iterable[str] | None = None,
         as_arrow: bool = False,
         as_polars: bool = False,
@@ -115,7 +128,9 @@ class Client:
 
         Both are read one after the other: a bar that is stored in between may have no features yet.
         """
-        return self._read("records", symbol, timeframe, start, end, columns, as_arrow, as_polars, adjusted=adjusted)
+        return self._read(
+            "records", symbol, timeframe, start, end, columns, as_arrow, as_polars, adjusted=adjusted, session=session
+        )
 
     def _read(
         self,
@@ -130,12 +145,13 @@ class Client:
         *,
         adjusted: bool = True,
         as_of: datetime | None = None,
+        session: SessionHours,
     ) -> Any:
         if as_arrow and as_polars:
             raise UsageError("as_arrow and as_polars name two forms of the answer: pass one of them.")
         chosen = None if columns is None else [columns] if isinstance(columns, str) else list(columns)
-        selection = select(kind, symbol, timeframe, start, end, as_of=as_of, adjusted=adjusted)
-        shared = {"start": _text(start), "end": _text(end), "limit": _PAGE}
+        selection = select(kind, symbol, timeframe, start, end, as_of=as_of, adjusted=adjusted, session=session)
+        shared = {"session": session, "start": _text(start), "end": _text(end), "limit": _PAGE}
         of_bars = {"adjusted": str(adjusted).lower(), "as_of": _text(selection.as_of)}
         found = None
         if kind != "features":

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, tzinfo
+from functools import cache
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 import msgspec
@@ -19,8 +20,8 @@ import msgspec
 from market_data_pipeline.domain.calendar import EXCHANGE_ZONE_NAME, calendar_for
 from market_data_pipeline.domain.features.definitions import FEATURES
 from market_data_pipeline.domain.life import ASK_AGAIN_AFTER, Life
-from market_data_pipeline.domain.objectives import TIER_OBJECTIVES
-from market_data_pipeline.domain.series import Tier, asset_class_of
+from market_data_pipeline.domain.objectives import SETTLED_AT, TIER_OBJECTIVES
+from market_data_pipeline.domain.series import AssetClass, Tier, Timeframe, asset_class_of
 from market_data_pipeline.store.features import feature_columns
 from market_data_pipeline.store.prepared import Statement
 
@@ -194,7 +195,13 @@ _PARAMETERS: Final = {
     "limit": "bigint",
     "adjusted": "boolean",
     "as_of": "timestamptz",
+    "early": "date[]",
 }
+
+# Bars lie in sessions, so the clock of the exchange and its early closes tell which of them lie in the regular hours.
+_LOCAL: Final = f"(ts at time zone '{EXCHANGE_ZONE_NAME}')"
+_CLOSE: Final = f"case when {_LOCAL}::date = any(%(early)s) then time '13:00' else time '16:00' end"
+_REGULAR: Final = f"{_LOCAL}::time >= time '09:30' and {_LOCAL}::time < {_CLOSE}"
 
 
 def _selection(columns: Sequence[Column], newest: str, values: str, relation: str) -> Statement:
@@ -218,20 +225,94 @@ def _selection(columns: Sequence[Column], newest: str, values: str, relation: st
     )
 
 
-def _newest_bars(relation: str) -> Statement:
-    newest = f"b as materialized (select * from {relation} where {_IN_RANGE} order by ts desc limit %(limit)s)"  # noqa: S608 - constants
+def _newest_bars(relation: str, *, regular: bool = False) -> Statement:
+    where = f"{_IN_RANGE} and {_REGULAR}" if regular else _IN_RANGE
+    newest = f"b as materialized (select * from {relation} where {where} order by ts desc limit %(limit)s)"  # noqa: S608 - constants
     return _selection(BAR_COLUMNS, newest, _BAR, "b")
 
 
-BARS: Final = _newest_bars("market_data.bars")
-# The bars as they were stored at `as_of`; with `adjusted`, adjusted by the splits known and in effect then.
-BARS_AS_OF: Final = _newest_bars("market_data.bars_as_of(%(symbol)s, %(timeframe)s, %(as_of)s)")
+def _newest_made(relation: str, timeframe: Timeframe) -> Statement:
+    """Return the selection of bars of the regular hours that are made of 5m bars; see `reading.regular`.
 
-
-def features_selection(own: Sequence[Feature] = ()) -> Statement:
-    """Return the selection of split-adjusted bars with features, in the order of `record_columns(own)`."""
+    The newest n of them are made of the newest 5m bars of which n + 1 may be made, because the oldest one may be cut.
+    """
+    span = f"interval '{timeframe.minutes} minutes'"
+    known = f"from {relation} where symbol = %(symbol)s and timeframe = %(base)s"
     newest = f"""
-        f as materialized (select * from market_data.features where {_IN_RANGE} order by ts desc limit %(limit)s),
+        base as materialized (
+            select *, date_bin({span}, {_LOCAL}, {_LOCAL}::date + time '09:30') as bucket, {_CLOSE} as closes
+            {known}
+                and ts >= coalesce(%(start)s, '-infinity'::timestamptz)
+                and ts < coalesce(%(end)s, 'infinity'::timestamptz) + {span}
+                and {_REGULAR}
+            order by ts desc
+            limit (%(limit)s + 1) * {timeframe.minutes // Timeframe.M5.minutes}
+        ),
+        made as (
+            select
+                bucket at time zone '{EXCHANGE_ZONE_NAME}' as ts,
+                least(bucket + {span}, bucket::date + min(closes)) at time zone '{EXCHANGE_ZONE_NAME}' as ends_at,
+                (bucket::date + 1 + time '{SETTLED_AT:%H:%M}') at time zone '{EXCHANGE_ZONE_NAME}' as settles_at,
+                (array_agg(open order by ts))[1] as open, max(high) as high, min(low) as low,
+                (array_agg(close order by ts desc))[1] as close, sum(volume) as volume,
+                case when bool_and(vwap is not null) then sum(vwap * volume) / nullif(sum(volume), 0) end as vwap,
+                case when bool_and(trades is not null) then sum(trades)::bigint end as trades
+            from base
+            group by bucket
+        ),
+        b as materialized (
+            select * from made
+            where
+                ts >= coalesce(%(start)s, '-infinity'::timestamptz) and ts < coalesce(%(end)s, 'infinity'::timestamptz)
+                and (
+                    ends_at <= (select max(ts) {known}) + interval '{Timeframe.M5.minutes} minutes'
+                    or settles_at <= coalesce(%(as_of)s, market_data.clock())
+                )
+            order by ts desc
+            limit %(limit)s
+        )
+    """  # noqa: S608 - constants
+    return _selection(BAR_COLUMNS, newest, _BAR, "b")
+
+
+_NOW: Final = "market_data.bars"
+# The bars as they were stored at `as_of`; with `adjusted`, adjusted by the splits known and in effect then.
+_THEN: Final = "market_data.bars_as_of(%(symbol)s, %(timeframe)s, %(as_of)s)"
+BARS: Final = _newest_bars(_NOW)
+BARS_AS_OF: Final = _newest_bars(_THEN)
+_REGULAR_BARS: Final = {
+    BARS: _newest_bars(_NOW, regular=True),
+    BARS_AS_OF: _newest_bars(_THEN, regular=True),
+}
+_MADE: Final = {(BARS, timeframe): _newest_made(_NOW, timeframe) for timeframe in (Timeframe.H1, Timeframe.H4)} | {
+    (BARS_AS_OF, timeframe): _newest_made(_THEN.replace("%(timeframe)s", "%(base)s"), timeframe)
+    for timeframe in (Timeframe.H1, Timeframe.H4)
+}
+
+
+def has_other_hours(series: Series) -> bool:
+    """Return whether some of a series' bars may lie outside the regular hours, or begin or end there."""
+    return series.timeframe is not Timeframe.D1 and calendar_for(asset_class_of(series.symbol)).has_extended_hours
+
+
+def regular_bars(selection: Statement, series: Series) -> Statement:
+    """Return the statement that reads, of what `BARS` or `BARS_AS_OF` does, the bars of the regular hours."""
+    if not has_other_hours(series):
+        return selection
+    return _MADE.get((selection, series.timeframe)) or _REGULAR_BARS[selection]
+
+
+@cache
+def _early_closes() -> str:
+    """Return the days that close early as PostgreSQL's text of an array."""
+    return f"{{{','.join(map(str, calendar_for(AssetClass.US_EQUITY).early_closes()))}}}"
+
+
+def features_selection(own: Sequence[Feature] = (), *, regular: bool = False) -> Statement:
+    """Return the selection of split-adjusted bars with features, in the order of `record_columns(own)`."""
+    where = f"{_IN_RANGE} and {_REGULAR}" if regular else _IN_RANGE
+    newest = f"""
+        f as materialized (select * from market_data.features where {where} order by ts desc limit %(limit)s),
         b as materialized (
             select * from market_data.bars
             where
@@ -302,6 +383,7 @@ def read_records(
             "limit": requested.limit,
             "adjusted": adjusted,
             "as_of": as_of,
+            "early": _early_closes() if "early" in selection.names else None,
         },
     )
     return _summary(_KNOWN.decode(summary[-1]), zone), [row[:-1] for row in rows]

@@ -12,7 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSche
 from market_data_pipeline.domain.calendar import calendar_for
 from market_data_pipeline.domain.errors import UsageError
 from market_data_pipeline.domain.series import Series, Timeframe, asset_class_of, canonical_symbol, parse_timeframe
-from market_data_pipeline.reports.series_records import Range
+from market_data_pipeline.reports.series_records import Range, has_other_hours
 from market_data_pipeline.serving.cursors import decode_cursor, wrong_cursor
 from market_data_pipeline.serving.formats import ACCEPTED, FORMATS, Media, media_for
 from market_data_pipeline.serving.problems import Problem
@@ -103,6 +103,12 @@ class SeriesQuery(BaseModel):
         description="At most this many records of a series, the newest of the range; `next` leads to older ones.",
         examples=[100],
     )
+    session: Literal["extended", "regular"] = Field(
+        "extended",
+        description="All hours, or the regular ones: of US stocks and indices bars of 09:30 to 16:00 New York, to "
+        "13:00 on early closes. 1h and 4h bars are then made of 5m bars and start at 09:30; there are no features of "
+        "these. Day bars are the same.",
+    )
     cursor: Cursor = Field(None, description="The `cursor` of an answer: continues with the older records.")
     format: Format | None = Field(
         None, description="The representation, for clients that cannot set `Accept`; it takes precedence."
@@ -162,6 +168,19 @@ class SeriesQuery(BaseModel):
         if found is None:
             raise Problem(HTTPStatus.NOT_ACCEPTABLE, f"This endpoint offers {ACCEPTED}.")
         return found
+
+    def check_features(self, several: Sequence[Series]) -> None:
+        """Refuse features of bars that are made when they are read.
+
+        Raises:
+            Problem: 422.
+        """
+        made = self.timeframe in (Timeframe.H1, Timeframe.H4) and any(map(has_other_hours, several))
+        if self.session == "regular" and made:
+            raise _wrong(
+                "session",
+                f"there are no features of {self.timeframe} bars of regular hours; those of 5m, 15m and 1d there are.",
+            )
 
 
 class BarsQuery(SeriesQuery):

@@ -44,6 +44,7 @@ class Selection:
         watermarks: from which the freshness of an answer is computed; None when there is nothing of the series.
         adjusted: whether for splits.
         as_of: the instant whose knowledge is requested; None for now.
+        regular: returns the statement that reads only the regular hours of a series; None for all hours.
         members: further members of a JSON answer.
     """
 
@@ -53,6 +54,7 @@ class Selection:
     watermarks: Callable[[SeriesSummary], Watermarks | None]
     adjusted: bool = True
     as_of: datetime | None = None
+    regular: Callable[[Series], Statement] | None = None
     members: dict[str, Any] = field(default_factory=dict)
 
     def read(
@@ -61,7 +63,7 @@ class Selection:
         """Return what is known of `series`, the records in the range, and whether `limit` cut off older ones."""
         summary, rows = read_records(
             reader,
-            self.statement,
+            self.statement if self.regular is None else self.regular(series),
             series,
             replace(records, limit=records.limit + 1),
             now,
@@ -157,7 +159,8 @@ class SeriesAnswers:
             return _made(request, summary, page, link, key.query)
 
         version = self.cache.version(request.series)
-        if version is None:
+        # Bars of regular hours may be made of another series' bars, whose commits the cache does not expect.
+        if version is None or request.selection.regular is not None:
             return await self._read_answer(request, made)
         answer = None
         if request.media is Media.JSON and not request.milliseconds and request.selection.as_of is None:

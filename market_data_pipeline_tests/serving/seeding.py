@@ -7,6 +7,8 @@ from typing import Any
 
 import psycopg
 
+from market_data_pipeline.domain.series import asset_class_of
+
 NOW = datetime(2026, 3, 11, 15, 0, tzinfo=UTC)
 DAY = datetime(2026, 3, 11, 4, 0, tzinfo=UTC)  # New York's midnight, summer time since the 8th
 STEP = {
@@ -26,8 +28,8 @@ class Seed:
         return cursor.fetchall() if cursor.description else []
 
     def symbol(self, symbol: str, tier: str = "critical", *, active: bool = True) -> None:
-        asset_class = "crypto" if symbol.startswith("X:") else "us_equity"
-        self.run("insert into market_data.symbols values (%s, %s, %s, %s, %s)", symbol, tier, asset_class, active, NOW)
+        values = (symbol, tier, asset_class_of(symbol), active, NOW)
+        self.run("insert into market_data.symbols values (%s, %s, %s, %s, %s)", *values)
 
     def series(
         self,

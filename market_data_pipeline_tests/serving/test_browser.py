@@ -323,6 +323,17 @@ def test_the_chart_draws_the_bars_and_the_chosen_features(reader: Reader, seed: 
     expect(page.locator("#bars-table tbody tr").first).to_contain_text("2026-03-11T14:45:00Z")
 
 
+def test_an_index_is_drawn_without_volume_and_a_currency_pair_with_five_decimals(reader: Reader, seed: Seed) -> None:
+    seed.series("I:SPX", count=40, first=NOW - timedelta(minutes=210))
+    seed.run("update market_data.bars set volume = null where symbol = 'I:SPX'")
+    seed.series("C:EURUSD", count=40, first=NOW - timedelta(minutes=210), close=1.5)
+    page = drawn_chart(reader, "/series/I:SPX/5m")
+    expect(page.locator("#readout")).to_contain_text("C 139.00 volume \u2013")
+    until(lambda: "31,122,74" in page.evaluate(COLOURS))
+    drawn_chart(reader, "/series/C:EURUSD/5m")
+    expect(page.locator("#readout")).to_contain_text("O 40.50000 H 41.50000 L 39.50000 C 40.50000")
+
+
 def test_the_chart_is_read_by_keyboard(reader: Reader, seed: Seed) -> None:
     seed.series("AAPL", count=40, first=NOW - timedelta(minutes=210))
     page = drawn_chart(reader)

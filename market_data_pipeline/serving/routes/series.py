@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Final, get_type_hints
 
 from fastapi import APIRouter, Path, Query, Request
@@ -15,7 +17,9 @@ from market_data_pipeline.reports.series_records import (
     BARS,
     BARS_AS_OF,
     features_selection,
+    has_other_hours,
     record_columns,
+    regular_bars,
 )
 from market_data_pipeline.serving import openapi
 from market_data_pipeline.serving.formats import instant
@@ -74,6 +78,15 @@ def router(answers: SeriesAnswers, several: SeveralAnswers, own: Sequence[Featur
     routes = APIRouter(tags=["series"], route_class=SeriesRoute)
     columns = record_columns(own)
     features = Selection("features", columns, features_selection(own), lambda summary: summary.features)
+    of_regular_hours = features_selection(own, regular=True)
+
+    def features_of(query: SeriesQuery, *symbols: str) -> Selection:
+        query.check_features([query.series_of(symbol) for symbol in symbols])
+        if query.session == "extended":
+            return features
+        return replace(
+            features, regular=lambda series: of_regular_hours if has_other_hours(series) else features.statement
+        )
 
     @routes.get(
         FEATURES_PATH + _ROUTED,
@@ -88,7 +101,9 @@ def router(answers: SeriesAnswers, several: SeveralAnswers, own: Sequence[Featur
         A series that is tracked but was never computed is a 404, and a backfill of it is queued, unless the vendor was
         asked since the last schedule and had nothing.
         """
-        return await answers.respond(http, _one(http, symbol, query, features, FEATURES_PATH + _OF_ONE))
+        return await answers.respond(
+            http, _one(http, symbol, query, features_of(query, symbol), FEATURES_PATH + _OF_ONE)
+        )
 
     @routes.get(
         BARS_PATH + _ROUTED,
@@ -114,7 +129,9 @@ def router(answers: SeriesAnswers, several: SeveralAnswers, own: Sequence[Featur
 
         A symbol that is not tracked refuses the request; one without features is in the answer, with the problem.
         """
-        return await several.respond(http, _several(http, query.symbols, query, features))
+        return await several.respond(
+            http, _several(http, query.symbols, query, features_of(query, *query.symbols.split(",")))
+        )
 
     @routes.get(
         BARS_PATH,
@@ -151,13 +168,15 @@ def _several(http: Request, symbols: str, query: SeriesQuery, selection: Selecti
 
 def _bars(query: BarsQuery, now: datetime) -> Selection:
     as_of = query.known_at(now)
+    statement = BARS if as_of is None else BARS_AS_OF
     return Selection(
         "bars",
         BAR_COLUMNS,
-        BARS if as_of is None else BARS_AS_OF,
+        statement,
         lambda summary: summary.bars,
         query.adjusted,
         as_of,
+        None if query.session == "extended" else partial(regular_bars, statement),
         {"adjusted": query.adjusted, "as_of": None if as_of is None else instant(as_of)},
     )
 

@@ -28,7 +28,9 @@ export class SeriesChart {
       timeScale: { timeVisible: !daily, secondsVisible: false, rightOffset: 3 },
       localization: { timeFormatter: (time) => this.clock(time) },
     });
-    this.candles = this.chart.addSeries(CandlestickSeries, { borderVisible: false, priceLineVisible: false }, 0);
+    this.fine = frame.dataset.symbol.startsWith("C:"); // a currency pair moves in its fourth and fifth decimal
+    const priceFormat = this.fine ? { type: "price", precision: 5, minMove: 1e-5 } : { type: "price", precision: 2, minMove: 0.01 };
+    this.candles = this.chart.addSeries(CandlestickSeries, { borderVisible: false, priceLineVisible: false, priceFormat }, 0);
     this.volume = this.chart.addSeries(HistogramSeries, { priceFormat: { type: "volume" }, priceLineVisible: false, lastValueVisible: false }, 1);
     this.markers = createSeriesMarkers(this.candles, []);
     this.chart.subscribeCrosshairMove((at) => this.read(at.time === undefined ? null : this.byTime.get(at.time)));
@@ -63,13 +65,13 @@ export class SeriesChart {
     this.fillVolume();
     for (const feature of this.features) this.fill(feature);
     this.mark();
-    this.read(null);
+    this.read(this.byTime.get(this.current?.time) ?? null); // an update leaves the reader at the bar being read
     if (first) this.chart.timeScale().setVisibleLogicalRange({ from: Math.max(records.length - 180, 0), to: records.length + 3 });
   }
 
   fillVolume() {
     const { up, down } = this.colours;
-    this.volume.setData(this.records.map(({ time, open, close, volume }) => ({ time, value: volume, color: fade(close >= open ? up : down) })));
+    this.volume.setData(this.records.map(({ time, open, close, volume }) => (volume === null ? { time } : { time, value: volume, color: fade(close >= open ? up : down) })));
   }
 
   fill({ name, kind, labels, series }) {
@@ -152,7 +154,8 @@ export class SeriesChart {
     const shown = record ?? this.records.at(-1);
     if (!shown) return;
     const { open, high, low, close, volume, time } = shown;
-    const parts = [["", this.clock(time)], ["O", open], ["H", high], ["L", low], ["C", close], ["volume", volume]];
+    const price = (value) => (this.fine ? value.toFixed(5) : value);
+    const parts = [["", this.clock(time)], ["O", price(open)], ["H", price(high)], ["L", price(low)], ["C", price(close)], ["volume", volume]];
     for (const { name } of this.features) parts.push([name, shown[name]]);
     this.readout.replaceChildren(
       ...parts.flatMap(([name, value]) => {
