@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from market_data_pipeline.cli.console import SymbolList, Symbols, names, settings, symbols_of
+from market_data_pipeline.domain.adjustments import Adjustment
 from market_data_pipeline.domain.errors import UsageError
 from market_data_pipeline.domain.series import Timeframe, parse_timeframe
 from market_data_pipeline.reading.export import Format
@@ -58,7 +59,10 @@ def export(
     as_of: Annotated[
         str, typer.Option(help="Bars as they were known at this instant, for example 2026-11-20T21:00Z.")
     ] = "",
-    raw: Annotated[bool, typer.Option("--raw", help="Prices and volume as traded, not adjusted for splits.")] = False,
+    adjustment: Annotated[
+        Adjustment, typer.Option(help="Prices as traded, adjusted for splits, or for splits and dividends.")
+    ] = Adjustment.SPLITS,
+    raw: Annotated[bool, typer.Option("--raw", help="The same as --adjustment raw.")] = False,
     session: Annotated[
         Hours, typer.Option(help="All hours, or the regular ones: 09:30 to 16:00 New York of stocks and indices.")
     ] = Hours.EXTENDED,
@@ -69,13 +73,16 @@ def export(
     """Write bars or features to a Parquet or CSV file or a Delta table.
 
     Without symbols, those of all that are followed are written. Bars are
-    adjusted for splits unless --raw is given; features always are.
+    adjusted for splits unless --adjustment says otherwise; features always are.
     """
+    if raw and adjustment is Adjustment.ALL:
+        raise UsageError("--raw and --adjustment all contradict each other: leave one of them out.")
+    adjustment = Adjustment.RAW if raw else adjustment
     chosen, spans = symbols_of(symbols, symbol_list), names(timeframes, parse_timeframe)
     if rows is not Rows.BARS and as_of:
         raise UsageError("--as-of is for bars: features are those of the bars as known now.")
-    if rows is Rows.FEATURES and raw:
-        raise UsageError("--raw is for bars: features are computed from adjusted ones.")
+    if rows is Rows.FEATURES and adjustment is not Adjustment.SPLITS:
+        raise UsageError(f"{adjustment} is for bars: features are computed from split-adjusted ones.")
     from market_data_pipeline.reading.export import export as write
     from market_data_pipeline.runtime.database import reading_engine
     from market_data_pipeline.store.universe import tracked
@@ -99,6 +106,6 @@ def export(
         except ValueError:
             raise UsageError(f"--as-of {as_of!r} is not an instant such as 2026-11-20T21:00Z.") from None
     if rows is not Rows.FEATURES:
-        arguments["adjusted"] = not raw
+        arguments["adjusted"] = adjustment.value
     count = write(output, form, rows.value, overwrite=overwrite, **arguments)
     console().print(f"Wrote {count:,} rows to {output}")

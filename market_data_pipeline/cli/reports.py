@@ -70,6 +70,8 @@ def plan(
         )
     if estimate.reads_splits:
         console().print("The market's list of splits is due to be read and is counted.")
+    if estimate.reads_dividends:
+        console().print("Dividends are due to be read and are counted.")
     if estimate.calls_at_least < estimate.calls:
         console().print(
             "Pages of 5m bars are counted as if every minute had a trade; thinly traded symbols need fewer. "

@@ -6,6 +6,7 @@ import json
 from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING, Any, Final
 
+from market_data_pipeline.domain.adjustments import Adjustment
 from market_data_pipeline.domain.bars import VALUES
 from market_data_pipeline.domain.errors import UsageError
 from market_data_pipeline.domain.features.definitions import FEATURES
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
+    from market_data_pipeline.domain.adjustments import Adjusted
     from market_data_pipeline.reading.selection import Kind, Selection, SessionHours, When
 
 ARROW: Final = "application/vnd.apache.arrow.stream"
@@ -25,6 +27,12 @@ _PATHS: Final = {"bars": "/api/v1/bars", "features": "/api/v1/features/quant"}
 _KEYS: Final = ["symbol", "timeframe", "ts"]
 _PAGE: Final = 10_000  # records, the API's maximum
 _SYMBOLS_AT_ONCE: Final = 200  # so that their names and a cursor fit into an address
+# Of what bars are adjusted for, the parameter that an API of any version knows, where there is one.
+_PARAMETERS: Final = {
+    Adjustment.RAW: {"adjusted": "false"},
+    Adjustment.SPLITS: {"adjusted": "true"},
+    Adjustment.ALL: {"adjustment": "all"},
+}
 _LABELS: Final = {feature.name: feature.labels for feature in FEATURES if feature.labels}
 
 
@@ -69,7 +77,7 @@ class Client:
         start: When | None = None,
         end: When | None = None,
         *,
-        adjusted: bool = True,
+        adjusted: Adjusted = "splits",
         as_of: datetime | None = None,
         session: SessionHours = "extended",
         columns: Iterable[str] | None = None,
@@ -118,7 +126,7 @@ class Client:
         start: When | None = None,
         end: When | None = None,
         *,
-        adjusted: bool = True,
+        adjusted: Adjusted = "splits",
         session: SessionHours = "extended",
         columns: Iterable[str] | None = None,
         as_arrow: bool = False,
@@ -143,7 +151,7 @@ class Client:
         as_arrow: bool,
         as_polars: bool,
         *,
-        adjusted: bool = True,
+        adjusted: Adjusted = "splits",
         as_of: datetime | None = None,
         session: SessionHours,
     ) -> Any:
@@ -152,7 +160,7 @@ class Client:
         chosen = None if columns is None else [columns] if isinstance(columns, str) else list(columns)
         selection = select(kind, symbol, timeframe, start, end, as_of=as_of, adjusted=adjusted, session=session)
         shared = {"session": session, "start": _text(start), "end": _text(end), "limit": _PAGE}
-        of_bars = {"adjusted": str(adjusted).lower(), "as_of": _text(selection.as_of)}
+        of_bars = {"as_of": _text(selection.as_of)} | _PARAMETERS[selection.adjustment]
         found = None
         if kind != "features":
             found = self._table(selection, "bars", shared | of_bars)

@@ -1,4 +1,4 @@
-"""What a run reads once for all its symbols: splits, announced closings, and day bars of the whole market.
+"""What a run reads once for all its symbols: splits, dividends, announced closings, and the whole market's day bars.
 
 Right after a day is over, every US equity is missing the same day bar, and one grouped-daily answer has them all. The
 rows of the followed symbols are stored (store.market_days), so that the next tier finds them and sends nothing. A
@@ -22,6 +22,7 @@ from market_data_pipeline.domain.freshness import settled_at
 from market_data_pipeline.domain.series import AssetClass, Timeframe, asset_class_of
 from market_data_pipeline.ingest.announcements import ensure_announcements
 from market_data_pipeline.ingest.coverage import status_after
+from market_data_pipeline.ingest.dividends import ensure_dividends
 from market_data_pipeline.ingest.fetch_plan import days_to_fetch, reach
 from market_data_pipeline.ingest.splits import ensure_splits
 from market_data_pipeline.polygon.rate_limit import PRIORITIES
@@ -86,6 +87,7 @@ def read_market(
         PipelineError: one that every symbol would fail with.
     """
     warning = ensure_splits(pipeline, connection, [request.symbol for request in requests])
+    without_dividends = ensure_dividends(pipeline, connection, [request.symbol for request in requests], full=full)
     announced = ensure_announcements(pipeline, connection, requests)
     unreadable = unreadable_splits(connection)
     daily = [request for request in requests if Timeframe.D1 in request.timeframes]
@@ -99,7 +101,7 @@ def read_market(
                 raise
             log.warning("Day bars are requested symbol by symbol, because the market's cannot be read: %s", error)
     connection.commit()
-    warnings = " ".join(filter(None, (warning, announced.warning)))
+    warnings = " ".join(filter(None, (warning, without_dividends, announced.warning)))
     return Market(days, unreadable, announced.days, warnings or None)
 
 

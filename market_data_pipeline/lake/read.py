@@ -12,18 +12,18 @@ from bisect import bisect_left
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from market_data_pipeline.domain.adjustments import Split
+from market_data_pipeline.domain.adjustments import PRICE_CURRENCY, Split
 from market_data_pipeline.domain.calendar import to_us
 from market_data_pipeline.domain.errors import UsageError
 from market_data_pipeline.domain.features.definitions import FEATURE_NAMES
 from market_data_pipeline.lake.files import files_of
 from market_data_pipeline.lake.state import read_state
-from market_data_pipeline.lake.tables import SPLITS, Kind, LakeTable
+from market_data_pipeline.lake.tables import DIVIDENDS, SPLITS, Kind, LakeTable
 from market_data_pipeline.store.many_series import Columns
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
-    from datetime import datetime
+    from datetime import date, datetime
 
     import numpy as np
     import pyarrow as pa
@@ -97,19 +97,34 @@ class LakeReader:
 
     def splits_of(self, symbols: Sequence[str], known_at: datetime | None = None) -> dict[str, list[Split]]:
         """Return the splits of each symbol that has any: those that count, or that did at `known_at`."""
-        with self.lake.translated():
-            delta = self.lake.open(SPLITS)
-            rows = delta.to_pyarrow_table().to_pylist() if delta is not None else []
         splits: dict[str, list[Split]] = {}
+        for row in self._known(SPLITS, symbols, known_at):
+            if row["counts"]:
+                split = Split(row["execution_date"], row["split_from"], row["split_to"])
+                splits.setdefault(row["symbol"], []).append(split)
+        return splits
+
+    def dividends_of(
+        self, symbols: Sequence[str], known_at: datetime | None = None
+    ) -> dict[str, list[tuple[date, float]]]:
+        """Return ex date and amount of the dividends in the currency of prices, of each symbol that has any."""
+        dividends: dict[str, list[tuple[date, float]]] = {}
+        for row in self._known(DIVIDENDS, symbols, known_at):
+            if row["currency"] == PRICE_CURRENCY:
+                dividends.setdefault(row["symbol"], []).append((row["ex_date"], row["amount"]))
+        return dividends
+
+    def _known(self, name: str, symbols: Sequence[str], known_at: datetime | None) -> Iterator[dict[str, Any]]:
+        """Yield the rows of a small table that hold now, or held at `known_at`."""
+        with self.lake.translated():
+            delta = self.lake.open(name)
+            rows = delta.to_pyarrow_table().to_pylist() if delta is not None else []
         for row in rows:
             gone = row["superseded_at"]
             known = gone is None or (known_at is not None and gone > known_at)
             listed = known_at is None or row["first_seen_at"] <= known_at
-            if row["counts"] and known and listed and row["symbol"] in symbols:
-                splits.setdefault(row["symbol"], []).append(
-                    Split(row["execution_date"], row["split_from"], row["split_to"])
-                )
-        return splits
+            if known and listed and row["symbol"] in symbols:
+                yield row
 
     def _open(self, table: LakeTable) -> _Opened:
         if table not in self._opened:

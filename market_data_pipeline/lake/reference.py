@@ -1,4 +1,4 @@
-"""The small tables of the lake: `splits`, by which bars are adjusted, and `series`, what is held of each.
+"""The small tables of the lake: `splits` and `dividends`, which adjust bars, and `series`, what is held of each.
 
 They are written whole, when their content has changed.
 """
@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from market_data_pipeline.domain.calendar import calendar_for, from_us
 from market_data_pipeline.domain.series import AssetClass, Timeframe
 from market_data_pipeline.lake.state import read_state
-from market_data_pipeline.lake.tables import DESCRIPTIONS, SERIES, SPLITS, Kind, LakeTable, SyncedTable
+from market_data_pipeline.lake.tables import DESCRIPTIONS, DIVIDENDS, SERIES, SPLITS, Kind, LakeTable, SyncedTable
+from market_data_pipeline.store.dividends import dividend_history
 from market_data_pipeline.store.reference import split_history
 
 if TYPE_CHECKING:
@@ -44,6 +45,34 @@ def sync_splits(lake: Lake, now: Snapshot) -> SyncedTable:
         ]
     )
     return _written(lake, SPLITS, pa.Table.from_pylist(rows, schema))
+
+
+def sync_dividends(lake: Lake, now: Snapshot) -> SyncedTable:
+    """Write `dividends` if it differs from the database's."""
+    import pyarrow as pa
+
+    instant = pa.timestamp("us", tz="UTC")
+    new_york = calendar_for(AssetClass.US_EQUITY)
+    rows = dividend_history(now.connection)
+    for row in rows:
+        row["in_force_from"] = new_york.midnight(row["ex_date"])
+    schema = pa.schema(
+        [
+            pa.field("symbol", pa.string(), False),
+            pa.field("ex_date", pa.date32(), False),
+            pa.field("in_force_from", instant, False),
+            pa.field("amount", pa.float64(), False),
+            pa.field("currency", pa.string(), False),
+            pa.field("declaration_date", pa.date32()),
+            pa.field("record_date", pa.date32()),
+            pa.field("pay_date", pa.date32()),
+            pa.field("frequency", pa.int64()),
+            pa.field("type", pa.string()),
+            pa.field("first_seen_at", instant, False),
+            pa.field("superseded_at", instant),
+        ]
+    )
+    return _written(lake, DIVIDENDS, pa.Table.from_pylist(rows, schema))
 
 
 def sync_series(lake: Lake, now: Snapshot) -> SyncedTable:

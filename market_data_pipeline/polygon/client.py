@@ -1,10 +1,10 @@
-"""The vendor's REST API as the pipeline needs it: bars of an interval, splits, and one day of the whole market.
+"""The vendor's REST API as the pipeline needs it: bars of an interval, splits, dividends, a day of the whole market.
 
 Pages are followed to the last one; a failure on any of them fails the whole call, and nothing partial is returned.
 Every failure carries the cost so far as `.usage`.
 
 Add here: an endpoint, or a paging fault that was recorded. Keep out: attempts (retry) and what an answer must look like
-(wire, reference).
+(wire, reference, dividends).
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from itertools import compress
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
 import numpy as np
@@ -36,6 +36,7 @@ from market_data_pipeline.domain.errors import (
 )
 from market_data_pipeline.domain.life import Listing
 from market_data_pipeline.domain.series import AssetClass, Tier, Timeframe, asset_class_of
+from market_data_pipeline.polygon.dividends import DIVIDENDS_ENDPOINTS, read_dividends
 from market_data_pipeline.polygon.listings import QUESTIONS, read_listing
 from market_data_pipeline.polygon.market_status import read_is_closed, read_upcoming
 from market_data_pipeline.polygon.rate_limit import PRIORITIES
@@ -51,11 +52,13 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
+    from market_data_pipeline.domain.adjustments import ListedDividend
     from market_data_pipeline.domain.announcements import Announcement
     from market_data_pipeline.domain.intervals import Interval
+    from market_data_pipeline.polygon.dividends import DividendsEndpoint
     from market_data_pipeline.polygon.plans import Plan
     from market_data_pipeline.polygon.rate_limit import Limiter
-    from market_data_pipeline.polygon.reference import SplitRow
+    from market_data_pipeline.polygon.reference import SplitRow, SplitsEndpoint
     from market_data_pipeline.polygon.rows import Rows
     from market_data_pipeline.polygon.wire import Page
 
@@ -69,6 +72,14 @@ _RANGES: Final = {Timeframe.M5: "5/minute", Timeframe.D1: "1/day"}
 _STANDARD: Final = PRIORITIES[Tier.STANDARD]
 
 _R = TypeVar("_R")
+
+
+class _Endpoint(Protocol):
+    @property
+    def path(self) -> str: ...
+
+
+_E = TypeVar("_E", bound=_Endpoint)
 
 
 @dataclass(frozen=True)
@@ -130,6 +141,7 @@ class PolygonClient:
         self._lock = threading.Lock()
         self._usage = Counters()
         self._splits_endpoints = SPLITS_ENDPOINTS
+        self._dividends_endpoints: tuple[DividendsEndpoint, ...] = DIVIDENDS_ENDPOINTS
 
     def __repr__(self) -> str:
         """Show the server, never the key."""
@@ -224,24 +236,56 @@ class PolygonClient:
         def read(body: bytes) -> Page[tuple[SplitRow, ...]]:
             return read_splits(body, since, followed, unreadable)
 
+        def found(endpoint: SplitsEndpoint) -> tuple[SplitRow, ...]:
+            pages = self._pages(Request(endpoint.target(since), what, priority), read, tally, endpoint.path)
+            return each_once(split for page in pages for split in page.rows)
+
         what = f"splits since {since}"
         with self._counted() as tally:
-            failure = VendorRequestError(f"{what}: no endpoint is known.")
-            for endpoint in self._splits_endpoints:
-                pages = self._pages(Request(endpoint.target(since), what, priority), read, tally, endpoint.path)
-                try:
-                    found = each_once(split for page in pages for split in page.rows)
-                except VendorRequestError as error:
-                    failure = error
-                except VendorRefusedError as error:
-                    if not error.of_plan:
-                        raise
-                    failure = VendorRequestError(error)  # bars may be in the plan
-                else:
-                    self._splits_endpoints = tuple(sorted(SPLITS_ENDPOINTS, key=lambda each: each != endpoint))
-                    return found
-                _log.warning("%s is refused: %s", endpoint.path, failure)
-            raise failure
+            splits, endpoint = _first_answer(self._splits_endpoints, found, what)
+            self._splits_endpoints = _led_by(endpoint, SPLITS_ENDPOINTS)
+            return splits
+
+    def dividends(
+        self,
+        *,
+        followed: Collection[str],
+        unreadable: dict[str, str],
+        tickers: Sequence[str] | None = None,
+        since: date | None = None,
+        priority: int = _STANDARD,
+    ) -> tuple[ListedDividend, ...]:
+        """Return the dividends of `followed` tickers, future ones too, in any order.
+
+        Endpoints are tried as for splits. For `followed` and `unreadable` see `dividends.read_dividends`.
+
+        Args:
+            followed: whose dividends are returned.
+            unreadable: receives what cannot be read.
+            tickers: whose dividends are requested, forty at a time; None for the whole market's list.
+            since: the first ex date; None for all.
+            priority: as in `bars`.
+
+        Raises:
+            PipelineError: as `splits`.
+        """
+
+        def read(body: bytes) -> Page[tuple[ListedDividend, ...]]:
+            return read_dividends(body, followed, unreadable)
+
+        def found(endpoint: DividendsEndpoint) -> tuple[ListedDividend, ...]:
+            return tuple(
+                dividend
+                for target in endpoint.targets(tickers, since)
+                for page in self._pages(Request(target, what, priority), read, tally, endpoint.path)
+                for dividend in page.rows
+            )
+
+        what = f"dividends since {since}" if tickers is None else f"dividends of {', '.join(tickers[:3])}"
+        with self._counted() as tally:
+            dividends, endpoint = _first_answer(self._dividends_endpoints, found, what)
+            self._dividends_endpoints = _led_by(endpoint, DIVIDENDS_ENDPOINTS)
+            return dividends
 
     def listing(self, symbol: str, *, priority: int = _STANDARD) -> tuple[Listing, Counters]:
         """Return what the vendor's reference data say of a ticker, and what that cost: two requests at most.
@@ -379,6 +423,31 @@ def _first_ms(symbol: str, timeframe: Timeframe, start: datetime) -> int:
     """
     offset = calendar_for(asset_class_of(symbol)).vendor_day_offset() if timeframe is Timeframe.D1 else timedelta(0)
     return to_us(start + offset) // 1000
+
+
+def _first_answer(endpoints: Iterable[_E], found: Callable[[_E], _R], what: str) -> tuple[_R, _E]:
+    """Return what the first endpoint that is not refused answers, and that endpoint.
+
+    Raises:
+        VendorRequestError: every one is refused, or is not in the plan, in which bars may be.
+        PipelineError: any other failure.
+    """
+    failure = VendorRequestError(f"{what}: no endpoint is known.")
+    for endpoint in endpoints:
+        try:
+            return found(endpoint), endpoint
+        except VendorRequestError as error:
+            failure = error
+        except VendorRefusedError as error:
+            if not error.of_plan:
+                raise
+            failure = VendorRequestError(error)
+        _log.warning("%s is refused: %s", endpoint.path, failure)
+    raise failure
+
+
+def _led_by(endpoint: _E, endpoints: tuple[_E, ...]) -> tuple[_E, ...]:
+    return tuple(sorted(endpoints, key=lambda each: each != endpoint))
 
 
 def _following_ms(symbol: str, timeframe: Timeframe, start_us: int) -> int:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import polars as pl
     import pyarrow as pa
 
+    from market_data_pipeline.domain.adjustments import Adjusted
     from market_data_pipeline.reading.options import BarOptions, FeatureOptions, RecordOptions
     from market_data_pipeline.reading.selection import SessionHours, When
     from market_data_pipeline.settings import Settings
@@ -51,7 +52,7 @@ def read_bars(
     start: When | None = None,
     end: When | None = None,
     *,
-    adjusted: bool = True,
+    adjusted: Adjusted = "splits",
     as_of: datetime | None = None,
     session: SessionHours = "extended",
     columns: Iterable[str] | None = None,
@@ -68,9 +69,10 @@ def read_bars(
         start: the first bar start to include: an aware datetime, or a date (also as ISO 8601 text), which means
             midnight where the symbol trades. None: from the first bar on.
         end: bars that start at or after it are left out; as `start`. None: up to the last one.
-        adjusted: prices and volume adjusted for splits, or as they were traded.
-        as_of: return what was known at this instant: bars as they were stored then, adjusted for the splits that the
-            vendor had listed by then and that were in force on that New York day. None: now.
+        adjusted: `splits` or True: prices and volume adjusted for splits. `all`: prices for dividends too, so that the
+            returns of closes are total returns (docs/adjustments.md). `none` or False: as they were traded.
+        as_of: return what was known at this instant: bars as they were stored then, adjusted for the splits and the
+            dividends that the vendor had listed by then and that were in force on that New York day. None: now.
         session: `extended`, all hours, or `regular`: of US stocks and indices the bars of 09:30 to 16:00 New York (to
             13:00 on early closes). 1h and 4h bars are then made of 5m bars and start at 09:30; day bars are the same.
         columns: which columns to read, in this order; `ts`, and `symbol` and `timeframe` of several, come in any case.
@@ -97,7 +99,7 @@ def read_bars(
         >>> days = {"start": "2014-06-05", "end": "2014-06-10"}
         >>> read_bars("AAPL", "1d", **days)["close"].round(2).to_list()
         [92.48, 92.22, 93.7]
-        >>> read_bars("AAPL", "1d", **days, adjusted=False)["close"].round(2).to_list()
+        >>> read_bars("AAPL", "1d", **days, adjusted="none")["close"].round(2).to_list()
         [647.35, 645.57, 93.7]
         >>> read_bars("AAPL", "1d", **days).index[0]
         Timestamp('2014-06-05 04:00:00+0000', tz='UTC')
@@ -185,7 +187,7 @@ def read_records(
     start: When | None = None,
     end: When | None = None,
     *,
-    adjusted: bool = True,
+    adjusted: Adjusted = "splits",
     session: SessionHours = "extended",
     columns: Iterable[str] | None = None,
     source: Source = "auto",
@@ -222,7 +224,7 @@ def iter_bars(
     end: When | None = None,
     *,
     rows: int = PIECE_ROWS,
-    adjusted: bool = True,
+    adjusted: Adjusted = "splits",
     as_of: datetime | None = None,
     session: SessionHours = "extended",
     columns: Iterable[str] | None = None,
@@ -282,7 +284,7 @@ def iter_records(
     end: When | None = None,
     *,
     rows: int = PIECE_ROWS,
-    adjusted: bool = True,
+    adjusted: Adjusted = "splits",
     session: SessionHours = "extended",
     columns: Iterable[str] | None = None,
     source: Source = "auto",

@@ -10,7 +10,7 @@ from dataclasses import replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
-from market_data_pipeline.domain.adjustments import price_factor
+from market_data_pipeline.domain.adjustments import Actions, Adjustment, dividend_factor, price_factor
 from market_data_pipeline.domain.bars import PRICES
 from market_data_pipeline.domain.calendar import exchange_date
 from market_data_pipeline.domain.errors import UsageError
@@ -19,16 +19,16 @@ from market_data_pipeline.reading.connections import snapshot
 from market_data_pipeline.reading.regular import columns_to_read, regular_rows, stretch_to_read
 from market_data_pipeline.reading.tables import Rows, table
 from market_data_pipeline.store import many_series
+from market_data_pipeline.store.dividends import dividends_of
 from market_data_pipeline.store.many_series import Columns, Stretch
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from datetime import date, datetime
 
     import numpy as np
     import pyarrow as pa
 
-    from market_data_pipeline.domain.adjustments import Split
     from market_data_pipeline.domain.features.definitions import Feature
     from market_data_pipeline.reading.selection import Selection
     from market_data_pipeline.settings import Settings
@@ -81,14 +81,23 @@ def pieces(selection: Selection, settings: Settings, rows: int = PIECE_ROWS) -> 
     """
     instant = selection.as_of or settings.clock()
     with snapshot(settings, lambda connection: _held(selection, connection)) as (connection, held):
-        splits: dict[str, list[Split]] = {}
-        if selection.adjusted and selection.bars:
-            splits = many_series.splits_of(connection, selection.symbols, selection.as_of)
+        actions = stored_actions(selection, connection)
         read = 0
         for batch in _batches(selection, _stretches(selection, held, rows), held, rows):
-            found = rows_of(_Database(connection), selection, batch, splits, instant)
+            found = rows_of(_Database(connection), selection, batch, actions, instant)
             read += sum(stretch.end == selection.interval(stretch.series.symbol)[1] for stretch in batch)
             yield Piece(table(selection, found), read)
+
+
+def stored_actions(selection: Selection, connection: StoreConnection) -> dict[str, Actions]:
+    """Return what the bars of each symbol are adjusted for; symbols without anything are left out."""
+    if selection.adjustment is Adjustment.RAW or not selection.bars:
+        return {}
+    splits = many_series.splits_of(connection, selection.symbols, selection.as_of)
+    dividends = {}
+    if selection.adjustment is Adjustment.ALL:
+        dividends = dividends_of(connection, selection.symbols, selection.as_of)
+    return {symbol: Actions(splits.get(symbol, ()), dividends.get(symbol, ())) for symbol in splits | dividends}
 
 
 def _held(selection: Selection, connection: StoreConnection) -> dict[Series, Held]:
@@ -155,20 +164,20 @@ def rows_of(
     source: RowSource,
     selection: Selection,
     batch: Sequence[Stretch],
-    splits: dict[str, list[Split]],
+    actions: Mapping[str, Actions],
     instant: datetime,
 ) -> Rows:
     """Return the selected rows of a batch as of `instant`: adjusted, and features beside their bars."""
     series, today = [stretch.series for stretch in batch], exchange_date(instant)
     if selection.session == "extended":
-        return Rows(series, *_stored(source, selection, batch, splits, today))
+        return Rows(series, *_stored(source, selection, batch, actions, today))
     parts = []
     # By timeframe, because 5m bars of a series may be asked for, and 1h bars that are made of them.
     for timeframe in dict.fromkeys(one.timeframe for one in series):
         places = [place for place, one in enumerate(series) if one.timeframe is timeframe]
         asked = [batch[place] for place in places]
         read = [stretch_to_read(stretch) for stretch in asked]
-        found = _stored(source, replace(selection, bars=columns_to_read(selection.bars)), read, splits, today)
+        found = _stored(source, replace(selection, bars=columns_to_read(selection.bars)), read, actions, today)
         parts.append((places, regular_rows(found, asked, selection.columns, instant)))
     return Rows(series, *_in_places(parts, selection.columns))
 
@@ -197,7 +206,7 @@ def _stored(
     source: RowSource,
     selection: Selection,
     batch: Sequence[Stretch],
-    splits: dict[str, list[Split]],
+    actions: Mapping[str, Actions],
     today: date,
 ) -> Columns:
     """Return the stored rows of a batch, adjusted, and features beside their bars."""
@@ -205,29 +214,30 @@ def _stored(
         return source.feature_columns(batch, selection.features)
     # Volume divides and prices multiply by a factor of their own row, so that one column alone is adjusted as all are.
     bars = source.bar_columns(batch, selection.bars, selection.as_of)
-    _adjust(bars, batch, splits, today)
+    _adjust(bars, batch, actions, today)
     values = bars.values
     if selection.features:
         values = values | _beside(bars, source.feature_columns(batch, selection.features))
     return bars._replace(values=values)
 
 
-def _adjust(bars: Columns, batch: Sequence[Stretch], splits: dict[str, list[Split]], today: date) -> None:
-    """Adjust the values of the series that have splits, in place."""
+def _adjust(bars: Columns, batch: Sequence[Stretch], actions: Mapping[str, Actions], today: date) -> None:
+    """Adjust the values of the series that have splits or dividends, in place."""
     import numpy as np
 
     for position, stretch in enumerate(batch):
-        if not (known := splits.get(stretch.series.symbol)):
+        if (known := actions.get(stretch.series.symbol)) is None:
             continue
         rows = slice(*np.searchsorted(bars.at, np.array([position, position + 1], bars.at.dtype)))
-        factor = price_factor(bars.ts[rows], known, today)
+        shares = price_factor(bars.ts[rows], known.splits, today)
+        factor = shares * dividend_factor(bars.ts[rows], known.dividends, today)
         if (factor == 1.0).all():
             continue
         for name in bars.values.keys() & {*PRICES, "vwap", "volume"}:
             if not bars.values[name].flags.writeable:  # a view of a file's columns
                 bars.values[name] = bars.values[name].copy()
             if name == "volume":
-                bars.values[name][rows] /= factor
+                bars.values[name][rows] /= shares
             else:
                 bars.values[name][rows] *= factor
 

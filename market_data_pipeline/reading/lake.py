@@ -9,18 +9,20 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from market_data_pipeline.domain.calendar import from_us
+from market_data_pipeline.domain.adjustments import Actions, Adjustment, with_closes
+from market_data_pipeline.domain.calendar import calendar_for, exchange_date, from_us
 from market_data_pipeline.domain.errors import PipelineError, UsageError
-from market_data_pipeline.domain.series import Series
+from market_data_pipeline.domain.series import AssetClass, Series, Timeframe
 from market_data_pipeline.reading.connections import snapshot
-from market_data_pipeline.reading.database import PIECE_ROWS, Piece, rows_of
+from market_data_pipeline.reading.database import PIECE_ROWS, Piece, rows_of, stored_actions
+from market_data_pipeline.reading.selection import BEGINNING, END
 from market_data_pipeline.reading.tables import table
 from market_data_pipeline.store.many_series import Stretch
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
+    from datetime import date
 
-    from market_data_pipeline.domain.adjustments import Split
     from market_data_pipeline.lake.read import LakeReader
     from market_data_pipeline.lake.tables import LakeTable
     from market_data_pipeline.reading.selection import Selection
@@ -33,10 +35,10 @@ _INSTANT: Final = timedelta(microseconds=1)
 
 
 class OpenLake(NamedTuple):
-    """A lake that is read from, and the splits that its bars are adjusted by."""
+    """A lake that is read from, and what the bars of each symbol are adjusted for."""
 
     reader: LakeReader
-    splits: dict[str, list[Split]]
+    actions: Mapping[str, Actions]
 
 
 def pieces(selection: Selection, settings: Settings, opened: OpenLake, rows: int | None) -> Iterator[Piece]:
@@ -46,7 +48,7 @@ def pieces(selection: Selection, settings: Settings, opened: OpenLake, rows: int
     size = len(series) if rows is None else max(1, rows * len(series) // max(1, _rows_held(selection, opened.reader)))
     for begin in range(0, len(series), size):
         batch = [Stretch(one, *selection.interval(one.symbol)) for one in series[begin : begin + size]]
-        found = rows_of(opened.reader, selection, batch, opened.splits, instant)
+        found = rows_of(opened.reader, selection, batch, opened.actions, instant)
         yield Piece(table(selection, found), begin + len(batch))
 
 
@@ -65,7 +67,29 @@ def open_lake(selection: Selection, settings: Settings) -> OpenLake:
         raise UsageError(f"source='lake' needs deltalake: {INSTALL}.") from None
     for one in _tables(selection):
         _refuse_missing(selection, reader, one)
-    return OpenLake(reader, reader.splits_of(selection.symbols, selection.as_of) if selection.adjusted else {})
+    if selection.adjustment is Adjustment.ALL and selection.bars:
+        _refuse_without_closes(selection, reader)
+    today = exchange_date(selection.as_of or settings.clock())
+    return OpenLake(reader, _held_actions(selection, reader, today))
+
+
+def _held_actions(selection: Selection, reader: LakeReader, today: date) -> dict[str, Actions]:
+    """Return what `stored_actions` does, from the lake alone."""
+    if selection.adjustment is Adjustment.RAW or not selection.bars:
+        return {}
+    splits = reader.splits_of(selection.symbols, selection.as_of)
+    paid = {}
+    if selection.adjustment is Adjustment.ALL:
+        paid = reader.dividends_of(selection.symbols, selection.as_of)
+    stretches = [Stretch(Series(symbol, Timeframe.D1), BEGINNING, END) for symbol in paid]
+    closes = reader.bar_columns(stretches, ["close"], selection.as_of) if stretches else None
+    found = {symbol: Actions(splits[symbol]) for symbol in splits}
+    for at, (symbol, amounts) in enumerate(paid.items()):
+        _refuse_later(reader, symbol, [ex_date for ex_date, _ in amounts if ex_date <= today])
+        assert closes is not None  # noqa: S101 - there are stretches
+        known, rows = splits.get(symbol, ()), closes.at == at
+        found[symbol] = Actions(known, with_closes(amounts, known, closes.ts[rows], closes.values["close"][rows]))
+    return found
 
 
 def nearer_lake(selection: Selection, settings: Settings) -> OpenLake | None:
@@ -73,7 +97,6 @@ def nearer_lake(selection: Selection, settings: Settings) -> OpenLake | None:
 
     That is: it is a folder of this machine, the selection is large, and no series of it has changed since the sync.
     """
-    from market_data_pipeline.store import many_series
     from market_data_pipeline.store.changes import stored_series
 
     try:
@@ -85,9 +108,9 @@ def nearer_lake(selection: Selection, settings: Settings) -> OpenLake | None:
         ) as (connection, stored):
             if sum(series.bar_count for series in stored.values()) < NEAR_ROWS:
                 return None
-            splits = many_series.splits_of(connection, selection.symbols, selection.as_of) if selection.adjusted else {}
+            actions = stored_actions(selection, connection)
         if all(_is_same(selection, reader, one, stored) for one in _tables(selection)):
-            return OpenLake(reader, splits)
+            return OpenLake(reader, actions)
     except (PipelineError, ModuleNotFoundError):
         pass
     return None
@@ -119,6 +142,33 @@ def _rows_held(selection: Selection, reader: LakeReader) -> int:
         state = reader.state(one)
         held += reader.rows(one) * len(selection.symbols) // max(1, len(state.series))
     return held
+
+
+def _refuse_without_closes(selection: Selection, reader: LakeReader) -> None:
+    """Refuse a lake without the day bars of a symbol: dividends are a part of their closes."""
+    from market_data_pipeline.lake.tables import Kind, LakeTable
+
+    days = LakeTable(Kind.BARS, Timeframe.D1)
+    held = reader.state(days).series
+    if absent := [symbol for symbol in selection.symbols if symbol not in held]:
+        raise UsageError(
+            f"The lake at {reader.lake.url} holds no {days.name} of {absent[0][:40]!r}, by whose closes dividends are "
+            "applied; `market-data lake sync` adds them, and source='database' reads from there."
+        )
+
+
+def _refuse_later(reader: LakeReader, symbol: str, ex_dates: list[date]) -> None:
+    """Refuse a lake that has not got the close before a dividend that is in force."""
+    from market_data_pipeline.lake.tables import Kind, LakeTable
+
+    until = from_us(reader.state(LakeTable(Kind.BARS, Timeframe.D1)).series[symbol].until_us)
+    for ex_date in ex_dates:
+        if calendar_for(AssetClass.US_EQUITY).previous_session(ex_date).day_start >= until:
+            raise UsageError(
+                f"The lake holds day bars of {symbol} up to {until:%Y-%m-%d %H:%MZ}, and {symbol} has a dividend of "
+                f"{ex_date}, which is applied by the close before: run `market-data lake sync`, or read with "
+                "source='auto'."
+            )
 
 
 def _refuse_missing(selection: Selection, reader: LakeReader, one: LakeTable) -> None:

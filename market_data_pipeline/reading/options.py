@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from datetime import datetime
 
+    from market_data_pipeline.domain.adjustments import Adjusted
     from market_data_pipeline.reading.read import Source
     from market_data_pipeline.reading.selection import SessionHours
     from market_data_pipeline.settings import Settings
@@ -25,7 +26,7 @@ class FeatureOptions(TypedDict, total=False):
 class RecordOptions(FeatureOptions, total=False):
     """Those of `read_records`."""
 
-    adjusted: bool
+    adjusted: Adjusted
 
 
 class BarOptions(RecordOptions, total=False):

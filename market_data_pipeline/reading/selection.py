@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, time
 from typing import TYPE_CHECKING, Final, Literal
 
+from market_data_pipeline.domain.adjustments import Adjustment
 from market_data_pipeline.domain.bars import VALUES
 from market_data_pipeline.domain.calendar import calendar_for
 from market_data_pipeline.domain.errors import UsageError
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import TypeAlias
 
+    from market_data_pipeline.domain.adjustments import Adjusted
     from market_data_pipeline.domain.features.definitions import Feature
 
     When: TypeAlias = str | date | datetime
@@ -40,7 +42,7 @@ class Selection:
         labelled: of `symbol` and `timeframe`, those that are columns of the answer: of which several were asked for.
         start, end: as the caller wrote them; `interval` has the instants of one series.
         as_of: the instant of which bars are read, aware UTC; None for now.
-        adjusted: whether bars are adjusted for splits.
+        adjustment: what bars are adjusted for.
         session: which hours of a session: all, or the regular ones.
         bars: the bars' columns of the answer.
         features: the features of the answer, of the 17 and the project's own.
@@ -54,7 +56,7 @@ class Selection:
     start: When | None
     end: When | None
     as_of: datetime | None
-    adjusted: bool
+    adjustment: Adjustment
     session: SessionHours
     bars: tuple[str, ...]
     features: tuple[Feature, ...]
@@ -88,7 +90,7 @@ def select(
     end: When | None,
     *,
     as_of: datetime | None = None,
-    adjusted: bool = True,
+    adjusted: Adjusted = "splits",
     session: SessionHours = "extended",
     columns: Iterable[str] | None = None,
     own: Sequence[Feature] = (),
@@ -112,7 +114,7 @@ def select(
         start=start,
         end=end,
         as_of=None if as_of is None else instant("as_of", as_of, None),
-        adjusted=adjusted,
+        adjustment=Adjustment.of(adjusted),
         session=session,
         bars=tuple(name for name in bars if name in chosen),
         features=tuple(feature for feature in features if feature.name in chosen),

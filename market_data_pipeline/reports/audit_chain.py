@@ -12,7 +12,15 @@ import sqlalchemy as sa
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-APPEND_ONLY: Final = ("bar_revisions", "ingest_log", "run_log", "split_changes", "split_revisions")
+APPEND_ONLY: Final = (
+    "bar_revisions",
+    "dividend_changes",
+    "dividend_revisions",
+    "ingest_log",
+    "run_log",
+    "split_changes",
+    "split_revisions",
+)
 
 # `A` is a trigger that also fires where triggers are switched off for a session.
 _UNPROTECTED: Final = sa.text("""

@@ -9,10 +9,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from market_data_pipeline.domain.series import AssetClass, Series, Timeframe, asset_class_of
+from market_data_pipeline.ingest.dividends import equities, list_due, unread
 from market_data_pipeline.ingest.fetch_plan import Timing, plan_fetch, reach
 from market_data_pipeline.ingest.life import fetched_until
 from market_data_pipeline.ingest.market import plan_market_days
 from market_data_pipeline.ingest.splits import expected, splits_due
+from market_data_pipeline.polygon.dividends import TICKERS_AT_ONCE
 from market_data_pipeline.polygon.plans import plan_named
 from market_data_pipeline.polygon.rate_limit import UNLIMITED_CALLS_PER_SECOND, spacing_seconds
 from market_data_pipeline.polygon.request_windows import pages_of
@@ -20,6 +22,7 @@ from market_data_pipeline.reports.models import BackfillEstimate, SeriesEstimate
 from market_data_pipeline.store.connection import Role
 from market_data_pipeline.store.copy import StoreConnection
 from market_data_pipeline.store.coverage import read_coverage
+from market_data_pipeline.store.dividends import DIVIDENDS, read_known
 from market_data_pipeline.store.listings import read_listing
 from market_data_pipeline.store.reference import last_check
 from market_data_pipeline.store.series_state import read_states
@@ -65,6 +68,7 @@ def estimate_backfill(
     with StoreConnection(settings.database_url, settings.as_of, Role.READER) as connection:
         splits_read, again_after = last_check(connection), expected(connection, names, now).again_after
         reads_splits = splits_due(splits_read, history_days, now, again_after=again_after) is not None
+        dividends_read, known = last_check(connection, DIVIDENDS), read_known(connection, equities(names))
         by_day = names if Timeframe.D1 in bases and not full else ()
         market = plan_market_days(connection, by_day, timing[AssetClass.US_EQUITY], history_days, plan)
         series = [
@@ -76,8 +80,12 @@ def estimate_backfill(
                 connection, Series(name, base), timing[asset_class_of(name)], plan, history_days, full=full
             ))
         ]  # fmt: skip
-    # The splits count as many calls as their last reading took pages; a first reading, of a page or a few, counts one.
+    # A list counts as many calls as its last reading took pages; a first reading, of a page or a few, counts one.
     shared = len(market.requested) + ((splits_read.requests if splits_read else 1) if reads_splits else 0)
+    whole = list(known) if full else unread(known)
+    if reads_dividends := bool(whole) or list_due(known, now):
+        shared += -(-len(whole) // TICKERS_AT_ONCE)
+        shared += (dividends_read.requests if dividends_read else 1) if list_due(known, now) else 0
     calls = shared + sum(each.calls for each in series)
     return BackfillEstimate(
         plan=plan.name,
@@ -88,6 +96,7 @@ def estimate_backfill(
         pages=calls,
         seconds=_seconds(calls, plan),
         reads_splits=reads_splits,
+        reads_dividends=reads_dividends,
         market_days=[session.date for session in market.requested],
         from_market_days=sorted(market.served),
         series=series,

@@ -68,9 +68,10 @@ _REQUESTS: Final = sa.text("""
 """)
 
 
-_OLD_SPLITS: Final = sa.text("""
-    select since, error from market_data.reference_failures
-    where name = 'splits' and since < market_data.clock() - interval '1 day'
+_OLD_ACTIONS: Final = sa.text("""
+    select name, since, error from market_data.reference_failures
+    where name in ('splits', 'dividends') and since < market_data.clock() - interval '1 day'
+    order by name desc
 """)
 
 
@@ -170,7 +171,7 @@ def scheduler_health(source: sa.Engine, dagster: DagsterState) -> SchedulerHealt
         warned = connection.execute(_WARNINGS, {"recent": RECENT, "limit": RECENT_FAILURES}).mappings()
         warnings = [RecentWarning(**row) for row in warned]
         source_of_bars = bar_source(connection)
-        old_splits = connection.execute(_OLD_SPLITS).one_or_none()
+        old_actions = connection.execute(_OLD_ACTIONS).all()
         backup = last_backup(connection)
     series, stale = sum(tier.series for tier in tiers), sum(tier.stale for tier in tiers)
     missing = sum(tier.missing for tier in tiers)
@@ -183,7 +184,7 @@ def scheduler_health(source: sa.Engine, dagster: DagsterState) -> SchedulerHealt
         *([f"The last refresh ended as {last.status}."] if last and last.status in {"FAILURE", "CANCELED"} else []),
         *([f"{stale} of {series} series are stale."] if stale else []),
         *([f"{missing} of {series} series were never computed."] if missing else []),
-        *([_splits_are_old(*old_splits)] if old_splits else []),
+        *(_actions_are_old(*old) for old in old_actions),
         *backup_is_late(backup),
     ]
     return SchedulerHealth(
@@ -209,9 +210,9 @@ def _served_twice(which: str) -> str:
     return f"A second Dagster daemon serves the same storage and evaluates everything again: {which}; end it."
 
 
-def _splits_are_old(since: datetime, error: str) -> str:
+def _actions_are_old(name: str, since: datetime, error: str) -> str:
     return (
-        f"The market's splits have been unreadable since {since:%Y-%m-%d %H:%M} UTC, so adjusted prices may lack one: "
+        f"The market's {name} have been unreadable since {since:%Y-%m-%d %H:%M} UTC, so adjusted prices may lack one: "
         f"{error}"
     )
 

@@ -297,11 +297,12 @@ class BackfillEstimate(Answer):
         plan: the vendor's subscription.
         calls_per_minute: the limit in force; None for no limit.
         history_days: calendar days that the series should hold.
-        calls: at most, see `SeriesEstimate`; for the market's splits, as many as the last reading took.
+        calls: at most, see `SeriesEstimate`; for splits and dividends, as many as the last reading took.
         calls_at_least: the same if every answer fits on one page.
         pages: answers, which are as many as calls.
         seconds: how long the limit spreads the calls, from the first to the last; transfer not counted.
         reads_splits: whether the market's splits are due to be read.
+        reads_dividends: whether dividends are.
         market_days: sessions whose day bars are fetched for the whole market, one call each.
         from_market_days: symbols that need no call of their own for day bars if those answers list them.
         series: those that need calls of their own.
@@ -315,6 +316,7 @@ class BackfillEstimate(Answer):
     pages: int
     seconds: float
     reads_splits: bool
+    reads_dividends: bool
     market_days: list[date]
     from_market_days: list[str]
     series: list[SeriesEstimate]

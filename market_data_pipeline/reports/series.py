@@ -63,6 +63,7 @@ class SeriesReport:
         correction_count: how many there are in all.
         executions: rows of the audit log, newest first.
         splits: known ones, newest first.
+        dividends: the latest three, coming ones included, newest first.
         request: `requested_at` and `status` of the open backfill request; None without one.
         symbols: all that are followed, with their tiers, in alphabetical order.
     """
@@ -77,6 +78,7 @@ class SeriesReport:
     correction_count: int
     executions: list[dict[str, Any]]
     splits: list[dict[str, Any]]
+    dividends: list[dict[str, Any]]
     request: dict[str, Any] | None
     symbols: list[tuple[str, str]]
 
@@ -136,6 +138,11 @@ _SPLITS: Final = sa.text("""
     where symbol = :symbol and counts order by 1 desc, factor
 """)
 
+_DIVIDENDS: Final = sa.text("""
+    select ex_date, amount, currency, type from market_data.dividends
+    where symbol = :symbol order by ex_date desc, amount limit 3
+""")
+
 _REQUEST: Final = sa.text("""
     select requested_at, status from market_data.backfill_requests
     where symbol = :symbol and timeframe = :timeframe and status in ('queued', 'running')
@@ -179,6 +186,7 @@ def series_report(
         corrections=[_correction(row) for row in found],
         correction_count=connection.execute(_CORRECTION_COUNT, named).scalar_one(),
         executions=[dict(row) for row in connection.execute(_EXECUTIONS, {**named, "limit": EXECUTIONS}).mappings()],
+        dividends=[dict(row) for row in connection.execute(_DIVIDENDS, {"symbol": series.symbol}).mappings()],
         splits=[dict(row) for row in connection.execute(_SPLITS, {"symbol": series.symbol}).mappings()],
         request=dict(request) if request else None,
         symbols=followed_symbols(connection),

@@ -124,7 +124,7 @@ class SeriesSummary:
     tracked: bool  # active in the universe
     features: Watermarks | None  # None when never computed
     bars: Watermarks | None  # None when never fetched
-    next_split: datetime | None  # aware UTC; when the next known split takes effect
+    next_action: datetime | None  # aware UTC; when the next known split, or dividend where they adjust, takes effect
     futile: FutileLook | None  # the last look, if it found that the vendor has nothing
 
 
@@ -147,13 +147,19 @@ _SUMMARY: Final = """
         (
             select min(p.execution_date) from market_data.splits as p
             where p.symbol = requested.symbol and p.execution_date > %(today)s
-        ) as next_split
+        ) as next_split,
+        {next_dividend} as next_dividend
     from (select cast(%(symbol)s as text) as symbol) as requested
     left join market_data.symbols as s on s.symbol = requested.symbol
     left join market_data.series_state as t on t.symbol = requested.symbol and t.timeframe = %(timeframe)s
     left join market_data.series_state as b on b.symbol = requested.symbol and b.timeframe = %(base)s
     left join market_data.listings as l on l.symbol = requested.symbol
 """
+
+_NEXT_DIVIDEND: Final = """(
+            select min(p.ex_date) from market_data.dividends as p
+            where p.symbol = requested.symbol and p.ex_date > %(today)s
+        )"""
 
 _SIMILAR: Final = (
     "select symbol from market_data.symbols where upper(symbol) = upper(%(symbol)s) and active order by symbol limit 1"
@@ -181,8 +187,24 @@ _ADJUSTED: Final = {
     **dict.fromkeys(("open", "high", "low", "close", "vwap"), "b.{0} * x.factor as {0}"),
     "volume": "b.volume / x.factor as volume",
 }
+_DIVIDENDS: Final = """
+    dividends as materialized (
+        select factor as ratio, in_force_from as since
+        from market_data.dividend_factors(
+            %(symbol)s, coalesce(cast(%(as_of)s as timestamptz), 'infinity'::timestamptz)
+        )
+    )
+"""
 _BAR: Final = ", ".join(_ADJUSTED.get(c.name, "b.{0}").format(c.name) for c in BAR_COLUMNS)
 _FACTOR: Final = "lateral (select market_data.product(s.ratio) as factor from splits as s where b.ts < s.since) as x"
+# The same for prices that are adjusted for dividends too; volume is adjusted for splits alone.
+_WITH_DIVIDENDS: Final = """
+    lateral (select market_data.product(s.ratio) as shares from splits as s where b.ts < s.since) as y
+    cross join lateral (
+        select y.shares * market_data.product(d.ratio) as factor from dividends as d where b.ts < d.since
+    ) as x
+"""
+_TOTAL_RETURN_BAR: Final = _BAR.replace("b.volume / x.factor", "b.volume / y.shares")
 
 
 _PARAMETERS: Final = {
@@ -204,7 +226,9 @@ _CLOSE: Final = f"case when {_LOCAL}::date = any(%(early)s) then time '13:00' el
 _REGULAR: Final = f"{_LOCAL}::time >= time '09:30' and {_LOCAL}::time < {_CLOSE}"
 
 
-def _selection(columns: Sequence[Column], newest: str, values: str, relation: str) -> Statement:
+def _selection(
+    columns: Sequence[Column], newest: str, values: str, relation: str, *, dividends: bool = False
+) -> Statement:
     """Return the selection of `values` from `relation`, a join of the common table expressions `newest`.
 
     The first row has the summary as JSON in one column more, and nothing else.
@@ -213,9 +237,9 @@ def _selection(columns: Sequence[Column], newest: str, values: str, relation: st
     nothing = ", ".join("null" for _ in columns)
     return Statement(
         f"""
-        with {_SPLITS}, {newest},
-        found as (select {values} from {relation} cross join {_FACTOR}),
-        summary as ({_SUMMARY})
+        with {_SPLITS}, {f"{_DIVIDENDS}, " if dividends else ""}{newest},
+        found as (select {values} from {relation} cross join {_WITH_DIVIDENDS if dividends else _FACTOR}),
+        summary as ({_SUMMARY.format(next_dividend=_NEXT_DIVIDEND if dividends else "null::date")})
         select {names}, null::text as summary from found
         union all
         select {nothing}, row_to_json(summary)::text from summary
@@ -225,13 +249,14 @@ def _selection(columns: Sequence[Column], newest: str, values: str, relation: st
     )
 
 
-def _newest_bars(relation: str, *, regular: bool = False) -> Statement:
+def _newest_bars(relation: str, *, regular: bool = False, dividends: bool = False) -> Statement:
     where = f"{_IN_RANGE} and {_REGULAR}" if regular else _IN_RANGE
     newest = f"b as materialized (select * from {relation} where {where} order by ts desc limit %(limit)s)"  # noqa: S608 - constants
-    return _selection(BAR_COLUMNS, newest, _BAR, "b")
+    values = _TOTAL_RETURN_BAR if dividends else _BAR
+    return _selection(BAR_COLUMNS, newest, values, "b", dividends=dividends)
 
 
-def _newest_made(relation: str, timeframe: Timeframe) -> Statement:
+def _newest_made(relation: str, timeframe: Timeframe, *, dividends: bool = False) -> Statement:
     """Return the selection of bars of the regular hours that are made of 5m bars; see `reading.regular`.
 
     The newest n of them are made of the newest 5m bars of which n + 1 may be made, because the oldest one may be cut.
@@ -272,20 +297,31 @@ def _newest_made(relation: str, timeframe: Timeframe) -> Statement:
             limit %(limit)s
         )
     """  # noqa: S608 - constants
-    return _selection(BAR_COLUMNS, newest, _BAR, "b")
+    values = _TOTAL_RETURN_BAR if dividends else _BAR
+    return _selection(BAR_COLUMNS, newest, values, "b", dividends=dividends)
 
 
 _NOW: Final = "market_data.bars"
-# The bars as they were stored at `as_of`; with `adjusted`, adjusted by the splits known and in effect then.
 _THEN: Final = "market_data.bars_as_of(%(symbol)s, %(timeframe)s, %(as_of)s)"
 BARS: Final = _newest_bars(_NOW)
+# The bars as they were stored at `as_of`; with `adjusted`, adjusted by the splits known and in effect then.
 BARS_AS_OF: Final = _newest_bars(_THEN)
-_REGULAR_BARS: Final = {
-    BARS: _newest_bars(_NOW, regular=True),
-    BARS_AS_OF: _newest_bars(_THEN, regular=True),
+# With prices adjusted for dividends too.
+TOTAL_RETURN_BARS: Final = _newest_bars(_NOW, dividends=True)
+TOTAL_RETURN_BARS_AS_OF: Final = _newest_bars(_THEN, dividends=True)
+_MADE_OF: Final = {
+    BARS: (_NOW, False),
+    BARS_AS_OF: (_THEN, False),
+    TOTAL_RETURN_BARS: (_NOW, True),
+    TOTAL_RETURN_BARS_AS_OF: (_THEN, True),
 }
-_MADE: Final = {(BARS, timeframe): _newest_made(_NOW, timeframe) for timeframe in (Timeframe.H1, Timeframe.H4)} | {
-    (BARS_AS_OF, timeframe): _newest_made(_THEN.replace("%(timeframe)s", "%(base)s"), timeframe)
+_REGULAR_BARS: Final = {
+    statement: _newest_bars(relation, regular=True, dividends=dividends)
+    for statement, (relation, dividends) in _MADE_OF.items()
+}
+_MADE: Final = {
+    (statement, timeframe): _newest_made(relation.replace("%(timeframe)s", "%(base)s"), timeframe, dividends=dividends)
+    for statement, (relation, dividends) in _MADE_OF.items()
     for timeframe in (Timeframe.H1, Timeframe.H4)
 }
 
@@ -296,7 +332,7 @@ def has_other_hours(series: Series) -> bool:
 
 
 def regular_bars(selection: Statement, series: Series) -> Statement:
-    """Return the statement that reads, of what `BARS` or `BARS_AS_OF` does, the bars of the regular hours."""
+    """Return the statement that reads, of what one of bars does, those of the regular hours."""
     if not has_other_hours(series):
         return selection
     return _MADE.get((selection, series.timeframe)) or _REGULAR_BARS[selection]
@@ -338,6 +374,7 @@ class _Known(msgspec.Struct):
     base_held: bool
     bars_at: datetime | None
     next_split: date | None
+    next_dividend: date | None
 
     def watermarks(self, updated_at: datetime | None) -> Watermarks | None:
         if updated_at is None or self.life is None:
@@ -368,7 +405,7 @@ def read_records(
 ) -> tuple[SeriesSummary, Rows]:
     """Return what is known of `series` at `now`, aware UTC, and its records in the order of the selection's columns.
 
-    The series need not exist. With `as_of`, only splits that were known at that instant are applied.
+    The series need not exist. With `as_of`, only what was known at that instant is applied.
     """
     zone = calendar_for(asset_class_of(series.symbol)).tz
     summary, *rows = reader.rows(
@@ -390,7 +427,7 @@ def read_records(
 
 
 def _summary(known: _Known, zone: tzinfo) -> SeriesSummary:
-    day = known.next_split
+    day = min(filter(None, (known.next_split, known.next_dividend)), default=None)
     in_effect = None if day is None else datetime.combine(day, time(), zone).astimezone(UTC)
     futile = None
     if known.futile_at is not None and known.life is not None:

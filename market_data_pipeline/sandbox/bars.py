@@ -42,6 +42,20 @@ class SplitRow(NamedTuple):
     split_to: float
 
 
+class DividendRow(NamedTuple):
+    """One cash dividend as the vendor writes it: `amount` for each share of `ex_date`."""
+
+    ticker: str
+    ex_date: dt.date
+    amount: float
+    currency: str = "USD"
+    declared: dt.date | None = None
+    record: dt.date | None = None
+    pay: dt.date | None = None
+    frequency: int = 4
+    type: str = "recurring"  # as the present list calls it
+
+
 @dataclass(frozen=True, slots=True)
 class Bars:
     """Bars of one ticker, ascending; every column is as long as `t`.

@@ -1,4 +1,4 @@
-"""The instruments of the synthetic market: price level, turnover and splits of each ticker.
+"""The instruments of the synthetic market: price level, turnover, splits and dividends of each ticker.
 
 It knows the 25 names of the packaged universe, others with unusual spellings (a class share, a preferred share), some
 crypto and currency pairs and indices, and `SYN0000` to `SYN9999` for load tests. Any other ticker is unknown, which on
@@ -17,6 +17,7 @@ from typing import Final
 import numpy as np
 
 from market_data_pipeline.domain.series import AssetClass, asset_class_of
+from market_data_pipeline.sandbox.bars import DividendRow
 
 SEED: Final = 20_031_001
 FIRST_YEAR: Final = 2004  # the vendor's minute bars begin in autumn 2003
@@ -57,12 +58,15 @@ class SplitCycle:
     def dates(self, through: int) -> tuple[dt.date, ...]:
         """Return the execution dates up to the end of the year `through`: the month's second Monday."""
         years = range(FIRST_YEAR, through + 1)
-        return tuple(_second_monday(year, self.month) for year in years if year % 4 == self.phase)
+        return tuple(_second(_MONDAY, year, self.month) for year in years if year % 4 == self.phase)
 
 
-def _second_monday(year: int, month: int) -> dt.date:
+_MONDAY, _FRIDAY = 0, 4
+
+
+def _second(weekday: int, year: int, month: int) -> dt.date:
     first = dt.date(year, month, 1)
-    return first + dt.timedelta(days=(-first.weekday()) % 7 + 7)
+    return first + dt.timedelta(days=(weekday - first.weekday()) % 7 + 7)
 
 
 # Two splits fall into any twelve months. June and October have no holiday on a second Monday that closes NYSE.
@@ -76,6 +80,26 @@ SPLIT_CYCLES: Final = {
     "AAPL": SplitCycle(phase=3, month=6, split_to=4),
     "NFLX": SplitCycle(phase=3, month=10, split_to=3),
 }
+
+
+# What these pay on the second Friday of February, May, August and November, in dollars a share: about as much of their
+# price as in life. None of these Fridays is a holiday, and none is near a split.
+QUARTERLY_DIVIDENDS: Final = {
+    "AAPL": 0.26, "MSFT": 0.91, "SPY": 1.83, "QQQ": 0.71, "JPM": 1.5, "BAC": 0.28, "JNJ": 1.3, "KO": 0.51, "PG": 1.06,
+    "XOM": 1.03, "CVX": 1.71, "PFE": 0.43,
+}  # fmt: skip
+_DECLARED: Final = dt.timedelta(days=15)  # before the ex date
+_PAID: Final = dt.timedelta(days=7)  # after the ex date
+
+
+def dividends(through: int) -> list[DividendRow]:
+    """Return all dividends up to the end of the year `through`, by ex date and ticker."""
+    days = [_second(_FRIDAY, year, month) for year in range(FIRST_YEAR, through + 1) for month in (2, 5, 8, 11)]
+    return [
+        DividendRow(ticker, day, amount, declared=day - _DECLARED, record=day, pay=day + _PAID)
+        for day in days
+        for ticker, amount in sorted(QUARTERLY_DIVIDENDS.items())
+    ]
 
 
 def _equity(ticker: str, level: float, millions: float, volatility: float = 0.016) -> Instrument:

@@ -123,8 +123,8 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--scenario",
         type=Path,
-        help="TOML file of what happens on top: listings, delistings, closings, halts, splits, and withheld, repeated "
-        "and stray bars; docs/examples/nine_nights.toml is one.",
+        help="TOML file of what happens on top: listings, delistings, closings, halts, splits, dividends, and "
+        "withheld, repeated and stray bars; docs/examples/nine_nights.toml is one.",
     )
     add("--symbols", type=whole, default=0, help="Number of load-test tickers, SYN0000 on, in whole-market answers.")
     add("--plan", default="advanced", choices=tuple(PLANS), help="Plan to simulate; %(default)s by default.")

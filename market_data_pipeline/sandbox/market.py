@@ -10,8 +10,8 @@ from cachetools import LRUCache
 
 from market_data_pipeline.domain.calendar import END_DATE, SessionCalendar, calendar_for
 from market_data_pipeline.domain.series import AssetClass, asset_class_of
-from market_data_pipeline.sandbox.bars import MINUTE_MS, NO_BARS, Bars, SplitRow, concat, to_step
-from market_data_pipeline.sandbox.catalogue import FIRST_YEAR, INSTRUMENTS, instrument
+from market_data_pipeline.sandbox.bars import MINUTE_MS, NO_BARS, Bars, DividendRow, SplitRow, concat, to_step
+from market_data_pipeline.sandbox.catalogue import FIRST_YEAR, INSTRUMENTS, dividends, instrument
 from market_data_pipeline.sandbox.synthetic import day_bars, month_minutes, splits
 from market_data_pipeline.sandbox.view import Security
 
@@ -34,6 +34,7 @@ class SyntheticMarket:
         """List this many load-test symbols, `SYN0000` on, in whole-market answers; by name, all of them exist."""
         self._tickers = tuple(sorted([*INSTRUMENTS, *(f"SYN{i:04d}" for i in range(min(load_test_symbols, 10_000)))]))
         self._splits = [SplitRow(ticker, day, 1.0, float(to)) for ticker, day, to in splits(END_DATE.year - 1)]
+        self._dividends = dividends(END_DATE.year - 1)
         self._cache: LRUCache[Hashable, Bars] = LRUCache(_CACHE_BYTES, getsizeof=lambda bars: bars.nbytes)
 
     @property
@@ -72,6 +73,10 @@ class SyntheticMarket:
     def splits(self) -> Sequence[SplitRow]:
         """Return all splits by ascending date."""
         return self._splits
+
+    def dividends(self) -> Sequence[DividendRow]:
+        """Return all dividends by ascending ex date; prices do not show them."""
+        return self._dividends
 
     def closings(self) -> Sequence[dt.date]:
         """Return none: nothing is announced that the calendar does not know."""

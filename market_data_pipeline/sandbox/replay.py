@@ -2,7 +2,8 @@
 
 A folder holds `day/*.csv.gz` and `minute/*.csv.gz` with the columns `ticker,volume,open,close,high,low,window_start,
 transactions` (`window_start` in ns since 1970 UTC, a bar's start; day bars at local midnight) and, if there were any,
-`splits.csv` with `ticker,execution_date,split_from,split_to`. Minutes are aggregated to any intraday bar; day bars come
+`splits.csv` with `ticker,execution_date,split_from,split_to` and `dividends.csv` with `ticker,ex_dividend_date,
+cash_amount`. Minutes are aggregated to any intraday bar; day bars come
 from the day files alone: a ticker with only one kind has no bars of the other.
 """
 
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from market_data_pipeline.domain.errors import ConfigurationError
-from market_data_pipeline.sandbox.bars import NO_BARS, Bars, SplitRow, to_step
+from market_data_pipeline.sandbox.bars import NO_BARS, Bars, DividendRow, SplitRow, to_step
 from market_data_pipeline.sandbox.view import Security
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 _KINDS: Final = ("day", "minute")
 _NUMBERS: Final = ("volume", "open", "close", "high", "low", "transactions")
 _SPLIT_COLUMNS: Final = ("ticker", "execution_date", "split_from", "split_to")
+_DIVIDEND_COLUMNS: Final = ("ticker", "ex_dividend_date", "cash_amount")
 
 
 class Replay:
@@ -45,7 +47,14 @@ class Replay:
         self._minutes = _read_bars(folder / "minute")
         if not self._days and not self._minutes:
             raise ConfigurationError(f"{folder} holds no recorded bars: there is no *.csv.gz file in day/ or minute/.")
-        self._splits = _read_splits(folder / "splits.csv")
+        self._splits = [
+            SplitRow(ticker, day, old, new)
+            for ticker, day, old, new in _read_actions(folder / "splits.csv", _SPLIT_COLUMNS, "splits")
+        ]
+        self._dividends = [
+            DividendRow(ticker, day, amount)
+            for ticker, day, amount in _read_actions(folder / "dividends.csv", _DIVIDEND_COLUMNS, "dividends")
+        ]
 
     @property
     def description(self) -> str:
@@ -74,6 +83,10 @@ class Replay:
     def splits(self) -> Sequence[SplitRow]:
         """Return all recorded splits by ascending date."""
         return self._splits
+
+    def dividends(self) -> Sequence[DividendRow]:
+        """Return all recorded dividends by ascending ex date."""
+        return self._dividends
 
     def closings(self) -> Sequence[dt.date]:
         """Return none: nothing is announced that the calendar does not know."""
@@ -116,19 +129,18 @@ def _bars(ticker: str, parts: list[tuple[np.ndarray[Any, Any], ...]], folder: Pa
     return Bars(t, o, h, lo, c, v, np.full(len(t), np.nan), n, np.ones(len(t), dtype="int64"))
 
 
-def _read_splits(file: Path) -> list[SplitRow]:
+def _read_actions(file: Path, columns: tuple[str, ...], what: str) -> list[tuple[Any, ...]]:
+    """Return the rows of a file of ticker, day and numbers, by ascending day and ticker; none without the file."""
     import csv
 
     if not file.exists():
         return []
     try:
         with file.open(encoding="utf-8", newline="") as stream:
-            rows = [tuple(row[name] for name in _SPLIT_COLUMNS) for row in csv.DictReader(stream)]
-            splits = [
-                SplitRow(ticker, dt.date.fromisoformat(day), float(old), float(new)) for ticker, day, old, new in rows
-            ]
+            rows = [tuple(row[name] for name in columns) for row in csv.DictReader(stream)]
+            found = [(ticker, dt.date.fromisoformat(day), *map(float, numbers)) for ticker, day, *numbers in rows]
     except (OSError, KeyError, ValueError, TypeError) as error:
         raise ConfigurationError(
-            f"{file} is not a list of splits ({error}); its columns should be {','.join(_SPLIT_COLUMNS)}."
+            f"{file} is not a list of {what} ({error}); its columns should be {','.join(columns)}."
         ) from None
-    return sorted(splits, key=lambda split: (split.execution_date, split.ticker))
+    return sorted(found, key=lambda row: (row[1], row[0]))

@@ -86,6 +86,26 @@ class Split(_Event):
     cancelled: AwareDatetime | None = None
 
 
+class Dividend(_Event):
+    """A cash dividend of `amount` for each share on the day `ex`; prices do not move.
+
+    It is listed from `listed` on, by default always, until it is `withdrawn`. A correction is a dividend that is
+    withdrawn and another one that is listed at that instant.
+    """
+
+    ticker: str
+    ex: dt.date
+    amount: float
+    currency: str = "USD"
+    declared: dt.date | None = None
+    record: dt.date | None = None
+    pay: dt.date | None = None
+    frequency: int = 4
+    type: Literal["recurring", "special", "supplemental", "irregular", "unknown"] = "recurring"
+    listed: AwareDatetime | None = None
+    withdrawn: AwareDatetime | None = None
+
+
 class Withheld(_Stretch):
     """Bars that start in [start, end) and are missing from answers given in [since, until).
 
@@ -131,6 +151,7 @@ class Scenario(_Event):
     closings: tuple[Closing, ...] = ()
     halts: tuple[Halt, ...] = ()
     splits: tuple[Split, ...] = ()
+    dividends: tuple[Dividend, ...] = ()
     withheld: tuple[Withheld, ...] = ()
     repeated: tuple[Repeated, ...] = ()
     strays: tuple[Stray, ...] = ()

@@ -1,7 +1,8 @@
 """Any source with a scenario on top: what happened to the market, and what the vendor says of it at an instant.
 
 The market's own events (listings, delistings, closings, halts, splits) decide which bars exist and at which price; the
-vendor's (withheld, repeated and stray bars, late lists of splits) decide what an answer holds at the clock's now.
+vendor's (withheld, repeated and stray bars, late lists of splits, dividends) decide what an answer holds at the clock's
+now.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import numpy as np
 
 from market_data_pipeline.domain.calendar import calendar_for
 from market_data_pipeline.domain.series import AssetClass, asset_class_of
-from market_data_pipeline.sandbox.bars import MINUTE_MS, NO_BARS, Bars, SplitRow, concat, to_step
+from market_data_pipeline.sandbox.bars import MINUTE_MS, NO_BARS, Bars, DividendRow, SplitRow, concat, to_step
 from market_data_pipeline.sandbox.query import Refusal
 from market_data_pipeline.sandbox.view import Security, to_ms
 
@@ -92,6 +93,19 @@ class StagedMarket:
             if (split.listed is None or split.listed <= now) and (split.cancelled is None or now < split.cancelled)
         ]
         return sorted([*self.truth.splits(), *listed], key=lambda split: (split.execution_date, split.ticker))
+
+    def dividends(self) -> Sequence[DividendRow]:
+        """Return the dividends that are listed now, by ascending ex date."""
+        now = self.clock()
+        listed = [
+            DividendRow(
+                each.ticker, each.ex, each.amount, each.currency, each.declared, each.record, each.pay, each.frequency,
+                each.type,
+            )
+            for each in self.scenario.dividends
+            if (each.listed is None or each.listed <= now) and (each.withdrawn is None or now < each.withdrawn)
+        ]  # fmt: skip
+        return sorted([*self.truth.dividends(), *listed], key=lambda each: (each.ex_date, each.ticker))
 
     def closings(self) -> Sequence[dt.date]:
         """Return the days without trade that are announced now although the calendar has a session, ascending."""

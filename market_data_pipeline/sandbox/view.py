@@ -18,9 +18,10 @@ if TYPE_CHECKING:
 
     from market_data_pipeline.domain.calendar import SessionCalendar
     from market_data_pipeline.polygon.plans import Plan
-    from market_data_pipeline.sandbox.bars import SplitRow
+    from market_data_pipeline.sandbox.bars import DividendRow, SplitRow
 
-SPLITS_AHEAD: Final = dt.timedelta(days=14)  # a split is announced about two weeks before its day
+# A split is announced about two weeks before its day, and so is a dividend that does not say when it was declared.
+SPLITS_AHEAD: Final = dt.timedelta(days=14)
 
 
 class Security(NamedTuple):
@@ -32,7 +33,7 @@ class Security(NamedTuple):
 
 
 class Source(Protocol):
-    """Raw bars and splits of many tickers; an unknown ticker has no bars."""
+    """Raw bars, splits and dividends of many tickers; an unknown ticker has no bars."""
 
     @property
     def description(self) -> str:
@@ -58,6 +59,9 @@ class Source(Protocol):
 
     def splits(self) -> Sequence[SplitRow]:
         """Return all splits by ascending date, future ones included."""
+
+    def dividends(self) -> Sequence[DividendRow]:
+        """Return all dividends by ascending ex date, future ones included."""
 
     def closings(self) -> Sequence[dt.date]:
         """Return the days without trade that are announced although the calendar has a session, ascending."""
@@ -128,6 +132,11 @@ class View:
         """Return the splits announced by now, by ascending date."""
         last = self._today + SPLITS_AHEAD
         return [split for split in self.source.splits() if split.execution_date <= last]
+
+    def dividends(self) -> list[DividendRow]:
+        """Return the dividends declared by now, by ascending ex date."""
+        today = self._today
+        return [each for each in self.source.dividends() if (each.declared or each.ex_date - SPLITS_AHEAD) <= today]
 
     def adjusted(self, ticker: str, bars: Bars) -> Bars:
         """Return the bars rewritten by all splits executed by now, as the vendor's `adjusted=true`."""

@@ -8,10 +8,11 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 import json
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 from urllib.parse import quote
 
 import numpy as np
@@ -36,16 +37,20 @@ from market_data_pipeline.sandbox.securities import ticker_details, tickers
 from market_data_pipeline.sandbox.view import from_ms, to_ms
 
 if TYPE_CHECKING:
-    from market_data_pipeline.sandbox.bars import Bars, SplitRow
+    from market_data_pipeline.sandbox.bars import Bars, DividendRow, SplitRow
     from market_data_pipeline.sandbox.view import View
 
 _OUTSIDE_PLAN: Final = (
     "Your plan doesn't include this data timeframe. Please upgrade your plan at https://polygon.io/pricing"
 )
-_DEFAULT_SPLITS: Final = {"/stocks/v1/splits": 100, "/v3/reference/splits": 10}
-_MOST_SPLITS: Final = {"/stocks/v1/splits": 5_000, "/v3/reference/splits": 1_000}
+_PRESENT: Final = (
+    "/stocks/v1/"  # where the present lists of splits and dividends are; the deprecated ones: /v3/reference/
+)
+# The codes of the deprecated list of dividends.
+_OLDER_TYPES: Final = {"special": "SC", "supplemental": "SC", "irregular": "SC"}
 
 Query = Mapping[str, str]
+_R = TypeVar("_R")
 Comparison = Callable[[dt.date, dt.date], bool]
 
 
@@ -127,15 +132,34 @@ def _grouped(view: View, query: Query, root: str, date: str) -> bytes:
 
 def _splits(view: View, query: Query, root: str, path: str) -> bytes:
     """Answer both lists: the present one, and the deprecated one under /v3, which says less of each split."""
-    limit = min(whole(query.get("limit", str(_DEFAULT_SPLITS[path])), "limit", 1, 10**9), _MOST_SPLITS[path])
+    present = path.startswith(_PRESENT)
+    found = [split for split in view.splits() if _matches(split.ticker, split.execution_date, "execution_date", query)]
+    factors = _historical_factors(view) if present else {}
+    return _listed(view, query, root, path, found, lambda split: _split_text(split, factors.get(split)))
+
+
+def _dividends(view: View, query: Query, root: str, path: str) -> bytes:
+    """Answer both lists of dividends; no `historical_adjustment_factor`, which would need the bars of every ticker."""
+    present = path.startswith(_PRESENT)
+    tickers = query.get("ticker.any_of", "").split(",") if present and "ticker.any_of" in query else None
+    found = [
+        each
+        for each in view.dividends()
+        if _matches(each.ticker, each.ex_date, "ex_dividend_date", query)
+        and (tickers is None or each.ticker in tickers)
+    ]
+    return _listed(view, query, root, path, found, lambda each: _dividend_text(view, each, present))
+
+
+def _listed(view: View, query: Query, root: str, path: str, found: list[_R], written: Callable[[_R], str]) -> bytes:
+    """Return a page of a list, which is by ascending date, in the order and from the place that are requested."""
+    present = path.startswith(_PRESENT)
+    limit = min(whole(query.get("limit", "100" if present else "10"), "limit", 1, 10**9), 5_000 if present else 1_000)
     skip = whole(query.get("skip", "0"), "cursor", 0, 10**9)
-    present = path == "/stocks/v1/splits"
     order = query.get("sort", "").rpartition(".")[2] if present else query.get("order")
-    found = [split for split in view.splits() if _matches(split, query)]
     if order != "asc":
         found.reverse()
-    factors = _historical_factors(view) if present else {}
-    rows = [_split_text(split, factors.get(split)) for split in found[skip : skip + limit]]
+    rows = [written(each) for each in found[skip : skip + limit]]
     body: dict[str, Any] = {"status": view.status, "request_id": request_id()}
     if skip + limit < len(found):
         carried = {name: text for name, text in query.items() if name not in {"cursor", "skip"}}
@@ -165,25 +189,50 @@ def _split_text(split: SplitRow, historical: float | None) -> str:
     )
 
 
+def _dividend_text(view: View, each: DividendRow, present: bool) -> str:
+    row: dict[str, Any] = {
+        "cash_amount": each.amount,
+        "currency": each.currency,
+        "declaration_date": each.declared and str(each.declared),
+        "ex_dividend_date": str(each.ex_date),
+        "frequency": each.frequency,
+        "id": f"E{_hashed(f'{each.ticker} {each.ex_date} {each.amount} {each.currency}')}",
+        "pay_date": each.pay and str(each.pay),
+        "record_date": each.record and str(each.record),
+        "ticker": each.ticker,
+    }
+    if present:
+        later = (s for s in view.splits() if s.ticker == each.ticker and s.execution_date > each.ex_date)
+        amount = each.amount * math.prod(split.split_from / split.split_to for split in later)
+        row |= {"distribution_type": each.type, "split_adjusted_cash_amount": round(amount, 6)}
+    else:
+        row["dividend_type"] = _OLDER_TYPES.get(each.type, "CD")
+    return _text({name: value for name, value in sorted(row.items()) if value is not None}).decode()
+
+
 def _digest(split: SplitRow) -> str:
-    text = f"{split.ticker} {split.execution_date} {split.split_to / split.split_from}"
+    return _hashed(f"{split.ticker} {split.execution_date} {split.split_to / split.split_from}")
+
+
+def _hashed(text: str) -> str:
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 _COMPARISONS: Final[Mapping[str, Comparison]] = {
-    "execution_date": lambda day, bound: day == bound,
-    "execution_date.gte": lambda day, bound: day >= bound,
-    "execution_date.gt": lambda day, bound: day > bound,
-    "execution_date.lte": lambda day, bound: day <= bound,
-    "execution_date.lt": lambda day, bound: day < bound,
+    "": lambda day, bound: day == bound,
+    ".gte": lambda day, bound: day >= bound,
+    ".gt": lambda day, bound: day > bound,
+    ".lte": lambda day, bound: day <= bound,
+    ".lt": lambda day, bound: day < bound,
 }
 
 
-def _matches(split: SplitRow, query: Query) -> bool:
-    return query.get("ticker", split.ticker) == split.ticker and all(
-        holds(split.execution_date, parse_day(query[name], name))
-        for name, holds in _COMPARISONS.items()
-        if name in query
+def _matches(ticker: str, day: dt.date, name: str, query: Query) -> bool:
+    """Return whether a row's ticker and its day, which parameters call `name`, are requested."""
+    return query.get("ticker", ticker) == ticker and all(
+        holds(day, parse_day(query[name + suffix], name + suffix))
+        for suffix, holds in _COMPARISONS.items()
+        if name + suffix in query
     )
 
 
@@ -225,6 +274,7 @@ _ROUTES: Final[tuple[tuple[re.Pattern[str], Callable[..., bytes]], ...]] = (
     (re.compile(r"/v3/reference/tickers"), tickers),
     (re.compile(r"/v3/reference/tickers/([^/]+)"), ticker_details),
     (re.compile(r"(/stocks/v1/splits|/v3/reference/splits)"), _splits),
+    (re.compile(r"(/stocks/v1/dividends|/v3/reference/dividends)"), _dividends),
     (re.compile(r"/v1/marketstatus/upcoming"), market_status.upcoming),
     (re.compile(r"/v1/marketstatus/now"), market_status.now),
 )

@@ -72,7 +72,7 @@ class Answer:
         records_key: for JSON the name of the member that holds the records.
         content: the encoded records; for JSON that member's value and the brace that closes the answer.
         watermarks: what its freshness is computed from.
-        valid_until: when a known split changes the prices without a commit, aware UTC; None for never.
+        valid_until: when a known split or dividend changes the prices without a commit, aware UTC; None for never.
         route: the template of the endpoint's path, for the metrics.
         next_link: the address of the page of older records; None when there are none.
     """

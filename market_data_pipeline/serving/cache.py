@@ -17,13 +17,14 @@ import psycopg
 from cachetools import TTLCache
 
 from market_data_pipeline.domain.errors import PipelineError, UsageError
-from market_data_pipeline.domain.series import Series
+from market_data_pipeline.domain.series import Series, Timeframe
 from market_data_pipeline.store.connection import Role, open_async_connection
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Hashable
     from datetime import datetime
 
+    from market_data_pipeline.domain.adjustments import Adjustment
     from market_data_pipeline.serving.answers import Answer
     from market_data_pipeline.serving.records import Records
 
@@ -64,11 +65,11 @@ class Version(NamedTuple):
 
 
 class RecordsKey(NamedTuple):
-    """Which records are kept: those of one endpoint, with or without adjustment."""
+    """Which records are kept: those of one endpoint, with one adjustment."""
 
     series: Series
     records_key: str
-    adjusted: bool
+    adjustment: Adjustment
 
 
 class Cached(Protocol):
@@ -115,7 +116,7 @@ class SeriesCache(Generic[K, V]):
         return int(self._kept.currsize)
 
     def get(self, key: K) -> V | None:
-        """Return what is kept under `key`, unless a commit, a split or its age has outdated it."""
+        """Return what is kept under `key`, unless a commit, a split, a dividend or its age has outdated it."""
         kept: tuple[V, Version] | None = self._kept.get(key)
         if kept is None:
             return None
@@ -171,8 +172,12 @@ class ResponseCache:
         return Version(self._epoch, self._commits[series]) if self.is_open else None
 
     def invalidate(self, series: Series) -> None:
-        """Stop returning what was read of `series` before this call: the series has been committed."""
-        self._commits[series] += 1
+        """Stop returning what was read of `series` before this call: the series has been committed.
+
+        By the closes of day bars, dividends adjust all bars of their symbol.
+        """
+        for timeframe in Timeframe if series.timeframe is Timeframe.D1 else (series.timeframe,):
+            self._commits[Series(series.symbol, timeframe)] += 1
 
 
 class SingleFlight:
@@ -206,7 +211,7 @@ async def follow_commits(conninfo: str, cache: ResponseCache, standby: str | Non
         standby: the server that is read from, if that is another one; it shows a commit some time later.
 
     Whatever changes an answer notifies `market_data_series` by a trigger, with the partition key of the series, such as
-    `AAPL|5m`: a commit of the series, a split, a symbol that is followed or no more. The notification is part of the
+    `AAPL|5m`: a commit of the series, a split, a dividend, a symbol that is followed or no more. It is part of the
     writer's transaction, so it arrives exactly when the new rows become visible.
     """
     wait = FIRST_WAIT_SECONDS

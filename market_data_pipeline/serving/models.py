@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
+from market_data_pipeline.domain.adjustments import Adjustment
 from market_data_pipeline.domain.series import Timeframe
 from market_data_pipeline.serving.freshness import AnswerFreshness
 
@@ -92,7 +93,8 @@ class OneOfSeveral(BaseModel):
 class OfBars(BaseModel):
     """What only answers of bars hold."""
 
-    adjusted: bool
+    adjusted: bool = Field(description="Whether bars are adjusted at all.")
+    adjustment: Adjustment
     as_of: datetime | None
 
 

@@ -112,7 +112,7 @@ _HEAD: Final = {
     "timestamp": instant(_SENT),
 }
 _ANY: Final = {"instant": _BAR["ts"], "float": 0.5, "integer": 1, "boolean": True, "text": "text"}
-_OF_BARS: Final = {"adjusted": True, "as_of": "2026-01-31T21:00:00Z"}
+_OF_BARS: Final = {"adjusted": True, "adjustment": "splits", "as_of": "2026-01-31T21:00:00Z"}
 _BAR_ANSWERS: Final = Answers("Bar", "bars", BAR_COLUMNS, OfBars)
 
 

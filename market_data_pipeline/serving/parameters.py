@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
+from market_data_pipeline.domain.adjustments import Adjustment
 from market_data_pipeline.domain.calendar import calendar_for
 from market_data_pipeline.domain.errors import UsageError
 from market_data_pipeline.domain.series import Series, Timeframe, asset_class_of, canonical_symbol, parse_timeframe
@@ -186,12 +187,24 @@ class SeriesQuery(BaseModel):
 class BarsQuery(SeriesQuery):
     """Parameters of the endpoints of bars."""
 
-    adjusted: bool = Field(True, description="Whether prices and volume are adjusted for splits, or as traded.")
+    adjustment: Adjustment | None = Field(
+        None,
+        description="`raw`: as traded. `splits`, the default: prices and volume adjusted for splits. `all`: prices "
+        "adjusted for dividends too, so that returns of closes are total returns.",
+        examples=["all"],
+    )
+    adjusted: bool | None = Field(
+        None, description="`true` for `adjustment=splits`, `false` for `adjustment=raw`; `adjustment` takes precedence."
+    )
     as_of: KnownAt = Field(
         None,
-        description="Answer with the values, and the splits, that were known at this instant.",
+        description="Answer with the values, the splits and the dividends that were known at this instant.",
         examples=["2026-01-31T21:00:00Z"],
     )
+
+    def adjusts_for(self) -> Adjustment:
+        """Return what bars are adjusted for."""
+        return self.adjustment or Adjustment.of(self.adjusted is not False)
 
     def known_at(self, now: datetime) -> datetime | None:
         """Return `as_of`.

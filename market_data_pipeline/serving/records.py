@@ -96,8 +96,8 @@ class Records:
 
     @property
     def valid_until(self) -> datetime | None:
-        """When a known split changes the prices without a commit, aware UTC; None for never."""
-        return self.summary.next_split
+        """When a known split or dividend changes the prices without a commit, aware UTC; None for never."""
+        return self.summary.next_action
 
     def cut(self, requested: Range) -> Page | None:
         """Return the newest `requested.limit` records of the range, or None when these do not reach back far enough.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from market_data_pipeline.domain.adjustments import Adjustment
 from market_data_pipeline.reports.series_records import SeriesSummary, read_records, similar_symbol
 from market_data_pipeline.serving.answers import Answer, opening
 from market_data_pipeline.serving.cache import DEEPEST, RecordsKey, RequestKey, ResponseCache, SingleFlight, Version
@@ -42,7 +43,7 @@ class Selection:
         columns: of a record.
         statement: reads them.
         watermarks: from which the freshness of an answer is computed; None when there is nothing of the series.
-        adjusted: whether for splits.
+        adjustment: what its bars are adjusted for.
         as_of: the instant whose knowledge is requested; None for now.
         regular: returns the statement that reads only the regular hours of a series; None for all hours.
         members: further members of a JSON answer.
@@ -52,7 +53,7 @@ class Selection:
     columns: Sequence[Column]
     statement: Statement
     watermarks: Callable[[SeriesSummary], Watermarks | None]
-    adjusted: bool = True
+    adjustment: Adjustment = Adjustment.SPLITS
     as_of: datetime | None = None
     regular: Callable[[Series], Statement] | None = None
     members: dict[str, Any] = field(default_factory=dict)
@@ -67,7 +68,7 @@ class Selection:
             series,
             replace(records, limit=records.limit + 1),
             now,
-            adjusted=self.adjusted,
+            adjusted=self.adjustment is not Adjustment.RAW,
             as_of=self.as_of,
         )
         return (summary, *trimmed(rows, records.limit))
@@ -174,7 +175,7 @@ class SeriesAnswers:
         self, request: SeriesRequest, version: Version, made: Callable[[SeriesSummary, Page], Answer]
     ) -> Answer | None:
         """Return the answer cut from the newest records, which are read if necessary; None when it reaches too far."""
-        key = RecordsKey(request.series, request.selection.records_key, request.selection.adjusted)
+        key = RecordsKey(request.series, request.selection.records_key, request.selection.adjustment)
         records = self.cache.records.get(key)
         page = records.cut(request.range) if records else None
         if page is not None:
@@ -263,7 +264,7 @@ def _made(request: SeriesRequest, summary: SeriesSummary, page: Page, link: byte
         records_key=records_member(selection, media),
         content=content,
         watermarks=watermarks,
-        valid_until=summary.next_split,
+        valid_until=summary.next_action,
         route=request.route,
         next_link=pages["next"],
     )

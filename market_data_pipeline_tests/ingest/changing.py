@@ -8,7 +8,7 @@ from datetime import date, datetime
 
 import numpy as np
 
-from market_data_pipeline.sandbox.bars import Bars, SplitRow
+from market_data_pipeline.sandbox.bars import Bars, DividendRow, SplitRow
 from market_data_pipeline.sandbox.view import Security, Source, to_ms
 
 
@@ -22,12 +22,14 @@ class ChangingSource:
             session's hours hide its minutes alone.
         volumes: by (ticker, start of the bar): the volume that is served.
         more_splits: served besides those of the truth.
+        dividends_listed: served instead of those of the truth, unless None.
     """
 
     truth: Source
     hidden: list[tuple[str, datetime, datetime]] = field(default_factory=list)
     volumes: dict[tuple[str, datetime], float] = field(default_factory=dict)
     more_splits: list[SplitRow] = field(default_factory=list)
+    dividends_listed: list[DividendRow] | None = None
 
     @property
     def description(self) -> str:
@@ -50,6 +52,10 @@ class ChangingSource:
 
     def splits(self) -> Sequence[SplitRow]:
         return sorted([*self.truth.splits(), *self.more_splits], key=lambda split: split.execution_date)
+
+    def dividends(self) -> Sequence[DividendRow]:
+        listed = self.truth.dividends() if self.dividends_listed is None else self.dividends_listed
+        return sorted(listed, key=lambda dividend: dividend.ex_date)
 
     def closings(self) -> Sequence[date]:
         return self.truth.closings()

@@ -58,8 +58,8 @@ def test_after_the_close_one_request_brings_the_day_bars_of_all_symbols(world: W
     outcomes = world.refresh(*UNIVERSE, timeframes=DAYS)
     assert {outcome.counters.rows_inserted for outcome in outcomes.values()} == {1}
     assert (
-        sum(outcome.counters.requests for outcome in outcomes.values()) == sent(world) - before == 2
-    )  # and the new day's splits
+        sum(outcome.counters.requests for outcome in outcomes.values()) == sent(world) - before == 3
+    )  # and the new day's splits and dividends
     assert {status for status, _ in coverage(world, date(2026, 11, 19)).values()} == {"provisional"}
     world.now = new_york(20, 11)
     assert sum(outcome.counters.requests for outcome in world.refresh(*UNIVERSE, timeframes=DAYS).values()) == 1
@@ -86,7 +86,7 @@ def test_tiers_that_run_one_after_the_other_share_the_answer(world: World) -> No
         world.now += timedelta(minutes=10)
         late = world.refresh("BRK.B", timeframes=DAYS)
         world.refresh("SPY", timeframes=DAYS)
-        assert sent(world) - before <= 2
+        assert sent(world) - before <= 3
         assert late["BRK.B|1d"].counters.requests == 0
         held = coverage(world, date(2026, 11, 19))
         assert held["BRK.B"] == held["SPY"] == held["AAPL"], "held as of the request, not as of the run"
@@ -111,8 +111,8 @@ def test_a_first_backfill_requests_symbol_by_symbol(world: World) -> None:
         1,
         1,
         1,
-        2,
-    ]  # the first counts the splits
+        3,
+    ]  # the first counts splits and dividends
     assert world.query("select * from market_data.market_days") == []
 
 
@@ -121,8 +121,8 @@ def test_a_symbol_that_the_answer_does_not_name_is_requested_on_its_own(world: W
     world.refresh("AAPL", "MSFT", "ZZZZ", timeframes=DAYS)
     world.now = new_york(20, 12, 1)
     outcomes = world.refresh("AAPL", "MSFT", "ZZZZ", timeframes=DAYS)
-    # The splits, the market, and of ZZZZ its bars and the lists of active and inactive tickers.
-    assert sum(outcome.counters.requests for outcome in outcomes.values()) == 5
+    # Splits, dividends, the market, and of ZZZZ its bars and the lists of active and inactive tickers.
+    assert sum(outcome.counters.requests for outcome in outcomes.values()) == 6
     assert outcomes["ZZZZ|1d"].counters.requests >= 3
     assert outcomes["ZZZZ|1d"].counters.rows_fetched == 0
     assert outcomes["MSFT|1d"].counters.rows_inserted == 1
@@ -144,7 +144,7 @@ def test_an_absence_of_several_days_costs_a_request_for_each_day_while_that_is_f
     world.now = new_york(23, 12)  # Thursday's and Friday's bars are new
     before = sent(world)
     outcomes = world.refresh(*UNIVERSE, timeframes=DAYS)
-    assert sent(world) - before == 3  # two days and the splits
+    assert sent(world) - before == 4  # two days, splits and dividends
     assert {outcome.counters.rows_inserted for outcome in outcomes.values()} == {2}
 
 
@@ -176,7 +176,7 @@ def test_two_runs_at_once_send_one_request(world: World) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert sent(world) - before == 1
+    assert sent(world) - before == 2  # and the day's dividends, which none of them has read
     assert set(coverage(world, date(2026, 11, 19)).values()) == {("complete", world.now)}
 
 
@@ -203,7 +203,7 @@ def test_without_market_days_each_symbol_is_requested_on_its_own(world: World, m
     monkeypatch.setattr(PolygonClient, "grouped_daily", contradicts_itself)
     outcomes = world.refresh(*UNIVERSE, timeframes=DAYS)
     assert {outcome.counters.rows_inserted for outcome in outcomes.values()} == {1}
-    assert sent(world) - before == 5  # four symbols and the splits
+    assert sent(world) - before == 6  # four symbols, splits and dividends
 
 
 @pytest.mark.parametrize(

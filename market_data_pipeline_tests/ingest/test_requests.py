@@ -95,13 +95,13 @@ def test_a_run_sends_as_many_requests_and_records_every_execution(make_world: Ma
     ]
     dates = {world.now.astimezone(NEW_YORK).date()}
     for world.now in ticks:
-        new_day = world.now.date() not in dates  # the first run of a day reads the market's splits
+        new_day = world.now.date() not in dates  # the first run of a day reads the market's splits and dividends
         dates.add(world.now.date())
         outcomes = world.refresh("AAPL", history_days=8)
         family = sum(
             outcome.counters.requests for outcome in outcomes.values() if outcome.series.timeframe is not Timeframe.D1
         )
-        assert (world.now, family) == (world.now, five[world.now] + new_day)
+        assert (world.now, family) == (world.now, five[world.now] + 2 * new_day)
         assert (world.now, outcomes["AAPL|1d"].counters.requests) == (world.now, day[world.now])
         assert {outcome.verified_at for outcome in outcomes.values()} == {world.now}
     state = world.query(

@@ -58,6 +58,17 @@ def test_each_format_holds_what_the_readers_return(exported: Any, tmp_path: Path
     assert delta["close"].to_list() == records["close"].to_pylist()
 
 
+def test_prices_are_adjusted_for_what_is_asked(exported: Any, tmp_path: Path) -> None:
+    for adjustment in ("raw", "splits", "all"):
+        exported("AAPL", "--adjustment", adjustment, "--columns", "close", "--output", f"{adjustment}.parquet")
+        held = pl.read_parquet(tmp_path / f"{adjustment}.parquet")["close"]
+        assert held.to_list() == read_bars("AAPL", "1d", adjusted=adjustment)["close"].to_list()
+    with pytest.raises(UsageError, match="--raw and --adjustment all contradict each other"):
+        exported("AAPL", "--raw", "--adjustment", "all", "--output", "x")
+    with pytest.raises(UsageError, match="all is for bars"):
+        exported("AAPL", "--rows", "features", "--adjustment", "all", "--output", "x")
+
+
 def test_nothing_is_replaced_unasked_and_an_empty_answer_has_its_columns(exported: Any, tmp_path: Path) -> None:
     exported("AAPL", "--start", "2001-01-01", "--end", "2001-02-01", "--output", "none.parquet")
     empty = pq.read_table(tmp_path / "none.parquet")

@@ -80,7 +80,7 @@ def test_a_first_backfill_needs_the_calls_that_were_estimated(backfill: Backfill
     assert estimate.market_days == []
     assert estimate.reads_splits
     assert backfill.count() == 0, "an estimate sends nothing"
-    assert (estimate.calls, estimate.calls_at_least) == (12, 11)  # Bitcoin's 45 days are two pages if all minutes trade
+    assert (estimate.calls, estimate.calls_at_least) == (13, 12)  # Bitcoin's 45 days are two pages if all minutes trade
     assert estimate.calls == estimate.pages == backfill.calls(45)
     assert backfill.estimate(45).is_empty
 
@@ -93,8 +93,8 @@ def test_pages_of_5m_bars_are_counted_as_if_every_minute_had_a_trade(backfill: B
     assert by_series["AAPL", "5m"] == by_series["KIMpL", "5m"] == (2, 1)
     assert by_series["X:BTCUSD", "5m"] == (3, 1)
     assert by_series["AAPL", "1d"] == (1, 1)
-    assert estimate.calls == 4 * 2 + 3 + 5 + 1  # minutes, day bars, and the splits
-    assert estimate.calls_at_least == 5 + 5 + 1
+    assert estimate.calls == 4 * 2 + 3 + 5 + 1 + 1  # minutes, day bars, splits, and dividends
+    assert estimate.calls_at_least == 5 + 5 + 1 + 1
     assert backfill.calls(80) == estimate.calls - 2  # KIMpL, and BRK.B, which trades in seven minutes of eight
     full = backfill.estimate(80, full=True)
     assert (full.calls, full.reads_splits) == (estimate.calls - 1, False)
@@ -105,10 +105,10 @@ def test_a_tick_a_night_and_a_quiet_hour_need_the_calls_that_were_estimated(back
     for now, calls, market_days in (
         ((19, 12, 15), 5, 0),  # one for each symbol
         ((19, 20, 15), 6, 0),  # and Bitcoin's day bar: UTC's day is over
-        ((20, 0, 15), 3, 1),  # Bitcoin's minutes, the new day's splits, and Thursday's day bars at once
+        ((20, 0, 15), 4, 1),  # Bitcoin's minutes, the new day's splits and dividends, and Thursday's day bars at once
         ((20, 0, 16), 0, 0),
         ((20, 11, 0), 7, 1),  # the days settle, Bitcoin's separately
-        ((21, 11, 0), 8, 1),  # the splits, Bitcoin's other day bar, and Friday settled on a Saturday
+        ((21, 11, 0), 9, 1),  # splits and dividends, Bitcoin's other day bar, and Friday settled on a Saturday
     ):
         backfill.world.now = datetime(2026, 11, *now, 30, tzinfo=NEW_YORK)
         estimate = backfill.estimate(10)
@@ -129,8 +129,8 @@ def test_a_gap_is_estimated_by_the_days_that_it_leaves(backfill: Backfill) -> No
 def test_time_follows_from_the_calls_and_the_limit(backfill: Backfill, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("POLYGON_CALLS_PER_MINUTE", "5")
     estimate = backfill.estimate(10)
-    assert estimate.calls == 11
-    assert estimate.seconds == pytest.approx(10 * 12.2)
+    assert estimate.calls == 12
+    assert estimate.seconds == pytest.approx(11 * 12.2)
     monkeypatch.setenv("POLYGON_CALLS_PER_MINUTE", "0")
     assert backfill.estimate(10).seconds == 0
 
@@ -151,5 +151,5 @@ def test_symbols_that_no_answer_for_the_market_lists_are_estimated_individually(
         unlisted = 3 if first else 0
         assert backfill.calls(10) == estimate.calls + unlisted
         if first:
-            assert estimate.calls == 1 + 1 + 5  # splits, the market's day, minutes
+            assert estimate.calls == 1 + 1 + 1 + 5  # splits, dividends, the market's day, minutes
             assert estimate.from_market_days == sorted(HALF_LISTED)

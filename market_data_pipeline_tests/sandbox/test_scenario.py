@@ -112,6 +112,19 @@ def test_a_split_moves_prices_from_its_day_on_and_is_listed_from_its_instant_on(
         assert [bar["v"] for bar in seen] == pytest.approx([bar["v"] * factor for bar in truth])
 
 
+def test_a_dividend_is_corrected_by_one_that_takes_its_place(nine_nights: Scenario, market: Vendor) -> None:
+    stage = Stage(nine_nights, at(2026, 11, 17, 11, 59))
+
+    def listed() -> list[Any]:
+        with stage.client() as client:
+            rows = client.get("/stocks/v1/dividends", **{"ticker": "KO", "ex_dividend_date.gte": "2026-11-14"}).json()
+        return [(row["ex_dividend_date"], row["cash_amount"], row["currency"]) for row in rows["results"]]
+
+    assert listed() == [("2026-11-16", 0.53, "USD")]
+    stage.now = at(2026, 11, 17, 12)
+    assert listed() == [("2026-11-16", 0.1325, "USD")]
+
+
 def test_a_cancelled_split_leaves_the_list_and_moves_no_price(market: Vendor) -> None:
     scenario = Scenario.model_validate(
         {"splits": [{"ticker": "KO", "day": "2026-11-16", "split_to": 4, "cancelled": "2026-11-16T08:30:00-05:00"}]}

@@ -240,6 +240,30 @@ def test_the_present_list_of_splits_says_the_same_and_more() -> None:
     assert rows[-2]["historical_adjustment_factor"] == 0.0625
 
 
+def test_both_lists_of_dividends_say_the_same_once_they_are_declared() -> None:
+    asked = {"ex_dividend_date.gte": "2026-05-01", "ex_dividend_date.lt": "2026-12-01"}
+    with vendor(now=datetime(2026, 10, 28, 12, tzinfo=NEW_YORK)) as client:
+        older = client.get("/v3/reference/dividends", **asked, ticker="AAPL", limit=1000, order="asc").json()["results"]
+        several = {"ticker.any_of": "AAPL,XOM", "limit": 3, "sort": "ex_dividend_date.asc"}
+        page = client.get("/stocks/v1/dividends", **asked, **several).json()
+        rows = list(page["results"])
+        while "next_url" in page:
+            page = client.get(page["next_url"].removeprefix(client.url)).json()
+            rows += page["results"]
+    assert [row["ex_dividend_date"] for row in older] == [
+        "2026-05-08",
+        "2026-08-14",
+    ]  # 13 November: declared on the 29th
+    apple = [row for row in rows if row["ticker"] == "AAPL"]
+    shared = older[0].keys() - {"dividend_type"}
+    assert [{name: row[name] for name in shared} for row in apple] == [
+        {name: row[name] for name in shared} for row in older
+    ]
+    assert {(row["distribution_type"], row["split_adjusted_cash_amount"]) for row in apple} == {("recurring", 0.26)}
+    assert {row["dividend_type"] for row in older} == {"CD"}
+    assert [row["ticker"] for row in rows] == ["AAPL", "XOM"] * 2
+
+
 def test_the_whole_markets_day_comes_in_one_call_stamped_at_the_close(market: Vendor) -> None:
     page = market.get("/v2/aggs/grouped/locale/us/market/stocks/2026-11-18", adjusted="false").json()
     assert list(page) == ["queryCount", "resultsCount", "adjusted", "results", "status", "request_id", "count"]

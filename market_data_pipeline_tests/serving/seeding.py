@@ -112,6 +112,13 @@ class Seed:
     def notify(self, symbol: str, timeframe: str) -> None:
         self.run("select pg_notify('market_data_series', %s)", f"{symbol}|{timeframe}")
 
+    def dividend(self, symbol: str, ex_date: str, amount: float, *, seen: datetime = NOW - timedelta(days=9)) -> None:
+        self.run(
+            "insert into market_data.dividends (symbol, ex_date, amount, currency, first_seen_at)"
+            " values (%s, %s, %s, 'USD', %s)",
+            symbol, ex_date, amount, seen,
+        )  # fmt: skip
+
     def split(self, symbol: str, day: str, old: float, new: float, seen: datetime = NOW - timedelta(days=30)) -> None:
         self.run("insert into market_data.splits values (%s, %s, %s, %s, %s)", symbol, day, old, new, seen)
 

@@ -28,6 +28,40 @@ def test_bars_are_adjusted_unless_raw_ones_are_requested(api: Api, seed: Seed) -
     assert list(raw["bars"][0]) == ["ts", "open", "high", "low", "close", "volume", "vwap", "trades"]
 
 
+def test_all_adjusts_prices_for_dividends_too_by_the_closes_of_day_bars(api: Api, seed: Seed) -> None:
+    seed.series("AAPL", count=2, first=TS, close=400.0)
+    seed.series("AAPL", "1d", count=1, first=datetime.fromisoformat("2026-03-10T04:00:00Z"), close=404.0)
+    seed.series("AAPL", "1h", count=1, first=TS - timedelta(hours=1))
+    seed.split("AAPL", "2026-03-11", 1, 4)
+    seed.dividend("AAPL", "2026-03-11", 1.01, seen=NOW - timedelta(hours=2))  # of 404 / 4
+    answers = {
+        name: api.get(f"{BARS}/AAPL", timeframe="5m", adjustment=name).json() for name in ("raw", "splits", "all")
+    }
+    assert {name: (one["bars"][0]["close"], one["bars"][0]["volume"]) for name, one in answers.items()} == {
+        "raw": (400.0, 1000.0), "splits": (100.0, 4000.0), "all": (pytest.approx(99.0), 4000.0),
+    }  # fmt: skip
+    assert {name: (one["adjusted"], one["adjustment"]) for name, one in answers.items()} == {
+        "raw": (False, "raw"), "splits": (True, "splits"), "all": (True, "all"),
+    }  # fmt: skip
+    before = (NOW - timedelta(hours=2, microseconds=1)).isoformat()
+    seed.run("update market_data.bars set ingested_at = '2026-03-10T23:00Z'")
+    assert closes(api, adjustment="all", as_of=before) == [100.0, 100.25]
+    assert closes(api, adjustment="all", as_of=NOW.isoformat()) == pytest.approx([99.0, 99.2475])
+    made = api.get(f"{BARS}/AAPL", timeframe="1h", adjustment="all", session="regular").json()["bars"]
+    assert [bar["close"] for bar in made] == pytest.approx([99.2475])  # of the regular hours' 5m bars
+    table = api.get(BARS, symbols="AAPL", timeframe="5m", adjustment="all", format="csv").text
+    assert table.splitlines()[1].startswith("AAPL,5m,2026-03-10T14:00:00Z,99")
+
+
+def test_adjusted_says_the_same_in_short_and_gives_way(api: Api, seed: Seed) -> None:
+    seed.series("AAPL", count=1, first=TS, close=400.0)
+    seed.split("AAPL", "2026-03-11", 1, 4)
+    assert closes(api, adjusted="true", adjustment="all") == closes(api, adjusted="true") == [100.0]
+    assert closes(api, adjusted="false", adjustment="raw") == closes(api, adjusted="false") == [400.0]
+    assert closes(api, adjusted="false", adjustment="splits") == [100.0]
+    assert api.get(f"{BARS}/AAPL", timeframe="5m", adjustment="total").status_code == 422
+
+
 def test_as_of_answers_with_the_values_known_at_that_instant(api: Api, seed: Seed) -> None:
     seed.series("AAPL", count=0)
     first, second, third = (NOW - timedelta(hours=h) for h in (9, 6, 3))

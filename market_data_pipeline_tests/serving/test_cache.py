@@ -46,6 +46,29 @@ def test_a_commit_is_seen_by_the_next_reader(api: Api, seed: Seed) -> None:
     assert after.status_code == 200
 
 
+def test_dividends_and_the_closes_before_them_are_seen_by_the_next_reader(api: Api, seed: Seed) -> None:
+    first, day = datetime.fromisoformat("2026-03-10T14:30:00Z"), datetime.fromisoformat("2026-03-10T04:00:00Z")
+    seed.series("AAPL", first=first, count=1, close=100.0)
+    seed.series("AAPL", "1d", first=day, count=1, close=100.0)
+    api.wait_for_cache()
+
+    def shown() -> tuple[float, str]:
+        answer = api.get(f"{BARS}/AAPL", timeframe="5m", adjustment="all")
+        return answer.json()["bars"][0]["close"], answer.headers["ETag"]
+
+    tags = [shown()]
+    seed.dividend("AAPL", "2026-03-11", 1.0)
+    until(lambda: shown()[0] == pytest.approx(99.0))
+    tags.append(shown())
+    seed.correct("AAPL", "1d", day, 50.0, NOW)
+    until(lambda: shown()[0] == pytest.approx(98.0))
+    tags.append(shown())
+    seed.run("update market_data.dividends set ex_date = '2026-03-12'")  # tomorrow
+    until(lambda: shown()[0] == 100.0)
+    assert tags[0][0] == 100.0
+    assert len({tag for _, tag in tags}) == 3
+
+
 def test_a_commit_leaves_other_series_in_memory(api: Api, seed: Seed) -> None:
     seed.series("AAPL")
     seed.series("MSFT")

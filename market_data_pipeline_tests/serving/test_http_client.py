@@ -35,6 +35,7 @@ def held(seed: Seed) -> Seed:
     seed.series("MSFT", "1d", count=4, first=datetime(2026, 3, 5, 5, tzinfo=UTC))
     seed.series("AAPL", count=25, first=FIRST, close=400.0)
     seed.split("AAPL", "2026-03-11", 1, 4)
+    seed.dividend("MSFT", "2026-03-08", 0.5)
     seed.correct("AAPL", "5m", FIRST, 404.0, NOW - timedelta(minutes=1))
     seed.run("delete from market_data.features where symbol = 'MSFT' and ts = %s", FIRST)
     seed.symbol("IBM")
@@ -52,7 +53,8 @@ def test_it_answers_what_the_readers_answer(
         ("read_bars", read_bars, ("AAPL", "5m"), {}),
         ("read_bars", read_bars, ("AAPL", "5m"), {"adjusted": False, "columns": ["close", "trades"], **window}),
         ("read_bars", read_bars, ("AAPL", "5m"), {"as_of": NOW - timedelta(minutes=90)}),
-        ("read_bars", read_bars, (["MSFT", "IBM", "AAPL"], ["5m", "1d"]), {}),
+        ("read_bars", read_bars, (["MSFT", "IBM", "AAPL"], ["5m", "1d"]), {"adjusted": "all"}),
+        ("read_bars", read_bars, ("AAPL", "5m"), {"adjusted": "splits"}),
         ("read_features", read_features, (["MSFT", "AAPL"], "5m"), window),
         ("read_features", read_features, ("MSFT", "5m"), {"columns": ["trend_direction", "hh"]}),
         ("read_records", read_records, (["MSFT", "AAPL"], "5m"), {}),

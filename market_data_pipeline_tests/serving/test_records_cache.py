@@ -25,7 +25,7 @@ INSTANTS: Final = st.none() | st.integers(-600, 600 * COUNT).map(lambda s: FIRST
 
 def records_of(starts: list[datetime], *, is_complete: bool) -> Records:
     rows = [(ts, 1.0, 1.0, 1.0, 1.0, 1.0, None, 1) for ts in starts]
-    summary = SeriesSummary(tracked=True, features=None, bars=None, next_split=None, futile=None)
+    summary = SeriesSummary(tracked=True, features=None, bars=None, next_action=None, futile=None)
     return Records.of(Series("AAPL", Timeframe.M5), summary, BAR_COLUMNS, rows, is_complete=is_complete)
 
 

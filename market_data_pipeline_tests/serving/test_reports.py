@@ -169,6 +169,12 @@ def test_scheduler_health_is_reported_without_dagster(api: Api, seed: Seed) -> N
     assert "Dagster's storage cannot be read." in report["reasons"]
 
 
+def test_scheduler_health_tells_of_a_list_of_dividends_too(api: Api, seed: Seed) -> None:
+    seed.run("insert into market_data.reference_failures values ('dividends', %s, 'HTTP 404')", NOW - timedelta(days=2))
+    (reason,) = [reason for reason in api.get(HEALTH).json()["reasons"] if "dividends" in reason]
+    assert reason.startswith("The market's dividends have been unreadable since 2026-03-09 15:00 UTC, so adjusted")
+
+
 def test_scheduler_health_tells_of_a_list_of_splits_that_is_more_than_a_day_old(api: Api, seed: Seed) -> None:
     seed.run("insert into market_data.reference_failures values ('splits', %s, 'HTTP 404')", NOW - timedelta(hours=23))
     assert not [reason for reason in api.get(HEALTH).json()["reasons"] if "splits" in reason]

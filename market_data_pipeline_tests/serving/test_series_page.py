@@ -37,6 +37,14 @@ def test_corrections_show_each_version_with_what_replaced_it(api: Api, seed: See
     assert "volume" not in corrections  # which did not change
 
 
+def test_the_latest_dividends_are_among_the_facts(api: Api, seed: Seed) -> None:
+    seed.series("AAPL")
+    seed.dividend("AAPL", "2026-03-12", 0.26)
+    seed.run("update market_data.dividends set type = 'long_term_gain'")
+    page = api.get("/series/AAPL/5m").text
+    assert "<div><dt>Dividend, ex 2026-03-12</dt><dd>0.26 USD, long term gain</dd></div>" in page
+
+
 def test_a_withdrawn_bar_is_a_correction(api: Api, seed: Seed) -> None:
     seed.series("AAPL")
     seed.run(

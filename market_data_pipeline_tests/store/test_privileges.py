@@ -76,6 +76,14 @@ ATTACKS = [
     "delete from market_data.split_revisions",
     "truncate market_data.split_revisions",
     "drop trigger split_revisions_append_only on market_data.split_revisions",
+    "insert into market_data.dividend_revisions values ('AAPL', '2026-03-02', 1, 'USD', null, null, null, null, null,"
+    " null, now(), now(), now())",
+    "insert into market_data.dividend_changes (change, symbol, ex_date, amount, currency, first_seen_at)"
+    " values ('insert', 'AAPL', '2026-03-02', 1, 'USD', now())",
+    "update market_data.dividend_revisions set amount = 2",
+    "delete from market_data.dividend_changes",
+    "truncate market_data.dividend_revisions",
+    "drop trigger dividend_revisions_append_only on market_data.dividend_revisions",
     "insert into market_data.bar_revisions (symbol) values ('AAPL')",
     "update market_data.bars set close = 3",
     "update market_data.bars_5m set close = 3",

@@ -12,10 +12,13 @@ from fastapi.routing import APIRoute
 from pydantic import ValidationError
 from starlette.responses import Response
 
+from market_data_pipeline.domain.adjustments import Adjustment
 from market_data_pipeline.reports.series_records import (
     BAR_COLUMNS,
     BARS,
     BARS_AS_OF,
+    TOTAL_RETURN_BARS,
+    TOTAL_RETURN_BARS_AS_OF,
     features_selection,
     has_other_hours,
     record_columns,
@@ -167,17 +170,24 @@ def _several(http: Request, symbols: str, query: SeriesQuery, selection: Selecti
 
 
 def _bars(query: BarsQuery, now: datetime) -> Selection:
-    as_of = query.known_at(now)
-    statement = BARS if as_of is None else BARS_AS_OF
+    as_of, adjustment = query.known_at(now), query.adjusts_for()
+    now_read, then_read = BARS, BARS_AS_OF
+    if adjustment is Adjustment.ALL:
+        now_read, then_read = TOTAL_RETURN_BARS, TOTAL_RETURN_BARS_AS_OF
+    statement = now_read if as_of is None else then_read
     return Selection(
         "bars",
         BAR_COLUMNS,
         statement,
         lambda summary: summary.bars,
-        query.adjusted,
+        adjustment,
         as_of,
         None if query.session == "extended" else partial(regular_bars, statement),
-        {"adjusted": query.adjusted, "as_of": None if as_of is None else instant(as_of)},
+        {
+            "adjusted": adjustment is not Adjustment.RAW,
+            "adjustment": adjustment.value,
+            "as_of": None if as_of is None else instant(as_of),
+        },
     )
 
 
