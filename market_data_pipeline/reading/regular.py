@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 from market_data_pipeline.domain.calendar import calendar_for, to_us
 from market_data_pipeline.domain.objectives import SETTLED_AT
-from market_data_pipeline.domain.resample import aggregated, in_regular_hours, regular_buckets_us
 from market_data_pipeline.domain.series import Series, Timeframe, asset_class_of
 from market_data_pipeline.store.many_series import Columns, Stretch
 
@@ -77,6 +76,8 @@ def regular_rows(found: Columns, stretches: Sequence[Stretch], names: Sequence[s
 def _of_one(
     ts_us: np.ndarray, values: dict[str, Any], stretch: Stretch, instant: datetime
 ) -> tuple[np.ndarray, dict[str, Any]]:
+    from market_data_pipeline.domain.resample import aggregated, in_regular_hours, regular_buckets_us
+
     series, calendar = stretch.series, calendar_for(asset_class_of(stretch.series.symbol))
     if series.timeframe is Timeframe.D1 or not calendar.has_extended_hours or not len(ts_us):
         return ts_us, values

@@ -15,6 +15,7 @@ from market_data_pipeline_tests.domain.strategies import laws
 
 STOCKS = calendar_for(AssetClass.US_EQUITY)
 CRYPTO = calendar_for(AssetClass.CRYPTO)
+FOREX = calendar_for(AssetClass.FOREX)
 YEAR = STOCKS.sessions(dt.date(2024, 1, 1), dt.date(2025, 1, 1))
 
 
@@ -59,6 +60,19 @@ def test_a_crypto_year_is_11_pages() -> None:
     (window,) = windows(days, Timeframe.M5, asset_class=AssetClass.CRYPTO)
     assert window.base_bars == 365 * 1440
     assert pages_of(window.base_bars) == 11
+
+
+def test_weekends_of_forex_and_nights_of_indices_cost_no_base_bars() -> None:
+    week = FOREX.sessions(dt.date(2023, 3, 5), dt.date(2023, 3, 18))  # two weeks, between which clocks changed
+    (window,) = windows(week, Timeframe.M5, asset_class=AssetClass.FOREX)
+    assert window.base_bars == 2 * 120 * 60
+    assert window.interval == (week[0].start, week[-1].end)
+    assert [f"{at:%a %H:%M}" for at in window.interval] == ["Sun 22:00", "Fri 21:00"]
+    year = FOREX.sessions(dt.date(2023, 1, 1), dt.date(2024, 1, 1))
+    assert [pages_of(one.base_bars) for one in windows(year, Timeframe.M5, asset_class=AssetClass.FOREX)] == [8]
+    apart = (week[1], week[3])  # Monday and Wednesday: Tuesday comes along
+    (joined,) = windows(apart, Timeframe.M5, asset_class=AssetClass.FOREX)
+    assert joined.base_bars == 3 * 1440
 
 
 def calls_by_trying_everything(missing: tuple[Session, ...], page_limit: int) -> int:
