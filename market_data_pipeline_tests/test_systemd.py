@@ -28,6 +28,17 @@ def test_systemd_accepts_the_unit(tmp_path: Path) -> None:
     assert (done.returncode, about_it) == (0, []), done.stderr
 
 
+def test_systemd_finds_the_unit_well_confined() -> None:
+    """What is left is what the pipeline needs: the network, its sockets in /tmp, other users' processes."""
+    if (program := shutil.which("systemd-analyze")) is None:
+        pytest.skip("systemd-analyze is not installed")
+    command = [program, "security", "--offline=true", "--threshold=45", str(UNIT)]  # 4.5 of 10
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if "option" in done.stderr:
+        pytest.skip("this systemd cannot judge a file")
+    assert done.returncode == 0, done.stdout.splitlines()[-1]
+
+
 def test_it_starts_and_stops_by_commands_that_exist() -> None:
     commands = dict(
         re.findall(r"^(ExecStart|ExecStop)=/srv/market-data/\.venv/bin/market-data (\w+)$", UNIT.read_text(), re.M)
