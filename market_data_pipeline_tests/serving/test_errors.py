@@ -12,6 +12,7 @@ import requests
 
 from market_data_pipeline.serving import database
 from market_data_pipeline_tests.conftest import with_database
+from market_data_pipeline_tests.server_clients import end_clients
 from market_data_pipeline_tests.serving.conftest import BARS, FEATURES, Api, MovableClock, serve
 from market_data_pipeline_tests.serving.seeding import Seed
 from market_data_pipeline_tests.waiting import until
@@ -76,7 +77,7 @@ def unreachable(database_url: str, postgres_url: str) -> Iterator[None]:
     name = urlsplit(database_url).path.lstrip("/")
     with psycopg.connect(with_database(postgres_url, "postgres"), autocommit=True) as connection:
         connection.execute(f"alter database {name} allow_connections false")
-        connection.execute("select pg_terminate_backend(pid) from pg_stat_activity where datname = %s", (name,))
+        end_clients(with_database(postgres_url, "postgres"), database=name)
         try:
             yield
         finally:

@@ -12,6 +12,7 @@ import psycopg
 import pytest
 from pydantic import SecretStr
 
+from market_data_pipeline_tests.server_clients import end_clients
 from market_data_pipeline_tests.serving.conftest import Api, MovableClock, serve
 from market_data_pipeline_tests.serving.seeding import NOW, Seed
 from market_data_pipeline_tests.serving.test_reports import critical_refresh, seed_universe
@@ -155,7 +156,7 @@ def test_a_database_that_goes_away_leaves_a_page(api: Api, seed: Seed, postgres_
     name = urlsplit(database_url).path[1:]
     with psycopg.connect(postgres_url, autocommit=True) as connection:
         connection.execute(f"alter database {name} with allow_connections false")
-        connection.execute(f"select pg_terminate_backend(pid) from pg_stat_activity where datname = '{name}'")
+        end_clients(postgres_url, database=name)
         assert api.get("/").status_code == 503
         connection.execute(f"alter database {name} with allow_connections true")
     assert api.get("/").status_code == 200
