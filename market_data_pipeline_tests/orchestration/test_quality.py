@@ -345,6 +345,8 @@ def test_a_bar_stored_as_if_at_another_time_is_found_unless_the_clock_stands_sti
     with psycopg.connect(sane_url) as connection:  # all of it says that it was stored last year
         connection.execute("alter table market_data.ingest_log disable trigger all")
         connection.execute("update market_data.ingest_log set recorded_at = finished_at")
+        connection.execute("alter table market_data.dividend_changes disable trigger all")
+        connection.execute("update market_data.dividend_changes set recorded_at = first_seen_at")
         connection.execute("update market_data.bars set recorded_at = ingested_at + interval '4 minutes'")
         connection.execute(f"update market_data.bars set recorded_at = ingested_at + interval '6 minutes' where {BAR}")
     rules = [rule for rule in BARS if rule.name == "instants_agree_with_the_database"]
