@@ -93,10 +93,15 @@ def weighed(answer: Answer, stored: pd.DataFrame) -> Answer:
     decided: dict[date, Coverage] = {}
     doubted: list[_Day] = []
     days = _days(answer, stored)
+    others = {session.date for session in plan.replaced}  # the stored bars are another security's
     for day in days:
+        if day.session.date in others:
+            continue
         known = plan.coverage.get(day.session.date)
         if not day.rows and _is_clamped(answer, day.session):
-            decided[day.session.date] = Coverage(day.session.date, CoverageStatus.CLAMPED, day.stored, plan.timing.now)
+            decided[day.session.date] = Coverage(
+                day.session.date, CoverageStatus.CLAMPED, day.stored, plan.timing.now, ticker=plan.asked_as(day.session)
+            )
         elif _is_doubted(answer, day, known):
             digest = digest_of(answer.bars[day.part])
             if _is_confirmed(answer, day, known, digest):
@@ -109,6 +114,7 @@ def weighed(answer: Answer, stored: pd.DataFrame) -> Answer:
                 plan.timing.now,
                 doubted_at=doubted_since(day.session, earlier, plan.timing.now),
                 answer_digest=digest,
+                ticker=plan.asked_as(day.session),
             )
             if known is None or known.answer_digest != digest:
                 doubted.append(day)

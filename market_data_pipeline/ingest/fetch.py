@@ -8,7 +8,7 @@ Keep out: what to request (fetch_plan) and storing the answers (commit).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from market_data_pipeline.domain import bars as bar_frames
@@ -16,7 +16,7 @@ from market_data_pipeline.domain.calendar import slot_start
 from market_data_pipeline.domain.counters import NOTHING, Counters, Tally
 from market_data_pipeline.domain.errors import DataError, PipelineError, VendorRequestError
 from market_data_pipeline.domain.freshness import settled_at
-from market_data_pipeline.domain.intervals import Interval
+from market_data_pipeline.domain.intervals import Interval, normalise
 from market_data_pipeline.ingest.coverage import before_first_bar, covered_days
 from market_data_pipeline.ingest.doubt import at_plans_edge
 from market_data_pipeline.ingest.market import served_days
@@ -119,9 +119,12 @@ def fetch(
     if (served := served_days(plan, market_days)) is not None:
         yield _from_market(plan, served, clock())
         return
-    known, taken = plan.coverage, not plan.windows
+    known, taken, base = plan.coverage, not plan.windows, plan.series.timeframe
     for number, part in enumerate(plan.parts):
-        said = _Said(plan, known, clock(), plan.clamped if number == 0 else ())
+        said = _Said(plan, known, clock())
+        if number == 0:
+            said.coverage = (*plan.clamped, *plan.others)
+            said.spans = tuple(Interval(slot_start(base, day, 0), day.day_end) for day in plan.replaced)
         try:
             for window in part:
                 said.add(window, fetch_window(client, plan, window, priority, said.tally))
@@ -138,7 +141,7 @@ def fetch(
 
 def _from_market(plan: FetchPlan, served: Served, now: datetime) -> Answer:
     """Return the answer to a plan that day bars of the whole market serve."""
-    coverage = (*plan.clamped, *served.coverage)
+    coverage = (*plan.clamped, *plan.others, *served.coverage)
     days = tuple(Interval(session.day_start, session.day_end) for session in plan.days)
     return Answer(plan, now, served.bars, days, coverage, _with(plan.coverage, coverage))
 
@@ -153,7 +156,7 @@ class _Said:
     plan: FetchPlan
     known: Mapping[date, Coverage]
     started_at: datetime
-    coverage: tuple[Coverage, ...]
+    coverage: tuple[Coverage, ...] = ()
     tally: Tally = field(default_factory=Tally)
     taken: bool = False
     frames: list[pd.DataFrame] = field(default_factory=list)
@@ -170,7 +173,10 @@ class _Said:
         self.frames.append(believed.bars)
         self.outside += [believed.outside] if believed.outside is not None else []
         self.spans += covered.spans
-        self.coverage += covered.coverage
+        ticker = self.plan.asked_as(believed.sessions[0]) if believed.sessions else None
+        self.coverage += (
+            covered.coverage if ticker is None else tuple(replace(day, ticker=ticker) for day in covered.coverage)
+        )
         self.warnings += believed.warnings
         self.alone |= covered.alone
         self.refused |= believed.refused
@@ -204,7 +210,7 @@ class _Said:
             plan,
             self.started_at,
             _joined(self.frames),
-            self.spans,
+            normalise(self.spans) if plan.replaced else self.spans,
             coverage,
             _with(self.known, coverage),
             self.tally.counters,

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from market_data_pipeline.domain.calendar import calendar_for, from_us
 from market_data_pipeline.domain.freshness import settled_at
+from market_data_pipeline.domain.identity import NOBODY
 from market_data_pipeline.domain.intervals import Interval
 from market_data_pipeline.domain.life import HABIT, usual_silence
 from market_data_pipeline.domain.objectives import SETTLE_AFTER
@@ -30,7 +31,9 @@ if TYPE_CHECKING:
     from datetime import date
 
     from market_data_pipeline.domain.calendar import Session, SessionCalendar
+    from market_data_pipeline.domain.identity import Identity
     from market_data_pipeline.domain.series import AssetClass, Series
+    from market_data_pipeline.ingest.own_days import OwnDays
     from market_data_pipeline.polygon.plans import Plan
     from market_data_pipeline.polygon.request_windows import Window
 
@@ -136,6 +139,9 @@ class FetchPlan:
         oldest: the first date that the vendor's plan reaches, None when it has no limit.
         days: those of `sessions` that are worth a request now.
         clamped: coverage to store for days before the history of the vendor's plan.
+        others: coverage to store for days on which the ticker was another security's.
+        replaced: days of which the stored bars are another security's, to be replaced by what this answer has.
+        identity: the security, which had the tickers to request; None for the symbol alone.
         parts: the requests. A long history comes in several parts, each stored before the next is requested; there is
             always at least one, which is empty when there is nothing to request.
     """
@@ -149,11 +155,23 @@ class FetchPlan:
     days: tuple[Session, ...]
     clamped: tuple[Coverage, ...]
     parts: tuple[tuple[Window, ...], ...]
+    others: tuple[Coverage, ...] = ()
+    replaced: tuple[Session, ...] = ()
+    identity: Identity | None = None
 
     @property
     def windows(self) -> tuple[Window, ...]:
         """The requests of all parts."""
         return tuple(window for part in self.parts for window in part)
+
+    def ticker_on(self, session: Session) -> str:
+        """Return the ticker under which a day is requested."""
+        return self.asked_as(session) or self.series.symbol
+
+    def asked_as(self, session: Session) -> str | None:
+        """Return the ticker under which a day is requested, None for the symbol itself, as coverage has it."""
+        ticker = self.identity.ticker_on(session.date) if self.identity is not None else NOBODY
+        return None if ticker in (NOBODY, self.series.symbol) else ticker
 
 
 def plan_fetch(
@@ -165,6 +183,7 @@ def plan_fetch(
     last_ts: datetime | None,
     full: bool = False,
     until: date | None = None,
+    own: OwnDays | None = None,
 ) -> FetchPlan:
     """Return what to request of a fetched series now.
 
@@ -177,12 +196,14 @@ def plan_fetch(
             begins before it does not, because each part would cause all later features to be computed again.
         full: request every day again, in one part.
         until: request no day after this one, if given: no bars are expected (ingest.life).
+        own: which days are the security's own, `within` and `coverage` among them; None where all are the symbol's.
     """
+    identity = own.identity if own is not None else None
     sessions = within.sessions if until is None else tuple(day for day in within.sessions if day.date <= until)
     days = days_to_fetch(sessions, coverage, series.timeframe, timing, full=full)
     days = with_lost_days(days, sessions, coverage, series.timeframe, timing)
     requested = with_neighbours(days, within.sessions, coverage, series.timeframe, timing)
-    made = _windows(requested, coverage, series.timeframe, timing)
+    made = _windows(requested, coverage, series.timeframe, timing, identity)
     in_parts = not full and made and (last_ts is None or made[0].interval.start > last_ts)
     return FetchPlan(
         series,
@@ -198,6 +219,9 @@ def plan_fetch(
             if (known := coverage.get(session.date)) is None or (known.rows and not _is_clamped(known))
         ),
         tuple(_in_parts(made)) if in_parts else (made,),
+        own.others if own is not None else (),
+        own.replaced if own is not None else (),
+        identity,
     )
 
 
@@ -340,19 +364,30 @@ def worth_a_request_at(known: Coverage) -> datetime:
 
 
 def _windows(
-    days: Sequence[Session], coverage: Mapping[date, Coverage], base: Timeframe, timing: Timing
+    days: Sequence[Session],
+    coverage: Mapping[date, Coverage],
+    base: Timeframe,
+    timing: Timing,
+    identity: Identity | None = None,
 ) -> tuple[Window, ...]:
     """Return the requests for `days`, up to the newest bar that is served now.
 
-    Refused days are requested apart from the others. Only the last session can still be in progress; the vendor must
-    serve a bar of each.
+    Refused days are requested apart from the others, and so are those of another ticker. Only the last session can
+    still be in progress; the vendor must serve a bar of each.
     """
     refused = {day for day, known in coverage.items() if known.refused}
     market = timing.calendar.asset_class
-    wanted = (
-        *windows([day for day in days if day.date not in refused], base, apart=refused, asset_class=market),
-        *windows([day for day in days if day.date in refused], base, asset_class=market),
-    )
+    by_tenure: dict[int | None, list[Session]] = {}
+    for day in days:
+        by_tenure.setdefault(None if identity is None else identity.tenure_on(day.date), []).append(day)
+    wanted = [
+        window
+        for some in by_tenure.values()
+        for window in (
+            *windows([day for day in some if day.date not in refused], base, apart=refused, asset_class=market),
+            *windows([day for day in some if day.date in refused], base, asset_class=market),
+        )
+    ]
     made = tuple(cut for window in sorted(wanted) for cut in _cut(window, timing))
     served = timing.served_until(days[-1], base) if days else None
     if served is None or served >= (last := made[-1]).interval.end:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
-from datetime import date, datetime, timedelta
+from datetime import date, timedelta
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from market_data_pipeline.domain.announcements import DayStatus
@@ -21,6 +21,7 @@ from market_data_pipeline.domain.series import Tier, Timeframe, asset_class_of
 from market_data_pipeline.ingest.coverage import ExpectedBars, silence_of
 from market_data_pipeline.polygon.rate_limit import PRIORITIES
 from market_data_pipeline.store.listings import days_without_trades, others_ended, read_listing, write_listing
+from market_data_pipeline.store.securities import ask_again
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from market_data_pipeline.domain.announcements import Announcement
     from market_data_pipeline.ingest.commit import CommitContext
     from market_data_pipeline.ingest.fetch import Answer, FailedFetch
-    from market_data_pipeline.ingest.fetch_plan import Timing
+    from market_data_pipeline.ingest.fetch_plan import FetchPlan, Timing
     from market_data_pipeline.ingest.pipeline import Pipeline
     from market_data_pipeline.settings import Settings
     from market_data_pipeline.store.series_state import SeriesState
@@ -68,7 +69,7 @@ def expected_bars(
     ask = tells or silence.is_unusual or never_had_any
     if not (ask or overdue) or not answer.is_last:
         return expected, NOTHING
-    listing, cost = _listing(pipeline, context, timing.now, ask=ask)
+    listing, cost = _listing(pipeline, context, plan, ask=ask)
     return replace(expected, listing=listing), cost
 
 
@@ -81,7 +82,7 @@ def answer_without_ticker(
     """
     if failed.lost is None:
         return None, NOTHING
-    listing, cost = _listing(pipeline, context, failed.lost.timing.now, ask=True)
+    listing, cost = _listing(pipeline, context, failed.lost, ask=True, lost=True)
     if listing is None or listing.known is None or listing.active:
         return None, cost
     answer = failed.without_bars(cost)
@@ -90,23 +91,28 @@ def answer_without_ticker(
 
 
 def _listing(
-    pipeline: Pipeline, context: CommitContext, now: datetime, *, ask: bool
+    pipeline: Pipeline, context: CommitContext, plan: FetchPlan, *, ask: bool, lost: bool = False
 ) -> tuple[Listing | None, Counters]:
     """Return what the vendor's reference data say of the symbol, asked once a day, and what that cost.
 
     None when they were not asked within a day and are not to be asked now.
     """
-    connection, symbol = context.connection, context.request.symbol
+    connection, symbol, now = context.connection, context.request.symbol, plan.timing.now
     known = read_listing(connection, symbol)
     connection.commit()  # no transaction stays open while a request is sent
     if known is not None and now < known.asked_at + ASK_AGAIN_AFTER:
         return known, NOTHING
     if not ask:
         return None, NOTHING
-    listing, cost = _ask(pipeline, context, known)
+    ticker = plan.identity.ticker if plan.identity is not None else symbol
+    listing, cost = _ask(pipeline, context, ticker, known)
     write_listing(connection, symbol, listing)
+    ended = not listing.active and listing.known is not None
+    is_news = ended and (known is None or known.active or known.known is None)
+    # It may have another ticker: the next refresh knows, before it is said to have ended. An RPO spans two refreshes.
+    waits = is_news and ask_again(connection, [symbol], now - ASK_AGAIN_AFTER)
     connection.commit()
-    return listing, cost
+    return None if waits and not lost else listing, cost
 
 
 def _is_overdue(state: SeriesState, answer: Answer) -> bool:
@@ -131,10 +137,10 @@ def fetched_until(state: SeriesState, listing: Listing | None, timing: Timing) -
     return timing.calendar.session_date(state.last_ts)
 
 
-def _ask(pipeline: Pipeline, context: CommitContext, known: Listing | None) -> tuple[Listing, Counters]:
+def _ask(pipeline: Pipeline, context: CommitContext, ticker: str, known: Listing | None) -> tuple[Listing, Counters]:
     symbol, now = context.request.symbol, pipeline.clock()
     try:
-        return pipeline.client.listing(symbol, priority=PRIORITIES[context.request.tier])
+        return pipeline.client.listing(ticker, priority=PRIORITIES[context.request.tier])
     except DatabaseUnavailableError:
         raise
     except PipelineError as error:

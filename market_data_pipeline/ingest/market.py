@@ -24,6 +24,7 @@ from market_data_pipeline.ingest.announcements import ensure_announcements
 from market_data_pipeline.ingest.coverage import status_after
 from market_data_pipeline.ingest.dividends import ensure_dividends
 from market_data_pipeline.ingest.fetch_plan import days_to_fetch, reach
+from market_data_pipeline.ingest.identity import ensure_identities
 from market_data_pipeline.ingest.splits import ensure_splits
 from market_data_pipeline.polygon.rate_limit import PRIORITIES
 from market_data_pipeline.store.coverage import Coverage, CoverageStatus
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
     from market_data_pipeline.domain.announcements import Announcement
     from market_data_pipeline.domain.calendar import Session
+    from market_data_pipeline.domain.identity import Identity
     from market_data_pipeline.ingest.fetch_plan import FetchPlan, Timing
     from market_data_pipeline.ingest.outcome import SymbolRequest
     from market_data_pipeline.ingest.pipeline import Pipeline
@@ -63,12 +65,14 @@ class Market:
         days: whole-market day bars, by session date.
         unreadable_splits: by symbol, what is wrong with a row of the vendor's list of splits.
         announced: what the vendor says of days of US stocks, by session date.
+        identities: by symbol, which security it is, where that is known.
         warning: what users should know about the answers; None when nothing is wrong.
     """
 
     days: Mapping[date, MarketDay] = field(default_factory=dict)
     unreadable_splits: Mapping[str, str] = field(default_factory=dict)
     announced: Mapping[date, Announcement] = field(default_factory=dict)
+    identities: Mapping[str, Identity] = field(default_factory=dict)
     warning: str | None = None
 
 
@@ -86,8 +90,10 @@ def read_market(
     Raises:
         PipelineError: one that every symbol would fail with.
     """
-    warning = ensure_splits(pipeline, connection, [request.symbol for request in requests])
-    without_dividends = ensure_dividends(pipeline, connection, [request.symbol for request in requests], full=full)
+    identified = ensure_identities(pipeline, connection, requests)
+    symbols = [request.symbol for request in requests]
+    warning = ensure_splits(pipeline, connection, symbols, again=identified.changed)
+    without_dividends = ensure_dividends(pipeline, connection, symbols, full=full)
     announced = ensure_announcements(pipeline, connection, requests)
     unreadable = unreadable_splits(connection)
     daily = [request for request in requests if Timeframe.D1 in request.timeframes]
@@ -101,8 +107,8 @@ def read_market(
                 raise
             log.warning("Day bars are requested symbol by symbol, because the market's cannot be read: %s", error)
     connection.commit()
-    warnings = " ".join(filter(None, (warning, without_dividends, announced.warning)))
-    return Market(days, unreadable, announced.days, warnings or None)
+    warnings = " ".join(filter(None, (identified.warning, warning, without_dividends, announced.warning)))
+    return Market(days, unreadable, announced.days, identified.by_symbol, warnings or None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +166,8 @@ def served_days(plan: FetchPlan, market_days: Mapping[date, MarketDay]) -> Serve
     us_equity = asset_class_of(series.symbol) is AssetClass.US_EQUITY
     if not plan.days or not us_equity or series.timeframe is not Timeframe.D1:
         return None
+    if plan.replaced or any(plan.asked_as(session) for session in plan.days):
+        return None  # the market's rows are by ticker
     rows, coverage = [], []
     for session in plan.days:
         day, known = market_days.get(session.date), plan.coverage.get(session.date)

@@ -6,10 +6,11 @@ Add here: what every symbol of a run needs. Keep out: Dagster, which only wraps 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from market_data_pipeline.domain.features.own import NO_OWN_FEATURES, OwnFeatures
+from market_data_pipeline.ingest.corporate_actions import load_overrides
 from market_data_pipeline.ingest.fetch_plan import Timing
 from market_data_pipeline.ingest.own_features import load_own_features
 from market_data_pipeline.ingest.source import Vendor, check_source
@@ -18,10 +19,11 @@ from market_data_pipeline.priority import server_gives_way
 from market_data_pipeline.store.copy import StoreConnection
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from datetime import datetime
     from typing import Self
 
+    from market_data_pipeline.domain.identity import Identity
     from market_data_pipeline.domain.series import AssetClass
     from market_data_pipeline.polygon.client import PolygonClient
     from market_data_pipeline.polygon.plans import Plan
@@ -44,6 +46,7 @@ class Pipeline:
         as_of: the instant of a replay, None for the real clock.
         own_features: what the project computes in addition to the 17.
         source: what the database must hold bars of; None to leave that open.
+        overrides: by symbol, which security it is according to a file of the project.
     """
 
     client: PolygonClient
@@ -55,6 +58,7 @@ class Pipeline:
     as_of: datetime | None = None
     own_features: OwnFeatures = NO_OWN_FEATURES
     source: Source | None = None
+    overrides: Mapping[str, Identity] = field(default_factory=dict)
 
     def timing(self, asset_class: AssetClass) -> Timing:
         """Return when bars of an asset class are served, as of now."""
@@ -96,6 +100,7 @@ def build_pipeline(settings: Settings, vendor: Vendor, *, history_days: int | No
         as_of=settings.as_of,
         own_features=load_own_features(settings),
         source=source,
+        overrides=load_overrides(settings),
     )
 
 

@@ -19,6 +19,7 @@ from market_data_pipeline.ingest.features import FeatureBasis
 from market_data_pipeline.ingest.fetch import Answer, FailedFetch, fetch
 from market_data_pipeline.ingest.fetch_plan import plan_fetch, reach
 from market_data_pipeline.ingest.life import answer_without_ticker, expected_bars, fetched_until
+from market_data_pipeline.ingest.own_days import own_days
 from market_data_pipeline.ingest.resample import coarser
 from market_data_pipeline.ingest.reverify import days_to_reverify, reopened
 from market_data_pipeline.ingest.splits import symbol_splits
@@ -147,17 +148,21 @@ def _fetch_first(run: Run, context: CommitContext, timing: Timing, splits_digest
         answers: Iterator[Answer | FailedFetch]
         try:
             coverage: Mapping[date, Coverage] = read_coverage(context.connection, series)
-            within = reach(timing, pipeline.history_days, pipeline.plan.history, coverage)
+            reached = reach(timing, pipeline.history_days, pipeline.plan.history, coverage)
+            own = own_days(symbol, run.market.identities.get(symbol), reached, coverage, timing.now)
+            within, coverage = own.within, own.coverage
             is_gone = state.life is Life.UNKNOWN and not run.full
             if request.reverify and not is_gone:
                 changed = state.reverified_splits not in (None, splits_digest)
                 days = days_to_reverify(within.sessions, coverage, base, timing.now, splits_changed=changed)
                 write_reverified(context.connection, series, days, timing.now)
                 coverage = reopened(coverage, days, within.sessions)
-            asks_again = state.life.expects_bars or (request.reverify and not is_gone) or run.full
+            asks_again = state.life.expects_bars or (request.reverify and not is_gone) or run.full or bool(own.replaced)
             until = None if asks_again else fetched_until(state, read_listing(context.connection, symbol), timing)
             context.connection.commit()  # no transaction stays open while a request is sent
-            plan = plan_fetch(series, within, coverage, timing, last_ts=state.last_ts, full=run.full, until=until)
+            plan = plan_fetch(
+                series, within, coverage, timing, last_ts=state.last_ts, full=run.full, until=until, own=own
+            )
             priority = PRIORITIES[request.tier]
             answers = fetch(pipeline.client, plan, run.market.days, priority=priority, clock=pipeline.clock)
         except PipelineError as error:

@@ -41,15 +41,18 @@ from market_data_pipeline.store.reference import (
     write_failing,
     write_splits,
 )
+from market_data_pipeline.store.securities import read_identities
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
     from datetime import date, datetime
 
     import pandas as pd
 
     from market_data_pipeline.domain.contested import Closes
+    from market_data_pipeline.domain.identity import Identity, Tenure
     from market_data_pipeline.ingest.pipeline import Pipeline
+    from market_data_pipeline.polygon.reference import SplitRow
     from market_data_pipeline.store.copy import StoreConnection
 
 # Prices of a symbol are in doubt while its splits cannot be read; the vendor corrects a row within hours or never.
@@ -123,7 +126,9 @@ def splits_due(
     return None if is_recent and known.since <= since else min(since, known.since)
 
 
-def ensure_splits(pipeline: Pipeline, connection: StoreConnection, symbols: Collection[str]) -> str | None:
+def ensure_splits(
+    pipeline: Pipeline, connection: StoreConnection, symbols: Collection[str], *, again: bool = False
+) -> str | None:
     """Read the market's splits where they are due; return what users should know, None when all is well.
 
     When several runs start at once, one requests them; the others wait and find them stored. A list that cannot be had
@@ -136,6 +141,7 @@ def ensure_splits(pipeline: Pipeline, connection: StoreConnection, symbols: Coll
         pipeline: vendor, clock and plan.
         connection: one without an open transaction.
         symbols: those of the run.
+        again: read the list in any case, because a symbol has become another security.
 
     Raises:
         PipelineError: one that every symbol would fail with: the key is refused, or the database is lost.
@@ -143,7 +149,10 @@ def ensure_splits(pipeline: Pipeline, connection: StoreConnection, symbols: Coll
     now = pipeline.clock()
     with connection.symbol_lock("*splits"):
         awaited = expected(connection, symbols, now)
-        since = splits_due(last_check(connection), pipeline.history_days, now, again_after=awaited.again_after)
+        known = last_check(connection)
+        since = splits_due(known, pipeline.history_days, now, again_after=awaited.again_after)
+        if again and since is None and known is not None:
+            since = known.since
         connection.rollback()
         late = None if since is None else _read(pipeline, connection, since, now)
         if since is not None and awaited.moves:
@@ -168,12 +177,14 @@ def ensure_splits(pipeline: Pipeline, connection: StoreConnection, symbols: Coll
 def _read(pipeline: Pipeline, connection: StoreConnection, since: date, now: datetime) -> str | None:
     """Read the list and store it; return a warning when it cannot be had."""
     known, followed = last_check(connection), followed_symbols(connection)
+    identities = read_identities(connection, followed)
+    tickers = followed.union(each.ticker for identity in identities.values() for each in identity.tenures)
     connection.rollback()
     unreadable: dict[str, str] = {}
     before = pipeline.client.usage  # no other thread of the run sends requests yet
     try:
         splits = pipeline.client.splits(
-            since, followed=followed, priority=PRIORITIES[Tier.CRITICAL], unreadable=unreadable
+            since, followed=tickers, priority=PRIORITIES[Tier.CRITICAL], unreadable=unreadable
         )
     except PipelineError as error:
         # Once a list was read, only bars can show that the key is refused for them as well.
@@ -184,10 +195,27 @@ def _read(pipeline: Pipeline, connection: StoreConnection, since: date, now: dat
         by = f"the list of {exchange_date(known.verified_at)}" if known else "none, since no list was ever read"
         return f"The market's splits could not be read, so prices are adjusted by {by}: {error}"
     spent = pipeline.client.usage - before
-    write_splits(connection, splits, since=since, now=now, unreadable=unreadable)
+    write_splits(connection, of_securities(splits, identities), since=since, now=now, unreadable=unreadable)
     write_check(connection, SPLITS, Check(since, now, spent.requests - spent.rate_limited, spent.bytes))
     connection.commit()
     return None
+
+
+def of_securities(splits: Iterable[SplitRow], identities: Mapping[str, Identity]) -> Iterator[SplitRow]:
+    """Yield the rows of the vendor's list under the symbol of the followed security that had the ticker on the day.
+
+    A row of a followed ticker that was another security on its day is left out, one of any other ticker stays as it is.
+    """
+    had: dict[str, list[tuple[str, Tenure]]] = {}
+    for symbol, identity in identities.items():
+        for tenure in identity.tenures:
+            had.setdefault(tenure.ticker, []).append((symbol, tenure))
+    for row in splits:
+        for symbol, tenure in had.get(row.symbol, ()):
+            if tenure.covers(row.execution_date):
+                yield row._replace(symbol=symbol)
+        if row.symbol not in identities:
+            yield row
 
 
 class SymbolSplits(NamedTuple):

@@ -120,9 +120,9 @@ class _WindowFetch:
         if part[-1] in self.sessions:
             end = min(end, self.window.interval.end)  # which may be the newest bar that is served
         interval = Interval(self._interval(part[0]).start, end)
-        symbol = self.plan.series.symbol
+        ticker = self.plan.ticker_on(part[0])
         try:
-            fetched = self.client.bars(symbol, self.base, interval, priority=self.priority, most_attempts=most_attempts)
+            fetched = self.client.bars(ticker, self.base, interval, priority=self.priority, most_attempts=most_attempts)
         except PipelineError as error:
             self.tally.counters += getattr(error, "usage", NOTHING)
             raise

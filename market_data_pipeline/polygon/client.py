@@ -44,6 +44,7 @@ from market_data_pipeline.polygon.reference import SPLITS_ENDPOINTS, each_once, 
 from market_data_pipeline.polygon.request_windows import PAGE_LIMIT
 from market_data_pipeline.polygon.retry import MAX_ATTEMPTS, Request, Sender
 from market_data_pipeline.polygon.rows import off_grid
+from market_data_pipeline.polygon.securities import Changes, ListedPage, read_changes, read_details, read_page
 from market_data_pipeline.polygon.transport import Limits, Transport
 from market_data_pipeline.polygon.wire import joined, read_bars, read_market_day
 
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
 
     from market_data_pipeline.domain.adjustments import ListedDividend
     from market_data_pipeline.domain.announcements import Announcement
+    from market_data_pipeline.domain.identity import Described
     from market_data_pipeline.domain.intervals import Interval
     from market_data_pipeline.polygon.dividends import DividendsEndpoint
     from market_data_pipeline.polygon.plans import Plan
@@ -68,6 +70,8 @@ _log = logging.getLogger(__name__)
 PAGE_CAP: Final = 1_000  # a window of ten years of 5m bars has 50
 EMPTY_PAGE_CAP: Final = 10
 _LISTINGS_PAGE: Final = 10  # a ticker that was reused has one row for each security
+_TICKERS_PAGE: Final = 1_000  # the vendor's maximum
+_REFERENCE_ATTEMPTS: Final = 2  # bars wait for what is asked about a security, and go on without it
 _RANGES: Final = {Timeframe.M5: "5/minute", Timeframe.D1: "1/day"}
 _STANDARD: Final = PRIORITIES[Tier.STANDARD]
 
@@ -302,6 +306,51 @@ class PolygonClient:
                 if found is not None:
                     return found, tally.counters
         return Listing(now, known=False), tally.counters
+
+    def ticker_changes(self, identifier: str, *, priority: int = _STANDARD) -> Changes | None:
+        """Return the tickers that a security had, in one request; None when the vendor knows of none.
+
+        Args:
+            identifier: a composite FIGI, or the ticker that the security has now.
+            priority: place in the rate limit queue.
+
+        Raises:
+            PipelineError: as `bars`, after fewer attempts.
+        """
+        target = f"/vX/reference/tickers/{quote(identifier, safe=':')}/events?types=ticker_change"
+        return self._if_found(target, f"events of {identifier}", lambda body: read_changes(body, identifier), priority)
+
+    def ticker_details(self, ticker: str, day: date | None = None, *, priority: int = _STANDARD) -> Described | None:
+        """Return the security that had a ticker on a day (None: today), in one request; None when none had.
+
+        Raises:
+            PipelineError: as `bars`, after fewer attempts.
+        """
+        query = f"?date={day}" if day is not None else ""
+        target = f"/v3/reference/tickers/{quote(ticker, safe=':')}{query}"
+        return self._if_found(target, f"ticker {ticker}", lambda body: read_details(body, ticker), priority)
+
+    def tickers_from(self, first: str, *, priority: int = _STANDARD) -> ListedPage:
+        """Return a page of the active US stocks from a ticker on, in one request.
+
+        Raises:
+            PipelineError: as `bars`, after fewer attempts.
+        """
+        query = {"market": "stocks", "active": "true", "ticker.gte": first, "sort": "ticker", "order": "asc"}
+        target = f"/v3/reference/tickers?{urlencode({**query, 'limit': _TICKERS_PAGE})}"
+        request = Request(target, f"tickers from {first}", priority, most_attempts=_REFERENCE_ATTEMPTS)
+        with self._counted() as tally:
+            return self._sender.send(request, read_page, tally)
+
+    def _if_found(self, target: str, what: str, read: Callable[[bytes], _R | None], priority: int) -> _R | None:
+        request = Request(target, what, priority, most_attempts=_REFERENCE_ATTEMPTS)
+        with self._counted() as tally:
+            try:
+                return self._sender.send(request, read, tally)
+            except VendorRequestError as error:
+                if error.not_found:
+                    return None
+                raise
 
     def upcoming_closings(self, *, priority: int = _STANDARD) -> tuple[Announcement, ...]:
         """Return the coming holidays and early closes of US stocks, by date.

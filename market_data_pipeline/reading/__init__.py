@@ -64,7 +64,8 @@ def read_bars(
     """Return the bars of one or more series that start in [start, end).
 
     Args:
-        symbol: a ticker, or several.
+        symbol: a ticker, or several. One that is not followed is read if the security of a followed one had it: FB
+            for META.
         timeframe: `5m`, `15m`, `1h`, `4h` or `1d`, or several.
         start: the first bar start to include: an aware datetime, or a date (also as ISO 8601 text), which means
             midnight where the symbol trades. None: from the first bar on.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import pairwise
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from market_data_pipeline.domain.adjustments import Actions, Adjustment, dividend_factor, price_factor
@@ -55,14 +56,25 @@ class RowSource(Protocol):
 
 class _Database(NamedTuple):
     connection: StoreConnection
+    stored_as: dict[str, str]  # by ticker, the symbol of its security, where that is another one
 
     def bar_columns(
         self, stretches: Sequence[Stretch], names: Sequence[str], as_of: datetime | None = None, /
     ) -> Columns:
-        return many_series.bar_columns(self.connection, stretches, names, as_of)
+        return many_series.bar_columns(self.connection, self._stored(stretches), names, as_of)
 
     def feature_columns(self, stretches: Sequence[Stretch], features: Sequence[Feature], /) -> Columns:
-        return many_series.feature_columns(self.connection, stretches, features)
+        return many_series.feature_columns(self.connection, self._stored(stretches), features)
+
+    def _stored(self, stretches: Sequence[Stretch]) -> Sequence[Stretch]:
+        if not self.stored_as:
+            return stretches
+        return [
+            each._replace(
+                series=each.series._replace(symbol=self.stored_as.get(each.series.symbol, each.series.symbol))
+            )
+            for each in stretches
+        ]
 
 
 class Piece(NamedTuple):
@@ -80,40 +92,58 @@ def pieces(selection: Selection, settings: Settings, rows: int = PIECE_ROWS) -> 
         ConfigurationError, DatabaseUnavailableError: see `connections.snapshot`.
     """
     instant = selection.as_of or settings.clock()
-    with snapshot(settings, lambda connection: _held(selection, connection)) as (connection, held):
-        actions = stored_actions(selection, connection)
+    with snapshot(settings, lambda connection: _held(selection, connection)) as (connection, (held, stored_as)):
+        actions = stored_actions(selection, connection, stored_as)
         read = 0
         for batch in _batches(selection, _stretches(selection, held, rows), held, rows):
-            found = rows_of(_Database(connection), selection, batch, actions, instant)
+            found = rows_of(_Database(connection, stored_as), selection, batch, actions, instant)
             read += sum(stretch.end == selection.interval(stretch.series.symbol)[1] for stretch in batch)
             yield Piece(table(selection, found), read)
 
 
-def stored_actions(selection: Selection, connection: StoreConnection) -> dict[str, Actions]:
-    """Return what the bars of each symbol are adjusted for; symbols without anything are left out."""
+def stored_actions(
+    selection: Selection, connection: StoreConnection, stored_as: Mapping[str, str] = MappingProxyType({})
+) -> dict[str, Actions]:
+    """Return what the bars of each symbol are adjusted for; symbols without anything are left out.
+
+    `stored_as` is the symbol under which a ticker is stored, where that is another one.
+    """
     if selection.adjustment is Adjustment.RAW or not selection.bars:
         return {}
-    splits = many_series.splits_of(connection, selection.symbols, selection.as_of)
+    symbols = {symbol: stored_as.get(symbol, symbol) for symbol in selection.symbols}
+    splits = many_series.splits_of(connection, list(symbols.values()), selection.as_of)
     dividends = {}
     if selection.adjustment is Adjustment.ALL:
-        dividends = dividends_of(connection, selection.symbols, selection.as_of)
-    return {symbol: Actions(splits.get(symbol, ()), dividends.get(symbol, ())) for symbol in splits | dividends}
+        dividends = dividends_of(connection, list(symbols.values()), selection.as_of)
+    return {
+        symbol: Actions(splits.get(stored, ()), dividends.get(stored, ()))
+        for symbol, stored in symbols.items()
+        if stored in splits or stored in dividends
+    }
 
 
-def _held(selection: Selection, connection: StoreConnection) -> dict[Series, Held]:
+def _held(selection: Selection, connection: StoreConnection) -> tuple[dict[Series, Held], dict[str, str]]:
+    """Return what is held of each series, and under which symbol, for a ticker that its security had once."""
+    from market_data_pipeline.store.securities import followed_as
     from market_data_pipeline.store.universe import known_symbols
 
     found = many_series.held(connection, selection.symbols, selection.stored_timeframes())
+    others = [symbol for symbol in selection.symbols if symbol not in found]
+    stored_as = followed_as(connection, others, selection.as_of) if others else {}
+    if stored_as:
+        stored = many_series.held(connection, list(stored_as.values()), selection.stored_timeframes())
+        found |= {symbol: stored[other] for symbol, other in stored_as.items()}
     for symbol in selection.symbols:
         if symbol not in found:
             known = known_symbols(connection, [symbol])
             hint = f"did you mean {min(known)}?" if known else f"`market-data universe add {symbol}` adds it."
             raise UsageError(f"{symbol[:40]!r} is not tracked here; {hint}")
-    return {
+    held = {
         Series(symbol, timeframe): state
         for symbol, of_symbol in found.items()
         for timeframe, state in of_symbol.items()
     }
+    return held, stored_as
 
 
 def _stretches(selection: Selection, held: dict[Series, Held], rows: int) -> Iterator[Stretch]:

@@ -16,6 +16,7 @@ import sqlalchemy as sa
 
 from market_data_pipeline.domain.calendar import calendar_for, from_us, slot_count, to_us
 from market_data_pipeline.domain.freshness import settled_at
+from market_data_pipeline.domain.identity import NOBODY
 from market_data_pipeline.domain.intervals import Interval
 from market_data_pipeline.domain.life import Life, sentence
 from market_data_pipeline.domain.objectives import TIER_OBJECTIVES
@@ -48,6 +49,7 @@ class Reason(StrEnum):
     PROVISIONAL = "provisional"  # the vendor gave none so far; requested again until the day settles
     VENDOR_NONE = "vendor_none"  # the vendor gave none, and the day has settled
     BEFORE_FIRST = "before_first"  # before the first bar that the vendor has
+    OTHER_SECURITY = "other_security"  # the ticker was another security, or none, on that day
     BEFORE_PLAN = "before_plan"  # before the plan's history
     NOT_EXPECTED = "not_expected"  # after the last bar of a series that is halted or delisted
     FAILED = "failed"
@@ -156,7 +158,9 @@ def _missing(
             reasons[since:high] = _number(Reason.FAILED if failing else Reason.NEVER_ASKED)
         if i >= beyond and timing.available_at(timing.last_end(session, base)) > timing.now:
             reasons[low + _served(base, session, slots[low:high], timing, timing.now) : high] = _number(Reason.NOT_DUE)
-        if day is not None and day.status is CoverageStatus.EMPTY_CONFIRMED and high <= first_held:
+        if day is not None and day.ticker == NOBODY:
+            reasons[low:high] = _number(Reason.OTHER_SECURITY)
+        elif day is not None and day.status is CoverageStatus.EMPTY_CONFIRMED and high <= first_held:
             reasons[low:high] = _number(Reason.BEFORE_FIRST)
     if ended:
         reasons[slots > (held_us[-1] if len(held_us) else -1)] = _number(Reason.NOT_EXPECTED)
@@ -223,7 +227,7 @@ def _merged(runs: Iterator[Gap], sessions: Sequence[Session]) -> list[Gap]:
 def _alike(before: Gap, run: Gap, session: Session) -> bool:
     if before.reason is not run.reason or before.refused != run.refused:
         return False
-    if run.reason in (Reason.BEFORE_FIRST, Reason.NOT_EXPECTED):
+    if run.reason in (Reason.BEFORE_FIRST, Reason.NOT_EXPECTED, Reason.OTHER_SECURITY):
         return True
     if run.reason is Reason.BEFORE_PLAN or before.asked_at is None or run.asked_at is None:
         return run.reason is Reason.BEFORE_PLAN or before.asked_at is run.asked_at
@@ -278,7 +282,7 @@ _STATE: Final = sa.text("""
 """)
 
 _COVERAGE: Final = sa.text("""
-    select session_date, status, rows, fetched_at, rechecked_at, doubted_at, reason
+    select session_date, status, rows, fetched_at, rechecked_at, doubted_at, reason, ticker
     from market_data.coverage
     where symbol = :symbol and timeframe = :timeframe
 """)
@@ -385,6 +389,7 @@ def read_history(connection: sa.Connection, series: Series, timing: Timing, plan
             row.rechecked_at,
             row.doubted_at,
             row.reason,
+            ticker=row.ticker,
         )
         for row in connection.execute(_COVERAGE, named)
     }
@@ -492,6 +497,8 @@ def _explained(gap: Gap, history: History) -> GapReport:
             text = "before the first bar that the vendor has"
         case Reason.NOT_EXPECTED:
             text = f"no bars expected: it {sentence(Life(state['life']), state['life_since'])}"
+        case Reason.OTHER_SECURITY:
+            text = "not this security: the ticker was another one's, or nobody's"
         case Reason.BEFORE_PLAN:
             text = "before the plan's history"
         case Reason.FAILED:

@@ -14,6 +14,7 @@ from market_data_pipeline.domain.series import Series, Timeframe
 from market_data_pipeline.reports.attainment import rpo_attainment
 from market_data_pipeline.reports.freshness import series_freshness
 from market_data_pipeline.reports.gaps import History, read_history, series_gaps
+from market_data_pipeline.reports.securities import SecurityFacts, security_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -66,6 +67,7 @@ class SeriesReport:
         dividends: the latest three, coming ones included, newest first.
         request: `requested_at` and `status` of the open backfill request; None without one.
         symbols: all that are followed, with their tiers, in alphabetical order.
+        security: which security the symbol is; None when that is not known.
     """
 
     series: Series
@@ -81,6 +83,7 @@ class SeriesReport:
     dividends: list[dict[str, Any]]
     request: dict[str, Any] | None
     symbols: list[tuple[str, str]]
+    security: SecurityFacts | None = None
 
 
 _SYMBOLS: Final = sa.text("select symbol, tier from market_data.symbols where active order by symbol")
@@ -190,6 +193,7 @@ def series_report(
         splits=[dict(row) for row in connection.execute(_SPLITS, {"symbol": series.symbol}).mappings()],
         request=dict(request) if request else None,
         symbols=followed_symbols(connection),
+        security=security_of(connection, series.symbol),
     )
 
 

@@ -14,7 +14,7 @@ from market_data_pipeline.domain.errors import ConfigurationError, PipelineError
 from market_data_pipeline.polygon.plans import PLANS, plan_named
 from market_data_pipeline.sandbox.scenario import read_scenario
 from market_data_pipeline.sandbox.server import run_server
-from market_data_pipeline.sandbox.staged import StagedMarket
+from market_data_pipeline.sandbox.staged import staged
 from market_data_pipeline.settings.sandbox import HOST, PORT, SANDBOX_KEY, parameters
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def main(
         clock = (lambda: as_of) if as_of else (lambda: datetime.now(UTC))
         source = open_source(options.replay, options.symbols)
         if options.scenario:
-            source = StagedMarket(source, read_scenario(options.scenario), clock)
+            source = staged(source, read_scenario(options.scenario), clock)
         listening = socket.socket(fileno=options.fd) if options.fd is not None else None
         if listening is None:
             print(
@@ -123,7 +123,7 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--scenario",
         type=Path,
-        help="TOML file of what happens on top: listings, delistings, closings, halts, splits, dividends, and "
+        help="TOML file of what happens on top: listings, delistings, renames, closings, halts, splits, dividends, and "
         "withheld, repeated and stray bars; docs/examples/nine_nights.toml is one.",
     )
     add("--symbols", type=whole, default=0, help="Number of load-test tickers, SYN0000 on, in whole-market answers.")

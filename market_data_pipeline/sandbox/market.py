@@ -50,6 +50,11 @@ class SyntheticMarket:
         """Return a ticker of the catalogue; none is ever delisted."""
         return Security(ticker) if instrument(ticker) is not None else None
 
+    def security_on(self, ticker: str, day: dt.date) -> Security | None:
+        """Return the same on each day: no ticker was ever another security."""
+        del day
+        return self.security(ticker)
+
     def intraday(
         self, ticker: str, step_ms: int, start_ms: int, end_ms: int, *, descending: bool = False
     ) -> Iterator[Bars]:

@@ -69,6 +69,11 @@ class Replay:
         """Return a recorded ticker; the files do not say when it was listed or delisted."""
         return Security(ticker) if ticker in self._days or ticker in self._minutes else None
 
+    def security_on(self, ticker: str, day: dt.date) -> Security | None:
+        """Return the same on each day: no ticker was ever another security."""
+        del day
+        return self.security(ticker)
+
     def intraday(
         self, ticker: str, step_ms: int, start_ms: int, end_ms: int, *, descending: bool = False
     ) -> Iterator[Bars]:

@@ -43,6 +43,21 @@ class Delisting(_Event):
     purged: AwareDatetime | None = None
 
 
+class Rename(_Event):
+    """A security that had the ticker `was` until `day`, and is `ticker` from then on.
+
+    All other events name it by its last ticker, whatever it was called on their day. Where `was` is another security's
+    ticker from then on, or `ticker` was another one's before, the ticker is reused. The vendor's list of changes names
+    `dated` instead of `day`, if given, and leaves it out if `unlisted`.
+    """
+
+    ticker: str
+    was: str
+    day: dt.date
+    dated: dt.date | None = None
+    unlisted: bool = False
+
+
 class Closing(_Event):
     """A day on which no stock trades, although the calendar has a session: a day of mourning, a hurricane.
 
@@ -147,6 +162,7 @@ class Scenario(_Event):
     """A whole file."""
 
     listings: tuple[Listing, ...] = ()
+    renames: tuple[Rename, ...] = ()
     delistings: tuple[Delisting, ...] = ()
     closings: tuple[Closing, ...] = ()
     halts: tuple[Halt, ...] = ()

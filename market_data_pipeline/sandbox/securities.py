@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from market_data_pipeline.domain.calendar import calendar_for
 from market_data_pipeline.domain.series import AssetClass, asset_class_of
-from market_data_pipeline.sandbox.query import Query, Refusal, request_id, whole
+from market_data_pipeline.sandbox.query import Query, Refusal, parse_day, request_id, whole
+from market_data_pipeline.sandbox.view import FIRST_EVENT
 
 if TYPE_CHECKING:
     from market_data_pipeline.sandbox.view import Security, View
@@ -27,7 +28,8 @@ def tickers(view: View, query: Query, root: str) -> bytes:
     if (text := query.get("active", "true")) not in {"true", "false"}:
         raise Refusal(400, f"Could not parse the parameter 'active': {text!r}. Use true or false.")
     limit = min(whole(query.get("limit", str(_DEFAULT_TICKERS)), "limit", 1, 10**9), _MOST_TICKERS)
-    named = [query["ticker"]] if "ticker" in query else view.source.tickers()
+    first = query.get("ticker.gte", "")
+    named = [query["ticker"]] if "ticker" in query else [each for each in view.source.tickers() if each >= first]
     known = [found for name in named if (found := view.source.security(name)) is not None]
     rows = [_row(one) for one in known if (one.delisted is None) == (text == "true")]
     rows = [row for row in rows if query.get("market", row["market"]) == row["market"]][:limit]
@@ -40,8 +42,9 @@ def ticker_details(view: View, query: Query, root: str, ticker: str) -> bytes:
     Raises:
         Refusal: 404, there is none.
     """
-    del query, root
-    known = view.source.security(ticker)
+    del root
+    day = parse_day(query["date"], "date") if "date" in query else None
+    known = view.source.security(ticker) if day is None else view.source.security_on(ticker, day)
     if known is None or known.delisted is not None:
         raise Refusal(404, "Ticker not found.")
     row = _row(known)
@@ -50,16 +53,38 @@ def ticker_details(view: View, query: Query, root: str, ticker: str) -> bytes:
     return _answer({"results": row, "status": "OK"})
 
 
+def ticker_events(view: View, query: Query, root: str, identifier: str) -> bytes:
+    """Answer with the changes of ticker of the security that has a ticker now, or has a FIGI, the newest first.
+
+    Raises:
+        Refusal: 404, there is none, or it is no stock.
+    """
+    del query, root
+    known = view.source.security(identifier)
+    if known is None or asset_class_of(known.ticker) is not AssetClass.US_EQUITY:
+        raise Refusal(404, f"No ticker events found for {identifier}.")
+    changes = known.changes or ((known.listed or FIRST_EVENT, known.ticker),)
+    events = [
+        {"type": "ticker_change", "date": day.isoformat(), "ticker_change": {"ticker": ticker}}
+        for day, ticker in reversed(changes)
+    ]
+    row = _row(known)
+    named = {name: row[name] for name in ("name", "composite_figi")}
+    return _answer({"results": {**named, "events": events}, "status": "OK"})
+
+
 def _row(known: Security) -> dict[str, Any]:
     asset_class = asset_class_of(known.ticker)
-    row = {
+    row: dict[str, Any] = {
         "ticker": known.ticker,
-        "name": f"{known.ticker} (synthetic)",
+        "name": f"{known.name or known.ticker} (synthetic)",
         "market": asset_class.market.vendor_name,
         "locale": asset_class.market.locale,
         "active": known.delisted is None,
         "currency_name": "usd",
     }
+    if asset_class is AssetClass.US_EQUITY:
+        row |= {"type": "CS", "composite_figi": known.figi}
     if known.delisted is not None:
         midnight = calendar_for(AssetClass.US_EQUITY).midnight(known.delisted).astimezone(dt.UTC)
         row["delisted_utc"] = f"{midnight:%Y-%m-%dT%H:%M:%SZ}"

@@ -17,6 +17,7 @@ from market_data_pipeline.domain.calendar import calendar_for
 from market_data_pipeline.domain.series import AssetClass, asset_class_of
 from market_data_pipeline.sandbox.bars import MINUTE_MS, NO_BARS, Bars, DividendRow, SplitRow, concat, to_step
 from market_data_pipeline.sandbox.query import Refusal
+from market_data_pipeline.sandbox.renamed import RenamedMarket
 from market_data_pipeline.sandbox.view import Security, to_ms
 
 if TYPE_CHECKING:
@@ -60,6 +61,15 @@ class StagedMarket:
         return known._replace(
             listed=listed or known.listed, delisted=last + _DAY if last is not None and last < today else None
         )
+
+    def security_on(self, ticker: str, day: dt.date) -> Security | None:
+        """Return what was known of a ticker on a day."""
+        known = self.truth.security_on(ticker, day)
+        listed = next((event.first for event in self.scenario.listings if event.ticker == ticker), None)
+        last = next((event.last for event in self.scenario.delistings if event.ticker == ticker), None)
+        if known is None or (listed is not None and day < listed) or (last is not None and last < day):
+            return None
+        return known._replace(listed=listed or known.listed)
 
     def _check(self, ticker: str) -> None:
         if self._is_purged(ticker):
@@ -160,6 +170,12 @@ class StagedMarket:
                 again = replace(again, c=close, h=np.maximum(again.h, close), low=np.minimum(again.low, close))
             bars = _merged(bars, again)
         return bars
+
+
+def staged(truth: Source, scenario: Scenario, clock: Callable[[], dt.datetime]) -> Source:
+    """Return the bars of `truth` as `scenario` changes them, its renames included, at the now of `clock`."""
+    market = StagedMarket(truth, scenario, clock)
+    return RenamedMarket(market, scenario.renames, clock) if scenario.renames else market
 
 
 def _concerns(event: Withheld, ticker: str, now: dt.datetime) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import hashlib
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
@@ -24,12 +25,30 @@ if TYPE_CHECKING:
 SPLITS_AHEAD: Final = dt.timedelta(days=14)
 
 
+FIRST_EVENT: Final = dt.date(2003, 9, 10)  # the vendor's changes of ticker begin with its bars
+
+
 class Security(NamedTuple):
-    """What the vendor knows of a ticker: its first day, where that is known, and the day of its delisting, if any."""
+    """What the vendor knows of a ticker.
+
+    Attributes:
+        ticker: the one that was asked about.
+        listed: its first day, where that is known.
+        delisted: the day of its delisting, if any.
+        name: of the company, which is the same under each of its tickers; by default the ticker.
+        changes: the days from which it had a ticker, as far as the vendor lists them.
+    """
 
     ticker: str
     listed: dt.date | None = None
     delisted: dt.date | None = None
+    name: str | None = None
+    changes: tuple[tuple[dt.date, str], ...] = ()
+
+    @property
+    def figi(self) -> str:
+        """A made-up FIGI, the same under each of its tickers."""
+        return "BBG" + hashlib.blake2b((self.name or self.ticker).encode(), digest_size=5).hexdigest().upper()[:9]
 
 
 class Source(Protocol):
@@ -43,7 +62,10 @@ class Source(Protocol):
         """Return the tickers of whole-market answers, in order."""
 
     def security(self, ticker: str) -> Security | None:
-        """Return what is known of a ticker; None for an unknown one."""
+        """Return what is known of a ticker, or a FIGI, now; None for an unknown one."""
+
+    def security_on(self, ticker: str, day: dt.date) -> Security | None:
+        """Return what is known of the security that had a ticker on a day; None when none had."""
 
     def intraday(
         self, ticker: str, step_ms: int, start_ms: int, end_ms: int, *, descending: bool = False

@@ -33,7 +33,7 @@ from market_data_pipeline.sandbox.query import (
     whole,
     with_cursor,
 )
-from market_data_pipeline.sandbox.securities import ticker_details, tickers
+from market_data_pipeline.sandbox.securities import ticker_details, ticker_events, tickers
 from market_data_pipeline.sandbox.view import from_ms, to_ms
 
 if TYPE_CHECKING:
@@ -273,6 +273,7 @@ _ROUTES: Final[tuple[tuple[re.Pattern[str], Callable[..., bytes]], ...]] = (
     (re.compile(r"/v2/aggs/grouped/locale/us/market/stocks/([^/]+)", re.IGNORECASE), _grouped),
     (re.compile(r"/v3/reference/tickers"), tickers),
     (re.compile(r"/v3/reference/tickers/([^/]+)"), ticker_details),
+    (re.compile(r"/vX/reference/tickers/([^/]+)/events"), ticker_events),
     (re.compile(r"(/stocks/v1/splits|/v3/reference/splits)"), _splits),
     (re.compile(r"(/stocks/v1/dividends|/v3/reference/dividends)"), _dividends),
     (re.compile(r"/v1/marketstatus/upcoming"), market_status.upcoming),

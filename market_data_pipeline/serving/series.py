@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import quote
+
+from starlette.responses import Response
 
 from market_data_pipeline.domain.adjustments import Adjustment
+from market_data_pipeline.reports.securities import followed_as
 from market_data_pipeline.reports.series_records import SeriesSummary, read_records, similar_symbol
 from market_data_pipeline.serving.answers import Answer, opening
 from market_data_pipeline.serving.cache import DEEPEST, RecordsKey, RequestKey, ResponseCache, SingleFlight, Version
@@ -23,7 +28,6 @@ if TYPE_CHECKING:
 
     import sqlalchemy as sa
     from fastapi import Request
-    from starlette.responses import Response
 
     from market_data_pipeline.domain.series import Series
     from market_data_pipeline.reports.series_records import Column, Range, Rows, Watermarks
@@ -139,12 +143,19 @@ class SeriesAnswers:
     async def respond(self, http: Request, request: SeriesRequest) -> Response:
         """Return the response to a request that missed the cache.
 
+        A symbol that is not tracked leads to the one whose security had that ticker, if there is one.
+
         Raises:
             Problem: 404 for a symbol that is not tracked or a series that was never computed.
             DatabaseUnavailableError: the database cannot be used.
         """
         gzip = takes_gzip(",".join(http.headers.getlist("accept-encoding")))
-        answer = await self._answer(http.scope[SCOPE_KEY], self.link(http), request)
+        try:
+            answer = await self._answer(http.scope[SCOPE_KEY], self.link(http), request)
+        except _Renamed as other:  # a relative address, which holds behind any proxy
+            query = f"?{http.url.query}" if http.url.query else ""
+            headers = {"location": f"./{quote(other.symbol, safe='')}{query}", "cache-control": "no-cache"}
+            return Response(status_code=HTTPStatus.TEMPORARY_REDIRECT, headers=headers)
         if gzip:
             await answer.compress()
         if_none_match = ",".join(http.headers.getlist("if-none-match"))
@@ -223,6 +234,14 @@ class SeriesAnswers:
         return found
 
 
+class _Renamed(Exception):
+    """The ticker is, or was, that of the security behind another symbol."""
+
+    def __init__(self, symbol: str) -> None:
+        super().__init__(symbol)
+        self.symbol = symbol
+
+
 def _problem(
     source: sa.Engine,
     writer: sa.Engine,
@@ -230,11 +249,13 @@ def _problem(
     summary: SeriesSummary,
     selection: Selection,
     now: datetime,
-) -> Problem:
+) -> Problem | _Renamed:
     """Return why there is nothing of a series."""
     if summary.tracked:
         return without_records(writer, series, summary.futile, selection.records_key, now)
     with snapshot(source) as connection:
+        if (other := followed_as(connection, series.symbol, selection.as_of)) is not None:
+            return _Renamed(other)
         return unknown_symbol(series.symbol, similar_symbol(connection, series.symbol))
 
 

@@ -71,6 +71,14 @@ def open_alerts(connection: sa.Connection, kind: str) -> list[OpenAlert]:
     return [OpenAlert(*row) for row in connection.exec_driver_sql(_OF_KIND, {"kind": kind})]
 
 
+def note_alerted(connection: sa.Connection, changes: Sequence[int]) -> None:
+    """Record that changes of identity, by id, were alerted."""
+    connection.exec_driver_sql(
+        "update market_data.identity_news set alerted_at = market_data.clock() where id = any(%(ids)s::bigint[])",
+        {"ids": list(changes)},
+    )
+
+
 def open_kinds(connection: sa.Connection) -> frozenset[str]:
     """Return the kinds of which an alert is open."""
     return frozenset(connection.exec_driver_sql(_KINDS).scalars())

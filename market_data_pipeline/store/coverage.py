@@ -46,6 +46,8 @@ class Coverage:
         doubted_at: since when the vendor's answers about the day have not been believed; None for a day as it has it.
         reason: why its last answer was refused, with the row; None for a day whose answer could be read.
         answer_digest: of the bars that the last answer had for a doubted day, so that the next one can say the same.
+        ticker: under which it was requested; None for the symbol, empty for a day that was not, see
+            `domain.identity.NOBODY`.
     """
 
     session_date: date
@@ -56,6 +58,7 @@ class Coverage:
     doubted_at: datetime | None = None
     reason: str | None = None
     answer_digest: str | None = None
+    ticker: str | None = None
 
     @property
     def refused(self) -> bool:
@@ -67,7 +70,9 @@ def read_coverage(connection: StoreConnection, series: Series) -> dict[date, Cov
     """Return the coverage of a fetched series by session date; a day that was never fetched is absent."""
     rows = connection.rows(
         """
-        select session_date, status, rows, fetched_at, rechecked_at as reverified_at, doubted_at, reason, answer_digest
+        select
+            session_date, status, rows, fetched_at, rechecked_at as reverified_at, doubted_at, reason, answer_digest,
+            ticker
         from market_data.coverage
         where symbol = %(symbol)s and timeframe = %(timeframe)s
         """,
@@ -84,15 +89,15 @@ def write_coverage(connection: StoreConnection, series: Series, days: Iterable[C
     connection.execute(
         """
         insert into market_data.coverage (
-            symbol, timeframe, session_date, status, rows, fetched_at, doubted_at, reason, answer_digest, run_id
+            symbol, timeframe, session_date, status, rows, fetched_at, doubted_at, reason, answer_digest, ticker, run_id
         )
         select
             %(symbol)s, %(timeframe)s, day.session_date, day.status, day.rows, day.fetched_at, day.doubted_at,
-            day.reason, day.answer_digest, %(run_id)s
+            day.reason, day.answer_digest, day.ticker, %(run_id)s
         from unnest(
             %(session_date)s::date[], %(status)s::text[], %(rows)s::bigint[], %(fetched_at)s::timestamptz[],
-            %(doubted_at)s::timestamptz[], %(reason)s::text[], %(answer_digest)s::text[]
-        ) as day (session_date, status, rows, fetched_at, doubted_at, reason, answer_digest)
+            %(doubted_at)s::timestamptz[], %(reason)s::text[], %(answer_digest)s::text[], %(ticker)s::text[]
+        ) as day (session_date, status, rows, fetched_at, doubted_at, reason, answer_digest, ticker)
         on conflict (symbol, timeframe, session_date) do update set
             status = excluded.status,
             rows = excluded.rows,
@@ -100,6 +105,7 @@ def write_coverage(connection: StoreConnection, series: Series, days: Iterable[C
             doubted_at = excluded.doubted_at,
             reason = excluded.reason,
             answer_digest = excluded.answer_digest,
+            ticker = excluded.ticker,
             run_id = excluded.run_id
         """,
         {
@@ -111,6 +117,7 @@ def write_coverage(connection: StoreConnection, series: Series, days: Iterable[C
             "doubted_at": _sparse([day.doubted_at for day in days]),
             "reason": _sparse([day.reason for day in days]),
             "answer_digest": _sparse([day.answer_digest for day in days]),
+            "ticker": _sparse([day.ticker for day in days]),
             "run_id": run_id,
         },
     )

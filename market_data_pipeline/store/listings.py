@@ -47,6 +47,11 @@ def write_listing(connection: StoreConnection, symbol: str, listing: Listing) ->
     )
 
 
+def forget_listing(connection: StoreConnection, symbol: str) -> None:
+    """Forget what the vendor said of a symbol, in the caller's transaction."""
+    connection.execute("delete from market_data.listings where symbol = %(symbol)s", {"symbol": symbol})
+
+
 def others_ended(connection: StoreConnection, asset_class: AssetClass, since: datetime) -> bool:
     """Return whether the vendor, asked at `since` or later, said of any followed symbol that it is not listed."""
     rows = connection.rows(

@@ -41,6 +41,9 @@ class ChangingSource:
     def security(self, ticker: str) -> Security | None:
         return self.truth.security(ticker)
 
+    def security_on(self, ticker: str, day: date) -> Security | None:
+        return self.truth.security_on(ticker, day)
+
     def intraday(
         self, ticker: str, step_ms: int, start_ms: int, end_ms: int, *, descending: bool = False
     ) -> Iterator[Bars]:

@@ -13,6 +13,7 @@ import psycopg
 import pytest
 from psycopg.rows import dict_row
 
+from market_data_pipeline.domain.identity import Identity
 from market_data_pipeline.domain.series import Tier, Timeframe, asset_class_of
 from market_data_pipeline.ingest.outcome import SeriesOutcome, SymbolRequest
 from market_data_pipeline.ingest.pipeline import Pipeline
@@ -51,6 +52,7 @@ class World:
     key: str = SANDBOX_KEY
     threads: int = 3
     runs: int = field(default=0, init=False)
+    overrides: Mapping[str, Identity] = field(default_factory=dict, init=False)
     _tracked: set[str] = field(default_factory=set, init=False)
 
     def clock(self) -> datetime:
@@ -68,7 +70,7 @@ class World:
         )
         return Pipeline(
             client, self.database_url, self.clock, plan_named(self.plan), history_days, self.threads, self.now,
-            source=BarSource("sandbox", None, self.plan),
+            source=BarSource("sandbox", None, self.plan), overrides=self.overrides,
         )  # fmt: skip
 
     def refresh(

@@ -111,8 +111,8 @@ def test_a_first_backfill_requests_symbol_by_symbol(world: World) -> None:
         1,
         1,
         1,
-        3,
-    ]  # the first counts splits and dividends
+        7,
+    ]  # the first counts splits, dividends and what was asked about the four securities
     assert world.query("select * from market_data.market_days") == []
 
 

@@ -236,9 +236,10 @@ def test_reverifying_costs_a_request_for_the_page_of_5m_bars_and_none_for_day_ba
     world.refresh("AAPL", history_days=60)
     world.now += DAY
     again = world.refresh("AAPL", history_days=60, reverify=True)
-    # Saturday noon: splits, dividends and announcements, Friday's bars with the page, and Friday's day bar.
+    # Saturday noon: splits, dividends and announcements, a page of the list of tickers, Friday's bars with the page,
+    # and Friday's day bar.
     assert {key: outcome.counters.requests for key, outcome in again.items() if outcome.counters.requests} == {
-        "AAPL|5m": 4,
+        "AAPL|5m": 5,
         "AAPL|1d": 1,
     }
     assert again["AAPL|5m"].counters.rows_fetched > 40 * 150

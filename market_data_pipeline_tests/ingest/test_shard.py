@@ -141,7 +141,7 @@ def test_two_runs_at_once_do_the_work_once(world: World) -> None:
     sent = requests.get(f"{world.base_url}/_sandbox/status", timeout=10).json()["requests"]
     world.refresh("AAPL")
     assert len(results) == 2
-    assert sent == 4  # splits, dividends, 5m, 1d
+    assert sent == 5  # the security, splits, dividends, 5m, 1d
     written = world.query("select sum(rows_inserted)::int as n from market_data.ingest_log")
     held = world.query("select count(*)::int as n from market_data.bars")
     assert written == held

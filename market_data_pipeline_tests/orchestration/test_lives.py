@@ -19,9 +19,9 @@ from market_data_pipeline.orchestration.checks.freshness import table_of
 from market_data_pipeline.reports.freshness import series_freshness
 from market_data_pipeline.reports.gaps import gaps_report
 from market_data_pipeline.sandbox.main import open_source
-from market_data_pipeline.sandbox.scenario import Closing, Delisting, Scenario, Withheld
+from market_data_pipeline.sandbox.scenario import Closing, Delisting, Rename, Scenario, Withheld
 from market_data_pipeline.sandbox.server import running_server
-from market_data_pipeline.sandbox.staged import StagedMarket
+from market_data_pipeline.sandbox.staged import staged
 from market_data_pipeline.settings import Settings
 from market_data_pipeline_tests.ingest.conftest import MakeWorld, World, make_world
 from market_data_pipeline_tests.ingest.nights.replay import moving_engine
@@ -114,7 +114,7 @@ def watch(
     with ExitStack() as stack:
 
         def watching(*symbols: str, **events: object) -> Watched:
-            source = StagedMarket(open_source(None), Scenario.model_validate(events), lambda: world.now)
+            source = staged(open_source(None), Scenario.model_validate(events), lambda: world.now)
             world = make_world(at(9, 12), source=source)  # a Monday
             world.threads = 1
             watched = Watched(world, stack.enter_context(moving_engine(world)), instance, sensor, hook, symbols)
@@ -122,6 +122,12 @@ def watch(
             return watched
 
         yield watching
+
+
+def test_a_renamed_symbol_is_alerted_once_and_trades_on(watch: Watch) -> None:
+    watched = watch("MSFT", "FB", renames=[Rename(ticker="META", was="FB", day=date(2026, 11, 11))])
+    assert watched.through(10, 13) == ["FB has traded as META since 2026-11-11: its series go on under that ticker"]
+    assert set(watched.states("FB").values()) == {("FRESH", "trading")}
 
 
 def test_a_delisted_symbol_is_alerted_once_and_never_late(watch: Watch) -> None:
@@ -239,7 +245,8 @@ def test_a_ticker_that_the_vendor_does_not_know_is_said_to_be_that(watch: Watch)
 def test_a_delisted_symbol_that_trades_again_is_alerted(watch: Watch) -> None:
     watched = watch("MSFT", "PFE", delistings=[Delisting(ticker="PFE", last=date(2026, 11, 10))])
     assert watched.go(at(10, 20, 16)) == []
-    assert watched.go(at(11, 4, 46)) == ["PFE has been delisted since 2026-11-11, according to the vendor"]
+    assert watched.go(at(11, 4, 46)) == []  # it might have another ticker: the next refresh asks that first
+    assert watched.go(at(11, 5, 1)) == ["PFE has been delisted since 2026-11-11, according to the vendor"]
     # From now on the vendor has bars of it, as after a halt that its reference data called a delisting.
     with running_server(open_source(None), watched.world.clock) as watched.world.base_url:
         assert watched.go(at(11, 9)) == []

@@ -181,6 +181,7 @@ def test_gaps_and_bars_together_are_all_slots_of_a_year() -> None:
     assert {each.reason for each in found} == set(Reason) - {
         Reason.BEFORE_FIRST,
         Reason.NOT_EXPECTED,
+        Reason.OTHER_SECURITY,
         Reason.ANNOUNCED,
     }
 

@@ -158,3 +158,19 @@ def test_a_ticker_is_taken_as_the_vendor_spells_it(api: Api, seed: Seed, symbol:
         assert (answer.status_code, answer.json()["symbol"]) == (200, symbol)
     other_case = "KIMPL" if symbol == "KIMpL" else symbol[:-1] + symbol[-1].lower()
     assert api.get(f"{BARS}/{other_case}", timeframe="5m").status_code == 404
+
+
+def test_a_former_ticker_leads_to_the_symbol_of_its_security(api: Api, seed: Seed) -> None:
+    seed.series("META", count=2, first=TS)
+    for ticker, since, until in (("FB", None, "2022-06-09"), ("META", "2022-06-09", None)):
+        seed.connection.execute(
+            "insert into market_data.symbol_history (security, symbol, valid_from, valid_until, source, first_seen_at)"
+            " values ('BBG000MM2P62', %s, %s, %s, 'events', %s)",
+            (ticker, since, until, NOW - timedelta(hours=1)),
+        )
+    answer = api.get(f"{BARS}/FB", timeframe="5m", limit=1)
+    assert [each.status_code for each in answer.history] == [307]
+    assert (answer.json()["symbol"], answer.json()["records_returned"]) == ("META", 1)
+    before = (NOW - timedelta(hours=2)).isoformat()
+    assert api.get(f"{BARS}/FB", timeframe="5m", as_of=before).status_code == 404
+    assert api.get(f"{BARS}/FB2", timeframe="5m").status_code == 404

@@ -15,6 +15,7 @@ from market_data_pipeline.domain.life import Life
 from market_data_pipeline.domain.objectives import TIER_OBJECTIVES
 from market_data_pipeline.domain.series import Tier, asset_class_of
 from market_data_pipeline.orchestration.alerts.delivery import Alert, Tone, alert_once
+from market_data_pipeline.orchestration.alerts.identities import alert_identities
 from market_data_pipeline.orchestration.alerts.lives import MARKET, alert_lives, alert_silent_markets
 from market_data_pipeline.orchestration.checks.freshness import in_hours
 from market_data_pipeline.orchestration.metadata import with_reasons
@@ -56,14 +57,18 @@ class Condition(NamedTuple):
 def alert_thresholds(engine: Engine, settings: Settings, tiers: Mapping[Tier, TierFreshness]) -> None:
     """Send the alerts on all threshold crossings since the last ones; the next call retries what failed."""
     from market_data_pipeline.reports.health import vendor_answers
+    from market_data_pipeline.reports.securities import new_changes
 
     urls = settings.alert_urls
     with engine.begin() as connection:
         close_untracked(connection)
         answers, opened = vendor_answers(connection), open_kinds(connection)
+        renamed = bool(new_changes(connection))
     silent = alert_silent_markets(engine, settings)
     alert_once(engine, urls, lambda connection: _series(connection, tiers, settings.ui_url, silent))
     alert_lives(engine, settings)
+    if renamed:
+        alert_identities(engine, settings)
     for condition in (_rate_limit(answers), _vendor_key(answers)):
         if condition.begins or condition.kind in opened:  # at most ticks, neither: no transaction for each
             alert_once(engine, urls, partial(_changed, condition=condition))

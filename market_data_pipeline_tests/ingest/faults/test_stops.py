@@ -41,10 +41,9 @@ def test_a_refusal_stops_the_run_and_every_other_symbol_fails_without_a_request(
     before = len(world.vendor.seen)
     world.vendor.inject(always(made), anything, ALWAYS)
     outcomes = world.refresh(*SYMBOLS, history_days=DAYS)
-    # What is refused of splits or dividends may be allowed of bars: their lists are tried, of a plan both addresses,
-    # and then the first bars. A key that is refused for the first list of splits is refused for everything.
-    lists = 2 if refusal.startswith("403") else 1
-    sent = lists + 1 if began else 2 * lists + 1 if lists == 2 else 1
+    # What is refused of reference data may be allowed of bars: of a plan a security is asked about, then the lists of
+    # splits and dividends at both addresses, and then the first bars. A key that is refused once is refused for all.
+    sent = {False: 6, True: 4}[began] if refusal.startswith("403") else 1
     assert len(world.vendor.seen) - before == sent
     assert len(outcomes) == len(SYMBOLS) * len(Timeframe)
     assert {outcome.error_class for outcome in outcomes.values()} == {"VendorRefusedError"}

@@ -35,7 +35,7 @@ class Exchange:
     """A request, and the true answer to it."""
 
     target: str
-    kind: str  # "5m", "1d", "splits", "dividends" or "grouped"
+    kind: str  # "5m", "1d", "splits", "dividends", "grouped", or "reference" for what is asked of one ticker
     symbol: str
     follows: bool  # a page after the first
     root: str
@@ -129,7 +129,8 @@ class FaultyVendor(FaultyServer):
             kind, symbol = {"minute": "5m", "day": "1d"}[steps[7]], steps[4]
             query["limit"] = str(PAGE_LIMIT)
         else:
-            kind, symbol = next((each for each in ("grouped", "dividends") if f"/{each}" in path), "splits"), ""
+            kinds = ("grouped", "dividends", "splits")
+            kind, symbol = next((each for each in kinds if f"/{each}" in path), "reference"), ""
         if seen.headers.get("Authorization") != f"Bearer {self.key}":
             status, body = 401, b'{"status":"ERROR","request_id":"f00","error":"Unknown API Key"}'
         else:

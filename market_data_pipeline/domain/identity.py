@@ -1,0 +1,144 @@
+"""Which security a ticker is: the tickers that a security had, and what a series of it consists of.
+
+A followed symbol stands for the security that has the ticker now or, if none has, had it last. A series is that
+security's history: what the ticker was under another security is no part of it, what the security was under another
+ticker is. All dates are New York's, and all ranges half-open.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from datetime import date
+
+NOBODY: Final = ""  # in place of a ticker: on that day the security had none, as far as is known
+
+
+class Tenure(NamedTuple):
+    """A ticker that a security had during [start, end); None: before all that is known, or still."""
+
+    ticker: str
+    start: date | None = None
+    end: date | None = None
+
+    def covers(self, day: date) -> bool:
+        """Return whether the security had the ticker on a day."""
+        return (self.start is None or self.start <= day) and (self.end is None or day < self.end)
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """A security and the tickers that it had, ascending and disjoint.
+
+    Attributes:
+        security: identifies it, see `security_id`.
+        tenures: at least one.
+        source: `events`, `reference` or `override`.
+        reason: why a file of the project says so; None for what the vendor says.
+    """
+
+    security: str
+    tenures: tuple[Tenure, ...]
+    source: str = "events"
+    reason: str | None = None
+
+    @property
+    def ticker(self) -> str:
+        """Its ticker now, or its last one."""
+        return self.tenures[-1].ticker
+
+    def tenure_on(self, day: date) -> int | None:
+        """Return the position of the tenure that covers a day; None when none does."""
+        return next((at for at, tenure in enumerate(self.tenures) if tenure.covers(day)), None)
+
+    def ticker_on(self, day: date) -> str:
+        """Return its ticker on a day, `NOBODY` when it had none."""
+        at = self.tenure_on(day)
+        return NOBODY if at is None else self.tenures[at].ticker
+
+
+@dataclass(frozen=True, slots=True)
+class Described:
+    """What the vendor's reference data say of a security; None where they say nothing.
+
+    Attributes:
+        ticker: under which it was described.
+        composite_figi, cik, name, type: see `market_data.securities`.
+        list_date: its first day.
+    """
+
+    ticker: str
+    composite_figi: str | None = None
+    cik: str | None = None
+    name: str | None = None
+    type: str | None = None
+    list_date: date | None = None
+
+    def is_other_than(self, other: Described) -> bool:
+        """Return whether the two are known to be different securities."""
+        for name in ("composite_figi", "cik", "name"):
+            mine, theirs = getattr(self, name), getattr(other, name)
+            if mine and theirs:
+                return bool(mine != theirs)
+        return False
+
+
+def security_id(known: Described, first: date | None) -> str:
+    """Return what identifies a security: its composite FIGI, else the ticker and its first day."""
+    if known.composite_figi:
+        return known.composite_figi
+    day = known.list_date or first
+    return f"{known.ticker}@{day}" if day else known.ticker
+
+
+def tenures_of(changes: Iterable[tuple[date, str]]) -> tuple[Tenure, ...]:
+    """Return the tenures that a security's changes of ticker make: each lasts until the next one.
+
+    Args:
+        changes: the day from which a security had a ticker, in any order.
+    """
+    made: list[tuple[date, str]] = []
+    for day, ticker in sorted(changes):
+        if made and made[-1][0] == day:
+            made[-1] = (day, ticker)  # the vendor lists some days twice
+        elif not made or made[-1][1] != ticker:
+            made.append((day, ticker))
+    ends = [*(following[0] for _, following in pairwise(made)), None]
+    return tuple(Tenure(ticker, day, end) for (day, ticker), end in zip(made, ends, strict=True))
+
+
+def differences(symbol: str, before: Identity | None, now: Identity) -> tuple[str, ...]:
+    """Return what became known of a followed symbol, a sentence each, without its symbol and a full stop.
+
+    Args:
+        symbol: as it is followed.
+        before: what was known; None when nothing was.
+        now: what is known.
+    """
+    found = []
+    if before is not None and before.security != now.security:
+        found.append(
+            f"is another security now ({now.security}, before {before.security}): its series are the history of the "
+            "new one, and what they held of the other is kept apart"
+        )
+    old = () if before is None or before.security != now.security else before.tenures
+    if now.ticker != symbol and (not old or old[-1].ticker != now.ticker):
+        found.append(f"has traded as {now.ticker} since {now.tenures[-1].start}: its series go on under that ticker")
+    earlier = [each for each in now.tenures[:-1] if each.ticker != symbol and each not in old]
+    if earlier:
+        names = ", ".join(f"{each.ticker} until {each.end}" for each in earlier)
+        found.append(f"was {names}: that history is part of its series")
+    own = [each for each in now.tenures if each.ticker == symbol]
+    starts = {each.start for each in old if each.ticker == symbol}
+    if (
+        own
+        and own[0].start is not None
+        and own[0].start not in starts
+        and (before is None or before.security == now.security)
+    ):
+        found.append(f"has been this security since {own[0].start}: what the ticker was before is kept apart")
+    return tuple(found)

@@ -1,0 +1,311 @@
+"""Which security each followed stock is: when the vendor is asked, and what its answers mean.
+
+A first load asks for a symbol's changes of ticker, and where they do not reach back to the start of the history, for
+the security that had the ticker on that day: one request for most symbols, three at most. Afterwards a page of the
+list of active stocks is read every day, in turn; a symbol that is missing there, or is another security, and one that
+ceased to trade, are asked about again. Bars never wait for it: what cannot be had is asked for again a day later.
+
+Add here: when the vendor is asked. Keep out: what a series consists of (domain.identity, own_days).
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from datetime import timedelta
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from market_data_pipeline.domain.calendar import exchange_date
+from market_data_pipeline.domain.errors import PipelineError, TransientError
+from market_data_pipeline.domain.identity import Described, Identity, Tenure, differences, security_id, tenures_of
+from market_data_pipeline.domain.life import ASK_AGAIN_AFTER
+from market_data_pipeline.domain.series import AssetClass, Tier, asset_class_of
+from market_data_pipeline.polygon.rate_limit import PRIORITIES
+from market_data_pipeline.polygon.securities import ListedPage
+from market_data_pipeline.store.listings import forget_listing
+from market_data_pipeline.store.reference import Check, last_check, write_check
+from market_data_pipeline.store.securities import (
+    ask_again,
+    longest_unlisted,
+    note_changes,
+    read_checks,
+    read_described,
+    read_identities,
+    write_described,
+    write_identity,
+    write_identity_check,
+    write_looked_for,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+    from datetime import date, datetime
+
+    from market_data_pipeline.ingest.outcome import SymbolRequest
+    from market_data_pipeline.ingest.pipeline import Pipeline
+    from market_data_pipeline.polygon.client import PolygonClient
+    from market_data_pipeline.store.copy import StoreConnection
+    from market_data_pipeline.store.securities import IdentityCheck
+
+log = logging.getLogger(__name__)
+
+LISTED: Final = "listed tickers"  # as `reference_checks` names it
+_DAILY: Final = timedelta(hours=12)
+
+# A ticker that has bars and is no security is an exception: it may become one, and costs two requests to look.
+_UNKNOWN: Final = "The vendor knows no security of this ticker."
+_UNKNOWN_AGAIN_AFTER: Final = timedelta(days=28)
+
+
+class Identities(NamedTuple):
+    """The securities of a run's stocks, whether what they are made of changed, and what users should know about it."""
+
+    by_symbol: Mapping[str, Identity] = MappingProxyType({})
+    changed: bool = False
+    warning: str | None = None
+
+
+class Learned(NamedTuple):
+    """What the vendor says of a ticker: its security, who had the ticker before, and what it does not say."""
+
+    identity: Identity
+    described: Described
+    before: Described | None = None  # had the first ticker until the first tenure starts
+    doubt: str | None = None
+
+
+def ensure_identities(
+    pipeline: Pipeline, connection: StoreConnection, requests: Collection[SymbolRequest]
+) -> Identities:
+    """Return the securities of the run's stocks, asking the vendor where it is due.
+
+    Args:
+        pipeline: vendor, clock and plan.
+        connection: one without an open transaction.
+        requests: the run's symbols.
+
+    Raises:
+        PipelineError: one that every symbol would fail with: the key is refused, or the database is lost.
+    """
+    ours = [each for each in requests if asset_class_of(each.symbol) is AssetClass.US_EQUITY]
+    if not ours:
+        return Identities()
+    now, symbols = pipeline.clock(), [each.symbol for each in ours]
+    if any(each.reverify for each in ours):
+        _look_through_list(pipeline, connection, now)
+    since = exchange_date(now) - timedelta(days=pipeline.history_days)
+    checks, known = read_checks(connection, symbols), read_identities(connection, symbols)
+    due = [each for each in ours if _is_due(pipeline, each, checks, known, since, now)]
+    connection.commit()  # no transaction stays open while a request is sent
+    if not due:
+        return Identities(known)
+    changed, doubts = False, list[str]()
+    with connection.symbol_lock("*securities"):  # of several runs that start at once, one asks
+        checks, known = read_checks(connection, symbols), read_identities(connection, symbols)
+        connection.commit()
+        for request in due:
+            if not _is_due(pipeline, request, checks, known, since, now):
+                continue
+            try:
+                news = _learned(pipeline, connection, request, known.get(request.symbol), checks[request.symbol], since)
+            except PipelineError as error:
+                if getattr(error, "of_plan", False):  # bars may be in the plan, and nobody is asked about for a day
+                    for each in due:
+                        write_identity_check(connection, each.symbol, since, now, str(error))
+                    connection.commit()
+                elif error.stops_run:
+                    raise
+                log.warning("Which security %s is could not be asked, nor of others now: %s", request.symbol, error)
+                break
+            changed = changed or news.changed
+            doubts += [news.warning] if news.warning else []
+    found = read_identities(connection, symbols)
+    connection.commit()
+    return Identities(found, changed, " ".join(doubts) or None)
+
+
+def _is_due(
+    pipeline: Pipeline,
+    request: SymbolRequest,
+    checks: Mapping[str, IdentityCheck],
+    known: Mapping[str, Identity],
+    since: date,
+    now: datetime,
+) -> bool:
+    """Return whether to ask the vendor about a symbol, or to store what a file says of it."""
+    check, held = checks[request.symbol], known.get(request.symbol)
+    if (said := pipeline.overrides.get(request.symbol)) is not None:
+        return _overruled(request.symbol, said, held) != held
+    first_look = request.reverify or not check.has_bars
+    if check.asked_at is None or check.since is None:
+        return first_look
+    if check.error == _UNKNOWN and not check.again:
+        return request.reverify and check.has_bars and now >= check.asked_at + _UNKNOWN_AGAIN_AFTER
+    if check.error is not None:
+        return now >= check.asked_at + ASK_AGAIN_AFTER
+    if held is not None and held.source == "override":  # the file no longer says so
+        return True
+    return check.again or (since < check.since and first_look)
+
+
+def _overruled(symbol: str, said: Identity, held: Identity | None) -> Identity:
+    """Return what a file says, about the security that is known where the file names none."""
+    if said.security:
+        return said
+    return replace(said, security=held.security if held else security_id(Described(symbol), said.tenures[0].start))
+
+
+def _learned(
+    pipeline: Pipeline,
+    connection: StoreConnection,
+    request: SymbolRequest,
+    held: Identity | None,
+    check: IdentityCheck,
+    since: date,
+) -> Identities:
+    """Store what a file or the vendor says of a symbol, and return what is news.
+
+    Raises:
+        PipelineError: the vendor did not answer, or every other symbol would fail as well.
+    """
+    symbol, now = request.symbol, pipeline.clock()
+    if (said := pipeline.overrides.get(symbol)) is not None:
+        return _stored(connection, symbol, _overruled(symbol, said, held), held, check, since, now)
+    try:
+        learned = learn(pipeline.client, symbol, held, since, PRIORITIES[request.tier])
+    except PipelineError as error:
+        if isinstance(error, TransientError) or error.stops_run:
+            raise
+        write_identity_check(connection, symbol, since, now, str(error))
+        connection.commit()
+        return Identities(warning=None if check.error else f"Which security {symbol} is could not be read: {error}")
+    if learned is None:
+        write_identity_check(connection, symbol, since, now, _UNKNOWN)
+        connection.commit()
+        return Identities()
+    first = learned.identity.tenures[0]
+    if learned.before is not None and first.start is not None:
+        other = security_id(learned.before, None)
+        write_described(connection, other, learned.before, now)
+        if other not in {each.security for each in read_identities(connection, [first.ticker]).values()}:
+            write_identity(connection, Identity(other, (Tenure(first.ticker, None, first.start),), "reference"), now)
+    write_described(connection, learned.identity.security, learned.described, now)
+    news = _stored(connection, symbol, learned.identity, held, check, since, now)
+    return news._replace(warning=learned.doubt)
+
+
+def _stored(
+    connection: StoreConnection,
+    symbol: str,
+    identity: Identity,
+    held: Identity | None,
+    check: IdentityCheck,
+    since: date,
+    now: datetime,
+) -> Identities:
+    """Store what a symbol is, and, of a series that has bars, what changed, to be alerted."""
+    if held != identity:
+        write_identity(connection, identity, now)
+        if check.has_bars:
+            note_changes(connection, symbol, differences(symbol, held, identity), now)
+        if identity.ticker != symbol:
+            forget_listing(connection, symbol)  # it was of a ticker that nobody has
+    write_identity_check(connection, symbol, since, now)
+    connection.commit()
+    return Identities(changed=held != identity and not all(_is_whole(symbol, each, since) for each in (held, identity)))
+
+
+def _is_whole(symbol: str, identity: Identity | None, since: date) -> bool:
+    """Return whether the symbol is the ticker's whole history since a day."""
+    if identity is None:
+        return True
+    first = identity.tenures[0]
+    return len(identity.tenures) == 1 and first.ticker == symbol and (first.start is None or first.start <= since)
+
+
+def learn(client: PolygonClient, symbol: str, held: Identity | None, since: date, priority: int) -> Learned | None:
+    """Return which security a ticker is, with at most three requests; None when the vendor knows of none.
+
+    Args:
+        client: the vendor.
+        symbol: the ticker.
+        held: what is known; None for nothing.
+        since: the first day that matters.
+        priority: the place of the requests in the rate limit queue.
+
+    Raises:
+        PipelineError: as the client's.
+    """
+    said = client.ticker_changes(symbol, priority=priority)
+    tenures = tenures_of(said.changes) if said else ()
+    if (
+        symbol not in {each.ticker for each in tenures}
+        and held is not None
+        and "@" not in held.security
+        and (again := client.ticker_changes(held.security, priority=priority)) is not None
+    ):  # nobody has the ticker any more: the security that had it last may have another one
+        said, tenures = again, tenures_of(again.changes)
+    described = said.described if said else None
+    if symbol not in {each.ticker for each in tenures}:
+        tenures = ()  # events that do not name the ticker say nothing of it
+    if not tenures and (described is None or described.composite_figi is None):
+        described = client.ticker_details(symbol, priority=priority)
+    if described is None:
+        return None
+    described = replace(described, ticker=symbol)
+    first = tenures[0] if tenures else Tenure(symbol)
+    before, doubt = None, None
+    if first.start is None or first.start > since:
+        earlier = client.ticker_details(first.ticker, since, priority=priority)
+        if earlier is not None and not earlier.is_other_than(described):
+            first = first._replace(start=None)
+        elif earlier is not None:
+            if first.start is None and described.list_date is None and said is not None:
+                described = client.ticker_details(symbol, priority=priority) or described
+            start = first.start or described.list_date
+            if start is not None and start > since:
+                before, first = earlier, first._replace(start=start)
+            else:
+                doubt = (
+                    f"{symbol} was another security on {since} ({earlier.name or security_id(earlier, None)}), and the "
+                    "vendor does not say since when it is this one: name the day in corporate_actions.yaml."
+                )
+    identity = Identity(
+        security_id(described, first.start), (first, *tenures[1:]), "events" if tenures else "reference"
+    )
+    return Learned(identity, described, before, doubt)
+
+
+def _look_through_list(pipeline: Pipeline, connection: StoreConnection, now: datetime) -> None:
+    """Read a page of the list of active stocks, once a day, from the ticker on that was looked for longest ago."""
+    known = last_check(connection, LISTED)
+    looked_for = longest_unlisted(connection) if known is None or now >= known.verified_at + _DAILY else []
+    described = read_described(connection, {each.security for each in looked_for})
+    connection.commit()  # no transaction stays open while a request is sent
+    if not looked_for:
+        return
+    try:
+        page = pipeline.client.tickers_from(looked_for[0].ticker, priority=PRIORITIES[Tier.LOW_PRIORITY])
+    except PipelineError as error:
+        if error.stops_run and not getattr(error, "of_plan", False):
+            raise
+        log.warning("The list of active tickers could not be read: %s", error)
+        page = ListedPage((), is_last=False)
+    listed = {each.ticker: each for each in page.listed}
+    if listed:  # the list is never empty: one that is says nothing
+        last = max(listed)
+        seen = [
+            each for each in looked_for if looked_for[0].ticker <= each.ticker and (page.is_last or each.ticker <= last)
+        ]
+        gone = []
+        for each in seen:
+            row, mine = listed.get(each.ticker), described.get(each.security)
+            if row is None or (mine is not None and row.is_other_than(mine)):
+                gone.append(each.symbol)
+            else:
+                write_described(connection, each.security, row, now)
+        ask_again(connection, gone, now)
+        write_looked_for(connection, [each.symbol for each in seen], now)
+    write_check(connection, LISTED, Check(exchange_date(now), now))
+    connection.commit()
