@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, Self, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from datetime import date
 
 NOBODY: Final = ""  # in place of a ticker: on that day the security had none, as far as is known
@@ -109,6 +109,46 @@ def tenures_of(changes: Iterable[tuple[date, str]]) -> tuple[Tenure, ...]:
             made.append((day, ticker))
     ends = [*(following[0] for _, following in pairwise(made)), None]
     return tuple(Tenure(ticker, day, end) for (day, ticker), end in zip(made, ends, strict=True))
+
+
+class Listed(Protocol):
+    """A row of a list that names a ticker, such as a split."""
+
+    @property
+    def symbol(self) -> str:
+        """The ticker."""
+
+    def _replace(self, *, symbol: str) -> Self: ...
+
+
+_R = TypeVar("_R", bound=Listed)
+
+
+def tickers_of(identities: Mapping[str, Identity]) -> frozenset[str]:
+    """Return all tickers that the securities had."""
+    return frozenset(each.ticker for identity in identities.values() for each in identity.tenures)
+
+
+def of_securities(rows: Iterable[_R], identities: Mapping[str, Identity], day: Callable[[_R], date]) -> Iterator[_R]:
+    """Yield rows of a list by ticker under the symbol of the followed security that had the ticker on the row's day.
+
+    A row of a followed ticker that was another security on its day is left out, one of any other ticker stays as it is.
+
+    Args:
+        rows: of the vendor's list.
+        identities: by followed symbol.
+        day: returns the day of a row.
+    """
+    had: dict[str, list[tuple[str, Tenure]]] = {}
+    for symbol, identity in identities.items():
+        for tenure in identity.tenures:
+            had.setdefault(tenure.ticker, []).append((symbol, tenure))
+    for row in rows:
+        for symbol, tenure in had.get(row.symbol, ()):
+            if tenure.covers(day(row)):
+                yield row._replace(symbol=symbol)
+        if row.symbol not in identities:
+            yield row
 
 
 def differences(symbol: str, before: Identity | None, now: Identity) -> tuple[str, ...]:

@@ -15,15 +15,19 @@ from typing import TYPE_CHECKING, Final
 from market_data_pipeline.domain.adjustments import NO_TICKER
 from market_data_pipeline.domain.calendar import exchange_date
 from market_data_pipeline.domain.errors import PipelineError
+from market_data_pipeline.domain.identity import of_securities, tickers_of
 from market_data_pipeline.domain.series import AssetClass, Tier, asset_class_of
 from market_data_pipeline.polygon.rate_limit import PRIORITIES
 from market_data_pipeline.store.dividends import DIVIDENDS, all_reads, read_known, write_dividends
 from market_data_pipeline.store.reference import Check, Failing, write_check, write_failing
+from market_data_pipeline.store.securities import read_identities
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
     from datetime import date, datetime
 
+    from market_data_pipeline.domain.adjustments import ListedDividend
+    from market_data_pipeline.domain.identity import Identity
     from market_data_pipeline.ingest.pipeline import Pipeline
     from market_data_pipeline.store.copy import StoreConnection
     from market_data_pipeline.store.dividends import Known
@@ -50,7 +54,12 @@ def list_due(known: Mapping[str, Known], now: datetime) -> bool:
 
 
 def ensure_dividends(
-    pipeline: Pipeline, connection: StoreConnection, symbols: Collection[str], *, full: bool = False
+    pipeline: Pipeline,
+    connection: StoreConnection,
+    symbols: Collection[str],
+    *,
+    full: bool = False,
+    again: Collection[str] = (),
 ) -> str | None:
     """Read dividends where they are due; return what users should know, None when all is well.
 
@@ -61,6 +70,7 @@ def ensure_dividends(
         connection: one without an open transaction.
         symbols: those of the run.
         full: read the whole history of all of them again.
+        again: those of which to do so in any case, because they have become other securities.
 
     Raises:
         DatabaseUnavailableError: the database is lost.
@@ -72,12 +82,12 @@ def ensure_dividends(
     known = read_known(connection, [*ours, NO_TICKER])
     connection.rollback()
     late = None
-    if full or unread(known) or list_due(known, now):
+    if full or again or unread(known) or list_due(known, now):
         with connection.symbol_lock("*dividends"):
             known = read_known(connection, [*ours, NO_TICKER])
             reads = all_reads(connection) if list_due(known, now) else {}
             connection.rollback()
-            whole = sorted(ours) if full else unread(known)
+            whole = sorted(ours) if full else sorted({*unread(known), *again})
             if whole or reads:
                 late = _read(pipeline, connection, whole, reads, now)
                 known = read_known(connection, [*ours, NO_TICKER])
@@ -101,16 +111,30 @@ def _read(
     """Read the histories of `whole`, and the market's list for the symbols of `reads`; return a warning if it fails."""
     client, priority, before = pipeline.client, PRIORITIES[Tier.CRITICAL], pipeline.client.usage
     since: date = exchange_date(min(reads.values(), default=now)) - RECENT
+    identities = read_identities(connection, {*reads, *whole})
+    of_whole = {symbol: identity for symbol, identity in identities.items() if symbol in set(whole)}
+    connection.rollback()
     try:
         if reads:
             unreadable: dict[str, str] = {}
-            listed = client.dividends(followed=reads.keys(), unreadable=unreadable, since=since, priority=priority)
-            write_dividends(connection, listed, reads.keys(), since=since, now=now, unreadable=unreadable)
+            followed = tickers_of(identities).union(reads)
+            listed = client.dividends(followed=followed, unreadable=unreadable, since=since, priority=priority)
+            write_dividends(
+                connection,
+                _of_securities(listed, identities),
+                reads.keys(),
+                since=since,
+                now=now,
+                unreadable=unreadable,
+            )
             connection.commit()
         if whole:
             unreadable = {}
-            listed = client.dividends(followed=set(whole), unreadable=unreadable, tickers=whole, priority=priority)
-            write_dividends(connection, listed, whole, since=None, now=now, unreadable=unreadable)
+            tickers = sorted(tickers_of(of_whole).union(whole))
+            listed = client.dividends(followed=set(tickers), unreadable=unreadable, tickers=tickers, priority=priority)
+            write_dividends(
+                connection, _of_securities(listed, of_whole), whole, since=None, now=now, unreadable=unreadable
+            )
             connection.commit()
     except PipelineError as error:
         if connection.closed:
@@ -123,3 +147,7 @@ def _read(
     write_check(connection, DIVIDENDS, Check(since, now, spent.requests - spent.rate_limited, spent.bytes))
     connection.commit()
     return None
+
+
+def _of_securities(listed: Iterable[ListedDividend], identities: Mapping[str, Identity]) -> list[ListedDividend]:
+    return list(of_securities(listed, identities, lambda dividend: dividend.ex_date))

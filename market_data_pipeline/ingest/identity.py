@@ -59,10 +59,10 @@ _UNKNOWN_AGAIN_AFTER: Final = timedelta(days=28)
 
 
 class Identities(NamedTuple):
-    """The securities of a run's stocks, whether what they are made of changed, and what users should know about it."""
+    """The securities of a run's stocks, those of which what they consist of changed, and what users should know."""
 
     by_symbol: Mapping[str, Identity] = MappingProxyType({})
-    changed: bool = False
+    changed: frozenset[str] = frozenset()
     warning: str | None = None
 
 
@@ -100,7 +100,7 @@ def ensure_identities(
     connection.commit()  # no transaction stays open while a request is sent
     if not due:
         return Identities(known)
-    changed, doubts = False, list[str]()
+    changed, doubts = frozenset[str](), list[str]()
     with connection.symbol_lock("*securities"):  # of several runs that start at once, one asks
         checks, known = read_checks(connection, symbols), read_identities(connection, symbols)
         connection.commit()
@@ -118,7 +118,7 @@ def ensure_identities(
                     raise
                 log.warning("Which security %s is could not be asked, nor of others now: %s", request.symbol, error)
                 break
-            changed = changed or news.changed
+            changed |= news.changed
             doubts += [news.warning] if news.warning else []
     found = read_identities(connection, symbols)
     connection.commit()
@@ -213,7 +213,8 @@ def _stored(
             forget_listing(connection, symbol)  # it was of a ticker that nobody has
     write_identity_check(connection, symbol, since, now)
     connection.commit()
-    return Identities(changed=held != identity and not all(_is_whole(symbol, each, since) for each in (held, identity)))
+    changes = held != identity and not all(_is_whole(symbol, each, since) for each in (held, identity))
+    return Identities(changed=frozenset({symbol} if changes else ()))
 
 
 def _is_whole(symbol: str, identity: Identity | None, since: date) -> bool:

@@ -92,8 +92,8 @@ def read_market(
     """
     identified = ensure_identities(pipeline, connection, requests)
     symbols = [request.symbol for request in requests]
-    warning = ensure_splits(pipeline, connection, symbols, again=identified.changed)
-    without_dividends = ensure_dividends(pipeline, connection, symbols, full=full)
+    warning = ensure_splits(pipeline, connection, symbols, again=bool(identified.changed))
+    without_dividends = ensure_dividends(pipeline, connection, symbols, full=full, again=identified.changed)
     announced = ensure_announcements(pipeline, connection, requests)
     unreadable = unreadable_splits(connection)
     daily = [request for request in requests if Timeframe.D1 in request.timeframes]

@@ -18,6 +18,7 @@ from market_data_pipeline.domain.bars import ts_us
 from market_data_pipeline.domain.calendar import calendar_for, exchange_date
 from market_data_pipeline.domain.contested import NEIGHBOURS, contested, decide
 from market_data_pipeline.domain.errors import PipelineError
+from market_data_pipeline.domain.identity import of_securities, tickers_of
 from market_data_pipeline.domain.intervals import Interval
 from market_data_pipeline.domain.jumps import resembling
 from market_data_pipeline.domain.objectives import TIER_OBJECTIVES
@@ -44,15 +45,13 @@ from market_data_pipeline.store.reference import (
 from market_data_pipeline.store.securities import read_identities
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
     from datetime import date, datetime
 
     import pandas as pd
 
     from market_data_pipeline.domain.contested import Closes
-    from market_data_pipeline.domain.identity import Identity, Tenure
     from market_data_pipeline.ingest.pipeline import Pipeline
-    from market_data_pipeline.polygon.reference import SplitRow
     from market_data_pipeline.store.copy import StoreConnection
 
 # Prices of a symbol are in doubt while its splits cannot be read; the vendor corrects a row within hours or never.
@@ -178,7 +177,7 @@ def _read(pipeline: Pipeline, connection: StoreConnection, since: date, now: dat
     """Read the list and store it; return a warning when it cannot be had."""
     known, followed = last_check(connection), followed_symbols(connection)
     identities = read_identities(connection, followed)
-    tickers = followed.union(each.ticker for identity in identities.values() for each in identity.tenures)
+    tickers = followed | tickers_of(identities)
     connection.rollback()
     unreadable: dict[str, str] = {}
     before = pipeline.client.usage  # no other thread of the run sends requests yet
@@ -195,27 +194,16 @@ def _read(pipeline: Pipeline, connection: StoreConnection, since: date, now: dat
         by = f"the list of {exchange_date(known.verified_at)}" if known else "none, since no list was ever read"
         return f"The market's splits could not be read, so prices are adjusted by {by}: {error}"
     spent = pipeline.client.usage - before
-    write_splits(connection, of_securities(splits, identities), since=since, now=now, unreadable=unreadable)
+    write_splits(
+        connection,
+        of_securities(splits, identities, lambda row: row.execution_date),
+        since=since,
+        now=now,
+        unreadable=unreadable,
+    )
     write_check(connection, SPLITS, Check(since, now, spent.requests - spent.rate_limited, spent.bytes))
     connection.commit()
     return None
-
-
-def of_securities(splits: Iterable[SplitRow], identities: Mapping[str, Identity]) -> Iterator[SplitRow]:
-    """Yield the rows of the vendor's list under the symbol of the followed security that had the ticker on the day.
-
-    A row of a followed ticker that was another security on its day is left out, one of any other ticker stays as it is.
-    """
-    had: dict[str, list[tuple[str, Tenure]]] = {}
-    for symbol, identity in identities.items():
-        for tenure in identity.tenures:
-            had.setdefault(tenure.ticker, []).append((symbol, tenure))
-    for row in splits:
-        for symbol, tenure in had.get(row.symbol, ()):
-            if tenure.covers(row.execution_date):
-                yield row._replace(symbol=symbol)
-        if row.symbol not in identities:
-            yield row
 
 
 class SymbolSplits(NamedTuple):

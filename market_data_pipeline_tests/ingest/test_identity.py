@@ -151,6 +151,28 @@ def test_a_mixed_history_is_cut_and_joined_and_what_it_was_is_kept(make_world: M
     assert {(outcome.status, outcome.counters.requests) for outcome in again.values()} == {("unchanged", 0)}
 
 
+def test_splits_and_dividends_are_those_of_the_security_on_their_day(make_world: MakeWorld) -> None:
+    """The vendor lists each under the ticker of its day: META's first ones under FB, and IWM's first one under META."""
+    actions = [("META", date(2026, 11, 4)), ("IWM", date(2026, 11, 5)), ("META", date(2026, 11, 17))]
+    world = world_of(
+        make_world, NOON, *RENAMES,
+        splits=[{"ticker": ticker, "day": day, "split_to": 2} for ticker, day in actions],
+        dividends=[{"ticker": ticker, "ex": day, "amount": 0.5} for ticker, day in actions],
+    )  # fmt: skip
+    world.refresh("META", timeframes=DAYS, history_days=30)
+    own = [day for ticker, day in actions if ticker == "META"]
+    for relation, day in (("splits", "execution_date"), ("dividends", "ex_date")):
+        found = world.query(
+            f"select {day} as day from market_data.{relation} where symbol = 'META' and {day} > %s", FIRST
+        )
+        assert sorted(row["day"] for row in found) == own, relation  # type: ignore[type-var]
+    adjusted = world.query("select ts, close from market_data.bars_adjusted where symbol = 'META' order by ts")
+    # The scenario halves the prices from each split on, which the adjustment takes back: the truth, but for its scale.
+    truth = true_closes(TRUTH, "META", FIRST, TODAY)
+    scales = [float(row["close"]) / truth[EQUITIES.session_date(row["ts"])] for row in adjusted]  # type: ignore[arg-type]
+    assert scales == pytest.approx([0.25] * len(truth), rel=1e-9)
+
+
 def test_a_followed_symbol_goes_on_under_its_new_ticker(make_world: MakeWorld) -> None:
     world = world_of(make_world, BEFORE, {"ticker": "META", "was": "FB", "day": REUSED})
     world.refresh("FB", "KO", timeframes=DAYS, history_days=10)
