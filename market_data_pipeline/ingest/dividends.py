@@ -125,7 +125,7 @@ def _read(
                 reads.keys(),
                 since=since,
                 now=now,
-                unreadable=unreadable,
+                unreadable=with_symbols(unreadable, identities),
             )
             connection.commit()
         if whole:
@@ -133,7 +133,12 @@ def _read(
             tickers = sorted(tickers_of(of_whole).union(whole))
             listed = client.dividends(followed=set(tickers), unreadable=unreadable, tickers=tickers, priority=priority)
             write_dividends(
-                connection, _of_securities(listed, of_whole), whole, since=None, now=now, unreadable=unreadable
+                connection,
+                _of_securities(listed, of_whole),
+                whole,
+                since=None,
+                now=now,
+                unreadable=with_symbols(unreadable, of_whole),
             )
             connection.commit()
     except PipelineError as error:
@@ -147,6 +152,17 @@ def _read(
     write_check(connection, DIVIDENDS, Check(since, now, spent.requests - spent.rate_limited, spent.bytes))
     connection.commit()
     return None
+
+
+def with_symbols(unreadable: Mapping[str, str], identities: Mapping[str, Identity]) -> dict[str, str]:
+    """Return what cannot be read by ticker, and also by each symbol whose security has or had the ticker."""
+    of_symbols = {
+        symbol: unreadable[tenure.ticker]
+        for symbol, identity in identities.items()
+        for tenure in identity.tenures
+        if tenure.ticker in unreadable
+    }
+    return {**of_symbols, **unreadable}
 
 
 def _of_securities(listed: Iterable[ListedDividend], identities: Mapping[str, Identity]) -> list[ListedDividend]:

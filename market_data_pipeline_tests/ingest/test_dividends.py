@@ -10,7 +10,9 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from market_data_pipeline.domain.calendar import NEW_YORK
+from market_data_pipeline.domain.identity import Identity, Tenure
 from market_data_pipeline.domain.series import Timeframe
+from market_data_pipeline.ingest.dividends import with_symbols
 from market_data_pipeline.sandbox.bars import DividendRow
 from market_data_pipeline.sandbox.main import open_source
 from market_data_pipeline_tests.ingest.changing import ChangingSource
@@ -187,3 +189,8 @@ def test_the_older_list_gives_the_same_dividends(listed: Listed) -> None:
     assert listed.world.query("select distinct type from market_data.dividends order by 1") == [
         {"type": "recurring"}, {"type": "special"},
     ]  # fmt: skip
+
+
+def test_a_row_of_an_old_ticker_that_cannot_be_read_leaves_its_securitys_symbol_as_it_is() -> None:
+    meta = Identity("BBG000MM2P62", (Tenure("FB", None, date(2022, 6, 9)), Tenure("META", date(2022, 6, 9))))
+    assert with_symbols({"FB": "row 3", "": "row 4"}, {"META": meta}) == {"FB": "row 3", "META": "row 3", "": "row 4"}
