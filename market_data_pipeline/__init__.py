@@ -12,6 +12,7 @@ if TYPE_CHECKING:
         read_features,
         read_records,
     )
+    from market_data_pipeline.reading.universe import read_universe
 
     __version__: str
 
@@ -23,6 +24,7 @@ __all__ = [
     "read_bars",
     "read_features",
     "read_records",
+    "read_universe",
 ]
 
 # Where the names above are defined: every process of the pipeline imports this package, and few of them need pandas.
@@ -34,6 +36,7 @@ _MODULES = {
     "read_bars": "market_data_pipeline.reading",
     "read_features": "market_data_pipeline.reading",
     "read_records": "market_data_pipeline.reading",
+    "read_universe": "market_data_pipeline.reading.universe",
 }
 
 

@@ -166,6 +166,34 @@ def known_symbols(connection: StoreConnection, symbols: Collection[str]) -> set[
     return {row["symbol"] for row in rows}
 
 
+class Member(NamedTuple):
+    """A symbol that was followed at an instant or before, and when the vendor says that it was delisted, if it did."""
+
+    symbol: str
+    asset_class: str
+    tier: str
+    followed: bool
+    delisted_at: datetime | None
+
+
+def members(connection: StoreConnection, instant: datetime) -> list[Member]:
+    """Return the symbols that were followed at an instant or before it, with their last tier by then."""
+    rows = connection.rows(
+        """
+        select distinct on (m.symbol)
+            m.symbol, s.asset_class, m.tier,
+            m.followed_until is null or m.followed_until > %(instant)s as followed, l.delisted_at
+        from market_data.universe_membership as m
+        inner join market_data.symbols as s on s.symbol = m.symbol
+        left join market_data.listings as l on l.symbol = m.symbol and l.known and not l.active
+        where m.followed_from <= %(instant)s
+        order by m.symbol, m.followed_from desc
+        """,
+        {"instant": instant},
+    )
+    return [Member(**row) for row in rows]
+
+
 def ensure_universe(settings: Settings, engine: sa.Engine) -> UniverseChange | None:
     """Load the configured universe file if the database has no symbol yet; return None if it has.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
+from market_data_pipeline import read_universe
 from market_data_pipeline.domain.errors import ConfigurationError, UsageError
 from market_data_pipeline.domain.series import AssetClass, Tier, Timeframe
-from market_data_pipeline.settings import PACKAGED_UNIVERSE, load_settings
+from market_data_pipeline.reading.connections import close_connections
+from market_data_pipeline.settings import PACKAGED_UNIVERSE, Settings, load_settings
 from market_data_pipeline.store.connection import engine
 from market_data_pipeline.store.universe import (
     TrackedSymbol,
@@ -210,3 +212,43 @@ def test_the_configured_file_is_loaded_on_first_use_only(
     assert first.added == ("AAPL",)
     assert ensure_universe(load_settings(), db) is None
     assert [entry.active for entry in tracked(db)] == [False]
+
+
+def test_the_universe_of_an_instant_is_what_was_followed_then(db: sa.Engine, database_url: str, tmp_path: Path) -> None:
+    def at(day: int) -> datetime:
+        return datetime(2026, 11, day, 17, tzinfo=UTC)
+
+    def acts(day: int, act: Callable[[sa.Engine], object]) -> None:
+        moved = engine(database_url, as_of=at(day))
+        act(moved)
+        moved.dispose()
+
+    acts(2, lambda moved: add_symbols(moved, Tier.STANDARD, ["FB", "LEH"], at(2)))
+    acts(4, lambda moved: remove_symbols(moved, ["LEH"]))
+    acts(6, lambda moved: add_symbols(moved, Tier.CRITICAL, ["FB"], at(6)))
+    acts(9, lambda moved: add_symbols(moved, Tier.STANDARD, ["LEH"], at(9)))
+    with db.begin() as connection:
+        for ticker, since, until in (("FB", None, "2026-11-05"), ("META", "2026-11-05", None)):
+            connection.exec_driver_sql(
+                "insert into market_data.symbol_history (security, symbol, valid_from, valid_until, source,"
+                " first_seen_at) values ('BBG', %s, %s, %s, 'events', %s)",
+                (ticker, since, until, at(5)),
+            )
+        connection.exec_driver_sql(
+            "insert into market_data.listings (symbol, asked_at, known, active, delisted_at)"
+            " values ('LEH', %s, true, false, %s)",
+            (at(9), at(3)),
+        )
+
+    def universe(day: int) -> dict[object, tuple[object, ...]]:
+        settings = Settings(database_url=database_url, project_root=tmp_path, as_of=at(12))
+        found = read_universe(as_of=at(day), settings=settings)
+        close_connections()
+        return {row[0]: row[2:] for row in found.astype(object).where(found.notna(), None).itertuples()}
+
+    assert universe(1) == {}
+    assert universe(2) == {"FB": ("standard", True, None, "FB", True), "LEH": ("standard", True, None, "LEH", True)}
+    assert universe(4)["LEH"] == ("standard", False, None, "LEH", False)
+    assert universe(5)["FB"] == ("standard", True, "BBG", "META", True)
+    assert universe(6)["FB"] == ("critical", True, "BBG", "META", True)
+    assert universe(9)["LEH"] == ("standard", True, None, "LEH", False)
