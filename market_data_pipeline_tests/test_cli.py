@@ -307,18 +307,18 @@ def test_a_plan_counts_the_calls_and_the_time_they_take(run, project: str, monke
     monkeypatch.setenv("POLYGON_API_KEY", SECRET)
     monkeypatch.setenv("POLYGON_BASE_URL", "http://127.0.0.1:9")  # where nothing answers: nothing may be sent
     plan = json.loads(run("plan", "--symbols", "AAPL,MSFT", "--days", "5", "--json").out)
-    # 2025-03-10 to 14 are five sessions: a page for the 5m bars of each symbol, one for the splits, and one for the
-    # dividends; the five day bars come from one request a day for the whole market, fewer than one for each symbol of
-    # the universe.
+    # 2025-03-10 to 14 are five sessions: a page for the 5m bars of each symbol, one for its security, and one each for
+    # splits and dividends; the five day bars come from one request a day for the whole market, fewer than one for each
+    # symbol of the universe.
     assert [(one["symbol"], one["timeframe"], one["sessions"], one["calls"]) for one in plan["series"]] == [
         ("AAPL", "5m", 5, 1),
         ("MSFT", "5m", 5, 1),
     ]
-    assert plan["calls"] == 9
+    assert plan["calls"] == 11
     assert plan["calls_per_minute"] == 5
-    assert plan["seconds"] == pytest.approx(8 * 12, rel=0.1)
+    assert plan["seconds"] == pytest.approx(10 * 12, rel=0.1)
     said = run("plan", "--symbols", "AAPL,MSFT", "--days", "5").out
-    assert "9 calls" in said
+    assert "11 calls" in said
     assert "basic plan" in said
 
 

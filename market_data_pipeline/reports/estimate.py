@@ -25,6 +25,7 @@ from market_data_pipeline.store.coverage import read_coverage
 from market_data_pipeline.store.dividends import DIVIDENDS, read_known
 from market_data_pipeline.store.listings import read_listing
 from market_data_pipeline.store.reference import last_check
+from market_data_pipeline.store.securities import read_checks
 from market_data_pipeline.store.series_state import read_states
 from market_data_pipeline.store.universe import select_followed
 
@@ -69,6 +70,7 @@ def estimate_backfill(
         splits_read, again_after = last_check(connection), expected(connection, names, now).again_after
         reads_splits = splits_due(splits_read, history_days, now, again_after=again_after) is not None
         dividends_read, known = last_check(connection, DIVIDENDS), read_known(connection, equities(names))
+        checks = read_checks(connection, equities(names)).values()
         by_day = names if Timeframe.D1 in bases and not full else ()
         market = plan_market_days(connection, by_day, timing[AssetClass.US_EQUITY], history_days, plan)
         series = [
@@ -82,6 +84,8 @@ def estimate_backfill(
         ]  # fmt: skip
     # A list counts as many calls as its last reading took pages; a first reading, of a page or a few, counts one.
     shared = len(market.requested) + ((splits_read.requests if splits_read else 1) if reads_splits else 0)
+    # Which security a stock is takes one call before its first bars; for a few that changed their ticker, up to three.
+    shared += sum(check.asked_at is None and not check.has_bars for check in checks)
     whole = list(known) if full else unread(known)
     if reads_dividends := bool(whole) or list_due(known, now):
         shared += -(-len(whole) // TICKERS_AT_ONCE)

@@ -80,7 +80,7 @@ def test_a_first_backfill_needs_the_calls_that_were_estimated(backfill: Backfill
     assert estimate.market_days == []
     assert estimate.reads_splits
     assert backfill.count() == 0, "an estimate sends nothing"
-    assert (estimate.calls, estimate.calls_at_least) == (13, 12)  # Bitcoin's 45 days are two pages if all minutes trade
+    assert (estimate.calls, estimate.calls_at_least) == (17, 16)  # Bitcoin's 45 days are two pages if all minutes trade
     assert estimate.calls == estimate.pages == backfill.calls(45)
     assert backfill.estimate(45).is_empty
 
@@ -93,11 +93,11 @@ def test_pages_of_5m_bars_are_counted_as_if_every_minute_had_a_trade(backfill: B
     assert by_series["AAPL", "5m"] == by_series["KIMpL", "5m"] == (2, 1)
     assert by_series["X:BTCUSD", "5m"] == (3, 1)
     assert by_series["AAPL", "1d"] == (1, 1)
-    assert estimate.calls == 4 * 2 + 3 + 5 + 1 + 1  # minutes, day bars, splits, and dividends
-    assert estimate.calls_at_least == 5 + 5 + 1 + 1
+    assert estimate.calls == 4 * 2 + 3 + 5 + 4 + 1 + 1  # minutes, day bars, securities, splits, and dividends
+    assert estimate.calls_at_least == 5 + 5 + 4 + 1 + 1
     assert backfill.calls(80) == estimate.calls - 2  # KIMpL, and BRK.B, which trades in seven minutes of eight
     full = backfill.estimate(80, full=True)
-    assert (full.calls, full.reads_splits) == (estimate.calls - 1, False)
+    assert (full.calls, full.reads_splits) == (estimate.calls - 1 - 4, False)
 
 
 def test_a_tick_a_night_and_a_quiet_hour_need_the_calls_that_were_estimated(backfill: Backfill) -> None:
@@ -129,8 +129,8 @@ def test_a_gap_is_estimated_by_the_days_that_it_leaves(backfill: Backfill) -> No
 def test_time_follows_from_the_calls_and_the_limit(backfill: Backfill, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("POLYGON_CALLS_PER_MINUTE", "5")
     estimate = backfill.estimate(10)
-    assert estimate.calls == 12
-    assert estimate.seconds == pytest.approx(11 * 12.2)
+    assert estimate.calls == 16
+    assert estimate.seconds == pytest.approx(15 * 12.2)
     monkeypatch.setenv("POLYGON_CALLS_PER_MINUTE", "0")
     assert backfill.estimate(10).seconds == 0
 
