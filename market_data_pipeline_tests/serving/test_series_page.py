@@ -45,6 +45,22 @@ def test_the_latest_dividends_are_among_the_facts(api: Api, seed: Seed) -> None:
     assert "<div><dt>Dividend, ex 2026-03-12</dt><dd>0.26 USD, long term gain</dd></div>" in page
 
 
+def test_the_tickers_of_a_security_and_what_became_known_of_them_are_among_the_facts(api: Api, seed: Seed) -> None:
+    seed.series("META")
+    for ticker, since, until in (("FB", "2012-05-18", "2022-06-09"), ("META", "2022-06-09", None)):
+        seed.run(
+            "insert into market_data.symbol_history (security, symbol, valid_from, valid_until, source, first_seen_at)"
+            " values ('BBG000MM2P62', %s, %s, %s, 'events', %s)",
+            *(ticker, since, until, NOW),
+        )
+    seed.run("insert into market_data.identity_news (symbol, change, seen_at) values ('META', 'was FB', %s)", NOW)
+    page = api.get("/series/META/5m").text
+    assert "<div><dt>Security</dt><dd>BBG000MM2P62</dd></div>" in page
+    assert "<div><dt>Ticker FB</dt><dd>from 2012-05-18 until 2022-06-09</dd></div>" in page
+    assert "<div><dt>Ticker META</dt><dd>from 2022-06-09 on</dd></div>" in page
+    assert "<dd>META was FB</dd>" in page
+
+
 def test_a_withdrawn_bar_is_a_correction(api: Api, seed: Seed) -> None:
     seed.series("AAPL")
     seed.run(
