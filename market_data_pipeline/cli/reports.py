@@ -47,7 +47,9 @@ def plan(
 
     A page holds 50,000 minutes, whatever the timeframe. A year of a stock
     takes at most 5 calls for 5m (52 sessions of 16 hours each) and one for
-    1d; a year of a round-the-clock symbol 11 (34 days each) and one.
+    1d; a year of a round-the-clock symbol 11 (34 days each) and one. The
+    first load of a stock takes one more, which tells its security; a list
+    of splits or dividends that is due is counted once.
     """
     chosen = symbols_of(symbols, symbol_list)
     chosen_timeframes = names(timeframes, parse_timeframe)
