@@ -17,7 +17,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from market_data_pipeline.domain.calendar import exchange_date
-from market_data_pipeline.domain.errors import PipelineError, TransientError
+from market_data_pipeline.domain.errors import PipelineError, TransientError, UnansweredError
 from market_data_pipeline.domain.identity import Described, Identity, Tenure, differences, security_id, tenures_of
 from market_data_pipeline.domain.life import ASK_AGAIN_AFTER
 from market_data_pipeline.domain.series import AssetClass, Tier, asset_class_of
@@ -52,6 +52,9 @@ log = logging.getLogger(__name__)
 
 LISTED: Final = "listed tickers"  # as `reference_checks` names it
 _DAILY: Final = timedelta(hours=12)
+
+# One symbol of which the vendor's answer fails is no reason not to ask about others; several in a row are.
+_GIVE_UP_AFTER: Final = 2
 
 # A ticker that has bars and is no security is an exception: it may become one, and costs two requests to look.
 _UNKNOWN: Final = "The vendor knows no security of this ticker."
@@ -100,7 +103,7 @@ def ensure_identities(
     connection.commit()  # no transaction stays open while a request is sent
     if not due:
         return Identities(known)
-    changed, doubts = frozenset[str](), list[str]()
+    changed, doubts, unanswered = frozenset[str](), list[str](), 0
     with connection.symbol_lock("*securities"):  # of several runs that start at once, one asks
         checks, known = read_checks(connection, symbols), read_identities(connection, symbols)
         connection.commit()
@@ -110,14 +113,22 @@ def ensure_identities(
             try:
                 news = _learned(pipeline, connection, request, known.get(request.symbol), checks[request.symbol], since)
             except PipelineError as error:
-                if getattr(error, "of_plan", False):  # bars may be in the plan, and nobody is asked about for a day
-                    for each in due:
-                        write_identity_check(connection, each.symbol, since, now, str(error))
-                    connection.commit()
-                elif error.stops_run:
+                of_plan = getattr(error, "of_plan", False)  # bars may be in the plan
+                if error.stops_run and not of_plan:
                     raise
-                log.warning("Which security %s is could not be asked, nor of others now: %s", request.symbol, error)
-                break
+                alone = isinstance(error, UnansweredError)
+                failed = due if of_plan else [request] if alone else []
+                for each in failed:  # nobody is asked about them for a day, so that the others have their turn
+                    write_identity_check(connection, each.symbol, since, now, str(error))
+                connection.commit()
+                log.warning("Which security %s is could not be asked: %s", request.symbol, error)
+                if not failed or any(checks[each.symbol].error is None for each in failed):
+                    doubts.append(f"Which security {request.symbol} is could not be read: {error}")
+                unanswered += 1
+                if not alone or unanswered == _GIVE_UP_AFTER:
+                    break
+                continue
+            unanswered = 0
             changed |= news.changed
             doubts += [news.warning] if news.warning else []
     found = read_identities(connection, symbols)

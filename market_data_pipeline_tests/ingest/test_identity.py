@@ -21,6 +21,8 @@ from market_data_pipeline.sandbox.view import Source, to_ms
 from market_data_pipeline.settings import Settings
 from market_data_pipeline_tests.domain.strategies import EQUITIES, new_york
 from market_data_pipeline_tests.ingest.conftest import MakeWorld, World
+from market_data_pipeline_tests.ingest.faults.vendor import ALWAYS, Exchange, FaultyVendor
+from market_data_pipeline_tests.polygon.faulty_server import send
 
 TRUTH = SyntheticMarket()
 
@@ -205,3 +207,34 @@ def test_a_page_of_the_list_a_day_finds_a_ticker_that_became_another_security(ma
     known = history(world)
     assert ("META", fund[1], fund[2], REUSED) in known
     assert [row[0] for row in known if row[1] != fund[1]] == ["FB", "KO", "META"]
+
+
+@pytest.mark.parametrize("failing", [("AAPL",), ("AAPL", "KO")])
+def test_a_symbol_of_which_the_answer_fails_stops_no_other_and_is_told_once(
+    make_world: MakeWorld, failing: tuple[str, ...]
+) -> None:
+    world, others = make_world(NOON), {"AAPL", "KO", "MSFT"}.difference(failing)
+
+    def applies(exchange: Exchange) -> bool:
+        return exchange.kind == "reference" and any(f"/tickers/{symbol}" in exchange.target for symbol in failing)
+
+    def known() -> set[object]:
+        rows = world.query("select symbol from market_data.identity_checks where error is null")
+        return {row["symbol"] for row in rows}
+
+    def refresh(*, reverify: bool) -> str:
+        outcomes = world.refresh("AAPL", "KO", "MSFT", timeframes=DAYS, history_days=10, reverify=reverify)
+        assert not any(outcome.failed for outcome in outcomes.values())
+        return " ".join(outcome.warning or "" for outcome in outcomes.values())
+
+    with FaultyVendor(TRUTH, world.clock) as vendor:
+        world.base_url = vendor.url
+        vendor.inject(lambda _: send(500, b"{}"), applies, ALWAYS)
+        assert "Which security AAPL is could not be read: " in refresh(reverify=False)
+        assert known() == (others if len(failing) == 1 else set())  # after two in a row, the run asks no more
+        assert "Which security" not in refresh(reverify=True)
+        assert known() == others
+        vendor.heal()
+        world.now += timedelta(days=1)
+        assert "Which security" not in refresh(reverify=True)
+        assert known() == {"AAPL", "KO", "MSFT"}
