@@ -8,7 +8,6 @@ ticker is. All dates are New York's, and all ranges half-open.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, Self, TypeVar
 
 if TYPE_CHECKING:
@@ -107,7 +106,7 @@ def tenures_of(changes: Iterable[tuple[date, str]]) -> tuple[Tenure, ...]:
             made[-1] = (day, ticker)  # the vendor lists some days twice
         elif not made or made[-1][1] != ticker:
             made.append((day, ticker))
-    ends = [*(following[0] for _, following in pairwise(made)), None]
+    ends = [*(day for day, _ in made[1:]), None][: len(made)]
     return tuple(Tenure(ticker, day, end) for (day, ticker), end in zip(made, ends, strict=True))
 
 

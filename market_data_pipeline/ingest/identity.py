@@ -17,7 +17,14 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from market_data_pipeline.domain.calendar import exchange_date
-from market_data_pipeline.domain.errors import PipelineError, TransientError, UnansweredError
+from market_data_pipeline.domain.errors import (
+    DatabaseBusyError,
+    PipelineError,
+    RateLimitedError,
+    TransactionConflictError,
+    TransientError,
+    VendorUnreachableError,
+)
 from market_data_pipeline.domain.identity import Described, Identity, Tenure, differences, security_id, tenures_of
 from market_data_pipeline.domain.life import ASK_AGAIN_AFTER
 from market_data_pipeline.domain.series import AssetClass, Tier, asset_class_of
@@ -45,6 +52,7 @@ if TYPE_CHECKING:
     from market_data_pipeline.ingest.outcome import SymbolRequest
     from market_data_pipeline.ingest.pipeline import Pipeline
     from market_data_pipeline.polygon.client import PolygonClient
+    from market_data_pipeline.polygon.securities import Changes
     from market_data_pipeline.store.copy import StoreConnection
     from market_data_pipeline.store.securities import IdentityCheck
 
@@ -55,6 +63,7 @@ _DAILY: Final = timedelta(hours=12)
 
 # One symbol of which the vendor's answer fails is no reason not to ask about others; several in a row are.
 _GIVE_UP_AFTER: Final = 2
+_OF_ALL: Final = (RateLimitedError, VendorUnreachableError, DatabaseBusyError, TransactionConflictError)
 
 # A ticker that has bars and is no security is an exception: it may become one, and costs two requests to look.
 _UNKNOWN: Final = "The vendor knows no security of this ticker."
@@ -116,7 +125,7 @@ def ensure_identities(
                 of_plan = getattr(error, "of_plan", False)  # bars may be in the plan
                 if error.stops_run and not of_plan:
                     raise
-                alone = isinstance(error, UnansweredError)
+                alone = isinstance(error, TransientError) and not isinstance(error, _OF_ALL)
                 failed = due if of_plan else [request] if alone else []
                 for each in failed:  # nobody is asked about them for a day, so that the others have their turn
                     write_identity_check(connection, each.symbol, since, now, str(error))
@@ -184,7 +193,7 @@ def _learned(
     if (said := pipeline.overrides.get(symbol)) is not None:
         return _stored(connection, symbol, _overruled(symbol, said, held), held, check, since, now)
     try:
-        learned = learn(pipeline.client, symbol, held, since, PRIORITIES[request.tier])
+        learned = learn(pipeline.client, symbol, held, since, exchange_date(now), PRIORITIES[request.tier])
     except PipelineError as error:
         if isinstance(error, TransientError) or error.stops_run:
             raise
@@ -236,7 +245,9 @@ def _is_whole(symbol: str, identity: Identity | None, since: date) -> bool:
     return len(identity.tenures) == 1 and first.ticker == symbol and (first.start is None or first.start <= since)
 
 
-def learn(client: PolygonClient, symbol: str, held: Identity | None, since: date, priority: int) -> Learned | None:
+def learn(
+    client: PolygonClient, symbol: str, held: Identity | None, since: date, today: date, priority: int
+) -> Learned | None:
     """Return which security a ticker is, with at most three requests; None when the vendor knows of none.
 
     Args:
@@ -244,20 +255,21 @@ def learn(client: PolygonClient, symbol: str, held: Identity | None, since: date
         symbol: the ticker.
         held: what is known; None for nothing.
         since: the first day that matters.
+        today: changes of later days are left out: what is announced may not happen, and the list shows when it has.
         priority: the place of the requests in the rate limit queue.
 
     Raises:
         PipelineError: as the client's.
     """
     said = client.ticker_changes(symbol, priority=priority)
-    tenures = tenures_of(said.changes) if said else ()
+    tenures = _until(today, said)
     if (
         symbol not in {each.ticker for each in tenures}
         and held is not None
         and "@" not in held.security
         and (again := client.ticker_changes(held.security, priority=priority)) is not None
     ):  # nobody has the ticker any more: the security that had it last may have another one
-        said, tenures = again, tenures_of(again.changes)
+        said, tenures = again, _until(today, again)
     described = said.described if said else None
     if symbol not in {each.ticker for each in tenures}:
         tenures = ()  # events that do not name the ticker say nothing of it
@@ -287,6 +299,10 @@ def learn(client: PolygonClient, symbol: str, held: Identity | None, since: date
         security_id(described, first.start), (first, *tenures[1:]), "events" if tenures else "reference"
     )
     return Learned(identity, described, before, doubt)
+
+
+def _until(today: date, said: Changes | None) -> tuple[Tenure, ...]:
+    return tenures_of(each for each in said.changes if each[0] <= today) if said else ()
 
 
 def _look_through_list(pipeline: Pipeline, connection: StoreConnection, now: datetime) -> None:

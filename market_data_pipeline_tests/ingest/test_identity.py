@@ -209,9 +209,11 @@ def test_a_page_of_the_list_a_day_finds_a_ticker_that_became_another_security(ma
     assert [row[0] for row in known if row[1] != fund[1]] == ["FB", "KO", "META"]
 
 
-@pytest.mark.parametrize("failing", [("AAPL",), ("AAPL", "KO")])
+@pytest.mark.parametrize(
+    ("failing", "status", "body"), [(("AAPL",), 500, b"{}"), (("AAPL", "KO"), 200, b"<html>Sign in</html>")]
+)
 def test_a_symbol_of_which_the_answer_fails_stops_no_other_and_is_told_once(
-    make_world: MakeWorld, failing: tuple[str, ...]
+    make_world: MakeWorld, failing: tuple[str, ...], status: int, body: bytes
 ) -> None:
     world, others = make_world(NOON), {"AAPL", "KO", "MSFT"}.difference(failing)
 
@@ -229,7 +231,7 @@ def test_a_symbol_of_which_the_answer_fails_stops_no_other_and_is_told_once(
 
     with FaultyVendor(TRUTH, world.clock) as vendor:
         world.base_url = vendor.url
-        vendor.inject(lambda _: send(500, b"{}"), applies, ALWAYS)
+        vendor.inject(lambda _: send(status, body), applies, ALWAYS)
         assert "Which security AAPL is could not be read: " in refresh(reverify=False)
         assert known() == (others if len(failing) == 1 else set())  # after two in a row, the run asks no more
         assert "Which security" not in refresh(reverify=True)
@@ -238,3 +240,17 @@ def test_a_symbol_of_which_the_answer_fails_stops_no_other_and_is_told_once(
         world.now += timedelta(days=1)
         assert "Which security" not in refresh(reverify=True)
         assert known() == {"AAPL", "KO", "MSFT"}
+
+
+@pytest.mark.parametrize(
+    "events", ["", '{"type":"ticker_change","date":"2027-01-04","ticker_change":{"ticker":"AAPL"}}', '{"date":"soon"}']
+)
+def test_a_list_of_no_change_by_today_leaves_a_series_its_bars(make_world: MakeWorld, events: str) -> None:
+    world = make_world(NOON)
+    said = f'{{"status":"OK","results":{{"name":"AAPL (synthetic)","events":[{events}]}}}}'.encode()
+    with FaultyVendor(TRUTH, world.clock) as vendor:
+        world.base_url = vendor.url
+        vendor.inject(lambda _: send(200, said), lambda exchange: "/AAPL/events" in exchange.target, ALWAYS)
+        world.refresh("AAPL", timeframes=DAYS, history_days=10)
+    assert closes(world, "AAPL") == pytest.approx(true_closes(TRUTH, "AAPL", date(2026, 11, 10), TODAY))
+    assert [(symbol, since, until) for symbol, _, since, until in history(world)] == [("AAPL", None, None)]
