@@ -247,7 +247,7 @@ def test_a_symbol_of_which_the_answer_fails_stops_no_other_and_is_told_once(
 )
 def test_a_list_of_no_change_by_today_leaves_a_series_its_bars(make_world: MakeWorld, events: str) -> None:
     world = make_world(NOON)
-    said = f'{{"status":"OK","results":{{"name":"AAPL (synthetic)","events":[{events}]}}}}'.encode()
+    said = f'{{"status":"OK","results":{{"composite_figi":"BBG000000001","events":[{events}]}}}}'.encode()
     with FaultyVendor(TRUTH, world.clock) as vendor:
         world.base_url = vendor.url
         vendor.inject(lambda _: send(200, said), lambda exchange: "/AAPL/events" in exchange.target, ALWAYS)
