@@ -3,7 +3,7 @@
 dagster-postgres alone opens a connection for each statement: 68 in a run with nothing to do, each a new process of the
 server. Here the parts of an instance's storage share one connection, which is kept until the instance is disposed of;
 if it has been lost, a new one replaces it. Concurrent threads briefly get additional connections. All of them notice
-within a minute and a half that the server's machine is gone.
+within a minute and a half that the server's machine is gone. Slots of pools are claimed and freed in turn.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from sqlalchemy import inspect
 
 from market_data_pipeline.domain.errors import ConfigurationError
 from market_data_pipeline.orchestration.dagster_internals import use_engine
+from market_data_pipeline.orchestration.pool_slots import change_slots_in_turn
 from market_data_pipeline.settings.database_urls import postgres_url as libpq_form
 from market_data_pipeline.settings.database_urls import psycopg2_url
 from market_data_pipeline.store.connection import with_keepalives
@@ -63,6 +64,7 @@ class KeptConnectionStorage(DagsterPostgresStorage):
             should_autocreate_tables = not set(found) >= _TABLES
         super().__init__(url, should_autocreate_tables, inst_data, token_provider)
         use_engine(engine, self.run_storage, self.event_log_storage, self.schedule_storage)
+        change_slots_in_turn(self.event_log_storage, engine)
 
     @classmethod
     def from_config_value(cls, inst_data: Any, config_value: Mapping[str, Any]) -> KeptConnectionStorage:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +40,31 @@ def test_statements_share_a_connection_that_is_replaced_when_lost_and_closed_at_
         use(instance)
         until(lambda: len(clients(dagster_url)) == 1)
     until(lambda: not clients(dagster_url))
+
+
+def test_runs_that_start_and_end_together_each_have_a_slot_of_their_own(dagster_home: Path, dagster_url: str) -> None:
+    """Each claims by its own storage, as in processes of their own; the fourth of a round waits until one is free."""
+    together = threading.Barrier(4)
+
+    def claimed(instance: dg.DagsterInstance, name: str) -> bool:
+        together.wait()
+        return instance.event_log_storage.claim_concurrency_slot("a pool", name, "a step").is_claimed
+
+    def freed(instance: dg.DagsterInstance, name: str) -> None:
+        together.wait()
+        instance.event_log_storage.free_concurrency_slots_for_run(name)
+
+    with ExitStack() as stack, ThreadPoolExecutor(4) as pool:
+        instances = [stack.enter_context(dg.DagsterInstance.get()) for _ in range(4)]
+        storage = instances[0].event_log_storage
+        storage.set_concurrency_slots("a pool", 3)
+        for number in range(10):
+            names = [f"{number} {one}" for one in "abcd"]
+            claims = list(pool.map(claimed, instances, names))
+            info = storage.get_concurrency_info("a pool")
+            assert (sum(claims), info.active_slot_count, info.pending_step_count) == (3, 3, 1)
+            list(pool.map(freed, instances, names))
+            assert storage.get_concurrency_info("a pool").active_slot_count == 0
 
 
 def parameters(instance: dg.DagsterInstance) -> list[dict[str, Any]]:
