@@ -104,15 +104,14 @@ def ensure_identities(
     if not ours:
         return Identities()
     now, symbols = pipeline.clock(), [each.symbol for each in ours]
-    if any(each.reverify for each in ours):
-        _look_through_list(pipeline, connection, now)
+    unread = _look_through_list(pipeline, connection, now) if any(each.reverify for each in ours) else None
     since = exchange_date(now) - timedelta(days=pipeline.history_days)
     checks, known = read_checks(connection, symbols), read_identities(connection, symbols)
     due = [each for each in ours if _is_due(pipeline, each, checks, known, since, now)]
     connection.commit()  # no transaction stays open while a request is sent
     if not due:
-        return Identities(known)
-    changed, doubts, unanswered = frozenset[str](), list[str](), 0
+        return Identities(known, warning=unread)
+    changed, doubts, unanswered = frozenset[str](), [unread] if unread else [], 0
     with connection.symbol_lock("*securities"):  # of several runs that start at once, one asks
         checks, known = read_checks(connection, symbols), read_identities(connection, symbols)
         connection.commit()
@@ -305,20 +304,26 @@ def _until(today: date, said: Changes | None) -> tuple[Tenure, ...]:
     return tenures_of(each for each in said.changes if each[0] <= today) if said else ()
 
 
-def _look_through_list(pipeline: Pipeline, connection: StoreConnection, now: datetime) -> None:
-    """Read a page of the list of active stocks, once a day, from the ticker on that was looked for longest ago."""
+def _look_through_list(pipeline: Pipeline, connection: StoreConnection, now: datetime) -> str | None:
+    """Read a page of the list of active stocks, once a day, from the ticker on that was looked for longest ago.
+
+    Returns:
+        What users should know when it could not be read; None when all is well.
+    """
     known = last_check(connection, LISTED)
     looked_for = longest_unlisted(connection) if known is None or now >= known.verified_at + _DAILY else []
     described = read_described(connection, {each.security for each in looked_for})
     connection.commit()  # no transaction stays open while a request is sent
     if not looked_for:
-        return
+        return None
+    unread = None
     try:
         page = pipeline.client.tickers_from(looked_for[0].ticker, priority=PRIORITIES[Tier.LOW_PRIORITY])
     except PipelineError as error:
         if error.stops_run and not getattr(error, "of_plan", False):
             raise
-        log.warning("The list of active tickers could not be read: %s", error)
+        unread = f"New renames and reused tickers are not noticed, because a list could not be read: {error}"
+        log.warning("%s", unread)
         page = ListedPage((), is_last=False)
     listed = {each.ticker: each for each in page.listed}
     if listed:  # the list is never empty: one that is says nothing
@@ -337,3 +342,4 @@ def _look_through_list(pipeline: Pipeline, connection: StoreConnection, now: dat
         write_looked_for(connection, [each.symbol for each in seen], now)
     write_check(connection, LISTED, Check(exchange_date(now), now))
     connection.commit()
+    return unread

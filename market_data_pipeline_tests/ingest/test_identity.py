@@ -254,3 +254,15 @@ def test_a_list_of_no_change_by_today_leaves_a_series_its_bars(make_world: MakeW
         world.refresh("AAPL", timeframes=DAYS, history_days=10)
     assert closes(world, "AAPL") == pytest.approx(true_closes(TRUTH, "AAPL", date(2026, 11, 10), TODAY))
     assert [(symbol, since, until) for symbol, _, since, until in history(world)] == [("AAPL", None, None)]
+
+
+def test_a_list_that_cannot_be_read_is_told(make_world: MakeWorld) -> None:
+    world = make_world(NOON)
+    with FaultyVendor(TRUTH, world.clock) as vendor:
+        world.base_url = vendor.url
+        world.refresh("KO", timeframes=DAYS, history_days=10)
+        vendor.inject(lambda _: send(500, b"{}"), lambda exchange: "/tickers?" in exchange.target, ALWAYS)
+        world.now += timedelta(hours=1)
+        told = world.refresh("KO", timeframes=DAYS, history_days=10, reverify=True)["KO|1d"]
+    assert not told.failed
+    assert (told.warning or "").startswith("New renames and reused tickers are not noticed, because a list could")
