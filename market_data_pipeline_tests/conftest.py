@@ -25,6 +25,7 @@ import pytest
 from market_data_pipeline.runtime.postgres import EmbeddedPostgres
 from market_data_pipeline.store import connection as databases
 from market_data_pipeline.store.migrations import migrate_database
+from market_data_pipeline_tests.store.writable_views import make_views_writable
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -137,6 +138,7 @@ def migrated_template(postgres_url: str) -> str:
             connection.execute(f"drop database if exists {name}_draft")
             connection.execute(f"create database {name}_draft")
             migrate_database(with_database(postgres_url, f"{name}_draft"), SQL)
+            make_views_writable(with_database(postgres_url, f"{name}_draft"))  # for tests that damage what is stored
             connection.execute(f"alter database {name}_draft rename to {name}")
     return name
 

@@ -18,11 +18,11 @@ from market_data_pipeline.domain.objectives import TIER_OBJECTIVES
 from market_data_pipeline.domain.series import Series
 from market_data_pipeline.ingest.compare import changes_of, compare
 from market_data_pipeline.ingest.doubt import within
-from market_data_pipeline.ingest.features import update_features
+from market_data_pipeline.ingest.features import store_records
 from market_data_pipeline.ingest.jumps import jump_doubts
 from market_data_pipeline.ingest.outcome import SeriesOutcome, failed_outcome
 from market_data_pipeline.store.audit_log import LogRow, append_log
-from market_data_pipeline.store.bars import append_bars, extent, read_bars, supersede_bars
+from market_data_pipeline.store.bars import extent, read_bars, supersede_bars
 from market_data_pipeline.store.coverage import write_coverage, write_failed_days
 from market_data_pipeline.store.series_state import state_of, write_failure, write_state
 from market_data_pipeline.store.stray_bars import write_stray_bars
@@ -173,13 +173,13 @@ def _commit(context: CommitContext, change: Change) -> SeriesOutcome:
     with tally.storing():
         replaced = [from_us(us) for us in ts_us(stored)[delta.replaced]]
         supersede_bars(connection, series, replaced, now, context.run_id)
-        append_bars(connection, series, change.bars[delta.inserted | delta.updated], now)
-    features = update_features(
+    features = store_records(
         connection,
         series,
         state,
         change.bars,
         basis,
+        new=change.bars[delta.inserted | delta.updated],
         changed_from=None if delta.first_us is None else from_us(delta.first_us),
         contiguous=len(change.spans) == 1,
         full=change.full,

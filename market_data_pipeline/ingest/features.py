@@ -1,4 +1,4 @@
-"""Update a series' stored features to match its bars: recompute what a change can affect, write what differs.
+"""Store a series' new bars with their features, and update the features of stored ones that a change affects.
 
 Add here: what a change affects and what must be read to recompute it. Keep out: the formulas (domain.features).
 """
@@ -15,13 +15,9 @@ from market_data_pipeline.domain.calendar import exchange_date, to_us
 from market_data_pipeline.domain.errors import FeatureError, PipelineError
 from market_data_pipeline.domain.features.own import FAILED_MARK, NO_OWN_FEATURES, OwnFeatures
 from market_data_pipeline.store.bars import read_bars, read_bars_before
-from market_data_pipeline.store.features import (
-    append_features,
-    changed_rows,
-    feature_table,
-    read_features,
-    remove_features,
-)
+from market_data_pipeline.store.feature_values import feature_table
+from market_data_pipeline.store.features import changed_rows, read_features
+from market_data_pipeline.store.records import append_records, update_features
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -66,8 +62,8 @@ class FeatureUpdate(NamedTuple):
         problems: a sentence for each own feature that could not be computed.
         own_features: the fingerprint of the own features behind the stored rows, for the series' state.
         bars: the adjusted bars that were read for it; empty when there was nothing to compute.
-        changed_us: starts of the first and last bars whose features were written or removed, microseconds since 1970
-            UTC; empty when none were.
+        changed_us: starts of the first and last bars whose features were written, microseconds since 1970 UTC; empty
+            when none were.
     """
 
     rows: int
@@ -77,20 +73,21 @@ class FeatureUpdate(NamedTuple):
     changed_us: Sequence[int] = ()
 
 
-def update_features(
+def store_records(
     connection: StoreConnection,
     series: Series,
     state: SeriesState,
     bars: pd.DataFrame,
     basis: FeatureBasis,
     *,
+    new: pd.DataFrame,
     changed_from: datetime | None,
     contiguous: bool,
     full: bool,
     now: datetime,
     tally: Tally,
 ) -> FeatureUpdate:
-    """Update a series' stored features to match its bars, which the transaction has already stored.
+    """Store new bars with their features, and let the features of the stored ones match.
 
     Args:
         connection: the transaction.
@@ -98,15 +95,18 @@ def update_features(
         state: its state before the bars changed.
         bars: the raw bars that the change came with.
         basis: what the features depend on besides the bars.
+        new: those of `bars` that are not stored, or no more.
         changed_from: start of the first bar that changed, None when none did.
         contiguous: whether `bars` has every bar of the series from its first one to its last.
         full: compute and compare everything again.
-        now: becomes `features_computed_at`, aware UTC.
+        now: becomes `ingested_at` of the new ones and `features_computed_at`, aware UTC.
         tally: counts the time.
 
     Raises:
         FeatureError: a formula of the 17 fails on the bars; the message names the series.
     """
+    import numpy as np
+
     from market_data_pipeline.domain.adjustments import adjust
 
     own, held_until = basis.own, state.last_ts
@@ -120,6 +120,7 @@ def update_features(
             connection,
             series,
             bars,
+            new,
             first=first,
             held_until=held_until,
             contiguous=contiguous,
@@ -128,14 +129,18 @@ def update_features(
         )
     with tally.computing():
         table, problems = _computed(series, read, start, basis.asset_class, own)
-    begin = first or BEGINNING
-    removed: list[datetime] = []
     with tally.storing():
+        of_new = np.isin(table["ts"].cast("int64").to_numpy(), ts_us(new), assume_unique=True)
+        append_records(connection, series, new, table.filter(of_new), now)
+        changed = np.zeros(len(of_new), dtype=bool)
+        begin = first or BEGINNING
         if held_until is not None and begin <= held_until:
-            table, removed = _differing(connection, series, table, begin, own)
-        append_features(connection, series, table, now)
+            stored = read_features(connection, series, begin, own.declarations, leftovers=own.readable)
+            changed = changed_rows(stored, table) & ~of_new
+            update_features(connection, series, table.filter(changed), now)
+    table = table.filter(of_new | changed)
     written = table["ts"].cast("int64").to_numpy()
-    changed_us = [*written[:1].tolist(), *written[-1:].tolist(), *map(to_us, (*removed[:1], *removed[-1:]))]
+    changed_us = [*written[:1].tolist(), *written[-1:].tolist()]
     rows = int(table.num_rows)
     if own.readable:
         fingerprint = own.digest + (FAILED_MARK if problems else "")
@@ -165,6 +170,7 @@ def bars_to_compute(
     connection: StoreConnection,
     series: Series,
     answer: pd.DataFrame,
+    new: pd.DataFrame,
     *,
     first: datetime | None,
     held_until: datetime | None,
@@ -175,9 +181,10 @@ def bars_to_compute(
     """Return the adjusted bars that a recomputation from `first` on needs, and the index of `first` among them.
 
     Args:
-        connection: the transaction in which the changed bars are already stored.
+        connection: the transaction, in which the bars that changed are no more stored.
         series: whose bars.
         answer: the raw bars that the change came with; stored bars are read only where these do not suffice.
+        new: those of `answer` that are not stored.
         first: start of the first bar that changed, None to recompute all.
         held_until: start of the last bar that was stored before the change, None when none was.
         contiguous: whether `answer` has every bar of the series from its first one to its last.
@@ -191,19 +198,28 @@ def bars_to_compute(
     if held_until is None:
         return adjusted(answer), 0
     if first is None:
-        return adjusted(read_bars(connection, series, BEGINNING, _END)), 0
+        return adjusted(_together(read_bars(connection, series, BEGINNING, _END), new)), 0
     if warm_up is not None:
         before = read_bars_before(connection, series, first, warm_up)
         starts = ts_us(answer)
         if contiguous and len(starts) and starts[-1] >= to_us(held_until):
             changed = answer.iloc[int(starts.searchsorted(to_us(first))) :]
         else:
-            changed = read_bars(connection, series, first, _END)
+            changed = _together(read_bars(connection, series, first, _END), new)
         bars = adjusted(pd.concat((before, changed), ignore_index=True))
         if len(before) < warm_up or warm_up_suffices(bars, len(before)):
             return bars, len(before)
-    bars = adjusted(read_bars(connection, series, BEGINNING, _END))
+    bars = adjusted(_together(read_bars(connection, series, BEGINNING, _END), new))
     return bars, int(ts_us(bars).searchsorted(to_us(first)))
+
+
+def _together(stored: pd.DataFrame, new: pd.DataFrame) -> pd.DataFrame:
+    """Return the bars of both frames, which have none in common, in ascending order."""
+    import pandas as pd
+
+    if not len(stored) or not len(new):
+        return new if len(new) else stored
+    return pd.concat((stored, new), ignore_index=True).sort_values("ts", ignore_index=True)
 
 
 def _computed(
@@ -230,18 +246,3 @@ def _computed(
             f"The features of {series.partition_key} from {where} on cannot be computed: "
             f"{type(error).__name__}: {error}"
         ) from error
-
-
-def _differing(
-    connection: StoreConnection, series: Series, computed: pa.Table, compare_from: datetime, own: OwnFeatures
-) -> tuple[pa.Table, list[datetime]]:
-    """Remove the stored rows that are outdated; return the computed ones to store, and the starts of those removed."""
-    import numpy as np
-
-    stored = read_features(connection, series, compare_from, own.declarations, leftovers=own.readable)
-    mask = changed_rows(stored, computed)
-    stored_ts, computed_ts = stored["ts"].to_numpy(), computed["ts"].to_numpy()
-    outdated = np.isin(stored_ts, computed_ts[mask]) | ~np.isin(stored_ts, computed_ts)
-    removed = stored["ts"].filter(outdated).to_pylist()
-    remove_features(connection, series, removed)
-    return computed.filter(mask), removed

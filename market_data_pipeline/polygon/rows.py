@@ -16,7 +16,7 @@ from market_data_pipeline.domain.series import Timeframe, asset_class_of
 FIELDS: Final = ("o", "h", "l", "c", "v", "vw", "n")  # the vendor's names, in the order of `domain.bars.VALUES`
 LATEST_MS: Final = 10**14  # the year 5138: a later stamp is in a finer unit
 _LATEST_US: Final = 10**17
-_MOST_TRADES: Final = 2.0**53  # beyond, floats skip whole numbers, and the column holds no more than 2**63
+_MOST_TRADES: Final = 2.0**31 - 1  # the column holds no more; the busiest days of all have a few million
 _MOST: Final = 1e18  # of a price or a volume: no currency and no coin is counted in so many
 _SPAN_5M_US: Final = 300 * 10**6
 _MS: Final = timedelta(milliseconds=1)

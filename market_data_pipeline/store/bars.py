@@ -1,4 +1,4 @@
-"""Bars in PostgreSQL: read, append, and correct with the old values kept in `bar_revisions`."""
+"""Bars in PostgreSQL: read them, and remove corrected ones with the old values kept in `bar_revisions`."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ from datetime import UTC, datetime, timedelta
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Final, LiteralString
 
-from market_data_pipeline.domain.bars import PRICES, VALUES, array, bar_frame, ts_us
+from market_data_pipeline.domain.bars import VALUES, bar_frame
+from market_data_pipeline.store.records import series_id
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     import pandas as pd
 
-    from market_data_pipeline.domain.series import Series, Timeframe
+    from market_data_pipeline.domain.series import Series
     from market_data_pipeline.store.copy import StoreConnection
 
 _KINDS: Final = {"ts": "instant", **dict.fromkeys(VALUES, "float")}
@@ -22,47 +23,47 @@ _PIECE: Final = 1 << 16
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-def partition(relation: str, timeframe: Timeframe) -> str:
-    """Return the name of the timeframe's partition: COPY into it saves routing every row."""
-    return f"{relation}_{timeframe}"
-
-
 def read_bars(
     connection: StoreConnection, series: Series, start: datetime, end: datetime, *, as_of: datetime | None = None
 ) -> pd.DataFrame:
     """Return the stored raw bars with `ts` in [start, end) as a bar frame, as they are or as they were at `as_of`."""
-    relation: LiteralString = "market_data.bars"
-    if as_of is not None:
-        relation = "market_data.bars_as_of(%(symbol)s, %(timeframe)s, %(as_of)s)"
+    parameters: dict[str, object] = {"start": start, "end": end}
+    if as_of is None:
+        relation, series_is = _records(series)
+        parameters["series"] = series_id(connection, series)
+    else:
+        relation, series_is = "market_data.bars_as_of(%(symbol)s, %(timeframe)s, %(as_of)s)", "true"
+        parameters |= {**series._asdict(), "as_of": as_of}
     columns = read_pieces(
         connection,
         _KINDS,
         f"""
         select ts, open, high, low, close, volume, vwap, trades
         from {relation}
-        where symbol = %(symbol)s and timeframe = %(timeframe)s and ts >= %(start)s and ts < %(end)s
+        where {series_is} and ts >= %(start)s and ts < %(end)s
         order by ts
         """,  # noqa: S608 - one of two relations
-        {**series._asdict(), "start": start, "end": end, "as_of": as_of},
+        parameters,
     )
     return _frame(columns)
 
 
 def read_bars_before(connection: StoreConnection, series: Series, before: datetime, count: int) -> pd.DataFrame:
     """Return the last `count` stored raw bars with `ts` before `before` as a bar frame, ascending."""
+    relation, series_is = _records(series)
     columns = connection.columns(
         _KINDS,
-        """
+        f"""
         select * from (
             select ts, open, high, low, close, volume, vwap, trades
-            from market_data.bars
-            where symbol = %(symbol)s and timeframe = %(timeframe)s and ts < %(before)s
+            from {relation}
+            where {series_is} and ts < %(before)s
             order by ts desc
             limit %(count)s
         ) as newest
         order by ts
-        """,
-        {**series._asdict(), "before": before, "count": count},
+        """,  # noqa: S608 - a partition
+        {"series": series_id(connection, series), "before": before, "count": count},
     )
     return _frame(columns)
 
@@ -97,31 +98,8 @@ def read_pieces(
     }
 
 
-def append_bars(connection: StoreConnection, series: Series, bars: pd.DataFrame, now: datetime) -> None:
-    """Store bars that are not stored yet."""
-    import numpy as np
-    import pyarrow as pa
-
-    rows = len(bars)
-    if not rows:
-        return
-    instant = pa.timestamp("us", tz="UTC")
-    trades = array(bars, "trades")
-    absent = np.isnan(trades)
-    columns = {
-        "symbol": pa.repeat(pa.scalar(series.symbol), rows),
-        "timeframe": pa.repeat(pa.scalar(str(series.timeframe)), rows),
-        "ts": pa.array(ts_us(bars)).cast(instant),
-        **{name: pa.array(array(bars, name)) for name in PRICES},
-        **{name: pa.array(array(bars, name), from_pandas=True) for name in ("volume", "vwap")},
-        "trades": pa.array(np.where(absent, 0, trades).astype("int64"), mask=absent),
-        "ingested_at": pa.repeat(pa.scalar(now, type=instant), rows),
-    }
-    connection.copy(partition("bars", series.timeframe), pa.table(columns))
-
-
 def supersede_bars(connection: StoreConnection, series: Series, ts: list[datetime], now: datetime, run_id: str) -> None:
-    """Move the stored bars at `ts` to `bar_revisions`, with the run that superseded them."""
+    """Remove the records at `ts`; their bars are kept in `bar_revisions`, with the run that superseded them."""
     if not ts:
         return
     connection.execute(  # with the owner's rights: the pipeline's own do not include deleting a bar
@@ -136,14 +114,16 @@ def supersede_bars(connection: StoreConnection, series: Series, ts: list[datetim
 
 def extent(connection: StoreConnection, series: Series) -> dict[str, Any]:
     """Return `first_ts`, `last_ts` (None when nothing is stored) and `bar_count` of a series."""
+    relation, series_is = _records(series)
     return connection.rows(
-        """
-        select min(ts) as first_ts, max(ts) as last_ts, count(*) as bar_count
-        from market_data.bars
-        where symbol = %(symbol)s and timeframe = %(timeframe)s
-        """,
-        series._asdict(),
+        f"select min(ts) as first_ts, max(ts) as last_ts, count(*) as bar_count from {relation} where {series_is}",  # noqa: S608 - a partition
+        {"series": series_id(connection, series)},
     )[0]
+
+
+def _records(series: Series) -> tuple[LiteralString, LiteralString]:
+    """Return where the bars of a series are stored, and the condition for them, with its number as `series`."""
+    return f"market_data.records_{series.timeframe}", "series = %(series)s"
 
 
 def _frame(columns: dict[str, Any]) -> pd.DataFrame:

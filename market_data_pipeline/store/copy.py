@@ -7,12 +7,13 @@ travel on the same connection, so that they commit with a series' data.
 
 from __future__ import annotations
 
+import struct
 import threading
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final, LiteralString
 
 import psycopg
-from psycopg.adapt import Loader
+from psycopg.adapt import Dumper, Loader
 from psycopg.pq import Format, TransactionStatus
 from psycopg.rows import dict_row
 from psycopg.types.numeric import Int8BinaryDumper
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
 
+    from market_data_pipeline.domain.series import Series, Timeframe
     from market_data_pipeline.store.source import Source
 
 # A statement waits this long for a table that another connection has locked. Our own transactions hold a row for
@@ -83,6 +85,24 @@ class _Instants(_Numbers):
         return super().load(data) + _POSTGRES_EPOCH_US
 
 
+class _NumbersDumper(Dumper):
+    """Sends an array of values of one size, see `_Numbers`."""
+
+    format = Format.BINARY
+
+    def dump(self, obj: Any) -> bytes:
+        import numpy as np
+
+        kind = "i8" if obj.dtype.kind == "M" else obj.dtype.str[1:]
+        values = obj.view("int64") - _POSTGRES_EPOCH_US if obj.dtype.kind == "M" else obj
+        element = psycopg.adapters.types.get_oid(_ELEMENTS[obj.dtype.str[1:]])
+        pairs = np.empty(len(obj), [("length", ">i4"), ("value", f">{kind}")])
+        pairs["length"], pairs["value"] = values.itemsize, values
+        # Dimensions, no null, element type, length and lower bound.
+        return struct.pack(">iiIii", 1, 0, element, len(obj), 1) + pairs.tobytes()
+
+
+_ELEMENTS: Final = {"f8": "float8", "i4": "int4", "M8[us]": "timestamptz"}
 _LOADERS: Final = {"int4": _Integers, "float8": _Floats, "timestamptz": _Instants}
 
 
@@ -111,9 +131,13 @@ class StoreConnection:
         )
         self._in_use = threading.RLock()  # by the thread that works, or by the heartbeat beside it
         self.closed = False
+        # What this connection knows of `records`: numbers of series, and months that have partitions.
+        self.series_ids: dict[Series, int] = {}
+        self.partitions: set[tuple[Timeframe, int, int]] = set()
         # Texts and whole numbers have the types that the statements are written for, whatever their values are.
         self._connection.adapters.register_dumper(str, StrBinaryDumper)
         self._connection.adapters.register_dumper(int, Int8BinaryDumper)
+        self._connection.adapters.register_dumper("numpy.ndarray", _NumbersDumper)
         self._cursor = self._connection.cursor(row_factory=dict_row)
         self._columns = self._connection.cursor()
         for array, loader in _LOADERS.items():
@@ -195,6 +219,8 @@ class StoreConnection:
 
     def rollback(self) -> None:
         """Discard everything since the last commit; a lost connection has already done so."""
+        self.series_ids.clear()  # the transaction may have made them
+        self.partitions.clear()
         if not self.closed:
             with suppress(DatabaseUnavailableError), self._translated():
                 self._connection.rollback()

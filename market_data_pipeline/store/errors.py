@@ -9,6 +9,7 @@
 | 55P03, 57014, 53, 58 | TransientError: the next run tries this series again |
 | 3F000, 42P01, 42703 | ConfigurationError: the schema is not the one this program was written for |
 | MD001 | ConfigurationError: what another source sent (`sql/0024_source.sql`) |
+| MD002 | ConfigurationError: bars are being moved to another table (`sql/0050_records.sql`) |
 | anything else | PipelineError: a statement is wrong, or a rule of the schema was broken |
 
 Whether the connection is gone is read from the connection, because libpq's message depends on its version and language.
@@ -65,6 +66,8 @@ def failure(sqlstate: str | None, text: str, *, lost: bool) -> PipelineError:
         return ConfigurationError(f"The database's schema is missing or too old ({words}): run `market-data migrate`.")
     if sqlstate == "MD001":
         return ConfigurationError(f"Nothing was stored: {said(text)}. Check POLYGON_API_KEY and DATABASE_URL.")
+    if sqlstate == "MD002":
+        return ConfigurationError(f"Nothing was stored: {said(text)}.")
     return PipelineError(f"PostgreSQL refused a statement ({words}).")
 
 

@@ -1,19 +1,19 @@
-"""Features in PostgreSQL: read, compare with computed ones, and replace the rows that changed."""
+"""Features in PostgreSQL: read them in the columns in which they are stored, and compare them with computed ones."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, LiteralString
+from typing import TYPE_CHECKING, Final, LiteralString
 
-from market_data_pipeline.domain.bars import array, ts_us
-from market_data_pipeline.domain.features.definitions import FEATURE_NAMES, FEATURES
-from market_data_pipeline.store.bars import partition, read_pieces
+from market_data_pipeline.domain.features.definitions import FEATURE_NAMES
+from market_data_pipeline.store.bars import read_pieces
+from market_data_pipeline.store.feature_values import CODES, FLOATS, STORED
+from market_data_pipeline.store.records import series_id
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
 
     import numpy as np
-    import pandas as pd
     import pyarrow as pa
 
     from market_data_pipeline.domain.features.definitions import Feature
@@ -23,26 +23,6 @@ if TYPE_CHECKING:
 LEFTOVER: Final = "_leftover"  # no feature's name begins with an underscore
 ROUNDING: Final = 1e-12  # relative
 _JSON_TYPES: Final = {"float": "number", "bool": "boolean", "text": "string"}
-
-
-def feature_table(features: pd.DataFrame, own: Sequence[Feature] = ()) -> pa.Table:
-    """Return a frame of features as Arrow: `ts`, the 17 columns and those of `own`, null where NaN or NA."""
-    import pyarrow as pa
-
-    columns = {"ts": pa.array(ts_us(features)).cast(pa.timestamp("us", tz="UTC"))}
-    columns |= {feature.name: _column(array(features, feature.name), feature) for feature in (*FEATURES, *own)}
-    return pa.table(columns)
-
-
-def _column(values: Any, feature: Feature) -> pa.Array:
-    import pandas as pd
-    import pyarrow as pa
-
-    types = {"float": pa.float64(), "bool": pa.bool_(), "text": pa.string()}
-    if isinstance(values, pd.Categorical) and feature.labels:  # Arrow's own conversion takes five times as long
-        codes = values.codes
-        return pa.array(feature.labels, pa.string()).take(pa.array(codes, mask=codes < 0))
-    return pa.array(values, from_pandas=True).cast(types[feature.dtype])
 
 
 def feature_columns(own: Sequence[Feature], relation: str = "features") -> LiteralString:
@@ -67,43 +47,48 @@ def read_features(
     start: datetime,
     own: Sequence[Feature] = (),
     *,
-    end: datetime | None = None,
     leftovers: bool = False,
 ) -> pa.Table:
-    """Return the stored features with `ts` in [start, end), ascending: `ts`, the 17 columns and those of `own`.
+    """Return the stored features with `ts` from `start` on, ascending, in the columns of `feature_values`.
 
-    Without `end` they reach up to the last one. With `leftovers` there is one more column, LEFTOVER: whether the row
-    holds own features that are not in `own`.
+    With `leftovers` there is one more column, LEFTOVER: whether the row holds own features that are not in `own`.
     """
     import numpy as np
     import pyarrow as pa
 
-    before_end: LiteralString = "" if end is None else " and ts < %(end)s"
     leftover: LiteralString = (
         f", coalesce(extra - %(declared)s::text[] <> '{{}}', false) as {LEFTOVER}" if leftovers else ""
     )
-    features = (*FEATURES, *own)
-    kinds = {"ts": "instant", **{feature.name: feature.dtype for feature in features}}
+    values = "".join(f", {own_value(feature, 'stored')} as {feature.name}" for feature in own)
+    kinds = {
+        "ts": "instant",
+        **dict.fromkeys(FLOATS, "float"),
+        CODES: "code",
+        **{feature.name: feature.dtype for feature in own},
+        **({LEFTOVER: "bool"} if leftovers else {}),
+    }
     found = read_pieces(
         connection,
-        kinds | ({LEFTOVER: "bool"} if leftovers else {}),
+        kinds,
         f"""
-        select ts, {feature_columns(own)}{leftover}
-        from market_data.features
-        where symbol = %(symbol)s and timeframe = %(timeframe)s and ts >= %(start)s{before_end}
+        select ts, {", ".join(FLOATS)}, {CODES}{values}{leftover}
+        from market_data.records_{series.timeframe} as stored
+        where series = %(series)s and ts >= %(start)s and features_after is not null
         order by ts
-        """,  # noqa: S608 - names of columns, checked when they were declared
-        {**series._asdict(), "start": start, "end": end, "declared": [feature.name for feature in own]},
+        """,  # noqa: S608 - names of columns, checked when they were declared, and of a partition
+        {"series": series_id(connection, series), "start": start, "declared": [feature.name for feature in own]},
     )
     columns = {"ts": pa.array(found["ts"]).cast(pa.timestamp("us", tz="UTC"))}
-    for feature in features:
-        values = found[feature.name]
+    columns |= {name: pa.array(found[name], mask=np.isnan(found[name])) for name in FLOATS}
+    columns[CODES] = pa.array(found[CODES])
+    for feature in own:
+        values_of = found[feature.name]
         if feature.dtype == "text":
-            columns[feature.name] = pa.array(values, pa.string())
+            columns[feature.name] = pa.array(values_of, pa.string())
         elif feature.dtype == "bool":
-            columns[feature.name] = pa.array(values == 1, mask=values < 0)
+            columns[feature.name] = pa.array(values_of == 1, mask=values_of < 0)
         else:
-            columns[feature.name] = pa.array(values, mask=np.isnan(values))
+            columns[feature.name] = pa.array(values_of, mask=np.isnan(values_of))
     if leftovers:
         columns[LEFTOVER] = pa.array(found[LEFTOVER] == 1)
     return pa.table(columns)
@@ -129,7 +114,7 @@ def changed_rows(stored: pa.Table, computed: pa.Table) -> np.ndarray:
     for name in computed.column_names[1:]:
         new, old = computed[name], counterpart[name]
         equal = pc.fill_null(pc.equal(new, old), False)
-        if name not in FEATURE_NAMES and pa.types.is_floating(new.type):
+        if name not in STORED and pa.types.is_floating(new.type):
             apart = pc.abs(pc.subtract(new, old))
             equal = pc.or_(equal, pc.fill_null(pc.less_equal(apart, pc.multiply(pc.abs(new), ROUNDING)), False))
         both_null = pc.and_(pc.is_null(new), pc.is_null(old))
@@ -137,63 +122,3 @@ def changed_rows(stored: pa.Table, computed: pa.Table) -> np.ndarray:
     if LEFTOVER in counterpart.column_names:
         changed |= counterpart[LEFTOVER].to_numpy()
     return changed
-
-
-def append_features(connection: StoreConnection, series: Series, features: pa.Table, now: datetime) -> None:
-    """Store feature rows that are not stored yet; columns beyond the 17 go into `extra`."""
-    import pyarrow as pa
-
-    rows = features.num_rows
-    if not rows:
-        return
-    table = (
-        _with_extra(features)
-        .add_column(0, "symbol", pa.repeat(pa.scalar(series.symbol), rows))
-        .add_column(1, "timeframe", pa.repeat(pa.scalar(str(series.timeframe)), rows))
-        .append_column("features_computed_at", pa.repeat(pa.scalar(now, type=pa.timestamp("us", tz="UTC")), rows))
-    )
-    connection.copy(partition("features", series.timeframe), table)
-
-
-def _with_extra(features: pa.Table) -> pa.Table:
-    """Return `features` with the columns beyond the 17 joined into one, `extra`, in the binary form of jsonb."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    own = [name for name in features.column_names if name not in FEATURE_NAMES and name != "ts"]
-    if not own:
-        return features
-    pieces: list[Any] = []
-    empty = pa.repeat(pa.scalar(True), features.num_rows)
-    for name in own:
-        column = features[name].combine_chunks()
-        pieces += [f'{"," if pieces else ""}"{name}":', pc.fill_null(_json(column), "null")]
-        empty = pc.and_(empty, pc.is_null(column))
-    # A version byte and the text: the type's binary form.
-    document = pc.binary_join_element_wise("\x01{", *pieces, "}", "")
-    extra = pc.if_else(empty, pa.scalar(None, pa.binary()), document.cast(pa.binary()))
-    return features.drop_columns(own).append_column("extra", extra)
-
-
-def _json(column: pa.Array) -> pa.Array:
-    """Return each value as JSON, null where there is none; floats in the fewest digits that restore them."""
-    import orjson
-    import pyarrow as pa
-
-    if not pa.types.is_string(column.type):
-        return column.cast(pa.string())
-    coded = column.dictionary_encode()
-    words = pa.array([orjson.dumps(word).decode() for word in coded.dictionary.to_pylist()], pa.string())
-    return words.take(coded.indices)
-
-
-def remove_features(connection: StoreConnection, series: Series, ts: list[datetime]) -> None:
-    """Delete the rows at `ts`: they are about to be stored again, or their bars are gone."""
-    if ts:
-        connection.execute(
-            """
-            delete from market_data.features
-            where symbol = %(symbol)s and timeframe = %(timeframe)s and ts = any(%(ts)s)
-            """,
-            {**series._asdict(), "ts": ts},
-        )

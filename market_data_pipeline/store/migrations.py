@@ -17,8 +17,11 @@ from market_data_pipeline.store.connection import describe, open_connection
 from market_data_pipeline.store.connection_settings import NEEDED
 from market_data_pipeline.store.pooler import is_pooled
 from market_data_pipeline.store.privileges import grant_privileges, login_of
+from market_data_pipeline.store.record_move import move_records
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import psycopg
 
     from market_data_pipeline.settings import Settings
@@ -37,11 +40,14 @@ def migrate(settings: Settings) -> list[str]:
     return migrate_database(settings.owner_url, project.PACKAGE / "sql", login=login_of(settings.database_url))
 
 
-def migrate_database(url: str, sql: Path, *, login: str | None = None) -> list[str]:
+def migrate_database(
+    url: str, sql: Path, *, login: str | None = None, on_move: Callable[[int, int], None] | None = None
+) -> list[str]:
     """Apply the missing migrations of the folder `sql`, in order, each in a transaction of its own.
 
     Concurrent calls are harmless: the second waits and finds nothing to do. The database must exist; the right to
-    create one is not needed. The privileges of the group roles and of the pipeline's `login` are granted too.
+    create one is not needed. The privileges of the group roles and of the pipeline's `login` are granted too. Where bars
+    move to another table, `on_move` is told after each series how many are done, and of how many.
 
     Raises:
         ConfigurationError: the server is too old, the database's encoding is not UTF8, the schema is newer than this
@@ -63,6 +69,9 @@ def migrate_database(url: str, sql: Path, *, login: str | None = None) -> list[s
         changed = not known.keys() <= before
         if changed:
             _run_dbmate(connection, sql, url)
+        for done, waiting in move_records(connection):
+            if on_move is not None:
+                on_move(done, waiting)
         grant_privileges(connection, login, again=changed)
         return [known[version] for version in sorted(_applied(connection) - before)]
 

@@ -28,9 +28,9 @@ from market_data_pipeline.ingest.features import bars_to_compute
 from market_data_pipeline.orchestration.dagster_internals import StoredDagsterState
 from market_data_pipeline.orchestration.metadata import failure
 from market_data_pipeline.reports.health import scheduler_health
-from market_data_pipeline.store.bars import append_bars
 from market_data_pipeline.store.connection import engine
 from market_data_pipeline.store.copy import StoreConnection
+from market_data_pipeline.store.records import append_records
 from market_data_pipeline_tests.domain.feature_series import assert_same, random_bars
 from market_data_pipeline_tests.ingest.conftest import MakeWorld, World
 
@@ -47,9 +47,8 @@ class Counting(StoreConnection):
 
     def columns(self, kinds: Mapping[str, str], statement: Any, *parameters: object) -> dict[str, Any]:
         found = super().columns(kinds, statement, *parameters)
-        for relation in ("bars", "features"):
-            if f"market_data.{relation}\n" in statement:
-                self.read[relation] += len(found["ts"])
+        if "market_data.records_" in statement:
+            self.read["features" if "features_after" in statement else "bars"] += len(found["ts"])
         return found
 
     def copy(self, relation: str, table: pa.Table) -> None:
@@ -107,7 +106,7 @@ def test_an_append_reads_its_warm_up_and_writes_its_rows(world: World, counted: 
     assert outcome.counters.rows_inserted == outcome.counters.features_written == 3
     assert counted.read["bars"] <= WARM_UP_BARS + 200  # and the bars of the session, which were fetched again
     assert counted.read["features"] == 0
-    assert counted.written == {"bars_5m": 3, "features_5m": 3}
+    assert counted.written == {"records_5m": 3}
     assert rewritten(before, features(world)).tolist() == [False] * len(before) + [True] * 3
     check_against_the_whole(world)
 
@@ -126,9 +125,9 @@ def test_a_correction_recomputes_from_its_bar_on_and_writes_what_differs(world: 
     world.now += timedelta(seconds=1)
     outcome = refresh(world, counted)
     assert (outcome.counters.rows_updated, outcome.counters.rows_inserted) == (1, 0)
-    # The stored features were already those of the true close: none of them differs, and nothing is written.
-    assert counted.written == {"bars_5m": 1}
-    assert outcome.counters.features_written == 0
+    # The stored features were already those of the true close: none of them differs, and no other row is written.
+    assert counted.written == {"records_5m": 1}
+    assert outcome.counters.features_written == 1
     assert counted.read["features"] == 400
     pd.testing.assert_frame_equal(features(world), before)
     check_against_the_whole(world)
@@ -159,7 +158,7 @@ def test_a_corrected_value_changes_rows_from_its_bar_on_until_it_is_forgotten(
     # A volume is in the means of 20 bars: these rows are written again, none before and none after them.
     touched = rewritten(before, after)
     assert touched[touched].index.tolist() == list(range(at, at + 20))
-    assert outcome.counters.features_written == counted.written["features_5m"] == 20
+    assert outcome.counters.features_written == counted.written["records_5m"] == 20
     check_against_the_whole(world)
 
 
@@ -206,11 +205,12 @@ def test_a_ticker_that_stands_still_is_judged_by_its_adjusted_prices(
         assert 200 < (~before).sum() < WARM_UP_BARS - 200
     newest = made["ts"].iloc[-1].to_pydatetime()
     with StoreConnection(database_url) as connection:
-        append_bars(connection, series, made, NOON)
+        append_records(connection, series, made, None, NOON)
         found, start = bars_to_compute(
             connection,
             series,
             made.iloc[-1:],
+            made.iloc[:0],
             first=newest,
             held_until=newest - timedelta(minutes=15),
             contiguous=True,

@@ -131,7 +131,7 @@ def test_appending_leaves_what_one_backfill_leaves(project: Project) -> None:
     appended = read_features("AAPL", "5m")
     assert len(appended) > 1_600
     with world.connect() as connection:
-        connection.execute("truncate market_data.bars, market_data.features, market_data.coverage")
+        connection.execute("truncate market_data.records, market_data.coverage")
         connection.execute("delete from market_data.series_state")
     refresh()
     pd.testing.assert_frame_equal(appended, read_features("AAPL", "5m"), rtol=1e-9, atol=1e-15)

@@ -142,7 +142,7 @@ def test_appending_leaves_what_one_backfill_leaves(world: World, minutes: int) -
         refresh()
     appended = stored(world)
     with world.connect() as connection:
-        connection.execute("truncate market_data.bars, market_data.features, market_data.coverage")
+        connection.execute("truncate market_data.records, market_data.coverage")
         connection.execute("delete from market_data.series_state")
     refresh()
     at_once = stored(world)
@@ -159,7 +159,7 @@ def test_a_long_history_stored_in_parts_equals_one_stored_at_once(
     at_once = world.refresh("AAPL", history_days=days)
     expected = stored(world)
     with world.connect() as connection:
-        connection.execute("truncate market_data.bars, market_data.features, market_data.coverage")
+        connection.execute("truncate market_data.records, market_data.coverage")
         connection.execute("delete from market_data.series_state")
     monkeypatch.setattr(fetch_plan, "PART_BASE_BARS", 6 * 960)
     bars = PolygonClient.bars

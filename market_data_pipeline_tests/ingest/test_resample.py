@@ -131,7 +131,7 @@ def test_bars_are_those_of_an_undisturbed_vendor_once_it_has_delivered_everythin
         world.refresh("AAPL", history_days=3)
     disturbed = bars(world)
     with world.connect() as connection:
-        connection.execute("truncate market_data.bars, market_data.features, market_data.coverage")
+        connection.execute("truncate market_data.records, market_data.coverage")
         connection.execute("delete from market_data.series_state")
     world.refresh("AAPL", history_days=3)
     assert disturbed == bars(world)

@@ -85,7 +85,7 @@ def test_a_correction_of_a_settled_day_is_found_and_everything_that_depends_on_i
     # What depends on the corrected bar is as if it had been right from the start.
     corrected = stored(world)
     with world.connect() as connection:
-        connection.execute("truncate market_data.bars, market_data.features, market_data.coverage")
+        connection.execute("truncate market_data.records, market_data.coverage")
         connection.execute("delete from market_data.series_state")
     world.refresh("AAPL", history_days=11)
     undisturbed = stored(world)

@@ -28,7 +28,8 @@ def world(make_world: MakeWorld) -> World:
 def break_features_of(world: World, symbol: str) -> None:
     """Make the database refuse the symbol's 1h features, as a full disk or a broken index would."""
     with world.connect() as connection:
-        connection.execute(f"alter table market_data.features_1h add constraint broken check (symbol <> '{symbol}')")
+        number = connection.execute("select market_data.series_id(%s, '1h') as id", (symbol,)).fetchone()["id"]
+        connection.execute(f"alter table market_data.records_1h add constraint broken check (series <> {number})")
 
 
 def test_a_failing_symbol_leaves_the_others_committed(world: World) -> None:
@@ -58,7 +59,7 @@ def test_the_next_run_completes_what_failed_without_a_request(world: World) -> N
     break_features_of(world, "MSFT")
     world.refresh("MSFT")
     with world.connect() as connection:
-        connection.execute("alter table market_data.features_1h drop constraint broken")
+        connection.execute("alter table market_data.records_1h drop constraint broken")
     outcomes = world.refresh("MSFT")
     assert outcomes["MSFT|1h"].status == "ok"
     assert sum(outcome.counters.requests for outcome in outcomes.values()) == 0

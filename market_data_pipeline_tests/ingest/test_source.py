@@ -18,8 +18,8 @@ from market_data_pipeline.ingest.pipeline import build_pipeline
 from market_data_pipeline.ingest.source import Vendor, check_source, source_of
 from market_data_pipeline.runtime.sandbox import running_sandbox, vendor_access
 from market_data_pipeline.settings import Settings, load_settings
-from market_data_pipeline.store.bars import append_bars
 from market_data_pipeline.store.copy import StoreConnection
+from market_data_pipeline.store.records import append_records
 from market_data_pipeline.store.source import Source, held_source
 
 NOW = datetime(2026, 3, 11, 15, 0, tzinfo=UTC)
@@ -33,7 +33,7 @@ def store(connection: StoreConnection, symbol: str = "AAPL") -> None:
     """Store one bar, without a commit."""
     ts = np.array([1_773_235_800_000_000])
     values = dict.fromkeys(("open", "high", "low", "close", "volume", "vwap", "trades"), np.array([1.0]))
-    append_bars(connection, Series(symbol, Timeframe.M5), bar_frame(ts, values), NOW)
+    append_records(connection, Series(symbol, Timeframe.M5), bar_frame(ts, values), None, NOW)
 
 
 def fill(url: str, source: Source | None) -> None:
@@ -65,7 +65,7 @@ def test_the_source_is_remembered_in_the_transaction_of_the_first_bar(database_u
     assert held_source(database_url) == (POLYGON, NOW, True)
 
 
-@pytest.mark.parametrize("relation", ["bars_5m", "bars_1d", "splits", "market_days"])
+@pytest.mark.parametrize("relation", ["records_5m", "records_1d", "splits", "market_days"])
 def test_the_database_itself_refuses_what_another_source_sent(database_url: str, relation: str) -> None:
     fill(database_url, POLYGON)
     with (
@@ -75,7 +75,7 @@ def test_the_database_itself_refuses_what_another_source_sent(database_url: str,
             match=r"Nothing was stored: the database holds bars of vendor api\.polygon\.io, and these",
         ),
     ):
-        connection.execute(f"insert into market_data.{relation} (symbol) select 'AAPL' where false")  # type: ignore[arg-type]
+        connection.execute(f"insert into market_data.{relation} select * from market_data.{relation} where false")  # type: ignore[arg-type]
 
 
 def test_every_table_that_a_bar_goes_into_is_guarded(database_url: str) -> None:
@@ -84,7 +84,7 @@ def test_every_table_that_a_bar_goes_into_is_guarded(database_url: str) -> None:
         """
         select inhrelid::regclass::text, needed.name
         from pg_inherits, unnest(array['check_source', 'refuse_slow_statement']) as needed (name)
-        where inhparent = 'market_data.bars'::regclass
+        where inhparent = 'market_data.records'::regclass
             and not exists (select from pg_trigger where tgrelid = inhrelid and tgname = needed.name)
         """,
     )

@@ -66,7 +66,7 @@ def test_history_loaded_at_once_followed_live_and_reloaded_are_equal(make_world:
 
     def emptied() -> None:
         with world.connect() as connection:
-            connection.execute("truncate market_data.bars, market_data.features, market_data.coverage")
+            connection.execute("truncate market_data.records, market_data.coverage")
             connection.execute("truncate market_data.stray_bars")
             connection.execute("delete from market_data.series_state")
 

@@ -103,10 +103,16 @@ class Seed:
                 named,
             )
             self.connection.execute(
+                "create temporary table recomputed on commit drop as select * from market_data.features"
+                " where symbol = %(s)s and timeframe = %(t)s and ts = %(ts)s",
+                named,
+            )
+            self.connection.execute(
                 "select market_data.supersede_bars(%(s)s, %(t)s, array[%(ts)s::timestamptz], %(at)s, 'run')", named
             )
             self.connection.execute("update corrected set close = %(close)s, ingested_at = %(at)s", named)
             self.connection.execute("insert into market_data.bars select * from corrected")
+            self.connection.execute("insert into market_data.features select * from recomputed")
             self.notify(symbol, timeframe)
 
     def notify(self, symbol: str, timeframe: str) -> None:

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from market_data_pipeline.domain.bars import bar_frame
 from market_data_pipeline.domain.series import Series, Timeframe
-from market_data_pipeline.store.bars import append_bars
 from market_data_pipeline.store.binary_copy import encoded, encoded_by_numpy
 from market_data_pipeline.store.copy import StoreConnection
+from market_data_pipeline.store.records import append_records
 from market_data_pipeline_tests.domain.strategies import laws
 
 NOW = datetime(2026, 3, 11, 15, 0, tzinfo=UTC)
@@ -63,7 +63,7 @@ def test_bars_are_stored_without_pgpq(database_url: str, monkeypatch: pytest.Mon
     values = dict.fromkeys(("open", "high", "low", "close", "volume"), np.array([1.5, 2.25]))
     frame = bar_frame(ts, {**values, "vwap": np.array([1.75, np.nan]), "trades": np.array([np.nan, 3.0])})
     with StoreConnection(database_url, NOW) as connection:
-        append_bars(connection, Series("AAPL", Timeframe.M5), frame, NOW)
+        append_records(connection, Series("AAPL", Timeframe.M5), frame, None, NOW)
         connection.commit()
         stored = connection.rows("select ts, close, vwap, trades, ingested_at from market_data.bars order by ts")
     assert [tuple(row.values()) for row in stored] == [

@@ -94,14 +94,13 @@ def test_a_run_killed_when_some_series_are_committed_is_finished_by_the_next(
     ("relation", "at_commit"),
     [
         ("reference_checks", True),
-        ("bars_5m", False),
-        ("features_5m", False),
+        ("records_5m", False),
         ("coverage", False),
         ("series_state", True),
         ("ingest_log", True),
-        ("bars_1h", False),
-        ("features_4h", False),
-        ("bars_1d", False),
+        ("records_1h", False),
+        ("records_4h", False),
+        ("records_1d", False),
     ],
 )
 def test_a_run_killed_inside_a_transaction_leaves_all_of_it_or_nothing(
@@ -141,7 +140,7 @@ def test_runs_killed_at_random_moments_on_a_moving_clock_end_in_the_truth(
 
 def test_a_suspended_process_is_waited_for_like_a_slow_one(world: FaultyWorld, truth: Snapshot) -> None:
     """A run that hangs keeps its symbol; a run that waits for the symbol continues as soon as that one is gone."""
-    with wire(world, "features_5m") as stopped:
+    with wire(world, "records_5m") as stopped:
         first = start(world, "AAPL", history_days=DAYS)
         until(stopped)
         os.kill(first.pid or 0, signal.SIGSTOP)
@@ -210,7 +209,7 @@ def test_a_database_server_that_goes_down_under_a_run_costs_the_run_and_nothing_
             outcomes: dict[str, object] = {}
             run = Thread(target=lambda: outcomes.update(world.refresh("AAPL", "MSFT", history_days=DAYS)))
             # The connection that holds the wire goes down with the server.
-            with suppress(psycopg.OperationalError), wire(world, "features_15m") as stopped:
+            with suppress(psycopg.OperationalError), wire(world, "records_15m") as stopped:
                 run.start()
                 until(stopped)
                 if how == "killed":
@@ -227,7 +226,7 @@ def test_a_database_server_that_goes_down_under_a_run_costs_the_run_and_nothing_
             assert len(outcomes) == 2 * len(Timeframe)
             assert_data_and_audit_rows_agree(world)
             with world.connect() as connection:
-                connection.execute("drop trigger if exists wire on market_data.features_15m")
+                connection.execute("drop trigger if exists wire on market_data.records_15m")
             after = world.refresh("AAPL", history_days=DAYS)
             held = world.snapshot()
             assert {key: outcome.error for key, outcome in after.items() if outcome.failed} == {}

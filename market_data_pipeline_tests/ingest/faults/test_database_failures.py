@@ -35,15 +35,15 @@ from market_data_pipeline_tests.waiting import until
 SYMBOLS = ("AAPL", "MSFT", "NVDA", "AMZN")
 
 
-def refuse(world: FaultyWorld, relation: str, sqlstate: str, times: int = 1 << 30, symbol: str = "%") -> None:
-    """Make the database refuse the next statements that write a symbol's rows to a relation, with a given SQLSTATE."""
+def refuse(world: FaultyWorld, relation: str, sqlstate: str, times: int = 1 << 30) -> None:
+    """Make the database refuse the next statements that write rows to a relation, with a given SQLSTATE."""
     with world.connect() as connection:
         connection.execute("create sequence public.refusals")  # counts refusals: it is not rolled back
         connection.execute("grant usage on sequence public.refusals to public")
         connection.execute(
             f"""
             create function public.refuse() returns trigger language plpgsql as $$ begin
-                if new.symbol like '{symbol}' and nextval('public.refusals') <= {times} then
+                if nextval('public.refusals') <= {times} then
                     raise exception 'no' using errcode = '{sqlstate}';
                 end if;
                 return new;
@@ -77,7 +77,7 @@ def caught(work: Callable[[], object]) -> PipelineError:
 def test_a_conflict_with_another_transaction_is_retried_at_once_with_the_same_bars(
     world: FaultyWorld, truth: Snapshot, sqlstate: str
 ) -> None:
-    refuse(world, "features_5m", sqlstate, times=2)
+    refuse(world, "records_5m", sqlstate, times=2)
     outcomes = world.refresh("AAPL", history_days=DAYS)
     assert not any(outcome.failed for outcome in outcomes.values())
     assert world.snapshot() == truth
@@ -99,26 +99,26 @@ def test_a_conflict_with_another_transaction_is_retried_at_once_with_the_same_ba
 def test_a_refused_statement_fails_its_series_and_the_next_run_completes_it(
     world: FaultyWorld, truth: Snapshot, sqlstate: str, error_class: str, words: str
 ) -> None:
-    refuse(world, "features_1h", sqlstate)
+    refuse(world, "records_1h", sqlstate)
     outcomes = world.refresh("AAPL", history_days=DAYS)
     assert {key for key, outcome in outcomes.items() if outcome.failed} == {"AAPL|1h"}
     logged = next(row for row in world.log() if row["timeframe"] == "1h")
     assert (logged["status"], logged["error_class"]) == ("failed", error_class)
     assert words in str(logged["error"])
-    accept(world, "features_1h")
+    accept(world, "records_1h")
     world.refresh("AAPL", history_days=DAYS)
     assert world.snapshot() == truth
 
 
 def test_a_full_disk_stops_the_run_before_more_is_fetched_in_vain(world: FaultyWorld) -> None:
     world.threads = 1
-    refuse(world, "features_5m", "53100")
+    refuse(world, "records_5m", "53100")
     outcomes = world.refresh(*SYMBOLS, history_days=DAYS)
     assert {outcome.error_class for outcome in outcomes.values()} == {"DatabaseFullError"}
     assert "disk is full" in str(outcomes["AMZN|1d"].error)
     assert {exchange.symbol for exchange in world.vendor.exchanges if exchange.kind == "5m"} == {"AAPL"}
     assert len(world.log()) == len(outcomes)
-    accept(world, "features_5m")
+    accept(world, "records_5m")
     assert not any(outcome.failed for outcome in world.refresh(*SYMBOLS, history_days=DAYS).values())
 
 
@@ -174,7 +174,7 @@ def test_a_database_lost_during_a_fetch_stops_the_run_and_the_next_run_completes
     assert world.snapshot() == truth
 
 
-@pytest.mark.parametrize("relation", ["bars_5m", "features_5m", "ingest_log"])
+@pytest.mark.parametrize("relation", ["records_5m", "ingest_log"])
 def test_a_connection_lost_in_the_middle_of_a_transaction_leaves_nothing_of_it(
     world: FaultyWorld, truth: Snapshot, relation: str
 ) -> None:
@@ -217,7 +217,7 @@ def test_a_locked_table_fails_the_series_after_a_while(
 ) -> None:
     monkeypatch.setattr(copy, "_LOCK_TIMEOUT", "100ms")
     with world.connect() as other, other.transaction():
-        other.execute("lock table market_data.features_4h in exclusive mode")
+        other.execute("lock table market_data.records_4h in exclusive mode")
         outcomes = world.refresh("AAPL", history_days=DAYS)
     assert {key for key, outcome in outcomes.items() if outcome.failed} == {"AAPL|4h"}
     assert "lock timeout" in str(outcomes["AAPL|4h"].error)
