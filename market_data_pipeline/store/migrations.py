@@ -46,8 +46,8 @@ def migrate_database(
     """Apply the missing migrations of the folder `sql`, in order, each in a transaction of its own.
 
     Concurrent calls are harmless: the second waits and finds nothing to do. The database must exist; the right to
-    create one is not needed. The privileges of the group roles and of the pipeline's `login` are granted too. Where bars
-    move to another table, `on_move` is told after each series how many are done, and of how many.
+    create one is not needed. The privileges of the group roles and of the pipeline's `login` are granted too. Where
+    bars move to another table, `on_move` is told after each series how many are done, and of how many.
 
     Raises:
         ConfigurationError: the server is too old, the database's encoding is not UTF8, the schema is newer than this

@@ -1,7 +1,7 @@
 """Let a test damage stored bars and features by plain SQL, as if the tables of before were still there.
 
-The views `bars` and `features` refuse every write. Here they pass it on to `records`: to delete a bar removes the record,
-to delete features leaves the bar without any.
+The views `bars` and `features` refuse every write. Here they pass it on to `records`: to delete a bar removes the
+record, to delete features leaves the bar without any.
 """
 
 from __future__ import annotations
@@ -54,7 +54,10 @@ begin
         end if;
         perform market_data.make_partitions(new.timeframe, new.ts, new.ts);
         insert into market_data.records (series, {", ".join(_BAR)})
-        values (number, {", ".join(f"new.{name}" for name in _BAR[:-1])}, coalesce(new.recorded_at, statement_timestamp()));
+        values (
+            number, {", ".join(f"new.{name}" for name in _BAR[:-1])},
+            coalesce(new.recorded_at, statement_timestamp())
+        );
         return new;
     end if;
     if tg_op = 'DELETE' then
