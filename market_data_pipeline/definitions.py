@@ -28,6 +28,7 @@ from market_data_pipeline.orchestration.schedules import nightly_schedule, tier_
 from market_data_pipeline.orchestration.sensors.backfill_requests import backfill_request_sensor
 from market_data_pipeline.orchestration.sensors.staleness import staleness_sensor
 from market_data_pipeline.orchestration.sensors.universe import universe_sensor
+from market_data_pipeline.orchestration.settled import settle_job, settled_records
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -53,9 +54,9 @@ def build_defs(*, resource_overrides: Mapping[str, object] | None = None) -> dg.
         resource_overrides: resources by name (`pipeline`) that replace the usual ones.
     """
     refreshes = {tier: refresh_job(tier) for tier in Tier}
-    nightly = (quality_job(), reconcile_job, prune_job, lake_job())
+    nightly = (quality_job(), reconcile_job, prune_job, lake_job(), settle_job())
     return dg.Definitions(
-        assets=[*all_assets(), lake_assets()],
+        assets=[*all_assets(), lake_assets(), settled_records],
         asset_checks=[*(freshness_check(tier) for tier in Tier), quality_checks()],
         jobs=[*refreshes.values(), *nightly, backup_job],
         schedules=[

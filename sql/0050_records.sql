@@ -870,6 +870,9 @@ begin
         -- Whoever writes to these views is told why that cannot be.
         execute format('grant insert, update, delete on market_data.bars, market_data.features to %I', writers);
         execute format('grant execute on function market_data.series_id(text, text) to %I', writers);
+        if to_regprocedure('market_data.settle_partition(text)') is not null then
+            execute format('grant execute on function market_data.settle_partition(text) to %I', writers);
+        end if;
         execute format(
             'grant execute on function market_data.make_partitions(text, timestamptz, timestamptz) to %I', writers
         );

@@ -12,11 +12,13 @@ from market_data_pipeline.domain.objectives import TIER_OBJECTIVES
 
 # Job -> cron, New York. Days settle at 11:00, so `reconcile` then finds final day bars; `quality` reads what the
 # nightly low_priority refresh (00:30) stored; `prune` runs when no one reads yesterday's logs, and `backup` after it.
+# `settle` holds tables for moments when few read them.
 # What `reconcile` changes, `lake` copies in the hour after it.
 NIGHTLY: Final = {
     "quality": "15 2 * * *",
     "prune": "45 3 * * *",
     "backup": "30 4 * * *",
+    "settle": "30 5 * * *",
     "reconcile": "20 11 * * *",
     "lake": "30 12 * * *",
 }
@@ -28,7 +30,7 @@ NIGHTLY: Final = {
 MAX_RUNTIME_TAG: Final = "dagster/max_runtime"
 MAX_RUNTIME: Final = 2 * 3600
 LONG_MAX_RUNTIME: Final = 12 * 3600
-LONG_JOBS: Final = ("reconcile", "lake")
+LONG_JOBS: Final = ("reconcile", "lake", "settle")
 
 # Schedule -> cron and its time zone.
 SCHEDULES: Final = {
