@@ -23,6 +23,7 @@ PICTURE: Final = REPOSITORY / "docs" / "images" / "performance.svg"
 ORDER: Final = (
     "backfill",
     "peers",
+    "layout",
     "growth",
     "start",
     "features",

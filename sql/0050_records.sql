@@ -58,7 +58,7 @@ create table market_data.records (
     ingested_at timestamptz not null,
     recorded_at timestamptz default statement_timestamp(),
     extra jsonb,
-    primary key (series, ts),
+    primary key (series, ts) with (fillfactor = 100),
     -- The bit that marks the numbers of indices, see series.
     constraint volume_unless_index check (volume is not null or series & 8388608 <> 0)
 ) partition by range (series);
