@@ -62,7 +62,7 @@ begin
     execute format('alter table market_data.%I add primary key (series, ts) with (fillfactor = 100)', fresh);
     execute format('analyze market_data.%I', fresh);
     -- Whoever waits for the swap makes all others wait: rather try again the next night.
-    set local lock_timeout = '5s';
+    set local lock_timeout = '1s';
     execute format('lock table market_data.%I in access exclusive mode', parent);
     set local lock_timeout = default;
     -- What was stored meanwhile, and in transactions that were open then.
