@@ -5,6 +5,36 @@
 -- What is stored is moved by `market-data migrate` after this file, a series at a time, each in a transaction of its own:
 -- it goes on where it was interrupted, and readers see every row all the while. The pipeline stores nothing until then.
 
+-- An older version of the pipeline that still runs stores nothing more. This waits for what it is storing.
+create function market_data.refuse_while_moving() returns trigger
+language plpgsql
+as $$
+begin
+    raise exception using
+        errcode = 'MD002',
+        message = 'bars are being moved to a new table: `market-data migrate` goes on with it, and nothing is stored until it is done';
+end;
+$$;
+
+comment on function market_data.refuse_while_moving() is 'Refuses what is stored where bars and features are moved from.';
+
+do $$
+declare
+    relation text;
+begin
+    foreach relation in array array[
+        'bars', 'bars_5m', 'bars_15m', 'bars_1h', 'bars_4h', 'bars_1d',
+        'features', 'features_5m', 'features_15m', 'features_1h', 'features_4h', 'features_1d'
+    ] loop
+        execute format(
+            'create trigger refuse_while_moving before insert or update or delete on market_data.%I
+            for each statement execute function market_data.refuse_while_moving()',
+            relation
+        );
+    end loop;
+end;
+$$;
+
 alter table market_data.bars rename to bars_to_move;
 alter table market_data.features rename to features_to_move;
 
@@ -378,6 +408,7 @@ begin
     drop table market_data.features_to_move;
     drop function market_data.move_series(text, text);
     drop function market_data.define_views(boolean);
+    drop function market_data.refuse_while_moving();
 end;
 $$;
 
@@ -818,7 +849,7 @@ begin
         for relation in
             select
                 c.oid::regclass as name,
-                c.relname ~ '^(ingest_log|run_log|schema_migrations|series|series_to_move)$' or c.relname ~ '(^(bars|records)(_|$)|_(revisions|changes)$)' as guarded
+                c.relname ~ '^(ingest_log|run_log|schema_migrations|series|series_to_move)$' or c.relname ~ '(^(bars|features|records)(_|$)|_(revisions|changes)$)' as guarded
             from pg_catalog.pg_class as c
             where
                 c.relnamespace = 'market_data'::regnamespace

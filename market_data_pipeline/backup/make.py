@@ -32,6 +32,7 @@ from market_data_pipeline.backup.manifest import (
     unfinished_in,
     write_manifest,
 )
+from market_data_pipeline.backup.plain_bars import write_bars
 from market_data_pipeline.domain.errors import BackupError, ConfigurationError
 from market_data_pipeline.settings import project
 from market_data_pipeline.store.backups import record_backup
@@ -39,6 +40,7 @@ from market_data_pipeline.store.checksums import (
     DERIVED,
     FEATURES,
     OF_FEATURES,
+    RECORDS,
     contents,
     grantees_of,
     partitions_of,
@@ -47,6 +49,7 @@ from market_data_pipeline.store.checksums import (
 from market_data_pipeline.store.connection import describe, inherited_settings, libpq_url, open_connection
 from market_data_pipeline.store.migrations import newest_migration
 from market_data_pipeline.store.postgres_tools import tools_for
+from market_data_pipeline.store.record_move import is_moving
 from market_data_pipeline.store.source import recorded_source
 
 if TYPE_CHECKING:
@@ -88,7 +91,7 @@ def parts_of(settings: Settings) -> dict[str, Part]:
     schema = inherited_settings(storage).schema or "public"
     return {
         "dagster": Part(storage, schema, "runs", project.is_local(storage, settings.state_dir)),
-        "market_data": Part(settings.owner_url, MARKET_DATA, "bars", settings.embedded_database),
+        "market_data": Part(settings.owner_url, MARKET_DATA, "symbols", settings.embedded_database),
     }
 
 
@@ -124,8 +127,10 @@ def make_backup(
         draft = place.with_name(f".{place.name}")
         draft.mkdir(mode=0o700)
         stack.callback(shutil.rmtree, draft, ignore_errors=True)
-        left_out = () if features else (FEATURES,)
-        dumps = {name: _dump(part, snapshots[name], draft / name, lock, left_out) for name, part in parts.items()}
+        _refuse_halves(snapshots["market_data"].connection)
+        dumps = {
+            name: _dump(part, snapshots[name], draft / name, lock, features=features) for name, part in parts.items()
+        }
         if (market_data := dumps["market_data"]) is None:
             raise ConfigurationError(
                 f"{describe(settings.owner_url)} holds no market data: there is nothing to back up."
@@ -176,8 +181,21 @@ def _snapshot(part: Part) -> Iterator[_Snapshot]:
         connection.rollback()
 
 
-def _dump(part: Part, snapshot: _Snapshot, folder: Path, lock: int, left_out: tuple[str, ...]) -> Dump | None:
-    """Dump the schema of a part as a snapshot sees it, without the rows of tables; return None where it has none."""
+def _refuse_halves(connection: psycopg.Connection[Any]) -> None:
+    """Refuse a database whose bars are in two tables: what a backup of it held could be compared with nothing later.
+
+    Raises:
+        ConfigurationError: says how to end that.
+    """
+    if is_moving(connection):
+        raise ConfigurationError(
+            "Bars are being moved to a new table, and no backup is made meanwhile: `market-data migrate` goes on with "
+            "it, and then a backup can be made."
+        )
+
+
+def _dump(part: Part, snapshot: _Snapshot, folder: Path, lock: int, *, features: bool) -> Dump | None:
+    """Dump the schema of a part as a snapshot sees it, perhaps without features; return None where it has none."""
     connection = snapshot.connection
     tables = tables_of(connection, part.schema)
     if part.known_by not in tables:
@@ -196,18 +214,20 @@ def _dump(part: Part, snapshot: _Snapshot, folder: Path, lock: int, left_out: tu
         "--no-password",
         *(
             f'--exclude-table-data="{quoted}".{partition}'
-            for name in left_out
+            for name in (() if features else (FEATURES, RECORDS))
             for partition in partitions_of(connection, part.schema, name)
         ),
     )
-    of_features = OF_FEATURES if FEATURES in left_out else {}
+    of_features = {} if features else OF_FEATURES
     counted = {
         name: tuple(column for column in columns if column not in of_features.get(name, ()))
         for name, columns in tables.items()
-        if name not in (*DERIVED, *left_out)
+        if name not in DERIVED and (features or name != FEATURES)
     }
     tools.run("pg_dump", arguments, part.url, inherits=(lock,))
     folder.chmod(0o700)
+    if not features and part.schema == MARKET_DATA and RECORDS in counted:
+        write_bars(connection, part.schema, folder, counted[RECORDS])
     return Dump(
         schema_name=part.schema,
         server=server,

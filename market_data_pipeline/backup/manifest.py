@@ -42,7 +42,7 @@ class DumpFile(_Part):
 
 
 class Table(_Part):
-    """What a table held; `months` by series and month, for bars and features."""
+    """What a table held; `months` by series and month, for records, and for bars and features of older schemas."""
 
     name: str
     columns: tuple[str, ...]

@@ -17,8 +17,9 @@ from psycopg import sql
 from market_data_pipeline.backup.compare import differences
 from market_data_pipeline.backup.make import MARKET_DATA, Part, parts_of
 from market_data_pipeline.backup.manifest import damaged_files, find_backup, read_manifest
+from market_data_pipeline.backup.plain_bars import lacks_bars, load_bars
 from market_data_pipeline.domain.errors import BackupError, ConfigurationError
-from market_data_pipeline.store.checksums import tables_of
+from market_data_pipeline.store.checksums import MOVED, RECORDS, tables_of
 from market_data_pipeline.store.connection import Role, describe, open_connection
 from market_data_pipeline.store.migrations import known_migrations, migrate
 from market_data_pipeline.store.postgres_tools import Tools, tools_for
@@ -51,8 +52,15 @@ class Restored:
     migrated: tuple[str, ...]
 
 
-def restore_backup(settings: Settings, path: Path, say: Callable[[str], None] = lambda _: None) -> Restored:
+def restore_backup(
+    settings: Settings,
+    path: Path,
+    say: Callable[[str], None] = lambda _: None,
+    on_move: Callable[[int, int], None] | None = None,
+) -> Restored:
     """Restore the backup at `path`, or the newest one in it, into the project's databases, which must be empty.
+
+    `say` is given a sentence for each step, and `on_move` the progress of a migration that moves bars, see `migrate`.
 
     Raises:
         BackupError: the backup is damaged, or what was restored is not what it held.
@@ -68,6 +76,7 @@ def restore_backup(settings: Settings, path: Path, say: Callable[[str], None] = 
     tools = {name: _prepare(part, manifest.dumps[name]) for name, part in parts.items()}
     found = [name for name, part in parts.items() if not _is_empty(part, manifest.dumps[name])]
     for name in found:
+        _go_on(parts[name], manifest.dumps[name], folder / name)
         _refuse_another(parts[name], manifest.dumps[name])
         say(f"The database of {name} holds the backup already.")
     for name, part in parts.items():
@@ -77,7 +86,9 @@ def restore_backup(settings: Settings, path: Path, say: Callable[[str], None] = 
     if not manifest.features:
         with open_connection(parts["market_data"].url, autocommit=True) as connection:
             forget_features(connection)
-    migrated = migrate(settings)
+    migrated = migrate(settings, on_move)
+    if migrated:
+        _compare(parts["market_data"], manifest.market_data, of=MOVED.__contains__)
     return Restored(folder, manifest, tuple(found), tuple(migrated))
 
 
@@ -170,9 +181,31 @@ def _restore(part: Part, dump: Dump, folder: Path, tools: Tools) -> None:
             folder,
         )
         tools.run("pg_restore", arguments, part.url)
+    _go_on(part, dump, folder)
     with open_connection(part.url, autocommit=True) as connection:
         connection.execute("analyze")
-        wrong = list(differences(connection, part.schema, dump))
+    _compare(part, dump)
+
+
+def _go_on(part: Part, dump: Dump, folder: Path) -> None:
+    """Store the bars that lie beside a dump, where all that is in it is restored and nothing else is stored."""
+    with open_connection(part.url) as connection:
+        if not lacks_bars(connection, part.schema, folder):
+            return
+        others = differences(connection, part.schema, dump, of=lambda table: table != RECORDS)
+        if next(others, None) is not None:
+            return
+    load_bars(part.url, dump, folder)
+
+
+def _compare(part: Part, dump: Dump, of: Callable[[str], bool] = lambda _: True) -> None:
+    """Compare what was restored with the backup.
+
+    Raises:
+        BackupError: it differs.
+    """
+    with open_connection(part.url) as connection:
+        wrong = list(differences(connection, part.schema, dump, of))
     if wrong:
         more = f" (and {len(wrong) - _NAMED} more differences)" if len(wrong) > _NAMED else ""
         raise BackupError(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import sqlalchemy as sa
 from pydantic import BaseModel, ConfigDict
 
-from market_data_pipeline.backup.compare import differences
+from market_data_pipeline.backup.compare import differences, rounded_of
 from market_data_pipeline.backup.make import parts_of
 from market_data_pipeline.backup.manifest import damaged_files, find_backup, read_manifest
 from market_data_pipeline.domain.series import Tier
@@ -35,7 +35,7 @@ class Verification(BaseModel):
         rows: rows that were compared with it.
         rules: rules of quality that were evaluated.
         problems: what is wrong, a sentence each.
-        warnings: what is odd, and known to come from the vendor.
+        warnings: what is odd and known to come from the vendor, or could not be compared.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -79,7 +79,7 @@ def verify(settings: Settings, path: Path | None, *, files_only: bool = False) -
         update={
             "rules": sum(len(rules) for rules in rules_of.values()),
             "problems": [*found.problems, *problems],
-            "warnings": [sentence for severity, sentence in rules if severity is Severity.WARN],
+            "warnings": [*found.warnings, *(one for severity, one in rules if severity is Severity.WARN)],
         }
     )
 
@@ -87,15 +87,27 @@ def verify(settings: Settings, path: Path | None, *, files_only: bool = False) -
 def _backup(settings: Settings, folder: Path, *, files_only: bool) -> Verification:
     manifest = read_manifest(folder)
     problems = damaged_files(folder, manifest)
+    warnings = []
     rows = 0
     if not files_only:
         for name, part in parts_of(settings).items():
             if dump := manifest.dumps.get(name):
                 with closing(open_connection(part.url)) as connection:
                     problems += differences(connection, part.schema, dump)
+                    if rounded := rounded_of(connection, part.schema, dump):
+                        warnings.append(_of_rounded(rounded))
                 rows += sum(table.total[0] for table in dump.tables)
     files = sum(len(dump.files) for dump in manifest.dumps.values())
-    return Verification(backup=str(folder), files=files, rows=rows, problems=problems)
+    return Verification(backup=str(folder), files=files, rows=rows, problems=problems, warnings=warnings)
+
+
+def _of_rounded(months: set[tuple[str, str]]) -> str:
+    series, month = min(months)
+    return (
+        f"market_data.features of {len(months)} months of series, for example {series} {month}, were compared by their "
+        "number and not by their values: the backup has features_computed_at as it was before migration 0050, which "
+        "rounds it to whole seconds."
+    )
 
 
 def _broken_rules(connection: sa.Connection, rules_of: Mapping[str, Sequence[Rule]]) -> Iterator[tuple[Severity, str]]:

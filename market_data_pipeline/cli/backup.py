@@ -92,11 +92,13 @@ def restore(folder: _Existing = "") -> None:
     """
     from market_data_pipeline.backup.restore import restore_backup
     from market_data_pipeline.runtime.database import ensure_server
+    from market_data_pipeline.runtime.move_progress import shown_move
 
     config = settings()
     where = _named(folder, config)
     ensure_server(config)
-    done = restore_backup(config, where, lambda line: console().print(line, markup=False))
+    with shown_move() as on_move:
+        done = restore_backup(config, where, lambda line: console().print(line, markup=False), on_move)
     for name in done.migrated:
         console().print(f"applied {name}", markup=False)
     console().print(

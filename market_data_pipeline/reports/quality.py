@@ -354,11 +354,6 @@ _BOUNDS: Final = {
         for name in ("volatility_20", "volatility_50", "atr", "rolling_volume_20", "volume_ratio")
     },
 }
-_LABELS: Final = {
-    feature.name: f"b.{feature.name} in ({', '.join(repr(label) for label in feature.labels)})"
-    for feature in FEATURES
-    if feature.labels
-}
 _STRUCTURE: Final = "case when b.hh and b.hl then 'bullish' when b.lh and b.ll then 'bearish' else 'range' end"
 
 # `return_1d` of intraday bars reaches back to the previous session, so the first session has none; that of day bars
@@ -378,17 +373,16 @@ FEATURE_RULES: Final = (
     _UNIQUE_KEYS,
     Rule(
         name="every_bar_has_features",
-        holds="Every bar has its row of features, and every row of features its bar.",
-        broken="are a bar without features or features without a bar",
+        holds="Every bar has its features.",
+        broken="are a bar without features",
         severity=Severity.ERROR,
-        why="both are written by one commit, so rows were lost.",
+        why="both are one row, written by one commit: something else removed the features.",
         query="""
-            select coalesce(x.symbol, f.symbol) as symbol, coalesce(x.timeframe, f.timeframe) as timeframe,
-                coalesce(x.ts, f.ts) as ts, case when f.ts is null then 'features' else 'bar' end as missing
+            select x.symbol, x.timeframe, x.ts
             from (select k.symbol, k.timeframe, k.ts from market_data.bars as k join t on t.symbol = k.symbol) as x
-            full join (select b.symbol, b.timeframe, b.ts from b) as f
+            left join (select b.symbol, b.timeframe, b.ts from b) as f
             on f.symbol = x.symbol and f.timeframe = x.timeframe and f.ts = x.ts
-            where x.ts is null or f.ts is null""",
+            where f.ts is null""",
     ),
     Rule(
         name="features_are_filled_after_warm_up",
@@ -420,14 +414,13 @@ FEATURE_RULES: Final = (
     ),
     Rule(
         name="labels_are_known",
-        holds="Each label is one that its feature allows, and the structure follows from the highs and lows beside it.",
-        broken="have an unknown label, or one that contradicts the flags beside it",
+        holds="The structure label follows from the highs and lows beside it, which do not exclude each other.",
+        broken="have flags that exclude each other, or a label that contradicts them",
         severity=Severity.ERROR,
         why="labels are written by this code alone, from the same values.",
         query=f"""
-            select b.symbol, b.timeframe, b.ts, {", ".join(f"b.{name}" for name in _LABELS)}, b.hh, b.hl, b.lh, b.ll
-            from b where not ({" and ".join(f"coalesce({known}, true)" for known in _LABELS.values())})
-            or b.hh and b.lh or b.hl and b.ll or b.structure_label <> {_STRUCTURE}""",
+            select b.symbol, b.timeframe, b.ts, b.structure_label, b.hh, b.hl, b.lh, b.ll
+            from b where b.hh and b.lh or b.hl and b.ll or b.structure_label <> {_STRUCTURE}""",
     ),
     Rule(
         name="features_follow_their_bars",

@@ -22,12 +22,15 @@ if TYPE_CHECKING:
 def migrate_database(settings: Settings) -> list[str]:
     """Start the embedded server if that is the database, apply pending migrations, and return their names.
 
+    Where bars move to another table, which takes minutes, standard error shows how far that is.
+
     Raises:
         ConfigurationError: the embedded server cannot start, the schema is newer than this code, a connection pooler
             stands before the server in a mode that loses locks, or the environment is in a folder whose name Dagster
             cannot work with.
         DatabaseUnavailableError: the server cannot be reached.
     """
+    from market_data_pipeline.runtime.move_progress import shown_move
     from market_data_pipeline.store.connection import open_connection
     from market_data_pipeline.store.migrations import migrate
 
@@ -36,7 +39,8 @@ def migrate_database(settings: Settings) -> list[str]:
         from market_data_pipeline.runtime.postgres import EmbeddedPostgres
 
         EmbeddedPostgres.of(settings).ensure_running()
-    applied = migrate(settings)
+    with shown_move() as on_move:
+        applied = migrate(settings, on_move)
     open_connection(settings.database_url).close()  # another login than the owner's may take another way to the server
     if not project.is_local(settings.dagster_postgres_url, settings.state_dir):
         with suppress(DatabaseUnavailableError, DatabaseBusyError):  # that is for those to say who need it now

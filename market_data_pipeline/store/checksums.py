@@ -11,18 +11,26 @@ from typing import TYPE_CHECKING, Any, Final
 
 from psycopg import sql
 
+from market_data_pipeline.store.feature_values import CODES, FLOATS
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     import psycopg
 
-# Summed up by series and month besides: what a table of a hundred million rows lacks has to be found.
-BY_MONTH: Final = ("bars", "features")
-# Neither counted nor compared: the calendar, which each version of this code stores anew.
-DERIVED: Final = ("sessions",)
-# What can be computed again from the bars, and the columns elsewhere that say what of it is held.
+RECORDS: Final = "records"
 FEATURES: Final = "features"
-OF_FEATURES: Final = {"series_state": ("feature_version", "feature_count", "features_computed_at")}
+# Tables before migration 0050, views of records since.
+MOVED: Final = ("bars", FEATURES)
+# Summed up by series and month besides: what a table of a hundred million rows lacks has to be found.
+BY_MONTH: Final = (*MOVED, RECORDS)
+# Neither counted nor compared, because newer code changes them: the calendar, and which migrations there are.
+DERIVED: Final = ("sessions", "schema_migrations")
+# What can be computed again from the bars, and what says how much of it is held.
+OF_FEATURES: Final = {
+    RECORDS: (*FLOATS, CODES, "features_after", "extra"),
+    "series_state": ("feature_version", "feature_count", "features_computed_at"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,16 +60,17 @@ _TABLES: Final = """
 select c.relname, array_agg(a.attname order by a.attnum)
 from pg_catalog.pg_class as c
 inner join pg_catalog.pg_attribute as a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
-where c.relnamespace = to_regnamespace(quote_ident(%s)) and c.relkind in ('r', 'p') and not c.relispartition
+where c.relnamespace = to_regnamespace(quote_ident(%s)) and not c.relispartition
+and (c.relkind in ('r', 'p') or c.relkind = 'v' and c.relname = any(%s::text[]))
 group by c.relname
 order by c.relname
 """
 _PARTITIONS: Final = """
 select c.relname
-from pg_catalog.pg_inherits as i
-inner join pg_catalog.pg_class as c on i.inhrelid = c.oid
-inner join pg_catalog.pg_class as p on i.inhparent = p.oid
-where p.relnamespace = to_regnamespace(quote_ident(%s)) and p.relname = %s
+from pg_catalog.pg_class as p
+cross join lateral pg_partition_tree(p.oid) as i
+inner join pg_catalog.pg_class as c on i.relid = c.oid
+where p.relnamespace = to_regnamespace(quote_ident(%s)) and p.relname = %s and i.isleaf
 order by 1
 """
 _TOTAL: Final = """
@@ -75,6 +84,24 @@ select
 from {table} as t
 group by t.symbol, t.timeframe, date_trunc('month', t.ts)
 order by 1, 2
+"""
+_MONTHS_OF_RECORDS: Final = """
+select s.symbol || '|' || s.timeframe, to_char(g.month, 'YYYY-MM'), g.rows, g.checksum
+from (
+    select
+        t.series, date_trunc('month', t.ts) as month, count(*) as rows,
+        sum(hash_record_extended(row({columns}), 0))::text as checksum
+    from {table} as t
+    group by t.series, date_trunc('month', t.ts)
+) as g
+inner join market_data.series as s on s.id = g.series
+order by 1, 2
+"""
+_ROUNDED: Final = """
+select distinct s.symbol || '|' || s.timeframe, to_char(date_trunc('month', r.ts), 'YYYY-MM')
+from market_data.records as r
+inner join market_data.series as s on s.id = r.series
+where r.features_after <> 0
 """
 _GRANTEES: Final = """
 select distinct r.rolname
@@ -95,19 +122,26 @@ order by 1
 """
 
 
-def tables_of(connection: psycopg.Connection[Any], schema: str) -> dict[str, tuple[str, ...]]:
-    """Return the columns of each table of a schema; partitions are part of their table."""
-    return {name: tuple(columns) for name, columns in connection.execute(_TABLES, (schema,))}
+def tables_of(
+    connection: psycopg.Connection[Any], schema: str, *, views: Sequence[str] = ()
+) -> dict[str, tuple[str, ...]]:
+    """Return the columns of each table of a schema, and of the named views; partitions are part of their table."""
+    return {name: tuple(columns) for name, columns in connection.execute(_TABLES, (schema, list(views)))}
 
 
 def partitions_of(connection: psycopg.Connection[Any], schema: str, table: str) -> list[str]:
-    """Return the partitions of a table."""
+    """Return the partitions of a table that hold its rows."""
     return [name for (name,) in connection.execute(_PARTITIONS, (schema, table))]
 
 
 def grantees_of(connection: psycopg.Connection[Any], schema: str) -> list[str]:
     """Return the roles, other than its owner, that have privileges in a schema: a restored one grants them again."""
     return [name for (name,) in connection.execute(_GRANTEES, (schema,))]
+
+
+def rounded_months(connection: psycopg.Connection[Any]) -> set[tuple[str, str]]:
+    """Return the series and months in which features were computed after their bars: since 0050 in whole seconds."""
+    return set(connection.execute(_ROUNDED))
 
 
 def contents(
@@ -121,7 +155,8 @@ def contents(
         }
         months: dict[str, dict[str, Content]] = {}
         if schema == "market_data" and name in BY_MONTH:
-            for series, month, rows, checksum in connection.execute(sql.SQL(_MONTHS).format(**parts)):
+            statement = _MONTHS_OF_RECORDS if name == RECORDS else _MONTHS
+            for series, month, rows, checksum in connection.execute(sql.SQL(statement).format(**parts)):
                 months.setdefault(series, {})[month] = Content(rows, checksum)
             total = _sum([part for of_series in months.values() for part in of_series.values()])
         else:

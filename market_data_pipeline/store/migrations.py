@@ -31,13 +31,14 @@ MIGRATIONS_TABLE: Final = "market_data.schema_migrations"
 _LOCK: Final = 0x6D61726B6574  # any number that nothing else in the database locks; dbmate's own lock differs
 
 
-def migrate(settings: Settings) -> list[str]:
+def migrate(settings: Settings, on_move: Callable[[int, int], None] | None = None) -> list[str]:
     """Apply the missing migrations to the project's database; return the names of the files applied.
 
     Raises:
         ConfigurationError, DatabaseUnavailableError: as `migrate_database`.
     """
-    return migrate_database(settings.owner_url, project.PACKAGE / "sql", login=login_of(settings.database_url))
+    login = login_of(settings.database_url)
+    return migrate_database(settings.owner_url, project.PACKAGE / "sql", login=login, on_move=on_move)
 
 
 def migrate_database(
@@ -69,10 +70,10 @@ def migrate_database(
         changed = not known.keys() <= before
         if changed:
             _run_dbmate(connection, sql, url)
+        grant_privileges(connection, login, again=changed)
         for done, waiting in move_records(connection):
             if on_move is not None:
                 on_move(done, waiting)
-        grant_privileges(connection, login, again=changed)
         return [known[version] for version in sorted(_applied(connection) - before)]
 
 

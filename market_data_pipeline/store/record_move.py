@@ -16,14 +16,19 @@ if TYPE_CHECKING:
 _STILL: Final = "select to_regclass('market_data.series_to_move') is not null"
 
 
+def is_moving(connection: psycopg.Connection[Any]) -> bool:
+    """Return whether bars are still to be moved."""
+    row = connection.execute(_STILL).fetchone()
+    return row is not None and bool(row[0])
+
+
 def move_records(connection: psycopg.Connection[Any]) -> Iterator[tuple[int, int]]:
     """Move what is still to be moved; yield after each series how many are done, and of how many.
 
     Args:
         connection: the owner's, in autocommit.
     """
-    row = connection.execute(_STILL).fetchone()
-    if row is None or not row[0]:
+    if not is_moving(connection):
         return
     waiting = connection.execute(
         "select symbol, timeframe from market_data.series_to_move order by symbol, timeframe"

@@ -47,6 +47,7 @@ from market_data_pipeline.store.postgres_tools import tools_for
 from market_data_pipeline_tests.backup.conftest import NOW, query
 from market_data_pipeline_tests.conftest import SQL, in_memory
 from market_data_pipeline_tests.ingest.conftest import World
+from market_data_pipeline_tests.store.old_layout import MOVES, make_old_database
 from market_data_pipeline_tests.waiting import until
 
 COMMAND = "from market_data_pipeline.cli.main import main; main()"
@@ -212,7 +213,12 @@ def test_a_backup_without_features_restores_to_the_same_features_by_the_next_ref
     assert made.manifest.size < read_manifest(backup).size
 
     restore_backup(empty, made.folder)
-    assert restore_backup(empty, made.folder).found == ("dagster", "market_data")  # again, as after an interruption
+    stored = "select symbol, timeframe, ts, close, ingested_at, recorded_at from market_data.bars order by 1, 2, 3"
+    assert query(empty.database_url, stored) == query(world.database_url, stored)
+    with psycopg.connect(empty.owner_url) as owner:
+        owner.execute("truncate market_data.records")  # as after an interruption before the bars were stored
+    assert restore_backup(empty, made.folder).found == ("dagster", "market_data")
+    assert query(empty.database_url, stored) == query(world.database_url, stored)
     assert query(empty.database_url, "select count(*) from market_data.features") == [(0,)]
     assert verify(empty, made.folder).problems == []
 
@@ -309,14 +315,14 @@ def test_a_value_that_changed_after_a_restore_is_found_by_series_and_month(backu
         connection.execute("delete from market_data.sessions")  # the calendar, which this code knows
         assert verify(empty, backup).problems == []
         connection.execute(
-            "update market_data.bars set low = -1 where ctid = any(array(select ctid from market_data.bars_5m"
-            " where symbol = 'AAPL' order by ts desc limit 1)) and timeframe = '5m'"
+            "update market_data.bars set low = -1 where (symbol, timeframe, ts) = (select symbol, timeframe, ts"
+            " from market_data.bars where symbol = 'AAPL' and timeframe = '5m' order by ts desc limit 1)"
         )
         connection.execute("alter table market_data.run_log disable trigger run_log_append_only")
 
     problems = verify(empty, backup).problems
 
-    assert f"market_data.bars AAPL|5m {NOW:%Y-%m} holds" in problems[0]
+    assert f"market_data.records AAPL|5m {NOW:%Y-%m} holds" in problems[0]
     assert "but with other values" in problems[0]
     assert any("market_data.run_log has lost the trigger that keeps it append-only" in one for one in problems)
     assert any("critical/bars prices_are_positive: 1 have" in one for one in problems)
@@ -360,6 +366,41 @@ def test_the_nightly_job_backs_up_into_the_folder_of_the_settings_and_is_skipped
     ((location, due),) = query(settings.database_url, last)
     assert str(location).endswith(f":{kept}")
     assert due == timedelta(hours=26)
+
+
+def test_a_backup_of_before_bars_and_features_were_one_row_is_restored_moved_and_compared(
+    new_database: Callable[..., str], dagster_url: str, empty: Settings, tmp_path: Path
+) -> None:
+    old = Settings(database_url=new_database(), dagster_postgres_url=dagster_url, project_root=tmp_path)
+    make_old_database(old.database_url, tmp_path / "old")
+    made = make_backup(old, tmp_path / "backups", keep=None)
+    told: list[tuple[int, int]] = []
+
+    done = restore_backup(empty, made.folder, on_move=lambda *progress: told.append(progress))
+
+    assert MOVES in done.migrated
+    assert told[-1] == (5, 5)
+    assert restore_backup(empty, made.folder).found == ("dagster", "market_data")
+    stored = "select * from market_data.bars order by symbol, timeframe, ts"
+    assert query(empty.database_url, stored) == query(old.database_url, stored)
+    found = verify(empty, made.folder)
+    assert not [problem for problem in found.problems if problem.startswith("market_data.")]
+    assert "were compared by their number and not by their values" in found.warnings[0]
+
+    # Bars, and features that were computed with them, are compared by value; features of later by their number.
+    change = """
+        update market_data.records as r set {} from market_data.series as s
+        where s.id = r.series and (s.symbol, s.timeframe, r.ts) = ('{}', '{}', '{}')
+    """
+    with psycopg.connect(empty.owner_url) as owner:
+        owner.execute(change.format("close = 0, atr = 2", "I:SPX", "1d", "2025-01-04 05:00Z").encode())
+        owner.execute(change.format("atr = 2", "AAPL", "5m", "2025-01-31 20:00Z").encode())
+        owner.execute(change.format("features_after = null", "AAPL", "5m", "2025-02-01 00:00Z").encode())
+    assert unequal(empty, made.folder) == [
+        "market_data.bars I:SPX|1d 2025-01 holds 5 rows as the backup does, but with other values.",
+        "market_data.features AAPL|5m 2025-02 holds 41 rows, and the backup 42.",
+        "market_data.features I:SPX|1d 2025-01 holds 4 rows as the backup does, but with other values.",
+    ]
 
 
 OLD = Path("/usr/lib/postgresql/15/bin")

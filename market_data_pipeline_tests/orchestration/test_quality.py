@@ -98,11 +98,15 @@ class Fault(NamedTuple):
     shows: str  # a column of the sample
 
 
+STORED_TWICE = f"""
+    alter table market_data.records drop constraint records_pkey;
+    insert into market_data.records select r.* from market_data.records as r
+    join market_data.series as s on s.id = r.series where {BAR}
+"""
 BAR_FAULTS = (
     Fault(
         "keys_are_unique",
-        "alter table market_data.bars drop constraint bars_pkey;"
-        f"insert into market_data.bars select * from market_data.bars where {BAR}",
+        STORED_TWICE,
         1,
         ("AAPL", "5m"),
         "copies",
@@ -248,14 +252,12 @@ BAR_FAULTS = (
 FEATURE_FAULTS = (
     Fault(
         "keys_are_unique",
-        "alter table market_data.features drop constraint features_pkey;"
-        f"insert into market_data.features select * from market_data.features where {BAR}",
+        STORED_TWICE,
         1,
         ("AAPL", "5m"),
         "copies",
     ),
-    Fault("every_bar_has_features", f"delete from market_data.features where {BAR}", 1, ("AAPL", "5m"), "missing"),
-    Fault("every_bar_has_features", f"delete from market_data.bars where {BAR}", 1, ("AAPL", "5m"), "missing"),
+    Fault("every_bar_has_features", f"delete from market_data.features where {BAR}", 1, ("AAPL", "5m"), "ts"),
     Fault(
         "features_are_filled_after_warm_up",
         f"update market_data.features set volatility_regime = null where {BAR}",
@@ -296,10 +298,11 @@ FEATURE_FAULTS = (
     ),
     Fault(
         "labels_are_known",
-        f"update market_data.features set trend_regime = 'sideways' where {BAR}",
+        "update market_data.features set structure_label = case structure_label when 'range' then 'bullish'"
+        f" else 'range' end where {BAR}",
         1,
         ("AAPL", "5m"),
-        "trend_regime",
+        "structure_label",
     ),
     Fault(
         "labels_are_known",
@@ -310,7 +313,7 @@ FEATURE_FAULTS = (
     ),
     Fault(
         "features_follow_their_bars",
-        f"update market_data.bars set ingested_at = ingested_at + interval '1 hour' where {BAR}",
+        f"update market_data.features set features_computed_at = features_computed_at - interval '1 hour' where {BAR}",
         1,
         ("AAPL", "5m"),
         "bar_ingested_at",

@@ -28,19 +28,26 @@ ROW = """
     insert into market_data.ingest_log (run_id, symbol, timeframe, started_at, finished_at, status)
     values ('run-1', 'AAPL', '5m', now(), now(), 'ok')
 """
-BAR = """
-    insert into market_data.bars_5m (symbol, timeframe, ts, open, high, low, close, volume, ingested_at)
-    values ('AAPL', '5m', '2026-03-11 15:00Z', 1, 2, 1, 2, 10, '2026-03-11 15:10Z')
+# Series 16777217 is the 5m bars of the first symbol that got a number.
+SERIES = 16777217
+COLUMNS = "series, ts, open, high, low, close, volume, ingested_at"
+BAR = f"""
+    insert into market_data.records_5m ({COLUMNS})
+    values ({SERIES}, '2026-03-11 15:00Z', 1, 2, 1, 2, 10, '2026-03-11 15:10Z')
 """
-COPY = """
-    copy market_data.bars_5m (symbol, timeframe, ts, open, high, low, close, volume, ingested_at) from stdin
-"""
+COPY = f"copy market_data.records_5m ({COLUMNS}) from stdin"
 SPLIT = """
     insert into market_data.split_revisions (
         symbol, execution_date, split_from, split_to, first_seen_at, superseded_at
     )
     values ('AAPL', '2026-03-02', 1, 8, now(), now())
 """
+# The template of the tests lets them write to these views.
+VIEWS_AS_MIGRATED = [
+    f"create or replace trigger refuse_direct_write instead of insert or update or delete on market_data.{view}"
+    " for each row execute function market_data.refuse_direct_write()"
+    for view in ("bars", "features")
+]
 # Ways to change or lose what was recorded.
 ATTACKS = [
     f"{attack}"
@@ -65,9 +72,10 @@ ATTACKS = [
     "insert into market_data.run_log (run_id, started_at, job, trigger, requested_by, reason, series, recorded_at)"
     " values ('r', now(), 'j', 't', 'b', 'w', 's', now())",
     "insert into market_data.split_revisions values ('AAPL', '2026-03-02', 1, 8, now(), now(), null, true, now())",
-    "insert into market_data.bars (symbol, timeframe, ts, open, high, low, close, volume, ingested_at, recorded_at)"
-    " values ('AAPL', '5m', '2026-03-11 16:00Z', 1, 2, 1, 2, 10, now(), now())",
-    "copy market_data.bars_5m (symbol, recorded_at) from stdin",
+    f"insert into market_data.records ({COLUMNS}, recorded_at)"
+    f" values ({SERIES}, '2026-03-11 16:00Z', 1, 2, 1, 2, 10, now(), now())",
+    "copy market_data.records_5m (series, recorded_at) from stdin",
+    "update market_data.records_5m set recorded_at = now()",
     "insert into market_data.split_changes (change, symbol, execution_date, split_from, split_to, counts,"
     " first_seen_at) values ('insert', 'AAPL', '2026-03-02', 1, 8, true, now())",
     "update market_data.split_changes set recorded_at = now()",
@@ -85,10 +93,21 @@ ATTACKS = [
     "truncate market_data.dividend_revisions",
     "drop trigger dividend_revisions_append_only on market_data.dividend_revisions",
     "insert into market_data.bar_revisions (symbol) values ('AAPL')",
+    "update market_data.records set close = 3",
+    "update market_data.records_5m set ingested_at = now()",
+    "delete from market_data.records",
+    "truncate market_data.records_5m",
+    "update market_data.records_5m_2026_03 set atr = 3",
+    f"insert into market_data.records_5m_2026_03 ({COLUMNS}) values ({SERIES}, '2026-03-11 16:00Z', 1, 2, 1, 2, 3,"
+    " now())",
+    # The views, whose trigger says why.
+    "insert into market_data.bars (symbol, timeframe, ts, open, high, low, close, volume, ingested_at)"
+    " values ('AAPL', '5m', '2026-03-11 16:00Z', 1, 2, 1, 2, 10, now())",
     "update market_data.bars set close = 3",
-    "update market_data.bars_5m set close = 3",
     "delete from market_data.bars",
-    "truncate market_data.bars_5m",
+    "insert into market_data.series values (16777300, 'MSFT', '5m')",
+    "update market_data.series set symbol = 'MSFT'",
+    "delete from market_data.series",
     "drop schema market_data cascade",
     "create or replace function market_data.refuse_change() returns trigger language plpgsql as 'begin end'",
     "drop function market_data.refuse_change() cascade",
@@ -117,6 +136,10 @@ def login(postgres_url: str, url: str, *, member_of: str = "") -> Iterator[str]:
 def recorded(database_url: str) -> Iterator[psycopg.Connection[tuple[object, ...]]]:
     """The owner's connection to a database with a bar, a superseded bar and an audit row."""
     with psycopg.connect(database_url, autocommit=True) as owner:
+        for statement in VIEWS_AS_MIGRATED:
+            owner.execute(statement)
+        assert owner.execute("select market_data.series_id('AAPL', '5m')").fetchone() == (SERIES,)
+        owner.execute("select market_data.make_partitions('5m', '2026-03-11', '2026-03-11')")
         owner.execute(ROW)
         owner.execute(SPLIT)
         for _ in range(2):
@@ -172,8 +195,8 @@ def test_what_a_writer_stores_as_if_at_another_time_shows(
 ) -> None:
     past = datetime(2026, 3, 11, 16, 30, tzinfo=UTC)
     bar = (
-        "insert into market_data.bars_5m (symbol, timeframe, ts, open, high, low, close, volume, ingested_at)"
-        " values ('MSFT', '5m', %s, 1, 2, 1, 2, 10, %s)"
+        f"insert into market_data.records_5m ({COLUMNS})"
+        " values (market_data.series_id('MSFT', '5m'), %s, 1, 2, 1, 2, 10, %s)"
     )
     split = (
         "insert into market_data.splits (symbol, execution_date, split_from, split_to, first_seen_at)"
@@ -195,7 +218,7 @@ def test_what_a_writer_stores_as_if_at_another_time_shows(
         now = datetime.now(UTC)
         writer.execute(bar, (honest, now))
         writer.execute(bar, (lie, past))
-        writer.execute(bar.replace("bars_5m", "bars"), (lie + timedelta(minutes=5), past))
+        writer.execute(bar.replace("records_5m", "records"), (lie + timedelta(minutes=5), past))
         writer.execute(split, (2, now))
         writer.execute(split, (3, past))
         writer.execute("update market_data.splits set split_to = 4, first_seen_at = %s where split_to = 2", (past,))
@@ -234,13 +257,15 @@ def test_what_a_writer_stores_as_if_at_another_time_shows(
 
 
 def test_rows_are_recorded_when_their_statement_began_and_not_their_transaction(database_url: str) -> None:
-    row = ("AAPL", "5m", 1, 2, 1, 2, 10, AT)
     with StoreConnection(database_url) as acting, acting._connection as connection:
+        connection.execute("select market_data.make_partitions('5m', %s, %s)", (AT, AT))
+        series = connection.execute("select market_data.series_id('AAPL', '5m')").fetchone()
+        assert series is not None
         begun = connection.execute("select now()").fetchone()
         before = connection.execute("select clock_timestamp()").fetchone()
         with connection.cursor() as cursor, cursor.copy(COPY) as rows:
             for minutes in range(0, 60, 5):
-                rows.write_row((*row[:2], AT + timedelta(minutes=minutes), *row[2:]))
+                rows.write_row((series[0], AT + timedelta(minutes=minutes), 1, 2, 1, 2, 10, AT))
         recorded = connection.execute(
             "select min(recorded_at), max(recorded_at), count(*), clock_timestamp() from market_data.bars"
         ).fetchone()
@@ -268,7 +293,7 @@ def test_a_writer_cannot_begin_a_statement_long_before_it_has_the_rows(
         login(postgres_url, database_url, member_of=Role.WRITER) as url,
         psycopg.connect(url, autocommit=True) as writer,
     ):
-        for attack in (bar, bar.replace("bars_5m", "bars"), f"do $$ begin {bar}; end $$"):
+        for attack in (bar, bar.replace("records_5m", "records"), f"do $$ begin {bar}; end $$"):
             with pytest.raises(psycopg.errors.QueryCanceled, match="within a minute"):
                 writer.execute(attack)
         with (
@@ -276,7 +301,7 @@ def test_a_writer_cannot_begin_a_statement_long_before_it_has_the_rows(
             writer.cursor() as cursor,
             cursor.copy(COPY) as rows,
         ):
-            rows.write_row(("AAPL", "5m", AT, 1, 2, 1, 2, 10, AT))
+            rows.write_row((SERIES, AT, 1, 2, 1, 2, 10, AT))
     assert counts(recorded)[-1] == (1,)
     recorded.execute(bar)  # the owner may give any instant
     assert counts(recorded)[-1] == (2,)
@@ -319,6 +344,22 @@ def test_a_notebooks_connection_acts_as_the_reader_even_with_an_owners_login(dat
         assert reader.rows("select current_user::text as who") == [{"who": "market_data_reader"}]
         with pytest.raises(PipelineError, match="42501"):
             reader.execute("delete from market_data.bars")
+
+
+def test_a_writer_may_replace_the_features_of_a_record_and_is_told_why_not_those_of_the_view(
+    recorded: psycopg.Connection[tuple[object, ...]], postgres_url: str, database_url: str
+) -> None:
+    with (
+        login(postgres_url, database_url, member_of=Role.WRITER) as url,
+        psycopg.connect(url, autocommit=True) as writer,
+    ):
+        writer.execute("update market_data.records_5m set atr = 3, codes = 2, features_after = 0, extra = '{}'")
+        assert writer.execute("select atr, hh from market_data.features").fetchall() == [(3.0, True)]
+        for statement in ("update market_data.features set atr = 4", "delete from market_data.features"):
+            with pytest.raises(psycopg.errors.FeatureNotSupported, match="is a view and cannot be written") as refusal:
+                writer.execute(statement)
+            assert "market-data backfill" in str(refusal.value.diag.message_hint)
+    assert counts(recorded)[-1] == (1,)
 
 
 def test_a_reader_reads_and_may_only_request_backfills(database_url: str, recorded: object) -> None:
