@@ -256,6 +256,7 @@ def test_the_names_that_dashboards_and_scripts_rely_on_stay() -> None:
     assert {key.to_user_string() for key in location.assets_defs_by_key} == {
         *(f"{tier}/{asset}" for tier in ("critical", "standard", "low_priority") for asset in ("bars", "features")),
         *(f"lake/{table}" for table in (*lake, "splits", "dividends", "series")),
+        "storage/records",
     }
     refreshes = {"critical_refresh", "standard_refresh", "low_priority_refresh"}
     assert {job.name for job in location.get_all_jobs()} - {"__ASSET_JOB"} == {
@@ -265,6 +266,7 @@ def test_the_names_that_dashboards_and_scripts_rely_on_stay() -> None:
         "prune",
         "backup",
         "lake",
+        "settle",
     }
     crons = {schedule.name: schedule.cron_schedule for schedule in location.schedule_defs}
     assert crons["critical_schedule"] == "*/15 * * * *"
@@ -277,7 +279,7 @@ def test_the_names_that_dashboards_and_scripts_rely_on_stay() -> None:
         "run_failure_alert_sensor",
     }
     for key, assets in location.assets_defs_by_key.items():
-        assert key.path[0] == "lake" or assets.partitions_def.partition_dimension_names == ["symbol", "timeframe"]
+        assert key.path[0] in {"lake", "storage"} or assets.partitions_def.partition_dimension_names == ["symbol", "timeframe"]
 
 
 def test_the_addresses_of_the_read_api_stay(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
