@@ -279,7 +279,10 @@ def test_the_names_that_dashboards_and_scripts_rely_on_stay() -> None:
         "run_failure_alert_sensor",
     }
     for key, assets in location.assets_defs_by_key.items():
-        assert key.path[0] in {"lake", "storage"} or assets.partitions_def.partition_dimension_names == ["symbol", "timeframe"]
+        assert key.path[0] in {"lake", "storage"} or assets.partitions_def.partition_dimension_names == [
+            "symbol",
+            "timeframe",
+        ]
 
 
 def test_the_addresses_of_the_read_api_stay(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,9 +30,10 @@ from market_data_pipeline.backup.manifest import (
     remove_backup,
     sync_folder,
     unfinished_in,
+    write_file,
     write_manifest,
 )
-from market_data_pipeline.backup.plain_bars import write_bars
+from market_data_pipeline.backup.plain_bars import FILE, packed_bars
 from market_data_pipeline.domain.errors import BackupError, ConfigurationError
 from market_data_pipeline.settings import project
 from market_data_pipeline.store.backups import record_backup
@@ -227,7 +228,7 @@ def _dump(part: Part, snapshot: _Snapshot, folder: Path, lock: int, *, features:
     tools.run("pg_dump", arguments, part.url, inherits=(lock,))
     folder.chmod(0o700)
     if not features and part.schema == MARKET_DATA and RECORDS in counted:
-        write_bars(connection, part.schema, folder, counted[RECORDS])
+        write_file(folder / FILE, packed_bars(connection, part.schema, counted[RECORDS]))
     return Dump(
         schema_name=part.schema,
         server=server,

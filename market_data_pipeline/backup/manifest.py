@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from market_data_pipeline.domain.errors import BackupError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from market_data_pipeline.store.checksums import TableContent
 
@@ -186,6 +186,20 @@ def write_manifest(backup: Path, manifest: Manifest) -> None:
         stream.write(manifest.model_dump_json(indent=1))
         stream.flush()
         os.fsync(stream.fileno())
+
+
+def write_file(path: Path, pieces: Iterable[bytes]) -> None:
+    """Write a file of a dump, which only its user can read."""
+    with path.open("xb") as stream:
+        path.chmod(0o600)
+        stream.writelines(pieces)
+
+
+def pieces_of(path: Path) -> Iterator[bytes]:
+    """Yield a file of a dump in pieces."""
+    with path.open("rb") as stream:
+        while piece := stream.read(_CHUNK):
+            yield piece
 
 
 def sync_folder(folder: Path) -> None:

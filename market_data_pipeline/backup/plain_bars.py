@@ -6,8 +6,7 @@ PostgreSQL's COPY, of the columns that the manifest lists for `records`, from th
 
 from __future__ import annotations
 
-import gzip
-import os
+import zlib
 from typing import TYPE_CHECKING, Any, Final
 
 import psycopg
@@ -18,64 +17,56 @@ from market_data_pipeline.store.checksums import RECORDS, tables_of
 from market_data_pipeline.store.connection import describe, open_connection
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
+    from collections.abc import Iterable, Iterator, Sequence
 
     from market_data_pipeline.backup.manifest import Dump
 
 FILE: Final = "records.copy.gz"
 _LEVEL: Final = 1  # of gzip, as the dump
-_CHUNK: Final = 1 << 20
+_GZIP: Final = 31  # zlib's number for gzip's header around the largest window
 
 
-def write_bars(connection: psycopg.Connection[Any], schema: str, folder: Path, columns: Sequence[str]) -> None:
-    """Write columns of all records, as the connection's transaction sees them, into the folder of a dump."""
+def packed_bars(connection: psycopg.Connection[Any], schema: str, columns: Sequence[str]) -> Iterator[bytes]:
+    """Yield the file in pieces: columns of all records, as the connection's transaction sees them."""
     statement = sql.SQL("copy (select {} from {}) to stdout").format(_listed(columns), sql.Identifier(schema, RECORDS))
-    descriptor = os.open(folder / FILE, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    with (
-        os.fdopen(descriptor, "wb") as raw,
-        gzip.GzipFile("", "wb", _LEVEL, raw, mtime=0) as stream,
-        connection.cursor() as cursor,
-        cursor.copy(statement) as rows,
-    ):
+    packer = zlib.compressobj(_LEVEL, zlib.DEFLATED, _GZIP)
+    with connection.cursor() as cursor, cursor.copy(statement) as rows:
         for row in rows:
-            stream.write(row)
+            if packed := packer.compress(row):
+                yield packed
+    yield packer.flush()
 
 
-def lacks_bars(connection: psycopg.Connection[Any], schema: str, folder: Path) -> bool:
+def lacks_bars(connection: psycopg.Connection[Any], dump: Dump) -> bool:
     """Return whether a restored database waits for the bars of the file: its records are empty, and there is one."""
-    if not (folder / FILE).is_file() or RECORDS not in tables_of(connection, schema):
+    if all(file.name != FILE for file in dump.files) or RECORDS not in tables_of(connection, dump.schema_name):
         return False
-    statement = sql.SQL("select not exists (select from {})").format(sql.Identifier(schema, RECORDS))
+    statement = sql.SQL("select not exists (select from {})").format(sql.Identifier(dump.schema_name, RECORDS))
     row = connection.execute(statement).fetchone()
     return row is not None and bool(row[0])
 
 
-def load_bars(url: str, dump: Dump, folder: Path) -> None:
-    """Store the bars of the file into a database whose records are empty, in one transaction.
+def load_bars(url: str, dump: Dump, packed: Iterable[bytes]) -> None:
+    """Store bars into a database whose records are empty, in one transaction.
 
     Args:
         url: of the database, whose owner alone may say when rows were recorded.
         dump: names the columns.
-        folder: of the dump.
+        packed: the file, in pieces.
 
     Raises:
         BackupError: PostgreSQL refused them, or the file cannot be read.
     """
     (columns,) = (table.columns for table in dump.tables if table.name == RECORDS)
-    table = sql.Identifier(dump.schema_name, RECORDS)
+    statement = sql.SQL("copy {} ({}) from stdin").format(sql.Identifier(dump.schema_name, RECORDS), _listed(columns))
+    unpacker = zlib.decompressobj(_GZIP)
     try:
-        with (
-            open_connection(url) as connection,
-            connection.cursor() as cursor,
-            gzip.open(folder / FILE) as stream,
-            cursor.copy(sql.SQL("copy {} ({}) from stdin").format(table, _listed(columns))) as rows,
-        ):
-            while chunk := stream.read(_CHUNK):
-                rows.write(chunk)
-    except (psycopg.Error, OSError, EOFError) as error:
+        with open_connection(url) as connection, connection.cursor() as cursor, cursor.copy(statement) as rows:
+            for piece in packed:
+                rows.write(unpacker.decompress(piece))
+    except (psycopg.Error, OSError, zlib.error) as error:
         what = str(error).partition("\n")[0]
-        raise BackupError(f"The bars of {folder / FILE} were not stored into {describe(url)}: {what}") from error
+        raise BackupError(f"The bars of {FILE} were not stored into {describe(url)}: {what}") from error
 
 
 def _listed(columns: Sequence[str]) -> sql.Composed:

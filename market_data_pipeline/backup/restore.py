@@ -16,8 +16,8 @@ from psycopg import sql
 
 from market_data_pipeline.backup.compare import differences
 from market_data_pipeline.backup.make import MARKET_DATA, Part, parts_of
-from market_data_pipeline.backup.manifest import damaged_files, find_backup, read_manifest
-from market_data_pipeline.backup.plain_bars import lacks_bars, load_bars
+from market_data_pipeline.backup.manifest import damaged_files, find_backup, pieces_of, read_manifest
+from market_data_pipeline.backup.plain_bars import FILE, lacks_bars, load_bars
 from market_data_pipeline.domain.errors import BackupError, ConfigurationError
 from market_data_pipeline.store.checksums import MOVED, RECORDS, tables_of
 from market_data_pipeline.store.connection import Role, describe, open_connection
@@ -190,12 +190,12 @@ def _restore(part: Part, dump: Dump, folder: Path, tools: Tools) -> None:
 def _go_on(part: Part, dump: Dump, folder: Path) -> None:
     """Store the bars that lie beside a dump, where all that is in it is restored and nothing else is stored."""
     with open_connection(part.url) as connection:
-        if not lacks_bars(connection, part.schema, folder):
+        if not lacks_bars(connection, dump):
             return
         others = differences(connection, part.schema, dump, of=lambda table: table != RECORDS)
         if next(others, None) is not None:
             return
-    load_bars(part.url, dump, folder)
+    load_bars(part.url, dump, pieces_of(folder / FILE))
 
 
 def _compare(part: Part, dump: Dump, of: Callable[[str], bool] = lambda _: True) -> None:
