@@ -48,11 +48,7 @@ class _Pipeline(PipelineResource):
 
 
 def build_defs(*, resource_overrides: Mapping[str, object] | None = None) -> dg.Definitions:
-    """Return the definitions of the code location.
-
-    Args:
-        resource_overrides: resources by name (`pipeline`) that replace the usual ones.
-    """
+    """Return the definitions of the code location, with `resource_overrides` by name (`pipeline`)."""
     refreshes = {tier: refresh_job(tier) for tier in Tier}
     nightly = (quality_job(), reconcile_job, prune_job, lake_job(), settle_job())
     return dg.Definitions(
