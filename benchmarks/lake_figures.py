@@ -24,7 +24,7 @@ TICKED: Final = SYMBOLS[:125]
 _ROUNDS: Final = 5
 _SIZE: Final = """
 select sum(pg_total_relation_size(c.oid)) from pg_class as c
-where c.relnamespace = 'market_data'::regnamespace and c.relkind = 'r' and c.relname ~ '^(bars|features)_'
+where c.relnamespace = 'market_data'::regnamespace and c.relkind = 'r' and c.relname ~ '^records_'
 """
 # A bar with its features in each series, as a refresh that finds one would store and log them.
 _TICK: Final = """
@@ -33,14 +33,13 @@ with series as (
     where s.timeframe = '5m' and s.symbol = any(%(symbols)s)
 ),
 
-bars as (
-    insert into market_data.bars (symbol, timeframe, ts, open, high, low, close, volume, vwap, trades, ingested_at)
-    select symbol, timeframe, ts, 1, 2, 0.5, 1.5, 100, 1.2, 7, now() from series
-),
-
-features as (
-    insert into market_data.features (symbol, timeframe, ts, log_return, trend_regime, features_computed_at)
-    select symbol, timeframe, ts, 0.1, 'ranging', now() from series
+records as (
+    insert into market_data.records (
+        series, ts, open, high, low, close, volume, vwap, trades, log_return, codes, features_after, ingested_at
+    )
+    select r.id, s.ts, 1, 2, 0.5, 1.5, 100, 1.2, 7, 0.1, 3 << 14, 0, now()
+    from series as s
+    inner join market_data.series as r on r.symbol = s.symbol and r.timeframe = s.timeframe
 ),
 
 states as (

@@ -16,9 +16,9 @@ from market_data_pipeline.domain.bars import bar_frame
 from market_data_pipeline.domain.calendar import calendar_for
 from market_data_pipeline.domain.features.compute import compute_features
 from market_data_pipeline.domain.series import AssetClass, Series, Timeframe
-from market_data_pipeline.store.bars import append_bars
 from market_data_pipeline.store.copy import StoreConnection
-from market_data_pipeline.store.features import append_features, feature_table
+from market_data_pipeline.store.feature_values import feature_table
+from market_data_pipeline.store.records import append_records
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -63,8 +63,7 @@ def _bars(ts: np.ndarray, rng: np.random.Generator) -> pd.DataFrame:
 
 
 def _store(connection: StoreConnection, series: Series, bars: pd.DataFrame) -> None:
-    append_bars(connection, series, bars, NOW)
-    append_features(connection, series, feature_table(compute_features(bars, series.timeframe, _EQUITY)), NOW)
+    append_records(connection, series, bars, feature_table(compute_features(bars, series.timeframe, _EQUITY)), NOW)
     connection.execute(
         """
         insert into market_data.series_state (

@@ -68,10 +68,10 @@ def test_a_failed_read_and_an_abandoned_iterator_give_their_connection_back(seed
     assert len(next(pieces)) == 3
     assert closes("B") == expected("B")  # beside the one that the iterator holds
     pieces.close()
-    seed.run("alter table market_data.bars rename column close to final")
+    seed.run("alter table market_data.records rename column close to final")
     with pytest.raises(Exception, match="market-data migrate"):
         closes("C")
-    seed.run("alter table market_data.bars rename column final to close")
+    seed.run("alter table market_data.records rename column final to close")
     assert closes("C") == expected("C")
     assert len(readers(seed)) == 2
 

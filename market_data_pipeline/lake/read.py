@@ -19,7 +19,7 @@ from market_data_pipeline.domain.features.definitions import FEATURE_NAMES
 from market_data_pipeline.lake.files import files_of
 from market_data_pipeline.lake.state import read_state
 from market_data_pipeline.lake.tables import DIVIDENDS, SPLITS, Kind, LakeTable
-from market_data_pipeline.store.many_series import Columns
+from market_data_pipeline.store.many_series import Columns, beside
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -94,6 +94,12 @@ class LakeReader:
         )
         extra = found.values.pop("extra", ())
         return found._replace(values=found.values | {feature.name: _own_values(extra, feature) for feature in own})
+
+    def record_columns(
+        self, stretches: Sequence[Stretch], names: Sequence[str], features: Sequence[Feature]
+    ) -> Columns:
+        """Return the raw bars of the stretches with their features, which are null for a bar without any."""
+        return beside(self.bar_columns(stretches, names), self.feature_columns(stretches, features))
 
     def splits_of(self, symbols: Sequence[str], known_at: datetime | None = None) -> dict[str, list[Split]]:
         """Return the splits of each symbol that has any: those that count, or that did at `known_at`."""

@@ -21,13 +21,12 @@ from market_data_pipeline.reading.regular import columns_to_read, regular_rows, 
 from market_data_pipeline.reading.tables import Rows, table
 from market_data_pipeline.store import many_series
 from market_data_pipeline.store.dividends import dividends_of
-from market_data_pipeline.store.many_series import Columns, Stretch
+from market_data_pipeline.store.many_series import Columns, Stretch, beside
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
     from datetime import date, datetime
 
-    import numpy as np
     import pyarrow as pa
 
     from market_data_pipeline.domain.features.definitions import Feature
@@ -53,6 +52,12 @@ class RowSource(Protocol):
         """Return the stored features of the stretches."""
         ...
 
+    def record_columns(
+        self, stretches: Sequence[Stretch], names: Sequence[str], features: Sequence[Feature], /
+    ) -> Columns:
+        """Return the raw bars of the stretches with their features."""
+        ...
+
 
 class _Database(NamedTuple):
     connection: StoreConnection
@@ -65,6 +70,11 @@ class _Database(NamedTuple):
 
     def feature_columns(self, stretches: Sequence[Stretch], features: Sequence[Feature], /) -> Columns:
         return many_series.feature_columns(self.connection, self._stored(stretches), features)
+
+    def record_columns(
+        self, stretches: Sequence[Stretch], names: Sequence[str], features: Sequence[Feature], /
+    ) -> Columns:
+        return many_series.record_columns(self.connection, self._stored(stretches), names, features)
 
     def _stored(self, stretches: Sequence[Stretch]) -> Sequence[Stretch]:
         if not self.stored_as:
@@ -242,13 +252,18 @@ def _stored(
     """Return the stored rows of a batch, adjusted, and features beside their bars."""
     if selection.kind == "features":
         return source.feature_columns(batch, selection.features)
+    if not selection.features:
+        found = source.bar_columns(batch, selection.bars, selection.as_of)
+    elif selection.as_of is None:
+        found = source.record_columns(batch, selection.bars, selection.features)
+    else:
+        found = beside(
+            source.bar_columns(batch, selection.bars, selection.as_of),
+            source.feature_columns(batch, selection.features),
+        )
     # Volume divides and prices multiply by a factor of their own row, so that one column alone is adjusted as all are.
-    bars = source.bar_columns(batch, selection.bars, selection.as_of)
-    _adjust(bars, batch, actions, today)
-    values = bars.values
-    if selection.features:
-        values = values | _beside(bars, source.feature_columns(batch, selection.features))
-    return bars._replace(values=values)
+    _adjust(found, batch, actions, today)
+    return found
 
 
 def _adjust(bars: Columns, batch: Sequence[Stretch], actions: Mapping[str, Actions], today: date) -> None:
@@ -270,35 +285,3 @@ def _adjust(bars: Columns, batch: Sequence[Stretch], actions: Mapping[str, Actio
                 bars.values[name][rows] /= shares
             else:
                 bars.values[name][rows] *= factor
-
-
-def _beside(bars: Columns, features: Columns) -> dict[str, object]:
-    """Return the features of each bar, null for a bar without."""
-    import numpy as np
-
-    if np.array_equal(bars.ts, features.ts) and np.array_equal(bars.at, features.at):
-        return features.values
-    wanted, held = _keys(bars), _keys(features)
-    places = np.minimum(np.searchsorted(held, wanted), max(0, len(held) - 1))
-    found = held[places] == wanted if len(held) else np.zeros(len(wanted), bool)
-    return {name: _taken(values, places, found) for name, values in features.values.items()}
-
-
-def _keys(columns: Columns) -> np.ndarray:
-    """Return one ascending value for each row, from its stretch and its `ts`."""
-    import numpy as np
-
-    keys = np.empty(len(columns.ts), [("at", "int32"), ("ts", "int64")])
-    keys["at"], keys["ts"] = columns.at, columns.ts
-    return keys
-
-
-def _taken(values: object, places: np.ndarray, found: np.ndarray) -> object:
-    import numpy as np
-
-    if isinstance(values, list):
-        return [values[place] if there else None for place, there in zip(places, found, strict=True)]
-    array = np.asarray(values)
-    absent = np.nan if array.dtype.kind == "f" else -1
-    taken = array[places] if len(array) else np.full(len(places), absent, array.dtype)
-    return np.where(found, taken, np.array(absent, array.dtype))

@@ -10,7 +10,7 @@ ours; text takes 2.1 ms of ours, and JSON written by PostgreSQL 3.3 ms of its ow
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, time, tzinfo
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
@@ -22,7 +22,8 @@ from market_data_pipeline.domain.features.definitions import FEATURES
 from market_data_pipeline.domain.life import ASK_AGAIN_AFTER, Life
 from market_data_pipeline.domain.objectives import SETTLED_AT, TIER_OBJECTIVES
 from market_data_pipeline.domain.series import AssetClass, Tier, Timeframe, asset_class_of
-from market_data_pipeline.store.features import feature_columns
+from market_data_pipeline.store.feature_values import CODED, CODES, FLOATS, MASK, shift_of
+from market_data_pipeline.store.features import feature_columns, own_value
 from market_data_pipeline.store.prepared import Statement
 
 if TYPE_CHECKING:
@@ -166,8 +167,7 @@ _SIMILAR: Final = (
 )
 
 _IN_RANGE: Final = """
-    symbol = %(symbol)s and timeframe = %(timeframe)s
-    and ts >= coalesce(%(start)s, '-infinity'::timestamptz) and ts < coalesce(%(end)s, 'infinity'::timestamptz)
+    ts >= coalesce(%(start)s, '-infinity'::timestamptz) and ts < coalesce(%(end)s, 'infinity'::timestamptz)
 """
 
 # The view bars_adjusted does the same bar by bar. Reading the splits once takes a third of the time.
@@ -226,48 +226,119 @@ _CLOSE: Final = f"case when {_LOCAL}::date = any(%(early)s) then time '13:00' el
 _REGULAR: Final = f"{_LOCAL}::time >= time '09:30' and {_LOCAL}::time < {_CLOSE}"
 
 
-def _selection(
-    columns: Sequence[Column], newest: str, values: str, relation: str, *, dividends: bool = False
-) -> Statement:
-    """Return the selection of `values` from `relation`, a join of the common table expressions `newest`.
+# Bars are read from the partitions of their timeframe, by the number of the series: the newest of them are found without
+# a look at the others. They are read from the views while some are still being moved to `records`.
+_NUMBER: Final = (
+    "(select s.id from market_data.series as s where s.symbol = %(symbol)s and s.timeframe = '{timeframe}')"
+)
+_RECORDS: Final = f"(select * from market_data.records_{{timeframe}} where series = {_NUMBER})"  # noqa: S608 - constants
+_VIEW: Final = "(select * from market_data.bars where symbol = %(symbol)s and timeframe = '{timeframe}')"
+_VERSION: Final = "b.ts, b.open, b.high, b.low, b.close, b.volume, b.vwap, b.trades"
+# As the function bars_as_of.
+_RECORDS_AS_OF: Final = f"""(
+    select distinct on (v.ts) v.* from (
+        select {_VERSION}, null::bigint as id from market_data.records_{{timeframe}} as b
+        where b.series = {_NUMBER} and b.ingested_at <= %(as_of)s
+        union all
+        select {_VERSION}, b.id from market_data.bar_revisions as b
+        where
+            b.symbol = %(symbol)s and b.timeframe = '{{timeframe}}'
+            and b.ingested_at <= %(as_of)s and b.superseded_at > %(as_of)s
+    ) as v
+    order by v.ts desc, v.id desc
+)"""  # noqa: S608 - constants
+_VIEW_AS_OF: Final = "market_data.bars_as_of(%(symbol)s, '{timeframe}', %(as_of)s)"
 
-    The first row has the summary as JSON in one column more, and nothing else.
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """What is read of a series.
+
+    Attributes:
+        features: bars with their features, instead of bars alone.
+        own: the project's own features, which are read with the others.
+        as_of: the bars as they were stored at an instant; adjusted by the splits known and in effect then.
+        dividends: prices are adjusted for dividends too.
+        regular: only the bars of the regular hours, see `reading.regular`.
     """
-    names = ", ".join(column.name for column in columns)
-    nothing = ", ".join("null" for _ in columns)
+
+    features: bool = False
+    own: tuple[Feature, ...] = ()
+    as_of: bool = False
+    dividends: bool = False
+    regular: bool = False
+
+
+BARS: Final = Selection()
+BARS_AS_OF: Final = Selection(as_of=True)
+TOTAL_RETURN_BARS: Final = Selection(dividends=True)
+TOTAL_RETURN_BARS_AS_OF: Final = Selection(as_of=True, dividends=True)
+
+
+@cache
+def _statement(selection: Selection, timeframe: Timeframe, *, all_moved: bool) -> Statement:
+    """Return the statement that reads a selection of a series of `timeframe`, in the columns of its records.
+
+    The first row has the summary as JSON in one column more, and nothing else. Of `records`, the features that are
+    booleans or labels are one column.
+    """
+    of_bars = {(True, True): _RECORDS_AS_OF, (True, False): _RECORDS, (False, True): _VIEW_AS_OF, (False, False): _VIEW}
+    stored = of_bars[all_moved, selection.as_of]
+    where = f"{_IN_RANGE} and {_REGULAR}" if selection.regular else _IN_RANGE
+    values, relation = _TOTAL_RETURN_BAR if selection.dividends else _BAR, "b"
+    names = [column.name for column in BAR_COLUMNS]
+    if selection.features and all_moved:
+        newest = _newest(stored.format(timeframe=timeframe), f"{where} and features_after is not null")
+        computed = [*FLOATS, CODES, *(feature.name for feature in selection.own)]
+        own = [f"{own_value(feature, 'b')} as {feature.name}" for feature in selection.own]
+        values, names = ", ".join([values, *(f"b.{name}" for name in (*FLOATS, CODES)), *own]), [*names, *computed]
+    elif selection.features:
+        of_series = f"symbol = %(symbol)s and timeframe = '{timeframe}'"
+        newest = f"""
+            f as materialized (
+                select * from market_data.features where {of_series} and {where} order by ts desc limit %(limit)s
+            ),
+            b as materialized (
+                select * from market_data.bars
+                where {of_series} and ts >= (select min(f.ts) from f) and ts <= (select max(f.ts) from f)
+            )
+        """  # noqa: S608 - constants
+        values, relation = f"{values}, {feature_columns(selection.own, 'f')}", "f inner join b using (ts)"
+        names = [column.name for column in record_columns(selection.own)]
+    elif selection.regular and timeframe in {Timeframe.H1, Timeframe.H4}:
+        newest = _newest_made(stored.format(timeframe=timeframe.base), timeframe)
+    else:
+        newest = _newest(stored.format(timeframe=timeframe), where)
     return Statement(
         f"""
-        with {_SPLITS}, {f"{_DIVIDENDS}, " if dividends else ""}{newest},
-        found as (select {values} from {relation} cross join {_WITH_DIVIDENDS if dividends else _FACTOR}),
-        summary as ({_SUMMARY.format(next_dividend=_NEXT_DIVIDEND if dividends else "null::date")})
-        select {names}, null::text as summary from found
+        with {_SPLITS}, {f"{_DIVIDENDS}, " if selection.dividends else ""}{newest},
+        found as (select {values} from {relation} cross join {_WITH_DIVIDENDS if selection.dividends else _FACTOR}),
+        summary as ({_SUMMARY.format(next_dividend=_NEXT_DIVIDEND if selection.dividends else "null::date")})
+        select {", ".join(names)}, null::text as summary from found
         union all
-        select {nothing}, row_to_json(summary)::text from summary
+        select {", ".join("null" for _ in names)}, row_to_json(summary)::text from summary
         order by ts nulls first
         """,  # noqa: S608 - constants, and names that were checked when declared
         _PARAMETERS,
     )
 
 
-def _newest_bars(relation: str, *, regular: bool = False, dividends: bool = False) -> Statement:
-    where = f"{_IN_RANGE} and {_REGULAR}" if regular else _IN_RANGE
-    newest = f"b as materialized (select * from {relation} where {where} order by ts desc limit %(limit)s)"  # noqa: S608 - constants
-    values = _TOTAL_RETURN_BAR if dividends else _BAR
-    return _selection(BAR_COLUMNS, newest, values, "b", dividends=dividends)
+def _newest(relation: str, where: str) -> str:
+    return f"b as materialized (select * from {relation} as r where {where} order by ts desc limit %(limit)s)"  # noqa: S608 - constants
 
 
-def _newest_made(relation: str, timeframe: Timeframe, *, dividends: bool = False) -> Statement:
-    """Return the selection of bars of the regular hours that are made of 5m bars; see `reading.regular`.
+def _newest_made(base: str, timeframe: Timeframe) -> str:
+    """Return the expressions with the bars of the regular hours that are made of 5m bars; see `reading.regular`.
 
     The newest n of them are made of the newest 5m bars of which n + 1 may be made, because the oldest one may be cut.
     """
     span = f"interval '{timeframe.minutes} minutes'"
-    known = f"from {relation} where symbol = %(symbol)s and timeframe = %(base)s"
-    newest = f"""
+    return f"""
         base as materialized (
             select *, date_bin({span}, {_LOCAL}, {_LOCAL}::date + time '09:30') as bucket, {_CLOSE} as closes
-            {known}
-                and ts >= coalesce(%(start)s, '-infinity'::timestamptz)
+            from {base} as r
+            where
+                ts >= coalesce(%(start)s, '-infinity'::timestamptz)
                 and ts < coalesce(%(end)s, 'infinity'::timestamptz) + {span}
                 and {_REGULAR}
             order by ts desc
@@ -290,40 +361,14 @@ def _newest_made(relation: str, timeframe: Timeframe, *, dividends: bool = False
             where
                 ts >= coalesce(%(start)s, '-infinity'::timestamptz) and ts < coalesce(%(end)s, 'infinity'::timestamptz)
                 and (
-                    ends_at <= (select max(ts) {known}) + interval '{Timeframe.M5.minutes} minutes'
+                    ends_at <= (select r.ts from {base} as r order by r.ts desc limit 1)
+                    + interval '{Timeframe.M5.minutes} minutes'
                     or settles_at <= coalesce(%(as_of)s, market_data.clock())
                 )
             order by ts desc
             limit %(limit)s
         )
     """  # noqa: S608 - constants
-    values = _TOTAL_RETURN_BAR if dividends else _BAR
-    return _selection(BAR_COLUMNS, newest, values, "b", dividends=dividends)
-
-
-_NOW: Final = "market_data.bars"
-_THEN: Final = "market_data.bars_as_of(%(symbol)s, %(timeframe)s, %(as_of)s)"
-BARS: Final = _newest_bars(_NOW)
-# The bars as they were stored at `as_of`; with `adjusted`, adjusted by the splits known and in effect then.
-BARS_AS_OF: Final = _newest_bars(_THEN)
-# With prices adjusted for dividends too.
-TOTAL_RETURN_BARS: Final = _newest_bars(_NOW, dividends=True)
-TOTAL_RETURN_BARS_AS_OF: Final = _newest_bars(_THEN, dividends=True)
-_MADE_OF: Final = {
-    BARS: (_NOW, False),
-    BARS_AS_OF: (_THEN, False),
-    TOTAL_RETURN_BARS: (_NOW, True),
-    TOTAL_RETURN_BARS_AS_OF: (_THEN, True),
-}
-_REGULAR_BARS: Final = {
-    statement: _newest_bars(relation, regular=True, dividends=dividends)
-    for statement, (relation, dividends) in _MADE_OF.items()
-}
-_MADE: Final = {
-    (statement, timeframe): _newest_made(relation.replace("%(timeframe)s", "%(base)s"), timeframe, dividends=dividends)
-    for statement, (relation, dividends) in _MADE_OF.items()
-    for timeframe in (Timeframe.H1, Timeframe.H4)
-}
 
 
 def has_other_hours(series: Series) -> bool:
@@ -331,11 +376,9 @@ def has_other_hours(series: Series) -> bool:
     return series.timeframe is not Timeframe.D1 and calendar_for(asset_class_of(series.symbol)).has_extended_hours
 
 
-def regular_bars(selection: Statement, series: Series) -> Statement:
-    """Return the statement that reads, of what one of bars does, those of the regular hours."""
-    if not has_other_hours(series):
-        return selection
-    return _MADE.get((selection, series.timeframe)) or _REGULAR_BARS[selection]
+def regular_bars(selection: Selection, series: Series) -> Selection:
+    """Return what reads, of a selection, the bars of the regular hours."""
+    return replace(selection, regular=True) if has_other_hours(series) else selection
 
 
 @cache
@@ -344,19 +387,9 @@ def _early_closes() -> str:
     return f"{{{','.join(map(str, calendar_for(AssetClass.US_EQUITY).early_closes()))}}}"
 
 
-def features_selection(own: Sequence[Feature] = (), *, regular: bool = False) -> Statement:
+def features_selection(own: Sequence[Feature] = (), *, regular: bool = False) -> Selection:
     """Return the selection of split-adjusted bars with features, in the order of `record_columns(own)`."""
-    where = f"{_IN_RANGE} and {_REGULAR}" if regular else _IN_RANGE
-    newest = f"""
-        f as materialized (select * from market_data.features where {where} order by ts desc limit %(limit)s),
-        b as materialized (
-            select * from market_data.bars
-            where
-                symbol = %(symbol)s and timeframe = %(timeframe)s
-                and ts >= (select min(f.ts) from f) and ts <= (select max(f.ts) from f)
-        )
-    """  # noqa: S608 - constants
-    return _selection(record_columns(own), newest, f"{_BAR}, {feature_columns(own, 'f')}", "f inner join b using (ts)")
+    return Selection(features=True, own=tuple(own), regular=regular)
 
 
 class _Known(msgspec.Struct):
@@ -395,7 +428,7 @@ def similar_symbol(connection: sa.Connection, symbol: str) -> str | None:
 
 def read_records(
     reader: PreparedReader,
-    selection: Statement,
+    selection: Selection,
     series: Series,
     requested: Range,
     now: datetime,
@@ -408,8 +441,10 @@ def read_records(
     The series need not exist. With `as_of`, only what was known at that instant is applied.
     """
     zone = calendar_for(asset_class_of(series.symbol)).tz
+    all_moved = _all_moved(reader)
+    statement = _statement(selection, series.timeframe, all_moved=all_moved)
     summary, *rows = reader.rows(
-        selection,
+        statement,
         {
             "symbol": series.symbol,
             "timeframe": series.timeframe.value,
@@ -420,10 +455,33 @@ def read_records(
             "limit": requested.limit,
             "adjusted": adjusted,
             "as_of": as_of,
-            "early": _early_closes() if "early" in selection.names else None,
+            "early": _early_closes() if "early" in statement.names else None,
         },
     )
-    return _summary(_KNOWN.decode(summary[-1]), zone), [row[:-1] for row in rows]
+    known = _summary(_KNOWN.decode(summary[-1]), zone)
+    if selection.features and all_moved:
+        return known, [row[:_CODE] + _labels(row[_CODE]) + row[_CODE + 1 : -1] for row in rows]
+    return known, [row[:-1] for row in rows]
+
+
+_MOVED: Final = Statement("select to_regclass('market_data.series_to_move') is null", {})
+_CODE: Final = len(BAR_COLUMNS) + len(FLOATS)
+
+
+def _all_moved(reader: PreparedReader) -> bool:
+    """Return whether `records` has all bars; that no more changes then."""
+    if not reader.facts.get(_MOVED):
+        reader.facts[_MOVED] = reader.rows(_MOVED, {})[0][0]
+    return bool(reader.facts[_MOVED])
+
+
+@cache
+def _labels(code: int) -> tuple[bool | str | None, ...]:
+    """Return the features that are booleans or labels, of the code that holds them; there are a few hundred."""
+    places = [(feature, (code >> shift_of(feature) & MASK) - 1) for feature in CODED]
+    return tuple(
+        None if place < 0 else feature.labels[place] if feature.labels else place == 1 for feature, place in places
+    )
 
 
 def _summary(known: _Known, zone: tzinfo) -> SeriesSummary:

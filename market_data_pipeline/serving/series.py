@@ -30,10 +30,11 @@ if TYPE_CHECKING:
     from fastapi import Request
 
     from market_data_pipeline.domain.series import Series
+    from market_data_pipeline.reports import series_records
     from market_data_pipeline.reports.series_records import Column, Range, Rows, Watermarks
     from market_data_pipeline.serving.database import Database
     from market_data_pipeline.serving.problems import Problem
-    from market_data_pipeline.store.prepared import PreparedReader, Statement
+    from market_data_pipeline.store.prepared import PreparedReader
 
 T = TypeVar("T")
 
@@ -45,21 +46,21 @@ class Selection:
     Attributes:
         records_key: the member of a JSON answer that holds the records.
         columns: of a record.
-        statement: reads them.
+        read_as: what of a series they are.
         watermarks: from which the freshness of an answer is computed; None when there is nothing of the series.
         adjustment: what its bars are adjusted for.
         as_of: the instant whose knowledge is requested; None for now.
-        regular: returns the statement that reads only the regular hours of a series; None for all hours.
+        regular: returns what is read of a series of which only the regular hours are asked for; None for all hours.
         members: further members of a JSON answer.
     """
 
     records_key: str
     columns: Sequence[Column]
-    statement: Statement
+    read_as: series_records.Selection
     watermarks: Callable[[SeriesSummary], Watermarks | None]
     adjustment: Adjustment = Adjustment.SPLITS
     as_of: datetime | None = None
-    regular: Callable[[Series], Statement] | None = None
+    regular: Callable[[Series], series_records.Selection] | None = None
     members: dict[str, Any] = field(default_factory=dict)
 
     def read(
@@ -68,7 +69,7 @@ class Selection:
         """Return what is known of `series`, the records in the range, and whether `limit` cut off older ones."""
         summary, rows = read_records(
             reader,
-            self.statement if self.regular is None else self.regular(series),
+            self.read_as if self.regular is None else self.regular(series),
             series,
             replace(records, limit=records.limit + 1),
             now,

@@ -1,7 +1,7 @@
 """Bars and features of many series by one statement, as columns: what the readers and the lake are made from.
 
-Booleans and labels travel as one number for each row: as texts, the nine of the 17 features would take as long as the
-eight numbers do.
+They are read from `records`, under the numbers of the series; while bars are still being moved there, from the views,
+which have all of them. Booleans and labels travel as the one number that holds them.
 """
 
 from __future__ import annotations
@@ -10,11 +10,14 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from market_data_pipeline.domain.adjustments import Split
 from market_data_pipeline.domain.bars import VALUES
+from market_data_pipeline.domain.features.definitions import FEATURE_NAMES
 from market_data_pipeline.domain.series import Series, Timeframe
+from market_data_pipeline.store.feature_values import CODED, CODES, FLOATS, decoded, shift_of
 from market_data_pipeline.store.features import own_value
+from market_data_pipeline.store.series_numbers import series_numbers
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Mapping, Sequence
     from datetime import datetime
 
     import numpy as np
@@ -23,7 +26,6 @@ if TYPE_CHECKING:
     from market_data_pipeline.store.copy import StoreConnection
 
 BAR_COLUMNS: Final = VALUES
-_LARGEST_CODE: Final = 2**31 - 1  # an int4
 
 
 class Stretch(NamedTuple):
@@ -68,36 +70,63 @@ def bar_columns(
         names: which of `BAR_COLUMNS`.
         as_of: aware; None for the present.
     """
-    relation = "market_data.bars"
-    if as_of is not None:
-        relation = f"market_data.bars_as_of(asked.symbol, {_timeframe(stretches)}, %(as_of)s)"
-    return _read(connection, relation, list(names), dict.fromkeys(names, "float"), stretches, as_of)
+    kinds = dict.fromkeys(names, "float")
+    if as_of is None:
+        return _read(connection, stretches, list(names), kinds)
+    timeframes = {stretch.series.timeframe for stretch in stretches}
+    timeframe = f"'{timeframes.pop()}'" if len(timeframes) == 1 else "asked.timeframe"  # a constant is planned better
+    relation = f"market_data.bars_as_of(asked.symbol, {timeframe}, %(as_of)s)"
+    return _read_view(connection, stretches, relation, "true", list(names), kinds, {"as_of": as_of})
 
 
 def feature_columns(connection: StoreConnection, stretches: Sequence[Stretch], features: Sequence[Feature]) -> Columns:
     """Return the stored values of `features`, of the 17 or a project's own; arguments as in `bar_columns`."""
-    sources = {feature.name: source for feature, source in zip(features, _sources(features), strict=True)}
-    coded = [feature for feature in features if feature.dtype == "bool" or feature.labels]
-    selected: list[str] = []
-    kinds: dict[str, str] = {}
-    for feature in features:
-        if feature not in coded:
-            selected.append(f"{sources[feature.name]} as {feature.name}")
-            kinds[feature.name] = feature.dtype
-    codes = list(_codes(coded))
-    for number, group in enumerate(codes):
-        terms = [_digit(feature, sources[feature.name], weight) for feature, weight in group]
-        selected.append(f"{' + '.join(terms)} as _code_{number}")
-        kinds[f"_code_{number}"] = "code"
-    found = _read(connection, "market_data.features", selected, kinds, stretches, None)
-    for number, group in enumerate(codes):
-        rest = found.values.pop(f"_code_{number}")
-        for feature, _ in group:
-            higher = rest // _radix(feature)  # by a constant, which NumPy does many at a time; it has no such remainder
-            digit = rest - higher * _radix(feature) - 1
-            found.values[feature.name] = digit.astype("int16" if feature.labels else "int8")
-            rest = higher
-    return found
+    return _decoded(
+        _read(connection, stretches, *_selected(features), condition="stored.features_after is not null"), features
+    )
+
+
+def record_columns(
+    connection: StoreConnection, stretches: Sequence[Stretch], names: Sequence[str], features: Sequence[Feature]
+) -> Columns:
+    """Return the raw bars of the stretches with their features, which are null for a bar without any."""
+    selected, kinds = _selected(features)
+    return _decoded(
+        _read(connection, stretches, [*names, *selected], {**dict.fromkeys(names, "float"), **kinds}), features
+    )
+
+
+def beside(bars: Columns, features: Columns) -> Columns:
+    """Return the bars of the same stretches with their features, which are null for a bar without any."""
+    import numpy as np
+
+    if np.array_equal(bars.ts, features.ts) and np.array_equal(bars.at, features.at):
+        return bars._replace(values=bars.values | features.values)
+    wanted, held = _keys(bars), _keys(features)
+    places = np.minimum(np.searchsorted(held, wanted), max(0, len(held) - 1))
+    found = held[places] == wanted if len(held) else np.zeros(len(wanted), bool)
+    taken = {name: _taken(values, places, found) for name, values in features.values.items()}
+    return bars._replace(values=bars.values | taken)
+
+
+def _keys(columns: Columns) -> np.ndarray:
+    """Return one ascending value for each row, from its stretch and its `ts`."""
+    import numpy as np
+
+    keys = np.empty(len(columns.ts), [("at", "int32"), ("ts", "int64")])
+    keys["at"], keys["ts"] = columns.at, columns.ts
+    return keys
+
+
+def _taken(values: object, places: np.ndarray, found: np.ndarray) -> object:
+    import numpy as np
+
+    if isinstance(values, list):
+        return [values[place] if there else None for place, there in zip(places, found, strict=True)]
+    array = np.asarray(values)
+    absent = np.nan if array.dtype.kind == "f" else -1
+    taken = array[places] if len(array) else np.full(len(places), absent, array.dtype)
+    return np.where(found, taken, np.array(absent, array.dtype))
 
 
 def held(
@@ -145,17 +174,102 @@ def splits_of(
     return splits
 
 
+def _selected(features: Sequence[Feature]) -> tuple[list[str], dict[str, str]]:
+    """Return what is selected of a record for the features, and the kind of each column, see `_decoded`."""
+    selected: list[str] = []
+    kinds: dict[str, str] = {}
+    for feature in features:
+        if feature in CODED:
+            continue
+        source, kind = feature.name, feature.dtype
+        if feature.name not in FEATURE_NAMES:
+            source = own_value(feature, "stored")
+            if feature.labels:
+                places = [f"when {_literal(label)} then {place}" for place, label in enumerate(feature.labels)]
+                source, kind = f"case {source} {' '.join(places)} end", "bool"
+        selected.append(f"{source} as {feature.name}")
+        kinds[feature.name] = kind
+    if not set(CODED).isdisjoint(features):
+        selected.append(CODES)
+        kinds[CODES] = "code"
+    return selected, kinds
+
+
+def _decoded(found: Columns, features: Sequence[Feature]) -> Columns:
+    values = found.values
+    codes = values.pop(CODES, None)
+    for feature in features:
+        if feature.dtype != "bool" and not feature.labels:
+            continue
+        kind = "int16" if feature.labels else "int8"
+        each = values[feature.name] if feature not in CODED else decoded(codes, feature)
+        values[feature.name] = each.astype(kind, copy=False)
+    return found
+
+
 def _read(
     connection: StoreConnection,
-    relation: str,
+    stretches: Sequence[Stretch],
     selected: list[str],
     kinds: dict[str, str],
-    stretches: Sequence[Stretch],
-    as_of: datetime | None,
+    condition: str = "true",
 ) -> Columns:
+    """Return what is selected of the records of the stretches.
+
+    The bounds in time stand in the statement as values of their own, beside those of each stretch: by them and by the
+    number of a single series, the planner leaves out the partitions that have nothing to do with it.
+    """
     import numpy as np
 
-    several = len(stretches) > 1  # else the position would take a tenth of the time, to say nothing
+    numbers = series_numbers(connection, [stretch.series for stretch in stretches])
+    if numbers is None:
+        return _read_view(connection, stretches, _STILL_TO_MOVE, condition, selected, kinds, {})
+    known = [(at, numbers[each.series], each) for at, each in enumerate(stretches) if each.series in numbers]
+    timeframes = {stretch.series.timeframe for _, _, stretch in known}
+    relation = f"market_data.records_{timeframes.pop()}" if len(timeframes) == 1 else "market_data.records"
+    parameters: dict[str, object] = {
+        "first": min((stretch.start for _, _, stretch in known), default=None),
+        "stop": max((stretch.end for _, _, stretch in known), default=None),
+    }
+    rows = f"""
+        select {", ".join(["ts", *selected])} from {relation} as stored
+        where ts >= %(first)s::timestamptz and ts < %(stop)s::timestamptz and {condition}
+    """  # noqa: S608 - partitions and columns of this module, and own features, whose names are checked
+    if len(known) == 1:
+        at, parameters["series"], _ = known[0]
+        found = connection.columns(
+            {"ts": "instant", **kinds}, f"{rows} and series = %(series)s::int order by ts", parameters
+        )
+        ts = found.pop("ts")
+        return _in_order(Columns(np.full(len(ts), at, "int32"), ts, found))
+    statement = f"""
+        select asked.at, found.*
+        from unnest(
+            %(at)s::int[], %(numbers)s::int[], %(starts)s::timestamptz[], %(ends)s::timestamptz[]
+        ) as asked (at, series, first, stop)
+        cross join lateral (
+            {rows} and series = asked.series and ts >= asked.first and ts < asked.stop order by ts
+        ) as found
+    """  # noqa: S608 - as above
+    parameters |= {
+        "at": [at for at, _, _ in known],
+        "numbers": np.array([number for _, number, _ in known], "int32"),
+        "starts": [stretch.start for _, _, stretch in known],
+        "ends": [stretch.end for _, _, stretch in known],
+    }
+    return _columns(connection, statement, kinds, parameters)
+
+
+def _read_view(
+    connection: StoreConnection,
+    stretches: Sequence[Stretch],
+    relation: str,
+    condition: str,
+    selected: list[str],
+    kinds: dict[str, str],
+    parameters: Mapping[str, object],
+) -> Columns:
+    """Return what is selected of a relation with `symbol` and `timeframe`."""
     statement = f"""
         select asked.at, found.*
         from unnest(
@@ -165,23 +279,31 @@ def _read(
         cross join lateral (
             select {", ".join(["ts", *selected])} from {relation} as stored
             where
-                stored.symbol = asked.symbol and stored.timeframe = {_timeframe(stretches)}
-                and stored.ts >= asked.first and stored.ts < asked.stop
+                stored.symbol = asked.symbol and stored.timeframe = asked.timeframe
+                and stored.ts >= asked.first and stored.ts < asked.stop and {condition}
             order by ts
         ) as found
     """  # noqa: S608 - relations and columns of this module, and own features, whose names are checked
-    parameters = {
-        "at": list(range(len(stretches))),
-        "symbols": [stretch.series.symbol for stretch in stretches],
-        "timeframes": [str(stretch.series.timeframe) for stretch in stretches],
-        "starts": [stretch.start for stretch in stretches],
-        "ends": [stretch.end for stretch in stretches],
-        "as_of": as_of,
-    }
-    found = connection.columns({"ts": "instant", **({"at": "code"} if several else {}), **kinds}, statement, parameters)
-    ts = found.pop("ts")
-    at = found.pop("at") if several else np.zeros(len(ts), "int32")
-    return _in_order(Columns(at, ts, found))
+    return _columns(
+        connection,
+        statement,
+        kinds,
+        {
+            "at": list(range(len(stretches))),
+            "symbols": [stretch.series.symbol for stretch in stretches],
+            "timeframes": [str(stretch.series.timeframe) for stretch in stretches],
+            "starts": [stretch.start for stretch in stretches],
+            "ends": [stretch.end for stretch in stretches],
+            **parameters,
+        },
+    )
+
+
+def _columns(
+    connection: StoreConnection, statement: str, kinds: dict[str, str], parameters: Mapping[str, object]
+) -> Columns:
+    found = connection.columns({"at": "code", "ts": "instant", **kinds}, statement, parameters)
+    return _in_order(Columns(found.pop("at"), found.pop("ts"), found))
 
 
 def _in_order(columns: Columns) -> Columns:
@@ -199,46 +321,26 @@ def _in_order(columns: Columns) -> Columns:
     return Columns(at[order], ts[order], sorted_values)
 
 
-def _timeframe(stretches: Sequence[Stretch]) -> str:
-    """Return the timeframe for the statement: as a constant where there is only one, which chooses the partition."""
-    timeframes = {stretch.series.timeframe for stretch in stretches}
-    return f"'{timeframes.pop()}'" if len(timeframes) == 1 else "asked.timeframe"
-
-
-def _sources(features: Sequence[Feature]) -> Iterator[str]:
-    """Yield each feature's value in the statement."""
-    from market_data_pipeline.domain.features.definitions import FEATURE_NAMES
-
-    for feature in features:
-        yield feature.name if feature.name in FEATURE_NAMES else own_value(feature, "stored")
-
-
-def _codes(features: Sequence[Feature]) -> Iterator[list[tuple[Feature, int]]]:
-    """Yield groups of features whose values fit into one number together, each with the weight of its digit."""
-    group: list[tuple[Feature, int]] = []
-    weight = 1
-    for feature in features:
-        if weight * _radix(feature) > _LARGEST_CODE:
-            yield group
-            group, weight = [], 1
-        group.append((feature, weight))
-        weight *= _radix(feature)
-    if group:
-        yield group
-
-
-def _radix(feature: Feature) -> int:
-    return 1 + (len(feature.labels) if feature.labels else 2)
-
-
-def _digit(feature: Feature, source: str, weight: int) -> str:
-    """Return a value times its weight: 0 for null, else 1 and up for the labels, or for false and true."""
-    if not feature.labels:
-        return f"case when {source} then {2 * weight} when not {source} then {weight} else 0 end"
-    cases = [f"when {_literal(label)} then {position * weight}" for position, label in enumerate(feature.labels, 1)]
-    return f"case {source} {' '.join(cases)} else 0 end"
-
-
 def _literal(text: str) -> str:
     """Return a text as SQL, in a statement with parameters."""
     return "'" + text.replace("'", "''").replace("%", "%%") + "'"
+
+
+def _code_of(feature: Feature) -> str:
+    """Return the code of a feature of the 17, of the view `features`, in its two bits."""
+    if feature.labels:
+        places = [f"when '{label}' then {place}" for place, label in enumerate(feature.labels, 1)]
+        value = f"case f.{feature.name} {' '.join(places)} else 0 end"
+    else:
+        value = f"case when f.{feature.name} then 2 when not f.{feature.name} then 1 else 0 end"
+    return f"(({value}) << {shift_of(feature)})"
+
+
+# Records as the views have them.
+_STILL_TO_MOVE: Final = f"""(
+    select
+        b.*, {", ".join(f"f.{name}" for name in FLOATS)}, {" | ".join(map(_code_of, CODED))} as {CODES}, f.extra,
+        f.features_computed_at as features_after
+    from market_data.bars as b
+    left join market_data.features as f on f.symbol = b.symbol and f.timeframe = b.timeframe and f.ts = b.ts
+)"""  # noqa: S608 - columns

@@ -65,6 +65,7 @@ class PreparedReader:
     def __init__(self, connection: psycopg.Connection[Any]) -> None:
         self._connection = connection
         self._prepared: dict[Statement, bytes] = {}
+        self.facts: dict[Statement, Any] = {}  # what does not change while the connection lasts
 
     def rows(self, statement: Statement, values: Mapping[str, Value]) -> Rows:
         """Return the rows of `statement`, all read in one snapshot.

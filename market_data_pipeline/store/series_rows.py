@@ -1,7 +1,8 @@
 """Rows of many series at once as Arrow tables, in the columns that a copy of the database holds.
 
-One statement reads the rows of a timeframe for several symbols. The symbol and the labels of features travel as whole
-numbers, and the server aggregates each column into one array (`StoreConnection.columns`).
+One statement reads the rows of a timeframe for several symbols: from `records` by the numbers of their series, or from
+the views while bars are still being moved there. The symbol and the labels of features travel as whole numbers, and the
+server aggregates each column into one array (`StoreConnection.columns`).
 """
 
 from __future__ import annotations
@@ -11,9 +12,12 @@ from typing import TYPE_CHECKING, Any, Final, LiteralString
 
 from market_data_pipeline.domain.bars import PRICES
 from market_data_pipeline.domain.features.definitions import FEATURES
+from market_data_pipeline.domain.series import Series
+from market_data_pipeline.store.feature_values import CODED, CODES, decoded
+from market_data_pipeline.store.series_numbers import series_numbers
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     import numpy as np
     import pyarrow as pa
@@ -96,6 +100,10 @@ _SELECTED: Final[dict[str, tuple[LiteralString, str]]] = {
     "label": ("array_position(%(labels_of_{name})s::text[], b.{name}) - 1 as {name}", "bool"),
     "json": ("b.{name}::text as {name}", "text"),
 }
+# What is another expression in `records` than in the view.
+_RECORDED: Final[dict[str, LiteralString]] = {
+    "features_computed_at": "b.ingested_at + b.features_after * interval '1 second' as features_computed_at"
+}
 
 
 def read_rows(
@@ -114,12 +122,73 @@ def read_rows(
     """
     import numpy as np
 
-    kinds = {"series_code": "bool", **{column.name: _SELECTED[column.kind][1] for column in relation.columns}}
-    selected = ", ".join(_SELECTED[column.kind][0].format(name=column.name) for column in relation.columns)
+    timed = [Series(symbol, timeframe) for symbol in spans]
+    numbers = None if relation.versions else series_numbers(connection, timed)
+    if numbers is None:
+        found = _viewed(connection, relation, timeframe, spans)
+    else:
+        found = _recorded(connection, relation, timeframe, spans, [numbers.get(each) for each in timed])
+    codes = found.pop("series_code") - 1
+    # The server mostly returns them in this order anyway, and sorts ten times as slowly.
+    keys = (found["id"], found["ts"], codes) if relation.versions else (found["ts"], codes)
+    order = np.lexsort(keys)
+    sorted_already = bool((order[1:] > order[:-1]).all())
+    return _table(relation, list(spans), codes, found, None if sorted_already else order)
+
+
+def _recorded(
+    connection: StoreConnection,
+    relation: Relation,
+    timeframe: Timeframe,
+    spans: Mapping[str, Interval],
+    numbers: Sequence[int | None],
+) -> dict[str, Any]:
+    """Return the columns of bars or features, from the records of the series with these numbers."""
+    import numpy as np
+
+    coded = {feature.name: feature for feature in CODED}
+    plain = [column for column in relation.columns if column.name not in coded]
+    sources = [_RECORDED.get(column.name) or _selected(column) for column in plain]
+    kinds = {"series_code": "bool", **{column.name: _SELECTED[column.kind][1] for column in plain}}
+    condition = "true"
+    if len(plain) < len(relation.columns):
+        sources.append(CODES)
+        kinds[CODES] = "code"
+        condition = "b.features_after is not null"
     found = connection.columns(
         kinds,
         f"""
-        select wanted.code as series_code, {selected}
+        select wanted.code as series_code, {", ".join(sources)}
+        from unnest(%(numbers)s::int[], %(starts)s::timestamptz[], %(ends)s::timestamptz[])
+            with ordinality as wanted (series, first, stop, code)
+        inner join market_data.records_{timeframe} as b
+            on b.series = wanted.series and b.ts >= wanted.first and b.ts < wanted.stop
+        where b.ts >= %(first)s::timestamptz and b.ts < %(stop)s::timestamptz and {condition}
+        """,  # noqa: S608 - names of our own partitions and columns
+        {
+            "numbers": np.array([number or 0 for number in numbers], "int32"),  # no series has the number 0
+            "starts": [span.start for span in spans.values()],
+            "ends": [span.end for span in spans.values()],
+            # Once more, for the planner: it leaves out the other partitions.
+            "first": min((span.start for span in spans.values()), default=None),
+            "stop": max((span.end for span in spans.values()), default=None),
+        },
+    )
+    codes = found.pop(CODES, None)
+    for column in relation.columns:
+        if column.name in coded:
+            found[column.name] = decoded(codes, coded[column.name]).astype("int32")
+    return found
+
+
+def _viewed(
+    connection: StoreConnection, relation: Relation, timeframe: Timeframe, spans: Mapping[str, Interval]
+) -> dict[str, Any]:
+    """Return the columns of a relation that has `symbol` and `timeframe`."""
+    return connection.columns(
+        {"series_code": "bool", **{column.name: _SELECTED[column.kind][1] for column in relation.columns}},
+        f"""
+        select wanted.code as series_code, {", ".join(map(_selected, relation.columns))}
         from unnest(%(symbols)s::text[], %(starts)s::timestamptz[], %(ends)s::timestamptz[])
             with ordinality as wanted (symbol, first, stop, code)
         inner join market_data.{relation.name} as b
@@ -134,12 +203,10 @@ def read_rows(
             **{f"labels_of_{column.name}": list(column.labels) for column in relation.columns if column.labels},
         },
     )
-    codes = found.pop("series_code") - 1
-    # The server mostly returns them in this order anyway, and sorts ten times as slowly.
-    keys = (found["id"], found["ts"], codes) if relation.versions else (found["ts"], codes)
-    order = np.lexsort(keys)
-    sorted_already = bool((order[1:] > order[:-1]).all())
-    return _table(relation, list(spans), codes, found, None if sorted_already else order)
+
+
+def _selected(column: Column) -> LiteralString:
+    return _SELECTED[column.kind][0].format(name=column.name)
 
 
 def _table(

@@ -22,6 +22,7 @@ from market_data_pipeline_tests.ingest.conftest import World
 from market_data_pipeline_tests.serving.conftest import BARS, serve
 from market_data_pipeline_tests.serving.seeding import NOW, Seed
 from market_data_pipeline_tests.serving.standby import PRIMARY, STANDBY, running_pair
+from market_data_pipeline_tests.store.writable_views import make_views_writable
 from market_data_pipeline_tests.waiting import until
 
 NOON = datetime(2026, 11, 20, 12, 0, 30, tzinfo=NEW_YORK)
@@ -31,6 +32,7 @@ FIRST = datetime.fromisoformat("2026-03-11T13:30:00Z")
 def test_api_and_readers_read_from_the_standby_see_each_commit_and_go_on_without_the_primary(tmp_path: Path) -> None:
     with running_pair() as pair:
         migrate_database(pair.url(PRIMARY), SQL)
+        make_views_writable(pair.url(PRIMARY))
         seed = Seed(pair.url(PRIMARY))
         seed.series("AAPL", first=FIRST, count=3)
         seed.symbol("MSFT")

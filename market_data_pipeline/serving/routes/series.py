@@ -88,7 +88,7 @@ def router(answers: SeriesAnswers, several: SeveralAnswers, own: Sequence[Featur
         if query.session == "extended":
             return features
         return replace(
-            features, regular=lambda series: of_regular_hours if has_other_hours(series) else features.statement
+            features, regular=lambda series: of_regular_hours if has_other_hours(series) else features.read_as
         )
 
     @routes.get(
@@ -174,15 +174,15 @@ def _bars(query: BarsQuery, now: datetime) -> Selection:
     now_read, then_read = BARS, BARS_AS_OF
     if adjustment is Adjustment.ALL:
         now_read, then_read = TOTAL_RETURN_BARS, TOTAL_RETURN_BARS_AS_OF
-    statement = now_read if as_of is None else then_read
+    read_as = now_read if as_of is None else then_read
     return Selection(
         "bars",
         BAR_COLUMNS,
-        statement,
+        read_as,
         lambda summary: summary.bars,
         adjustment,
         as_of,
-        None if query.session == "extended" else partial(regular_bars, statement),
+        None if query.session == "extended" else partial(regular_bars, read_as),
         {
             "adjusted": adjustment is not Adjustment.RAW,
             "adjustment": adjustment.value,
