@@ -61,7 +61,9 @@ begin
         return new;
     end if;
     if tg_op = 'DELETE' then
-        update market_data.records set features_after = null where series = number and ts = old.ts;
+        update market_data.records
+        set {", ".join(f"{name} = null" for name in FLOATS)}, codes = 0, extra = null, features_after = null
+        where series = number and ts = old.ts;
         return old;
     end if;
     update market_data.records set {_FEATURES} where series = number and ts = new.ts;
