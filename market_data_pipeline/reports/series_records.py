@@ -226,8 +226,8 @@ _CLOSE: Final = f"case when {_LOCAL}::date = any(%(early)s) then time '13:00' el
 _REGULAR: Final = f"{_LOCAL}::time >= time '09:30' and {_LOCAL}::time < {_CLOSE}"
 
 
-# Bars are read from the partitions of their timeframe, by the number of the series: the newest of them are found without
-# a look at the others. They are read from the views while some are still being moved to `records`.
+# Bars are read from the partitions of their timeframe, by the number of the series: the newest of them are found
+# without a look at the others. They are read from the views while some are still being moved to `records`.
 _NUMBER: Final = (
     "(select s.id from market_data.series as s where s.symbol = %(symbol)s and s.timeframe = '{timeframe}')"
 )
