@@ -6,8 +6,8 @@ slows both; appends follow one another, as they do when a shard of series is ref
 - All 17 features of 50,000 bars, over TA-Lib's time for ATR, both EMAs, both standard deviations and the Bollinger
   width on the same arrays plus Bottleneck's for the two rolling medians: at most 3.
 - The features of all 50,000 bars, over those of one more bar from its warm-up: at least 20.
-- The same with PostgreSQL: read what is needed, compute, write what changed, commit. The server is an embedded one with
-  its usual settings, in a folder that is removed at the end.
+- The same with PostgreSQL: read what is needed, compute, store the bars with their features, commit. The server is an
+  embedded one with its usual settings, in a folder that is removed at the end.
 
     python -m benchmarks.features
 """
@@ -119,47 +119,44 @@ def computing(repetitions: int) -> dict[str, list[float]]:
 
 def storing(repetitions: int) -> dict[str, list[float]]:
     """Measure with a database."""
+    from market_data_pipeline.domain.bars import empty
     from market_data_pipeline.domain.counters import Tally
-    from market_data_pipeline.ingest.features import FeatureBasis, update_features
-    from market_data_pipeline.store.bars import append_bars
+    from market_data_pipeline.ingest.features import FeatureBasis, store_records
     from market_data_pipeline.store.copy import StoreConnection
     from market_data_pipeline.store.series_state import SeriesState
 
     series, bars = Series("BENCH", Timeframe.M5), series_of_bars(BARS + _APPENDS * (repetitions + 1))
-    held = [bars.iloc[:BARS]]
+    held = [bars.iloc[:0]]
 
-    def recompute(
-        connection: StoreConnection, answer: pd.DataFrame, first: datetime | None, held_until: datetime | None
-    ) -> int:
-        state = SeriesState(Tier.CRITICAL, last_ts=held_until, bar_count=int(first is None))
-        return update_features(
+    def store(connection: StoreConnection, new: pd.DataFrame) -> int:
+        last = held[0]["ts"].iloc[-1].to_pydatetime() if len(held[0]) else None
+        return store_records(
             connection,
             series,
-            state,
-            answer,
+            SeriesState(Tier.CRITICAL, last_ts=last),
+            new,
             FeatureBasis(_EQUITY, (), ""),
-            changed_from=first,
+            new=new,
+            changed_from=new["ts"].iloc[0].to_pydatetime(),
             contiguous=True,
-            full=first is None,
+            full=False,
             now=_NOW,
             tally=Tally(),
         ).rows
 
     with _database() as url, StoreConnection(url) as connection, psycopg.connect(url, autocommit=True) as owner:
-        append_bars(connection, series, held[0], _NOW)
-        connection.commit()
 
         def whole() -> None:
-            owner.execute("truncate market_data.features_5m")  # which the pipeline's role may not do
-            if recompute(connection, held[0], None, _NOW) < BARS:
+            owner.execute("truncate market_data.records_5m")  # which the pipeline's role may not do
+            held[0] = empty()
+            if store(connection, bars.iloc[:BARS]) < BARS:
                 raise AssertionError("not everything was computed")
             connection.commit()
+            held[0] = bars.iloc[:BARS]
 
         def append() -> None:
             known = len(held[0])
-            new, last = bars.iloc[known : known + 1].reset_index(drop=True), held[0]["ts"].iloc[-1].to_pydatetime()
-            append_bars(connection, series, new, _NOW)
-            if recompute(connection, new, new["ts"].iloc[0].to_pydatetime(), last) != 1:
+            if store(connection, bars.iloc[known : known + 1].reset_index(drop=True)) != 1:
                 raise AssertionError("one row follows from one bar")
             connection.commit()
             held[0] = bars.iloc[: known + 1]
