@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping
 from datetime import datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from market_data_pipeline.domain.errors import ConfigurationError, UsageError
@@ -214,13 +215,28 @@ def sync_universe(engine: sa.Engine, universe: Universe, now: datetime, *, dry_r
     return _apply(engine, universe, now, others_leave=True, dry_run=dry_run)
 
 
-def add_symbols(engine: sa.Engine, tier: Tier, symbols: Iterable[str], now: datetime) -> UniverseChange:
+def add_symbols(
+    engine: sa.Engine,
+    tier: Tier,
+    symbols: Iterable[str],
+    now: datetime,
+    *,
+    securities: Mapping[str, str] = MappingProxyType({}),
+) -> UniverseChange:
     """Follow `symbols` in `tier`; those in another tier move to it.
+
+    Args:
+        engine: of the database.
+        tier: how fresh they are kept.
+        symbols: as the user wrote them.
+        now: aware UTC.
+        securities: by symbol, the delisted security that it stands for from now on.
 
     Raises:
         UsageError: one of them is not a ticker.
     """
-    return _apply(engine, {tier: tuple(parse_symbol(symbol) for symbol in symbols)}, now, others_leave=False)
+    universe = {tier: tuple(parse_symbol(symbol) for symbol in symbols)}
+    return _apply(engine, universe, now, others_leave=False, securities=securities)
 
 
 def remove_symbols(engine: sa.Engine, symbols: Iterable[str]) -> UniverseChange:
@@ -245,15 +261,18 @@ _LOCK: Final = "lock table market_data.symbols in share row exclusive mode"
 _LEAVE: Final = "update market_data.symbols set active = false where symbol = any(%(symbols)s::text[])"
 
 _FOLLOW: Final = """
-    insert into market_data.symbols (symbol, tier, asset_class, active, added_at, followed_since)
-    select l.symbol, l.tier, l.asset_class, true, %(now)s, %(now)s
-    from unnest(%(symbols)s::text[], %(tiers)s::text[], %(classes)s::text[])
-        as l (symbol, tier, asset_class)
+    insert into market_data.symbols (symbol, tier, asset_class, active, added_at, followed_since, security)
+    select l.symbol, l.tier, l.asset_class, true, %(now)s, %(now)s, l.security
+    from unnest(%(symbols)s::text[], %(tiers)s::text[], %(classes)s::text[], %(securities)s::text[])
+        as l (symbol, tier, asset_class, security)
     on conflict (symbol) do update set
         tier = excluded.tier,
         active = true,
+        security = coalesce(excluded.security, symbols.security),
         followed_since = case when symbols.active then symbols.followed_since else excluded.followed_since end
-    where (symbols.tier, symbols.active) is distinct from (excluded.tier, true)
+    where
+        (symbols.tier, symbols.active, symbols.security)
+        is distinct from (excluded.tier, true, coalesce(excluded.security, symbols.security))
 """
 
 _FOLLOW_SERIES: Final = """
@@ -267,7 +286,13 @@ _FOLLOW_SERIES: Final = """
 
 
 def _apply(
-    engine: sa.Engine, universe: Universe, now: datetime, *, others_leave: bool, dry_run: bool = False
+    engine: sa.Engine,
+    universe: Universe,
+    now: datetime,
+    *,
+    others_leave: bool,
+    dry_run: bool = False,
+    securities: Mapping[str, str] = MappingProxyType({}),
 ) -> UniverseChange:
     tiers = {symbol: tier for tier, symbols in universe.items() for symbol in symbols}
     listed = sorted(tiers)
@@ -280,6 +305,7 @@ def _apply(
             "symbols": listed,
             "tiers": [tiers[symbol].value for symbol in listed],
             "classes": [asset_class_of(symbol).value for symbol in listed],
+            "securities": [securities.get(symbol) for symbol in listed],
             "timeframes": [timeframe.value for timeframe in Timeframe],
             "now": now,
         }
