@@ -175,6 +175,9 @@ class Settings(BaseModel):
     max_concurrent_symbols: Annotated[int, BeforeValidator(parsers.whole_number(1, _MOST_CONCURRENT_SYMBOLS))] = _known(
         3, "MARKET_DATA_MAX_CONCURRENT_SYMBOLS", "3"
     )
+    shard_symbols: Annotated[int | None, BeforeValidator(parsers.whole_number(1, 10_000))] = _known(
+        None, "MARKET_DATA_SHARD_SYMBOLS", "125"
+    )
     as_of: Annotated[datetime | None, BeforeValidator(parsers.instant)] = _known(
         None, "MARKET_DATA_AS_OF", "2025-03-14T15:30:00-04:00"
     )

@@ -130,10 +130,16 @@ def _symbols(
 
 def tracked(engine: sa.Engine) -> list[TrackedSymbol]:
     """Return all symbols, inactive ones included: critical ones first, then alphabetically."""
+    tiers, classes = {tier.value: tier for tier in Tier}, {each.value: each for each in AssetClass}
     with engine.connect() as connection:
-        rows = connection.exec_driver_sql("select symbol, tier, asset_class, active from market_data.symbols").all()
-    found = [TrackedSymbol(row.symbol, Tier(row.tier), AssetClass(row.asset_class), row.active) for row in rows]
-    return sorted(found, key=lambda entry: (list(Tier).index(entry.tier), entry.symbol))
+        rows = connection.exec_driver_sql(_TRACKED, {"tiers": list(tiers)}).all()
+    return [TrackedSymbol(symbol, tiers[tier], classes[of_class], active) for symbol, tier, of_class, active in rows]
+
+
+_TRACKED: Final = """
+    select symbol, tier, asset_class, active from market_data.symbols
+    order by array_position(%(tiers)s::text[], tier), symbol collate "C"
+"""
 
 
 def select_followed(engine: sa.Engine, symbols: Collection[str] = ()) -> tuple[str, ...]:
@@ -143,15 +149,15 @@ def select_followed(engine: sa.Engine, symbols: Collection[str] = ()) -> tuple[s
         UsageError: one of `symbols` is not followed; the message lists the followed ones, at most forty.
     """
     followed = [entry.symbol for entry in tracked(engine) if entry.active]
-    known = sorted(followed)
+    known, chosen = set(followed), set(symbols)
     if unknown := [symbol for symbol in symbols if symbol not in known]:
         others = f" and {len(known) - _MOST_NAMED} others" if len(known) > _MOST_NAMED else ""
-        named = f"{', '.join(known[:_MOST_NAMED]) or 'no symbols'}{others}"
+        named = f"{', '.join(sorted(known)[:_MOST_NAMED]) or 'no symbols'}{others}"
         raise UsageError(
             f"Not followed: {', '.join(unknown)}. Followed are {named}; "
             f"add one with: market-data universe add {unknown[0]}"
         )
-    return tuple(symbol for symbol in followed if not symbols or symbol in symbols)
+    return tuple(symbol for symbol in followed if not chosen or symbol in chosen)
 
 
 def known_symbols(connection: StoreConnection, symbols: Collection[str]) -> set[str]:
