@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import tempfile
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import psycopg
@@ -16,7 +15,7 @@ from psycopg import sql
 
 from market_data_pipeline.backup.compare import differences
 from market_data_pipeline.backup.make import MARKET_DATA, Part, parts_of
-from market_data_pipeline.backup.manifest import damaged_files, find_backup, read_manifest
+from market_data_pipeline.backup.place import Backup, Place, backup_at
 from market_data_pipeline.domain.errors import BackupError, ConfigurationError
 from market_data_pipeline.store.checksums import tables_of
 from market_data_pipeline.store.connection import Role, describe, open_connection
@@ -39,31 +38,31 @@ class Restored:
     """What a restore did.
 
     Attributes:
-        folder: the backup.
+        backup: what was restored.
         manifest: what it holds.
         found: the databases that held it already.
         migrated: names of the migrations that this code has and the backup had not.
     """
 
-    folder: Path
+    backup: Backup
     manifest: Manifest
     found: tuple[str, ...]
     migrated: tuple[str, ...]
 
 
-def restore_backup(settings: Settings, path: Path, say: Callable[[str], None] = lambda _: None) -> Restored:
-    """Restore the backup at `path`, or the newest one in it, into the project's databases, which must be empty.
+def restore_backup(settings: Settings, place: Place, say: Callable[[str], None] = lambda _: None) -> Restored:
+    """Restore the backup at `place`, or the newest one in it, into the project's databases, which must be empty.
 
     Raises:
         BackupError: the backup is damaged, or what was restored is not what it held.
         ConfigurationError: a database holds something else, or its server or this code cannot take the backup.
         DatabaseUnavailableError: a database cannot be reached.
     """
-    folder = find_backup(path)
-    manifest = read_manifest(folder)
-    if damaged := damaged_files(folder, manifest):
-        raise BackupError(f"{damaged[0]} Nothing was restored: use another backup.")
+    backup = backup_at(place, settings)
+    manifest = backup.manifest()
     _check(settings, manifest)
+    if damaged := backup.damaged(manifest):
+        raise BackupError(f"{damaged[0]} Nothing was restored: use another backup.")
     parts = {name: part for name, part in parts_of(settings).items() if name in manifest.dumps}
     tools = {name: _prepare(part, manifest.dumps[name]) for name, part in parts.items()}
     found = [name for name, part in parts.items() if not _is_empty(part, manifest.dumps[name])]
@@ -73,12 +72,12 @@ def restore_backup(settings: Settings, path: Path, say: Callable[[str], None] = 
     for name, part in parts.items():
         if name not in found:
             say(f"Restoring {name} into {describe(part.url)} ...")
-            _restore(part, manifest.dumps[name], folder / name, tools[name])
+            _restore(part, name, backup, manifest, tools[name])
     if not manifest.features:
         with open_connection(parts["market_data"].url, autocommit=True) as connection:
             forget_features(connection)
     migrated = migrate(settings)
-    return Restored(folder, manifest, tuple(found), tuple(migrated))
+    return Restored(backup, manifest, tuple(found), tuple(migrated))
 
 
 def _check(settings: Settings, manifest: Manifest) -> None:
@@ -156,9 +155,9 @@ def _refuse_another(part: Part, dump: Dump) -> None:
     )
 
 
-def _restore(part: Part, dump: Dump, folder: Path, tools: Tools) -> None:
+def _restore(part: Part, name: str, backup: Backup, manifest: Manifest, tools: Tools) -> None:
     with tempfile.NamedTemporaryFile("w", encoding="utf-8", suffix=".list") as entries:
-        entries.write(_entries(tools.run("pg_restore", ["--list", folder]), existing=_schema_exists(part)))
+        entries.write(_entries(backup.entries(name, manifest, tools), existing=_schema_exists(part)))
         entries.flush()
         arguments = (
             "--single-transaction",  # all or nothing, also when it is killed
@@ -167,12 +166,11 @@ def _restore(part: Part, dump: Dump, folder: Path, tools: Tools) -> None:
             "--no-tablespaces",
             "--no-password",
             f"--use-list={entries.name}",
-            folder,
         )
-        tools.run("pg_restore", arguments, part.url)
+        backup.restore(name, manifest, tools, arguments, part.url)
     with open_connection(part.url, autocommit=True) as connection:
         connection.execute("analyze")
-        wrong = list(differences(connection, part.schema, dump))
+        wrong = list(differences(connection, part.schema, manifest.dumps[name]))
     if wrong:
         more = f" (and {len(wrong) - _NAMED} more differences)" if len(wrong) > _NAMED else ""
         raise BackupError(

@@ -197,11 +197,14 @@ class Settings(BaseModel):
     lake_url: Annotated[str, BeforeValidator(parsers.lake_url)] = _known(
         _default_lake_url, "MARKET_DATA_LAKE_URL", "s3://research/market-data"
     )
-    lake_options: Annotated[Secret[dict[str, str]] | None, BeforeValidator(parsers.lake_options)] = _known(
+    lake_options: Annotated[Secret[dict[str, str]] | None, BeforeValidator(parsers.store_options)] = _known(
         None, "MARKET_DATA_LAKE_OPTIONS", '{"AWS_REGION": "eu-west-1"}'
     )
-    backup_dir: Annotated[Path | None, BeforeValidator(parsers.backup_folder)] = _known(
+    backup_dir: Annotated[Path | str | None, BeforeValidator(parsers.backup_place)] = _known(
         None, "MARKET_DATA_BACKUP_DIR", "/srv/backups"
+    )
+    backup_options: Annotated[Secret[dict[str, str]] | None, BeforeValidator(parsers.store_options)] = _known(
+        None, "MARKET_DATA_BACKUP_OPTIONS", '{"AWS_REGION": "eu-west-1"}'
     )
     backups_kept: Annotated[int, BeforeValidator(parsers.whole_number(1, 1000))] = _known(
         7, "MARKET_DATA_BACKUPS_KEPT", "7"
@@ -256,8 +259,8 @@ class Settings(BaseModel):
 
     @field_validator("backup_dir")
     @classmethod
-    def _in_the_project(cls, value: Path | None, info: ValidationInfo) -> Path | None:
-        return value and info.data.get("project_root", Path()) / value
+    def _in_the_project(cls, value: Path | str | None, info: ValidationInfo) -> Path | str | None:
+        return info.data.get("project_root", Path()) / value if isinstance(value, Path) else value
 
     @field_validator("api_host", "api_url")
     @classmethod
@@ -285,6 +288,11 @@ class Settings(BaseModel):
         if isinstance(value, str) and env_file.names_own_dagster_database(value):
             raise PydanticUseDefault
         return value
+
+    @property
+    def backup_store_options(self) -> dict[str, str]:
+        """The options of the object store that holds backups; they may hold secrets."""
+        return self.backup_options.get_secret_value() if self.backup_options else {}
 
     @property
     def state_dir(self) -> Path:
