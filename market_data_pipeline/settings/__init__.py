@@ -41,6 +41,9 @@ if TYPE_CHECKING:
 VENDOR_URL: Final = "https://api.polygon.io"
 MASSIVE_URL: Final = "https://api.massive.com"  # the vendor's name since October 2025; both answer
 PLAN_NAMES: Final = ("basic", "starter", "developer", "advanced")
+# In `.env` a relative one begins where that file lies, elsewhere at the working directory. The other paths begin at the
+# project's folder anyway, and Dagster wants DAGSTER_HOME to be absolute.
+_PATHS: Final = ("sandbox_replay", "universe_file", "lake_url")
 PACKAGED_UNIVERSE: Final = project.PACKAGE / "universe.yaml"
 
 # There are more days than this from 1990, where the calendars begin, to today.
@@ -239,10 +242,14 @@ class Settings(BaseModel):
         variables = {name: str(field.validation_alias) for name, field in cls.model_fields.items()}
         given = {variables.get(name, name): value for name, value in arguments.items()}
         root = given.get("MARKET_DATA_PROJECT_ROOT") or project_root()
-        found: dict[str, Any] = {}
-        for source in (_lines_of(root), environment_variables()):
+        lines, found = _lines_of(root), dict[str, Any]()
+        for source in (lines, environment_variables()):
             known = with_files(source, variables.values(), root)
             found |= {name: known[name] for name in variables.values() if known.get(name) is not None}
+        # Dagster's processes and some shells copy the lines of `.env` into their environment.
+        for name in {variables[field] for field in _PATHS} & lines.keys():
+            if found.get(name) == lines[name]:
+                found[name] = parsers.path_from(Path(root), found[name])
         return found | given
 
     @field_validator("*", mode="before")

@@ -81,6 +81,12 @@ def store_options(given: Any) -> Secret[dict[str, str]]:
     return Secret(options)
 
 
+def path_from(root: Path, given: str) -> str:
+    """Return a path with `root` before it if it is relative; a URL, an absolute path and nothing as they are."""
+    text = given.strip()
+    return str(root / Path(text).expanduser()) if text and "://" not in text else given
+
+
 def existing_path(given: Any) -> Path:
     """Return the absolute path of a file or folder that exists."""
     path = Path(given).expanduser().absolute()
