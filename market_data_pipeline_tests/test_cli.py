@@ -295,6 +295,34 @@ def test_a_ticker_that_the_vendor_does_not_know_is_only_added_by_force(
     assert away.out.endswith("added X:ETHUSD\n")
 
 
+def test_a_delisted_stock_is_followed_from_its_past(run, project: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = datetime(2025, 3, 15, 12, tzinfo=UTC)
+    with running_server(open_source(None), lambda: now) as address:
+        monkeypatch.setenv("POLYGON_BASE_URL", address)
+        monkeypatch.setenv("POLYGON_PLAN", "advanced")
+        added = run("universe", "add", "LEH", "--delisted")
+        assert (added.code, added.err) == (0, "")
+        assert added.out.startswith("LEH is LEH (synthetic), delisted on 2008-09-17, FIGI BBG")
+        assert added.out.endswith("added LEH\n")
+        planned = run("plan", "--symbols", "LEH", "--json")
+        assert [each["sessions"] for each in json.loads(planned.out)["series"]] == [254, 254]
+        assert run("universe", "add", "LEH", "--delisted", "--delisted-on", "2008-09-17").out.endswith(
+            "Nothing changed.\n"
+        )
+        refused = run("universe", "add", "KO", "--delisted")
+        assert (refused.code, refused.err.strip()) == (
+            2, "KO is not delisted: follow it without --delisted. Nothing was added.",
+        )  # fmt: skip
+    for arguments, what in (
+        (("LEH", "--figi", "BBG000BM1VH8"), "add --delisted"),
+        (("LEH", "KO", "--delisted", "--figi", "BBG000BM1VH8"), "about one symbol"),
+        (("LEH", "--delisted", "--force"), "--force does not go with --delisted"),
+    ):
+        refused = run("universe", "add", *arguments)
+        assert refused.code == 2
+        assert what in refused.err
+
+
 def test_a_wrong_universe_file_is_refused_with_its_line(run, project: str, tmp_path: Path) -> None:
     file = tmp_path / "universe.yaml"
     file.write_text("tiers:\n  gold: [AAPL]\n")

@@ -322,6 +322,45 @@ def test_a_named_folder_brings_its_own_file(tmp_path: Path, monkeypatch: pytest.
     assert load_settings().history_days == 365
 
 
+def test_relative_paths_in_the_projects_file_begin_at_its_folder_wherever_a_command_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mine.yaml").write_text("tiers: {critical: [AAPL]}\n")
+    (tmp_path / "recorded").mkdir()
+    lines = {
+        "MARKET_DATA_UNIVERSE": "mine.yaml",
+        "MARKET_DATA_SANDBOX_REPLAY": "recorded",
+        "MARKET_DATA_LAKE_URL": "lake",
+        "MARKET_DATA_BACKUP_DIR": "backups",
+        "MARKET_DATA_FEATURES_MODULE": "mine.py",
+    }
+    (tmp_path / "mine.py").touch()
+    (tmp_path / ".env").write_text("".join(f"{name}={value}\n" for name, value in lines.items()))
+    (tmp_path / "deeper").mkdir()
+    monkeypatch.chdir(tmp_path / "deeper")
+
+    def paths() -> list[str]:
+        found = load_settings()
+        return [
+            str(each)
+            for each in (
+                found.universe_file, found.sandbox_replay, found.lake_url, found.backup_dir, found.features_module
+            )
+        ]  # fmt: skip
+
+    expected = [str(tmp_path / name) for name in ("mine.yaml", "recorded", "lake", "backups", "mine.py")]
+    assert paths() == expected
+    for name, value in lines.items():  # as Dagster's processes copy them
+        monkeypatch.setenv(name, value)
+    assert paths() == expected
+
+    (tmp_path / "deeper" / "other.yaml").write_text("tiers: {critical: [MSFT]}\n")
+    monkeypatch.setenv("MARKET_DATA_UNIVERSE", "other.yaml")  # of the command's own environment, as in a shell
+    assert load_settings().universe_file == tmp_path / "deeper" / "other.yaml"
+    monkeypatch.setenv("MARKET_DATA_LAKE_URL", "s3://research/lake")
+    assert load_settings().lake_url == "s3://research/lake"
+
+
 def test_outside_of_any_project_it_is_the_folder_above_the_package(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -6,35 +6,19 @@ all that Dagster's records of finished runs speak of.
 
 from __future__ import annotations
 
-import fcntl
-import os
-import shutil
-import socket
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import psycopg
 
 from market_data_pipeline import __version__
-from market_data_pipeline.backup.manifest import (
-    BarsOf,
-    Dump,
-    Manifest,
-    Table,
-    backups_in,
-    files_of,
-    new_place,
-    remove_backup,
-    sync_folder,
-    unfinished_in,
-    write_file,
-    write_manifest,
-)
+from market_data_pipeline.backup.folder import FolderBackup
+from market_data_pipeline.backup.manifest import BarsOf, Dump, Manifest, Table
+from market_data_pipeline.backup.place import Backup, Place, Writer, writer_at
 from market_data_pipeline.backup.plain_bars import FILE, packed_bars
-from market_data_pipeline.domain.errors import BackupError, ConfigurationError
+from market_data_pipeline.domain.errors import ConfigurationError
 from market_data_pipeline.settings import project
 from market_data_pipeline.store.backups import record_backup
 from market_data_pipeline.store.checksums import (
@@ -55,11 +39,11 @@ from market_data_pipeline.store.source import recorded_source
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from market_data_pipeline.settings import Settings
 
 MARKET_DATA: Final = "market_data"  # the schema
-_JOBS: Final = 2  # tables dumped at the same time: more would take the processors from refreshes
 _COMPRESSION: Final = 1  # of gzip, the only method that every build has: level 6 takes three times as long for a tenth
 _LOCK_WAIT: Final = "60s"  # a migration that runs meanwhile locks tables for seconds
 
@@ -77,9 +61,20 @@ class Part(NamedTuple):
 class Made:
     """A finished backup."""
 
-    folder: Path
+    backup: Backup
     manifest: Manifest
     removed: tuple[str, ...]  # the names of older ones that went
+
+    @property
+    def folder(self) -> Path:
+        """Its folder on this machine.
+
+        Raises:
+            ConfigurationError: it is in an object store.
+        """
+        if isinstance(self.backup, FolderBackup):
+            return self.backup.folder
+        raise ConfigurationError(f"{self.backup} is not on this machine.")
 
 
 def parts_of(settings: Settings) -> dict[str, Part]:
@@ -98,40 +93,34 @@ def parts_of(settings: Settings) -> dict[str, Part]:
 
 def make_backup(
     settings: Settings,
-    folder: Path,
+    place: Place,
     *,
     keep: int | None,
     next_within: timedelta | None = None,
     features: bool = True,
 ) -> Made:
-    """Back up both databases into a new folder within `folder`; refreshes go on meanwhile.
+    """Back up both databases into a place beside earlier backups; refreshes go on meanwhile.
 
     Args:
         settings: of the project.
-        folder: where backups lie; created if there is none.
+        place: where backups lie: a folder, created if there is none, or the URL of an object store.
         keep: how many finished backups to leave there, this one included; None for all.
         next_within: the time within which the next backup is due; None when none is scheduled.
         features: whether they are backed up; if not, the first refresh after a restore computes them again.
 
     Raises:
         BackupError: another backup into the folder is under way, or a dump failed; nothing new is left there.
-        ConfigurationError: the programs of the server's version are missing, or the schema is.
+        ConfigurationError: the programs of the server's version are missing, or the schema is, or the place cannot be
+            used.
         DatabaseUnavailableError: a database cannot be reached.
     """
     parts = parts_of(settings)
-    with _only_one(folder) as lock, ExitStack() as stack:
-        for left in unfinished_in(folder):
-            shutil.rmtree(left)
+    with writer_at(place, settings) as writer, ExitStack() as stack:
         snapshots = {name: stack.enter_context(_snapshot(part)) for name, part in parts.items()}
         taken_at = snapshots["market_data"].taken_at
-        place = new_place(folder, taken_at)
-        draft = place.with_name(f".{place.name}")
-        draft.mkdir(mode=0o700)
-        stack.callback(shutil.rmtree, draft, ignore_errors=True)
         _refuse_halves(snapshots["market_data"].connection)
-        dumps = {
-            name: _dump(part, snapshots[name], draft / name, lock, features=features) for name, part in parts.items()
-        }
+        writer.begin(taken_at)
+        dumps = {name: _dump(name, part, snapshots[name], writer, features=features) for name, part in parts.items()}
         if (market_data := dumps["market_data"]) is None:
             raise ConfigurationError(
                 f"{describe(settings.owner_url)} holds no market data: there is nothing to back up."
@@ -148,21 +137,16 @@ def make_backup(
             dagster=dumps["dagster"],
             features=features,
         )
-        write_manifest(draft, manifest)
-        sync_folder(draft)
-        finished = draft.rename(place)
-        sync_folder(folder)
+        backup = writer.finish(manifest)
         record_backup(
             settings.owner_url,
             taken_at=taken_at,
-            location=f"{socket.gethostname()}:{finished}",
+            location=backup.location,
             size=manifest.size,
             next_within=next_within,
         )
-        old = backups_in(folder)[:-keep] if keep else []
-        for each in old:
-            remove_backup(each)
-    return Made(finished, manifest, tuple(each.name for each in old))
+        removed = writer.leave(keep) if keep else []
+    return Made(backup, manifest, tuple(removed))
 
 
 class _Snapshot(NamedTuple):
@@ -195,7 +179,7 @@ def _refuse_halves(connection: psycopg.Connection[Any]) -> None:
         )
 
 
-def _dump(part: Part, snapshot: _Snapshot, folder: Path, lock: int, *, features: bool) -> Dump | None:
+def _dump(name: str, part: Part, snapshot: _Snapshot, writer: Writer, *, features: bool) -> Dump | None:
     """Dump the schema of a part as a snapshot sees it, perhaps without features; return None where it has none."""
     connection = snapshot.connection
     tables = tables_of(connection, part.schema)
@@ -205,9 +189,6 @@ def _dump(part: Part, snapshot: _Snapshot, folder: Path, lock: int, *, features:
     tools = tools_for(server, embedded=part.embedded)
     quoted = part.schema.replace('"', '""')
     arguments = (
-        "--format=directory",
-        f"--file={folder}",
-        f"--jobs={_JOBS}",
         f"--compress={_COMPRESSION}",
         f'--schema="{quoted}"',
         f"--snapshot={snapshot.name}",
@@ -215,44 +196,24 @@ def _dump(part: Part, snapshot: _Snapshot, folder: Path, lock: int, *, features:
         "--no-password",
         *(
             f'--exclude-table-data="{quoted}".{partition}'
-            for name in (() if features else (FEATURES, RECORDS))
-            for partition in partitions_of(connection, part.schema, name)
+            for table in (() if features else (FEATURES, RECORDS))
+            for partition in partitions_of(connection, part.schema, table)
         ),
     )
     of_features = {} if features else OF_FEATURES
     counted = {
-        name: tuple(column for column in columns if column not in of_features.get(name, ()))
-        for name, columns in tables.items()
-        if name not in DERIVED and (features or name != FEATURES)
+        table: tuple(column for column in columns if column not in of_features.get(table, ()))
+        for table, columns in tables.items()
+        if table not in DERIVED and (features or table != FEATURES)
     }
-    tools.run("pg_dump", arguments, part.url, inherits=(lock,))
-    folder.chmod(0o700)
+    files = writer.dump(name, tools, arguments, part.url)
     if not features and part.schema == MARKET_DATA and RECORDS in counted:
-        write_file(folder / FILE, packed_bars(connection, part.schema, counted[RECORDS]))
+        files += writer.add(name, FILE, packed_bars(connection, part.schema, counted[RECORDS]))
     return Dump(
         schema_name=part.schema,
         server=server,
         tools=tools.version,
         grantees=grantees_of(connection, part.schema),
-        files=files_of(folder),
+        files=files,
         tables=[Table.of(content) for content in contents(connection, part.schema, counted)],
     )
-
-
-@contextmanager
-def _only_one(folder: Path) -> Iterator[int]:
-    """Hold the folder's lock and yield its descriptor; the kernel releases it when all who have it open have ended.
-
-    Raises:
-        BackupError: another backup has it.
-    """
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise BackupError(f"Another backup into {folder} is under way: wait for it to end.") from None
-        yield descriptor
-    finally:
-        os.close(descriptor)

@@ -1,4 +1,4 @@
-"""What a backup is on disk: a folder with a dump of each database and a manifest, which is written last.
+"""What a backup holds: its manifest; and what it is on disk, a folder with a dump of each database and the manifest.
 
 Backups lie side by side in one folder, each named by its instant. One that is being made, or was interrupted, has a
 name that begins with a dot; it becomes a backup by being renamed.
@@ -19,12 +19,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from market_data_pipeline.domain.errors import BackupError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from market_data_pipeline.store.checksums import TableContent
 
 MANIFEST: Final = "manifest.json"
-_NAME: Final = re.compile(r"\d{4}-\d\d-\d\dT\d{6}(\.\d{6})?Z")
+NAME: Final = re.compile(r"\d{4}-\d\d-\d\dT\d{6}(\.\d{6})?Z")
 _CHUNK: Final = 1 << 20
 Rows = Annotated[tuple[int, str], Field(description="Rows, and their checksum.")]
 
@@ -127,19 +127,24 @@ class Manifest(_Part):
 
 def new_place(folder: Path, instant: datetime) -> Path:
     """Return where the backup of an instant (UTC) is to be: named by its second, or more exactly if that is taken."""
-    place = folder / f"{instant:%Y-%m-%dT%H%M%SZ}"
-    return folder / f"{instant:%Y-%m-%dT%H%M%S.%fZ}" if place.exists() else place
+    return folder / name_of(instant, lambda name: (folder / name).exists())
+
+
+def name_of(instant: datetime, is_taken: Callable[[str], bool]) -> str:
+    """Return the name of the backup of an instant (UTC): its second, or more exactly if that is taken."""
+    name = f"{instant:%Y-%m-%dT%H%M%SZ}"
+    return f"{instant:%Y-%m-%dT%H%M%S.%fZ}" if is_taken(name) else name
 
 
 def backups_in(folder: Path) -> list[Path]:
     """Return the finished backups in a folder, oldest first."""
-    found = [path for path in folder.iterdir() if _NAME.fullmatch(path.name) and (path / MANIFEST).is_file()]
+    found = [path for path in folder.iterdir() if NAME.fullmatch(path.name) and (path / MANIFEST).is_file()]
     return sorted(found, key=lambda path: path.name.removesuffix("Z"))  # a second before its fractions
 
 
 def unfinished_in(folder: Path) -> list[Path]:
     """Return what interrupted backups left in a folder."""
-    return [path for path in folder.iterdir() if path.name[:1] == "." and _NAME.fullmatch(path.name[1:])]
+    return [path for path in folder.iterdir() if path.name[:1] == "." and NAME.fullmatch(path.name[1:])]
 
 
 def remove_backup(path: Path) -> None:
@@ -169,13 +174,22 @@ def read_manifest(backup: Path) -> Manifest:
     Raises:
         BackupError: it is damaged, or of a later version.
     """
+    return parsed_manifest((backup / MANIFEST).read_bytes(), str(backup / MANIFEST))
+
+
+def parsed_manifest(text: bytes, name: str) -> Manifest:
+    """Return a manifest from its text; `name` says in errors where it is.
+
+    Raises:
+        BackupError: it is damaged, or of a later version.
+    """
     try:
-        return Manifest.model_validate_json((backup / MANIFEST).read_bytes())
+        return Manifest.model_validate_json(text)
     except ValidationError as error:
         (first, *_) = error.errors()
         where = ".".join(map(str, first["loc"])) or "its text"
         raise BackupError(
-            f"{backup / MANIFEST} is damaged, or was written by a later version of this code: {where}: {first['msg']}."
+            f"{name} is damaged, or was written by a later version of this code: {where}: {first['msg']}."
         ) from None
 
 

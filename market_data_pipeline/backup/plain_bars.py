@@ -39,7 +39,9 @@ def packed_bars(connection: psycopg.Connection[Any], schema: str, columns: Seque
 
 def lacks_bars(connection: psycopg.Connection[Any], dump: Dump) -> bool:
     """Return whether a restored database waits for the bars of the file: its records are empty, and there is one."""
-    if all(file.name != FILE for file in dump.files) or RECORDS not in tables_of(connection, dump.schema_name):
+    if not any(file.name.startswith(FILE) for file in dump.files) or RECORDS not in tables_of(
+        connection, dump.schema_name
+    ):
         return False
     statement = sql.SQL("select not exists (select from {})").format(sql.Identifier(dump.schema_name, RECORDS))
     row = connection.execute(statement).fetchone()

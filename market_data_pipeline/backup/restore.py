@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import tempfile
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import psycopg
@@ -16,7 +15,7 @@ from psycopg import sql
 
 from market_data_pipeline.backup.compare import differences
 from market_data_pipeline.backup.make import MARKET_DATA, Part, parts_of
-from market_data_pipeline.backup.manifest import damaged_files, find_backup, pieces_of, read_manifest
+from market_data_pipeline.backup.place import Backup, Place, backup_at
 from market_data_pipeline.backup.plain_bars import FILE, lacks_bars, load_bars
 from market_data_pipeline.domain.errors import BackupError, ConfigurationError
 from market_data_pipeline.store.checksums import MOVED, RECORDS, tables_of
@@ -40,13 +39,13 @@ class Restored:
     """What a restore did.
 
     Attributes:
-        folder: the backup.
+        backup: what was restored.
         manifest: what it holds.
         found: the databases that held it already.
         migrated: names of the migrations that this code has and the backup had not.
     """
 
-    folder: Path
+    backup: Backup
     manifest: Manifest
     found: tuple[str, ...]
     migrated: tuple[str, ...]
@@ -54,11 +53,11 @@ class Restored:
 
 def restore_backup(
     settings: Settings,
-    path: Path,
+    place: Place,
     say: Callable[[str], None] = lambda _: None,
     on_move: Callable[[int, int], None] | None = None,
 ) -> Restored:
-    """Restore the backup at `path`, or the newest one in it, into the project's databases, which must be empty.
+    """Restore the backup at `place`, or the newest one in it, into the project's databases, which must be empty.
 
     `say` is given a sentence for each step, and `on_move` the progress of a migration that moves bars, see `migrate`.
 
@@ -67,29 +66,29 @@ def restore_backup(
         ConfigurationError: a database holds something else, or its server or this code cannot take the backup.
         DatabaseUnavailableError: a database cannot be reached.
     """
-    folder = find_backup(path)
-    manifest = read_manifest(folder)
-    if damaged := damaged_files(folder, manifest):
-        raise BackupError(f"{damaged[0]} Nothing was restored: use another backup.")
+    backup = backup_at(place, settings)
+    manifest = backup.manifest()
     _check(settings, manifest)
+    if damaged := backup.damaged(manifest):
+        raise BackupError(f"{damaged[0]} Nothing was restored: use another backup.")
     parts = {name: part for name, part in parts_of(settings).items() if name in manifest.dumps}
     tools = {name: _prepare(part, manifest.dumps[name]) for name, part in parts.items()}
     found = [name for name, part in parts.items() if not _is_empty(part, manifest.dumps[name])]
     for name in found:
-        _go_on(parts[name], manifest.dumps[name], folder / name)
+        _go_on(parts[name], name, backup, manifest)
         _refuse_another(parts[name], manifest.dumps[name])
         say(f"The database of {name} holds the backup already.")
     for name, part in parts.items():
         if name not in found:
             say(f"Restoring {name} into {describe(part.url)} ...")
-            _restore(part, manifest.dumps[name], folder / name, tools[name])
+            _restore(part, name, backup, manifest, tools[name])
     if not manifest.features:
         with open_connection(parts["market_data"].url, autocommit=True) as connection:
             forget_features(connection)
     migrated = migrate(settings, on_move)
     if migrated:
         _compare(parts["market_data"], manifest.market_data, of=MOVED.__contains__)
-    return Restored(folder, manifest, tuple(found), tuple(migrated))
+    return Restored(backup, manifest, tuple(found), tuple(migrated))
 
 
 def _check(settings: Settings, manifest: Manifest) -> None:
@@ -167,9 +166,9 @@ def _refuse_another(part: Part, dump: Dump) -> None:
     )
 
 
-def _restore(part: Part, dump: Dump, folder: Path, tools: Tools) -> None:
+def _restore(part: Part, name: str, backup: Backup, manifest: Manifest, tools: Tools) -> None:
     with tempfile.NamedTemporaryFile("w", encoding="utf-8", suffix=".list") as entries:
-        entries.write(_entries(tools.run("pg_restore", ["--list", folder]), existing=_schema_exists(part)))
+        entries.write(_entries(backup.entries(name, manifest, tools), existing=_schema_exists(part)))
         entries.flush()
         arguments = (
             "--single-transaction",  # all or nothing, also when it is killed
@@ -178,24 +177,24 @@ def _restore(part: Part, dump: Dump, folder: Path, tools: Tools) -> None:
             "--no-tablespaces",
             "--no-password",
             f"--use-list={entries.name}",
-            folder,
         )
-        tools.run("pg_restore", arguments, part.url)
-    _go_on(part, dump, folder)
+        backup.restore(name, manifest, tools, arguments, part.url)
+    _go_on(part, name, backup, manifest)
     with open_connection(part.url, autocommit=True) as connection:
         connection.execute("analyze")
-    _compare(part, dump)
+    _compare(part, manifest.dumps[name])
 
 
-def _go_on(part: Part, dump: Dump, folder: Path) -> None:
+def _go_on(part: Part, name: str, backup: Backup, manifest: Manifest) -> None:
     """Store the bars that lie beside a dump, where all that is in it is restored and nothing else is stored."""
+    dump = manifest.dumps[name]
     with open_connection(part.url) as connection:
         if not lacks_bars(connection, dump):
             return
         others = differences(connection, part.schema, dump, of=lambda table: table != RECORDS)
         if next(others, None) is not None:
             return
-    load_bars(part.url, dump, pieces_of(folder / FILE))
+    load_bars(part.url, dump, backup.added(name, FILE, manifest))
 
 
 def _compare(part: Part, dump: Dump, of: Callable[[str], bool] = lambda _: True) -> None:

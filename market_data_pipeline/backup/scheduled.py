@@ -20,6 +20,6 @@ def scheduled_backup(settings: Settings, *, keep: int | None = None, features: b
         ConfigurationError: MARKET_DATA_BACKUP_DIR is not set; and as `make_backup`.
     """
     if settings.backup_dir is None:
-        raise ConfigurationError("MARKET_DATA_BACKUP_DIR is not set: it names the folder for backups.")
+        raise ConfigurationError("MARKET_DATA_BACKUP_DIR is not set: it names the place of backups.")
     kept = keep or settings.backups_kept
     return make_backup(settings, settings.backup_dir, keep=kept, next_within=BACKUP_WITHIN, features=features)

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict
 
 from market_data_pipeline.backup.compare import differences, rounded_of
 from market_data_pipeline.backup.make import parts_of
-from market_data_pipeline.backup.manifest import damaged_files, find_backup, read_manifest
+from market_data_pipeline.backup.place import Backup, Place, backup_at
 from market_data_pipeline.domain.series import Tier
 from market_data_pipeline.reports.audit_chain import audit_problems
 from market_data_pipeline.reports.quality import Severity, rule_statement, table_rows
@@ -20,7 +20,6 @@ from market_data_pipeline.store.connection import engine, open_connection, snaps
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
-    from pathlib import Path
 
     from market_data_pipeline.reports.quality import Rule
     from market_data_pipeline.settings import Settings
@@ -48,24 +47,24 @@ class Verification(BaseModel):
     warnings: list[str] = []
 
 
-def verify(settings: Settings, path: Path | None, *, files_only: bool = False) -> Verification:
-    """Verify the project's database and, when `path` names one, a backup and that the database is equal to it.
+def verify(settings: Settings, place: Place | None, *, files_only: bool = False) -> Verification:
+    """Verify the project's database and, when `place` names one, a backup and that the database is equal to it.
 
     Args:
         settings: of the project.
-        path: a backup, or a folder of backups of which the newest is meant; None for the database alone.
+        place: a backup, or where backups are, of which the newest is meant; None for the database alone.
         files_only: verify only the backup's files, for which no database is needed.
 
     Raises:
-        BackupError: `path` has no backup, or its manifest cannot be read.
+        BackupError: `place` has no backup, or its manifest cannot be read.
         DatabaseUnavailableError: a database cannot be reached.
     """
-    backup = None if path is None else find_backup(path)
+    backup = None if place is None else backup_at(place, settings)
     found = Verification() if backup is None else _backup(settings, backup, files_only=files_only)
     if files_only:
         return found
     # What a backup did not hold is not there right after its restore.
-    rules_of = RULES if backup is None or read_manifest(backup).features else {"bars": RULES["bars"]}
+    rules_of = RULES if backup is None or backup.manifest().features else {"bars": RULES["bars"]}
     source = engine(settings.database_url, as_of=settings.as_of, pool_size=1)
     try:
         sync_sessions(source)  # the rules need the calendar of this version
@@ -84,9 +83,9 @@ def verify(settings: Settings, path: Path | None, *, files_only: bool = False) -
     )
 
 
-def _backup(settings: Settings, folder: Path, *, files_only: bool) -> Verification:
-    manifest = read_manifest(folder)
-    problems = damaged_files(folder, manifest)
+def _backup(settings: Settings, backup: Backup, *, files_only: bool) -> Verification:
+    manifest = backup.manifest()
+    problems = backup.damaged(manifest)
     warnings = []
     rows = 0
     if not files_only:
@@ -98,7 +97,7 @@ def _backup(settings: Settings, folder: Path, *, files_only: bool) -> Verificati
                         warnings.append(_of_rounded(rounded))
                 rows += sum(table.total[0] for table in dump.tables)
     files = sum(len(dump.files) for dump in manifest.dumps.values())
-    return Verification(backup=str(folder), files=files, rows=rows, problems=problems, warnings=warnings)
+    return Verification(backup=str(backup), files=files, rows=rows, problems=problems, warnings=warnings)
 
 
 def _of_rounded(months: set[tuple[str, str]]) -> str:

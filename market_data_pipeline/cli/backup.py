@@ -20,8 +20,8 @@ _MB = 1_000_000
 _Existing = Annotated[
     str,
     typer.Argument(
-        metavar="[DIR]",
-        help="A backup, or a folder of backups, of which the newest is meant.",
+        metavar="[DIR|URL]",
+        help="A backup, or a place of backups, of which the newest is meant.",
         show_default=False,
     ),
 ]
@@ -32,8 +32,9 @@ def backup(
     folder: Annotated[
         str,
         typer.Argument(
-            metavar="[DIR]",
-            help="The folder in which backups lie side by side; MARKET_DATA_BACKUP_DIR if omitted.",
+            metavar="[DIR|URL]",
+            help="Where backups lie side by side: a folder, or an object store such as s3://bucket/folder; "
+            "MARKET_DATA_BACKUP_DIR if omitted.",
             show_default=False,
         ),
     ] = "",
@@ -41,7 +42,7 @@ def backup(
         int | None,
         typer.Option(
             min=1,
-            help="Remove older backups in DIR until so many are left. All stay if omitted; in MARKET_DATA_BACKUP_DIR, "
+            help="Remove older backups there until so many are left. All stay if omitted; in MARKET_DATA_BACKUP_DIR, "
             "MARKET_DATA_BACKUPS_KEPT do.",
             show_default=False,
         ),
@@ -56,17 +57,18 @@ def backup(
 ) -> None:
     """Back up the market data and Dagster's storage, while everything runs.
 
-    The backup is a folder in DIR, named by its instant, that appears once
+    The backup is a folder there, named by its instant, that appears once
     it is whole. It has no secrets of the settings, but all that is stored.
+    Credentials of an object store: MARKET_DATA_BACKUP_OPTIONS.
     """
     from market_data_pipeline.backup.make import make_backup
     from market_data_pipeline.backup.scheduled import scheduled_backup
     from market_data_pipeline.runtime.database import ensure_server
 
-    given, config = _folder(folder), settings()
+    given, config = _place(folder), settings()
     ensure_server(config)
     if given is None and config.backup_dir is None:
-        raise UsageError("Name a folder for the backup, or set MARKET_DATA_BACKUP_DIR.")
+        raise UsageError("Name a place for the backup, or set MARKET_DATA_BACKUP_DIR.")
     features = not without_features
     if given is None:
         made = scheduled_backup(config, keep=keep, features=features)
@@ -74,7 +76,7 @@ def backup(
         made = make_backup(config, given, keep=keep, features=features)
     manifest = made.manifest
     console().print(
-        f"Wrote {made.folder} ({manifest.size / _MB:.1f} MB) as of {instant(manifest.taken_at)}", markup=False
+        f"Wrote {made.backup} ({manifest.size / _MB:.1f} MB) as of {instant(manifest.taken_at)}", markup=False
     )
     if manifest.dagster is None:
         console().print("Dagster's storage has no tables yet and is not in it.")
@@ -84,7 +86,7 @@ def backup(
 
 @app.command(epilog="Example: market-data restore /srv/backups")
 def restore(folder: _Existing = "") -> None:
-    """Restore the newest backup in DIR, or DIR itself, into empty databases.
+    """Restore a backup, or the newest one of a place, into empty databases.
 
     Each database is restored in one transaction and compared with the
     backup. Nothing is ever overwritten: a database that holds anything
@@ -113,8 +115,8 @@ def verify(
     folder: Annotated[
         str,
         typer.Argument(
-            metavar="[DIR]",
-            help="Compare with this backup, or the newest in this folder: its files, and each table, series and month.",
+            metavar="[DIR|URL]",
+            help="Compare with this backup, or the newest in this place: its files, and each table, series and month.",
             show_default=False,
         ),
     ] = "",
@@ -123,7 +125,7 @@ def verify(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Verify what is stored: the audit log, the rules of quality and, with DIR, that it equals a backup.
+    """Verify what is stored: the audit log, the rules of quality and perhaps that it equals a backup.
 
     It exits with 1 if something is wrong. What was stored after a backup
     differs from it: compare right after a restore.
@@ -150,19 +152,20 @@ def verify(
         raise typer.Exit(1)
 
 
-def _folder(given: str) -> Path | None:
-    from market_data_pipeline.settings.parsers import backup_folder
+def _place(given: str) -> Path | str | None:
+    from market_data_pipeline.settings.parsers import backup_place
 
     if not given:
         return None
     try:
-        return backup_folder(given).absolute()
+        place = backup_place(given)
+        return place.absolute() if isinstance(place, Path) else place
     except ValueError as error:
-        raise UsageError(f"DIR {error}.") from None
+        raise UsageError(f"The place {error}.") from None
 
 
-def _named(given: str, config: Settings) -> Path:
-    where = _folder(given) or config.backup_dir
+def _named(given: str, config: Settings) -> Path | str:
+    where = _place(given) or config.backup_dir
     if where is None:
         raise UsageError("Name a backup, or set MARKET_DATA_BACKUP_DIR.")
     return where

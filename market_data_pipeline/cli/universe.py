@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from datetime import date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -34,17 +35,40 @@ def list_symbols(as_json: AsJson = False) -> None:
     print_table(("symbol", "tier", "asset class"), [(s.symbol, s.tier, s.asset_class) for s in symbols])
 
 
-@app.command(epilog="Example: market-data universe add NFLX X:BTCUSD C:EURUSD I:SPX --tier standard")
+@app.command(
+    epilog="Example: market-data universe add NFLX X:BTCUSD C:EURUSD I:SPX --tier standard, "
+    "or: market-data universe add LEH --delisted"
+)
 def add(
     symbols: _Symbols,
     tier: Annotated[Tier, typer.Option(help="How fresh their bars are kept.")] = Tier.STANDARD,
     force: Annotated[bool, typer.Option("--force", help="Do not ask the vendor whether it knows them.")] = False,
+    delisted: Annotated[
+        bool, typer.Option("--delisted", help="Follow stocks that are delisted, from their past.")
+    ] = False,
+    figi: Annotated[
+        str | None, typer.Option(help="With --delisted: the composite FIGI, where a ticker was several companies'.")
+    ] = None,
+    delisted_on: Annotated[
+        datetime | None,
+        typer.Option(formats=["%Y-%m-%d"], help="With --delisted: the last day of the one that is meant."),
+    ] = None,
 ) -> None:
     """Follow symbols; a symbol of another tier moves to this one.
 
-    Up to ten are looked up at the vendor first; when it cannot be reached, they are followed anyway.
+    Up to ten are looked up at the vendor first; when it cannot be reached, they are followed anyway. With --delisted,
+    the history before the end of each stock is loaded, as many days as that of others.
     """
     tickers = [parse_symbol(symbol) for symbol in symbols]
+    if delisted or figi or delisted_on:
+        if not delisted:
+            raise UsageError("--figi and --delisted-on say which delisted stock is meant: add --delisted.")
+        if force:
+            raise UsageError("--force does not go with --delisted: only the vendor knows when a stock ended.")
+        if len(tickers) > 1 and (figi or delisted_on):
+            raise UsageError("--figi and --delisted-on are about one symbol: add the others without them.")
+        _add_delisted(tickers, tier, figi, delisted_on and delisted_on.date())
+        return
     from market_data_pipeline.ingest.life import inquire
     from market_data_pipeline.runtime.database import open_universe
     from market_data_pipeline.store.universe import add_symbols
@@ -62,9 +86,38 @@ def add(
             )
         for one in answer.ended:
             console().print(f"{one}.")
+        if answer.ended:
+            console().print("Its history before that is loaded with: market-data universe add SYMBOL --delisted")
         if answer.failure:
             console().print(f"The vendor could not be asked about them: {answer.failure}")
     _print_change(add_symbols(engine, tier, tickers, config.clock()))
+
+
+def _add_delisted(tickers: list[str], tier: Tier, figi: str | None, delisted_on: date | None) -> None:
+    from market_data_pipeline.ingest.delisted import Choice, check_is_free, look_up, write_ends, write_securities
+    from market_data_pipeline.ingest.pipeline import build_client
+    from market_data_pipeline.runtime.database import open_universe
+    from market_data_pipeline.runtime.sandbox import vendor_access
+    from market_data_pipeline.store.universe import add_symbols
+
+    config = settings()
+    engine = open_universe(config)
+    client = build_client(config, vendor_access(config), retries=False)
+    try:
+        found = look_up(client, config, tickers, Choice(figi, delisted_on))
+    finally:
+        client.close()
+    check_is_free(config, found)
+    learned = {symbol: each for symbol, (_, each) in found.items()}
+    write_securities(config, learned.values())
+    securities = {symbol: each.identity.security for symbol, each in learned.items()}
+    change = add_symbols(engine, tier, tickers, config.clock(), securities=securities)
+    write_ends(config, learned)
+    for symbol, (chosen, each) in found.items():
+        console().print(f"{symbol} is {chosen}.")
+        if each.doubt:
+            console().print(each.doubt)
+    _print_change(change)
 
 
 @app.command(epilog="Example: market-data universe remove NFLX")

@@ -126,3 +126,7 @@ class TransactionConflictError(TransientError):
 
 class BackupError(PipelineError):
     """A backup could not be made, is damaged, or cannot be restored."""
+
+
+class BackupUnreachableError(BackupError, TransientError):
+    """The object store of backups does not answer, or fails; the same call may succeed later."""

@@ -8,11 +8,12 @@ ticker is. All dates are New York's, and all ranges half-open.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, Self, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
-    from datetime import date
+    from datetime import date, datetime
 
 NOBODY: Final = ""  # in place of a ticker: on that day the security had none, as far as is known
 
@@ -50,6 +51,11 @@ class Identity:
         """Its ticker now, or its last one."""
         return self.tenures[-1].ticker
 
+    @property
+    def ended(self) -> date | None:
+        """The first day on which it had no ticker any more; None while it has one."""
+        return self.tenures[-1].end
+
     def tenure_on(self, day: date) -> int | None:
         """Return the position of the tenure that covers a day; None when none does."""
         return next((at for at, tenure in enumerate(self.tenures) if tenure.covers(day)), None)
@@ -84,6 +90,31 @@ class Described:
             if mine and theirs:
                 return bool(mine != theirs)
         return False
+
+
+@dataclass(frozen=True, slots=True)
+class Delisted:
+    """A security that is not listed any more, as the vendor's reference data describe it.
+
+    Attributes:
+        described: under its last ticker.
+        last_day: the last day on which it may have traded.
+        delisted_at: as the vendor says it, aware UTC.
+    """
+
+    described: Described
+    last_day: date
+    delisted_at: datetime
+
+    @property
+    def end(self) -> date:
+        """The first day on which it no longer had its ticker."""
+        return self.last_day + timedelta(days=1)
+
+    def __str__(self) -> str:
+        """Return it in words, with what distinguishes it from another security of its ticker."""
+        figi = f", FIGI {self.described.composite_figi}" if self.described.composite_figi else ""
+        return f"{self.described.name or self.described.ticker}, delisted on {self.last_day}{figi}"
 
 
 def security_id(known: Described, first: date | None) -> str:

@@ -43,7 +43,7 @@ class TierObjective:
     warn_after: timedelta  # the freshness policy warns this long after the tier's last materialization
     fail_after: timedelta  # and fails
     run_priority: int  # of its runs in Dagster's queue; higher goes first
-    max_shard_symbols: int  # symbols refreshed by one run
+    shard_symbols: int  # symbols refreshed by one run; more in a large tier (`orchestration.runs`)
 
 
 # Freshness policies see the end of the tier's last refresh, and refreshes take seconds to minutes. One late or failed
@@ -51,8 +51,8 @@ class TierObjective:
 # daily tier cannot wait for two: a refresh that is 2 hours late warns, one that is 6 hours late fails.
 # Starts: a run takes 2 s to start. Tiers scheduled for the same instant start 15 s apart, so that they do not load side
 # by side and the critical one has the vendor's limit to itself for its first requests.
-# Shards: the Dagster events of 25 symbols (125 series) take 6 s to write and a run takes 2 s to start (measured), so a
-# critical run ends within the minute. Less urgent tiers have longer and fewer runs.
+# Shards: a run takes 2 s to start, and what it loses by a crash is refreshed again: a critical run ends within seconds.
+# Less urgent tiers have longer and fewer runs.
 TIER_OBJECTIVES: Final[Mapping[Tier, TierObjective]] = MappingProxyType(
     {
         Tier.CRITICAL: TierObjective(
@@ -64,7 +64,7 @@ TIER_OBJECTIVES: Final[Mapping[Tier, TierObjective]] = MappingProxyType(
             warn_after=timedelta(minutes=40),
             fail_after=timedelta(hours=1),
             run_priority=10,
-            max_shard_symbols=25,
+            shard_symbols=25,
         ),
         Tier.STANDARD: TierObjective(
             rpo=timedelta(hours=4),
@@ -75,7 +75,7 @@ TIER_OBJECTIVES: Final[Mapping[Tier, TierObjective]] = MappingProxyType(
             warn_after=timedelta(hours=2, minutes=30),
             fail_after=timedelta(hours=4),
             run_priority=0,
-            max_shard_symbols=50,
+            shard_symbols=50,
         ),
         # 00:30 New York: the session's day bar ends at 00:00, the slowest intraday plan serves it 15 minutes later and
         # it settles in another 15; end-of-day plans serve the day at 00:00. So ONE refresh fetches all bars of a day.
@@ -91,7 +91,7 @@ TIER_OBJECTIVES: Final[Mapping[Tier, TierObjective]] = MappingProxyType(
             warn_after=timedelta(hours=26),
             fail_after=timedelta(hours=30),
             run_priority=-10,
-            max_shard_symbols=100,
+            shard_symbols=100,
         ),
     }
 )

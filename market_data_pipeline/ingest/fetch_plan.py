@@ -27,7 +27,7 @@ from market_data_pipeline.polygon.request_windows import PART_BASE_BARS, parts, 
 from market_data_pipeline.store.coverage import Coverage, CoverageStatus
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from datetime import date
 
     from market_data_pipeline.domain.calendar import Session, SessionCalendar
@@ -103,7 +103,12 @@ class Reach(NamedTuple):
 
 
 def reach(
-    timing: Timing, history_days: int, history_limit: timedelta | None, held: Mapping[date, Coverage] | None = None
+    timing: Timing,
+    history_days: int,
+    history_limit: timedelta | None,
+    held: Mapping[date, Coverage] | None = None,
+    *,
+    ended: date | None = None,
 ) -> Reach:
     """Return the sessions of the last `history_days` calendar days, today's included, on the calendar of `timing`.
 
@@ -113,17 +118,25 @@ def reach(
         history_limit: how far back the vendor's plan reaches, None for all.
         held: coverage by session date. What was fetched before these days, from the first stored bar on, belongs to the
             history too: it is kept correct, whatever the setting has become.
+        ended: the first day on which the security was no longer listed: the days count back from there, and later ones
+            only belong to it where bars are held, so that they can be cut off. None while it is.
     """
     today = timing.calendar.session_date(timing.now)
-    sessions = timing.calendar.sessions(today - timedelta(days=history_days), today + timedelta(days=1))
-    begin = today - timedelta(days=history_days)
+    end = today + timedelta(days=1) if ended is None else min(ended, today + timedelta(days=1))
+    begin = end - timedelta(days=history_days + 1)
+    sessions = timing.calendar.sessions(begin, end)
     older = {day: known for day, known in (held or {}).items() if day < begin}
     first_held = min((day for day, known in older.items() if known.rows), default=begin)
     kept = sorted(day for day, known in older.items() if day >= first_held and (known.rows or not _is_clamped(known)))
-    sessions = (*(each for day in kept if (each := timing.calendar.session_on(day)) is not None), *sessions)
+    stray = sorted(day for day, known in (held or {}).items() if day >= end and known.rows)
+    sessions = (*_on(timing, kept), *sessions, *_on(timing, stray))
     first = today - history_limit if history_limit is not None else None
     beyond = tuple(session for session in sessions if first is not None and session.date < first)
     return Reach(sessions[len(beyond) :], beyond, first)
+
+
+def _on(timing: Timing, days: Iterable[date]) -> Iterator[Session]:
+    return (each for day in days if (each := timing.calendar.session_on(day)) is not None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +176,12 @@ class FetchPlan:
     def windows(self) -> tuple[Window, ...]:
         """The requests of all parts."""
         return tuple(window for part in self.parts for window in part)
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether its security is no longer listed: no more bars are expected, whoever has the ticker now."""
+        ended = None if self.identity is None else self.identity.ended
+        return ended is not None and ended <= self.timing.calendar.session_date(self.timing.now)
 
     def ticker_on(self, session: Session) -> str:
         """Return the ticker under which a day is requested."""

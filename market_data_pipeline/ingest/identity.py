@@ -25,9 +25,10 @@ from market_data_pipeline.domain.errors import (
     TransientError,
     VendorUnreachableError,
 )
-from market_data_pipeline.domain.identity import Described, Identity, Tenure, differences, security_id, tenures_of
+from market_data_pipeline.domain.identity import Described, Identity, Tenure, differences, security_id
 from market_data_pipeline.domain.life import ASK_AGAIN_AFTER
 from market_data_pipeline.domain.series import AssetClass, Tier, asset_class_of
+from market_data_pipeline.ingest.learned import Learned, learn, learn_delisted
 from market_data_pipeline.polygon.rate_limit import PRIORITIES
 from market_data_pipeline.polygon.securities import ListedPage
 from market_data_pipeline.store.listings import forget_listing
@@ -51,8 +52,6 @@ if TYPE_CHECKING:
 
     from market_data_pipeline.ingest.outcome import SymbolRequest
     from market_data_pipeline.ingest.pipeline import Pipeline
-    from market_data_pipeline.polygon.client import PolygonClient
-    from market_data_pipeline.polygon.securities import Changes
     from market_data_pipeline.store.copy import StoreConnection
     from market_data_pipeline.store.securities import IdentityCheck
 
@@ -76,15 +75,6 @@ class Identities(NamedTuple):
     by_symbol: Mapping[str, Identity] = MappingProxyType({})
     changed: frozenset[str] = frozenset()
     warning: str | None = None
-
-
-class Learned(NamedTuple):
-    """What the vendor says of a ticker: its security, who had the ticker before, and what it does not say."""
-
-    identity: Identity
-    described: Described
-    before: Described | None = None  # had the first ticker until the first tenure starts
-    doubt: str | None = None
 
 
 def ensure_identities(
@@ -156,9 +146,11 @@ def _is_due(
     check, held = checks[request.symbol], known.get(request.symbol)
     if (said := pipeline.overrides.get(request.symbol)) is not None:
         return _overruled(request.symbol, said, held) != held
+    if check.pinned is not None:  # what it is was settled when it was followed
+        return held is not None and held.source == "override"
     first_look = request.reverify or not check.has_bars
     if check.asked_at is None or check.since is None:
-        return first_look
+        return True
     if check.error == _UNKNOWN and not check.again:
         return request.reverify and check.has_bars and now >= check.asked_at + _UNKNOWN_AGAIN_AFTER
     if check.error is not None:
@@ -192,7 +184,7 @@ def _learned(
     if (said := pipeline.overrides.get(symbol)) is not None:
         return _stored(connection, symbol, _overruled(symbol, said, held), held, check, since, now)
     try:
-        learned = learn(pipeline.client, symbol, held, since, exchange_date(now), PRIORITIES[request.tier])
+        learned = _asked(pipeline, request, held, check, since, now)
     except PipelineError as error:
         if isinstance(error, TransientError) or error.stops_run:
             raise
@@ -203,6 +195,32 @@ def _learned(
         write_identity_check(connection, symbol, since, now, _UNKNOWN)
         connection.commit()
         return Identities()
+    write_learned(connection, learned, now)
+    news = _stored(connection, symbol, learned.identity, held, check, since, now)
+    return news._replace(warning=learned.doubt)
+
+
+def _asked(
+    pipeline: Pipeline,
+    request: SymbolRequest,
+    held: Identity | None,
+    check: IdentityCheck,
+    since: date,
+    now: datetime,
+) -> Learned | None:
+    client, symbol, priority = pipeline.client, request.symbol, PRIORITIES[request.tier]
+    if check.pinned is None:
+        return learn(client, symbol, held, since, exchange_date(now), priority)
+    history = timedelta(days=pipeline.history_days)
+    for each in client.delisted(symbol, priority=priority):
+        learned = learn_delisted(client, each, history, now, priority)
+        if learned.identity.security == check.pinned:
+            return learned
+    return None
+
+
+def write_learned(connection: StoreConnection, learned: Learned, now: datetime) -> None:
+    """Store the securities that the vendor described, but not which tickers the asked one had; the caller commits."""
     first = learned.identity.tenures[0]
     if learned.before is not None and first.start is not None:
         other = security_id(learned.before, None)
@@ -210,8 +228,6 @@ def _learned(
         if other not in {each.security for each in read_identities(connection, [first.ticker]).values()}:
             write_identity(connection, Identity(other, (Tenure(first.ticker, None, first.start),), "reference"), now)
     write_described(connection, learned.identity.security, learned.described, now)
-    news = _stored(connection, symbol, learned.identity, held, check, since, now)
-    return news._replace(warning=learned.doubt)
 
 
 def _stored(
@@ -242,66 +258,6 @@ def _is_whole(symbol: str, identity: Identity | None, since: date) -> bool:
         return True
     first = identity.tenures[0]
     return len(identity.tenures) == 1 and first.ticker == symbol and (first.start is None or first.start <= since)
-
-
-def learn(
-    client: PolygonClient, symbol: str, held: Identity | None, since: date, today: date, priority: int
-) -> Learned | None:
-    """Return which security a ticker is, with at most three requests; None when the vendor knows of none.
-
-    Args:
-        client: the vendor.
-        symbol: the ticker.
-        held: what is known; None for nothing.
-        since: the first day that matters.
-        today: changes of later days are left out: what is announced may not happen, and the list shows when it has.
-        priority: the place of the requests in the rate limit queue.
-
-    Raises:
-        PipelineError: as the client's.
-    """
-    said = client.ticker_changes(symbol, priority=priority)
-    tenures = _until(today, said)
-    if (
-        symbol not in {each.ticker for each in tenures}
-        and held is not None
-        and "@" not in held.security
-        and (again := client.ticker_changes(held.security, priority=priority)) is not None
-    ):  # nobody has the ticker any more: the security that had it last may have another one
-        said, tenures = again, _until(today, again)
-    described = said.described if said else None
-    if symbol not in {each.ticker for each in tenures}:
-        tenures = ()  # events that do not name the ticker say nothing of it
-    if not tenures and (described is None or described.composite_figi is None):
-        described = client.ticker_details(symbol, priority=priority)
-    if described is None:
-        return None
-    described = replace(described, ticker=symbol)
-    first = tenures[0] if tenures else Tenure(symbol)
-    before, doubt = None, None
-    if first.start is None or first.start > since:
-        earlier = client.ticker_details(first.ticker, since, priority=priority)
-        if earlier is not None and not earlier.is_other_than(described):
-            first = first._replace(start=None)
-        elif earlier is not None:
-            if first.start is None and described.list_date is None and said is not None:
-                described = client.ticker_details(symbol, priority=priority) or described
-            start = first.start or described.list_date
-            if start is not None and start > since:
-                before, first = earlier, first._replace(start=start)
-            else:
-                doubt = (
-                    f"{symbol} was another security on {since} ({earlier.name or security_id(earlier, None)}), and the "
-                    "vendor does not say since when it is this one: name the day in corporate_actions.yaml."
-                )
-    identity = Identity(
-        security_id(described, first.start), (first, *tenures[1:]), "events" if tenures else "reference"
-    )
-    return Learned(identity, described, before, doubt)
-
-
-def _until(today: date, said: Changes | None) -> tuple[Tenure, ...]:
-    return tenures_of(each for each in said.changes if each[0] <= today) if said else ()
 
 
 def _look_through_list(pipeline: Pipeline, connection: StoreConnection, now: datetime) -> str | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
-from datetime import date, timedelta
+from datetime import UTC, date, timedelta
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from market_data_pipeline.domain.announcements import DayStatus
@@ -50,6 +50,11 @@ def expected_bars(
     """
     plan, connection, state = answer.plan, context.connection, context.state(answer.plan.series.timeframe)
     base, timing = plan.series.timeframe, plan.timing
+    if plan.has_ended:
+        listing, cost = _listing(pipeline, context, plan, ask=True) if answer.is_last else (None, NOTHING)
+        silence = silence_of(plan.sessions, answer.known)
+        overdue = listing is not None
+        return ExpectedBars(base, timing, plan.sessions, answer.known, silence, listing=listing, overdue=overdue), cost
     asset_class = asset_class_of(plan.series.symbol)
     announced = announced if asset_class.market.keeps_exchange_days else {}
     closed = {day: True for day, said in announced.items() if said.status is DayStatus.CLOSED}
@@ -100,6 +105,11 @@ def _listing(
     connection, symbol, now = context.connection, context.request.symbol, plan.timing.now
     known = read_listing(connection, symbol)
     connection.commit()  # no transaction stays open while a request is sent
+    if plan.has_ended and plan.identity is not None and plan.identity.ended is not None:  # whoever has the ticker now
+        if known is not None and known.delisted_at is not None:
+            return known, NOTHING
+        last = plan.timing.calendar.midnight(plan.identity.ended)
+        return Listing(now, known=True, active=False, delisted_at=last.astimezone(UTC)), NOTHING
     if known is not None and now < known.asked_at + ASK_AGAIN_AFTER:
         return known, NOTHING
     if not ask:

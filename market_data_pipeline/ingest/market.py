@@ -25,7 +25,7 @@ from market_data_pipeline.ingest.coverage import status_after
 from market_data_pipeline.ingest.dividends import ensure_dividends
 from market_data_pipeline.ingest.fetch_plan import days_to_fetch, reach
 from market_data_pipeline.ingest.identity import ensure_identities
-from market_data_pipeline.ingest.splits import ensure_splits
+from market_data_pipeline.ingest.splits import ensure_past_splits, ensure_splits
 from market_data_pipeline.polygon.rate_limit import PRIORITIES
 from market_data_pipeline.store.coverage import Coverage, CoverageStatus
 from market_data_pipeline.store.market_days import listed_symbols, read_market_days, unsettled_days, write_market_day
@@ -93,6 +93,7 @@ def read_market(
     identified = ensure_identities(pipeline, connection, requests)
     symbols = [request.symbol for request in requests]
     warning = ensure_splits(pipeline, connection, symbols, again=bool(identified.changed))
+    past = ensure_past_splits(pipeline, connection, identified.by_symbol)
     without_dividends = ensure_dividends(pipeline, connection, symbols, full=full, again=identified.changed)
     announced = ensure_announcements(pipeline, connection, requests)
     unreadable = unreadable_splits(connection)
@@ -107,7 +108,7 @@ def read_market(
                 raise
             log.warning("Day bars are requested symbol by symbol, because the market's cannot be read: %s", error)
     connection.commit()
-    warnings = " ".join(filter(None, (identified.warning, warning, without_dividends, announced.warning)))
+    warnings = " ".join(filter(None, (identified.warning, warning, past, without_dividends, announced.warning)))
     return Market(days, unreadable, announced.days, identified.by_symbol, warnings or None)
 
 

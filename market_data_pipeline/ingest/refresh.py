@@ -148,8 +148,10 @@ def _fetch_first(run: Run, context: CommitContext, timing: Timing, splits_digest
         answers: Iterator[Answer | FailedFetch]
         try:
             coverage: Mapping[date, Coverage] = read_coverage(context.connection, series)
-            reached = reach(timing, pipeline.history_days, pipeline.plan.history, coverage)
-            own = own_days(symbol, run.market.identities.get(symbol), reached, coverage, timing.now)
+            identity = run.market.identities.get(symbol)
+            ended = None if identity is None else identity.ended
+            reached = reach(timing, pipeline.history_days, pipeline.plan.history, coverage, ended=ended)
+            own = own_days(symbol, identity, reached, coverage, timing.now)
             within, coverage = own.within, own.coverage
             is_gone = state.life is Life.UNKNOWN and not run.full
             if request.reverify and not is_gone:
@@ -158,6 +160,7 @@ def _fetch_first(run: Run, context: CommitContext, timing: Timing, splits_digest
                 write_reverified(context.connection, series, days, timing.now)
                 coverage = reopened(coverage, days, within.sessions)
             asks_again = state.life.expects_bars or (request.reverify and not is_gone) or run.full or bool(own.replaced)
+            asks_again = asks_again or ended is not None  # its days are few, and none of them is of today
             until = None if asks_again else fetched_until(state, read_listing(context.connection, symbol), timing)
             context.connection.commit()  # no transaction stays open while a request is sent
             plan = plan_fetch(

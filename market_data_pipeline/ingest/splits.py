@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from market_data_pipeline.domain.contested import Closes
+    from market_data_pipeline.domain.identity import Identity
     from market_data_pipeline.ingest.pipeline import Pipeline
     from market_data_pipeline.store.copy import StoreConnection
 
@@ -173,8 +174,47 @@ def ensure_splits(
     return " ".join(warnings) or None
 
 
-def _read(pipeline: Pipeline, connection: StoreConnection, since: date, now: datetime) -> str | None:
-    """Read the list and store it; return a warning when it cannot be had."""
+def ensure_past_splits(
+    pipeline: Pipeline, connection: StoreConnection, identities: Mapping[str, Identity]
+) -> str | None:
+    """Read, once, the splits of the time in which delisted securities traded; return what users should know.
+
+    The list that is read every day reaches back as far as the history of the others, which may begin after their end.
+
+    Raises:
+        PipelineError: one that every symbol would fail with.
+    """
+    history = timedelta(days=pipeline.history_days)
+    starts = {symbol: each.ended - history for symbol, each in identities.items() if each.ended is not None}
+    if not starts:
+        return None
+    with connection.symbol_lock("*splits"):
+        known = last_check(connection)
+        due = {
+            symbol: start
+            for symbol, start in starts.items()
+            if (known is None or start < known.since)
+            and ((read := last_check(connection, f"{SPLITS} of {symbol}")) is None or start < read.since)
+        }
+        connection.rollback()
+        if not due:
+            return None
+        since, now = min(due.values()), pipeline.clock()
+        late = _read(pipeline, connection, since, now, only_past=True)
+        if late is None:
+            for symbol in due:
+                write_check(connection, f"{SPLITS} of {symbol}", Check(since, now))
+            connection.commit()
+    return late
+
+
+def _read(
+    pipeline: Pipeline, connection: StoreConnection, since: date, now: datetime, *, only_past: bool = False
+) -> str | None:
+    """Read the list and store it; return a warning when it cannot be had.
+
+    With `only_past`, the next list need not reach back as far as this one.
+    """
     known, followed = last_check(connection), followed_symbols(connection)
     identities = read_identities(connection, followed)
     tickers = followed | tickers_of(identities)
@@ -201,7 +241,8 @@ def _read(pipeline: Pipeline, connection: StoreConnection, since: date, now: dat
         now=now,
         unreadable=unreadable,
     )
-    write_check(connection, SPLITS, Check(since, now, spent.requests - spent.rate_limited, spent.bytes))
+    if not only_past:
+        write_check(connection, SPLITS, Check(since, now, spent.requests - spent.rate_limited, spent.bytes))
     connection.commit()
     return None
 

@@ -259,7 +259,7 @@ def _of_dagster(document: Mapping[str, Any]) -> list[str]:
         f"{span(document['split']['dagster']['seconds'])} for {runs}."
     ]
     if count > len(Tier):
-        advice.append("Larger shards (`max_shard_symbols` in domain/objectives.py) need fewer runs.")
+        advice.append("Larger shards (MARKET_DATA_SHARD_SYMBOLS) need fewer runs.")
     elif document["records"]["inserted"] < _SMALL:
         advice.append("This takes as long for a small load as for a large one: measure with more symbols or days.")
     else:

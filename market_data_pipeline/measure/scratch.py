@@ -14,7 +14,7 @@ import secrets
 import shutil
 import socket
 import sys
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import MappingProxyType
@@ -34,6 +34,7 @@ from market_data_pipeline.settings.sandbox import HOST
 from market_data_pipeline.store.connection import describe, drop_database, libpq_url, open_connection
 
 _PREFIX: Final = "market_data_scratch_"  # of databases; one without connections may be dropped
+_TRIES: Final = 5  # each is lost only to a command that starts within the same milliseconds
 _STORAGE: Final = {
     "custom": {
         "module": "market_data_pipeline.orchestration.storage",
@@ -205,23 +206,36 @@ def _databases(settings: Settings) -> Iterator[dict[str, str]]:
         EmbeddedPostgres.of(settings).ensure_running()
     name = f"{_PREFIX}{os.getpid()}_{secrets.token_hex(4)}"
     names = (name, f"{name}_dagster")
+    urls = [_other(settings, each) for each in names]
     try:
-        _create(settings, names)
-        yield dict(
-            zip(("DATABASE_URL", "DAGSTER_POSTGRES_URL"), (_other(settings, each) for each in names), strict=True)
-        )
+        with ExitStack() as stack:
+            for each, url in zip(names, urls, strict=True):
+                stack.enter_context(_held(settings, each, url))
+            yield dict(zip(("DATABASE_URL", "DAGSTER_POSTGRES_URL"), urls, strict=True))
     finally:  # also when Ctrl-C comes while they are created
         with contextlib.suppress(DatabaseUnavailableError), _administration(settings) as connection:
             for each in names:
                 drop_database(connection, each)
 
 
-def _create(settings: Settings, names: Sequence[str]) -> None:
+def _held(settings: Settings, name: str, url: str) -> psycopg.Connection[Any]:
+    """Create a database and return a connection to it, while which is open no other command takes it for unused.
+
+    Another command may drop it before that connection is open: then it is created again.
+    """
+    for _ in range(_TRIES):
+        _create(settings, name)
+        with contextlib.suppress(DatabaseUnavailableError):
+            return open_connection(url, autocommit=True)
+    raise ConfigurationError(f"The scratch database {name} on {describe(settings.owner_url)} cannot be opened.")
+
+
+def _create(settings: Settings, name: str) -> None:
     try:
         with _administration(settings) as connection:
             _drop_unused(connection)
-            for each in names:
-                connection.execute(f'create database "{each}"')
+            with contextlib.suppress(psycopg.errors.DuplicateDatabase):
+                connection.execute(f'create database "{name}"')
     except psycopg.Error as error:
         reason = (error.diag.message_primary or type(error).__name__).removesuffix(".")
         raise ConfigurationError(

@@ -19,17 +19,16 @@ from market_data_pipeline.domain.errors import PipelineError
 from market_data_pipeline.domain.objectives import TIER_OBJECTIVES
 from market_data_pipeline.domain.series import Tier
 from market_data_pipeline.orchestration.checks.freshness import evaluation, freshness_policy, read_freshness
-from market_data_pipeline.orchestration.dagster_internals import log_materializations, log_planned
 from market_data_pipeline.orchestration.jobs.refresh import op_name
 from market_data_pipeline.orchestration.metadata import (
     BAR_COLUMNS,
     FEATURE_COLUMNS,
     failure,
-    materializations,
     stopped,
     summary,
     warned,
 )
+from market_data_pipeline.orchestration.partition_events import PartitionEvents
 from market_data_pipeline.orchestration.partitions import (
     RefreshConfig,
     bars_key,
@@ -37,7 +36,7 @@ from market_data_pipeline.orchestration.partitions import (
     selected,
     series_partitions,
 )
-from market_data_pipeline.orchestration.provenance import of_run
+from market_data_pipeline.orchestration.provenance import SHARD_TAG, of_run
 from market_data_pipeline.orchestration.resources import PipelineResource
 
 if TYPE_CHECKING:
@@ -103,7 +102,7 @@ def tier_assets(tier: Tier) -> dg.AssetsDefinition:
 def refresh_tier(
     context: dg.AssetExecutionContext, tier: Tier, config: RefreshConfig, pipeline: PipelineResource
 ) -> None:
-    """Refresh the series that the run selects, and log each as it commits.
+    """Refresh the series that the run selects, and log each as it commits (`partition_events` says which).
 
     Raises:
         dg.Failure: at least one series failed, or the whole run had to stop.
@@ -113,26 +112,30 @@ def refresh_tier(
     partitioned = context.has_partition_key or context.has_partition_key_range
     outcomes: list[SeriesOutcome] = []
     stop: PipelineError | None = None
+    events: PartitionEvents | None = None
     try:
         requests = selected(
-            tier, config, context.partition_keys if partitioned else None, lambda: pipeline.symbols(tier)
+            tier,
+            config,
+            context.partition_keys if partitioned else None,
+            lambda: pipeline.symbols(tier),
+            is_shard=SHARD_TAG in context.run.tags,
         )
         series = sum(len(request.timeframes) for request in requests)
         context.log.info(f"Refreshing {series} series of {len(requests)} symbols.")
         with pipeline.database() as engine:
+            events = PartitionEvents(context, tier, requests, planned=partitioned)
             append_run(engine, context.run.run_id, context.job_name, **of_run(context.run)._asdict())
             running = pipeline.refresh(
                 requests, run_id=context.run.run_id, history_days=config.history_days, full=config.full_refresh
             )
             for batch in _batches(running):
-                log_materializations(context, [event for outcome in batch for event in _events(outcome)])
+                events.log(batch)
                 outcomes += batch
     except PipelineError as error:
         stop = error
-    if not partitioned:
-        for outcome in outcomes:
-            if outcome.failed:
-                log_planned(context, (bars_key(tier), features_key(tier)), outcome.series.partition_key)
+    if events is not None:
+        events.close(outcomes)
     if outcomes:
         context.log_event(summary(tier, outcomes))
         for warning in warned(outcomes):
@@ -142,10 +145,6 @@ def refresh_tier(
     context.log_event(evaluation(tier, *read_freshness(pipeline, tier)))
     if failed := failure(outcomes):
         raise failed
-
-
-def _events(outcome: "SeriesOutcome") -> tuple[dg.AssetMaterialization, ...]:
-    return () if outcome.failed else materializations(outcome)
 
 
 def _batches(outcomes: Iterator["SeriesOutcome"]) -> Iterator[list["SeriesOutcome"]]:

@@ -92,12 +92,13 @@ def partition_changes(instance: dg.DagsterInstance, tracked: Iterable[TrackedSym
     active: dict[Tier, list[str]] = {tier: [] for tier in Tier}
     for entry in tracked:
         if entry.active:
-            active[Tier(entry.tier)].append(entry.symbol)
+            active[entry.tier].append(entry.symbol)
     changes = []
     for tier, symbols in active.items():
         known = symbols_of(instance, tier)
-        added = [symbol for symbol in symbols if symbol not in set(known)]
-        removed = [symbol for symbol in known if symbol not in set(symbols)]
+        before, now = set(known), set(symbols)
+        added = [symbol for symbol in symbols if symbol not in before]
+        removed = [symbol for symbol in known if symbol not in now]
         if added or removed:
             changes.append(PartitionChange(tier, added, removed))
     return changes
@@ -132,7 +133,12 @@ class RefreshConfig(dg.Config):
 
 
 def selected(
-    tier: Tier, config: RefreshConfig, partition_keys: Iterable[str] | None, tier_symbols: Callable[[], Sequence[str]]
+    tier: Tier,
+    config: RefreshConfig,
+    partition_keys: Iterable[str] | None,
+    tier_symbols: Callable[[], Sequence[str]],
+    *,
+    is_shard: bool = False,
 ) -> list[SymbolRequest]:
     """Return the series that a run refreshes, by symbol, in the order of its partitions.
 
@@ -141,6 +147,7 @@ def selected(
         config: narrows what the tags select.
         partition_keys: the keys that the run's tags select; None when it has none.
         tier_symbols: looks up the tier's symbols; called only when they are needed.
+        is_shard: the config's symbols are a shard of the tier, of which some may have left it since.
 
     Raises:
         UsageError: the config names a symbol that the run does not select, or an unknown timeframe.
@@ -153,17 +160,19 @@ def selected(
     else:
         chosen = _by_symbol(partition_keys)
     if named := [canonical_symbol(symbol) for symbol in config.symbols]:
-        if unknown := [symbol for symbol in named if symbol not in chosen]:
+        unknown = [symbol for symbol in named if symbol not in chosen]
+        if unknown and not is_shard:
             raise UsageError(
                 f"{', '.join(unknown)}: not among the {len(chosen)} symbols of this {tier} run; "
                 "`market-data universe list` shows each symbol's tier."
             )
-        chosen = {symbol: chosen[symbol] for symbol in chosen if symbol in set(named)}
+        kept = set(named)
+        chosen = {symbol: chosen[symbol] for symbol in chosen if symbol in kept}
     allowed = {parse_timeframe(name) for name in config.timeframes} or set(Timeframe)
     return [
-        SymbolRequest(symbol, tier, kept)
+        SymbolRequest(symbol, tier, wanted)
         for symbol, timeframes in chosen.items()
-        if (kept := tuple(timeframe for timeframe in Timeframe if timeframe in allowed and timeframe in timeframes))
+        if (wanted := tuple(timeframe for timeframe in Timeframe if timeframe in allowed and timeframe in timeframes))
     ]
 
 

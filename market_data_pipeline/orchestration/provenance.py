@@ -19,6 +19,8 @@ TRIGGER_TAG: Final = "market_data/trigger"  # what started the run: schedule, st
 USER_TAG: Final = "market_data/user"  # on runs that a person started by one of our commands: user@host
 REASON_TAG: Final = "market_data/reason"  # in words, where the trigger is not enough
 
+SHARD_TAG: Final = "market_data/shard"  # on runs for a shard of a tier: its first and last symbol
+
 _SCHEDULED_FOR: Final = ".dagster/scheduled_execution_time"
 _RANGE: Final = ("dagster/asset_partition_range_start", "dagster/asset_partition_range_end")
 _LONGEST: Final = 500  # characters: a reason or a list of symbols is for people to read
@@ -86,7 +88,9 @@ def _reason(kind: str, name: str, tags: Mapping[str, str]) -> str:
 
 
 def _series(tags: Mapping[str, str], run_config: Mapping[str, Any]) -> str:
-    if "dagster/partition" in tags:
+    if SHARD_TAG in tags:
+        selected = tags[SHARD_TAG]
+    elif "dagster/partition" in tags:
         selected = tags["dagster/partition"]
     elif all(tag in tags for tag in _RANGE):
         selected = f"{tags[_RANGE[0]]} to {tags[_RANGE[1]]}"
@@ -94,7 +98,8 @@ def _series(tags: Mapping[str, str], run_config: Mapping[str, Any]) -> str:
         selected = ""
     steps: list[Mapping[str, Any]] = list((run_config.get("ops") or {}).values())
     config = (steps[0].get("config") if steps else None) or {}
-    symbols, timeframes = ", ".join(config.get("symbols") or ()), ", ".join(config.get("timeframes") or ())
+    symbols = "" if SHARD_TAG in tags else ", ".join(config.get("symbols") or ())
+    timeframes = ", ".join(config.get("timeframes") or ())
     said = [selected or symbols or "all symbols", *([symbols] if selected and symbols else [])]
     return ": ".join([" narrowed to ".join(said), *([timeframes] if timeframes else [])])
 

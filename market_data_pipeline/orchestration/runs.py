@@ -7,9 +7,9 @@ work is cut into runs. When they start is in schedules and sensors.
 from __future__ import annotations
 
 import time
-from datetime import timedelta
+from datetime import UTC, timedelta
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import dagster as dg
 
@@ -19,11 +19,21 @@ from market_data_pipeline.domain.series import Tier, Timeframe
 from market_data_pipeline.orchestration.cadences import MAX_RUNTIME_TAG
 from market_data_pipeline.orchestration.dagster_internals import enqueue, load_location
 from market_data_pipeline.orchestration.jobs.refresh import QUALITY_JOB, job_name, op_name, run_tags
-from market_data_pipeline.orchestration.partitions import range_tags, symbols_of
-from market_data_pipeline.orchestration.provenance import REASON_TAG, TRIGGER_TAG, USER_TAG, caller
+from market_data_pipeline.orchestration.partitions import RANGE_END, RANGE_START, symbols_of
+from market_data_pipeline.orchestration.provenance import REASON_TAG, SHARD_TAG, TRIGGER_TAG, USER_TAG, caller
+from market_data_pipeline.settings import load_settings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+    from datetime import datetime
+
+# A run takes a second of processor time to queue and to start, and a tick starts this many of a tier at most: of 2,000
+# critical symbols every 15 minutes 16 runs of 125, where runs of 25 would be 7,680 a day.
+MOST_SHARDS: Final = 16
+
+_RUN_KEY: Final = "dagster/run_key"
+_SCHEDULED_FOR: Final = "dagster/scheduled_execution_time"
+_PARTITION: Final = "dagster/partition"
 
 NARROW_TAG: Final = "market_data/narrow"  # on runs for some series only; a tier's schedule does not wait for them
 
@@ -45,35 +55,121 @@ def shards(symbols: Sequence[str], max_symbols: int) -> list[Sequence[str]]:
     return [symbols[start:end] for start, end in pairwise(edges)]
 
 
+def shard_symbols(tier: Tier, symbols: int, configured: int | None = None) -> int:
+    """Return how many symbols of a tier one run refreshes.
+
+    Args:
+        tier: the tier.
+        symbols: how many it has.
+        configured: MARKET_DATA_SHARD_SYMBOLS; by default the tier's objective, or more where the tier would then be cut
+            into more than `MOST_SHARDS`.
+    """
+    return configured or max(TIER_OBJECTIVES[tier].shard_symbols, -(-symbols // MOST_SHARDS))
+
+
 def tier_run_requests(
     symbols: Sequence[str],
     tier: Tier,
     max_symbols: int | None = None,
     *,
+    leave_out: Collection[str] = (),
     trigger: str = "schedule",
     run_config: Mapping[str, Any] | None = None,
     max_runtime: int | None = None,
 ) -> list[dg.RunRequest]:
     """Return the runs that refresh a tier, one per shard of its symbols.
 
+    The symbols of a shard are in the run's config rather than in partition tags: for these, Dagster writes an event of
+    every partition and asset as it queues the run. A tier of one shard needs no config: it is the whole tier.
+
     Args:
-        symbols: all symbols of the tier in the order of `symbols_of`: a shard is a range of partitions.
+        symbols: all symbols of the tier in the order of `symbols_of`, so that shards are the same at every tick.
         tier: the tier.
-        max_symbols: symbols of one run at most; by default the tier's objective.
+        max_symbols: symbols of one run at most; by default as `shard_symbols` has it.
+        leave_out: symbols that need no run; a shard of nothing else has none.
         trigger: what starts the runs, for their tags.
         run_config: goes to every run.
         max_runtime: seconds after which Dagster ends a run; by default those of dagster.yaml.
     """
     limit = {MAX_RUNTIME_TAG: str(max_runtime)} if max_runtime else {}
-    return [
-        dg.RunRequest(
-            run_key=f"{shard[0]}..{shard[-1]}",
-            job_name=job_name(tier),
-            run_config=run_config or {},
-            tags={**run_tags(tier), **range_tags(shard), TRIGGER_TAG: trigger, **limit},
-        )
-        for shard in shards(symbols, max_symbols or TIER_OBJECTIVES[tier].max_shard_symbols)
+    pieces = shards(symbols, max_symbols or shard_symbols(tier, len(symbols)))
+    requests = []
+    for shard in pieces:
+        kept = [symbol for symbol in shard if symbol not in leave_out]
+        if kept:
+            whole = len(kept) == len(symbols)
+            requests.append(
+                dg.RunRequest(
+                    run_key=f"{shard[0]}..{shard[-1]}",
+                    job_name=job_name(tier),
+                    run_config=(run_config or {}) if whole else _for_symbols(tier, run_config or {}, kept),
+                    tags={
+                        **run_tags(tier),
+                        SHARD_TAG: f"{shard[0]} to {shard[-1]}",
+                        TRIGGER_TAG: trigger,
+                        **limit,
+                    },
+                )
+            )
+    return requests
+
+
+def _for_symbols(tier: Tier, run_config: Mapping[str, Any], symbols: Sequence[str]) -> dict[str, Any]:
+    config = run_config["ops"][op_name(tier)]["config"] if run_config else {}
+    return {"ops": {op_name(tier): {"config": {**config, "symbols": symbols}}}}
+
+
+class Taken(NamedTuple):
+    """What runs have taken of a tier when one of its schedule's ticks is evaluated."""
+
+    symbols: set[str]  # of this tick's runs, and of other runs that have not finished
+    by: str | None  # an unfinished run of another tick, or of none
+    own: list[dg.RunRequest]  # the requests of this tick's runs, of an evaluation before that was cut off
+
+
+def taken(instance: dg.DagsterInstance, tier: Tier, symbols: Sequence[str], at: datetime) -> Taken:
+    """Return what is taken of a tier's `symbols` at the tick of the instant `at`.
+
+    A tick whose process ends while it queues its runs is evaluated again: what it queued before counts as its own. The
+    daemon recognizes these requests by their keys, queues a run that was only created, and leaves the others alone.
+    """
+    scheduled = at.astimezone(UTC).isoformat()
+    of_tick = dg.RunsFilter(job_name=job_name(tier), tags={_SCHEDULED_FOR: scheduled})
+    found = {run.run_id: run for run in (record.dagster_run for record in reversed(instance.get_run_records(of_tick)))}
+    own = {run.tags[_RUN_KEY]: run for run in found.values() if _RUN_KEY in run.tags}
+    held, by = set[str](), None
+    for run in found.values():
+        held |= _symbols_of_run(run, symbols)
+    for run in _unfinished(instance, tier):
+        if run.run_id not in found:
+            others = _symbols_of_run(run, symbols)
+            held |= others
+            by = run.run_id if others else by
+    requests = [
+        dg.RunRequest(run_key=key, job_name=run.job_name, run_config=run.run_config, tags=run.tags)
+        for key, run in own.items()
     ]
+    return Taken(held, by, requests)
+
+
+def _unfinished(instance: dg.DagsterInstance, tier: Tier) -> list[dg.DagsterRun]:
+    """Return the unfinished runs for a tier or a shard of it."""
+    records = instance.get_run_records(dg.RunsFilter(job_name=job_name(tier), statuses=list(UNFINISHED)))
+    return [run for run in (record.dagster_run for record in records) if NARROW_TAG not in run.tags]
+
+
+def _symbols_of_run(run: dg.DagsterRun, symbols: Sequence[str]) -> set[str]:
+    """Return which of a tier's `symbols` a run of its job refreshes."""
+    run_config: Mapping[str, Any] = run.run_config
+    steps: list[Mapping[str, Any]] = list((run_config.get("ops") or {}).values())
+    if steps and (named := (steps[0].get("config") or {}).get("symbols")):
+        return set(named)
+    if _PARTITION in run.tags:
+        return {run.tags[_PARTITION].partition("|")[0]}
+    ends = [run.tags.get(tag, "").partition("|")[0] for tag in (RANGE_START, RANGE_END)]
+    if all(end in symbols for end in ends):
+        return set(symbols[symbols.index(ends[0]) : symbols.index(ends[1]) + 1])
+    return set(symbols)
 
 
 def narrowed(
@@ -97,15 +193,14 @@ def narrowed(
 
 def unfinished_tier_run(instance: dg.DagsterInstance, tier: Tier) -> str | None:
     """Return the id of an unfinished run for the whole tier or a shard of it; None when there is none."""
-    records = instance.get_run_records(dg.RunsFilter(job_name=job_name(tier), statuses=list(UNFINISHED)), limit=100)
-    return next((run.run_id for run in (r.dagster_run for r in records) if NARROW_TAG not in run.tags), None)
+    return next((run.run_id for run in _unfinished(instance, tier)), None)
 
 
 def submit_refresh(
     instance: dg.DagsterInstance,
     definitions: dg.Definitions | None = None,
     *,
-    symbols: Iterable[str] = (),
+    symbols: Collection[str] = (),
     timeframes: Iterable[Timeframe] = (),
     history_days: int | None = None,
     full: bool = False,
@@ -126,15 +221,18 @@ def submit_refresh(
 
     Raises:
         UsageError: a symbol is in no tier.
+        ConfigurationError: a setting is bad.
     """
     repository = (definitions or load_location()).get_repository_def()
-    chosen = list(symbols)
+    configured = load_settings().shard_symbols
+    chosen = set(symbols)
     members = {tier: symbols_of(instance, tier) for tier in Tier}
-    if unknown := [symbol for symbol in chosen if not any(symbol in of_tier for of_tier in members.values())]:
+    known = {symbol for of_tier in members.values() for symbol in of_tier}
+    if unknown := [symbol for symbol in symbols if symbol not in known]:
         raise UsageError(f"{', '.join(unknown)}: not tracked; `market-data universe add` tracks a symbol.")
     run_ids = []
     for tier, of_tier in members.items():
-        kept = [symbol for symbol in of_tier if symbol in set(chosen)] if chosen else of_tier
+        kept = [symbol for symbol in of_tier if symbol in chosen] if chosen else of_tier
         only = kept if chosen else ()
         config = narrowed(tier, symbols=only, timeframes=timeframes, history_days=history_days, full=full)
         if chosen and kept:
@@ -146,7 +244,8 @@ def submit_refresh(
                 )
             ]
         else:
-            requests = tier_run_requests(kept, tier, trigger=trigger, run_config=config)
+            size = shard_symbols(tier, len(kept), configured)
+            requests = tier_run_requests(kept, tier, size, trigger=trigger, run_config=config)
         run_ids += [enqueue(instance, repository, request, {USER_TAG: caller()}) for request in requests]
     return run_ids
 

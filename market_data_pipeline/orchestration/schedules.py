@@ -20,16 +20,18 @@ from market_data_pipeline.orchestration.cadences import (
     NIGHTLY,
 )
 from market_data_pipeline.orchestration.partitions import symbols_of
-from market_data_pipeline.orchestration.runs import tier_run_requests, unfinished_tier_run
+from market_data_pipeline.orchestration.resources import PipelineResource
+from market_data_pipeline.orchestration.runs import shard_symbols, taken, tier_run_requests
 
 if TYPE_CHECKING:
     from market_data_pipeline.orchestration.dagster_internals import AssetJob
 
 
 def tier_schedule(tier: Tier, job: AssetJob) -> dg.ScheduleDefinition:
-    """Return a tier's schedule: one run per shard, or none while the tier's last refresh is unfinished.
+    """Return a tier's schedule: one run per shard, without the symbols whose last refresh is unfinished.
 
-    A second refresh would only wait for the series that the first one holds, and then find nothing to do.
+    A second refresh would only wait for the series that the first one holds, and then find nothing to do. A tick that
+    was cut off while it queued its runs goes on with the others.
     """
     objective = TIER_OBJECTIVES[tier]
 
@@ -41,12 +43,17 @@ def tier_schedule(tier: Tier, job: AssetJob) -> dg.ScheduleDefinition:
         default_status=dg.DefaultScheduleStatus.RUNNING,
         description=objective.description,
     )
-    def schedule(context: dg.ScheduleEvaluationContext) -> list[dg.RunRequest] | dg.SkipReason:
-        if busy := unfinished_tier_run(context.instance, tier):
-            return dg.SkipReason(f"Run {busy} of the {tier.value} tier has not finished.")
+    def schedule(
+        context: dg.ScheduleEvaluationContext, pipeline: PipelineResource
+    ) -> list[dg.RunRequest] | dg.SkipReason:
         if not (symbols := symbols_of(context.instance, tier)):
             return dg.SkipReason(f"No symbol is in the {tier.value} tier; `market-data universe add` adds one.")
-        return tier_run_requests(symbols, tier, max_runtime=MAX_RUNTIME)
+        held = taken(context.instance, tier, symbols, context.scheduled_execution_time)
+        size = shard_symbols(tier, len(symbols), pipeline.settings().shard_symbols)
+        missing = tier_run_requests(symbols, tier, size, leave_out=held.symbols, max_runtime=MAX_RUNTIME)
+        if not held.own and not missing:
+            return dg.SkipReason(f"Run {held.by} of the {tier.value} tier has not finished.")
+        return [*held.own, *missing]
 
     return schedule
 

@@ -44,7 +44,14 @@ from market_data_pipeline.polygon.reference import SPLITS_ENDPOINTS, each_once, 
 from market_data_pipeline.polygon.request_windows import PAGE_LIMIT
 from market_data_pipeline.polygon.retry import MAX_ATTEMPTS, Request, Sender
 from market_data_pipeline.polygon.rows import off_grid
-from market_data_pipeline.polygon.securities import Changes, ListedPage, read_changes, read_details, read_page
+from market_data_pipeline.polygon.securities import (
+    Changes,
+    ListedPage,
+    read_changes,
+    read_delisted,
+    read_details,
+    read_page,
+)
 from market_data_pipeline.polygon.transport import Limits, Transport
 from market_data_pipeline.polygon.wire import joined, read_bars, read_market_day
 
@@ -55,7 +62,7 @@ if TYPE_CHECKING:
 
     from market_data_pipeline.domain.adjustments import ListedDividend
     from market_data_pipeline.domain.announcements import Announcement
-    from market_data_pipeline.domain.identity import Described
+    from market_data_pipeline.domain.identity import Delisted, Described
     from market_data_pipeline.domain.intervals import Interval
     from market_data_pipeline.polygon.dividends import DividendsEndpoint
     from market_data_pipeline.polygon.plans import Plan
@@ -306,6 +313,20 @@ class PolygonClient:
                 if found is not None:
                     return found, tally.counters
         return Listing(now, known=False), tally.counters
+
+    def delisted(self, ticker: str, *, priority: int = _STANDARD) -> tuple[Delisted, ...]:
+        """Return the delisted stocks that had a ticker last, in one request, the one delisted last first.
+
+        Raises:
+            PipelineError: as `bars`, after fewer attempts.
+        """
+        query = {"ticker": ticker, "market": "stocks", "active": "false", "limit": _LISTINGS_PAGE}
+        request = Request(
+            f"/v3/reference/tickers?{urlencode(query)}", f"delisted {ticker}", priority,
+            most_attempts=_REFERENCE_ATTEMPTS,
+        )  # fmt: skip
+        with self._counted() as tally:
+            return self._sender.send(request, lambda body: read_delisted(body, ticker), tally)
 
     def ticker_changes(self, identifier: str, *, priority: int = _STANDARD) -> Changes | None:
         """Return the tickers that a security had, in one request; None when the vendor knows of none.

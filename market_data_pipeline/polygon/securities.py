@@ -5,12 +5,12 @@ A value that cannot be read counts as not given: identity is worth having, but n
 
 from __future__ import annotations
 
-from datetime import date
+from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
 
-from market_data_pipeline.domain.identity import Described
+from market_data_pipeline.domain.identity import Delisted, Described
 from market_data_pipeline.polygon.wire import Envelope, decode
 
 if TYPE_CHECKING:
@@ -54,6 +54,8 @@ class _EventsPage(Envelope):
 
 class _Details(msgspec.Struct):
     ticker: str
+    active: bool = True
+    delisted_utc: object = None
     name: object = None
     composite_figi: object = None
     cik: object = None
@@ -117,6 +119,23 @@ def read_page(body: bytes) -> ListedPage:
     return ListedPage(tuple(map(_described, page.results or ())), page.next_url is None)
 
 
+def read_delisted(body: bytes, ticker: str) -> tuple[Delisted, ...]:
+    """Return the securities of an answer that had a ticker last and are delisted, the one delisted last first.
+
+    A row without a day of its delisting is left out: nobody could say which history is its own.
+
+    Raises:
+        PipelineError: as `read_changes`.
+    """
+    page = decode(_LIST, body, f"delisted {ticker}", "row")
+    found = [
+        Delisted(_described(row), instant.date(), instant)
+        for row in page.results or ()
+        if row.ticker == ticker and not row.active and (instant := _instant(row.delisted_utc)) is not None
+    ]
+    return tuple(sorted(found, key=lambda each: each.last_day, reverse=True))
+
+
 def _described(row: _Details) -> Described:
     return Described(
         row.ticker,
@@ -130,6 +149,17 @@ def _described(row: _Details) -> Described:
 
 def _text(value: Any) -> str | None:
     return value.strip() or None if isinstance(value, str) else None
+
+
+def _instant(value: Any) -> datetime | None:
+    """Return an instant in UTC, in which the vendor gives days as their midnight."""
+    try:
+        instant = datetime.fromisoformat(value) if isinstance(value, str) else None
+    except ValueError:
+        return None
+    if instant is None:
+        return None
+    return instant.replace(tzinfo=UTC) if instant.tzinfo is None else instant.astimezone(UTC)
 
 
 def _day(value: Any) -> date | None:

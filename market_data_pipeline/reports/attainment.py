@@ -32,7 +32,7 @@ _ATTAINMENT: Final = sa.text("""
         select
             s.symbol, frames.timeframe, s.tier, rpos.rpo,
             case
-                when state.life in ('halted', 'delisted', 'unknown') then market_data.clock()
+                when state.life in ('halted', 'delisted', 'unknown') or s.security is not null then market_data.clock()
                 else state.next_due_at
             end as next_due_at,
             coalesce(s.followed_since, s.added_at) as followed_since
@@ -49,6 +49,9 @@ _ATTAINMENT: Final = sa.text("""
             l.outside_rpo_since is not null
             and l.finished_at > market_data.clock() - cast(:longest as interval)
             and l.finished_at <= market_data.clock()
+            and not exists (
+                select from market_data.symbols as past where past.symbol = l.symbol and past.security is not null
+            )
             and (cast(:symbol as text) is null or l.symbol = :symbol)
         union all
         select

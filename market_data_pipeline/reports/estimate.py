@@ -25,7 +25,7 @@ from market_data_pipeline.store.coverage import read_coverage
 from market_data_pipeline.store.dividends import DIVIDENDS, read_known
 from market_data_pipeline.store.listings import read_listing
 from market_data_pipeline.store.reference import last_check
-from market_data_pipeline.store.securities import read_checks
+from market_data_pipeline.store.securities import read_checks, read_identities
 from market_data_pipeline.store.series_state import read_states
 from market_data_pipeline.store.universe import select_followed
 
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     import sqlalchemy as sa
 
+    from market_data_pipeline.domain.identity import Identity
     from market_data_pipeline.polygon.plans import Plan
     from market_data_pipeline.settings import Settings
 
@@ -73,19 +74,21 @@ def estimate_backfill(
         checks = read_checks(connection, equities(names)).values()
         by_day = names if Timeframe.D1 in bases and not full else ()
         market = plan_market_days(connection, by_day, timing[AssetClass.US_EQUITY], history_days, plan)
+        identities = read_identities(connection, equities(names))
         series = [
             estimate
             for name in names
             for base in bases
             if base is not Timeframe.D1 or name not in market.served
             if (estimate := _of_series(
-                connection, Series(name, base), timing[asset_class_of(name)], plan, history_days, full=full
+                connection, Series(name, base), timing[asset_class_of(name)], plan, history_days,
+                identities.get(name), full=full,
             ))
         ]  # fmt: skip
     # A list counts as many calls as its last reading took pages; a first reading, of a page or a few, counts one.
     shared = len(market.requested) + ((splits_read.requests if splits_read else 1) if reads_splits else 0)
     # Which security a stock is takes one call before its first bars; for a few that changed their ticker, up to three.
-    shared += sum(check.asked_at is None and not check.has_bars for check in checks)
+    shared += sum(check.asked_at is None and check.pinned is None for check in checks)
     whole = list(known) if full else unread(known)
     if reads_dividends := bool(whole) or list_due(known, now):
         shared += -(-len(whole) // TICKERS_AT_ONCE)
@@ -108,13 +111,21 @@ def estimate_backfill(
 
 
 def _of_series(
-    connection: StoreConnection, series: Series, timing: Timing, plan: Plan, history_days: int, *, full: bool
+    connection: StoreConnection,
+    series: Series,
+    timing: Timing,
+    plan: Plan,
+    history_days: int,
+    identity: Identity | None,
+    *,
+    full: bool,
 ) -> SeriesEstimate | None:
     """Return what one fetched series needs; None when it needs nothing."""
     held = read_coverage(connection, series)
-    within = reach(timing, history_days, plan.history)
+    ended = None if identity is None else identity.ended
+    within = reach(timing, history_days, plan.history, ended=ended)
     fetch_plan = plan_fetch(series, within, held, timing, last_ts=None, full=full)
-    if fetch_plan.days and not full:
+    if fetch_plan.days and not full and ended is None:
         state = read_states(connection, series.symbol).get(series.timeframe)
         if state is not None and not state.life.expects_bars:
             until = fetched_until(state, read_listing(connection, series.symbol), timing)

@@ -33,8 +33,8 @@ LISTED: Final = 200  # series listed per tier, worst first; the counts are exact
 # Every series that should exist, with a row in series_state or without. `behind_since` is null for what was never
 # computed and never in the future, so that it sorts by falling staleness. A symbol that has just been followed has its
 # RPO to be loaded: `alerting`, and with it `within_rpo`, waits for that as the attainment does; `late`, by which series
-# are refreshed, does not. The clock is read once: read for each row, it would cost as much as the
-# rest.
+# are refreshed, does not. Of a delisted security, which is followed for its past, nothing is ever `alerting`. The clock
+# is read once: read for each row, it would cost as much as the rest.
 _EXPECTING: Final = "(" + ", ".join(f"'{life}'" for life in Life if life.expects_bars) + ")"
 _SERIES: Final = f"""
 instant as materialized (select market_data.clock() as now),
@@ -49,7 +49,8 @@ series as materialized (
         d.expected, v.status,
         case when d.expected then v.status else '{_NOT_EXPECTED}' end as listed,
         d.expected and coalesce(d.behind_since < o.late_before, true) as late,
-        d.expected and coalesce(d.behind_since, s.followed_since, s.added_at) < o.late_before as alerting
+        d.expected and s.security is null
+        and coalesce(d.behind_since, s.followed_since, s.added_at) < o.late_before as alerting
     from market_data.symbols as s
     inner join objective as o on o.tier = s.tier
     cross join instant

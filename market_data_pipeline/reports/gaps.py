@@ -24,6 +24,7 @@ from market_data_pipeline.domain.series import BASE_TIMEFRAMES, Series, Tier, Ti
 from market_data_pipeline.ingest.fetch_plan import Timing, reach, worth_a_request_at
 from market_data_pipeline.polygon.plans import plan_named
 from market_data_pipeline.reports.models import GapCount, GapReport, GapsReport, SeriesGaps
+from market_data_pipeline.reports.securities import ended_on
 from market_data_pipeline.store.connection import snapshot
 from market_data_pipeline.store.coverage import Coverage, CoverageStatus
 from market_data_pipeline.store.universe import select_followed
@@ -142,13 +143,14 @@ def _missing(
     """Yield the runs of empty slots, each within one session and with one reason."""
     import numpy as np
 
-    slots = timing.calendar.slots_between(base, Interval(sessions[0].day_start, timing.now))
+    until = min(timing.now, sessions[-1].day_end)
+    slots = timing.calendar.slots_between(base, Interval(sessions[0].day_start, until))
     _, slot, count = timing.calendar.expected_slot_index(base, slots)
     slots = slots[((slot >= 0) & (slot < count)) | np.isin(slots, held_us, assume_unique=True)]
     starts = np.array([to_us(session.day_start) for session in sessions], dtype="int64")
     at = np.searchsorted(starts, slots, side="right") - 1
     reasons = np.empty(len(slots), dtype="int8")
-    bounds = np.searchsorted(slots, np.append(starts, to_us(timing.now)))
+    bounds = np.searchsorted(slots, np.append(starts, to_us(until)))
     first_held = int(slots.searchsorted(held_us[0])) if len(held_us) else 0
     for i, (session, day) in enumerate(zip(sessions, known, strict=True)):
         low, high = int(bounds[i]), int(bounds[i + 1])
@@ -239,7 +241,7 @@ def _alike(before: Gap, run: Gap, session: Session) -> bool:
 def _closed(base: Timeframe, sessions: Sequence[Session], timing: Timing) -> Iterator[Gap]:
     """Yield the holidays that interrupt a week and the hours after an early close."""
     calendar = timing.calendar
-    today = calendar.session_date(timing.now)
+    today = _last_day(sessions, timing)
     trading = {session.date for session in sessions}
     day = sessions[0].date
     while calendar.asset_class.market.keeps_exchange_days and day <= today:
@@ -253,6 +255,12 @@ def _closed(base: Timeframe, sessions: Sequence[Session], timing: Timing) -> Ite
             cut = calendar.full_slot_count(base) - slot_count(base, session)
             end = session.expected_end
             yield Gap(end, end + cut * base.span, 0, Reason.EARLY_CLOSE, session.date, None)
+
+
+def _last_day(sessions: Sequence[Session], timing: Timing) -> date:
+    """Return today, or the last day of a history that ended before the last week."""
+    today = timing.calendar.session_date(timing.now)
+    return sessions[-1].date if today - sessions[-1].date > 7 * _DAY else today
 
 
 def _weekends(calendar: SessionCalendar, first: date, last: date) -> int:
@@ -393,7 +401,7 @@ def read_history(connection: sa.Connection, series: Series, timing: Timing, plan
         )
         for row in connection.execute(_COVERAGE, named)
     }
-    within = reach(timing, history_days, plan.history)
+    within = reach(timing, history_days, plan.history, ended=ended_on(connection, series.symbol))
     empty = History(series, within, coverage, np.empty(0, dtype="int64"), state, timing)
     named["start"] = empty.start
     starts = connection.execute(_STARTS, named).scalar_one()
@@ -427,7 +435,7 @@ def series_gaps(history: History) -> SeriesGaps:
         bars_held=len(history.held_us),
         bars_missing=sum(gap.bars for gap in found),
         stray_bars=history.outside,
-        weekends=_weekends(timing.calendar, days[0].date, timing.calendar.session_date(timing.now)) if days else 0,
+        weekends=_weekends(timing.calendar, days[0].date, _last_day(days, timing)) if days else 0,
         summary={
             str(reason): GapCount(stretches=len(gaps), bars=sum(gap.bars for gap in gaps))
             for reason, gaps in by_reason.items()

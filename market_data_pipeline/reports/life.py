@@ -73,6 +73,7 @@ _LIFE_CHANGES: Final = sa.text("""
     left join market_data.open_alerts as a on a.kind = 'life' and a.subject = s.symbol
     where
         s.active
+        and s.security is null -- nobody who follows a security that has ended needs to be told
         and case when t.life in ('halted', 'delisted', 'unknown') then t.life end is distinct from a.detail
     order by s.symbol
 """)

@@ -431,6 +431,14 @@ FEATURE_RULES: Final = (
         query="""
             select b.symbol, b.timeframe, b.ts, b.features_computed_at, x.ingested_at as bar_ingested_at
             from b join market_data.bars as x on x.symbol = b.symbol and x.timeframe = b.timeframe and x.ts = b.ts
-            where b.features_computed_at < x.ingested_at""",
+            where b.features_computed_at < x.ingested_at
+            -- A row that a correction leaves as it was is not written again: before features are warm, and where only
+            -- the VWAP or the number of trades was corrected.
+            and b.atr is not null and (x.volume is null or b.rolling_volume_20 is not null)
+            and (x.high, x.low, x.close, x.volume) is distinct from (
+                select row(r.high, r.low, r.close, r.volume) from market_data.bar_revisions as r
+                where r.symbol = x.symbol and r.timeframe = x.timeframe and r.ts = x.ts
+                order by r.superseded_at desc limit 1
+            )""",
     ),
 )

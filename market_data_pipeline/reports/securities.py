@@ -58,9 +58,10 @@ class NewChange(NamedTuple):
 
 _TICKERS: Final = sa.text("""
     with meant as (
-        select security from market_data.symbol_history
-        where superseded_at is null and symbol = :symbol
-        order by coalesce(valid_until, 'infinity') desc, valid_from desc nulls last
+        select k.security from market_data.symbol_history as k
+        left join market_data.symbols as m on m.symbol = k.symbol
+        where k.superseded_at is null and k.symbol = :symbol and k.security = coalesce(m.security, k.security)
+        order by coalesce(k.valid_until, 'infinity') desc, k.valid_from desc nulls last
         limit 1
     )
 
@@ -97,6 +98,12 @@ def security_of(connection: sa.Connection, symbol: str) -> SecurityFacts | None:
         [TickerRow(row.symbol, row.valid_from, row.valid_until, row.source, row.reason) for row in rows],
         [ChangeRow(*row) for row in changes],
     )
+
+
+def ended_on(connection: sa.Connection, symbol: str) -> date | None:
+    """Return the first day on which a symbol's security had no ticker any more; None while it has one."""
+    tickers = connection.execute(_TICKERS, {"symbol": symbol}).all()
+    return tickers[-1].valid_until if tickers else None
 
 
 def followed_as(connection: sa.Connection, ticker: str, known_at: datetime | None = None) -> str | None:

@@ -1,8 +1,8 @@
 """The instruments of the synthetic market: price level, turnover, splits and dividends of each ticker.
 
-It knows the 25 names of the packaged universe, others with unusual spellings (a class share, a preferred share), some
-crypto and currency pairs and indices, and `SYN0000` to `SYN9999` for load tests. Any other ticker is unknown, which on
-the vendor's API looks the same as one without trades.
+It knows the 25 names of the packaged universe, others with unusual spellings (a class share, a preferred share), one
+that was delisted (LEH), some crypto and currency pairs and indices, and `SYN0000` to `SYN9999` for load tests. Any
+other ticker is unknown, which on the vendor's API looks the same as one without trades.
 """
 
 from __future__ import annotations
@@ -148,13 +148,17 @@ INSTRUMENTS: Final = {
     for made in (*_LIQUID, *_UNUSUAL)
 }  # fmt: skip
 
+# What is not listed any more, and the last day on which it traded.
+_PAST: Final = {"LEH": _equity("LEH", 38.0, 40, 0.03)}
+LAST_DAYS: Final = {"LEH": dt.date(2008, 9, 16)}
+
 _LOAD_TEST: Final = re.compile(r"SYN\d{4}")
 
 
 @lru_cache(maxsize=20_000)
 def instrument(ticker: str) -> Instrument | None:
     """Return the instrument of a case-sensitive ticker, None when the synthetic market does not know it."""
-    if known := INSTRUMENTS.get(ticker):
+    if known := INSTRUMENTS.get(ticker) or _PAST.get(ticker):
         return known
     if not _LOAD_TEST.fullmatch(ticker):
         return None

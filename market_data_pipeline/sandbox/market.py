@@ -11,9 +11,9 @@ from cachetools import LRUCache
 from market_data_pipeline.domain.calendar import END_DATE, SessionCalendar, calendar_for
 from market_data_pipeline.domain.series import AssetClass, asset_class_of
 from market_data_pipeline.sandbox.bars import MINUTE_MS, NO_BARS, Bars, DividendRow, SplitRow, concat, to_step
-from market_data_pipeline.sandbox.catalogue import FIRST_YEAR, INSTRUMENTS, dividends, instrument
+from market_data_pipeline.sandbox.catalogue import FIRST_YEAR, INSTRUMENTS, LAST_DAYS, dividends, instrument
 from market_data_pipeline.sandbox.synthetic import day_bars, month_minutes, splits
-from market_data_pipeline.sandbox.view import Security
+from market_data_pipeline.sandbox.view import Security, to_ms
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterator, Sequence
@@ -47,13 +47,17 @@ class SyntheticMarket:
         return self._tickers
 
     def security(self, ticker: str) -> Security | None:
-        """Return a ticker of the catalogue; none is ever delisted."""
-        return Security(ticker) if instrument(ticker) is not None else None
+        """Return a ticker of the catalogue."""
+        last = LAST_DAYS.get(ticker)
+        delisted = None if last is None else last + dt.timedelta(days=1)
+        return Security(ticker, delisted=delisted) if instrument(ticker) is not None else None
 
     def security_on(self, ticker: str, day: dt.date) -> Security | None:
-        """Return the same on each day: no ticker was ever another security."""
-        del day
-        return self.security(ticker)
+        """Return the same on each day that it was listed on: no ticker was ever another security."""
+        known = self.security(ticker)
+        if known is None or known.delisted is None:
+            return known
+        return known._replace(delisted=None) if day < known.delisted else None
 
     def intraday(
         self, ticker: str, step_ms: int, start_ms: int, end_ms: int, *, descending: bool = False
@@ -61,6 +65,7 @@ class SyntheticMarket:
         """Yield bars of `step_ms` made of the minutes in [start_ms, end_ms), a month at a time."""
         if instrument(ticker) is None:
             return
+        end_ms = _until(ticker, end_ms)
         found = _months(calendar_for(asset_class_of(ticker)), start_ms, end_ms)
         for year, month in reversed(found) if descending else found:
             if _HOUR_MS % step_ms == 0:  # no month begins inside such a bar
@@ -72,6 +77,7 @@ class SyntheticMarket:
         """Return the day bars that start in [start_ms, end_ms)."""
         if instrument(ticker) is None:
             return NO_BARS
+        end_ms = _until(ticker, end_ms)
         found = _months(calendar_for(asset_class_of(ticker)), start_ms, end_ms)
         return concat(self._month(ticker, year, month, 0) for year, month in found).between(start_ms, end_ms)
 
@@ -106,6 +112,14 @@ class SyntheticMarket:
         for step, bars in made.items():
             self._cache[ticker, year, month, step] = bars
         return made[step_ms]
+
+
+def _until(ticker: str, end_ms: int) -> int:
+    """Return where a range of a ticker's bars ends: at the latest with its last day."""
+    last = LAST_DAYS.get(ticker)
+    if last is None:
+        return end_ms
+    return min(end_ms, to_ms(calendar_for(AssetClass.US_EQUITY).midnight(last + dt.timedelta(days=1))))
 
 
 def _months(calendar: SessionCalendar, start_ms: int, end_ms: int) -> list[tuple[int, int]]:

@@ -41,6 +41,9 @@ if TYPE_CHECKING:
 VENDOR_URL: Final = "https://api.polygon.io"
 MASSIVE_URL: Final = "https://api.massive.com"  # the vendor's name since October 2025; both answer
 PLAN_NAMES: Final = ("basic", "starter", "developer", "advanced")
+# In `.env` a relative one begins where that file lies, elsewhere at the working directory. The other paths begin at the
+# project's folder anyway, and Dagster wants DAGSTER_HOME to be absolute.
+_PATHS: Final = ("sandbox_replay", "universe_file", "lake_url")
 PACKAGED_UNIVERSE: Final = project.PACKAGE / "universe.yaml"
 
 # There are more days than this from 1990, where the calendars begin, to today.
@@ -175,6 +178,9 @@ class Settings(BaseModel):
     max_concurrent_symbols: Annotated[int, BeforeValidator(parsers.whole_number(1, _MOST_CONCURRENT_SYMBOLS))] = _known(
         3, "MARKET_DATA_MAX_CONCURRENT_SYMBOLS", "3"
     )
+    shard_symbols: Annotated[int | None, BeforeValidator(parsers.whole_number(1, 10_000))] = _known(
+        None, "MARKET_DATA_SHARD_SYMBOLS", "125"
+    )
     as_of: Annotated[datetime | None, BeforeValidator(parsers.instant)] = _known(
         None, "MARKET_DATA_AS_OF", "2025-03-14T15:30:00-04:00"
     )
@@ -194,11 +200,14 @@ class Settings(BaseModel):
     lake_url: Annotated[str, BeforeValidator(parsers.lake_url)] = _known(
         _default_lake_url, "MARKET_DATA_LAKE_URL", "s3://research/market-data"
     )
-    lake_options: Annotated[Secret[dict[str, str]] | None, BeforeValidator(parsers.lake_options)] = _known(
+    lake_options: Annotated[Secret[dict[str, str]] | None, BeforeValidator(parsers.store_options)] = _known(
         None, "MARKET_DATA_LAKE_OPTIONS", '{"AWS_REGION": "eu-west-1"}'
     )
-    backup_dir: Annotated[Path | None, BeforeValidator(parsers.backup_folder)] = _known(
+    backup_dir: Annotated[Path | str | None, BeforeValidator(parsers.backup_place)] = _known(
         None, "MARKET_DATA_BACKUP_DIR", "/srv/backups"
+    )
+    backup_options: Annotated[Secret[dict[str, str]] | None, BeforeValidator(parsers.store_options)] = _known(
+        None, "MARKET_DATA_BACKUP_OPTIONS", '{"AWS_REGION": "eu-west-1"}'
     )
     backups_kept: Annotated[int, BeforeValidator(parsers.whole_number(1, 1000))] = _known(
         7, "MARKET_DATA_BACKUPS_KEPT", "7"
@@ -233,10 +242,14 @@ class Settings(BaseModel):
         variables = {name: str(field.validation_alias) for name, field in cls.model_fields.items()}
         given = {variables.get(name, name): value for name, value in arguments.items()}
         root = given.get("MARKET_DATA_PROJECT_ROOT") or project_root()
-        found: dict[str, Any] = {}
-        for source in (_lines_of(root), environment_variables()):
+        lines, found = _lines_of(root), dict[str, Any]()
+        for source in (lines, environment_variables()):
             known = with_files(source, variables.values(), root)
             found |= {name: known[name] for name in variables.values() if known.get(name) is not None}
+        # Dagster's processes and some shells copy the lines of `.env` into their environment.
+        for name in {variables[field] for field in _PATHS} & lines.keys():
+            if found.get(name) == lines[name]:
+                found[name] = parsers.path_from(Path(root), found[name])
         return found | given
 
     @field_validator("*", mode="before")
@@ -253,8 +266,8 @@ class Settings(BaseModel):
 
     @field_validator("backup_dir")
     @classmethod
-    def _in_the_project(cls, value: Path | None, info: ValidationInfo) -> Path | None:
-        return value and info.data.get("project_root", Path()) / value
+    def _in_the_project(cls, value: Path | str | None, info: ValidationInfo) -> Path | str | None:
+        return info.data.get("project_root", Path()) / value if isinstance(value, Path) else value
 
     @field_validator("api_host", "api_url")
     @classmethod
@@ -282,6 +295,11 @@ class Settings(BaseModel):
         if isinstance(value, str) and env_file.names_own_dagster_database(value):
             raise PydanticUseDefault
         return value
+
+    @property
+    def backup_store_options(self) -> dict[str, str]:
+        """The options of the object store that holds backups; they may hold secrets."""
+        return self.backup_options.get_secret_value() if self.backup_options else {}
 
     @property
     def state_dir(self) -> Path:

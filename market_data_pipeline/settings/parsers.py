@@ -54,6 +54,9 @@ def instant(given: Any) -> datetime:
     return moment.astimezone(UTC)
 
 
+_STORES = frozenset({"abfs", "abfss", "az", "azure", "gs", "s3", "s3a"})
+
+
 def lake_url(given: Any) -> str:
     """Return the URL of an object store or the absolute path of a folder, which need not exist."""
     text = str(given).strip()
@@ -67,8 +70,8 @@ def lake_url(given: Any) -> str:
     return text.rstrip("/")
 
 
-def lake_options(given: Any) -> Secret[dict[str, str]]:
-    """Return delta-rs' storage options, given as a JSON object of texts."""
+def store_options(given: Any) -> Secret[dict[str, str]]:
+    """Return options of an object store, as delta-rs names them, given as a JSON object of texts."""
     try:
         options = given if isinstance(given, dict) else json.loads(str(given))
     except ValueError:
@@ -76,6 +79,12 @@ def lake_options(given: Any) -> Secret[dict[str, str]]:
     if not isinstance(options, dict) or not all(isinstance(value, str) for value in options.values()):
         raise ValueError("is not a JSON object whose values are texts")
     return Secret(options)
+
+
+def path_from(root: Path, given: str) -> str:
+    """Return a path with `root` before it if it is relative; a URL, an absolute path and nothing as they are."""
+    text = given.strip()
+    return str(root / Path(text).expanduser()) if text and "://" not in text else given
 
 
 def existing_path(given: Any) -> Path:
@@ -86,18 +95,23 @@ def existing_path(given: Any) -> Path:
     return path
 
 
-def backup_folder(given: Any) -> Path:
-    """Return the path of a folder that need not exist yet."""
+def backup_place(given: Any) -> Path | str:
+    """Return the path of a folder, which need not exist yet, or the URL of an object store as text."""
     text = str(given).strip()
-    if "://" in text:
+    scheme, separator, rest = text.partition("://")
+    if not separator:
+        path = Path(text).expanduser()
+        if path.exists() and not path.is_dir():
+            raise ValueError(f"is {text!r}, which is not a folder")
+        return path
+    if scheme not in _STORES or not rest.strip("/"):
         raise ValueError(
-            f"is {text!r}, and backups are written to folders only: mount the bucket, or copy the folder there, for "
-            "example with rclone"
+            f"is {scheme + separator!r} and a place, which is neither a folder nor the URL of an object store, such as "
+            "s3://bucket/folder"
         )
-    path = Path(text).expanduser()
-    if path.exists() and not path.is_dir():
-        raise ValueError(f"is {text!r}, which is not a folder")
-    return path
+    if ("@" in rest.split("/")[0] and scheme not in {"abfs", "abfss"}) or "?" in rest or "#" in rest:
+        raise ValueError("has more than a bucket and a folder: secrets belong in MARKET_DATA_BACKUP_OPTIONS")
+    return text.rstrip("/")
 
 
 def module_name(given: Any) -> str:

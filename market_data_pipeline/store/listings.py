@@ -59,7 +59,9 @@ def others_ended(connection: StoreConnection, asset_class: AssetClass, since: da
         select exists (
             select from market_data.listings as l
             inner join market_data.symbols as s on s.symbol = l.symbol and s.active
-            where s.asset_class = %(asset_class)s and l.asked_at >= %(since)s and l.known is not null and not l.active
+            where
+                s.asset_class = %(asset_class)s and s.security is null
+                and l.asked_at >= %(since)s and l.known is not null and not l.active
         ) as found
         """,
         {"asset_class": str(asset_class), "since": since},

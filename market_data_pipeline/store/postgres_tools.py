@@ -12,6 +12,8 @@ import os
 import re
 import shutil
 import subprocess
+import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -22,11 +24,12 @@ from market_data_pipeline.domain.errors import BackupError, ConfigurationError
 from market_data_pipeline.store.connection import conninfo, describe
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Generator, Iterable, Iterator, Sequence
 
 PROGRAMS: Final = ("pg_dump", "pg_restore")
 # Where Debian and Red Hat put the programs of each version; those on PATH are of one version only.
 _SYSTEM: Final = ("/usr/lib/postgresql/{}/bin", "/usr/pgsql-{}/bin")
+_CHUNK: Final = 1 << 20  # bytes read at a time
 _SENTENCES: Final = 3  # of what a program printed; the first say why
 
 
@@ -50,24 +53,89 @@ class Tools(NamedTuple):
         Raises:
             BackupError: it failed; the message says why.
         """
+        with self._started(program, arguments, url, stdin=subprocess.DEVNULL, inherits=inherits) as process:
+            printed, errors = process.communicate()
+        if process.returncode:
+            raise BackupError(_why(program, url, _text(errors)))
+        return _text(printed)
+
+    def read(self, program: str, arguments: Sequence[str | Path], url: str) -> Generator[bytes]:
+        """Run one of the programs on a database and yield what it writes, as it does; it ends with the iterator.
+
+        Raises:
+            BackupError: it failed; what was yielded before is not whole.
+        """
+        with tempfile.TemporaryFile() as errors:
+            with self._started(program, arguments, url, stdin=subprocess.DEVNULL, stderr=errors.fileno()) as process:
+                assert process.stdout is not None  # noqa: S101 - it is a pipe
+                try:
+                    while chunk := process.stdout.read(_CHUNK):
+                        yield chunk
+                except BaseException:
+                    process.kill()
+                    raise
+            if process.returncode:
+                errors.seek(0)
+                raise BackupError(_why(program, url, _text(errors.read())))
+
+    def feed(
+        self, program: str, arguments: Sequence[str | Path], chunks: Iterable[bytes], url: str | None = None
+    ) -> str:
+        """Run one of the programs on the database of `url`, with bytes as its input, and return what it printed.
+
+        It is killed when `chunks` raises, so that it never takes a part for the whole; it need not read to the end.
+
+        Raises:
+            BackupError: it failed; the message says why.
+        """
+        with tempfile.TemporaryFile() as printed, tempfile.TemporaryFile() as errors:
+            process = self._started(
+                program, arguments, url, stdin=subprocess.PIPE, stdout=printed.fileno(), stderr=errors.fileno()
+            )
+            with process:
+                assert process.stdin is not None  # noqa: S101 - it is a pipe
+                try:
+                    for chunk in chunks:
+                        process.stdin.write(chunk)
+                    process.stdin.close()
+                except BrokenPipeError:
+                    pass  # it has read enough, or failed
+                except BaseException:
+                    process.kill()
+                    raise
+                finally:
+                    with suppress(BrokenPipeError):
+                        process.stdin.close()
+            printed.seek(0)
+            errors.seek(0)
+            if process.returncode:
+                raise BackupError(_why(program, url, _text(errors.read())))
+            return _text(printed.read())
+
+    def _started(
+        self,
+        program: str,
+        arguments: Sequence[str | Path],
+        url: str | None,
+        *,
+        stdin: int,
+        stdout: int = subprocess.PIPE,
+        stderr: int = subprocess.PIPE,
+        inherits: tuple[int, ...] = (),
+    ) -> subprocess.Popen[bytes]:
         environment, rest = _environment(url)
         try:
-            done = subprocess.run(  # noqa: S603
+            return subprocess.Popen(  # noqa: S603
                 [self.folder / program, *arguments, *(["--dbname", rest] if url else [])],
-                check=False,
-                capture_output=True,
-                text=True,
-                errors="replace",
-                stdin=subprocess.DEVNULL,
+                stdin=stdin,
+                stdout=stdout,
+                stderr=stderr,
                 env=environment,
                 umask=0o077,
                 pass_fds=inherits,
             )
         except OSError as error:
             raise BackupError(f"{self.folder / program} cannot be run: {error.strerror}.") from None
-        if done.returncode:
-            raise BackupError(_why(program, url, done.stderr))
-        return done.stdout
 
 
 def packaged_programs(major: int) -> Path | None:
@@ -144,6 +212,10 @@ def _environment(url: str | None) -> tuple[dict[str, str], str]:
             "read; name a login with a password or an unencrypted key for backups."
         )
     return environment, make_conninfo("", **parameters)
+
+
+def _text(output: bytes) -> str:
+    return output.decode("utf-8", errors="replace")
 
 
 def _why(program: str, url: str | None, printed: str) -> str:

@@ -27,6 +27,7 @@ class IdentityCheck(NamedTuple):
         since: from which day on.
         error: why it is not known; None when it is.
         again: whether it is to be asked again.
+        pinned: the delisted security that the symbol stands for, whoever has the ticker; None for most.
     """
 
     has_bars: bool
@@ -34,16 +35,19 @@ class IdentityCheck(NamedTuple):
     since: date | None = None
     error: str | None = None
     again: bool = False
+    pinned: str | None = None
 
 
 def read_checks(connection: StoreConnection, symbols: Collection[str]) -> dict[str, IdentityCheck]:
     """Return when the vendor was last asked about each of `symbols`."""
     rows = connection.rows(
         """
-        select asked.symbol, c.asked_at, c.since, c.error, coalesce(c.again, false) as again, exists (
-            select from market_data.series_state as s where s.symbol = asked.symbol and s.first_ts is not null
-        ) as has_bars
+        select asked.symbol, c.asked_at, c.since, c.error, coalesce(c.again, false) as again, m.security as pinned,
+            exists (
+                select from market_data.series_state as s where s.symbol = asked.symbol and s.first_ts is not null
+            ) as has_bars
         from unnest(%(symbols)s::text[]) as asked (symbol)
+        left join market_data.symbols as m on m.symbol = asked.symbol
         left join market_data.identity_checks as c on c.symbol = asked.symbol
         """,
         {"symbols": list(symbols)},
@@ -68,9 +72,11 @@ def read_identities(
         ),
 
         meant as (
-            select distinct on (symbol) symbol, security from known
-            where symbol = any(%(symbols)s::text[])
-            order by symbol, coalesce(valid_until, 'infinity') desc, valid_from desc nulls last
+            select distinct on (known.symbol) known.symbol, known.security
+            from known
+            left join market_data.symbols as s on s.symbol = known.symbol
+            where known.symbol = any(%(symbols)s::text[]) and known.security = coalesce(s.security, known.security)
+            order by known.symbol, coalesce(known.valid_until, 'infinity') desc, known.valid_from desc nulls last
         )
 
         select meant.symbol as asked, known.security, known.symbol, known.valid_from, known.valid_until, known.source,
@@ -100,6 +106,7 @@ FOLLOWED_AS: Final = """
         select distinct on (known.symbol) known.symbol, known.security, s.active
         from known
         inner join market_data.symbols as s on s.symbol = known.symbol
+        where known.security = coalesce(s.security, known.security)
         order by known.symbol, coalesce(known.valid_until, 'infinity') desc, known.valid_from desc nulls last
     )
 
@@ -307,7 +314,7 @@ def longest_unlisted(connection: StoreConnection) -> list[LookedFor]:
         select c.symbol from market_data.identity_checks as c
         inner join market_data.symbols as s on s.symbol = c.symbol and s.active and s.asset_class = 'us_equity'
         left join market_data.series_state as t on t.symbol = c.symbol and t.timeframe = '5m'
-        where c.error is null and coalesce(t.life, 'trading') in ('trading', 'silent')
+        where c.error is null and s.security is null and coalesce(t.life, 'trading') in ('trading', 'silent')
         order by c.listed_at nulls first, c.symbol
         """,
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping
 from datetime import datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from market_data_pipeline.domain.errors import ConfigurationError, UsageError
@@ -129,10 +130,16 @@ def _symbols(
 
 def tracked(engine: sa.Engine) -> list[TrackedSymbol]:
     """Return all symbols, inactive ones included: critical ones first, then alphabetically."""
+    tiers, classes = {tier.value: tier for tier in Tier}, {each.value: each for each in AssetClass}
     with engine.connect() as connection:
-        rows = connection.exec_driver_sql("select symbol, tier, asset_class, active from market_data.symbols").all()
-    found = [TrackedSymbol(row.symbol, Tier(row.tier), AssetClass(row.asset_class), row.active) for row in rows]
-    return sorted(found, key=lambda entry: (list(Tier).index(entry.tier), entry.symbol))
+        rows = connection.exec_driver_sql(_TRACKED, {"tiers": list(tiers)}).all()
+    return [TrackedSymbol(symbol, tiers[tier], classes[of_class], active) for symbol, tier, of_class, active in rows]
+
+
+_TRACKED: Final = """
+    select symbol, tier, asset_class, active from market_data.symbols
+    order by array_position(%(tiers)s::text[], tier), symbol collate "C"
+"""
 
 
 def select_followed(engine: sa.Engine, symbols: Collection[str] = ()) -> tuple[str, ...]:
@@ -142,15 +149,15 @@ def select_followed(engine: sa.Engine, symbols: Collection[str] = ()) -> tuple[s
         UsageError: one of `symbols` is not followed; the message lists the followed ones, at most forty.
     """
     followed = [entry.symbol for entry in tracked(engine) if entry.active]
-    known = sorted(followed)
+    known, chosen = set(followed), set(symbols)
     if unknown := [symbol for symbol in symbols if symbol not in known]:
         others = f" and {len(known) - _MOST_NAMED} others" if len(known) > _MOST_NAMED else ""
-        named = f"{', '.join(known[:_MOST_NAMED]) or 'no symbols'}{others}"
+        named = f"{', '.join(sorted(known)[:_MOST_NAMED]) or 'no symbols'}{others}"
         raise UsageError(
             f"Not followed: {', '.join(unknown)}. Followed are {named}; "
             f"add one with: market-data universe add {unknown[0]}"
         )
-    return tuple(symbol for symbol in followed if not symbols or symbol in symbols)
+    return tuple(symbol for symbol in followed if not chosen or symbol in chosen)
 
 
 def known_symbols(connection: StoreConnection, symbols: Collection[str]) -> set[str]:
@@ -214,13 +221,28 @@ def sync_universe(engine: sa.Engine, universe: Universe, now: datetime, *, dry_r
     return _apply(engine, universe, now, others_leave=True, dry_run=dry_run)
 
 
-def add_symbols(engine: sa.Engine, tier: Tier, symbols: Iterable[str], now: datetime) -> UniverseChange:
+def add_symbols(
+    engine: sa.Engine,
+    tier: Tier,
+    symbols: Iterable[str],
+    now: datetime,
+    *,
+    securities: Mapping[str, str] = MappingProxyType({}),
+) -> UniverseChange:
     """Follow `symbols` in `tier`; those in another tier move to it.
+
+    Args:
+        engine: of the database.
+        tier: how fresh they are kept.
+        symbols: as the user wrote them.
+        now: aware UTC.
+        securities: by symbol, the delisted security that it stands for from now on.
 
     Raises:
         UsageError: one of them is not a ticker.
     """
-    return _apply(engine, {tier: tuple(parse_symbol(symbol) for symbol in symbols)}, now, others_leave=False)
+    universe = {tier: tuple(parse_symbol(symbol) for symbol in symbols)}
+    return _apply(engine, universe, now, others_leave=False, securities=securities)
 
 
 def remove_symbols(engine: sa.Engine, symbols: Iterable[str]) -> UniverseChange:
@@ -245,15 +267,18 @@ _LOCK: Final = "lock table market_data.symbols in share row exclusive mode"
 _LEAVE: Final = "update market_data.symbols set active = false where symbol = any(%(symbols)s::text[])"
 
 _FOLLOW: Final = """
-    insert into market_data.symbols (symbol, tier, asset_class, active, added_at, followed_since)
-    select l.symbol, l.tier, l.asset_class, true, %(now)s, %(now)s
-    from unnest(%(symbols)s::text[], %(tiers)s::text[], %(classes)s::text[])
-        as l (symbol, tier, asset_class)
+    insert into market_data.symbols (symbol, tier, asset_class, active, added_at, followed_since, security)
+    select l.symbol, l.tier, l.asset_class, true, %(now)s, %(now)s, l.security
+    from unnest(%(symbols)s::text[], %(tiers)s::text[], %(classes)s::text[], %(securities)s::text[])
+        as l (symbol, tier, asset_class, security)
     on conflict (symbol) do update set
         tier = excluded.tier,
         active = true,
+        security = coalesce(excluded.security, symbols.security),
         followed_since = case when symbols.active then symbols.followed_since else excluded.followed_since end
-    where (symbols.tier, symbols.active) is distinct from (excluded.tier, true)
+    where
+        (symbols.tier, symbols.active, symbols.security)
+        is distinct from (excluded.tier, true, coalesce(excluded.security, symbols.security))
 """
 
 _FOLLOW_SERIES: Final = """
@@ -267,7 +292,13 @@ _FOLLOW_SERIES: Final = """
 
 
 def _apply(
-    engine: sa.Engine, universe: Universe, now: datetime, *, others_leave: bool, dry_run: bool = False
+    engine: sa.Engine,
+    universe: Universe,
+    now: datetime,
+    *,
+    others_leave: bool,
+    dry_run: bool = False,
+    securities: Mapping[str, str] = MappingProxyType({}),
 ) -> UniverseChange:
     tiers = {symbol: tier for tier, symbols in universe.items() for symbol in symbols}
     listed = sorted(tiers)
@@ -280,6 +311,7 @@ def _apply(
             "symbols": listed,
             "tiers": [tiers[symbol].value for symbol in listed],
             "classes": [asset_class_of(symbol).value for symbol in listed],
+            "securities": [securities.get(symbol) for symbol in listed],
             "timeframes": [timeframe.value for timeframe in Timeframe],
             "now": now,
         }

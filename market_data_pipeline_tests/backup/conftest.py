@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
+import requests
 from dagster import DagsterInstance
 
 from market_data_pipeline.sandbox.main import open_source
@@ -77,6 +80,62 @@ def empty(new_database: Callable[..., str], tmp_path: Path) -> Settings:
     return Settings(
         database_url=new_database(), dagster_postgres_url=psycopg2_url(new_database()), project_root=tmp_path
     )
+
+
+@dataclass(frozen=True)
+class Store:
+    """A server that speaks S3, with a bucket.
+
+    Attributes:
+        url: of the bucket.
+        endpoint: of the server.
+        options: what MARKET_DATA_BACKUP_OPTIONS holds for it.
+    """
+
+    url: str
+    endpoint: str
+    options: dict[str, str]
+
+    def client(self) -> Any:
+        """Return boto3's client: what tests see of the bucket does not go through the code under test."""
+        import boto3
+
+        return boto3.client(
+            "s3",
+            endpoint_url=self.endpoint,
+            aws_access_key_id=self.options["AWS_ACCESS_KEY_ID"],
+            aws_secret_access_key=self.options["AWS_SECRET_ACCESS_KEY"],
+            region_name=self.options["AWS_REGION"],
+        )
+
+    def names(self) -> list[str]:
+        """Return the names of all objects."""
+        return [each["Key"] for each in self.client().list_objects_v2(Bucket="backups").get("Contents", [])]
+
+
+@pytest.fixture
+def store() -> Iterator[Store]:
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    options = {
+        "AWS_ACCESS_KEY_ID": "the-key-of-the-bucket",
+        "AWS_SECRET_ACCESS_KEY": "the-secret-of-the-bucket",
+        "AWS_REGION": "eu-west-1",
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+        "AWS_ALLOW_HTTP": "true",
+    }
+    made = Store("s3://backups/market-data", options["AWS_ENDPOINT_URL"], options)
+    try:
+        requests.post(f"{made.endpoint}/moto-api/reset", timeout=60).raise_for_status()
+        made.client().create_bucket(
+            Bucket="backups", CreateBucketConfiguration={"LocationConstraint": options["AWS_REGION"]}
+        )
+        yield made
+    finally:
+        server.stop()
 
 
 def query(url: str, statement: str) -> list[tuple[object, ...]]:

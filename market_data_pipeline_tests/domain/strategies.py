@@ -9,6 +9,7 @@ from zoneinfo import ZoneInfo
 import numpy as np
 from hypothesis import settings
 from hypothesis import strategies as st
+from hypothesis.internal.conjecture import providers
 
 from market_data_pipeline.domain.bars import VALUES, bar_frame
 from market_data_pipeline.domain.calendar import calendar_for
@@ -23,6 +24,10 @@ EQUITIES = calendar_for(AssetClass.US_EQUITY)
 CRYPTO = calendar_for(AssetClass.CRYPTO)
 INTRADAY = (Timeframe.M5, Timeframe.M15, Timeframe.H1, Timeframe.H4)
 COARSE = (Timeframe.M15, Timeframe.H1, Timeframe.H4)
+
+# Hypothesis also tries constants of the modules that the process has loaded by then: with them, the examples of a test
+# would depend on which tests ran before it in its process.
+providers._get_local_constants = lambda: providers._local_constants
 
 # The same examples on every run and no time limit: a slow machine fails nothing.
 laws = settings(deadline=None, derandomize=True, max_examples=100)

@@ -64,7 +64,7 @@ def test_a_more_urgent_tier_is_promised_more_and_goes_first() -> None:
         assert urgent.rpo < other.rpo
         assert urgent.cadence < other.cadence
         assert urgent.run_priority > other.run_priority
-        assert urgent.max_shard_symbols <= other.max_shard_symbols
+        assert urgent.shard_symbols <= other.shard_symbols
 
 
 def test_every_state_of_freshness_has_its_limit_and_its_action() -> None:

@@ -92,7 +92,7 @@ def test_time_without_a_series_at_work_is_dagsters() -> None:
     assert few["bottleneck"]["kind"] == "Dagster bound"
     assert "measure with more symbols" in few["bottleneck"]["recommendations"][-1]
     many = document(cost("5m", 0, 3, fetch_seconds=3.0), runs=12)
-    assert "max_shard_symbols" in many["bottleneck"]["recommendations"][-1]
+    assert "MARKET_DATA_SHARD_SYMBOLS" in many["bottleneck"]["recommendations"][-1]
 
 
 def advice(**more: Any) -> str:

@@ -17,8 +17,10 @@ import sqlalchemy as sa
 
 from market_data_pipeline.domain.errors import ConfigurationError
 from market_data_pipeline.domain.series import Tier
-from market_data_pipeline.measure.scratch import free_ports, remove_leftovers, scratch_project
+from market_data_pipeline.measure import scratch as scratch_module
+from market_data_pipeline.measure.scratch import _databases, free_ports, remove_leftovers, scratch_project
 from market_data_pipeline.settings import Settings, load_settings
+from market_data_pipeline.store.connection import libpq_url
 from market_data_pipeline_tests.conftest import REPOSITORY
 
 UNIVERSE = {Tier.CRITICAL: ("AAPL",), Tier.STANDARD: (), Tier.LOW_PRIORITY: ()}
@@ -65,6 +67,35 @@ def test_it_has_databases_of_its_own_and_the_users_vendor_and_sends_no_alerts(se
         assert "secret-key" not in text
         assert "elsewhere" not in text  # runs stay in this machine's processes
         assert "sqlite" not in text
+
+
+def test_another_command_that_starts_meanwhile_on_the_server_leaves_its_databases_alone(
+    settings: Settings, postgres_url: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    other = settings.model_copy(update={"project_root": tmp_path_factory.mktemp("other")})
+    with scratch(settings) as made, _databases(other) as theirs:
+        for url in (made.database_url, made.dagster_postgres_url, *theirs.values()):
+            psycopg.connect(libpq_url(url)).close()
+        assert len(databases(postgres_url, os.getpid())) == 4
+
+
+def test_a_database_that_another_command_drops_before_it_is_opened_is_created_again(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    created = scratch_module._create
+
+    def create_and_lose(settings: Settings, name: str) -> None:
+        created(settings, name)
+        if losses:
+            losses.pop()
+            with scratch_module._administration(settings) as connection:
+                scratch_module._drop_unused(connection)
+
+    losses = [1, 2]
+    monkeypatch.setattr(scratch_module, "_create", create_and_lose)
+    with scratch(settings) as made:
+        psycopg.connect(made.database_url).close()
+    assert losses == []
 
 
 def test_nothing_of_it_is_left_when_its_command_fails(settings: Settings, postgres_url: str) -> None:

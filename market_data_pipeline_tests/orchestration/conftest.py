@@ -37,10 +37,11 @@ UNIVERSE = {
 
 
 class StandIn(PipelineResource):
-    """The pipeline without a vendor: every series commits, except those of the failing symbols."""
+    """The pipeline without a vendor: every series changes, except of the unchanged symbols, and of those that fail."""
 
     url: str
     failing: list[str] = Field(default=[])
+    unchanged: list[str] = Field(default=[])
     alert_urls: list[str] = Field(default=[])
     now: str = NOW.isoformat()
 
@@ -75,7 +76,7 @@ class StandIn(PipelineResource):
                     yield SeriesOutcome(
                         series,
                         request.tier,
-                        "ok",
+                        "unchanged" if request.symbol in self.unchanged else "ok",
                         counters=Counters(
                             requests=2, rows_fetched=12, rows_inserted=11, rows_updated=1, features_written=12
                         ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import dagster as dg
@@ -10,6 +11,7 @@ import sqlalchemy as sa
 
 from market_data_pipeline.definitions import build_defs
 from market_data_pipeline.domain.series import Tier
+from market_data_pipeline.orchestration.partition_events import shown
 from market_data_pipeline.orchestration.partitions import (
     all_materialized,
     bars_key,
@@ -28,10 +30,12 @@ def run(
     url: str,
     *,
     failing: list[str] | None = None,
+    unchanged: tuple[str, ...] = (),
     tags: dict[str, str] | None = None,
     config: dict[str, Any] | None = None,
 ) -> dg.ExecuteInProcessResult:
-    definitions = build_defs(resource_overrides={"pipeline": StandIn(url=url, failing=failing or [])})
+    pipeline = StandIn(url=url, failing=failing or [], unchanged=list(unchanged))
+    definitions = build_defs(resource_overrides={"pipeline": pipeline})
     return definitions.resolve_job_def("critical_refresh").execute_in_process(
         instance=instance,
         tags=tags,
@@ -66,6 +70,74 @@ def test_a_failing_symbol_leaves_the_others_materialized(
     for key in (BARS, FEATURES):
         assert registered.get_materialized_partitions(key) == keys("AAPL", "NVDA")
         assert failed_partitions(registered, key) == keys("MSFT")
+
+
+def materialized_by(instance: dg.DagsterInstance, result: dg.ExecuteInProcessResult) -> dict[dg.AssetKey, set[str]]:
+    found: dict[dg.AssetKey, set[str]] = {}
+    for entry in instance.all_logs(result.run_id, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION):
+        event = entry.get_dagster_event()
+        assert event.asset_key is not None
+        found.setdefault(event.asset_key, set()).add(str(event.partition))
+    return found
+
+
+def age_events(instance: dg.DagsterInstance, days: int) -> None:
+    storage: Any = instance.event_log_storage
+    with storage.index_connection() as connection:
+        connection.execute(
+            sa.text("update event_logs set timestamp = timestamp - make_interval(days => :d)"), {"d": days}
+        )
+
+
+def test_a_series_is_materialized_when_it_changed_and_otherwise_once_a_day(
+    registered: dg.DagsterInstance, url: str
+) -> None:
+    quiet = ("AAPL", "MSFT")
+    first = run(registered, url, unchanged=quiet)
+    assert materialized_by(registered, first) == dict.fromkeys((BARS, FEATURES), keys("AAPL", "MSFT", "NVDA"))
+    age_events(registered, 1)
+    next_day = run(registered, url, unchanged=quiet)
+    assert materialized_by(registered, next_day) == dict.fromkeys((BARS, FEATURES), keys("AAPL", "MSFT", "NVDA"))
+
+
+def test_a_series_that_did_not_change_is_not_materialized_again_on_the_same_day(
+    registered: dg.DagsterInstance, url: str
+) -> None:
+    partitions, day = sorted(keys("AAPL")), datetime.now(UTC)
+    assert shown(registered, Tier.CRITICAL, partitions, day).today == frozenset()
+    run(registered, url)
+    assert shown(registered, Tier.CRITICAL, partitions, day).today == keys("AAPL")
+    assert shown(registered, Tier.CRITICAL, partitions, day + timedelta(days=2)).today == frozenset()
+
+
+def test_a_run_in_which_nothing_changed_materializes_one_series_for_the_freshness_policy(
+    registered: dg.DagsterInstance, url: str
+) -> None:
+    run(registered, url)
+    age_events(registered, -1)  # whatever the time, today's events are then not of a day before
+    quiet = run(registered, url, unchanged=("AAPL", "MSFT", "NVDA"))
+    found = materialized_by(registered, quiet)
+    assert [len(found[key]) for key in (BARS, FEATURES)] == [1, 1]
+
+
+def test_a_series_that_failed_shows_as_failed_until_it_is_refreshed_even_if_nothing_changed(
+    registered: dg.DagsterInstance, url: str
+) -> None:
+    run(registered, url)
+    age_events(registered, -1)
+    assert not run(registered, url, failing=["MSFT"], unchanged=("AAPL", "NVDA")).success
+    assert failed_partitions(registered, BARS) == keys("MSFT")
+    run(registered, url, unchanged=("AAPL", "MSFT", "NVDA"))
+    assert failed_partitions(registered, BARS) == set()
+    assert failed_partitions(registered, FEATURES) == set()
+
+
+def test_a_symbol_that_left_its_tier_does_not_fail_the_rest_of_its_shard(
+    registered: dg.DagsterInstance, url: str
+) -> None:
+    shard = {"market_data/shard": "AAPL to NVDA"}
+    assert run(registered, url, tags=shard, config={"symbols": ["AAPL", "GONE", "NVDA"]}).success
+    assert registered.get_materialized_partitions(BARS) == keys("AAPL", "NVDA")
 
 
 def test_the_failure_names_the_failed_series_and_their_reasons(registered: dg.DagsterInstance, url: str) -> None:

@@ -14,8 +14,10 @@ from market_data_pipeline.definitions import build_defs
 from market_data_pipeline.domain.errors import UsageError
 from market_data_pipeline.domain.objectives import TIER_OBJECTIVES
 from market_data_pipeline.domain.series import Tier, Timeframe
-from market_data_pipeline.orchestration.partitions import partition_changes, series_partitions, symbols_of
+from market_data_pipeline.orchestration.dagster_internals import enqueue
+from market_data_pipeline.orchestration.partitions import partition_changes, symbols_of
 from market_data_pipeline.orchestration.runs import (
+    MOST_SHARDS,
     shards,
     submit_refresh,
     tier_run_requests,
@@ -37,17 +39,26 @@ def test_shards_hold_every_symbol_once_in_order_and_none_is_too_large(count: int
         assert max(map(len, pieces)) - min(map(len, pieces)) <= 1
 
 
-def test_a_shard_selects_all_series_of_its_symbols_and_no_other(registered: dg.DagsterInstance) -> None:
-    first, second = tier_run_requests(symbols_of(registered, Tier.CRITICAL), Tier.CRITICAL, 2)
-    selected = []
-    with dg.partition_loading_context(dynamic_partitions_store=registered):
-        for request in (first, second):
-            bounds = [request.tags[f"dagster/asset_partition_range_{end}"] for end in ("start", "end")]
-            selected.append(series_partitions(Tier.CRITICAL).get_partition_keys_in_range(dg.PartitionKeyRange(*bounds)))
-    assert [set(keys) for keys in selected] == [
-        {f"{symbol}|{timeframe}" for symbol in symbols for timeframe in Timeframe}
-        for symbols in (("AAPL",), ("MSFT", "NVDA"))
-    ]
+def symbols_in(request: dg.RunRequest) -> list[str]:
+    (step,) = request.run_config["ops"].values()
+    named: list[str] = step["config"]["symbols"]
+    return named
+
+
+def test_a_shard_names_its_symbols_and_is_queued_without_an_event_for_each_of_them(
+    registered: dg.DagsterInstance,
+) -> None:
+    requests = tier_run_requests(symbols_of(registered, Tier.CRITICAL), Tier.CRITICAL, 2)
+    assert [symbols_in(request) for request in requests] == [["AAPL"], ["MSFT", "NVDA"]]
+    repository = build_defs().get_repository_def()
+    run_ids = [enqueue(registered, repository, request) for request in requests]
+    events = registered.all_logs(run_ids[1], of_type=dg.DagsterEventType.ASSET_MATERIALIZATION_PLANNED)
+    assert len(events) == 2  # one of each asset
+
+
+def test_a_tier_of_one_shard_is_refreshed_as_it_is_when_the_run_starts(registered: dg.DagsterInstance) -> None:
+    (request,) = tier_run_requests(symbols_of(registered, Tier.CRITICAL), Tier.CRITICAL)
+    assert request.run_config == {}
 
 
 def test_critical_runs_leave_the_queue_first(registered: dg.DagsterInstance) -> None:
@@ -122,7 +133,16 @@ def test_partitions_follow_the_universe(registered: dg.DagsterInstance, database
     assert list(symbols_of(registered, Tier.CRITICAL)) == ["AAPL", "NVDA", "F", "SPY"]
 
 
-def test_no_run_is_larger_than_its_tier_allows() -> None:
+def test_a_large_tier_has_larger_shards_rather_than_more_runs() -> None:
     for tier in Tier:
-        symbols = [f"S{number}" for number in range(1000)]
-        assert len(tier_run_requests(symbols, tier)) == -(-1000 // TIER_OBJECTIVES[tier].max_shard_symbols)
+        usual = TIER_OBJECTIVES[tier].shard_symbols
+        for count in (1, usual, usual + 1, 10 * usual, 400 * usual):
+            symbols = [f"S{number}" for number in range(count)]
+            requests = tier_run_requests(symbols, tier)
+            assert len(requests) == min(-(-count // usual), MOST_SHARDS)
+
+
+def test_the_configured_size_of_shards_is_kept(registered: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MARKET_DATA_SHARD_SYMBOLS", "1")
+    tiers = [run.tags["market_data/tier"] for run in map(registered.get_run_by_id, submit_refresh(registered)) if run]
+    assert tiers == ["critical"] * 3 + ["standard"] * 2 + ["low_priority"]

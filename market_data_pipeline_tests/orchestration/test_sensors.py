@@ -12,7 +12,8 @@ import sqlalchemy as sa
 
 from market_data_pipeline.definitions import build_defs
 from market_data_pipeline.domain.series import Tier, Timeframe
-from market_data_pipeline.orchestration.partitions import features_key, symbols_of
+from market_data_pipeline.orchestration.dagster_internals import enqueue
+from market_data_pipeline.orchestration.partitions import features_key, symbols_of, sync_partitions
 from market_data_pipeline.orchestration.runs import submit_refresh
 from market_data_pipeline.store.universe import add_symbols
 from market_data_pipeline_tests.orchestration.conftest import NOW, StandIn
@@ -35,8 +36,11 @@ class Ticks:
         return result
 
     def schedule(self, name: str) -> list[dg.RunRequest] | dg.SkipReason:
-        context = dg.build_schedule_context(self.instance, scheduled_execution_time=NOW)
-        result: Any = self.repository.get_schedule_def(name)(context)
+        # One that is closed only when it is collected resets what Dagster keeps of a later test's instance.
+        with dg.build_schedule_context(
+            self.instance, scheduled_execution_time=NOW, resources={"pipeline": self.pipeline}
+        ) as context:
+            result: Any = self.repository.get_schedule_def(name)(context)
         return result
 
 
@@ -273,7 +277,7 @@ def test_the_universe_sensor_registers_and_drops_symbols(ticks: Ticks, market: s
 def test_a_schedule_starts_every_shard_of_its_tier(ticks: Ticks) -> None:
     requests = ticks.schedule("critical_schedule")
     assert isinstance(requests, list)
-    assert [request.tags["dagster/asset_partition_range_end"] for request in requests] == ["NVDA|1d"]
+    assert [request.tags["market_data/shard"] for request in requests] == ["AAPL to NVDA"]
     assert list(symbols_of(ticks.instance, Tier.CRITICAL))[-1] == "NVDA"
 
 
@@ -282,6 +286,61 @@ def test_a_schedule_waits_for_the_tiers_last_refresh(ticks: Ticks) -> None:
     skipped = ticks.schedule("critical_schedule")
     assert isinstance(skipped, dg.SkipReason)
     assert run_id in (skipped.skip_message or "")
+
+
+def queue(ticks: Ticks, request: dg.RunRequest, *, of_tick: bool = True) -> str:
+    """Queue a run as the daemon does, with the tags that it adds."""
+    added = {"dagster/run_key": str(request.run_key), "dagster/scheduled_execution_time": NOW.isoformat()}
+    return enqueue(ticks.instance, ticks.repository, request, added if of_tick else {})
+
+
+def of_shards(requests: list[dg.RunRequest] | dg.SkipReason) -> list[tuple[str | None, list[str]]]:
+    assert isinstance(requests, list)
+    steps = [next(iter(request.run_config["ops"].values())) for request in requests]
+    return [(request.run_key, step["config"]["symbols"]) for request, step in zip(requests, steps, strict=True)]
+
+
+def test_a_tick_that_was_cut_off_goes_on_with_the_shards_that_are_missing(
+    ticks: Ticks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MARKET_DATA_SHARD_SYMBOLS", "1")
+    first = ticks.schedule("critical_schedule")
+    assert isinstance(first, list)
+    done, created = queue(ticks, first[0]), queue(ticks, first[1])
+    ticks.instance.report_run_canceled(ticks.instance.get_run_by_id(done))  # one of them has ended meanwhile
+    assert created
+    # The daemon finds the runs of the first two by their keys, and queues what is missing.
+    assert of_shards(ticks.schedule("critical_schedule")) == [
+        ("AAPL..AAPL", ["AAPL"]),
+        ("MSFT..MSFT", ["MSFT"]),
+        ("NVDA..NVDA", ["NVDA"]),
+    ]
+    queue(ticks, first[2])
+    again = ticks.schedule("critical_schedule")
+    assert sorted(key or "" for key, _ in of_shards(again)) == sorted(str(one.run_key) for one in first)
+
+
+def test_a_tick_that_was_cut_off_requests_no_symbol_twice_when_the_universe_changed(
+    ticks: Ticks, database: sa.Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MARKET_DATA_SHARD_SYMBOLS", "2")
+    first = ticks.schedule("critical_schedule")
+    assert of_shards(first) == [("AAPL..AAPL", ["AAPL"]), ("MSFT..NVDA", ["MSFT", "NVDA"])]
+    assert isinstance(first, list)
+    queue(ticks, first[0])
+    add_symbols(database, Tier.CRITICAL, ["SPY"], NOW)
+    sync_partitions(ticks.instance, database)
+    requested = of_shards(ticks.schedule("critical_schedule"))
+    assert requested[0] == ("AAPL..AAPL", ["AAPL"])
+    assert sorted(symbol for _, symbols in requested[1:] for symbol in symbols) == ["MSFT", "NVDA", "SPY"]
+
+
+def test_one_unfinished_shard_holds_up_its_own_symbols_only(ticks: Ticks, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MARKET_DATA_SHARD_SYMBOLS", "1")
+    first = ticks.schedule("critical_schedule")
+    assert isinstance(first, list)
+    queue(ticks, first[1], of_tick=False)
+    assert of_shards(ticks.schedule("critical_schedule")) == [("AAPL..AAPL", ["AAPL"]), ("NVDA..NVDA", ["NVDA"])]
 
 
 def test_a_schedule_without_symbols_says_how_to_add_some(instance: dg.DagsterInstance, database_url: str) -> None:

@@ -58,7 +58,7 @@ def test_both_assets_of_a_tier_have_its_freshness_policy(tier: Tier, objective: 
 
 @TIERS
 def test_runs_have_their_tiers_priority_and_size(tier: Tier, objective: TierObjective) -> None:
-    symbols = [f"S{number:04}" for number in range(objective.max_shard_symbols + 1)]
+    symbols = [f"S{number:04}" for number in range(objective.shard_symbols + 1)]
     assert len(tier_run_requests(symbols[:-1], tier)) == 1
     assert len(tier_run_requests(symbols, tier)) == 2
     assert run_tags(tier)["dagster/priority"] == str(objective.run_priority)

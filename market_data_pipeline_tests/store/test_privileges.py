@@ -190,6 +190,73 @@ def test_the_owner_cannot_change_the_audit_log_by_mistake_either(
             recorded.execute(f"truncate market_data.{table}")
 
 
+HISTORIES = {
+    "securities": ("security, name, first_seen_at", "'S', 'a name', '2026-03-01'", "name", "superseded_at"),
+    "symbol_history": (
+        "security, symbol, source, first_seen_at", "'S', 'AAPL', 'events', '2026-03-01'", "symbol", "superseded_at",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("table", HISTORIES)
+def test_a_row_of_the_history_of_securities_is_ended_once_and_else_stays(
+    postgres_url: str, database_url: str, table: str
+) -> None:
+    columns, values, name, end = HISTORIES[table]
+    with (
+        login(postgres_url, database_url, member_of=Role.WRITER) as url,
+        psycopg.connect(url, autocommit=True) as writer,
+        psycopg.connect(database_url, autocommit=True) as owner,
+    ):
+        writer.execute(f"insert into market_data.{table} ({columns}, recorded_at) values ({values}, '2020-01-01')")
+        writer.execute(f"update market_data.{table} set {end} = '2026-03-02', end_recorded_at = '2020-01-01'")
+        for connection in (writer, owner):
+            for attack in (
+                f"update market_data.{table} set {name} = 'other'",
+                f"update market_data.{table} set {end} = '2026-03-03'",
+                f"update market_data.{table} set {end} = null",
+                f"update market_data.{table} set first_seen_at = '2020-01-01'",
+                f"delete from market_data.{table}",
+                f"truncate market_data.{table}",
+            ):
+                with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                    connection.execute(attack)
+        fresh = f"select min(least(recorded_at, end_recorded_at)) > now() - interval '1 hour' from market_data.{table}"
+        assert owner.execute(fresh).fetchone() == (True,)
+
+
+def test_only_a_change_of_the_universe_changes_its_membership(postgres_url: str, database_url: str) -> None:
+    with (
+        login(postgres_url, database_url, member_of=Role.WRITER) as url,
+        psycopg.connect(url, autocommit=True) as writer,
+        psycopg.connect(database_url, autocommit=True) as owner,
+    ):
+        writer.execute("insert into market_data.symbols values ('AAPL', 'critical', 'us_equity', true, '2026-03-01')")
+        writer.execute("update market_data.symbols set active = false")
+        writer.execute("create temp table mine (n integer)")
+        writer.execute(
+            "create function pg_temp.cheat() returns trigger language plpgsql as $$ begin"
+            " update market_data.universe_membership set followed_until = null; return null; end $$"
+        )
+        writer.execute("create trigger cheat after insert on mine execute function pg_temp.cheat()")
+        for connection in (writer, owner):
+            for attack in (
+                "insert into market_data.universe_membership values ('MSFT', 'critical', '2020-01-01')",
+                "update market_data.universe_membership set tier = 'standard'",
+                "update market_data.universe_membership set followed_until = null",
+                "delete from market_data.universe_membership",
+                "truncate market_data.universe_membership",
+                *(["insert into mine values (1)"] if connection is writer else []),
+            ):
+                with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                    connection.execute(attack)
+        member = owner.execute(
+            "select symbol, tier, followed_until is null, end_recorded_at > now() - interval '1 hour'"
+            " from market_data.universe_membership"
+        ).fetchall()
+        assert member == [("AAPL", "critical", False, True)]
+
+
 def test_what_a_writer_stores_as_if_at_another_time_shows(
     postgres_url: str, database_url: str, recorded: psycopg.Connection[tuple[object, ...]]
 ) -> None:

@@ -18,6 +18,7 @@ from market_data_pipeline.orchestration.alerts.delivery import Alert, Tone, aler
 from market_data_pipeline.orchestration.jobs.refresh import TIER_TAG
 from market_data_pipeline.orchestration.metadata import WORST_SHOWN
 from market_data_pipeline.orchestration.partitions import RANGE_END, RANGE_START
+from market_data_pipeline.orchestration.provenance import SHARD_TAG
 from market_data_pipeline.orchestration.resources import PipelineResource
 from market_data_pipeline.orchestration.runs import NARROW_TAG
 from market_data_pipeline.store.alerts import close_alert, open_alert, open_alerts
@@ -172,6 +173,8 @@ def _subject(run: dg.DagsterRun) -> str:
     tags: Mapping[str, str] = run.tags
     if NARROW_TAG in tags:
         return f"{run.job_name} ({tags[NARROW_TAG]})"
+    if SHARD_TAG in tags:
+        return f"{run.job_name} {tags[SHARD_TAG]}"
     if RANGE_START in tags:
         return f"{run.job_name} {tags[RANGE_START].partition('|')[0]} to {tags[RANGE_END].partition('|')[0]}"
     return run.job_name

@@ -1,4 +1,4 @@
-"""The `backup` job: it backs up both databases every night, once MARKET_DATA_BACKUP_DIR names a folder for it.
+"""The `backup` job: it backs up both databases every night, once MARKET_DATA_BACKUP_DIR names a place for it.
 
 A failed backup is a failed run, which alerts; how old the last good one is, `market-data health` and /metrics say. An
 op job (https://docs.dagster.io/guides/build/jobs/op-jobs) and its schedule.
@@ -31,7 +31,7 @@ def back_up_databases(context: dg.OpExecutionContext, pipeline: PipelineResource
     tables = made.manifest.market_data.tables
     context.add_output_metadata(
         {
-            "backup": dg.MetadataValue.path(str(made.folder)),
+            "backup": dg.MetadataValue.path(str(made.backup)),
             "bytes": made.manifest.size,
             "rows": {table.name: table.total[0] for table in tables},
             "removed": list(made.removed),

@@ -3,9 +3,8 @@
 Kept permanently: runs with their start, end, result table and failures; the last materialization of each partition and
 the last verdict of each check on every day, and thus the last of all. Deleted once old: Dagster's events about each
 step's mechanics, a step's log lines and the files of its output, plans to materialize a partition that has been
-materialized since, and what was materialized or judged again on the same day (UTC). A tier of 25 symbols refreshed
-every 15 minutes writes 50,000 events and 70 MB a day; what each refresh did to each series is in the audit log,
-`ingest_log`, which is never pruned.
+materialized since, and what was materialized or judged again on the same day (UTC). What each refresh did to each
+series is in the audit log, `ingest_log`, which is never pruned.
 
 Dagster's `delete_run` also erases that the run's partitions were ever materialized, and nothing finer exists, so this
 job deletes rows itself. It knows the columns of `event_logs`, `asset_event_tags` and `asset_check_executions` of
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Engine
 
-# Failures are examined within days; each further day costs 70 MB where 125 series are refreshed every 15 minutes.
+# Failures are examined within days.
 KEPT_DAYS: Final = 7
 BATCH: Final = 10_000  # rows of one DELETE: 0.1 s, so its locks delay no one
 

@@ -18,8 +18,9 @@ from market_data_pipeline_tests.ingest.faults.vendor import Exchange, Page, firs
 from market_data_pipeline_tests.ingest.faults.world import FaultyWorld, Snapshot, differences
 
 FIRST_DAY = date(2026, 11, 18)
-END = datetime(2026, 11, 24, 11, 30, tzinfo=NEW_YORK)  # Monday has settled
-MINUTES = int((END - NOON).total_seconds()) // 60
+MINUTES = int((datetime(2026, 11, 24, 11, 30, tzinfo=NEW_YORK) - NOON).total_seconds()) // 60
+# A day that was refused in the last of these refreshes is read again in the meantime.
+END = datetime(2026, 11, 25, 11, 30, tzinfo=NEW_YORK)
 FAULTS = {
     **SURVIVED,
     **{name: refused.fault for name, refused in REFUSED.items()},
