@@ -231,23 +231,32 @@ _REGULAR: Final = f"{_LOCAL}::time >= time '09:30' and {_LOCAL}::time < {_CLOSE}
 _NUMBER: Final = (
     "(select s.id from market_data.series as s where s.symbol = %(symbol)s and s.timeframe = '{timeframe}')"
 )
-_RECORDS: Final = f"(select * from market_data.records_{{timeframe}} where series = {_NUMBER})"  # noqa: S608 - constants
-_VIEW: Final = "(select * from market_data.bars where symbol = %(symbol)s and timeframe = '{timeframe}')"
+_RECORDS: Final = f"select * from market_data.records_{{timeframe}} where series = {_NUMBER}"  # noqa: S608 - constants
+_VIEW: Final = "select * from market_data.bars where symbol = %(symbol)s and timeframe = '{timeframe}'"
+_VIEW_AS_OF: Final = "select * from market_data.bars_as_of(%(symbol)s, '{timeframe}', %(as_of)s)"
 _VERSION: Final = "b.ts, b.open, b.high, b.low, b.close, b.volume, b.vwap, b.trades"
-# As the function bars_as_of.
-_RECORDS_AS_OF: Final = f"""(
+# The newest of what the function bars_as_of returns: they are among the newest of both tables.
+_NEWEST_AS_OF: Final = f"""
     select distinct on (v.ts) v.* from (
-        select {_VERSION}, null::bigint as id from market_data.records_{{timeframe}} as b
-        where b.series = {_NUMBER} and b.ingested_at <= %(as_of)s
+        (
+            select {_VERSION}, null::bigint as id from market_data.records_{{timeframe}} as b
+            where b.series = {_NUMBER} and b.ingested_at <= %(as_of)s and {{where}}
+            order by b.ts desc
+            limit {{limit}}
+        )
         union all
-        select {_VERSION}, b.id from market_data.bar_revisions as b
-        where
-            b.symbol = %(symbol)s and b.timeframe = '{{timeframe}}'
-            and b.ingested_at <= %(as_of)s and b.superseded_at > %(as_of)s
+        (
+            select distinct on (b.ts) {_VERSION}, b.id from market_data.bar_revisions as b
+            where
+                b.symbol = %(symbol)s and b.timeframe = '{{timeframe}}'
+                and b.ingested_at <= %(as_of)s and b.superseded_at > %(as_of)s and {{where}}
+            order by b.ts desc, b.id desc
+            limit {{limit}}
+        )
     ) as v
     order by v.ts desc, v.id desc
-)"""  # noqa: S608 - constants
-_VIEW_AS_OF: Final = "market_data.bars_as_of(%(symbol)s, '{timeframe}', %(as_of)s)"
+    limit {{limit}}
+"""  # noqa: S608 - constants
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,13 +291,13 @@ def _statement(selection: Selection, timeframe: Timeframe, *, all_moved: bool) -
     The first row has the summary as JSON in one column more, and nothing else. Of `records`, the features that are
     booleans or labels are one column.
     """
-    of_bars = {(True, True): _RECORDS_AS_OF, (True, False): _RECORDS, (False, True): _VIEW_AS_OF, (False, False): _VIEW}
-    stored = of_bars[all_moved, selection.as_of]
     where = f"{_IN_RANGE} and {_REGULAR}" if selection.regular else _IN_RANGE
     values, relation = _TOTAL_RETURN_BAR if selection.dividends else _BAR, "b"
     names = [column.name for column in BAR_COLUMNS]
     if selection.features and all_moved:
-        newest = _newest(stored.format(timeframe=timeframe), f"{where} and features_after is not null")
+        newest = (
+            f"b as materialized ({_newest(selection, timeframe, f'{where} and features_after is not null', all_moved)})"
+        )
         computed = [*FLOATS, CODES, *(feature.name for feature in selection.own)]
         own = [f"{own_value(feature, 'b')} as {feature.name}" for feature in selection.own]
         values, names = ", ".join([values, *(f"b.{name}" for name in (*FLOATS, CODES)), *own]), [*names, *computed]
@@ -306,9 +315,9 @@ def _statement(selection: Selection, timeframe: Timeframe, *, all_moved: bool) -
         values, relation = f"{values}, {feature_columns(selection.own, 'f')}", "f inner join b using (ts)"
         names = [column.name for column in record_columns(selection.own)]
     elif selection.regular and timeframe in {Timeframe.H1, Timeframe.H4}:
-        newest = _newest_made(stored.format(timeframe=timeframe.base), timeframe)
+        newest = _newest_made(selection, timeframe, all_moved)
     else:
-        newest = _newest(stored.format(timeframe=timeframe), where)
+        newest = f"b as materialized ({_newest(selection, timeframe, where, all_moved)})"
     return Statement(
         f"""
         with {_SPLITS}, {f"{_DIVIDENDS}, " if selection.dividends else ""}{newest},
@@ -323,26 +332,32 @@ def _statement(selection: Selection, timeframe: Timeframe, *, all_moved: bool) -
     )
 
 
-def _newest(relation: str, where: str) -> str:
-    return f"b as materialized (select * from {relation} as r where {where} order by ts desc limit %(limit)s)"  # noqa: S608 - constants
+def _newest(selection: Selection, timeframe: Timeframe, where: str, all_moved: bool, limit: str = "%(limit)s") -> str:
+    """Return the query for the newest of a selection's stored bars that a condition holds for."""
+    if all_moved and selection.as_of:
+        return _NEWEST_AS_OF.format(timeframe=timeframe, where=where, limit=limit)
+    stored = (_RECORDS if all_moved else _VIEW_AS_OF if selection.as_of else _VIEW).format(timeframe=timeframe)
+    return f"select * from ({stored}) as r where {where} order by ts desc limit {limit}"  # noqa: S608 - constants
 
 
-def _newest_made(base: str, timeframe: Timeframe) -> str:
+def _newest_made(selection: Selection, timeframe: Timeframe, all_moved: bool) -> str:
     """Return the expressions with the bars of the regular hours that are made of 5m bars; see `reading.regular`.
 
     The newest n of them are made of the newest 5m bars of which n + 1 may be made, because the oldest one may be cut.
     """
     span = f"interval '{timeframe.minutes} minutes'"
+    within = f"""
+        ts >= coalesce(%(start)s, '-infinity'::timestamptz)
+        and ts < coalesce(%(end)s, 'infinity'::timestamptz) + {span}
+        and {_REGULAR}
+    """
+    each = timeframe.minutes // timeframe.base.minutes
+    stored = _newest(selection, timeframe.base, within, all_moved, f"(%(limit)s + 1) * {each}")
+    latest = _newest(selection, timeframe.base, "true", all_moved, "1")
     return f"""
         base as materialized (
             select *, date_bin({span}, {_LOCAL}, {_LOCAL}::date + time '09:30') as bucket, {_CLOSE} as closes
-            from {base} as r
-            where
-                ts >= coalesce(%(start)s, '-infinity'::timestamptz)
-                and ts < coalesce(%(end)s, 'infinity'::timestamptz) + {span}
-                and {_REGULAR}
-            order by ts desc
-            limit (%(limit)s + 1) * {timeframe.minutes // Timeframe.M5.minutes}
+            from ({stored}) as stored
         ),
         made as (
             select
@@ -361,7 +376,7 @@ def _newest_made(base: str, timeframe: Timeframe) -> str:
             where
                 ts >= coalesce(%(start)s, '-infinity'::timestamptz) and ts < coalesce(%(end)s, 'infinity'::timestamptz)
                 and (
-                    ends_at <= (select r.ts from {base} as r order by r.ts desc limit 1)
+                    ends_at <= (select latest.ts from ({latest}) as latest)
                     + interval '{Timeframe.M5.minutes} minutes'
                     or settles_at <= coalesce(%(as_of)s, market_data.clock())
                 )
