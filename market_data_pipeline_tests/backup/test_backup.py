@@ -150,7 +150,17 @@ def test_a_restored_audit_log_is_as_closed_to_the_pipeline_as_before(
         select p.oid::regprocedure::text, p.proacl::text from pg_proc as p
         where p.pronamespace = 'market_data'::regnamespace order by 1
     """
-    for question in (rights, functions):
+    triggers = """
+        select t.tgrelid::regclass::text, t.tgname, t.tgenabled from pg_trigger as t
+        inner join pg_class as c on c.oid = t.tgrelid and c.relnamespace = 'market_data'::regnamespace
+        where not t.tgisinternal order by 1, 2
+    """
+    kept = [
+        f"select * from market_data.{table} order by 1, 2, 3"
+        for table in ("securities", "symbol_history", "universe_membership", "identity_checks")
+    ]
+    assert all(query(settings.database_url, question) for question in kept)
+    for question in (rights, functions, triggers, *kept):
         assert query(empty.database_url, question) == query(settings.database_url, question)
     with engine(empty.database_url).connect() as connection, pytest.raises(Exception, match="permission denied"):
         connection.exec_driver_sql("delete from market_data.ingest_log")
