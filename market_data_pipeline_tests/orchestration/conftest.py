@@ -57,13 +57,7 @@ class StandIn(PipelineResource):
         lent.dispose()
 
     def refresh(
-        self,
-        requests: Sequence[SymbolRequest],
-        *,
-        run_id: str,
-        history_days: int | None = None,
-        full: bool = False,
-        by_file: bool = False,
+        self, requests: Sequence[SymbolRequest], *, run_id: str, history_days: int | None = None, full: bool = False
     ) -> Iterator[SeriesOutcome]:
         """Yield an outcome for every series."""
         for request in requests:
