@@ -34,6 +34,7 @@ ORDER: Final = (
     "reading",
     "staleness",
     "ticks",
+    "files",
 )
 _BEGIN, _END = "<!-- figures: begin -->", "<!-- figures: end -->"
 # What a ratio compares, in the words of the chart.

@@ -18,6 +18,7 @@ from market_data_pipeline.cli import export, lake, measure, reports, runs, spell
 from market_data_pipeline.cli.console import HistoryDays, SymbolList, Symbols, Timeframes, names, settings, symbols_of
 from market_data_pipeline.domain.errors import ConfigurationError, PipelineError, UsageError
 from market_data_pipeline.domain.series import parse_timeframe
+from market_data_pipeline.domain.ways_in import BackfillSource
 from market_data_pipeline.runtime.console import console, print_error, print_notice
 
 app = typer.Typer(
@@ -127,8 +128,17 @@ def backfill(
     timeframes: Timeframes = "",
     days: HistoryDays = None,
     full: Annotated[bool, typer.Option("--full", help="Fetch and compute again what is already held.")] = False,
+    source: Annotated[
+        BackfillSource,
+        typer.Option(help="Where settled days come from: the REST API, flat files, or whichever costs less."),
+    ] = BackfillSource.REST,
 ) -> None:
-    """Fetch what is missing through Dagster, with progress bars."""
+    """Fetch what is missing through Dagster, with progress bars.
+
+    A flat file holds a day of the whole market: for many symbols, files
+    need far fewer requests. They have no vwap. Days without a file, such
+    as today, are requested all the same. `market-data plan` compares both.
+    """
     chosen = symbols_of(symbols, symbol_list)
     chosen_timeframes = names(timeframes, parse_timeframe)
     from market_data_pipeline.runtime.database import open_universe
@@ -142,7 +152,7 @@ def backfill(
     from market_data_pipeline.runtime.load import Load
     from market_data_pipeline.runtime.up import run_backfill
 
-    raise typer.Exit(run_backfill(config, Load(chosen, chosen_timeframes, days, full)))
+    raise typer.Exit(run_backfill(config, Load(chosen, chosen_timeframes, days, full, source)))
 
 
 for part in (reports, runs, backups, measure, export):

@@ -49,7 +49,8 @@ def plan(
     takes at most 5 calls for 5m (52 sessions of 16 hours each) and one for
     1d; a year of a round-the-clock symbol 11 (34 days each) and one. The
     first load of a stock takes one more, which tells its security; a list
-    of splits or dividends that is due is counted once.
+    of splits or dividends that is due is counted once. The last line says whether
+    the vendor's flat files would cost less.
     """
     chosen = symbols_of(symbols, symbol_list)
     chosen_timeframes = names(timeframes, parse_timeframe)
@@ -86,6 +87,8 @@ def plan(
         f"{at_most}{estimate.calls} calls, {estimate.pages} pages, {waiting}on the {estimate.plan} plan "
         f"({f'{limit} calls a minute' if limit else 'no limit of calls'})."
     )
+    if estimate.series:
+        console().print(estimate.ways_in.why, markup=False)
 
 
 @app.command(epilog="Example: market-data staleness --tier critical --timeframes 5m,1d")

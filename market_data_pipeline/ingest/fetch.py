@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from market_data_pipeline.ingest.fetch_plan import FetchPlan
     from market_data_pipeline.ingest.market import MarketDay, Served
     from market_data_pipeline.ingest.window import Believed
-    from market_data_pipeline.polygon.client import PolygonClient
+    from market_data_pipeline.polygon.client import BarSource
     from market_data_pipeline.polygon.request_windows import Window
     from market_data_pipeline.store.coverage import Coverage
 
@@ -100,7 +100,7 @@ class FailedFetch:
 
 
 def fetch(
-    client: PolygonClient,
+    client: BarSource,
     plan: FetchPlan,
     market_days: Mapping[date, MarketDay],
     *,
@@ -175,7 +175,11 @@ class _Said:
         self.spans += covered.spans
         ticker = self.plan.asked_as(believed.sessions[0]) if believed.sessions else None
         self.coverage += (
-            covered.coverage if ticker is None else tuple(replace(day, ticker=ticker) for day in covered.coverage)
+            covered.coverage
+            if ticker is None and not believed.files
+            else tuple(
+                replace(day, ticker=ticker, file_id=believed.files.get(day.session_date)) for day in covered.coverage
+            )
         )
         self.warnings += believed.warnings
         self.alone |= covered.alone

@@ -23,6 +23,7 @@ from market_data_pipeline.domain.errors import (
     RateLimitedError,
     TransactionConflictError,
     TransientError,
+    VendorRequestError,
     VendorUnreachableError,
 )
 from market_data_pipeline.domain.identity import Described, Identity, Tenure, differences, security_id
@@ -32,14 +33,27 @@ from market_data_pipeline.ingest.learned import Learned, learn, learn_delisted
 from market_data_pipeline.polygon.rate_limit import PRIORITIES
 from market_data_pipeline.polygon.securities import ListedPage
 from market_data_pipeline.store.listings import forget_listing
-from market_data_pipeline.store.reference import Check, last_check, write_check
+from market_data_pipeline.store.reference import (
+    Check,
+    Failing,
+    failing,
+    last_check,
+    write_answered,
+    write_check,
+    write_failing,
+)
 from market_data_pipeline.store.securities import (
     ask_again,
+    known_and_listed,
     longest_unlisted,
     note_changes,
+    note_listings,
+    note_once,
+    other_ticker,
     read_checks,
     read_described,
     read_identities,
+    same_securities,
     write_described,
     write_identity,
     write_identity_check,
@@ -58,11 +72,15 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 LISTED: Final = "listed tickers"  # as `reference_checks` names it
+EVENTS: Final = "ticker events"  # as `reference_failures` names it
 _DAILY: Final = timedelta(hours=12)
 
 # One symbol of which the vendor's answer fails is no reason not to ask about others; several in a row are.
 _GIVE_UP_AFTER: Final = 2
 _OF_ALL: Final = (RateLimitedError, VendorUnreachableError, DatabaseBusyError, TransactionConflictError)
+
+# A new stock may have no entry yet; several without one mean that the vendor's endpoint has none of any.
+_FEWEST: Final = 3
 
 # A ticker that has bars and is no security is an exception: it may become one, and costs two requests to look.
 _UNKNOWN: Final = "The vendor knows no security of this ticker."
@@ -96,6 +114,7 @@ def ensure_identities(
     now, symbols = pipeline.clock(), [each.symbol for each in ours]
     unread = _look_through_list(pipeline, connection, now) if any(each.reverify for each in ours) else None
     since = exchange_date(now) - timedelta(days=pipeline.history_days)
+    note_listings(connection, symbols, now)
     checks, known = read_checks(connection, symbols), read_identities(connection, symbols)
     due = [each for each in ours if _is_due(pipeline, each, checks, known, since, now)]
     connection.commit()  # no transaction stays open while a request is sent
@@ -104,6 +123,7 @@ def ensure_identities(
     changed, doubts, unanswered = frozenset[str](), [unread] if unread else [], 0
     with connection.symbol_lock("*securities"):  # of several runs that start at once, one asks
         checks, known = read_checks(connection, symbols), read_identities(connection, symbols)
+        known_before = failing(connection, EVENTS) is not None
         connection.commit()
         for request in due:
             if not _is_due(pipeline, request, checks, known, since, now):
@@ -114,14 +134,22 @@ def ensure_identities(
                 of_plan = getattr(error, "of_plan", False)  # bars may be in the plan
                 if error.stops_run and not of_plan:
                     raise
-                alone = isinstance(error, TransientError) and not isinstance(error, _OF_ALL)
-                failed = due if of_plan else [request] if alone else []
+                refused = isinstance(error, VendorRequestError)
+                alone = refused or (isinstance(error, TransientError) and not isinstance(error, _OF_ALL))
+                of_all = of_plan or (refused and unanswered + 1 == _GIVE_UP_AFTER)
+                failed = due if of_all else [request] if alone else []
                 for each in failed:  # nobody is asked about them for a day, so that the others have their turn
                     write_identity_check(connection, each.symbol, since, now, str(error))
                 connection.commit()
                 log.warning("Which security %s is could not be asked: %s", request.symbol, error)
-                if not failed or any(checks[each.symbol].error is None for each in failed):
-                    doubts.append(f"Which security {request.symbol} is could not be read: {error}")
+                if of_all:
+                    write_failing(connection, EVENTS, Failing(now, str(error)))
+                    connection.commit()
+                    doubts = [each for each in doubts if not each.startswith("Which security ")]  # one word for all
+                is_news = not failed or any(checks[each.symbol].error is None for each in failed)
+                if is_news and not (known_before and (refused or of_plan)):
+                    whose = "stocks are" if of_all else f"{request.symbol} is"
+                    doubts.append(f"Which security {whose} could not be read: {error}")
                 unanswered += 1
                 if not alone or unanswered == _GIVE_UP_AFTER:
                     break
@@ -129,9 +157,37 @@ def ensure_identities(
             unanswered = 0
             changed |= news.changed
             doubts += [news.warning] if news.warning else []
+        doubts += _news_of_all(connection, now)
     found = read_identities(connection, symbols)
     connection.commit()
     return Identities(found, changed, " ".join(doubts) or None)
+
+
+def _news_of_all(connection: StoreConnection, now: datetime) -> list[str]:
+    """Note symbols that have become one security; return what users should know of the vendor's changes of ticker."""
+    for symbol, other, security in same_securities(connection):
+        note_once(
+            connection,
+            symbol,
+            f"is the same security as {other} ({security}), which is followed as well: it counts twice until one of "
+            "the two is removed",
+            now,
+        )
+    (known, listed), before = known_and_listed(connection), failing(connection, EVENTS)
+    said = []
+    if known >= _FEWEST and not listed:
+        error = (
+            f"The vendor has no changes of ticker of any of {known} stocks: what a stock was called before is not "
+            "part of its series; corporate_actions.yaml can name it."
+        )
+        if before is None:
+            said.append(error)
+            log.warning("%s", error)
+        write_failing(connection, EVENTS, Failing(now, error))
+    elif listed:
+        write_answered(connection, EVENTS)
+    connection.commit()
+    return said
 
 
 def _is_due(
@@ -151,6 +207,8 @@ def _is_due(
     first_look = request.reverify or not check.has_bars
     if check.asked_at is None or check.since is None:
         return True
+    if check.error == _UNKNOWN and check.first_ts is not None and check.first_ts > check.asked_at:
+        return True  # it has begun to trade since
     if check.error == _UNKNOWN and not check.again:
         return request.reverify and check.has_bars and now >= check.asked_at + _UNKNOWN_AGAIN_AFTER
     if check.error is not None:
@@ -186,7 +244,7 @@ def _learned(
     try:
         learned = _asked(pipeline, request, held, check, since, now)
     except PipelineError as error:
-        if isinstance(error, TransientError) or error.stops_run:
+        if isinstance(error, TransientError | VendorRequestError) or error.stops_run:
             raise
         write_identity_check(connection, symbol, since, now, str(error))
         connection.commit()
@@ -195,6 +253,13 @@ def _learned(
         write_identity_check(connection, symbol, since, now, _UNKNOWN)
         connection.commit()
         return Identities()
+    if (other := other_ticker(connection, learned.identity, symbol)) is not None:
+        own = learned.identity.tenures[-1].start or learned.described.list_date
+        figi, security = learned.identity.security, f"{symbol}@{own}" if own else f"{symbol}@"
+        change = f"has the FIGI of {other}, too, according to the vendor ({figi}): the two are kept apart"
+        note_once(connection, symbol, change, now)
+        described = replace(learned.described, composite_figi=None)
+        learned = learned._replace(identity=replace(learned.identity, security=security), described=described)
     write_learned(connection, learned, now)
     news = _stored(connection, symbol, learned.identity, held, check, since, now)
     return news._replace(warning=learned.doubt)
@@ -242,7 +307,9 @@ def _stored(
     """Store what a symbol is, and, of a series that has bars, what changed, to be alerted."""
     if held != identity:
         write_identity(connection, identity, now)
-        if check.has_bars:
+        began = None if check.first_ts is None else exchange_date(check.first_ts)
+        is_new = held is None and began is not None and began == identity.tenures[0].start  # `note_listings` tells it
+        if check.has_bars and not is_new:
             note_changes(connection, symbol, differences(symbol, held, identity), now)
         if identity.ticker != symbol:
             forget_listing(connection, symbol)  # it was of a ticker that nobody has

@@ -77,7 +77,7 @@ class Market:
 
 
 def read_market(
-    pipeline: Pipeline, connection: StoreConnection, requests: Collection[SymbolRequest], *, full: bool
+    pipeline: Pipeline, connection: StoreConnection, requests: Collection[SymbolRequest], *, full: bool, by_day: bool
 ) -> Market:
     """Return what the run's symbols share, requesting what is not stored yet.
 
@@ -85,7 +85,8 @@ def read_market(
         pipeline: vendor, clock and plan.
         connection: one without an open transaction.
         requests: the run's symbols.
-        full: everything is requested again, symbol by symbol: no market days.
+        full: everything is requested again.
+        by_day: day bars that all symbols are missing may come from answers for the whole market.
 
     Raises:
         PipelineError: one that every symbol would fail with.
@@ -99,7 +100,7 @@ def read_market(
     unreadable = unreadable_splits(connection)
     daily = [request for request in requests if Timeframe.D1 in request.timeframes]
     days: Mapping[date, MarketDay] = {}
-    if daily and not full:
+    if daily and by_day:
         priority = min(PRIORITIES[request.tier] for request in daily)
         try:
             days = fetch_market_days(pipeline, connection, [request.symbol for request in daily], priority)

@@ -10,10 +10,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from market_data_pipeline.domain.features.own import NO_OWN_FEATURES, OwnFeatures
+from market_data_pipeline.domain.series import AssetClass, Tier
+from market_data_pipeline.ingest.bulk_load import open_bulk_load
 from market_data_pipeline.ingest.corporate_actions import load_overrides
 from market_data_pipeline.ingest.fetch_plan import Timing
 from market_data_pipeline.ingest.own_features import load_own_features
-from market_data_pipeline.ingest.source import Vendor, check_source
+from market_data_pipeline.ingest.source import Vendor, check_source, staged_days
 from market_data_pipeline.polygon.plans import plan_named
 from market_data_pipeline.priority import server_gives_way
 from market_data_pipeline.store.copy import StoreConnection
@@ -24,10 +26,11 @@ if TYPE_CHECKING:
     from typing import Self
 
     from market_data_pipeline.domain.identity import Identity
-    from market_data_pipeline.domain.series import AssetClass
+    from market_data_pipeline.ingest.bulk_load import BulkLoad
     from market_data_pipeline.polygon.client import PolygonClient
     from market_data_pipeline.polygon.plans import Plan
     from market_data_pipeline.polygon.rate_limit import SharedLimiter
+    from market_data_pipeline.polygon.staged_days import StagedDays
     from market_data_pipeline.settings import Settings
     from market_data_pipeline.store.source import Source
 
@@ -47,6 +50,8 @@ class Pipeline:
         own_features: what the project computes in addition to the 17.
         source: what the database must hold bars of; None to leave that open.
         overrides: by symbol, which security it is according to a file of the project.
+        staged: the vendor's flat files, where bars of settled days come from them; None for REST alone.
+        rest_tiers: tiers whose bars need a vwap, which files do not have.
     """
 
     client: PolygonClient
@@ -59,6 +64,8 @@ class Pipeline:
     own_features: OwnFeatures = NO_OWN_FEATURES
     source: Source | None = None
     overrides: Mapping[str, Identity] = field(default_factory=dict)
+    staged: StagedDays | None = None
+    rest_tiers: frozenset[Tier] = frozenset()
 
     def timing(self, asset_class: AssetClass) -> Timing:
         """Return when bars of an asset class are served, as of now."""
@@ -75,18 +82,42 @@ class Pipeline:
             server_gives_way(connection.server_pid)
         return connection
 
+    def bulk_load(self, connection: StoreConnection) -> BulkLoad | None:
+        """Return the flat files that serve the days of the history; None for REST alone.
+
+        Raises:
+            PipelineError: the files cannot be listed.
+        """
+        if self.staged is None:
+            return None
+        timing = self.timing(AssetClass.US_EQUITY)
+        return open_bulk_load(
+            self.staged, self.client, connection, timing, self.history_days, rest_tiers=self.rest_tiers
+        )
+
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.client.close()
+        if self.staged is not None:
+            self.staged.close()
 
 
-def build_pipeline(settings: Settings, vendor: Vendor, *, history_days: int | None = None) -> Pipeline:
+def build_pipeline(
+    settings: Settings, vendor: Vendor, *, history_days: int | None = None, by_file: bool = False
+) -> Pipeline:
     """Return the pipeline that the settings describe, fetching from `vendor`.
 
+    Args:
+        settings: the environment's.
+        vendor: where it answers.
+        history_days: calendar days of history instead of the settings'.
+        by_file: take the bars of settled days from flat files.
+
     Raises:
-        ConfigurationError: the settings contradict themselves, or the database holds bars of another source.
+        ConfigurationError: the settings contradict themselves, name no flat files although they are to be read, or the
+            database holds bars of another source.
         DatabaseUnavailableError: the database cannot be reached.
     """
     source = check_source(settings)
@@ -101,6 +132,8 @@ def build_pipeline(settings: Settings, vendor: Vendor, *, history_days: int | No
         own_features=load_own_features(settings),
         source=source,
         overrides=load_overrides(settings),
+        staged=staged_days(settings, vendor) if by_file else None,
+        rest_tiers=frozenset(Tier(name) for name in settings.vwap_tiers),
     )
 
 

@@ -13,6 +13,7 @@ from market_data_pipeline.domain.counters import NOTHING, Tally
 from market_data_pipeline.domain.errors import FeatureError, PipelineError
 from market_data_pipeline.domain.life import Life
 from market_data_pipeline.domain.series import BASE_TIMEFRAMES, Series, Timeframe, asset_class_of
+from market_data_pipeline.ingest.bulk_load import with_known_vwap
 from market_data_pipeline.ingest.commit import Change, CommitContext, commit, commit_failure, stored_bars
 from market_data_pipeline.ingest.doubt import weighed, within
 from market_data_pipeline.ingest.features import FeatureBasis
@@ -33,10 +34,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
     from datetime import date
 
+    from market_data_pipeline.ingest.bulk_load import BulkLoad
     from market_data_pipeline.ingest.fetch_plan import Timing
     from market_data_pipeline.ingest.market import Market
     from market_data_pipeline.ingest.outcome import Pending, SeriesOutcome, SymbolRequest
     from market_data_pipeline.ingest.pipeline import Pipeline
+    from market_data_pipeline.polygon.client import BarSource
     from market_data_pipeline.store.copy import StoreConnection
     from market_data_pipeline.store.coverage import Coverage
 
@@ -51,6 +54,7 @@ class Run:
         market: what was read for all symbols.
         pending: what the run's next series reports for the run.
         full: fetch and compare everything again.
+        bulk: the vendor's flat files, where the run reads them.
     """
 
     pipeline: Pipeline
@@ -58,6 +62,12 @@ class Run:
     market: Market
     pending: Pending
     full: bool = False
+    bulk: BulkLoad | None = None
+
+    def bars_of(self, request: SymbolRequest) -> BarSource:
+        """Return where a symbol's bars come from."""
+        client = self.pipeline.client
+        return client if self.bulk is None else self.bulk.source_for(request.symbol, request.tier)
 
 
 class _Fetched(NamedTuple):
@@ -159,6 +169,8 @@ def _fetch_first(run: Run, context: CommitContext, timing: Timing, splits_digest
                 days = days_to_reverify(within.sessions, coverage, base, timing.now, splits_changed=changed)
                 write_reverified(context.connection, series, days, timing.now)
                 coverage = reopened(coverage, days, within.sessions)
+            if run.bulk is not None and (newer := run.bulk.replaced_days(base, coverage)):
+                coverage = reopened(coverage, newer, within.sessions)
             asks_again = state.life.expects_bars or (request.reverify and not is_gone) or run.full or bool(own.replaced)
             asks_again = asks_again or ended is not None  # its days are few, and none of them is of today
             until = None if asks_again else fetched_until(state, read_listing(context.connection, symbol), timing)
@@ -167,7 +179,7 @@ def _fetch_first(run: Run, context: CommitContext, timing: Timing, splits_digest
                 series, within, coverage, timing, last_ts=state.last_ts, full=run.full, until=until, own=own
             )
             priority = PRIORITIES[request.tier]
-            answers = fetch(pipeline.client, plan, run.market.days, priority=priority, clock=pipeline.clock)
+            answers = fetch(run.bars_of(request), plan, run.market.days, priority=priority, clock=pipeline.clock)
         except PipelineError as error:
             if not fetched:
                 raise
@@ -223,6 +235,8 @@ def _commit_answer(
     try:
         with tally.storing():
             stored = stored_bars(context.connection, plan.series, answer.spans, last_ts)
+        if run.bulk is not None:
+            answer = replace(answer, bars=with_known_vwap(answer.bars, stored))
         answer = weighed(answer, stored)
         expected, cost = expected_bars(run.pipeline, context, answer, run.market.announced)
         spent, tally.counters = spent + cost, tally.counters + cost

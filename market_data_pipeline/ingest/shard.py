@@ -112,12 +112,19 @@ class _Shard:
             with ExitStack() as unless_kept:
                 unless_kept.callback(connection.close)
                 try:
-                    market = read_market(pipeline, connection, self.waiting, full=self.run.full)
+                    bulk = pipeline.bulk_load(connection)
+                    market = read_market(
+                        pipeline,
+                        connection,
+                        self.waiting,
+                        full=self.run.full,
+                        by_day=not self.run.full and bulk is None,
+                    )
                 finally:
                     self.run.pending.add(pipeline.client.usage - before)
                 unless_kept.pop_all()
             self.run.pending.add(NOTHING, market.warning)
-            self.run = replace(self.run, market=market)
+            self.run = replace(self.run, market=market, bulk=bulk)
             self._first, self._taken = connection, False
         except PipelineError as error:
             self.stopped_by = error

@@ -9,8 +9,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
+from pydantic import SecretStr
+
 from market_data_pipeline.domain.errors import ConfigurationError
-from market_data_pipeline.settings import MASSIVE_URL, VENDOR_URL, project
+from market_data_pipeline.polygon.flat_files import FileAccess, FlatFiles
+from market_data_pipeline.polygon.staged_days import StagedDays
+from market_data_pipeline.settings import FLAT_FILES_URL, MASSIVE_URL, VENDOR_URL, project
 from market_data_pipeline.settings.addresses import names_this_machine
 from market_data_pipeline.settings.sandbox import SANDBOX_KEY
 from market_data_pipeline.store.connection import describe
@@ -49,6 +53,52 @@ def named_vendor(settings: Settings) -> Vendor:
         f"POLYGON_API_KEY is not set, and {named}: set the key, "
         "for example POLYGON_API_KEY=your-key, or remove POLYGON_BASE_URL to use the sandbox."
     )
+
+
+def file_access(settings: Settings, vendor: Vendor) -> FileAccess | None:
+    """Return where the flat files of `vendor` are, and the key for them; None when the settings name none.
+
+    Raises:
+        ConfigurationError: they name files of another source than the bars.
+    """
+    if settings.kind_of_bars != "vendor":
+        if settings.flat_files_url is not None and not names_this_machine(
+            urlsplit(settings.flat_files_url).hostname or ""
+        ):
+            raise ConfigurationError(
+                "MARKET_DATA_FLAT_FILES_URL is set, but bars come from the sandbox, which has files of its own: set "
+                "POLYGON_API_KEY too, or remove MARKET_DATA_FLAT_FILES_URL."
+            )
+        key = SecretStr(SANDBOX_KEY)
+        return FileAccess(settings.flat_files_url or vendor.base_url, key, key)
+    key_id, secret = settings.flat_files_key_id, settings.flat_files_secret
+    if settings.flat_files_url is None and key_id is None and secret is None:
+        return None
+    if (key_id is None) != (secret is None):
+        missing = "MARKET_DATA_FLAT_FILES_SECRET" if secret is None else "MARKET_DATA_FLAT_FILES_KEY_ID"
+        raise ConfigurationError(f"{missing} is not set: the flat files' access key has two parts, and one is given.")
+    return FileAccess(settings.flat_files_url or FLAT_FILES_URL, key_id, secret)
+
+
+def no_files() -> ConfigurationError:
+    """Return the error of settings that name no flat files although they are to be read."""
+    return ConfigurationError(
+        "The settings name no flat files: set MARKET_DATA_FLAT_FILES_KEY_ID and MARKET_DATA_FLAT_FILES_SECRET to the "
+        "access key for the vendor's S3, which is not the API key, for example "
+        "MARKET_DATA_FLAT_FILES_KEY_ID=your-key-id; or backfill with --source rest."
+    )
+
+
+def staged_days(settings: Settings, vendor: Vendor) -> StagedDays:
+    """Return this machine's copies of the flat files of `vendor`.
+
+    Raises:
+        ConfigurationError: the settings name no flat files, or what they name cannot be used.
+    """
+    access = file_access(settings, vendor)
+    if access is None:
+        raise no_files()
+    return StagedDays(settings.state_dir / "flat_files", FlatFiles(access))
 
 
 def source_of(settings: Settings) -> Source:

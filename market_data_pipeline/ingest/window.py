@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from market_data_pipeline.domain.calendar import Session
     from market_data_pipeline.domain.counters import Tally
     from market_data_pipeline.ingest.fetch_plan import FetchPlan
-    from market_data_pipeline.polygon.client import PolygonClient
+    from market_data_pipeline.polygon.client import BarSource
     from market_data_pipeline.polygon.request_windows import Window
 
 _DAY: Final = timedelta(days=1)
@@ -61,6 +61,7 @@ class Believed:
         outside: a bar frame of what lies in no session; None for nothing.
         undecided: those refused days that would have to be requested alone before it counts, which the next refresh
             does.
+        files: for the days that came from a flat file, the id of its version.
     """
 
     sessions: tuple[Session, ...]
@@ -69,9 +70,10 @@ class Believed:
     warnings: tuple[str, ...] = ()
     outside: pd.DataFrame | None = None
     undecided: frozenset[date] = frozenset()
+    files: Mapping[date, int] = field(default_factory=dict)
 
 
-def fetch_window(client: PolygonClient, plan: FetchPlan, window: Window, priority: int, tally: Tally) -> Believed:
+def fetch_window(client: BarSource, plan: FetchPlan, window: Window, priority: int, tally: Tally) -> Believed:
     """Return what the vendor says about the sessions of a window.
 
     Args:
@@ -91,7 +93,7 @@ def fetch_window(client: PolygonClient, plan: FetchPlan, window: Window, priorit
 class _WindowFetch:
     """The requests for one window."""
 
-    def __init__(self, client: PolygonClient, plan: FetchPlan, window: Window, priority: int, tally: Tally) -> None:
+    def __init__(self, client: BarSource, plan: FetchPlan, window: Window, priority: int, tally: Tally) -> None:
         self.client, self.plan, self.window, self.priority, self.tally = client, plan, window, priority, tally
         self.base, self.calendar = window.timeframe, plan.timing.calendar
         first, last = (self.calendar.session_date(instant) for instant in window.interval)
@@ -127,7 +129,9 @@ class _WindowFetch:
             self.tally.counters += getattr(error, "usage", NOTHING)
             raise
         self.tally.counters += fetched.usage
-        return Believed(tuple(part), fetched.bars, fetched.refused, fetched.warnings, fetched.outside)
+        return Believed(
+            tuple(part), fetched.bars, fetched.refused, fetched.warnings, fetched.outside, files=fetched.files
+        )
 
     def _unheard_of(self, days: Sequence[Session]) -> list[Session]:
         """Return those of `days` that were not refused before."""
@@ -258,4 +262,7 @@ def _replaced(answer: Believed, part: Believed) -> Believed:
     refused |= {day: reason for day, reason in part.refused.items() if day in dates}
     apart = [each for each in (answer.outside, part.outside) if each is not None]
     outside = pd.concat(apart, ignore_index=True).drop_duplicates("ts", ignore_index=True) if apart else None
-    return Believed(answer.sessions, bars, dict(sorted(refused.items())), answer.warnings + part.warnings, outside)
+    files = {**answer.files, **part.files}
+    return Believed(
+        answer.sessions, bars, dict(sorted(refused.items())), answer.warnings + part.warnings, outside, files=files
+    )

@@ -127,7 +127,11 @@ def refresh_tier(
             events = PartitionEvents(context, tier, requests, planned=partitioned)
             append_run(engine, context.run.run_id, context.job_name, **of_run(context.run)._asdict())
             running = pipeline.refresh(
-                requests, run_id=context.run.run_id, history_days=config.history_days, full=config.full_refresh
+                requests,
+                run_id=context.run.run_id,
+                history_days=config.history_days,
+                full=config.full_refresh,
+                by_file=config.source == "files",
             )
             for batch in _batches(running):
                 events.log(batch)

@@ -130,6 +130,11 @@ class RefreshConfig(dg.Config):
     full_refresh: bool = Field(
         default=False, description="Fetch everything again and compare, instead of only what is missing."
     )
+    source: str = Field(
+        default="rest",
+        pattern="^(rest|files)$",
+        description="Where the bars of settled days come from: `rest`, the API, or `files`, the vendor's flat files.",
+    )
 
 
 def selected(

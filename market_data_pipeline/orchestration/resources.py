@@ -102,8 +102,10 @@ class PipelineResource(dg.ConfigurableResource):  # type: ignore[type-arg]
             return [entry.symbol for entry in self.tracked(engine) if entry.active and entry.tier == tier]
 
     @contextmanager
-    def pipeline(self, history_days: int | None = None) -> Iterator[Pipeline]:
+    def pipeline(self, history_days: int | None = None, *, by_file: bool = False) -> Iterator[Pipeline]:
         """Lend the pipeline: vendor, database, clock and plan; `history_days` replaces the configured number.
+
+        With `by_file`, the bars of settled days come from the vendor's flat files.
 
         Raises:
             ConfigurationError: the settings contradict themselves.
@@ -111,11 +113,18 @@ class PipelineResource(dg.ConfigurableResource):  # type: ignore[type-arg]
         from market_data_pipeline.ingest.pipeline import build_pipeline
 
         settings = self.settings()
-        with build_pipeline(settings, self.vendor(settings), history_days=history_days) as pipeline:
+        vendor = self.vendor(settings)
+        with build_pipeline(settings, vendor, history_days=history_days, by_file=by_file) as pipeline:
             yield pipeline
 
     def refresh(
-        self, requests: Sequence[SymbolRequest], *, run_id: str, history_days: int | None = None, full: bool = False
+        self,
+        requests: Sequence[SymbolRequest],
+        *,
+        run_id: str,
+        history_days: int | None = None,
+        full: bool = False,
+        by_file: bool = False,
     ) -> Iterator[SeriesOutcome]:
         """Refresh symbols and yield each series' outcome when it is committed.
 
@@ -124,13 +133,14 @@ class PipelineResource(dg.ConfigurableResource):  # type: ignore[type-arg]
             run_id: the run that the audit rows name.
             history_days: calendar days of history to hold instead of the configured ones.
             full: fetch and compare everything again.
+            by_file: take the bars of settled days from the vendor's flat files.
 
         Raises:
             PipelineError: a failure that every symbol shares, for example a refused key.
         """
         from market_data_pipeline.ingest.shard import refresh_shard
 
-        with self.pipeline(history_days) as pipeline:
+        with self.pipeline(history_days, by_file=by_file) as pipeline:
             yield from refresh_shard(requests, pipeline=pipeline, run_id=run_id, full=full)
 
 

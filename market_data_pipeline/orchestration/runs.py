@@ -179,6 +179,7 @@ def narrowed(
     timeframes: Iterable[Timeframe] = (),
     history_days: int | None = None,
     full: bool = False,
+    by_file: bool = False,
 ) -> dict[str, Any]:
     """Return the run config of a refresh; empty when nothing is narrowed."""
     fields = {
@@ -186,6 +187,7 @@ def narrowed(
         "timeframes": [timeframe.value for timeframe in timeframes],
         "history_days": history_days,
         "full_refresh": full,
+        "source": "files" if by_file else None,
     }
     config = {name: value for name, value in fields.items() if value}
     return {"ops": {op_name(tier): {"config": config}}} if config else {}
@@ -204,6 +206,7 @@ def submit_refresh(
     timeframes: Iterable[Timeframe] = (),
     history_days: int | None = None,
     full: bool = False,
+    by_file: bool = False,
     trigger: str = "cli",
 ) -> list[str]:
     """Put refreshes into the queue and return their run ids, the most urgent tier first; the daemon starts them.
@@ -217,6 +220,7 @@ def submit_refresh(
         timeframes: only these; by default all.
         history_days: calendar days of history to hold, instead of the configured ones.
         full: fetch everything again.
+        by_file: take the bars of settled days from the vendor's flat files.
         trigger: what starts the runs, for their tags.
 
     Raises:
@@ -234,7 +238,9 @@ def submit_refresh(
     for tier, of_tier in members.items():
         kept = [symbol for symbol in of_tier if symbol in chosen] if chosen else of_tier
         only = kept if chosen else ()
-        config = narrowed(tier, symbols=only, timeframes=timeframes, history_days=history_days, full=full)
+        config = narrowed(
+            tier, symbols=only, timeframes=timeframes, history_days=history_days, full=full, by_file=by_file
+        )
         if chosen and kept:
             requests = [
                 dg.RunRequest(

@@ -103,6 +103,7 @@ class Fetched:
         refused: why the answer cannot be believed about a session day, of which `bars` has none; by session date.
         outside: a bar frame of what the vendor sent although it lies in no session.
         warnings: sentences about what was taken in although it was odd.
+        files: for the days that came from a flat file, the id of its version; by session date.
     """
 
     bars: pd.DataFrame
@@ -110,6 +111,16 @@ class Fetched:
     refused: Mapping[date, str] = field(default_factory=dict)
     outside: pd.DataFrame | None = None
     warnings: tuple[str, ...] = ()
+    files: Mapping[date, int] = field(default_factory=dict)
+
+
+class BarSource(Protocol):
+    """Where raw bars come from: the vendor's REST API, or its flat files."""
+
+    def bars(
+        self, symbol: str, timeframe: Timeframe, interval: Interval, *, priority: int, most_attempts: int | None = None
+    ) -> Fetched:
+        """Return the raw bars that start in `interval` and in a session, see `PolygonClient.bars`."""
 
 
 class PolygonClient:

@@ -177,7 +177,8 @@ def _refuse_missing(selection: Selection, reader: LakeReader, one: LakeTable) ->
         if symbol not in held:
             raise UsageError(
                 f"The lake at {reader.lake.url} holds no {one.name} of {symbol[:40]!r}; `market-data lake sync` adds "
-                "what the database has of settled days, and source='database' reads from there."
+                "what the database has of settled days, and source='database' reads from there, also by a name that a "
+                "followed symbol had before."
             )
         until, end = from_us(held[symbol].until_us), selection.interval(symbol)[1]
         if selection.end is not None and end > until:

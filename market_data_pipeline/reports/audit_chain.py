@@ -18,8 +18,11 @@ APPEND_ONLY: Final = (
     "dividend_revisions",
     "ingest_log",
     "run_log",
+    "securities",
     "split_changes",
     "split_revisions",
+    "symbol_history",
+    "universe_membership",
 )
 
 # `A` is a trigger that also fires where triggers are switched off for a session.

@@ -19,10 +19,12 @@ from market_data_pipeline.polygon.plans import plan_named
 from market_data_pipeline.polygon.rate_limit import UNLIMITED_CALLS_PER_SECOND, spacing_seconds
 from market_data_pipeline.polygon.request_windows import pages_of
 from market_data_pipeline.reports.models import BackfillEstimate, SeriesEstimate
+from market_data_pipeline.reports.ways_in import Missing, ways_in
 from market_data_pipeline.store.connection import Role
 from market_data_pipeline.store.copy import StoreConnection
 from market_data_pipeline.store.coverage import read_coverage
 from market_data_pipeline.store.dividends import DIVIDENDS, read_known
+from market_data_pipeline.store.flat_files import mean_bytes
 from market_data_pipeline.store.listings import read_listing
 from market_data_pipeline.store.reference import last_check
 from market_data_pipeline.store.securities import read_checks, read_identities
@@ -73,6 +75,7 @@ def estimate_backfill(
         dividends_read, known = last_check(connection, DIVIDENDS), read_known(connection, equities(names))
         checks = read_checks(connection, equities(names)).values()
         by_day = names if Timeframe.D1 in bases and not full else ()
+        missing: list[Missing] = []
         market = plan_market_days(connection, by_day, timing[AssetClass.US_EQUITY], history_days, plan)
         identities = read_identities(connection, equities(names))
         series = [
@@ -82,9 +85,10 @@ def estimate_backfill(
             if base is not Timeframe.D1 or name not in market.served
             if (estimate := _of_series(
                 connection, Series(name, base), timing[asset_class_of(name)], plan, history_days,
-                identities.get(name), full=full,
+                identities.get(name), missing, full=full,
             ))
         ]  # fmt: skip
+        sizes = mean_bytes(connection)
     # A list counts as many calls as its last reading took pages; a first reading, of a page or a few, counts one.
     shared = len(market.requested) + ((splits_read.requests if splits_read else 1) if reads_splits else 0)
     # Which security a stock is takes one call before its first bars; for a few that changed their ticker, up to three.
@@ -107,6 +111,7 @@ def estimate_backfill(
         market_days=[session.date for session in market.requested],
         from_market_days=sorted(market.served),
         series=series,
+        ways_in=ways_in(settings, sizes, missing, calls=calls, shared=shared, seconds=_seconds(calls, plan), now=now),
     )
 
 
@@ -117,10 +122,11 @@ def _of_series(
     plan: Plan,
     history_days: int,
     identity: Identity | None,
+    missing: list[Missing],
     *,
     full: bool,
 ) -> SeriesEstimate | None:
-    """Return what one fetched series needs; None when it needs nothing."""
+    """Return what one fetched series needs, and add it to `missing`; None when it needs nothing."""
     held = read_coverage(connection, series)
     ended = None if identity is None else identity.ended
     within = reach(timing, history_days, plan.history, ended=ended)
@@ -134,6 +140,8 @@ def _of_series(
         return None
     windows = fetch_plan.windows
     pages = sum(pages_of(window.base_bars) for window in windows)
+    in_files = asset_class_of(series.symbol) is AssetClass.US_EQUITY
+    missing.append(Missing(series.timeframe, fetch_plan.days, pages, in_files))
     return SeriesEstimate(
         symbol=series.symbol,
         timeframe=series.timeframe,

@@ -70,7 +70,7 @@ _REQUESTS: Final = sa.text("""
 
 _OLD_ACTIONS: Final = sa.text("""
     select name, since, error from market_data.reference_failures
-    where name in ('splits', 'dividends') and since < market_data.clock() - interval '1 day'
+    where name in ('splits', 'dividends', 'ticker events') and since < market_data.clock() - interval '1 day'
     order by name desc
 """)
 
@@ -211,6 +211,8 @@ def _served_twice(which: str) -> str:
 
 
 def _actions_are_old(name: str, since: datetime, error: str) -> str:
+    if name == "ticker events":
+        return f"Renames of stocks have not been read since {since:%Y-%m-%d %H:%M} UTC: {error}"
     return (
         f"The market's {name} have been unreadable since {since:%Y-%m-%d %H:%M} UTC, so adjusted prices may lack one: "
         f"{error}"

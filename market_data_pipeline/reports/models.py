@@ -290,6 +290,27 @@ class SeriesEstimate(Answer):
     calls_at_least: int
 
 
+class WayIn(Answer):
+    """What a backfill costs by one way in: requests (files among them), bytes as they come, and seconds, roughly."""
+
+    requests: int
+    files: int
+    bytes: int
+    seconds: float
+
+
+class WaysIn(Answer):
+    """What a backfill costs by REST and by the vendor's flat files, and which costs less and why.
+
+    `files` is None where none can be read.
+    """
+
+    cheaper: Literal["rest", "files"]
+    why: str
+    rest: WayIn
+    files: WayIn | None
+
+
 class BackfillEstimate(Answer):
     """What a backfill would request from the vendor; each page is a call.
 
@@ -306,6 +327,7 @@ class BackfillEstimate(Answer):
         market_days: sessions whose day bars are fetched for the whole market, one call each.
         from_market_days: symbols that need no call of their own for day bars if those answers list them.
         series: those that need calls of their own.
+        ways_in: which of REST and the flat files costs less for it.
     """
 
     plan: str
@@ -320,6 +342,7 @@ class BackfillEstimate(Answer):
     market_days: list[date]
     from_market_days: list[str]
     series: list[SeriesEstimate]
+    ways_in: WaysIn
 
     @property
     def is_empty(self) -> bool:

@@ -10,7 +10,7 @@ import os
 import time
 from collections import Counter
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
@@ -18,6 +18,7 @@ import sqlalchemy as sa
 
 from market_data_pipeline.domain.errors import DatabaseUnavailableError, PipelineError, UsageError
 from market_data_pipeline.domain.series import Tier, Timeframe
+from market_data_pipeline.domain.ways_in import BackfillSource
 from market_data_pipeline.orchestration.dagster_internals import failure_of
 from market_data_pipeline.reports.completeness import (
     failed_series,
@@ -51,12 +52,14 @@ class Load:
         timeframes: a resampled one includes `5m`.
         days: calendar days of history, instead of the settings'.
         full: fetch again what is held.
+        source: where the bars of settled days come from.
     """
 
     symbols: Sequence[str] = ()
     timeframes: Sequence[Timeframe] = ()
     days: int | None = None
     full: bool = False
+    source: BackfillSource = BackfillSource.REST
 
 
 @contextmanager
@@ -86,6 +89,32 @@ def nothing_is_missing(settings: Settings, engine: sa.Engine, instance: dg.Dagst
     if incomplete_series(engine, own.digest):
         return False
     return all_materialized(instance) and estimate_backfill(engine, settings).is_empty
+
+
+def with_source(settings: Settings, engine: sa.Engine, console: Console, request: Load) -> Load:
+    """Return the load with one of the two ways in decided on; unless it is the usual one, print which and why.
+
+    Raises:
+        ConfigurationError: files are requested, and the settings name none.
+    """
+    if request.source is BackfillSource.REST:
+        return request
+    from market_data_pipeline.reports.estimate import estimate_backfill
+
+    if request.source is BackfillSource.AUTO:
+        estimate = estimate_backfill(
+            engine, settings, request.symbols, request.timeframes, request.days, full=request.full
+        )
+        console.print(f"Source    {estimate.ways_in.why}", markup=False)
+        return replace(request, source=BackfillSource(estimate.ways_in.cheaper))
+    from market_data_pipeline.ingest.source import file_access, no_files
+    from market_data_pipeline.runtime.sandbox import vendor_access
+
+    access = file_access(settings, vendor_access(settings))
+    if access is None:
+        raise no_files()
+    console.print(f"Source    flat files at {access}; days without a file by REST", markup=False)
+    return request
 
 
 def load(
@@ -123,6 +152,7 @@ def load(
         timeframes=request.timeframes,
         history_days=request.days,
         full=request.full,
+        by_file=request.source is BackfillSource.FILES,
         trigger="backfill",
     )
     console.print(f"Backfill  {sum(expected.values())} series in {len(run_ids)} Dagster runs")

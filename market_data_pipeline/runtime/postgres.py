@@ -132,8 +132,9 @@ class EmbeddedPostgres:
             raise ConfigurationError(_of_another_user(self.data_dir)) from None
         if found != str(cluster.MAJOR_VERSION):
             raise ConfigurationError(
-                f"{self.data_dir} was made by PostgreSQL {found} and this is {cluster.MAJOR_VERSION}: move it away "
-                f"(bars are then fetched again), or {cluster.OWN_SERVER_HINT}."
+                f"{self.data_dir} was made by PostgreSQL {found} and this is {cluster.MAJOR_VERSION}: run `market-data "
+                "backup DIR` with the version of this code that made it, move it away, then run `market-data restore "
+                f"DIR` with this one; or {cluster.OWN_SERVER_HINT}."
             )
         if os.geteuid() != 0 and self.data_dir.stat().st_uid != as_user.uid:
             raise ConfigurationError(_of_another_user(self.data_dir))

@@ -26,7 +26,7 @@ from market_data_pipeline.priority import give_way, session_gives_way
 from market_data_pipeline.process_identity import process_started, start_time
 from market_data_pipeline.runtime.log_files import private_logs
 from market_data_pipeline.runtime.processes import end_trees
-from market_data_pipeline.settings import KEY_VARIABLES
+from market_data_pipeline.settings import FETCHING_VARIABLES
 from market_data_pipeline.settings.sandbox import HOST, PORT, SANDBOX_KEY, STATUS_PATH, parameters
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ def _start(state: Path, chosen: dict[str, Any]) -> str:
             pass_fds=(listening.fileno(),),
             start_new_session=True,  # so that Ctrl-C in the terminal of the command that started it does not end it
             cwd=Path(__file__).resolve().parents[2],
-            env={name: value for name, value in os.environ.items() if name not in KEY_VARIABLES},
+            env={name: value for name, value in os.environ.items() if name not in FETCHING_VARIABLES},
         )
     try:
         give_way(process.pid)

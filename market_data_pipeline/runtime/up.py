@@ -28,6 +28,7 @@ from market_data_pipeline.runtime.load import (
     load,
     nothing_is_missing,
     summarise,
+    with_source,
 )
 from market_data_pipeline.runtime.log_files import bound_logs
 from market_data_pipeline.runtime.processes import (
@@ -120,6 +121,7 @@ def run_backfill(settings: Settings, request: Load) -> int:
     processes = Processes(settings.state_dir, "backfill")
     with until_terminated(), processes.recorded(), ExitStack() as stack:
         engine = prepare(settings, console, stack)
+        request = with_source(settings, engine, console, request)
         instance = stack.enter_context(dagster_instance(settings, engine))
         daemon = stack.enter_context(Daemon(settings, console, processes, instance))
         _check_vendor(settings)

@@ -1,10 +1,12 @@
 """Recorded bars as a source: the vendor's flat files, served as they are.
 
-A folder holds `day/*.csv.gz` and `minute/*.csv.gz` with the columns `ticker,volume,open,close,high,low,window_start,
-transactions` (`window_start` in ns since 1970 UTC, a bar's start; day bars at local midnight) and, if there were any,
-`splits.csv` with `ticker,execution_date,split_from,split_to` and `dividends.csv` with `ticker,ex_dividend_date,
-cash_amount`. Minutes are aggregated to any intraday bar; day bars come
-from the day files alone: a ticker with only one kind has no bars of the other.
+A folder holds the vendor's own layout, `us_stocks_sip/day_aggs_v1/YYYY/MM/*.csv.gz` and the same below
+`minute_aggs_v1`, or the short one, `day/*.csv.gz` and `minute/*.csv.gz`; files have the columns `ticker,volume,open,
+close,high,low,window_start,transactions` (`window_start` in ns since 1970 UTC, a bar's start; day bars at local
+midnight). Beside them may be `splits.csv` with `ticker,execution_date,split_from,split_to` and `dividends.csv` with
+`ticker,ex_dividend_date,cash_amount`. Minutes are aggregated to any intraday bar; day bars come from the day files
+alone: a ticker with only one kind has no bars of the other. A row that comes twice counts once, and one of two rows
+that contradict each other too: the later one.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from market_data_pipeline.domain.errors import ConfigurationError
+from market_data_pipeline.polygon.flat_files import MARKET
 from market_data_pipeline.sandbox.bars import NO_BARS, Bars, DividendRow, SplitRow, to_step
 from market_data_pipeline.sandbox.view import Security
 
@@ -22,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-_KINDS: Final = ("day", "minute")
+_FOLDERS: Final = {kind: (kind, f"{MARKET}/{kind}_aggs_v1", f"{kind}_aggs_v1") for kind in ("day", "minute")}
 _NUMBERS: Final = ("volume", "open", "close", "high", "low", "transactions")
 _SPLIT_COLUMNS: Final = ("ticker", "execution_date", "split_from", "split_to")
 _DIVIDEND_COLUMNS: Final = ("ticker", "ex_dividend_date", "cash_amount")
@@ -37,16 +40,16 @@ class Replay:
         Raises:
             ConfigurationError: it is not such a folder, or a file in it cannot be read; the sentence names it.
         """
-        if not any((folder / kind).is_dir() for kind in _KINDS):
+        found = {kind: _files(folder, kind) for kind in _FOLDERS}
+        if not any(found.values()):
             raise ConfigurationError(
-                f"{folder} holds no recorded bars: it needs a folder day/ or minute/ with *.csv.gz files "
-                "in the vendor's flat-file columns."
+                f"{folder} holds no recorded bars: it needs *.csv.gz files in the vendor's flat-file columns, in "
+                f"{MARKET}/day_aggs_v1/ or {MARKET}/minute_aggs_v1/ (in folders by year and month, as the vendor has "
+                "them), or in day/ or minute/."
             )
         self._folder = folder
-        self._days = _read_bars(folder / "day")
-        self._minutes = _read_bars(folder / "minute")
-        if not self._days and not self._minutes:
-            raise ConfigurationError(f"{folder} holds no recorded bars: there is no *.csv.gz file in day/ or minute/.")
+        self._days = _read_bars(found["day"])
+        self._minutes = _read_bars(found["minute"])
         self._splits = [
             SplitRow(ticker, day, old, new)
             for ticker, day, old, new in _read_actions(folder / "splits.csv", _SPLIT_COLUMNS, "splits")
@@ -98,40 +101,46 @@ class Replay:
         return ()
 
 
-def _read_bars(folder: Path) -> dict[str, Bars]:
-    """Return the bars of all files of a folder by ticker, ascending."""
+def _files(folder: Path, kind: str) -> list[Path]:
+    """Return the files of one kind, by name."""
+    return sorted(file for name in _FOLDERS[kind] for file in (folder / name).rglob("*.csv.gz"))
+
+
+def _read_bars(files: Sequence[Path]) -> dict[str, Bars]:
+    """Return the bars of all files by ticker, ascending."""
     import pyarrow as pa
     from pyarrow import csv
 
     types = {"ticker": pa.string(), "window_start": pa.int64()} | dict.fromkeys(_NUMBERS, pa.float64())
     options = csv.ConvertOptions(column_types=types, include_columns=list(types), null_values=[""])
-    found: dict[str, list[tuple[np.ndarray[Any, Any], ...]]] = {}
-    for file in sorted(folder.glob("*.csv.gz")):
+    tables = []
+    for file in files:
         try:
-            table = csv.read_csv(file, convert_options=options)
+            tables.append(csv.read_csv(file, convert_options=options))
         except (pa.ArrowException, OSError, KeyError) as error:
             raise ConfigurationError(
                 f"{file} is not a flat file of bars ({error}); its columns should be {','.join(types)}."
             ) from None
-        tickers = table.column("ticker").to_numpy(zero_copy_only=False)
-        columns = [table.column(name).to_numpy(zero_copy_only=False) for name in ("window_start", *_NUMBERS)]
-        for ticker in dict.fromkeys(tickers):
-            rows = tickers == ticker
-            found.setdefault(ticker, []).append(tuple(column[rows] for column in columns))
-    return {ticker: _bars(ticker, parts, folder) for ticker, parts in found.items()}
-
-
-def _bars(ticker: str, parts: list[tuple[np.ndarray[Any, Any], ...]], folder: Path) -> Bars:
-    start_ns, volume, opened, close, high, low, trades = (np.concatenate(c) for c in zip(*parts, strict=True))
-    order = np.argsort(start_ns, kind="stable")
-    t = (start_ns // 1_000_000)[order]
-    if twice := t[1:][t[1:] == t[:-1]].tolist():
-        when = dt.datetime.fromtimestamp(twice[0] / 1000, dt.UTC)
-        raise ConfigurationError(
-            f"The files in {folder} hold two bars of {ticker} that start at {when:%Y-%m-%d %H:%M}Z."
-        )
-    o, h, lo, c, v, n = (column[order] for column in (opened, high, low, close, volume, trades))
-    return Bars(t, o, h, lo, c, v, np.full(len(t), np.nan), n, np.ones(len(t), dtype="int64"))
+    if not tables:
+        return {}
+    table = pa.concat_tables(tables)
+    column = table.column("ticker").dictionary_encode().unify_dictionaries().combine_chunks()
+    names: list[str] = column.dictionary.to_pylist()
+    codes = column.indices.to_numpy()
+    ms = table.column("window_start").to_numpy() // 1_000_000
+    order = np.lexsort((ms, codes))  # stable: of rows with one start, the one that was read last is the last
+    codes, ms = codes[order], ms[order]
+    last = np.append((codes[1:] != codes[:-1]) | (ms[1:] != ms[:-1]), True)[: len(order)]
+    order, codes, ms = order[last], codes[last], ms[last]
+    v, o, c, h, lo, n = (table.column(name).to_numpy(zero_copy_only=False)[order] for name in _NUMBERS)
+    unknown, one = np.full(len(ms), np.nan), np.ones(len(ms), dtype="int64")
+    bars = Bars(ms, o, h, lo, c, v, unknown, n, one)
+    present, first = np.unique(codes, return_index=True)
+    ends = np.append(first[1:], len(codes))
+    return {
+        names[code]: bars.take(slice(start, end))
+        for code, start, end in zip(present.tolist(), first.tolist(), ends.tolist(), strict=True)
+    }
 
 
 def _read_actions(file: Path, columns: tuple[str, ...], what: str) -> list[tuple[Any, ...]]:

@@ -25,6 +25,7 @@ import uvicorn
 
 from market_data_pipeline.domain.errors import ConfigurationError
 from market_data_pipeline.polygon.plans import Plan, plan_named
+from market_data_pipeline.sandbox import flat_files
 from market_data_pipeline.sandbox.query import refused
 from market_data_pipeline.sandbox.view import Source, View
 from market_data_pipeline.sandbox.wire import Answer, answer
@@ -74,6 +75,9 @@ class Sandbox:
         else:
             if self.latency:
                 await asyncio.sleep(self.latency)
+            if scope["path"] == flat_files.PATH or scope["path"].startswith(f"{flat_files.PATH}/"):
+                await self._file(scope, query, headers, send)
+                return
             root = f"{scope['scheme']}://{headers.get(b'host', b'').decode('latin-1')}"
             reply, extra = self._reply(scope["method"], scope["path"], query, headers, root)
             self.answered[reply.status] += 1
@@ -86,6 +90,20 @@ class Sandbox:
         length = str(len(body)).encode()
         start = [(b"content-type", b"application/json"), (b"content-length", length), *extra]
         await send({"type": "http.response.start", "status": reply.status, "headers": start})
+        await send({"type": "http.response.body", "body": body})
+
+    async def _file(self, scope: Any, query: dict[str, str], headers: dict[bytes, bytes], send: Any) -> None:
+        """Answer a request for a flat file, or a list of them; they do not count towards the limit of calls."""
+        view = View(self.source, self.plan, self.clock())
+        signed = headers.get(b"authorization", b"").decode("latin-1")
+        reply = flat_files.answer(view, scope["path"], query, signed, self.key)
+        if scope["method"] not in ("GET", "HEAD"):
+            reply = flat_files.StoreAnswer(405, b"")
+        self.answered[reply.status] += 1
+        body = b"" if scope["method"] == "HEAD" else reply.body
+        self.sent_bytes += len(body)
+        length = (b"content-length", str(len(reply.body)).encode())
+        await send({"type": "http.response.start", "status": reply.status, "headers": [length, *reply.headers]})
         await send({"type": "http.response.body", "body": body})
 
     def status(self) -> dict[str, Any]:

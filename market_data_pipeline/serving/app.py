@@ -156,7 +156,7 @@ def run(settings: Settings, dagster: DagsterState, host: str = LOOPBACK, port: i
         host=host,
         port=port,
         log_level="error",  # a client's mistakes are answered, failures are logged as errors
-        timeout_graceful_shutdown=5,
+        timeout_graceful_shutdown=12,  # a place in a lane and a statement take 10 s at most; `up` waits for 15
         **server_options(),
     )
     server = uvicorn.Server(config)

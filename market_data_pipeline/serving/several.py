@@ -1,6 +1,7 @@
 """Answers about several series at once, read in one snapshot; nothing of them is kept.
 
-A symbol that is not tracked refuses the request, as it would for one symbol. A series of which nothing is stored yet is
+A symbol that is not tracked refuses the request, as it would for one symbol; the request is led on to the present names
+of those that the securities of tracked ones had once. A series of which nothing is stored yet is
 part of the answer: with the problem that it would be on its own in JSON, and in the header `X-Missing` of a table.
 """
 
@@ -9,10 +10,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TYPE_CHECKING, NamedTuple
+from urllib.parse import parse_qsl, urlencode
 
 import orjson
+from starlette.responses import Response
 from xxhash import xxh3_128
 
+from market_data_pipeline.domain.series import canonical_symbol
+from market_data_pipeline.reports.securities import followed_as
 from market_data_pipeline.serving.answers import (
     ALWAYS,
     CONTENT_TYPES,
@@ -28,6 +33,7 @@ from market_data_pipeline.serving.problems import Problem, problem_document
 from market_data_pipeline.serving.series import encode, paging, records_member
 from market_data_pipeline.serving.series_problems import LONGEST_SYMBOL, without_records
 from market_data_pipeline.serving.tables import encode_table
+from market_data_pipeline.store.connection import snapshot
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -35,7 +41,6 @@ if TYPE_CHECKING:
 
     import sqlalchemy as sa
     from fastapi import Request
-    from starlette.responses import Response
 
     from market_data_pipeline.domain.series import Series
     from market_data_pipeline.reports.series_records import Range, Rows, SeriesSummary, Watermarks
@@ -104,19 +109,25 @@ class SeveralAnswers:
             found = _read(reader, request, now)
             return encoding.encoded(found, {}) if all(one.has_any for one in found) else found
 
-        def explained(_: sa.Engine) -> _Encoded:
+        def explained(source: sa.Engine) -> _Encoded | dict[str, str]:
             empty = [one for one in found if not one.has_any]
             if unknown := [one.series.symbol for one in empty if not one.summary.tracked]:
-                raise _unknown(unknown)
+                return _present_names(source, unknown, request.selection.as_of)
             what = request.selection.records_key
             writer = self.database.writer
             problems = {one.series: without_records(writer, one.series, one.summary.futile, what, now) for one in empty}
             return encoding.encoded(found, problems)
 
-        made = await self.database.series(read)
-        if not isinstance(made, _Encoded):
-            found = made
-            made = await self.database.report(explained)
+        first = await self.database.series(read)
+        if isinstance(first, _Encoded):
+            made = first
+        else:
+            found = first
+            other = await self.database.report(explained)
+            if isinstance(other, dict):  # a relative address, which holds behind any proxy
+                where = {"location": f"?{_renamed(http.url.query, other)}", "cache-control": "no-cache"}
+                return Response(status_code=HTTPStatus.TEMPORARY_REDIRECT, headers=where)
+            made = other
         headers: Headers = [(b"etag", made.etag.encode()), *ALWAYS, *made.headers]
         if matches(",".join(http.headers.getlist("if-none-match")), made.etag):
             return RenderedResponse(304, headers, ())
@@ -132,6 +143,28 @@ def _read(reader: PreparedReader, request: SeveralRequest, now: datetime) -> lis
                 summary, rows, is_cut = request.selection.read(reader, series, records, now)
                 found.append(_Found(series, summary, request.selection.watermarks(summary), rows, is_cut))
     return found
+
+
+def _present_names(source: sa.Engine, symbols: Sequence[str], known_at: datetime | None) -> dict[str, str]:
+    """Return by former ticker the tracked symbol of its security.
+
+    Raises:
+        Problem: 404 for those of which there is none.
+    """
+    with snapshot(source) as connection:
+        found = {symbol: followed_as(connection, symbol, known_at) for symbol in symbols}
+    if unknown := [symbol for symbol, other in found.items() if other is None]:
+        raise _unknown(unknown)
+    return {symbol: other for symbol, other in found.items() if other is not None}
+
+
+def _renamed(query: str, names: Mapping[str, str]) -> str:
+    """Return a query with the present names of symbols, each once."""
+    pairs = []
+    for name, value in parse_qsl(query, keep_blank_values=True):
+        symbols = dict.fromkeys(names.get(each, each) for each in map(canonical_symbol, value.split(",")))
+        pairs.append((name, ",".join(symbols) if name == "symbols" else value))
+    return urlencode(pairs, safe=",:")
 
 
 def _unknown(symbols: Sequence[str]) -> Problem:

@@ -40,10 +40,12 @@ if TYPE_CHECKING:
 
 VENDOR_URL: Final = "https://api.polygon.io"
 MASSIVE_URL: Final = "https://api.massive.com"  # the vendor's name since October 2025; both answer
+FLAT_FILES_URL: Final = "https://files.massive.com"  # files.polygon.io is the same
 PLAN_NAMES: Final = ("basic", "starter", "developer", "advanced")
 # In `.env` a relative one begins where that file lies, elsewhere at the working directory. The other paths begin at the
 # project's folder anyway, and Dagster wants DAGSTER_HOME to be absolute.
-_PATHS: Final = ("sandbox_replay", "universe_file", "lake_url")
+_PATHS: Final = ("sandbox_replay", "universe_file", "lake_url", "flat_files_url")
+TIER_NAMES: Final = ("critical", "standard", "low_priority")
 PACKAGED_UNIVERSE: Final = project.PACKAGE / "universe.yaml"
 
 # There are more days than this from 1990, where the calendars begin, to today.
@@ -54,6 +56,8 @@ _MOST_CONCURRENT_SYMBOLS: Final = 50
 # let `.env` win over the environment.
 _OVERRIDES: Final = "MARKET_DATA_OVERRIDES"
 KEY_VARIABLES: Final = ("POLYGON_API_KEY", "MASSIVE_API_KEY")
+# What only those who fetch need.
+FETCHING_VARIABLES: Final = (*KEY_VARIABLES, "MARKET_DATA_FLAT_FILES_KEY_ID", "MARKET_DATA_FLAT_FILES_SECRET")
 _WITHHELD: Final = "withheld-from-this-process"
 _CONTRADICTION: Final = "Dagster's own processes read {0} from .env, where it is not what this command uses: {1}."
 
@@ -144,6 +148,18 @@ class Settings(BaseModel):
     )
     calls_per_minute: Annotated[int | None, BeforeValidator(parsers.whole_number(0, 100_000))] = _known(
         None, "POLYGON_CALLS_PER_MINUTE", "100 (0 lifts the limit)"
+    )
+    flat_files_url: Annotated[str | None, BeforeValidator(parsers.files_url)] = _known(
+        None, "MARKET_DATA_FLAT_FILES_URL", "https://files.massive.com"
+    )
+    flat_files_key_id: Annotated[SecretStr | None, BeforeValidator(parsers.api_key)] = _known(
+        None, "MARKET_DATA_FLAT_FILES_KEY_ID", "your-key-id"
+    )
+    flat_files_secret: Annotated[SecretStr | None, BeforeValidator(parsers.api_key)] = _known(
+        None, "MARKET_DATA_FLAT_FILES_SECRET", "your-secret"
+    )
+    vwap_tiers: Annotated[tuple[str, ...], BeforeValidator(parsers.some_of("tier", TIER_NAMES))] = _known(
+        (), "MARKET_DATA_FLAT_FILES_VWAP_TIERS", "critical"
     )
     sandbox_replay: Annotated[Path | None, BeforeValidator(parsers.existing_path)] = _known(
         None, "MARKET_DATA_SANDBOX_REPLAY", "recorded/"
@@ -410,10 +426,10 @@ def process_environment(settings: Settings, *, vendor_key: bool = True) -> dict[
             overrides |= {
                 each: value for each in both if each in lines and (value := ours.get(each, "")) != lines[each]
             }
-    given = with_files(lines, KEY_VARIABLES, settings.project_root) | with_files(
-        ours, KEY_VARIABLES, settings.project_root
+    given = with_files(lines, FETCHING_VARIABLES, settings.project_root) | with_files(
+        ours, FETCHING_VARIABLES, settings.project_root
     )
-    keys = {name: (given.get(name) or "").strip() for name in KEY_VARIABLES}
+    keys = {name: (given.get(name) or "").strip() for name in FETCHING_VARIABLES}
     secret = [name for name, key in keys.items() if key not in {"", SANDBOX_KEY} and not vendor_key]
     withheld = dict.fromkeys(secret, _WITHHELD)
     overrides |= {name: word for name, word in withheld.items() if name in overrides}

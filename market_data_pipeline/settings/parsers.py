@@ -43,6 +43,17 @@ def one_of(what: str, names: Collection[str]) -> Callable[[Any], str]:
     return parse
 
 
+def some_of(what: str, names: Collection[str]) -> Callable[[Any], tuple[str, ...]]:
+    """Return a parser of comma-separated ones of `names`, ignoring case."""
+    parse_one = one_of(what, names)
+
+    def parse(given: Any) -> tuple[str, ...]:
+        parts = given if isinstance(given, (list, tuple)) else re.split(r"[,\s]+", str(given).strip(", "))
+        return tuple(dict.fromkeys(map(parse_one, parts)))
+
+    return parse
+
+
 def instant(given: Any) -> datetime:
     """Return an ISO 8601 instant with its offset as aware UTC."""
     try:
@@ -153,6 +164,16 @@ def base_url(given: Any) -> str:
     if parts.query or parts.fragment or "@" in parts.netloc:
         raise ValueError("must not contain a key, a login or anything after a ? (its value is not shown)")
     return text.rstrip("/")
+
+
+def files_url(given: Any) -> str:
+    """Return the address of an object store, or a folder that exists as an absolute path."""
+    text = str(given).strip()
+    if text.startswith(("http://", "https://")):
+        return base_url(text)
+    if "://" in text and not text.startswith("file://"):
+        raise ValueError("is neither a folder nor an address that starts with https:// or http://")
+    return str(existing_path(text.removeprefix("file://")))
 
 
 def listening_address(given: Any) -> str:

@@ -48,6 +48,7 @@ class Coverage:
         answer_digest: of the bars that the last answer had for a doubted day, so that the next one can say the same.
         ticker: under which it was requested; None for the symbol, empty for a day that was not, see
             `domain.identity.NOBODY`.
+        file_id: the version of the flat file that its bars came from; None for REST.
     """
 
     session_date: date
@@ -59,6 +60,7 @@ class Coverage:
     reason: str | None = None
     answer_digest: str | None = None
     ticker: str | None = None
+    file_id: int | None = None
 
     @property
     def refused(self) -> bool:
@@ -72,7 +74,7 @@ def read_coverage(connection: StoreConnection, series: Series) -> dict[date, Cov
         """
         select
             session_date, status, rows, fetched_at, rechecked_at as reverified_at, doubted_at, reason, answer_digest,
-            ticker
+            ticker, file_id
         from market_data.coverage
         where symbol = %(symbol)s and timeframe = %(timeframe)s
         """,
@@ -89,15 +91,17 @@ def write_coverage(connection: StoreConnection, series: Series, days: Iterable[C
     connection.execute(
         """
         insert into market_data.coverage (
-            symbol, timeframe, session_date, status, rows, fetched_at, doubted_at, reason, answer_digest, ticker, run_id
+            symbol, timeframe, session_date, status, rows, fetched_at, doubted_at, reason, answer_digest, ticker,
+            file_id, run_id
         )
         select
             %(symbol)s, %(timeframe)s, day.session_date, day.status, day.rows, day.fetched_at, day.doubted_at,
-            day.reason, day.answer_digest, day.ticker, %(run_id)s
+            day.reason, day.answer_digest, day.ticker, day.file_id, %(run_id)s
         from unnest(
             %(session_date)s::date[], %(status)s::text[], %(rows)s::bigint[], %(fetched_at)s::timestamptz[],
-            %(doubted_at)s::timestamptz[], %(reason)s::text[], %(answer_digest)s::text[], %(ticker)s::text[]
-        ) as day (session_date, status, rows, fetched_at, doubted_at, reason, answer_digest, ticker)
+            %(doubted_at)s::timestamptz[], %(reason)s::text[], %(answer_digest)s::text[], %(ticker)s::text[],
+            %(file_id)s::integer[]
+        ) as day (session_date, status, rows, fetched_at, doubted_at, reason, answer_digest, ticker, file_id)
         on conflict (symbol, timeframe, session_date) do update set
             status = excluded.status,
             rows = excluded.rows,
@@ -106,6 +110,7 @@ def write_coverage(connection: StoreConnection, series: Series, days: Iterable[C
             reason = excluded.reason,
             answer_digest = excluded.answer_digest,
             ticker = excluded.ticker,
+            file_id = excluded.file_id,
             run_id = excluded.run_id
         """,
         {
@@ -118,6 +123,7 @@ def write_coverage(connection: StoreConnection, series: Series, days: Iterable[C
             "reason": _sparse([day.reason for day in days]),
             "answer_digest": _sparse([day.answer_digest for day in days]),
             "ticker": _sparse([day.ticker for day in days]),
+            "file_id": _sparse([day.file_id for day in days]),
             "run_id": run_id,
         },
     )

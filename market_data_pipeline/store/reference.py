@@ -69,6 +69,11 @@ def write_failing(connection: StoreConnection, name: str, failure: Failing) -> N
     )
 
 
+def write_answered(connection: StoreConnection, name: str) -> None:
+    """Record that answers of one kind can be had; the caller commits."""
+    connection.execute("delete from market_data.reference_failures where name = %(name)s", {"name": name})
+
+
 def write_check(connection: StoreConnection, name: str, check: Check) -> None:
     """Record that an answer was read; the caller commits."""
     connection.execute("delete from market_data.reference_failures where name = %(name)s", {"name": name})

@@ -9,7 +9,9 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from market_data_pipeline.domain.calendar import calendar_for
 from market_data_pipeline.domain.identity import Described, Identity, Tenure
+from market_data_pipeline.domain.series import AssetClass
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
@@ -27,6 +29,7 @@ class IdentityCheck(NamedTuple):
         since: from which day on.
         error: why it is not known; None when it is.
         again: whether it is to be asked again.
+        first_ts: start of the first bar of any of its series, aware UTC; None without one.
         pinned: the delisted security that the symbol stands for, whoever has the ticker; None for most.
     """
 
@@ -35,6 +38,7 @@ class IdentityCheck(NamedTuple):
     since: date | None = None
     error: str | None = None
     again: bool = False
+    first_ts: datetime | None = None
     pinned: str | None = None
 
 
@@ -43,12 +47,13 @@ def read_checks(connection: StoreConnection, symbols: Collection[str]) -> dict[s
     rows = connection.rows(
         """
         select asked.symbol, c.asked_at, c.since, c.error, coalesce(c.again, false) as again, m.security as pinned,
-            exists (
-                select from market_data.series_state as s where s.symbol = asked.symbol and s.first_ts is not null
-            ) as has_bars
+            held.first_ts is not null as has_bars, held.first_ts
         from unnest(%(symbols)s::text[]) as asked (symbol)
         left join market_data.symbols as m on m.symbol = asked.symbol
         left join market_data.identity_checks as c on c.symbol = asked.symbol
+        cross join lateral (
+            select min(s.first_ts) as first_ts from market_data.series_state as s where s.symbol = asked.symbol
+        ) as held
         """,
         {"symbols": list(symbols)},
     )
@@ -331,6 +336,108 @@ def write_looked_for(connection: StoreConnection, symbols: Collection[str], now:
     connection.execute(
         "update market_data.identity_checks set listed_at = %(now)s where symbol = any(%(symbols)s::text[])",
         {"symbols": list(symbols), "now": now},
+    )
+
+
+def note_listings(connection: StoreConnection, symbols: Collection[str], now: datetime) -> None:
+    """Record, once, which of the symbols began to trade while they were followed, to be alerted; the caller commits.
+
+    The first bar starts after the symbol was followed, and days before it were looked at and had none.
+    """
+    connection.execute(
+        """
+        insert into market_data.identity_news (symbol, change, seen_at)
+        select
+            began.symbol,
+            format('has been listed since %%s: its series begin there', began.day),
+            %(now)s
+        from (
+            select s.symbol, min(t.first_ts at time zone %(zone)s)::date as day
+            from market_data.symbols as s
+            inner join market_data.series_state as t on t.symbol = s.symbol
+            where s.symbol = any(%(symbols)s::text[]) and s.active and s.security is null
+            group by s.symbol, s.added_at
+            having min(t.first_ts) > s.added_at
+        ) as began
+        where
+            exists (
+                select from market_data.coverage as c
+                where c.symbol = began.symbol and c.session_date < began.day and c.rows = 0
+            )
+            and not exists (
+                select from market_data.identity_news as n
+                where n.symbol = began.symbol and n.change like 'has been listed since %%'
+            )
+        """,
+        {"symbols": list(symbols), "now": now, "zone": str(calendar_for(AssetClass.US_EQUITY).tz)},
+    )
+
+
+def same_securities(connection: StoreConnection) -> list[tuple[str, str, str]]:
+    """Return the followed symbols that stand for one security, with it: of each pair, the later one first."""
+    rows = connection.rows(
+        """
+        with held as (
+            select distinct on (h.symbol) h.symbol, h.security, s.added_at
+            from market_data.symbols as s
+            inner join market_data.symbol_history as h on h.symbol = s.symbol and h.superseded_at is null
+            where s.active and h.security = coalesce(s.security, h.security)
+            order by h.symbol, coalesce(h.valid_until, 'infinity') desc, h.valid_from desc nulls last
+        )
+
+        select later.symbol as symbol, first.symbol as other, first.security
+        from held as first
+        inner join held as later on later.security = first.security
+        where (first.added_at, first.symbol) < (later.added_at, later.symbol)
+        order by 1, 2
+        """
+    )
+    return [(row["symbol"], row["other"], row["security"]) for row in rows]
+
+
+def other_ticker(connection: StoreConnection, identity: Identity, symbol: str) -> str | None:
+    """Return another followed symbol that has the security's identifier and is none of the tickers that it had."""
+    rows = connection.rows(
+        """
+        select h.symbol from market_data.symbol_history as h
+        inner join market_data.symbols as s on s.symbol = h.symbol and s.active
+        where
+            h.superseded_at is null and h.security = %(security)s and h.valid_until is null
+            and h.symbol <> all(%(tickers)s::text[])
+        order by h.symbol limit 1
+        """,
+        {"security": identity.security, "tickers": [symbol, *(each.ticker for each in identity.tenures)]},
+    )
+    return rows[0]["symbol"] if rows else None
+
+
+def known_and_listed(connection: StoreConnection) -> tuple[int, int]:
+    """Return of how many followed stocks the vendor said what they are, and how many entries its changes have of them.
+
+    A few have no changes of ticker; that none has any means that it does not tell.
+    """
+    rows = connection.rows(
+        """
+        select count(distinct h.symbol) as known, count(*) filter (where h.source = 'events') as listed
+        from market_data.symbol_history as h
+        inner join market_data.symbols as s on s.symbol = h.symbol and s.active and s.security is null
+        where h.superseded_at is null and h.source in ('events', 'reference')
+        """
+    )
+    return rows[0]["known"], rows[0]["listed"]
+
+
+def note_once(connection: StoreConnection, symbol: str, change: str, now: datetime) -> None:
+    """Record what became known of a symbol, to be alerted, unless that was recorded before; the caller commits."""
+    connection.execute(
+        """
+        insert into market_data.identity_news (symbol, change, seen_at)
+        select %(symbol)s, %(change)s, %(now)s
+        where not exists (
+            select from market_data.identity_news where symbol = %(symbol)s and change = %(change)s
+        )
+        """,
+        {"symbol": symbol, "change": change, "now": now},
     )
 
 

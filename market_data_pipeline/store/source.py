@@ -82,7 +82,12 @@ def held_source(database_url: str) -> Held:
 
 
 def recorded_source(connection: psycopg.Connection[Any]) -> Source | None:
-    """Return the source that a database of this schema has recorded, as the connection's transaction sees it."""
+    """Return the source that a database has recorded, as the connection's transaction sees it.
+
+    None where there is none, as in a schema that is older than the table, before an upgrade.
+    """
+    if connection.execute("select to_regclass('market_data.source')").fetchone() == (None,):
+        return None
     row = connection.execute("select kind, host, plan from market_data.source").fetchone()
     return None if row is None else Source(*row)
 

@@ -42,11 +42,11 @@ from market_data_pipeline.orchestration.resources import PipelineResource
 from market_data_pipeline.runtime import postgres_cluster as cluster
 from market_data_pipeline.settings import Settings
 from market_data_pipeline.store.connection import Role, engine, libpq_url, open_connection
-from market_data_pipeline.store.migrations import migrate_database
 from market_data_pipeline.store.postgres_tools import tools_for
 from market_data_pipeline_tests.backup.conftest import NOW, query
 from market_data_pipeline_tests.conftest import SQL, in_memory
 from market_data_pipeline_tests.ingest.conftest import World
+from market_data_pipeline_tests.releases import RELEASES, held, load_release
 from market_data_pipeline_tests.store.old_layout import MOVES, make_old_database
 from market_data_pipeline_tests.waiting import until
 
@@ -151,7 +151,17 @@ def test_a_restored_audit_log_is_as_closed_to_the_pipeline_as_before(
         select p.oid::regprocedure::text, p.proacl::text from pg_proc as p
         where p.pronamespace = 'market_data'::regnamespace order by 1
     """
-    for question in (rights, functions):
+    triggers = """
+        select t.tgrelid::regclass::text, t.tgname, t.tgenabled from pg_trigger as t
+        inner join pg_class as c on c.oid = t.tgrelid and c.relnamespace = 'market_data'::regnamespace
+        where not t.tgisinternal order by 1, 2
+    """
+    kept = [
+        f"select * from market_data.{table} order by 1, 2, 3"
+        for table in ("securities", "symbol_history", "universe_membership", "identity_checks")
+    ]
+    assert all(query(settings.database_url, question) for question in kept)
+    for question in (rights, functions, triggers, *kept):
         assert query(empty.database_url, question) == query(settings.database_url, question)
     with engine(empty.database_url).connect() as connection, pytest.raises(Exception, match="permission denied"):
         connection.exec_driver_sql("delete from market_data.ingest_log")
@@ -423,22 +433,20 @@ def test_a_backup_of_an_older_server_and_schema_is_restored_into_the_embedded_on
     control = [OLD / "pg_ctl", "-D", folder / "data", "-w", "-s", "-l", folder / "log"]
     subprocess.run([*control, "-o", options, "start"], check=True, **identity)
     try:
-        sql = tmp_path / "sql"
-        sql.mkdir()
-        released = sorted(SQL.glob("[0-9]*.sql"))
-        for file in released[:29]:  # before there was a table of backups
-            shutil.copy(file, sql)
         url = f"postgresql://postgres@/postgres?host={folder}"
-        migrate_database(url, sql)
         with psycopg.connect(url, autocommit=True) as connection:
-            connection.execute("insert into market_data.symbols values ('AAPL', 'critical', 'us_equity', true, now())")
+            connection.execute("create role market_data_reader; create role market_data_writer")
+        load_release(url, RELEASES[0])
+        before = held(url)
         old = Settings(database_url=url, dagster_postgres_url=dagster_url, project_root=tmp_path)
 
         made = make_backup(old, tmp_path / "backups", keep=None)
         done = restore_backup(empty, made.folder)
 
-        assert (made.manifest.market_data.server, done.migrated) == (15, tuple(file.name for file in released[29:]))
-        assert query(empty.database_url, "select symbol from market_data.symbols") == [("AAPL",)]
+        missing = [file.name for file in sorted(SQL.glob("[0-9]*.sql")) if file.name[:4] > RELEASES[0]]
+        assert (made.manifest.market_data.server, done.migrated) == (15, tuple(missing))
+        assert held(empty.database_url, before) == before
+        assert verify(empty, None).problems == []
         with pytest.raises(ConfigurationError, match="is version 15, and the backup is of version"):
             restore_backup(old, make_backup(empty, tmp_path / "newer", keep=None).folder)
     finally:

@@ -20,6 +20,7 @@ import pytest
 import yaml
 
 from market_data_pipeline.settings import known_variables
+from market_data_pipeline.settings.project import LOCATION
 from market_data_pipeline.settings.variables import file_variable
 from market_data_pipeline_tests.conftest import REPOSITORY, in_memory
 from market_data_pipeline_tests.deploy.image import Host, Image, interpolated, names_in, steps
@@ -80,6 +81,25 @@ def test_it_sets_only_settings_that_exist_and_names_only_secrets_that_it_gives()
         assert files <= {file_variable(variable) for variable in known}, name
         named = {Path(each["environment"][variable]) for variable in files}
         assert named == {Path("/run/secrets", secret) for secret in each["secrets"]}, name
+
+
+def test_daemon_and_ui_find_the_code_server_by_the_name_and_port_that_it_has() -> None:
+    (entry,) = yaml.safe_load((FOLDER / "workspace.yaml").read_text())["load_from"]
+    command = [str(word) for word in services()["code"]["command"]]
+
+    assert entry["grpc_server"]["host"] == "code"
+    assert f"--port={entry['grpc_server']['port']}" in command
+    assert entry["grpc_server"]["location_name"] == LOCATION
+
+
+def test_a_shell_understands_the_script_that_makes_the_databases_of_the_settings() -> None:
+    script = FOLDER / "create-databases.sh"
+    subprocess.run(["sh", "-n", script], check=True)
+    text = COMPOSE.read_text() + (FOLDER / "make-secrets.sh").read_text()
+    for name in re.findall(r"create (?:database|role) (\w+)", script.read_text()):
+        assert re.search(rf"\b{name}\b", text), name
+    for name in re.findall(r"/run/secrets/(\w+)", script.read_text()):
+        assert name in services()["database"]["secrets"], name
 
 
 def test_no_container_of_it_is_privileged_and_only_this_machine_reaches_what_is_published() -> None:

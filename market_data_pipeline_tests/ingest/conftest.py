@@ -12,6 +12,7 @@ from types import MappingProxyType
 import psycopg
 import pytest
 from psycopg.rows import dict_row
+from pydantic import SecretStr
 
 from market_data_pipeline.domain.identity import Identity
 from market_data_pipeline.domain.series import Tier, Timeframe, asset_class_of
@@ -19,8 +20,10 @@ from market_data_pipeline.ingest.outcome import SeriesOutcome, SymbolRequest
 from market_data_pipeline.ingest.pipeline import Pipeline
 from market_data_pipeline.ingest.shard import refresh_shard
 from market_data_pipeline.polygon.client import PolygonClient
+from market_data_pipeline.polygon.flat_files import FileAccess, FlatFiles
 from market_data_pipeline.polygon.plans import plan_named
 from market_data_pipeline.polygon.rate_limit import UnlimitedLimiter
+from market_data_pipeline.polygon.staged_days import StagedDays
 from market_data_pipeline.sandbox.main import open_source
 from market_data_pipeline.sandbox.server import running_server
 from market_data_pipeline.sandbox.view import Source
@@ -51,6 +54,8 @@ class World:
     plan: str = "advanced"
     key: str = SANDBOX_KEY
     threads: int = 3
+    files_folder: Path | None = None
+    files_url: str | None = None
     runs: int = field(default=0, init=False)
     overrides: Mapping[str, Identity] = field(default_factory=dict, init=False)
     _tracked: set[str] = field(default_factory=set, init=False)
@@ -68,9 +73,13 @@ class World:
             sleep=patience.sleep,
             clock=self.clock,
         )
+        staged = None
+        if self.files_folder is not None:
+            key = SecretStr(self.key)
+            staged = StagedDays(self.files_folder, FlatFiles(FileAccess(self.files_url or self.base_url, key, key)))
         return Pipeline(
             client, self.database_url, self.clock, plan_named(self.plan), history_days, self.threads, self.now,
-            source=BarSource("sandbox", None, self.plan), overrides=self.overrides,
+            source=BarSource("sandbox", None, self.plan), overrides=self.overrides, staged=staged,
         )  # fmt: skip
 
     def refresh(
@@ -121,10 +130,21 @@ def make_world(database_url: str) -> Iterator[MakeWorld]:
     with ExitStack() as stack:
 
         def make(
-            now: datetime, *, replay: Path | None = None, source: Source | None = None, plan: str = "advanced"
+            now: datetime,
+            *,
+            replay: Path | None = None,
+            source: Source | None = None,
+            plan: str = "advanced",
+            files_folder: Path | None = None,
         ) -> World:
-            world = World("", database_url, now.astimezone(UTC), plan)
+            world = World("", database_url, now.astimezone(UTC), plan, files_folder=files_folder)
             world.base_url = stack.enter_context(running_server(source or open_source(replay), world.clock, plan=plan))
             return world
 
         yield make
+
+
+@pytest.fixture(params=["rest", "files"])
+def files_folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path | None:
+    """Return None, and then a folder for a world whose settled days come from the vendor's flat files."""
+    return tmp_path / "files" if request.param == "files" else None

@@ -102,6 +102,9 @@ def test_its_history_before_its_end_is_loaded_and_nothing_is_ever_late(make_worl
 
     found = read_universe(settings=settings)
     assert found.loc["LEH", ["followed", "listed"]].tolist() == [True, False]
+    then = read_universe(on=LAST, settings=settings)
+    assert then.loc[["LEH", "KO"], "listed"].tolist() == [True, True]
+    assert then.loc["LEH", "ticker"] == "LEH"
     close_connections()
     quiet = world.refresh("LEH", history_days=HISTORY)
     assert {outcome.counters.requests for outcome in quiet.values()} == {0}

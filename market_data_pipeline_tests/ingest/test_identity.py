@@ -120,7 +120,7 @@ def test_a_mixed_history_is_cut_and_joined_and_what_it_was_is_kept(make_world: M
         connection.execute("alter table market_data.symbol_history enable trigger all")
         connection.execute("delete from market_data.identity_checks")
     known_until, world.now, world.overrides = world.now, NOON + timedelta(hours=1), {}
-    outcomes = world.refresh("META", history_days=30, reverify=True)
+    outcomes = world.refresh("META", history_days=30)
     assert {(outcome.status, outcome.error) for outcome in outcomes.values()} == {("ok", None)}
 
     assert closes(world, "META") == pytest.approx(truth)
@@ -268,3 +268,73 @@ def test_a_list_that_cannot_be_read_is_told(make_world: MakeWorld) -> None:
         told = world.refresh("KO", timeframes=DAYS, history_days=10, reverify=True)["KO|1d"]
     assert not told.failed
     assert (told.warning or "").startswith("New renames and reused tickers are not noticed, because a list could")
+
+
+def news(world: World) -> list[tuple[object, ...]]:
+    return [
+        tuple(row.values()) for row in world.query("select symbol, change from market_data.identity_news order by id")
+    ]
+
+
+def test_a_symbol_that_begins_to_trade_while_it_is_followed_is_told_once(make_world: MakeWorld) -> None:
+    world = world_of(make_world, BEFORE, listings=[{"ticker": "AAPL", "first": date(2026, 11, 13)}])
+    for world.now in (BEFORE, *(new_york(f"2026-11-{day} 11:20") for day in (13, 14, 15, 16))):
+        outcomes = world.refresh("AAPL", "KO", history_days=10, reverify=True)
+        assert not any(outcome.failed for outcome in outcomes.values())
+    assert news(world) == [("AAPL", "has been listed since 2026-11-13: its series begin there")]
+    assert ("AAPL", None) in {(symbol, until) for symbol, _, _, until in history(world)}  # it is known by now
+
+
+def test_a_security_that_is_followed_under_two_names_is_told_once(make_world: MakeWorld) -> None:
+    world = world_of(make_world, NOON, *RENAMES)
+    for _ in range(2):
+        world.refresh("META", "FB", timeframes=DAYS, history_days=30)
+        world.now += timedelta(days=1)
+    (told,) = [change for symbol, change in news(world) if "same security" in str(change)]
+    assert str(told).startswith("is the same security as FB (BBG")
+
+
+def test_two_tickers_that_the_vendor_gives_one_figi_are_kept_apart_and_that_is_told_once(make_world: MakeWorld) -> None:
+    world = make_world(NOON)
+    with FaultyVendor(TRUTH, world.clock) as vendor:
+        world.base_url = vendor.url
+        for ticker in ("AAPL", "KO"):
+            event = f'{{"type":"ticker_change","date":"2003-09-10","ticker_change":{{"ticker":"{ticker}"}}}}'
+            said = f'{{"status":"OK","results":{{"composite_figi":"BBG000000001","events":[{event}]}}}}'.encode()
+            vendor.inject(
+                lambda _, said=said: send(200, said),
+                lambda exchange, ticker=ticker: f"/{ticker}/events" in exchange.target,
+                ALWAYS,
+            )
+        for _ in range(2):
+            outcomes = world.refresh("AAPL", "KO", timeframes=DAYS, history_days=10)
+            assert not any(outcome.failed for outcome in outcomes.values())
+            world.now += timedelta(days=1)
+    assert news(world) == [
+        ("KO", "has the FIGI of AAPL, too, according to the vendor (BBG000000001): the two are kept apart")
+    ]
+    assert {(symbol, security) for symbol, security, _, _ in history(world)} == {
+        ("AAPL", "BBG000000001"), ("KO", "KO@2003-09-10"),
+    }  # fmt: skip
+    assert len(closes(world, "KO")) == len(closes(world, "AAPL"))
+
+
+@pytest.mark.parametrize("status", [404, 403])
+def test_a_vendor_without_changes_of_tickers_is_told_once_for_all(make_world: MakeWorld, status: int) -> None:
+    world = make_world(NOON)
+    refusal = b'{"status":"NOT_AUTHORIZED","message":"You are not entitled to this data."}'
+    with FaultyVendor(TRUTH, world.clock) as vendor:
+        world.base_url = vendor.url
+        vendor.inject(lambda _: send(status, refusal), lambda exchange: "/events" in exchange.target, ALWAYS)
+        told = []
+        for symbols in (("AAPL", "KO", "MSFT"), ("AAPL", "KO", "MSFT", "JPM")):
+            outcomes = world.refresh(*symbols, timeframes=DAYS, history_days=10)
+            assert not any(outcome.failed for outcome in outcomes.values())
+            told.append(sum(bool(outcome.warning) for outcome in outcomes.values()))
+        assert told == [1, 0]
+        (failure,) = world.query("select error from market_data.reference_failures where name = 'ticker events'")
+        assert ("no changes of ticker of any of 4 stocks" if status == 404 else "not") in str(failure["error"])
+        vendor.heal()
+        world.now += timedelta(days=2)
+        world.refresh("AAPL", "KO", "MSFT", "JPM", "XOM", timeframes=DAYS, history_days=10, reverify=True)
+    assert world.query("select name from market_data.reference_failures") == []

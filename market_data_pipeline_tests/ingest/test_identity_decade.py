@@ -1,4 +1,8 @@
-"""Ten years of day bars with two renames, a reuse, a spin-off, a merger and a bankruptcy, read back under each name."""
+"""Ten years of day bars of companies to which everything happens, read back under each name, now and as it was known.
+
+Two renames, a reuse, a spin-off, a merger, a bankruptcy, splits and dividends on neighbouring days, and a dividend that
+is corrected a month later. The expected closes are those of an account that holds the stock.
+"""
 
 from __future__ import annotations
 
@@ -7,18 +11,20 @@ from datetime import date, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
-import pytest
 
 from market_data_pipeline import read_bars
 from market_data_pipeline.domain.calendar import NEW_YORK
 from market_data_pipeline.domain.identity import Identity, Tenure
 from market_data_pipeline.domain.series import Timeframe
+from market_data_pipeline.lake.sync import sync
+from market_data_pipeline.lake.tables import table_named
 from market_data_pipeline.reading.connections import close_connections
 from market_data_pipeline.sandbox.bars import NO_BARS, Bars, DividendRow, SplitRow
 from market_data_pipeline.sandbox.scenario import Scenario
 from market_data_pipeline.sandbox.staged import staged
 from market_data_pipeline.sandbox.view import Security, to_ms
 from market_data_pipeline.settings import Settings
+from market_data_pipeline_tests.account import adjusted_closes
 from market_data_pipeline_tests.domain.strategies import EQUITIES
 from market_data_pipeline_tests.ingest.conftest import MakeWorld, World
 
@@ -27,11 +33,31 @@ FIRST, TODAY = date(2014, 6, 17), date(2024, 6, 14)  # 3,650 days
 SESSIONS = EQUITIES.sessions(FIRST, TODAY)
 STARTS = np.array([to_ms(session.day_start) for session in SESSIONS])
 
+MINUTES = timedelta(minutes=1)
+
 # Each company by its last ticker, and at which price it trades on the n-th day: none is ever near another one.
 LEVELS = {"NOW": 100.0, "OLDNOW": 1_000.0, "SPUN": 10.0, "MERGED": 3_000.0, "BUST": 30.0}
 FIRST_RENAME, SECOND_RENAME = date(2016, 3, 1), date(2019, 9, 3)
 SPLIT, NEXT_SPLIT = date(2019, 9, 4), date(2019, 9, 5)  # on the days after a rename
 SPUN_OFF, MERGER, BUST = date(2017, 5, 1), date(2018, 7, 20), date(2021, 2, 26)
+SPLITS = {
+    "NOW": {SPLIT: (1, 2), NEXT_SPLIT: (5, 1)},
+    "OLDNOW": {date(2019, 8, 30): (1, 3)},  # the day before the ticker changes hands
+    "MERGED": {date(2018, 7, 19): (1, 10)},  # the day before its last one
+}
+CORRECTED_AT = NOW + timedelta(days=31)
+WRONG, RIGHT = (date(2024, 5, 20), 0.8), (date(2024, 5, 21), 0.9)
+DIVIDENDS = {
+    "NOW": [
+        (date(2016, 2, 29), 0.5), (FIRST_RENAME, 0.6),  # under the first ticker and, a day later, the second one
+        (SECOND_RENAME, 1.5), (SPLIT, 0.7), (NEXT_SPLIT, 4.0), (date(2019, 9, 6), 3.0),
+        *((date(year, 11, 15), 0.4 + year / 5000) for year in (2017, 2018, 2021, 2022, 2023)),
+    ],
+    "OLDNOW": [(date(2018, 3, 1), 9.0), (date(2019, 8, 30), 4.0), (SECOND_RENAME, 5.0)],
+    "SPUN": [(SPUN_OFF + timedelta(days=1), 0.1)],
+    "MERGED": [(date(2018, 7, 18), 40.0), (date(2018, 7, 19), 3.0), (MERGER, 2.0)],
+    "BUST": [(date(2020, 1, 2), 0.2)],
+}  # fmt: skip
 SCENARIO = Scenario.model_validate(
     {
         "renames": [
@@ -42,8 +68,18 @@ SCENARIO = Scenario.model_validate(
         "listings": [{"ticker": "SPUN", "first": SPUN_OFF}],
         "delistings": [{"ticker": "MERGED", "last": MERGER}, {"ticker": "BUST", "last": BUST}],
         "splits": [
-            {"ticker": "NOW", "day": SPLIT, "split_to": 2},
-            {"ticker": "NOW", "day": NEXT_SPLIT, "split_from": 5, "split_to": 1},
+            {"ticker": ticker, "day": day, "split_from": old, "split_to": new}
+            for ticker, splits in SPLITS.items()
+            for day, (old, new) in splits.items()
+        ],
+        "dividends": [
+            *(
+                {"ticker": ticker, "ex": day, "amount": amount}
+                for ticker, dividends in DIVIDENDS.items()
+                for day, amount in dividends
+            ),
+            {"ticker": "NOW", "ex": WRONG[0], "amount": WRONG[1], "withdrawn": CORRECTED_AT},
+            {"ticker": "NOW", "ex": RIGHT[0], "amount": RIGHT[1], "listed": CORRECTED_AT},
         ],
     }
 )
@@ -89,14 +125,40 @@ class Companies:
         return ()
 
 
-def lived(ticker: str, first: date = FIRST, last: date = date.max) -> dict[date, float]:
-    """Return the adjusted closes of a company of the days that it lived: its level, times what splits did to it."""
-    scale = 2.5 if ticker == "NOW" else 1.0  # before both splits a price of 1 is one of 1 * 1/2 * 5 today
-    return {
-        session.date: price * scale
-        for session, price in zip(SESSIONS, levels(ticker).tolist(), strict=True)
-        if first <= session.date <= last
-    }
+LIVED = {"SPUN": (SPUN_OFF, date.max), "MERGED": (FIRST, MERGER), "BUST": (FIRST, BUST)}
+
+
+def traded(ticker: str) -> dict[date, float]:
+    """Return the closes of a company on the days that it lived, as traded."""
+    first, last = LIVED.get(ticker, (FIRST, date.max))
+    found = {}
+    for session, price in zip(SESSIONS, levels(ticker).tolist(), strict=True):
+        old_for_new = [old / new for day, (old, new) in SPLITS.get(ticker, {}).items() if day <= session.date]
+        if first <= session.date <= last:
+            found[session.date] = round(price * float(np.prod(old_for_new)), 4)
+    return found
+
+
+def expected(ticker: str, adjusted: str, instant: datetime | None = None) -> dict[date, float]:
+    """Return the closes that are to be read, as known at an instant, by the account."""
+    instant = instant or CORRECTED_AT
+    if instant < NOW:
+        return {}
+    raw, paid = traded(ticker), dict(DIVIDENDS[ticker])
+    if ticker == "NOW":
+        paid |= [RIGHT if instant >= CORRECTED_AT else WRONG]
+    if ticker == "NOW" and instant < NOW + 60 * MINUTES:  # the day on which the ticker was thought to be nobody's
+        del raw[SECOND_RENAME], paid[SECOND_RENAME]
+    if adjusted == "none":
+        return raw
+    splits = {day: new / old for day, (old, new) in SPLITS.get(ticker, {}).items()}
+    return adjusted_closes(raw, splits, paid if adjusted == "all" else {})
+
+
+INSTANTS = [
+    NOW - MINUTES, NOW, NOW + 59 * MINUTES, NOW + 60 * MINUTES, NOW + 61 * MINUTES, NOW + timedelta(days=1),
+    NOW + timedelta(days=15), CORRECTED_AT - MINUTES, CORRECTED_AT, CORRECTED_AT + MINUTES,
+]  # fmt: skip
 
 
 def test_a_decade_reads_back_under_each_of_its_names_now_and_as_it_was_known(
@@ -107,28 +169,47 @@ def test_a_decade_reads_back_under_each_of_its_names_now_and_as_it_was_known(
     clock.append(world)
     # At first the second rename is dated a day late; an hour later the vendor's own date is known.
     late = (Tenure("FIRST", None, FIRST_RENAME), Tenure("SECOND", FIRST_RENAME, SPLIT), Tenure("NOW", SPLIT))
-    for world.overrides in ({"NOW": Identity("", late, "override", "a mistake")}, {}):
-        outcomes = world.refresh("NOW", "SPUN", "MERGED", "BUST", timeframes=(Timeframe.D1,), history_days=3650)
+    mistake = {"NOW": Identity("", late, "override", "a mistake")}
+    for world.now, world.overrides in ((NOW, mistake), (NOW + 60 * MINUTES, {}), (CORRECTED_AT, {})):
+        outcomes = world.refresh(*LEVELS, timeframes=(Timeframe.D1,), history_days=3650)
         assert not [(key, outcome.error) for key, outcome in outcomes.items() if outcome.failed]
-        world.now += timedelta(hours=1)
+    settings = Settings(
+        database_url=world.database_url, as_of=world.now, project_root=tmp_path, lake_url=str(tmp_path / "lake")
+    )
+    sync(settings, tables=[table_named("bars_1d"), table_named("bar_revisions_1d")], until_now=True)
 
-    def closes(symbol: str, **options: object) -> dict[date, float]:
-        settings = Settings(database_url=world.database_url, as_of=world.now, project_root=tmp_path)
-        found = read_bars(symbol, "1d", settings=settings, **options)["close"]  # type: ignore[call-overload]
+    every = ("none", "splits", "all")
+
+    def check(
+        symbol: str,
+        ticker: str,
+        as_of: datetime | None = None,
+        source: str = "database",
+        kinds: tuple[str, ...] = every,
+    ) -> None:
+        for adjusted in kinds:
+            options = {"as_of": as_of, "adjusted": adjusted, "source": source}
+            found = read_bars(symbol, "1d", settings=settings, **options)["close"]  # type: ignore[call-overload]
+            truth = expected(ticker, adjusted, as_of)
+            where = f"{symbol} {adjusted} {as_of} {source}"
+            assert EQUITIES.session_days(found.index.as_unit("us").asi8).tolist() == list(truth), where
+            closes = np.array([*truth.values()])
+            np.testing.assert_allclose(found, closes, rtol=1e-9, err_msg=where)
+            np.testing.assert_allclose(
+                found.pct_change().iloc[1:], closes[1:] / closes[:-1] - 1, rtol=1e-9, atol=1e-12, err_msg=where
+            )
+
+    try:
+        for ticker in LEVELS:
+            check(ticker, ticker)
+            check(ticker, ticker, source="lake")
+        for name in ("FIRST", "SECOND"):
+            check(name, "NOW")
+        for instant in INSTANTS:
+            for ticker in ("NOW", "OLDNOW"):  # nothing new becomes known of the others
+                check(ticker, ticker, as_of=instant)
+            if instant >= NOW:  # before, nobody knew who had been called so
+                check("FIRST", "NOW", as_of=instant, kinds=("all",))
+        check("NOW", "NOW", as_of=NOW, source="lake")
+    finally:
         close_connections()
-        days = EQUITIES.session_days(found.index.as_unit("us").asi8).tolist()
-        return dict(zip(days, found.to_list(), strict=True))
-
-    truth = lived("NOW")
-    for name in ("NOW", "SECOND", "FIRST"):
-        assert closes(name) == pytest.approx(truth, rel=1e-9)
-    assert closes("SPUN") == pytest.approx(lived("SPUN", first=SPUN_OFF), rel=1e-9)
-    assert closes("MERGED") == pytest.approx(lived("MERGED", last=MERGER), rel=1e-9)
-    assert closes("BUST") == pytest.approx(lived("BUST", last=BUST), rel=1e-9)
-
-    instants = [NOW + timedelta(minutes=minutes) for minutes in (-1, 0, 59, 60, 61)]
-    late_truth = {day: close for day, close in truth.items() if day != SECOND_RENAME}
-    for instant, known in zip(instants, ({}, late_truth, late_truth, truth, truth), strict=True):
-        assert closes("NOW", as_of=instant) == pytest.approx(known, rel=1e-9), instant
-        if known:
-            assert closes("FIRST", as_of=instant) == pytest.approx(known, rel=1e-9), instant

@@ -63,8 +63,8 @@ def check_days(world: World, folder: Path, symbol: str, days: int) -> None:
     assert held(world, symbol, "1d") == expected
 
 
-def test_a_sample_of_recorded_bars_is_stored_as_it_is(make_world: MakeWorld) -> None:
-    world = make_world(datetime(2014, 6, 10, 12, 0, tzinfo=NEW_YORK), replay=SAMPLE)
+def test_a_sample_of_recorded_bars_is_stored_as_it_is(make_world: MakeWorld, files_folder: Path | None) -> None:
+    world = make_world(datetime(2014, 6, 10, 12, 0, tzinfo=NEW_YORK), replay=SAMPLE, files_folder=files_folder)
     world.refresh("AAPL", history_days=200)
     check_days(world, SAMPLE, "AAPL", 200)
     minutes = recorded(SAMPLE / "minute" / "AAPL.csv.gz", midnight(date(2014, 6, 5)), midnight(date(2014, 6, 10)))
@@ -73,8 +73,10 @@ def test_a_sample_of_recorded_bars_is_stored_as_it_is(make_world: MakeWorld) -> 
     assert [row[5] for row in stored] == pytest.approx([row[5] for row in expected])
 
 
-def test_adjusted_prices_are_continuous_across_a_recorded_split(make_world: MakeWorld) -> None:
-    world = make_world(datetime(2014, 6, 10, 12, 0, tzinfo=NEW_YORK), replay=SAMPLE)
+def test_adjusted_prices_are_continuous_across_a_recorded_split(
+    make_world: MakeWorld, files_folder: Path | None
+) -> None:
+    world = make_world(datetime(2014, 6, 10, 12, 0, tzinfo=NEW_YORK), replay=SAMPLE, files_folder=files_folder)
     world.refresh("AAPL", history_days=200)
     raw, adjusted = (
         world.query(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -51,12 +52,18 @@ def world(make_world: MakeWorld) -> World:
     return make_world(NOON)
 
 
-def test_a_first_refresh_fills_every_timeframe(world: World) -> None:
-    outcomes = world.refresh("AAPL")
+@pytest.fixture
+def either_way(make_world: MakeWorld, files_folder: Path | None) -> World:
+    """The same by REST, and by the vendor's flat files up to yesterday."""
+    return make_world(NOON, files_folder=files_folder)
+
+
+def test_a_first_refresh_fills_every_timeframe(either_way: World) -> None:
+    outcomes = either_way.refresh("AAPL")
     assert {key: outcome.status for key, outcome in outcomes.items()} == {
         f"AAPL|{timeframe}": "ok" for timeframe in Timeframe
     }
-    counts = world.query(
+    counts = either_way.query(
         """
         select s.timeframe, s.bar_count, s.feature_count, count(b.*) as bars, count(f.*) as features
         from market_data.series_state as s
@@ -80,9 +87,9 @@ def test_nothing_that_is_still_in_progress_is_stored(world: World) -> None:
     assert {timeframe: last[timeframe] for timeframe in expected} == expected
 
 
-def test_resampled_bars_equal_sql_over_the_5m_bars(world: World) -> None:
-    world.refresh("AAPL")
-    differences = world.query(
+def test_resampled_bars_equal_sql_over_the_5m_bars(either_way: World) -> None:
+    either_way.refresh("AAPL")
+    differences = either_way.query(
         """
         with made as (
             select
@@ -108,14 +115,14 @@ def test_resampled_bars_equal_sql_over_the_5m_bars(world: World) -> None:
     assert differences == []
 
 
-def test_a_second_refresh_sends_no_request_and_still_records_that_it_ran(world: World) -> None:
-    world.refresh("AAPL", "MSFT")
-    before = stored(world)
-    outcomes = world.refresh("AAPL", "MSFT")
+def test_a_second_refresh_sends_no_request_and_still_records_that_it_ran(either_way: World) -> None:
+    either_way.refresh("AAPL", "MSFT")
+    before = stored(either_way)
+    outcomes = either_way.refresh("AAPL", "MSFT")
     assert {outcome.status for outcome in outcomes.values()} == {"unchanged"}
     assert sum(outcome.counters.requests for outcome in outcomes.values()) == 0
-    assert stored(world) == before
-    assert len(world.query("select * from market_data.ingest_log where run_id = 'run-2'")) == 2 * len(Timeframe)
+    assert stored(either_way) == before
+    assert len(either_way.query("select * from market_data.ingest_log where run_id = 'run-2'")) == 2 * len(Timeframe)
 
 
 def test_a_tick_costs_one_request_per_symbol(world: World) -> None:
@@ -204,10 +211,10 @@ def test_a_resampled_series_alone_brings_its_base_and_is_found_by_its_siblings(w
     assert rest["AAPL|15m"].counters.rows_inserted > rest["AAPL|4h"].counters.rows_inserted > 0
 
 
-def test_an_interrupted_resample_is_caught_up(world: World) -> None:
-    world.refresh("AAPL", timeframes=tuple(t for t in Timeframe if t is not Timeframe.D1))
-    expected = stored(world)
-    with world.connect() as connection:
+def test_an_interrupted_resample_is_caught_up(either_way: World) -> None:
+    either_way.refresh("AAPL", timeframes=tuple(t for t in Timeframe if t is not Timeframe.D1))
+    expected = stored(either_way)
+    with either_way.connect() as connection:
         connection.execute("delete from market_data.bars where timeframe in ('1h', '4h') and ts > '2026-11-16'")
         connection.execute("delete from market_data.features where timeframe in ('1h', '4h') and ts > '2026-11-16'")
         for timeframe in ("1h", "4h"):
@@ -224,31 +231,31 @@ def test_an_interrupted_resample_is_caught_up(world: World) -> None:
                 """,
                 (timeframe,),
             )
-    outcomes = world.refresh("AAPL")
+    outcomes = either_way.refresh("AAPL")
     assert outcomes["AAPL|1h"].status == outcomes["AAPL|4h"].status == "ok"
-    restored = [[row for row in rows if row["timeframe"] != "1d"] for rows in stored(world)]
+    restored = [[row for row in rows if row["timeframe"] != "1d"] for rows in stored(either_way)]
     assert restored == expected
 
 
-def test_a_correction_is_stored_and_the_old_value_kept(world: World) -> None:
-    world.refresh("AAPL")
-    truth = stored(world)
-    with world.connect() as connection:
+def test_a_correction_is_stored_and_the_old_value_kept(either_way: World) -> None:
+    either_way.refresh("AAPL")
+    truth = stored(either_way)
+    with either_way.connect() as connection:
         # What the vendor served before it corrected itself: one wrong close, and one bar that it withdrew.
         connection.execute(
-            "update market_data.bars set close = close * 0.999 where timeframe = '5m' and ts = '2026-11-20 14:30Z'"
+            "update market_data.bars set close = close * 0.999 where timeframe = '5m' and ts = '2026-11-19 14:30Z'"
         )
-        connection.execute("delete from market_data.bars where timeframe = '5m' and ts = '2026-11-20 15:00Z'")
-        connection.execute("delete from market_data.features where timeframe = '5m' and ts = '2026-11-20 15:00Z'")
+        connection.execute("delete from market_data.bars where timeframe = '5m' and ts = '2026-11-19 15:00Z'")
+        connection.execute("delete from market_data.features where timeframe = '5m' and ts = '2026-11-19 15:00Z'")
         connection.execute("update market_data.series_state set bar_count = bar_count - 1 where timeframe = '5m'")
-    outcomes = world.refresh("AAPL", full=True)
+    outcomes = either_way.refresh("AAPL", full=True)
     assert (outcomes["AAPL|5m"].counters.rows_inserted, outcomes["AAPL|5m"].counters.rows_updated) == (1, 1)
-    after = stored(world)
+    after = stored(either_way)
     assert after[0] == truth[0]
     pd.testing.assert_frame_equal(pd.DataFrame(after[1]), pd.DataFrame(truth[1]), rtol=1e-9)
-    revisions = world.query("select ts, close, run_id from market_data.bar_revisions where timeframe = '5m'")
+    revisions = either_way.query("select ts, close, run_id from market_data.bar_revisions where timeframe = '5m'")
     assert [(row["ts"].isoformat(), row["run_id"]) for row in revisions] == [  # type: ignore[attr-defined]
-        ("2026-11-20T14:30:00+00:00", "run-2")
+        ("2026-11-19T14:30:00+00:00", "run-2")
     ]
 
 

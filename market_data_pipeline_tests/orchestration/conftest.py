@@ -57,7 +57,13 @@ class StandIn(PipelineResource):
         lent.dispose()
 
     def refresh(
-        self, requests: Sequence[SymbolRequest], *, run_id: str, history_days: int | None = None, full: bool = False
+        self,
+        requests: Sequence[SymbolRequest],
+        *,
+        run_id: str,
+        history_days: int | None = None,
+        full: bool = False,
+        by_file: bool = False,
     ) -> Iterator[SeriesOutcome]:
         """Yield an outcome for every series."""
         for request in requests:

@@ -153,3 +153,28 @@ def test_symbols_that_no_answer_for_the_market_lists_are_estimated_individually(
         if first:
             assert estimate.calls == 1 + 1 + 1 + 5  # splits, dividends, the market's day, minutes
             assert estimate.from_market_days == sorted(HALF_LISTED)
+
+
+def test_the_cheaper_way_in_is_files_for_many_symbols_and_rest_for_few(backfill: Backfill) -> None:
+    few = backfill.estimate(80).ways_in
+    assert few.cheaper == "rest"
+    assert few.files is not None
+    assert (few.rest.requests, few.rest.files) == (backfill.estimate(80).calls, 0)
+    assert few.files.files == 2 * 57, "each settled session: minutes, and day bars"
+    assert few.why.startswith("By REST: ")
+    backfill.track(*(f"SYN{number:04d}" for number in range(600)))
+    many = backfill.estimate(8).ways_in
+    assert many.cheaper == "files"
+    assert many.files is not None
+    assert many.files.requests < many.rest.requests
+    assert many.why.startswith(f"By flat files: {many.files.files} files and ")
+    assert backfill.count() == 0, "nothing is sent"
+
+
+def test_without_an_access_key_the_estimate_says_why_files_are_not_taken(
+    backfill: Backfill, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("POLYGON_API_KEY", "some-key")
+    ways = backfill.estimate(45).ways_in
+    assert (ways.cheaper, ways.files) == ("rest", None)
+    assert "MARKET_DATA_FLAT_FILES_KEY_ID" in ways.why

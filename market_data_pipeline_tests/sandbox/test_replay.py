@@ -130,7 +130,7 @@ def test_a_folder_without_bars_is_refused_with_its_name(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=f"{tmp_path} holds no recorded bars"):
         Replay(tmp_path)
     (tmp_path / "day").mkdir()
-    with pytest.raises(ConfigurationError, match=r"no \*\.csv\.gz file"):
+    with pytest.raises(ConfigurationError, match=r"it needs \*\.csv\.gz files .* in us_stocks_sip/day_aggs_v1/ or"):
         Replay(tmp_path)
 
 
@@ -146,10 +146,26 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
         Replay(tmp_path)
 
 
-def test_two_bars_at_one_instant_are_refused(tmp_path: Path) -> None:
-    row = f"TWICE,100,10,11,12,9,{ms(2014, 6, 5)}000000,7"
-    with pytest.raises(ConfigurationError, match="two bars of TWICE that start at 2014-06-05 04:00Z"):
-        Replay(write(tmp_path, "day", row, row))
+def test_a_row_that_comes_twice_counts_once(tmp_path: Path) -> None:
+    start = ms(2014, 6, 5)
+    again = [f"TWICE,{volume},10,11,12,9,{start}000000,7" for volume in (100, 100, 250)]
+    with vendor(Replay(write(tmp_path, "day", *again, f"B,5,10,11,12,9,{start}000000,7"))) as client:
+        assert [bar["v"] for bar in client.bars("TWICE", "1/day", start, start)] == [250]
+        assert [bar["v"] for bar in client.bars("B", "1/day", start, start)] == [5]
+
+
+def test_the_vendors_own_folders_are_read(tmp_path: Path) -> None:
+    for day in (5, 6):
+        for kind, start in (("day", ms(2014, 6, day)), ("minute", ms(2014, 6, day, 10))):
+            folder = f"us_stocks_sip/{kind}_aggs_v1/2014/06"
+            rows = [f"{ticker},{day},10,11,12,9,{start}000000,7" for ticker in ("AA", "BB")]
+            with gzip.open(write(tmp_path, folder) / folder / f"2014-06-0{day}.csv.gz", "wt") as stream:
+                stream.write("\n".join([COLUMNS, *rows]) + "\n")
+    replay = Replay(tmp_path)
+    assert replay.tickers() == ("AA", "BB")
+    with vendor(replay) as client:
+        for kind in ("day", "minute"):
+            assert [bar["v"] for bar in client.bars("BB", f"1/{kind}", "2014-06-05", "2014-06-06")] == [5, 6]
 
 
 def test_a_bad_list_of_splits_is_named(tmp_path: Path) -> None:

@@ -174,3 +174,23 @@ def test_a_former_ticker_leads_to_the_symbol_of_its_security(api: Api, seed: See
     before = (NOW - timedelta(hours=2)).isoformat()
     assert api.get(f"{BARS}/FB", timeframe="5m", as_of=before).status_code == 404
     assert api.get(f"{BARS}/FB2", timeframe="5m").status_code == 404
+
+
+def test_former_tickers_among_several_lead_to_the_symbols_of_their_securities(api: Api, seed: Seed) -> None:
+    for symbol, former in (("META", "FB"), ("BRK.B", None)):
+        seed.series(symbol, count=2, first=TS)
+        for ticker in filter(None, (former, symbol)):
+            seed.connection.execute(
+                "insert into market_data.symbol_history (security, symbol, valid_until, source, first_seen_at)"
+                " values (%s, %s, %s, 'events', %s)",
+                (f"BBG{symbol}", ticker, "2022-06-09" if ticker == former else None, NOW - timedelta(hours=1)),
+            )
+    answer = api.get(BARS, symbols="BRK/B,FB,META", timeframe="5m", limit=1)
+    assert [each.status_code for each in answer.history] == [307]
+    assert [(one["symbol"], one["records_returned"]) for one in answer.json()["series"]] == [("BRK.B", 1), ("META", 1)]
+    quant = api.get("/api/v1/features/quant", symbols="FB", timeframe="5m")
+    assert [one["symbol"] for one in quant.json()["series"]] == ["META"]
+    refused = api.get(BARS, symbols="FB,ZZZZ", timeframe="5m")
+    assert (refused.status_code, refused.json()["symbols"]) == (404, ["ZZZZ"])
+    before = (NOW - timedelta(hours=2)).isoformat()
+    assert api.get(BARS, symbols="FB", timeframe="5m", as_of=before).status_code == 404

@@ -28,6 +28,8 @@ def _changes(connection: Connection, ui_url: str) -> Alert | None:
     note_alerted(connection, [each.id for each in found])
     said = [f"{each.symbol} {each.change}" for each in found]
     symbols = len({each.symbol for each in found})
-    title = said[0] if len(said) == 1 else f"{symbols} symbols were renamed, or are other securities than before"
+    title = (
+        said[0] if len(said) == 1 else f"{symbols} symbols were renamed or listed, or are other securities than before"
+    )
     kept = "A mistake of the vendor is corrected by corporate_actions.yaml; docs/securities.md says how."
     return Alert(title, (*(said[:WORST_SHOWN] if len(said) > 1 else ()), kept), Tone.WARNING, ui_url)
