@@ -394,6 +394,184 @@ begin
 end;
 $$;
 
+create function market_data.define_readers() returns void
+language plpgsql
+as $define$
+-- The functions that read through the views, on records itself: a view's join hides from the planner which partitions a
+-- series is in, and that its rows are in order.
+begin
+    execute $reader$
+        create or replace function market_data.bars_as_of(symbol text, timeframe text, instant timestamptz)
+        returns setof market_data.bars
+        language sql stable parallel safe
+        as $$
+            -- A single SELECT, which PostgreSQL merges into the caller's query: bounds on ts reach the indexes of both relations.
+            -- A column added to bars has to be added here.
+            select distinct on (v.ts)
+                v.symbol, v.timeframe, v.ts, v.open, v.high, v.low, v.close, v.volume, v.vwap, v.trades, v.ingested_at,
+                v.recorded_at
+            from (
+                select
+                    bars_as_of.symbol, bars_as_of.timeframe, b.ts, b.open, b.high, b.low, b.close, b.volume, b.vwap,
+                    b.trades::bigint, b.ingested_at,
+                    b.recorded_at, null::bigint as id
+                from market_data.records as b
+                where
+                    b.series = (
+                        select s.id from market_data.series as s
+                        where s.symbol = bars_as_of.symbol and s.timeframe = bars_as_of.timeframe
+                    )
+                    -- What the timeframe says of the number, so that its partitions alone are planned for.
+                    and b.series >= market_data.timeframe_code(bars_as_of.timeframe) << 24
+                    and b.series < (market_data.timeframe_code(bars_as_of.timeframe) + 1) << 24
+                    and b.ingested_at <= bars_as_of.instant
+                union all
+                select
+                    r.symbol, r.timeframe, r.ts, r.open, r.high, r.low, r.close, r.volume, r.vwap, r.trades, r.ingested_at,
+                    r.recorded_at, r.id
+                from market_data.bar_revisions as r
+                where
+                    r.symbol = bars_as_of.symbol
+                    and r.timeframe = bars_as_of.timeframe
+                    and r.ingested_at <= bars_as_of.instant
+                    and r.superseded_at > bars_as_of.instant
+            ) as v
+            -- Two versions claim the instant only where a clock was set back: the one stored last counts, null being the present.
+            order by v.ts desc, v.id desc
+        $$
+    $reader$;
+    execute $reader$
+        create or replace function market_data.bars_recorded_by(symbol text, timeframe text, instant timestamptz)
+        returns setof market_data.bars
+        language sql stable parallel safe
+        as $$
+            -- bars_as_of, going by the database's instants instead of the pipeline's.
+            select distinct on (v.ts)
+                v.symbol, v.timeframe, v.ts, v.open, v.high, v.low, v.close, v.volume, v.vwap, v.trades, v.ingested_at,
+                v.recorded_at
+            from (
+                select
+                    bars_recorded_by.symbol, bars_recorded_by.timeframe, b.ts, b.open, b.high, b.low, b.close, b.volume, b.vwap,
+                    b.trades::bigint, b.ingested_at,
+                    b.recorded_at, null::bigint as id
+                from market_data.records as b
+                where
+                    b.series = (
+                        select s.id from market_data.series as s
+                        where s.symbol = bars_recorded_by.symbol and s.timeframe = bars_recorded_by.timeframe
+                    )
+                    -- What the timeframe says of the number, so that its partitions alone are planned for.
+                    and b.series >= market_data.timeframe_code(bars_recorded_by.timeframe) << 24
+                    and b.series < (market_data.timeframe_code(bars_recorded_by.timeframe) + 1) << 24
+                    and coalesce(b.recorded_at, b.ingested_at) <= bars_recorded_by.instant
+                union all
+                select
+                    r.symbol, r.timeframe, r.ts, r.open, r.high, r.low, r.close, r.volume, r.vwap, r.trades, r.ingested_at,
+                    r.recorded_at, r.id
+                from market_data.bar_revisions as r
+                where
+                    r.symbol = bars_recorded_by.symbol
+                    and r.timeframe = bars_recorded_by.timeframe
+                    and coalesce(r.recorded_at, r.ingested_at) <= bars_recorded_by.instant
+                    and coalesce(r.supersession_recorded_at, r.superseded_at) > bars_recorded_by.instant
+            ) as v
+            order by v.ts desc, v.id desc
+        $$
+    $reader$;
+    execute $reader$
+        create or replace function market_data.dividend_factors(symbol text, instant timestamptz default 'infinity')
+        returns table (
+            ex_date date,
+            in_force_from timestamptz,
+            amount double precision,
+            previous_close double precision,
+            shares double precision,
+            factor double precision
+        )
+        language sql stable parallel safe
+        as $$
+            select
+                paid.ex_date,
+                paid.in_force_from,
+                paid.amount,
+                (paid.before).close,
+                split.factor,
+                case
+                    when paid.amount < (paid.before).close * split.factor
+                        then 1 - paid.amount / ((paid.before).close * split.factor)
+                    else 1
+                end
+            from (
+                select
+                    day.ex_date,
+                    day.in_force_from,
+                    day.amount,
+                    case
+                        when dividend_factors.instant = 'infinity' then (
+                            select
+                                row(
+                                    dividend_factors.symbol, '1d', b.ts, b.open, b.high, b.low, b.close, b.volume, b.vwap,
+                                    b.trades::bigint, b.ingested_at, b.recorded_at
+                                )::market_data.bars
+                            from market_data.records_1d as b
+                            where
+                                b.series = (
+                                    select s.id from market_data.series as s
+                                    where s.symbol = dividend_factors.symbol and s.timeframe = '1d'
+                                )
+                                and b.ts < day.in_force_from
+                            order by b.ts desc limit 1
+                        )
+                        -- As a rule a close of the last days; only without one are all before them read.
+                        else coalesce(
+                            (
+                                select b
+                                from market_data.bars_as_of(dividend_factors.symbol, '1d', dividend_factors.instant) as b
+                                where b.ts < day.in_force_from and b.ts >= day.in_force_from - interval '14 days'
+                                order by b.ts desc limit 1
+                            ),
+                            (
+                                select b
+                                from market_data.bars_as_of(dividend_factors.symbol, '1d', dividend_factors.instant) as b
+                                where b.ts < day.in_force_from - interval '14 days'
+                                order by b.ts desc limit 1
+                            )
+                        )
+                    end as before
+                from (
+                    select
+                        d.ex_date,
+                        d.ex_date::timestamp at time zone 'America/New_York' as in_force_from,
+                        sum(d.amount order by d.amount) as amount
+                    from market_data.dividends_as_of(dividend_factors.instant) as d
+                    where
+                        d.symbol = dividend_factors.symbol
+                        and d.currency = 'USD'
+                        and d.ex_date <= (
+                            case
+                                when dividend_factors.instant = 'infinity' then market_data.clock()
+                                else dividend_factors.instant
+                            end at time zone 'America/New_York'
+                        )::date
+                    group by d.ex_date
+                ) as day
+            ) as paid
+            cross join lateral (
+                select market_data.product(s.factor) as factor
+                from market_data.splits_as_of(dividend_factors.instant) as s
+                where
+                    s.symbol = dividend_factors.symbol
+                    and s.execution_date <= paid.ex_date
+                    and s.execution_date::timestamp at time zone 'America/New_York' > (paid.before).ts
+            ) as split
+            where (paid.before).close is not null
+        $$
+    $reader$;
+end;
+$define$;
+
+comment on function market_data.define_readers() is 'Lets bars_as_of, bars_recorded_by and dividend_factors read records, once everything is moved.';
+
 create function market_data.end_move() returns void
 language plpgsql
 as $$
@@ -403,11 +581,13 @@ begin
         raise exception 'bars are still being moved';
     end if;
     perform market_data.define_views(false);
+    perform market_data.define_readers();
     drop table market_data.series_to_move;
     drop table market_data.bars_to_move;
     drop table market_data.features_to_move;
     drop function market_data.move_series(text, text);
     drop function market_data.define_views(boolean);
+    drop function market_data.define_readers();
     drop function market_data.refuse_while_moving();
 end;
 $$;
