@@ -28,7 +28,7 @@ unexport VIRTUAL_ENV PYTHONPATH PYTHONHOME
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
-install: $(VENV)/.installed ## install the locked environment into .venv
+install: $(VENV)/.installed $(if $(filter-out 0 no false,$(CLUSTER)),$(VENV)/.installed-cluster) ## install the locked environment into .venv; CLUSTER=1 adds what several hosts need
 
 run: $(VENV)/.installed ## start everything and load the universe; ONCE=1 exits when the backfill is done
 ifeq ($(filter-out 0 no false,$(ONCE)),)
@@ -43,7 +43,7 @@ down: $(VENV)/.installed ## stop everything that `make run` left running
 
 # A third of a test's time is spent waiting, for processes above all, so four workers keep two processors busy. What is
 # compiled is kept: each worker compiles 4 s, and each of hundreds of processes 0.2 s, where it is not.
-test: $(VENV)/.installed-dev $(VENV)/.browser ## run the whole test suite
+test: $(VENV)/.installed-dev $(VENV)/.browser $(VENV)/.redis ## run the whole test suite
 	@env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 # Tests of the pages drive a browser. It is installed once, where none is there and apt may; elsewhere pytest says why
@@ -56,6 +56,13 @@ $(VENV)/.browser: | $(VENV)/.installed-dev
 		{ $(APT) update && { $(APT) install -y --no-install-recommends chromium-headless-shell fonts-dejavu-core \
 			|| $(APT) install -y --no-install-recommends chromium fonts-dejavu-core; }; } >/dev/null 2>&1 \
 		|| echo "Chromium could not be installed; the tests of the pages are skipped." >&2; fi; touch $@
+
+# Tests of several hosts start a Redis of their own. The package's service, where it starts one, is stopped again.
+$(VENV)/.redis: | $(VENV)/.installed-dev
+	@if ! command -v redis-server >/dev/null && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		echo "Installing Redis for the tests of several hosts ..." >&2; export DEBIAN_FRONTEND=noninteractive RUNLEVEL=1; \
+		{ $(APT) update && $(APT) install -y --no-install-recommends redis-server; } >/dev/null 2>&1 \
+		|| echo "Redis could not be installed; the tests of several hosts are skipped." >&2; fi; touch $@
 
 # A machine without a network finds that out in seconds.
 APT := timeout 300 apt-get -qq -o Acquire::Retries=1 -o Acquire::http::Timeout=15 -o Acquire::https::Timeout=15
@@ -80,8 +87,11 @@ lock: $(VENV)/.installed ## pin the newest versions that pyproject.toml allows, 
 	$(COMPILE) pyproject.toml --extra all --group build --output-file requirements.lock
 	$(COMPILE) pyproject.toml --extra all --extra kubernetes --group build --constraints requirements.lock \
 		--output-file requirements-kubernetes.lock
-	$(COMPILE) pyproject.toml --extra all --extra kubernetes --group build --group dev \
-		--constraints requirements-kubernetes.lock --output-file requirements-dev.lock
+	$(COMPILE) pyproject.toml --extra all --extra cluster --group build --constraints requirements-kubernetes.lock \
+		--output-file requirements-cluster.lock
+	$(COMPILE) pyproject.toml --extra all --extra kubernetes --extra cluster --group build --group dev \
+		--constraints requirements-cluster.lock --constraints requirements-kubernetes.lock \
+		--output-file requirements-dev.lock
 	$(BIN)/python -m market_data_pipeline_tests.lock_platforms
 
 clean: ## remove the environment and caches; data in .market-data stay
@@ -132,6 +142,11 @@ $(VENV)/.installed: $(BIN)/python requirements-installer.lock requirements.lock 
 	else pip_install --require-hashes -r requirements-installer.lock || say "uv is not to be had; using pip."; fi; \
 	install --require-hashes -r requirements.lock; \
 	install --no-build-isolation --editable .; \
+	wrap_dagster; compile; touch $@
+
+$(VENV)/.installed-cluster: $(VENV)/.installed requirements-cluster.lock
+	@$(SETUP); set -e; say "Installing what workers of several hosts need ..."; \
+	install --require-hashes -r requirements-cluster.lock; \
 	wrap_dagster; compile; touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed requirements-dev.lock

@@ -348,6 +348,7 @@ def test_a_plan_counts_the_calls_and_the_time_they_take(run, project: str, monke
     said = run("plan", "--symbols", "AAPL,MSFT", "--days", "5").out
     assert "11 calls" in said
     assert "basic plan" in said
+    assert said.index("11 calls") < said.index("MSFT")  # the sum comes first
 
 
 def test_a_plan_of_a_resampled_timeframe_counts_its_base(run, project: str) -> None:
@@ -394,11 +395,17 @@ def test_staleness_lists_what_was_never_computed(run, project: str) -> None:
         "not_expected_count": 0,
         "total_monitored": 125,
     }
-    assert len(report["by_status"]["missing"]) == 50
+    assert len(report["by_status"]["missing"]) == 125
+    assert (report["truncated"], report["next"]) == (False, None)
     assert report["timestamp"] == "2025-03-15T12:00:00Z"
     said = run("staleness", "--limit", "3").out
     assert said.count("MISSING") == 3
-    assert "125 missing" in said
+    assert said.startswith("0 fresh, 0 aging, 0 stale, 125 missing")
+    assert said.rstrip().endswith("122 more are no further behind than these; --all shows every one.")
+    assert run("staleness").out.count("MISSING") == 50
+    every = run("staleness", "--all").out
+    assert every.count("MISSING") == 125
+    assert "--all" not in every
 
 
 def test_staleness_is_narrowed_to_symbols_timeframes_and_a_tier(run, project: str) -> None:

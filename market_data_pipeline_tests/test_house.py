@@ -191,12 +191,13 @@ def test_the_locks_hold_what_the_project_requires() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     extras = project["project"]["optional-dependencies"]
     groups = project["dependency-groups"]
-    cluster = extras.pop("kubernetes")
+    kubernetes, cluster = extras.pop("kubernetes"), extras.pop("cluster")
     runtime = [*project["project"]["dependencies"], *itertools.chain(*extras.values()), *groups["build"]]
     for lock, asked in {
         "requirements.lock": runtime,
-        "requirements-kubernetes.lock": [*runtime, *cluster],
-        "requirements-dev.lock": [*runtime, *cluster, *groups["dev"]],
+        "requirements-kubernetes.lock": [*runtime, *kubernetes],
+        "requirements-cluster.lock": [*runtime, *cluster],
+        "requirements-dev.lock": [*runtime, *kubernetes, *cluster, *groups["dev"]],
         "requirements-installer.lock": groups["installer"],
     }.items():
         locked = (ROOT / lock).read_text(encoding="utf-8").lower()
@@ -210,7 +211,8 @@ def test_development_runs_on_the_pins_of_production() -> None:
         text = (ROOT / name).read_text(encoding="utf-8")
         return set(re.findall(r"^[a-z0-9.\-]+==[^ ]+", text, re.MULTILINE))
 
-    assert pins("requirements.lock") <= pins("requirements-kubernetes.lock") <= pins("requirements-dev.lock")
+    for of_hosts in ("requirements-kubernetes.lock", "requirements-cluster.lock"):
+        assert pins("requirements.lock") <= pins(of_hosts) <= pins("requirements-dev.lock")
 
 
 def test_the_command_and_the_location_have_their_names() -> None:

@@ -16,11 +16,12 @@ write() {
   chmod 0444 "$folder/$1"
 }
 
-for each in postgres_password owner_password pipeline_password api_token; do
+for each in postgres_password owner_password pipeline_password broker_password api_token; do
   write "$each" "$(od -An -N24 -tx1 /dev/urandom | tr -d ' \n')"
 done
 pipeline=$(cat "$folder/pipeline_password")
 write polygon_api_key "$POLYGON_API_KEY"
+write broker_url "redis://:$(cat "$folder/broker_password")@${BROKER_SERVER:-broker:6379}/0"
 write owner_url "postgresql://pipeline_owner:$(cat "$folder/owner_password")@$server/market_data"
 write database_url "postgresql://pipeline:$pipeline@$server/market_data"
 write dagster_url "postgresql+psycopg2://pipeline:$pipeline@$server/dagster"

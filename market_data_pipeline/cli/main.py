@@ -72,6 +72,24 @@ def up(
         raise
 
 
+@app.command(epilog="Example: MARKET_DATA_WORKER_RUNS=6 market-data worker")
+def worker(
+    check: Annotated[
+        bool, typer.Option("--check", help="Exit with 0 if the worker of this host is working; start none.")
+    ] = False,
+) -> None:
+    """Carry runs on this host, as one of several, until Ctrl-C; the daemon is on another one.
+
+    MARKET_DATA_BROKER_URL names the Redis server that they come from, MARKET_DATA_WORKER_RUNS how many at once.
+    """
+    from market_data_pipeline.runtime.worker import check_worker, run_worker
+
+    if check:
+        check_worker(settings())
+        return
+    raise typer.Exit(run_worker(settings(), console()))
+
+
 @app.command(epilog="Example: market-data down")
 def down() -> None:
     """Stop everything that `up` started, including the embedded database."""

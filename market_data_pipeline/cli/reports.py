@@ -6,7 +6,7 @@ Add here: a report on series. Keep out: reports on runs (cli.runs), and the ques
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
@@ -31,7 +31,13 @@ from market_data_pipeline.domain.series import Tier, Timeframe, parse_symbol, pa
 from market_data_pipeline.reports.objectives import span
 from market_data_pipeline.runtime.console import console
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 app = typer.Typer()
+
+_SHOWN: Final = 50  # rows of a table: as many as people read
+ShowAll = Annotated[bool, typer.Option("--all", help="Show every series, however many there are.")]
 
 
 @app.command(epilog="Example: market-data plan AAPL --days 30")
@@ -41,9 +47,12 @@ def plan(
     timeframes: Timeframes = "",
     days: HistoryDays = None,
     full: Annotated[bool, typer.Option("--full", help="Estimate as if nothing were held.")] = False,
+    show_all: ShowAll = False,
     as_json: AsJson = False,
 ) -> None:
     """Estimate the calls, pages and time of a backfill; nothing is sent.
+
+    The sum comes first, then the series that take the most calls.
 
     A page holds 50,000 minutes, whatever the timeframe. A year of a stock
     takes at most 5 calls for 5m (52 sessions of 16 hours each) and one for
@@ -62,10 +71,6 @@ def plan(
     if as_json:
         print_json(estimate)
         return
-    print_table(
-        ("symbol", "timeframe", ">sessions", ">calls"),
-        [(one.symbol, one.timeframe, one.sessions, one.calls) for one in estimate.series],
-    )
     if estimate.market_days:
         console().print(
             f"One call a day fetches the day bars of {', '.join(map(str, estimate.market_days))} for all symbols; "
@@ -89,6 +94,15 @@ def plan(
     )
     if estimate.series:
         console().print(estimate.ways_in.why, markup=False)
+    _print_most(
+        ("symbol", "timeframe", ">sessions", ">calls"),
+        [
+            (one.symbol, one.timeframe, one.sessions, one.calls)
+            for one in sorted(estimate.series, key=lambda one: -one.calls)
+        ],
+        None if show_all else _SHOWN,
+        "take no more calls than these",
+    )
 
 
 @app.command(epilog="Example: market-data staleness --tier critical --timeframes 5m,1d")
@@ -97,10 +111,18 @@ def staleness(
     symbol_list: SymbolList = "",
     timeframes: Timeframes = "",
     tier: Annotated[Tier | None, typer.Option(help="Only this tier.", show_default=False)] = None,
-    limit: Annotated[int, typer.Option(min=1, help="At most this many series of each state.")] = 50,
+    limit: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help=f"At most this many series; {_SHOWN} by default, all with --json, which counts them for each state.",
+            show_default=False,
+        ),
+    ] = None,
+    show_all: ShowAll = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show how far behind each series is, worst first."""
+    """Show how many series are how far behind, and the worst of them."""
     chosen, chosen_timeframes = symbols_of(symbols, symbol_list), names(timeframes, parse_timeframe)
     from market_data_pipeline.reports.freshness import Selection, staleness_report
     from market_data_pipeline.runtime.database import reading_engine
@@ -109,13 +131,17 @@ def staleness(
     engine = reading_engine(settings())
     if chosen:
         select_followed(engine, chosen)  # refuses symbols that are not followed
-    report = staleness_report(engine, limit, Selection(chosen, chosen_timeframes, tier))
+    most = limit if as_json or show_all or limit else _SHOWN
+    report = staleness_report(engine, most, Selection(chosen, chosen_timeframes, tier))
     if as_json:
         print_json(report)
         return
+    counts = {name: count for name, count in report.summary if name.endswith("_count")}
+    said = ", ".join(f"{count} {name.removesuffix('_count')}" for name, count in counts.items())
+    console().print(f"{said} at {instant(report.timestamp)}")
     states = report.by_status
     worst_first = [*states.missing, *states.stale, *states.aging, *states.fresh]
-    print_table(
+    _print_most(
         ("symbol", "timeframe", "tier", "state", ">behind", "within RPO", "last bar", "last error"),
         [
             (
@@ -128,12 +154,21 @@ def staleness(
                 instant(one.last_ts),
                 one.last_error,
             )
-            for one in worst_first
+            for one in worst_first[:most]
         ],
+        None,
+        "are no further behind than these",
+        left=report.summary.total_monitored - len(worst_first[:most]),
     )
-    counts = {name: count for name, count in report.summary if name.endswith("_count")}
-    said = ", ".join(f"{count} {name.removesuffix('_count')}" for name, count in counts.items())
-    console().print(f"{said} at {instant(report.timestamp)}")
+
+
+def _print_most(
+    columns: Sequence[str], rows: Sequence[Sequence[object]], most: int | None, why: str, *, left: int = 0
+) -> None:
+    """Print the first `most` rows (None: all) and say how many are left out, `left` of them before."""
+    print_table(columns, rows[:most])
+    if more := left + len(rows) - len(rows[:most]):
+        console().print(f"{more} more {why}; --all shows every one.")
 
 
 @app.command(epilog="Example: market-data gaps AAPL --timeframes 5m")

@@ -114,6 +114,10 @@ class DatabaseBusyError(TransientError):
     """PostgreSQL works, but has no connection or no time free: the same call may succeed in seconds."""
 
 
+class BrokerUnavailableError(TransientError):
+    """Redis, by which runs reach the workers of other hosts, cannot be reached."""
+
+
 class DatabaseFullError(TransientError):
     """PostgreSQL's disk is full: nothing else that is fetched could be stored."""
 

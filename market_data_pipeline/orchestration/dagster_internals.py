@@ -15,6 +15,8 @@ Checked with Dagster 1.13.27; `test_dagster_internals` fails when Dagster drops 
   nothing to do, whose own processor time falls from 0.56 to 0.28 s without them.
 - The state of Dagster (`reports.dagster_state`): the only public way to read heartbeats, schedule states and a run's
   failure is GraphQL, whose webserver may be down just when they are needed.
+- Runs on other hosts (`orchestration.worker_launcher`, `runtime.worker`): what executes a run in a process of our own,
+  and what a launcher answers to run monitoring, have no public names.
 - A guard around the UI: `dagster-webserver` has no place for a middleware, and obeys any web page.
 """
 
@@ -24,6 +26,7 @@ import importlib
 import logging
 import math
 import multiprocessing
+import multiprocessing.context
 import multiprocessing.forkserver
 import os
 import sys
@@ -50,8 +53,10 @@ if TYPE_CHECKING:
     import dagster as dg
     import sqlalchemy as sa
     from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
+    from dagster._core.launcher import CheckRunHealthResult as CheckRunHealthResult
     from dagster._core.origin import JobPythonOrigin
     from dagster._core.remote_origin import RemoteJobOrigin
+    from dagster._core.run_coordinator.queued_run_coordinator import RunQueueConfig as RunQueueConfig
     from dagster._core.scheduler.instigation import InstigatorState
     from starlette.types import ASGIApp
 
@@ -170,11 +175,52 @@ def start_runs_warm() -> None:
         return
     from dagster._grpc.server import DagsterApiServer
 
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([_PRELOADED])
+    context = warm_runs()
     # The server was created before it loaded this module: a property takes precedence over the attribute it has set.
     DagsterApiServer._mp_ctx = property(lambda _: context, lambda *_: None)  # type: ignore[assignment]
-    multiprocessing.forkserver.ensure_running()  # ready before the first run
+
+
+def warm_runs() -> multiprocessing.context.ForkServerContext:
+    """Return what starts processes that have imported what a run needs; it is ready when this returns."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([_PRELOADED])
+    multiprocessing.forkserver.ensure_running()
+    return context
+
+
+def launched_run(packed: Mapping[str, Any]) -> str:
+    """Return the id of the run that dagster-celery's message is about."""
+    from dagster._grpc.types import ExecuteRunArgs
+    from dagster._serdes import unpack_value
+
+    return str(unpack_value(dict(packed), as_type=ExecuteRunArgs).run_id)
+
+
+def execute_run(run_id: str) -> None:
+    """Execute a run that has been launched, in this process, whose main thread this is; SIGINT interrupts the run.
+
+    The instance is the one of the environment. What goes wrong is in the event log.
+    """
+    import dagster as dg
+    from dagster._cli.api import _execute_run_command_body
+    from dagster._utils.interrupts import capture_interrupts
+
+    with capture_interrupts(), dg.DagsterInstance.get() as instance:
+        _execute_run_command_body(run_id, instance, lambda _event: None, set_exit_code_on_failure=False)
+
+
+def worker_health(*, is_lost: bool) -> CheckRunHealthResult:
+    """Return what a launcher answers when run monitoring asks for the process of a run."""
+    from dagster._core.launcher import CheckRunHealthResult, WorkerStatus
+
+    return CheckRunHealthResult(WorkerStatus.FAILED if is_lost else WorkerStatus.RUNNING)
+
+
+def cannot_launch_yet(reason: str) -> Exception:
+    """Return the error with which a launcher has a run put back into the queue, to be launched again later."""
+    from dagster._core.errors import DagsterUserCodeUnreachableError
+
+    return DagsterUserCodeUnreachableError(reason)
 
 
 def use_engine(engine: sa.Engine, *storages: Any) -> None:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import signal
 import socket
 import sys
 import weakref
@@ -46,7 +47,7 @@ _SILENT_SECONDS: Final = 60.0
 _SUSPECT_FOR: Final = timedelta(seconds=40)
 _REGISTERED_WITHIN: Final = timedelta(seconds=60)  # milliseconds after its start a run has noted its process
 _QUEUED_WITHIN: Final = timedelta(minutes=5)  # a run is queued milliseconds after it is created
-_ENDED_SINCE: Final = timedelta(seconds=30)  # a run's process ends within a second of the run
+ENDED_SINCE: Final = timedelta(seconds=30)  # a run's process ends within a second of the run
 _LOOKED_AT: Final = 100  # runs of one status at one look
 
 _SPACE: Final = "market_data.run"  # of the locks
@@ -173,21 +174,37 @@ def fail_lost_runs(instance: dg.DagsterInstance, *, starting: bool = False) -> l
     for record in started:
         if reason := _why_lost(instance, record, locks, now, starting):
             lost.append((record.dagster_run, reason))
-    failed = []
-    for run, message in lost:
-        current = instance.get_run_by_id(run.run_id)
-        if current is None or current.status != run.status:  # it has moved on meanwhile
-            continue
-        if current.status is dg.DagsterRunStatus.CANCELING:
-            instance.report_run_canceled(current, message)
-        else:
-            instance.report_run_failed(current, message)
-        # Run monitoring would free them within a minute; until then three lost runs would block the whole pool.
-        instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
-        failed.append(run.run_id)
-        _kill(current)
-    end_leftovers(instance, _ENDED_SINCE)
+    failed = [run.run_id for run, message in lost if _end(instance, run, message)]
+    end_leftovers(instance, ENDED_SINCE)
     return failed
+
+
+def fail_if_lost(instance: dg.DagsterInstance, run_id: str) -> bool:
+    """Mark one started run as failed if `fail_lost_runs` would; return whether it was lost.
+
+    Raises:
+        DatabaseUnavailableError: PostgreSQL cannot be reached, so nothing is known about any run.
+    """
+    record = instance.get_run_record_by_id(run_id)
+    if record is None or record.dagster_run.status is not dg.DagsterRunStatus.STARTED:
+        return False
+    reason = _why_lost(instance, record, _locks(instance, [run_id]), datetime.now(UTC), starting=False)
+    return reason is not None and _end(instance, record.dagster_run, reason)
+
+
+def _end(instance: dg.DagsterInstance, run: dg.DagsterRun, message: str) -> bool:
+    """Mark a lost run as failed, or as cancelled if that was requested; return False if it has moved on meanwhile."""
+    current = instance.get_run_by_id(run.run_id)
+    if current is None or current.status != run.status:
+        return False
+    if current.status is dg.DagsterRunStatus.CANCELING:
+        instance.report_run_canceled(current, message)
+    else:
+        instance.report_run_failed(current, message)
+    # Run monitoring would free them within a minute; until then three lost runs would block the whole pool.
+    instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
+    _kill(current)
+    return True
 
 
 def _why_lost(
@@ -208,12 +225,15 @@ def _why_lost(
         late = starting or began < now - _REGISTERED_WITHIN
         return "Its process is gone: it ended before its first step." if late else None
     suspicion = None
+    holder = (locks or {}).get(run.run_id)
+    is_silent = holder is not None and (holder.silent_for or 0.0) > _SILENT_SECONDS
     if process.own and process.is_here:
         if process.find() is None:
             return f"Its process {process.pid} is gone."
-        holder = (locks or {}).get(run.run_id)
-        if holder is not None and (holder.silent_for or 0.0) > _SILENT_SECONDS:
+        if is_silent and holder:
             suspicion = f"Its process {process.pid} is not running: no sign of life for {holder.silent_for:.0f} s."
+    elif process.own and is_silent and holder:  # the server notices later that its host is gone
+        suspicion = f"Nothing has been heard from its process on {process.host} for {holder.silent_for:.0f} s."
     elif locks is not None and run.run_id not in locks:
         suspicion = f"Its process on {process.host} is gone: it no longer holds its lock in the database."
         if starting and process.host == socket.gethostname():  # the machine was restarted
@@ -245,6 +265,29 @@ def _locks(instance: dg.DagsterInstance, run_ids: Sequence[str]) -> dict[str, Ho
         return {}
     with open_connection(url, autocommit=True) as connection:
         return holders(connection, _SPACE, run_ids)
+
+
+def interrupt_cancelled(instance: dg.DagsterInstance, before: set[str]) -> None:
+    """Let the runs of this machine stop that a user terminates: they end as cancelled after their next commit.
+
+    `before` holds the ids of those that were interrupted by an earlier call, and gets the new ones.
+    """
+    for record in _records(instance, dg.DagsterRunStatus.CANCELING):
+        run = record.dagster_run
+        if run.run_id not in before and interrupt(run):
+            before.add(run.run_id)
+
+
+def interrupt(run: dg.DagsterRun) -> bool:
+    """Send SIGINT to a run's process; return False if it does not run here or does not exist only for the run."""
+    import psutil
+
+    process = RunProcess.of_run(run)
+    if process is None or not process.own or (found := process.find()) is None:
+        return False
+    with suppress(psutil.NoSuchProcess):
+        found.send_signal(signal.SIGINT)
+    return True
 
 
 def end_leftovers(instance: dg.DagsterInstance, patience: timedelta) -> None:

@@ -1,16 +1,19 @@
-"""Dagster's run queue as `dagster.yaml` names it: emptied by one daemon at a time, whoever starts it.
+"""Dagster's run queue as `dagster.yaml` names it: emptied by one daemon at a time, and no faster than runs can start.
 
 Two daemons on one storage would evaluate every schedule and sensor twice and start runs twice; Dagster only warns. A
 daemon is the only process that reads how often the queue is to be looked at, when it starts: it then takes a lock of
 PostgreSQL and keeps it until its process ends. `dagster-daemon run`, `dagster dev` and `dg dev` are refused that way as
 `market-data up` is. A daemon whose instance file names another coordinator takes no lock; `runtime.daemon_watch` finds
 it by its heartbeats.
+
+Where workers of several hosts carry the runs, as many leave the queue as those carry that are there: a run that waited
+elsewhere could be overtaken by none, and would be failed for not starting.
 """
 
 from __future__ import annotations
 
 from contextlib import ExitStack
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import click
 import dagster as dg
@@ -23,6 +26,9 @@ from market_data_pipeline.orchestration.serving_daemon import (
     second_daemon,
     serving_daemon,
 )
+
+if TYPE_CHECKING:
+    from market_data_pipeline.orchestration.dagster_internals import RunQueueConfig
 
 _ATTEMPTS: Final = 1  # five seconds; a server notices within milliseconds that a killed process of its machine is gone
 
@@ -42,6 +48,12 @@ class RunQueue(dg.QueuedRunCoordinator):
         if self._held is None:
             self._held = _serve_alone(self._instance)
         return super().dequeue_interval_seconds
+
+    def get_run_queue_config(self) -> RunQueueConfig:
+        """Return Dagster's configuration; in a daemon with workers, with as many concurrent runs as those carry."""
+        configured = super().get_run_queue_config()
+        slots = getattr(self._instance.run_launcher, "slots", None) if self._held is not None else None
+        return configured if slots is None else configured._replace(max_concurrent_runs=slots())
 
 
 def _serve_alone(instance: dg.DagsterInstance) -> ExitStack:

@@ -45,6 +45,12 @@ UNFINISHED: Final = (
     dg.DagsterRunStatus.CANCELING,
 )
 
+# Dagster's, on runs whose process was lost and on their retries.
+_WILL_RETRY_TAG: Final = "dagster/will_retry"
+_PARENT_TAG: Final = "dagster/parent_run_id"
+_ROOT_TAG: Final = "dagster/root_run_id"
+_RETRIED_WITHIN: Final = timedelta(minutes=2)  # the daemon does it within seconds, unless it was restarted meanwhile
+
 _POLL_SECONDS: Final = 0.5  # a query costs 10 ms of the database and the shortest run takes 2 s
 
 
@@ -275,22 +281,44 @@ def wait_for_runs(
     timeout: timedelta | None = None,
     on_look: Callable[[Mapping[str, dg.DagsterRunStatus]], None] | None = None,
 ) -> dict[str, dg.DagsterRunStatus]:
-    """Wait until all runs are finished and return how each ended.
+    """Wait until all runs are finished, and the retries of those that failed; return how each ended.
+
+    A run that was retried is left out of what is returned: its last retry stands for it.
 
     Args:
         instance: Dagster's storage.
         run_ids: the runs.
         timeout: give up then and return the statuses as they are.
-        on_look: called with all statuses about twice a second, for a display; an exception from it ends the wait.
+        on_look: called about twice a second, for a display, with the statuses of all runs and retries; an exception
+            from it ends the wait.
     """
     deadline = time.monotonic() + timeout.total_seconds() if timeout else None
     while True:
-        records = instance.get_run_records(dg.RunsFilter(run_ids=list(run_ids))) if run_ids else []
-        statuses = {record.dagster_run.run_id: record.dagster_run.status for record in records}
+        records = _with_retries(instance, run_ids) if run_ids else []
+        retried = {record.dagster_run.tags.get(_PARENT_TAG) for record in records}
+        last = [record for record in records if record.dagster_run.run_id not in retried]
         if on_look:
-            on_look(statuses)
-        if not any(status in UNFINISHED for status in statuses.values()):
-            return statuses
-        if deadline is not None and time.monotonic() > deadline:
-            return statuses
+            on_look({record.dagster_run.run_id: record.dagster_run.status for record in records})
+        is_late = deadline is not None and time.monotonic() > deadline
+        if is_late or not any(_goes_on(record) for record in last):
+            return {record.dagster_run.run_id: record.dagster_run.status for record in last}
         time.sleep(_POLL_SECONDS)
+
+
+def _with_retries(instance: dg.DagsterInstance, run_ids: Sequence[str]) -> list[dg.RunRecord]:
+    records = list(instance.get_run_records(dg.RunsFilter(run_ids=list(run_ids))))
+    if any(_is_retried(record) for record in records):
+        records += instance.get_run_records(dg.RunsFilter(tags={_ROOT_TAG: list(run_ids)}))
+    return records
+
+
+def _goes_on(record: dg.RunRecord) -> bool:
+    """Return whether a run is not finished, or has failed so lately that the daemon may not have retried it yet."""
+    if record.dagster_run.status in UNFINISHED:
+        return True
+    return _is_retried(record) and time.time() - (record.end_time or 0.0) < _RETRIED_WITHIN.total_seconds()
+
+
+def _is_retried(record: dg.RunRecord) -> bool:
+    run = record.dagster_run
+    return run.status is dg.DagsterRunStatus.FAILURE and run.tags.get(_WILL_RETRY_TAG) == "true"

@@ -17,7 +17,7 @@ from dagster_postgres.utils import (
     pg_url_from_config,
     retry_pg_connection_fn,
 )
-from sqlalchemy import inspect
+from sqlalchemy import event, inspect
 
 from market_data_pipeline.domain.errors import ConfigurationError
 from market_data_pipeline.orchestration.dagster_internals import use_engine
@@ -25,6 +25,7 @@ from market_data_pipeline.orchestration.pool_slots import change_slots_in_turn
 from market_data_pipeline.settings.database_urls import postgres_url as libpq_form
 from market_data_pipeline.settings.database_urls import psycopg2_url
 from market_data_pipeline.store.connection import with_keepalives
+from market_data_pipeline.store.connection_settings import KEEPALIVES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -32,6 +33,18 @@ if TYPE_CHECKING:
 
 # Of runs, events and schedules, and the one that a run storage of an older Dagster lacks; where these are, all are.
 _TABLES: Final = {"runs", "event_logs", "instigators", "instance_info"}
+
+
+def _keep_alive(connection: Any, _: object) -> None:
+    """Let the server, too, give up on this connection when this machine is gone: a slot's turn may be held on it."""
+    with connection.cursor() as cursor:
+        names, values = zip(*KEEPALIVES.items(), strict=True)
+        cursor.execute(
+            "select set_config(name, value, false) from unnest(%s::text[], %s::text[]) as given (name, value)"
+            " where current_setting(name, true) is not null",
+            (list(names), list(values)),
+        )
+    connection.commit()
 
 
 class KeptConnectionStorage(DagsterPostgresStorage):
@@ -59,6 +72,7 @@ class KeptConnectionStorage(DagsterPostgresStorage):
             max_overflow=-1,
             pool_pre_ping=True,
         )
+        event.listen(engine, "connect", _keep_alive)
         if should_autocreate_tables:
             found = retry_pg_connection_fn(lambda: inspect(engine).get_table_names())
             should_autocreate_tables = not set(found) >= _TABLES

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 _KEPT_SECONDS: Final = 3 * 86_400  # a load that was stopped on Friday goes on on Monday
 _LISTED_SECONDS: Final = 900  # the runs of one load share a list
 _ATTEMPTS: Final = 2  # at a file that cannot be read: the first time, the way may have been at fault
-AT_ONCE: Final = 2  # files that one process downloads and reads side by side: each takes 600 MB of memory for seconds
+AT_ONCE: Final = 2  # files that one process downloads and reads side by side: each takes 650 MB of memory for seconds
 _COLUMNS: Final = ("ts_us", *(name for name in VALUES if name != "vwap"), "inside")
 
 

@@ -26,7 +26,7 @@ from market_data_pipeline.store.connection import snapshot
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-_NOT_EXPECTED: Final = "NOT_EXPECTED"  # where reports list series of which no bars are expected
+NOT_EXPECTED: Final = "NOT_EXPECTED"  # where reports list series of which no bars are expected
 
 LISTED: Final = 200  # series listed per tier, worst first; the counts are exact
 
@@ -36,50 +36,56 @@ LISTED: Final = 200  # series listed per tier, worst first; the counts are exact
 # are refreshed, does not. Of a delisted security, which is followed for its past, nothing is ever `alerting`. The clock
 # is read once: read for each row, it would cost as much as the rest.
 _EXPECTING: Final = "(" + ", ".join(f"'{life}'" for life in Life if life.expects_bars) + ")"
-_SERIES: Final = f"""
-instant as materialized (select market_data.clock() as now),
-objective as (
+SERIES_CTE: Final = f"""
+instant as materialized (
+    select
+        c.now, c.now - cast(:fresh as interval) as fresh_from, c.now - cast(:aging as interval) as aging_from
+    from (select market_data.clock() as now) as c
+),
+objective as materialized (
     select o.tier, instant.now - o.rpo as late_before
     from unnest(cast(:tiers as text[]), cast(:rpos as interval[])) as o (tier, rpo)
     cross join instant
 ),
-series as materialized (
+due as (
     select
-        s.symbol, s.tier, s.asset_class, f.timeframe, f.place, t.consecutive_failures, d.behind_since, d.life,
-        d.expected, v.status,
-        case when d.expected then v.status else '{_NOT_EXPECTED}' end as listed,
-        d.expected and coalesce(d.behind_since < o.late_before, true) as late,
-        d.expected and s.security is null
-        and coalesce(d.behind_since, s.followed_since, s.added_at) < o.late_before as alerting
+        s.symbol, s.tier, s.asset_class, f.timeframe, f.place, t.consecutive_failures, o.late_before,
+        coalesce(s.followed_since, s.added_at) as followed_since, s.security is null as current,
+        case when t.features_computed_at is not null then
+            least(coalesce(t.next_due_at, t.features_computed_at), (select now from instant))
+        end as behind_since,
+        coalesce(t.life, '{Life.TRADING}') as life,
+        t.life is null or t.life in {_EXPECTING} as expected
     from market_data.symbols as s
     inner join objective as o on o.tier = s.tier
-    cross join instant
     cross join unnest(cast(:timeframes as text[])) with ordinality as f (timeframe, place)
     left join market_data.series_state as t on t.symbol = s.symbol and t.timeframe = f.timeframe
-    cross join lateral (
-        select
-            case when t.features_computed_at is not null then
-                least(coalesce(t.next_due_at, t.features_computed_at), instant.now)
-            end as behind_since,
-            coalesce(t.life, '{Life.TRADING}') as life,
-            coalesce(t.life, '{Life.TRADING}') in {_EXPECTING} as expected
-    ) as d
+    where s.active
+    offset 0 -- computed once, not wherever it is read
+),
+series as materialized (
+    select
+        d.symbol, d.tier, d.asset_class, d.timeframe, d.place, d.consecutive_failures, d.behind_since, d.life,
+        d.expected, v.status,
+        case when d.expected then v.status else '{NOT_EXPECTED}' end as listed,
+        d.expected and coalesce(d.behind_since < d.late_before, true) as late,
+        d.expected and d.current and coalesce(d.behind_since, d.followed_since) < d.late_before as alerting
+    from due as d
     cross join lateral (
         select case
             when d.behind_since is null then 'MISSING'
-            when d.behind_since >= instant.now - cast(:fresh as interval) then 'FRESH'
-            when d.behind_since >= instant.now - cast(:aging as interval) then 'AGING'
+            when d.behind_since >= (select fresh_from from instant) then 'FRESH'
+            when d.behind_since >= (select aging_from from instant) then 'AGING'
             else 'STALE'
         end as status
     ) as v
-    where s.active
 )"""
 
 # A separate text: with `symbol is null or …`, the plan kept for a prepared statement took twice as long.
-_SERIES_OF_SYMBOL: Final = _SERIES.replace("where s.active", "where s.active and s.symbol = :symbol")
+_SERIES_OF_SYMBOL: Final = SERIES_CTE.replace("where s.active", "where s.active and s.symbol = :symbol")
 
 # What `SeriesFreshness` and `LaggingSeries` hold, from a row `r` of `series` and its state `t`.
-_COLUMNS: Final = """
+SERIES_COLUMNS: Final = """
     r.symbol, r.timeframe, r.tier, r.status, r.life, t.life_since, not r.alerting as within_rpo,
     cast(extract(epoch from (select now from instant) - r.behind_since) as double precision) as staleness_seconds,
     cast(
@@ -96,7 +102,7 @@ _WAITING: Final = """
         select from market_data.rate_limit_queue where expires_at > clock_timestamp()
     ) as waiting
 """
-_STATE: Final = "left join market_data.series_state as t on t.symbol = r.symbol and t.timeframe = r.timeframe"
+JOIN_STATE: Final = "left join market_data.series_state as t on t.symbol = r.symbol and t.timeframe = r.timeframe"
 _WORST_FIRST: Final = "order by r.expected desc, r.behind_since nulls first, r.symbol, r.place"
 
 _COUNTED: Final = """
@@ -127,33 +133,33 @@ def _counted_with_worst(part: str, condition: str) -> str:
     and ranking; only series that meet `condition` are sorted.
     """
     return f"""
-with {_SERIES},
+with {SERIES_CTE},
 counted as ({_COUNTED}),
 worst as (
     select w.*
     from unnest(cast(:parts as text[])) as p (part)
     cross join lateral (
         select r.* from series as r where r.{part} = p.part and {condition}
-        {_WORST_FIRST} limit cast(:limit as bigint)
+        {_WORST_FIRST} limit cast(:limit as bigint) offset :offset
     ) as w
 )
 select c.tier as counted_tier, c.series, c.late, c.fresh, c.aging, c.stale, c.missing, c.silent, c.not_expected,
-    c.failing, c.worst_seconds, r.expected, {_COLUMNS}, {_WAITING}
+    c.failing, c.worst_seconds, r.expected, {SERIES_COLUMNS}, {_WAITING}
 from counted as c
 left join worst as r on r.tier = c.tier
-{_STATE}
+{JOIN_STATE}
 {_WORST_FIRST}
 """
 
 
 _BY_TIER: Final = _counted_with_worst("tier", "r.expected and (r.late or r.status <> 'FRESH')")
 _BY_STATUS: Final = _counted_with_worst("listed", "true")
-_COUNTS: Final = f"with {_SERIES} {_COUNTED}"
-_ALL: Final = f"with {_SERIES} select {_COLUMNS} from series as r {_STATE} {_WORST_FIRST}"
-_OF_SYMBOL: Final = f"with {_SERIES_OF_SYMBOL} select {_COLUMNS} from series as r {_STATE} {_WORST_FIRST}"
+_COUNTS: Final = f"with {SERIES_CTE} {_COUNTED}"
+_ALL: Final = f"with {SERIES_CTE} select {SERIES_COLUMNS} from series as r {JOIN_STATE} {_WORST_FIRST}"
+_OF_SYMBOL: Final = f"with {_SERIES_OF_SYMBOL} select {SERIES_COLUMNS} from series as r {JOIN_STATE} {_WORST_FIRST}"
 
 _WORST_SYMBOLS: Final = f"""
-with {_SERIES},
+with {SERIES_CTE},
 worst as (
     select
         symbol, count(*) over () as symbols,
@@ -162,26 +168,26 @@ worst as (
     group by symbol
     order by 3, symbol limit :limit
 )
-select w.symbols, (select now from instant) as now, {_COLUMNS}
+select w.symbols, (select now from instant) as now, {SERIES_COLUMNS}
 from worst as w
 inner join series as r on r.symbol = w.symbol
-{_STATE}
+{JOIN_STATE}
 order by w.behind_since, r.symbol, r.place
 """
 
 _ALERT_CHANGES: Final = f"""
-with {_SERIES}
-select r.alerting, r.asset_class, a.detail as alerted, {_COLUMNS}, {_WAITING}
+with {SERIES_CTE}
+select r.alerting, r.asset_class, a.detail as alerted, {SERIES_COLUMNS}, {_WAITING}
 from series as r
 left join market_data.open_alerts as a on a.kind = 'series' and a.subject = r.symbol || '|' || r.timeframe
-{_STATE}
+{JOIN_STATE}
 where r.alerting <> (a.subject is not null)
 {_WORST_FIRST}
 """
 
 
 _LATE_SUBJECTS: Final = f"""
-with {_SERIES} select symbol || '|' || timeframe from series where alerting and asset_class = :asset_class
+with {SERIES_CTE} select symbol || '|' || timeframe from series where alerting and asset_class = :asset_class
 """
 
 
@@ -256,13 +262,13 @@ class AlertChanges(NamedTuple):
 
 def tier_counts(connection: sa.Connection) -> dict[Tier, TierFreshness]:
     """Return the counts of every tier, in order, without its worst series."""
-    counts = {row.tier: _counts(row, row.tier) for row in connection.execute(sa.text(_COUNTS), _values())}
+    counts = {row.tier: _counts(row, row.tier) for row in connection.execute(sa.text(_COUNTS), series_values())}
     return {tier: counts.get(tier, TierFreshness()) for tier in Tier}
 
 
 def tier_freshness(engine: sa.Engine) -> dict[Tier, TierFreshness]:
     """Return the counts and the worst series of every tier at the database's `market_data.clock()`, in one query."""
-    values = {**_values(), "parts": [tier.value for tier in Tier], "limit": LISTED}
+    values = {**series_values(), "parts": [tier.value for tier in Tier], "limit": LISTED, "offset": 0}
     with engine.connect() as connection:
         rows = connection.execute(sa.text(_BY_TIER), values).all()
     found = dict.fromkeys(Tier, TierFreshness())
@@ -273,15 +279,24 @@ def tier_freshness(engine: sa.Engine) -> dict[Tier, TierFreshness]:
     return found
 
 
-def staleness_report(source: sa.Engine, limit: int | None = 50, selection: Selection = _EVERY) -> StalenessReport:
+def staleness_report(
+    source: sa.Engine, limit: int | None = 50, selection: Selection = _EVERY, *, offset: int = 0
+) -> StalenessReport:
     """Return how many series are fresh, aging, stale and missing, and the worst `limit` of each (None: all).
+
+    The first `offset` of each state are left out. `next` is for the caller to set, who knows the address.
 
     Raises:
         DatabaseUnavailableError: the database cannot be used.
     """
     if selection != _EVERY:
-        return _selected_report(source, limit, selection)
-    values = {**_values(), "parts": [*(state.name for state in Freshness), _NOT_EXPECTED], "limit": limit}
+        return _selected_report(source, limit, selection, offset)
+    values = {
+        **series_values(),
+        "parts": [*(state.name for state in Freshness), NOT_EXPECTED],
+        "limit": limit,
+        "offset": offset,
+    }
     with snapshot(source) as connection:
         now = read_clock(connection)
         rows = connection.execute(sa.text(_BY_STATUS), values).all()
@@ -289,48 +304,52 @@ def staleness_report(source: sa.Engine, limit: int | None = 50, selection: Selec
     listed: dict[str, list[SeriesFreshness]] = {part: [] for part in values["parts"]}
     for row in rows:
         if row.symbol is not None:
-            listed[row.status if row.expected else _NOT_EXPECTED].append(_series(row))
+            listed[row.status if row.expected else NOT_EXPECTED].append(_series(row))
+    summary = StalenessSummary(
+        fresh_count=sum(tier.fresh for tier in tiers),
+        aging_count=sum(tier.aging for tier in tiers),
+        stale_count=sum(tier.stale for tier in tiers),
+        missing_count=sum(tier.missing for tier in tiers),
+        silent_count=sum(tier.silent for tier in tiers),
+        not_expected_count=sum(tier.not_expected for tier in tiers),
+        total_monitored=sum(tier.series for tier in tiers),
+    )
+    return _report(now, summary, {status.lower(): series for status, series in listed.items()}, offset)
+
+
+def _report(
+    now: datetime, summary: StalenessSummary, listed: dict[str, list[SeriesFreshness]], offset: int
+) -> StalenessReport:
+    truncated = any(offset + len(of_it) < getattr(summary, f"{part}_count") for part, of_it in listed.items())
     return StalenessReport(
-        timestamp=now,
-        summary=StalenessSummary(
-            fresh_count=sum(tier.fresh for tier in tiers),
-            aging_count=sum(tier.aging for tier in tiers),
-            stale_count=sum(tier.stale for tier in tiers),
-            missing_count=sum(tier.missing for tier in tiers),
-            silent_count=sum(tier.silent for tier in tiers),
-            not_expected_count=sum(tier.not_expected for tier in tiers),
-            total_monitored=sum(tier.series for tier in tiers),
-        ),
-        by_status=SeriesByStatus(**{status.lower(): series for status, series in listed.items()}),
+        timestamp=now, summary=summary, by_status=SeriesByStatus(**listed), truncated=truncated, next=None
     )
 
 
-def _selected_report(source: sa.Engine, limit: int | None, selection: Selection) -> StalenessReport:
+def _selected_report(source: sa.Engine, limit: int | None, selection: Selection, offset: int) -> StalenessReport:
     with snapshot(source) as connection:
         now = read_clock(connection)
         selected = [one for one in series_freshness(connection) if selection.holds(one)]
     expected = [one for one in selected if Life(one.life).expects_bars]
     listed = {state.name: [one for one in expected if one.status == state.name] for state in Freshness}
-    listed[_NOT_EXPECTED] = [one for one in selected if one not in expected]
+    listed[NOT_EXPECTED] = [one for one in selected if not Life(one.life).expects_bars]
     counts = {f"{part.lower()}_count": len(of_it) for part, of_it in listed.items()}
     silent = sum(Life(one.life) is Life.SILENT for one in selected)
-    return StalenessReport(
-        timestamp=now,
-        summary=StalenessSummary(**counts, silent_count=silent, total_monitored=len(expected)),
-        by_status=SeriesByStatus(**{part.lower(): of_it[:limit] for part, of_it in listed.items()}),
-    )
+    summary = StalenessSummary(**counts, silent_count=silent, total_monitored=len(expected))
+    end = None if limit is None else offset + limit
+    return _report(now, summary, {part.lower(): of_it[offset:end] for part, of_it in listed.items()}, offset)
 
 
 def series_freshness(connection: sa.Connection, symbol: str | None = None) -> list[SeriesFreshness]:
     """Return every series of the active universe, or of one symbol: never computed first, then by falling staleness."""
     if symbol is None:
-        return [_series(row) for row in connection.execute(sa.text(_ALL), _values())]
-    return [_series(row) for row in connection.execute(sa.text(_OF_SYMBOL), {**_values(), "symbol": symbol})]
+        return [_series(row) for row in connection.execute(sa.text(_ALL), series_values())]
+    return [_series(row) for row in connection.execute(sa.text(_OF_SYMBOL), {**series_values(), "symbol": symbol})]
 
 
 def worst_symbols(connection: sa.Connection, tier: Tier, limit: int) -> WorstSymbols | None:
     """Return the `limit` symbols of a tier that are furthest behind; None for a tier without symbols."""
-    values = {**_values(), "tier": tier.value, "limit": limit}
+    values = {**series_values(), "tier": tier.value, "limit": limit}
     rows = connection.execute(sa.text(_WORST_SYMBOLS), values).all()
     return WorstSymbols(rows[0].symbols, rows[0].now, [_series(row) for row in rows]) if rows else None
 
@@ -340,7 +359,7 @@ def alert_changes(connection: sa.Connection) -> AlertChanges:
 
     A series that was never computed counts as late once its symbol has been followed for longer than the RPO.
     """
-    rows = connection.execute(sa.text(_ALERT_CHANGES), _values()).all()
+    rows = connection.execute(sa.text(_ALERT_CHANGES), series_values()).all()
     return AlertChanges(
         [_lagging(row) for row in rows if row.alerting], [_lagging(row) for row in rows if not row.alerting]
     )
@@ -348,7 +367,7 @@ def alert_changes(connection: sa.Connection) -> AlertChanges:
 
 def late_subjects(connection: sa.Connection, asset_class: AssetClass) -> set[str]:
     """Return the series of an asset class that are late enough for an alert, as subjects of `open_alerts`."""
-    values = {**_values(), "asset_class": asset_class.value}
+    values = {**series_values(), "asset_class": asset_class.value}
     return set(connection.execute(sa.text(_LATE_SUBJECTS), values).scalars())
 
 
@@ -363,7 +382,8 @@ def instant(value: datetime) -> str:
     return f"{value.astimezone(UTC):%Y-%m-%d %H:%MZ}"
 
 
-def _values() -> dict[str, Any]:
+def series_values() -> dict[str, Any]:
+    """Return the parameters of `SERIES_CTE`."""
     return {
         "tiers": [tier.value for tier in TIER_OBJECTIVES],
         "rpos": [objective.rpo for objective in TIER_OBJECTIVES.values()],

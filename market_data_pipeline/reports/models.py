@@ -8,7 +8,7 @@ from __future__ import annotations
 from datetime import date, datetime
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
 from market_data_pipeline.reports.dagster_state import Daemon, Evaluation, Schedule
 
@@ -72,6 +72,8 @@ class StalenessReport(Answer):
     timestamp: datetime
     summary: StalenessSummary
     by_status: SeriesByStatus
+    truncated: bool = Field(description="Whether there are more series of a state than are listed.")
+    next: str | None = Field(description="Where the next ones are: a path from the host on; null without any.")
 
 
 class HeldSeries(Answer):

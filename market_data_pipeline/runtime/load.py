@@ -31,7 +31,7 @@ from market_data_pipeline.runtime.console import print_error
 from market_data_pipeline.settings import process_environment
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     import dagster as dg
     from rich.console import Console
@@ -158,8 +158,9 @@ def load(
     console.print(f"Backfill  {sum(expected.values())} series in {len(run_ids)} Dagster runs")
     with BackfillProgress(console, expected).shown() as progress:
 
-        def look(_: object) -> None:
+        def look(known: Mapping[str, dg.DagsterRunStatus]) -> None:
             check()
+            run_ids.extend(known.keys() - set(run_ids))  # retries of runs whose process was lost
             progress.update(run_progress(engine, run_ids))
 
         try:
@@ -190,7 +191,7 @@ def load(
             f"`market-data gaps {symbols[0]}` explains them."
         )
     if not_started := sum(expected.values()) - done - with_gaps - len(failures):
-        reasons = [why for run_id in run_ids if (why := failure_of(instance, run_id))]
+        reasons = [why for run_id in statuses if (why := failure_of(instance, run_id))]
         ended = ", ".join(f"{count} {status}" for status, count in Counter(s.value for s in statuses.values()).items())
         why = f": {reasons[0]}" if reasons else "."
         print_error(f"{not_started} series were not started; their runs ended as {ended}{why}")
@@ -222,9 +223,15 @@ def cancel(instance: dg.DagsterInstance, run_ids: Sequence[str]) -> None:
 
 
 def cancel_begun(instance: dg.DagsterInstance) -> None:
-    """Cancel all runs that a daemon has begun, whatever requested them; queued runs stay in the queue."""
+    """Cancel all runs that a daemon has begun, whatever requested them; queued runs stay in the queue.
+
+    Those that workers of other hosts carry go on: they need no daemon.
+    """
+    import dagster as dg
     from dagster_postgres.utils import DagsterPostgresException
 
+    if not isinstance(instance.run_launcher, dg.DefaultRunLauncher):
+        return
     with suppress(DagsterPostgresException, sa.exc.SQLAlchemyError):
         cancel(instance, _begun(instance))
 

@@ -124,7 +124,7 @@ def create_app(settings: Settings, dagster: DagsterState) -> FastAPI:
     problems.install(app)
     app.include_router(series_routes.router(answers, several, own.declarations, described))
     app.include_router(symbol_routes.router(database, settings.clock, settings.api_prefix))
-    app.include_router(admin_routes.router(database, dagster, access))
+    app.include_router(admin_routes.router(database, dagster, access, settings.api_prefix))
     app.include_router(system_routes.router(database, dagster, metrics))
     app.include_router(page_routes.router(pages))
     app.include_router(reference_routes.router())

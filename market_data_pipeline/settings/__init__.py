@@ -52,6 +52,7 @@ PACKAGED_UNIVERSE: Final = project.PACKAGE / "universe.yaml"
 _LONGEST_HISTORY_DAYS: Final = 13_000
 # A symbol that is being refreshed holds a database connection, and the embedded server allows 200 in all.
 _MOST_CONCURRENT_SYMBOLS: Final = 50
+_MOST_WORKER_RUNS: Final = 200  # of one host; each takes memory and ten database connections
 # The command's own values of variables that `.env` sets otherwise, as JSON, for the processes that it starts: Dagster's
 # let `.env` win over the environment.
 _OVERRIDES: Final = "MARKET_DATA_OVERRIDES"
@@ -227,6 +228,12 @@ class Settings(BaseModel):
     )
     backups_kept: Annotated[int, BeforeValidator(parsers.whole_number(1, 1000))] = _known(
         7, "MARKET_DATA_BACKUPS_KEPT", "7"
+    )
+    broker_url: Annotated[str | None, BeforeValidator(parsers.broker_url)] = _known(
+        None, "MARKET_DATA_BROKER_URL", "redis://:password@broker:6379/0", repr=False
+    )
+    worker_runs: Annotated[int, BeforeValidator(parsers.whole_number(1, _MOST_WORKER_RUNS))] = _known(
+        3, "MARKET_DATA_WORKER_RUNS", "3"
     )
     api_port: Annotated[int, BeforeValidator(parsers.whole_number(1, 65_535))] = _known(
         8000, "MARKET_DATA_API_PORT", "8000"
@@ -437,6 +444,8 @@ def process_environment(settings: Settings, *, vendor_key: bool = True) -> dict[
         **withheld,
         "DAGSTER_HOME": str(settings.dagster_home),
         "DAGSTER_POSTGRES_URL": settings.dagster_postgres_url,
+        # `deploy/cluster/dagster.yaml` names it; Dagster's other instance files do not.
+        **({"MARKET_DATA_BROKER_URL": settings.broker_url} if settings.broker_url else {}),
         "MARKET_DATA_PROJECT_ROOT": str(settings.project_root),
         _OVERRIDES: json.dumps(overrides) if overrides else "",
         **project.STORAGE_ENVIRONMENT,

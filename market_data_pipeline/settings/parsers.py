@@ -176,6 +176,19 @@ def files_url(given: Any) -> str:
     return str(existing_path(text.removeprefix("file://")))
 
 
+def broker_url(given: Any) -> str:
+    """Return the address of a Redis server; it may hold a password, so that no message shows it."""
+    text = str(given).strip()
+    try:
+        parts = urlsplit(text)
+        usable = parts.scheme in {"redis", "rediss"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable:
+        raise ValueError("is not an address that starts with redis:// or rediss:// and names a host")
+    return text
+
+
 def listening_address(given: Any) -> str:
     """Return an address of this machine to listen on: an IP address, or localhost."""
     text = str(given).strip().strip("[]").lower()

@@ -64,10 +64,11 @@ NEEDED: Final = {**_FORMATS, **_LIMITS}
 
 # Once the other machine is gone, neither side keeps the connection, and with it a symbol's lock, for longer than a
 # minute and a half. Without keepalives the server would notice after two hours.
-_KEEPALIVES: Final = {
+KEEPALIVES: Final = {
     "tcp_keepalives_idle": "30",
     "tcp_keepalives_interval": "10",
     "tcp_keepalives_count": "6",
+    "tcp_user_timeout": "90000",  # ms; keepalives do not look at a connection on which the server waits for an answer
     "client_connection_check_interval": "10s",  # also while a statement runs or waits
 }
 
@@ -163,7 +164,7 @@ def _refused_without_triggers(info: psycopg.ConnectionInfo) -> Iterator[None]:
 
 
 def _values(role: Role | None, as_of: datetime | None, more: Mapping[str, str] | None) -> dict[str, object]:
-    settings = {**NEEDED, **_KEEPALIVES, **(more or {})}
+    settings = {**NEEDED, **KEEPALIVES, **(more or {})}
     if as_of is not None:
         settings["market_data.as_of"] = as_of.isoformat()
     return {"names": list(settings), "values": list(settings.values()), "role": role and role.value}

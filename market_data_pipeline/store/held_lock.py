@@ -48,6 +48,18 @@ where
     and l.database = (select oid from pg_database where datname = current_database())
 """
 
+_MEMBERS: Final = """
+select
+    a.application_name, coalesce(host(a.client_addr), ''),
+    cast(extract(epoch from clock_timestamp() - a.state_change) as double precision)
+from pg_locks as l
+inner join pg_stat_activity as a on l.pid = a.pid
+where
+    l.classid::bigint = hashtext(%(space)s)::bigint & 4294967295
+    and l.locktype = 'advisory' and l.granted and l.objsubid = 2
+    and l.database = (select oid from pg_database where datname = current_database())
+"""
+
 
 class LockIsHeldError(Exception):
     """Another process holds the lock."""
@@ -71,6 +83,11 @@ def holders(connection: psycopg.Connection[Any], space: str, keys: Sequence[str]
     """Return who holds the locks `keys` of `space`; those that no one holds are left out."""
     rows = connection.execute(_HOLDERS, {"space": space, "keys": list(keys)}).fetchall()
     return {key: Holder(*who) for key, *who in rows}
+
+
+def members(connection: psycopg.Connection[Any], space: str) -> list[Holder]:
+    """Return who holds locks of `space`, whatever their keys are: one for each lock."""
+    return [Holder(*row) for row in connection.execute(_MEMBERS, {"space": space}).fetchall()]
 
 
 @contextmanager

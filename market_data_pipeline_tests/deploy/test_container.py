@@ -28,6 +28,7 @@ from market_data_pipeline_tests.waiting import until
 
 FOLDER = REPOSITORY / "deploy" / "container"
 CONTAINERFILE, COMPOSE = FOLDER / "Containerfile", FOLDER / "compose.yaml"
+LOCKS = ("requirements.lock", "requirements-cluster.lock", "requirements-kubernetes.lock")
 NOBODY = 65534  # PostgreSQL wants a user that the machine knows
 PATIENCE = 300.0  # seconds: a busy machine imports everything for the first time
 ENTRYPOINT = "market_data_pipeline.runtime.entrypoint"
@@ -118,7 +119,9 @@ def test_only_what_needs_them_has_the_vendors_key_and_the_owners_login() -> None
     def having(secret: str) -> set[str]:
         return {name for name, each in services().items() if secret in each["secrets"]}
 
-    assert having("polygon_api_key") == {"code"}
+    assert having("polygon_api_key") == {"worker"}
+    assert having("broker_url") == {"worker", "daemon", "webserver"}
+    assert having("broker_password") == {"broker"}
     assert having("owner_url") == {"migrate"}
     assert having("postgres_password") == having("owner_password") == {"database"}
 
@@ -127,7 +130,7 @@ def test_the_build_gets_all_that_it_copies_and_no_host_of_packages() -> None:
     allowed = (FOLDER / "Containerfile.dockerignore").read_text().splitlines()
     for step in steps(CONTAINERFILE):
         if step.instruction == "COPY" and not step.text.startswith("--from"):
-            *sources, _ = step.text.replace("${REQUIREMENTS}", "requirements-kubernetes.lock").split()
+            *sources, _ = step.text.replace("${REQUIREMENTS}", " ".join(LOCKS)).split()
             for source in sources:
                 assert (REPOSITORY / source).exists()
                 assert any(f"!{part}" in allowed for part in (source, *map(str, Path(source).parents))), source
@@ -143,7 +146,8 @@ def test_secrets_are_made_once_and_only_their_folder_keeps_others_out(tmp_path: 
     assert stat.S_IMODE((tmp_path / "secrets").stat().st_mode) == 0o700
     assert {stat.S_IMODE(file.stat().st_mode) for file in (tmp_path / "secrets").iterdir()} == {0o444}
     assert made["database_url"] == f"postgresql://pipeline:{made['pipeline_password']}@database:5432/market_data"
-    assert len({made[name] for name in made if name.endswith("password")} | {made["api_token"]}) == 4
+    assert len({made[name] for name in made if name.endswith("password")} | {made["api_token"]}) == 5
+    assert made["broker_url"] == f"redis://:{made['broker_password']}@broker:6379/0"
     assert make_secrets(tmp_path, POLYGON_API_KEY="another").returncode == 0
     assert {file.name: file.read_text() for file in (tmp_path / "secrets").iterdir()} == made
 
@@ -183,7 +187,7 @@ def image() -> Iterator[Image]:
     root = Path(tempfile.mkdtemp(prefix="market-data-image-", dir=in_memory()))
     root.chmod(0o755)  # the container's user enters it
     with Image(root) as made:
-        made.build(CONTAINERFILE)
+        made.build(CONTAINERFILE, REQUIREMENTS=services()["worker"]["build"]["args"]["REQUIREMENTS"])
         yield made
     shutil.rmtree(root)
 
@@ -210,7 +214,8 @@ def test_the_built_image_runs_all_of_compose_as_a_user_without_rights(image: Ima
 
         assert start("migrate").wait() == 0, (tmp_path / "migrate.log").read_text()
         assert "does not protect" not in (tmp_path / "migrate.log").read_text()
-        for name in ("code", "daemon", "webserver", "api"):
+        _start_broker(host, (secrets / "broker_password").read_text(), tmp_path / "broker.log")
+        for name in ("code", "worker", "daemon", "webserver", "api"):
             start(name)
             until(partial(is_healthy, name), every=2.0, patience=PATIENCE)
 
@@ -240,6 +245,16 @@ def test_the_built_image_runs_all_of_compose_as_a_user_without_rights(image: Ima
         )
         assert refused.stderr.count("Read-only file system") == 2
         assert (refused.returncode, refused.stdout.strip()) == (0, str(image.user))
+
+
+def _start_broker(host: Host, password: str, log: Path) -> None:
+    """Start Redis with the command of its service, if this machine has it."""
+    if (program := shutil.which("redis-server")) is None:
+        pytest.skip("there is no redis-server: `make test` installs it where it may")
+    shell = services()["broker"]["command"][-1].replace("$$", "$").replace("redis-server", program)
+    assert password
+    host.process(["sh", "-c", shell], {"PATH": "/usr/bin:/bin"}, log, user=NOBODY)
+    until(lambda: "Ready to accept connections" in log.read_text())
 
 
 def _start_database(host: Host, log: Path) -> None:

@@ -139,7 +139,7 @@ def test_a_run_that_lost_its_connection_takes_its_lock_again(
 def test_the_process_of_a_run_that_was_ended_otherwise_is_ended_too(
     instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run_liveness, "_ENDED_SINCE", timedelta(0))
+    monkeypatch.setattr(run_liveness, "ENDED_SINCE", timedelta(0))
     run_id = started_run(instance)
     with working(run_id) as process:
         run = instance.get_run_by_id(run_id)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import timedelta
 
 import dagster as dg
@@ -26,6 +27,7 @@ from market_data_pipeline.orchestration.runs import (
 )
 from market_data_pipeline_tests.domain.strategies import laws
 from market_data_pipeline_tests.orchestration.conftest import NOW
+from market_data_pipeline_tests.waiting import PATIENCE
 
 
 @laws
@@ -117,6 +119,30 @@ def test_waiting_ends_when_all_runs_have_ended_and_returns_how(registered: dg.Da
 
     ended = wait_for_runs(registered, run_ids, timeout=timedelta(seconds=60), on_look=cancel_at_the_second_look)
     assert ended == dict.fromkeys(run_ids, dg.DagsterRunStatus.CANCELED)
+
+
+def test_waiting_goes_on_until_the_retry_of_a_run_whose_process_was_lost_has_ended(
+    registered: dg.DagsterInstance,
+) -> None:
+    first, second = submit_refresh(registered, build_defs(), symbols=["AAPL", "F"])
+    retries: list[str] = []
+
+    def lose_and_retry(statuses: Mapping[str, dg.DagsterRunStatus]) -> None:
+        run = registered.get_run_by_id(first)
+        assert run is not None
+        if statuses[first] is dg.DagsterRunStatus.QUEUED:
+            registered.report_run_failed(run, "Its process is gone.")
+            registered.report_run_canceled(registered.get_run_by_id(second))
+        elif not retries:  # it has failed, and nothing but its tag says that it is to be tried again
+            tags = {"dagster/parent_run_id": first, "dagster/root_run_id": first}
+            job = build_defs().resolve_job_def(run.job_name)
+            retries.append(registered.create_run_for_job(job, tags=tags).run_id)
+        elif statuses[retries[0]] is dg.DagsterRunStatus.NOT_STARTED:
+            event = dg.DagsterEvent(dg.DagsterEventType.RUN_SUCCESS.value, run.job_name)
+            registered.report_dagster_event(event, run_id=retries[0])
+
+    ended = wait_for_runs(registered, [first, second], timeout=timedelta(seconds=PATIENCE), on_look=lose_and_retry)
+    assert ended == {retries[0]: dg.DagsterRunStatus.SUCCESS, second: dg.DagsterRunStatus.CANCELED}
 
 
 def test_partitions_follow_the_universe(registered: dg.DagsterInstance, database: sa.Engine) -> None:

@@ -77,6 +77,25 @@ def test_staleness_caps_the_lists_and_not_the_counts(api: Api, seed: Seed) -> No
     assert report["summary"]["missing_count"] == 16
 
 
+def test_what_the_limit_cuts_of_staleness_is_on_the_next_pages(api: Api, seed: Seed) -> None:
+    seed_universe(seed)
+    whole = api.get(STALENESS).json()
+    assert (whole["truncated"], whole["next"]) == (False, None)
+    found: dict[str, list[str]] = {status: [] for status in whole["by_status"]}
+    answer = api.get(STALENESS, limit=5)
+    for _ in range(10):
+        for status, series in answer.json()["by_status"].items():
+            found[status] += [f"{one['symbol']} {one['timeframe']}" for one in series]
+        if not answer.json()["truncated"]:
+            break
+        assert answer.links["next"]["url"] == answer.json()["next"]
+        answer = api.get(answer.json()["next"])
+    assert found == {
+        status: [f"{one['symbol']} {one['timeframe']}" for one in series]
+        for status, series in whole["by_status"].items()
+    }
+
+
 def test_a_new_symbol_has_its_rpo_to_be_loaded_in_every_report(
     api: Api, seed: Seed, dagster_instance: dg.DagsterInstance
 ) -> None:

@@ -133,11 +133,13 @@ def prune_event_log(context: dg.OpExecutionContext, config: PruneConfig) -> None
     """Prune the storage that this run is recorded in, if that is PostgreSQL."""
     import sqlalchemy as sa
 
+    from market_data_pipeline.store.connection import with_keepalives
+
     url = getattr(context.instance.event_log_storage, "postgres_url", None)
     if url is None:
         context.log.info("Dagster's storage is not PostgreSQL: nothing to prune.")
         return
-    engine = sa.create_engine(url)
+    engine = sa.create_engine(with_keepalives(url))
     try:
         runs = old_log_files(engine, config.kept_days)
         for run_id in runs:

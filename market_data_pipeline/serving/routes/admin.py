@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Final
+from urllib.parse import urlencode
 
 from fastapi import APIRouter, Depends, Query, Request, Security
 from pydantic import BaseModel, ConfigDict, Field
@@ -11,6 +12,7 @@ from starlette.responses import Response
 from market_data_pipeline.reports import executions, freshness, health
 from market_data_pipeline.reports.models import ExecutionHistory, SchedulerHealth, StalenessReport
 from market_data_pipeline.serving import openapi
+from market_data_pipeline.serving.answers import link_header
 from market_data_pipeline.serving.cache import SingleFlight
 
 if TYPE_CHECKING:
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from market_data_pipeline.serving.access import AdminAccess
     from market_data_pipeline.serving.database import Database
 
+STALENESS_PATH: Final = "/api/v1/admin/features/staleness"
 MOST_SERIES: Final = 10_000
 MOST_EXECUTIONS: Final = 500
 
@@ -37,6 +40,7 @@ class StalenessQuery(NoQuery):
     """Parameters of the staleness endpoint."""
 
     limit: int = Field(50, ge=1, le=MOST_SERIES, description="At most this many series of each status, the worst.")
+    offset: int = Field(0, ge=0, le=10**9, description="Leave out this many of each status; `next` sets it.")
 
 
 class HistoryQuery(NoQuery):
@@ -50,8 +54,8 @@ def report_response(content: bytes) -> Response:
     return Response(content, 200, {"cache-control": "no-store"}, "application/json")
 
 
-def router(database: Database, dagster: DagsterState, access: AdminAccess) -> APIRouter:
-    """Return the admin routes, open only to requests that `access` allows."""
+def router(database: Database, dagster: DagsterState, access: AdminAccess, prefix: str) -> APIRouter:
+    """Return the admin routes, open only to requests that `access` allows; `prefix` is the path to the API."""
     flight = SingleFlight()
 
     async def admitted(request: Request) -> None:
@@ -78,7 +82,19 @@ def router(database: Database, dagster: DagsterState, access: AdminAccess) -> AP
     )
     async def staleness(query: Annotated[StalenessQuery, Query()]) -> Response:
         """How many series are fresh, aging, stale and missing, and the worst of each."""
-        return await answer(("staleness", query.limit), lambda source: freshness.staleness_report(source, query.limit))
+
+        def read(source: sa.Engine) -> tuple[bytes, str | None]:
+            found = freshness.staleness_report(source, query.limit, offset=query.offset)
+            link = None
+            if found.truncated:
+                rest = urlencode({"limit": query.limit, "offset": query.offset + query.limit})
+                link = f"{prefix}{STALENESS_PATH}?{rest}"
+            return found.model_copy(update={"next": link}).model_dump_json().encode(), link
+
+        content, link = await flight.run(("staleness", *query), lambda: database.report(read))
+        response = report_response(content)
+        response.raw_headers.extend(link_header(link))
+        return response
 
     @routes.get(
         "/scheduler-health",
