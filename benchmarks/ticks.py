@@ -78,6 +78,8 @@ def measure(ticks: int = TICKS) -> list[Measurement]:
 
 def _refresh(instance: dg.DagsterInstance) -> dict[str, float]:
     """Refresh everything once, through the queue and the daemon, and return the seconds of its parts."""
+    import dagster as dg
+
     from market_data_pipeline.orchestration.runs import submit_refresh, wait_for_runs
 
     began = time.perf_counter()
@@ -86,7 +88,9 @@ def _refresh(instance: dg.DagsterInstance) -> dict[str, float]:
     wait_for_runs(instance, run_ids)
     (record,) = instance.get_run_records(_filter(run_ids))
     if not record.dagster_run.is_success or record.start_time is None or record.end_time is None:
-        raise SystemExit(f"The run ended as {record.dagster_run.status.value}.")
+        failed = dg.EventRecordsFilter(dg.DagsterEventType.STEP_FAILURE)
+        why = [str(each.event_log_entry.dagster_event.event_specific_data.error) for each in instance.get_event_records(failed)]
+        raise SystemExit(f"The run ended as {record.dagster_run.status.value}. {' '.join(why)}")
     launched = record.create_timestamp.timestamp()
     return {
         "queue": queued - began,

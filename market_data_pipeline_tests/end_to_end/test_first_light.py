@@ -95,7 +95,9 @@ def test_one_partition_is_materialized_by_hand_with_the_sandbox_started_on_deman
 
 
 def test_a_job_launched_by_dagster_fills_its_tier_again(project: Project, first_start: Done) -> None:
-    for relation in ("bars", "features", "coverage", "series_state"):
+    numbers = "select id from market_data.series where symbol in ('AAPL', 'MSFT')"
+    project.query(f"delete from market_data.records where series in ({numbers}) returning 1", as_owner=True)
+    for relation in ("coverage", "series_state"):
         project.query(f"delete from market_data.{relation} where symbol in ('AAPL', 'MSFT') returning 1", as_owner=True)
     daemon = project.start("dagster-daemon", "run")
     launched = project.run("dagster", "job", "launch", "-j", "critical_refresh")
