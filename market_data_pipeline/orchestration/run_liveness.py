@@ -119,6 +119,11 @@ class _Registered(dg.Executor):
         held = weakref.finalize(self, register(plan_context.instance, plan_context.run_id).close)
         held.atexit = False  # the end of the process frees it
         yield from self._inner.execute(plan_context, execution_plan)
+        # A run that was given up while its host could not be reached has been retried: it must not report success now.
+        # Dagster takes the interrupt of a run that has ended for no news.
+        run = plan_context.instance.get_run_by_id(plan_context.run_id)
+        if run is not None and run.is_finished:
+            raise KeyboardInterrupt
 
 
 @dg.executor(name="in_process", config_schema=dg.in_process_executor.config_schema)  # type: ignore[call-overload,untyped-decorator]
