@@ -89,7 +89,10 @@ def _refresh(instance: dg.DagsterInstance) -> dict[str, float]:
     (record,) = instance.get_run_records(_filter(run_ids))
     if not record.dagster_run.is_success or record.start_time is None or record.end_time is None:
         failed = dg.EventRecordsFilter(dg.DagsterEventType.STEP_FAILURE)
-        why = [str(each.event_log_entry.dagster_event.event_specific_data.error) for each in instance.get_event_records(failed)]
+        why = [
+            str(each.event_log_entry.dagster_event.event_specific_data.error)
+            for each in instance.get_event_records(failed)
+        ]
         raise SystemExit(f"The run ended as {record.dagster_run.status.value}. {' '.join(why)}")
     launched = record.create_timestamp.timestamp()
     return {

@@ -226,7 +226,7 @@ def test_days_that_came_one_by_one_leave_what_a_whole_load_leaves(mirrored: tupl
         world.refresh("KO", history_days=days)
     by_day, made = bars(world, "true", f"{_VALUES}, vwap"), features(world)
     with world.connect() as connection:
-        connection.execute("truncate market_data.bars, market_data.features, market_data.coverage")
+        connection.execute("truncate market_data.records, market_data.coverage")
         connection.execute("delete from market_data.series_state")
     world.refresh("KO", history_days=3)
     settled = [row[:-1] for row in bars(world, "true", f"{_VALUES}, vwap")]
