@@ -53,11 +53,13 @@ begin
             return new;
         end if;
         perform market_data.make_partitions(new.timeframe, new.ts, new.ts);
-        insert into market_data.records (series, {", ".join(_BAR)})
-        values (
-            number, {", ".join(f"new.{name}" for name in _BAR[:-1])},
-            coalesce(new.recorded_at, statement_timestamp())
-        );
+        if new.recorded_at is null then -- which a writer may not give
+            insert into market_data.records (series, {", ".join(_BAR[:-1])})
+            values (number, {", ".join(f"new.{name}" for name in _BAR[:-1])});
+        else
+            insert into market_data.records (series, {", ".join(_BAR)})
+            values (number, {", ".join(f"new.{name}" for name in _BAR)});
+        end if;
         return new;
     end if;
     if tg_op = 'DELETE' then
