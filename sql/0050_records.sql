@@ -224,12 +224,20 @@ comment on table market_data.series_to_move is 'The series whose bars are still 
 
 insert into market_data.series_to_move (symbol, timeframe)
 with recursive found (symbol, timeframe) as (
-    (select b.symbol, b.timeframe from market_data.bars_to_move as b order by b.symbol, b.timeframe limit 1)
+    (select
+        b.symbol,
+        b.timeframe
+    from market_data.bars_to_move as b
+    order by b.symbol, b.timeframe limit 1)
     union all
-    select n.symbol, n.timeframe
+    select
+        n.symbol,
+        n.timeframe
     from found as f
     cross join lateral (
-        select b.symbol, b.timeframe
+        select
+            b.symbol,
+            b.timeframe
         from market_data.bars_to_move as b
         where (b.symbol, b.timeframe) > (f.symbol, f.timeframe)
         order by b.symbol, b.timeframe
@@ -237,7 +245,10 @@ with recursive found (symbol, timeframe) as (
     ) as n
 )
 
-select found.symbol, found.timeframe from found;
+select
+    found.symbol,
+    found.timeframe
+from found;
 
 create function market_data.define_views(moving boolean) returns void
 language plpgsql
