@@ -305,7 +305,10 @@ def test_a_delisted_stock_is_followed_from_its_past(run, project: str, monkeypat
         assert added.out.startswith("LEH is LEH (synthetic), delisted on 2008-09-17, FIGI BBG")
         assert added.out.endswith("added LEH\n")
         planned = run("plan", "--symbols", "LEH", "--json")
-        assert [each["sessions"] for each in json.loads(planned.out)["series"]] == [254, 254]
+        assert [each["sessions"] for each in json.loads(planned.out)["series"]] == [
+            253,
+            253,
+        ]  # of the 365 days before it
         assert run("universe", "add", "LEH", "--delisted", "--delisted-on", "2008-09-17").out.endswith(
             "Nothing changed.\n"
         )

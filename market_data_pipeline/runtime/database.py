@@ -30,7 +30,6 @@ def migrate_database(settings: Settings) -> list[str]:
             cannot work with.
         DatabaseUnavailableError: the server cannot be reached.
     """
-    from market_data_pipeline.runtime.move_progress import shown_move
     from market_data_pipeline.store.connection import open_connection
     from market_data_pipeline.store.migrations import migrate
 
@@ -39,6 +38,9 @@ def migrate_database(settings: Settings) -> list[str]:
         from market_data_pipeline.runtime.postgres import EmbeddedPostgres
 
         EmbeddedPostgres.of(settings).ensure_running()
+    # A reader's environment may lack what shows it, and is told by now that it lacks the server.
+    from market_data_pipeline.runtime.move_progress import shown_move
+
     with shown_move() as on_move:
         applied = migrate(settings, on_move)
     open_connection(settings.database_url).close()  # another login than the owner's may take another way to the server
