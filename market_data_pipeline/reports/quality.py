@@ -288,6 +288,7 @@ BAR_RULES: Final = (
     ),
 )
 
+_RESAMPLED: Final = ", ".join(f"'{t}'" for t in Timeframe if not t.is_base)
 _SPANS: Final = ", ".join(f"('{t}', interval '{t.minutes} minutes')" for t in Timeframe if not t.is_base)
 
 _ROUNDED: Final = 0.999999999  # volumes have fractions: their sum depends on the order
@@ -325,23 +326,34 @@ ACROSS_RULES: Final = (
         severity=Severity.ERROR,
         why="they are made of those bars and of nothing else; a series that waits to be resampled again is left out.",
         query=f"""
-            select c.symbol, c.timeframe, c.ts, c.high, m.high as high_of_5m, c.low, m.low as low_of_5m,
-                c.volume, m.volume as volume_of_5m
+            select p.symbol, p.timeframe, p.ts, p.high, p.high_of_5m, p.low, p.low_of_5m, p.volume, p.volume_of_5m
             from (
-                select b.symbol, k.timeframe, date_bin(k.span, b.ts, {_GRID}) as ts,
-                    max(b.high) as high, min(b.low) as low, sum(b.volume) as volume
-                from b join market_data.sessions as d
-                on d.asset_class = b.asset_class and d.session_date = {_SESSION_DATE}
-                cross join (values {_SPANS}) as k (timeframe, span)
-                where b.timeframe = '{Timeframe.M5}'
+                -- Grouped, not joined: the planner takes what is grouped for few rows, and looks each up on its own.
+                select e.symbol, e.timeframe, e.ts,
+                    max(e.high) filter (where e.stored) as high, max(e.high) filter (where not e.stored) as high_of_5m,
+                    min(e.low) filter (where e.stored) as low, min(e.low) filter (where not e.stored) as low_of_5m,
+                    max(e.volume) filter (where e.stored) as volume,
+                    max(e.volume) filter (where not e.stored) as volume_of_5m
+                from (
+                    select b.symbol, b.timeframe, b.ts, b.high, b.low, b.volume, true as stored
+                    from b where b.timeframe in ({_RESAMPLED})
+                    union all
+                    select b.symbol, k.timeframe, date_bin(k.span, b.ts, {_GRID}) as ts,
+                        max(b.high) as high, min(b.low) as low, sum(b.volume) as volume, false as stored
+                    from b join market_data.sessions as d
+                    on d.asset_class = b.asset_class and d.session_date = {_SESSION_DATE}
+                    cross join (values {_SPANS}) as k (timeframe, span)
+                    where b.timeframe = '{Timeframe.M5}'
+                    group by 1, 2, 3
+                ) as e
                 group by 1, 2, 3
-            ) as m
-            join market_data.bars as c on c.symbol = m.symbol and c.timeframe = m.timeframe and c.ts = m.ts
-            join market_data.series_state as made on made.symbol = c.symbol and made.timeframe = c.timeframe
+                having bool_or(e.stored) and bool_or(not e.stored)
+            ) as p
+            join market_data.series_state as made on made.symbol = p.symbol and made.timeframe = p.timeframe
             join market_data.series_state as base
-            on base.symbol = c.symbol and base.timeframe = '{Timeframe.M5}' and base.revision = made.base_revision
-            where c.high <> m.high or c.low <> m.low or (c.volume is null) <> (m.volume is null)
-            or abs(c.volume - m.volume) > 1e-9 * m.volume""",
+            on base.symbol = p.symbol and base.timeframe = '{Timeframe.M5}' and base.revision = made.base_revision
+            where p.high <> p.high_of_5m or p.low <> p.low_of_5m or (p.volume is null) <> (p.volume_of_5m is null)
+            or abs(p.volume - p.volume_of_5m) > 1e-9 * p.volume_of_5m""",
     ),
 )
 
@@ -393,11 +405,14 @@ FEATURE_RULES: Final = (
         query=f"""
             select b.symbol, b.timeframe, b.ts, {", ".join(f"b.{name}" for name in _WARMED)}
             from b join (
-                select st.symbol, st.timeframe, array(
-                    select k.ts from market_data.bars as k
-                    where k.symbol = st.symbol and k.timeframe = st.timeframe order by k.ts limit {_LONGEST + 1}
-                ) as after
-                from market_data.series_state as st join t on t.symbol = st.symbol
+                with first as materialized (
+                    select n.symbol, n.timeframe, array(
+                        select k.ts from market_data.records as k
+                        where k.series = n.id order by k.ts limit {_LONGEST + 1}
+                    ) as after
+                    from market_data.series as n join t on t.symbol = n.symbol
+                )
+                select * from first
             ) as w on w.symbol = b.symbol and w.timeframe = b.timeframe
             where {_EMPTY} or (b.timeframe = '{Timeframe.D1}' and b.ts >= w.after[2] and b.return_1d is null)
             or b.ts >= w.after[1] + interval '25 hours' and b.return_1d is null""",
