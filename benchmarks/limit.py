@@ -26,6 +26,7 @@ from market_data_pipeline.domain.series import BASE_TIMEFRAMES, Series, Timefram
 from market_data_pipeline.ingest.fetch_plan import plan_fetch, reach
 from market_data_pipeline.settings.sandbox import SANDBOX_KEY
 from market_data_pipeline.store.copy import StoreConnection
+from market_data_pipeline.store.records import series_id
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -39,30 +40,35 @@ _EVERY_RANGE: Final = {
     Timeframe.D1: "1/day",
 }
 _NEXT: Final = re.compile(rb'"next_url": ?"([^"]+)"')
-_ITS_OWN: Final = {"recorded_at"}  # the database sets it, and nobody else may
+# What the database alone sets, and the number, which a series gets in each database anew.
+_ITS_OWN: Final = {"recorded_at", "series"}
 _TAIL: Final = 400  # bytes at the end of a page, which hold next_url
 
 
 class Rows(NamedTuple):
-    """Finished rows in memory: (partition, Arrow table) of each series, and how many pairs of bar and features."""
+    """Finished rows in memory: an Arrow table for each series, and how many pairs of bar and features."""
 
-    tables: list[tuple[str, Any]]
+    tables: list[tuple[Series, Any]]
     pairs: int
 
 
 def finished_rows(database_url: str, symbols: Sequence[str]) -> Rows:
     """Return what a backfill of `symbols` stored."""
-    tables: list[tuple[str, Any]] = []
+    tables: list[tuple[Series, Any]] = []
+    whole_numbers = ("codes", "trades", "features_after")
     with StoreConnection(database_url) as connection:
-        for symbol in symbols:
-            for timeframe in Timeframe:
-                for relation in ("bars", "features"):
-                    name = f"{relation}_{timeframe}"
-                    query = f"select * from market_data.{name} where symbol = %(symbol)s order by ts"  # noqa: S608 - two words
-                    table = pa.Table.from_pylist(connection.rows(query, {"symbol": symbol}))
-                    left_out = [one.name for one in table.schema if pa.types.is_null(one.type) or one.name in _ITS_OWN]
-                    tables.append((name, table.drop_columns(left_out)))
-    return Rows(tables, sum(table.num_rows for name, table in tables if name.startswith("bars")))
+        for series in (Series(symbol, timeframe) for symbol in symbols for timeframe in Timeframe):
+            rows = connection.rows(
+                f"select * from market_data.records_{series.timeframe} where series = %(series)s order by ts",  # noqa: S608 - a partition
+                {"series": series_id(connection, series)},
+            )
+            table = pa.Table.from_pylist(rows)
+            left_out = [one.name for one in table.schema if pa.types.is_null(one.type) or one.name in _ITS_OWN]
+            table = table.drop_columns(left_out)
+            for name in whole_numbers:  # of four bytes each
+                table = table.set_column(table.column_names.index(name), name, table[name].cast(pa.int32()))
+            tables.append((series, table))
+    return Rows(tables, sum(table.num_rows for _, table in tables))
 
 
 def copy_rows(place: Place, name: str, rows: Rows) -> float:
@@ -75,13 +81,30 @@ def copy_rows(place: Place, name: str, rows: Rows) -> float:
                 connection.copy(relation, table)
             connection.commit()
 
-    parts = _halves(rows.tables)
+    parts = _halves(_numbered(url, rows))
     began = time.perf_counter()
     with ThreadPoolExecutor(CONNECTIONS) as pool:
         list(pool.map(copy, parts))
     seconds = time.perf_counter() - began
     place.drop(url)
     return seconds
+
+
+def _numbered(url: str, rows: Rows) -> list[tuple[str, Any]]:
+    """Return the tables with the partition and the numbers of their series, and make the partitions."""
+    numbered = []
+    with StoreConnection(url) as connection:
+        for series, table in rows.tables:
+            starts = table["ts"]
+            connection.execute(
+                "select market_data.make_partitions(%(timeframe)s, %(first)s::timestamptz, %(last)s)::text",
+                {"timeframe": str(series.timeframe), "first": starts[0].as_py(), "last": starts[-1].as_py()},
+            )
+            number = pa.scalar(series_id(connection, series), pa.int32())
+            column = pa.repeat(number, table.num_rows)
+            numbered.append((f"records_{series.timeframe}", table.add_column(0, "series", column)))
+        connection.commit()
+    return numbered
 
 
 def _halves(tables: list[tuple[str, Any]]) -> list[list[tuple[str, Any]]]:
