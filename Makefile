@@ -43,7 +43,7 @@ down: $(VENV)/.installed ## stop everything that `make run` left running
 
 # A third of a test's time is spent waiting, for processes above all, so four workers keep two processors busy. What is
 # compiled is kept: each worker compiles 4 s, and each of hundreds of processes 0.2 s, where it is not.
-test: $(VENV)/.installed-dev $(VENV)/.browser $(VENV)/.redis ## run the whole test suite
+test: $(VENV)/.installed-dev $(VENV)/.browser $(if $(TEST_HOSTS)$(TEST_CHAOS),$(VENV)/.redis) ## run the whole test suite
 	@env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 # Tests of the pages drive a browser. It is installed once, where none is there and apt may; elsewhere pytest says why
