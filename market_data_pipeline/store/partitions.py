@@ -23,6 +23,8 @@ SETTLES_AFTER: Final = timedelta(days=14)
 MADE_AHEAD: Final = timedelta(days=62)
 # How far the order of rows on disk follows the order of series: 1 after a load of series by series, 0 after ticks.
 IN_ORDER: Final = 0.99
+# For how long readers and writers may wait with the swap for whoever holds the partition.
+PATIENCE: Final = timedelta(seconds=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,14 +86,19 @@ def to_settle(connection: StoreConnection, now: datetime) -> list[Partition]:
     return waiting[::-1]
 
 
-def settle(connection: StoreConnection, partition: Partition) -> int:
+def settle(connection: StoreConnection, partition: Partition, patience: timedelta = PATIENCE) -> int:
     """Put a partition in order, unless it is already, and commit; return how many rows it has.
 
+    Whoever reads or writes the timeframe waits with it, at most for `patience`.
+
     Raises:
-        TransientError: the table was in use all the while; nothing has changed.
+        TransientError: the partition was in use all the while; nothing has changed.
     """
     in_order = partition.order is not None and partition.order >= IN_ORDER
     statement = _NOTE if in_order else "select market_data.settle_partition(%(name)s) as rows"
+    connection.execute(
+        "select set_config('lock_timeout', %(patience)s, true)", {"patience": f"{patience.total_seconds():.0f}s"}
+    )
     rows = connection.rows(statement.replace("{name}", partition.name), {"name": partition.name})[0]["rows"]
     connection.commit()
     return int(rows)

@@ -103,7 +103,7 @@ def test_a_correction_that_is_stored_meanwhile_is_not_lost(
             "insert into market_data.ingest_log (run_id, symbol, timeframe, started_at, finished_at, status)"
             " values ('r', 'SYM03', '5m', now(), now(), 'ok')"
         )
-        settled = threading.Thread(target=settle, args=(connection, waiting))
+        settled = threading.Thread(target=settle, args=(connection, waiting, timedelta(minutes=5)))
         settled.start()
         until(
             lambda: owner.execute(
@@ -117,6 +117,18 @@ def test_a_correction_that_is_stored_meanwhile_is_not_lost(
     ).fetchall()
     assert corrected == [(1.25,)]
     assert to_settle(connection, NOW) == []
+
+
+def test_a_partition_is_settled_while_another_of_its_timeframe_is_vacuumed(
+    database_url: str, connection: StoreConnection
+) -> None:
+    (waiting,) = to_settle(connection, NOW)
+    with psycopg.connect(database_url) as vacuum:
+        vacuum.execute("select market_data.make_partitions('5m', '2026-02-01', '2026-02-02')")
+        vacuum.commit()
+        vacuum.execute("lock table market_data.records_5m_2026_02 in share update exclusive mode")  # as a vacuum does
+        assert settle(connection, waiting) > 0
+    assert JANUARY not in [each.name for each in to_settle(connection, NOW)]
 
 
 def test_a_partition_in_use_stays_as_it_is(
