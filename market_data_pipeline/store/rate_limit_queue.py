@@ -8,7 +8,7 @@ the database's: the machines' own clocks may differ.
 from __future__ import annotations
 
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
@@ -23,8 +23,9 @@ if TYPE_CHECKING:
     from psycopg_pool import ConnectionPool
     from pyrate_limiter.buckets import PostgresBucket
 
-LEASE_SECONDS: Final = 10.0  # a waiter that has not called `request` for this long is considered dead
+LEASE_SECONDS: Final = 10.0  # what has not called `request` or `send` for this long is considered dead
 _POOL_TIMEOUT_SECONDS: Final = 10.0  # a server that is up answers in milliseconds, also across a continent
+_GOODBYE_SECONDS: Final = 1.0  # a lost server delays the end of a run no longer
 _LOCKED_WAIT_SECONDS: Final = 0.02  # the bucket's table is locked for milliseconds: by another put, or by vacuum
 _LEAK_EVERY: Final = 50  # grants between two removals of old calls from the bucket
 _LOOK: Final = """
@@ -56,9 +57,22 @@ delete from market_data.rate_limit_queue
 where id = %s or expires_at < clock_timestamp() - interval '1 hour'
 """
 _PAUSED: Final = """
-select greatest(0, extract(epoch from until - clock_timestamp()))::float8
-from market_data.rate_limit_pauses
-where bucket = %s
+select
+    coalesce((
+        select greatest(0, extract(epoch from until - clock_timestamp()))::float8
+        from market_data.rate_limit_pauses
+        where bucket = %(bucket)s
+    ), 0),
+    (select count(*) from market_data.rate_limit_senders where bucket = %(bucket)s and expires_at > clock_timestamp())
+"""
+_SEND: Final = """
+insert into market_data.rate_limit_senders as s (id, bucket, expires_at)
+values (%(id)s, %(bucket)s, clock_timestamp() + %(lease)s * interval '1 second')
+on conflict (id) do update set expires_at = excluded.expires_at
+"""
+_SENT: Final = """
+delete from market_data.rate_limit_senders
+where id = %s or expires_at < clock_timestamp() - interval '1 hour'
 """
 _PAUSE: Final = """
 insert into market_data.rate_limit_pauses as p (bucket, until)
@@ -71,20 +85,22 @@ class RateLimitQueue:
     """The shared state of one limit. It connects at its first use; threads may share the object.
 
     Every method raises `DatabaseUnavailableError` when PostgreSQL cannot be reached, `DatabaseBusyError` when no
-    connection is free, and `ConfigurationError` when migration 0012 has not run.
+    connection is free, and `ConfigurationError` when the migrations have not run.
 
     Args:
         url: any URL that `DATABASE_URL` may hold.
         spacing: seconds between two calls; None when only the pause is shared.
         bucket: the limit's name; a migration creates its table `ratelimit___<bucket>`.
+        lease_seconds: how long a waiter or sender counts from which nothing is heard.
     """
 
-    lease_seconds = LEASE_SECONDS
-
-    def __init__(self, url: str, spacing: float | None, bucket: str = "polygon") -> None:
+    def __init__(
+        self, url: str, spacing: float | None, bucket: str = "polygon", *, lease_seconds: float = LEASE_SECONDS
+    ) -> None:
         self._url = conninfo(url, application_name="market-data rate limit")
         self._name = bucket
         self.spacing = spacing
+        self.lease_seconds = lease_seconds
         self._lock = threading.Lock()
         self._put_lock = threading.Lock()  # a bucket object keeps its last decision
         self._pool_made: ConnectionPool[psycopg.Connection[Any]] | None = None
@@ -98,7 +114,7 @@ class RateLimitQueue:
         """
         from pyrate_limiter import RateItem
 
-        look = {"id": waiter, "bucket": self._name, "priority": priority, "lease": LEASE_SECONDS}
+        look = {"id": waiter, "bucket": self._name, "priority": priority, "lease": self.lease_seconds}
         now_ms, paused, ahead = self._execute(_LOOK, look)
         if paused:
             return float(paused)
@@ -123,10 +139,23 @@ class RateLimitQueue:
         """Grant no call for `seconds`; a longer pause in progress is kept."""
         self._execute(_PAUSE, (self._name, seconds))
 
-    def paused(self) -> float:
-        """Return the seconds left of the pause, 0 without one."""
-        row = self._execute(_PAUSED, (self._name,))
-        return float(row[0]) if row else 0.0
+    def paused(self) -> tuple[float, int]:
+        """Return the seconds left of the pause, 0 without one, and how many processes are sending."""
+        row = self._execute(_PAUSED, {"bucket": self._name})
+        return float(row[0]), int(row[1])
+
+    def send(self, sender: UUID) -> None:
+        """Count the process as sending for the next `lease_seconds`."""
+        self._execute(_SEND, {"id": sender, "bucket": self._name, "lease": self.lease_seconds})
+
+    def sent(self, sender: UUID) -> None:
+        """Count it no longer. Raises nothing: its lease runs out on its own."""
+        import psycopg
+        from psycopg_pool import PoolTimeout
+
+        if (pool := self._pool_made) is not None:
+            with suppress(PoolTimeout, psycopg.Error), pool.connection(timeout=_GOODBYE_SECONDS) as connection:
+                connection.execute(_SENT, (sender,))
 
     def close(self) -> None:
         """Close the connections; the object can be used again."""

@@ -22,6 +22,7 @@ from market_data_pipeline_tests.waiting import until
 
 CALLS, WINDOW = 10, 2.0
 SPACING = spacing_seconds(CALLS, WINDOW)
+FOREVER = 3600.0  # seconds, which no test takes
 
 
 class PaperClock:
@@ -199,6 +200,60 @@ def test_a_pause_reaches_the_processes_of_an_unlimited_plan(database_url: str) -
     assert 200 < slept[0] <= 300
     caller.close()
     other.close()
+
+
+class PaperSender(SharedLimiter):
+    """A process of an unlimited plan whose own time, of its reads and its calls, passes only by sleeping."""
+
+    def __init__(self, url: str) -> None:
+        self.clock = PaperClock()
+        queue = RateLimitQueue(url, None, lease_seconds=FOREVER)
+        super().__init__(queue, sleep=self.clock.sleep, monotonic=lambda: self.clock.now)
+
+    def most_in_a_second(self, calls: int) -> tuple[float, int]:
+        """Return how long its first of so many calls waited, and how many of them some second holds."""
+        before, sent = self.clock.now, []
+        for _ in range(calls):
+            self.acquire(0)
+            sent.append(self.clock.now)
+        return sent[0] - before, most_in_any(1.0, sent)
+
+
+def test_processes_of_an_unlimited_plan_share_99_calls_a_second_once_they_are_more_than_three(
+    database_url: str,
+) -> None:
+    senders = [PaperSender(database_url) for _ in range(5)]
+    for one in senders[:3]:
+        assert one.most_in_a_second(40) == (0, 33)
+    # The fourth and fifth give those that are there the time to send less.
+    fourth, _ = senders[3].most_in_a_second(1)
+    fifth, _ = senders[4].most_in_a_second(1)
+    assert fourth == fifth == 2
+    for one in senders:
+        one.clock.now += 5
+        assert one.most_in_a_second(60)[1] <= 19
+    for one in senders[1:]:
+        one.close()
+    senders[0].clock.now += 5
+    assert senders[0].most_in_a_second(40) == (0, 33)
+    senders[0].close()
+    with psycopg.connect(database_url) as connection:
+        assert connection.execute("select count(*) from market_data.rate_limit_senders").fetchone() == (0,)
+
+
+def test_a_process_that_was_killed_counts_until_its_lease_has_expired(database_url: str) -> None:
+    killed = RateLimitQueue(database_url, None, lease_seconds=FOREVER)
+    for _ in range(3):
+        killed.send(uuid4())
+    killed.close()
+    fourth = PaperSender(database_url)
+    assert fourth.most_in_a_second(1) == (2, 1)
+    fourth.close()
+    with psycopg.connect(database_url) as connection:
+        connection.execute("update market_data.rate_limit_senders set expires_at = now()")
+    alone = PaperSender(database_url)
+    assert alone.most_in_a_second(40) == (0, 33)
+    alone.close()
 
 
 def test_a_waiter_that_died_is_passed_over_once_its_lease_has_expired(database_url: str) -> None:
