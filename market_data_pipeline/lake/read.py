@@ -1,7 +1,7 @@
 """Read rows of series from the lake, as `store.many_series` reads them from the database.
 
 A reader keeps each table at the version that it first saw. Of a file only the groups of rows are read that may hold
-what is asked for.
+what is asked for, file by file, each straight to where its rows belong in the answer.
 
 Keep out: which of both to read from, and the form of the answer (reading).
 """
@@ -9,15 +9,13 @@ Keep out: which of both to read from, and the form of the answer (reading).
 from __future__ import annotations
 
 from bisect import bisect_left
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from itertools import accumulate
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from market_data_pipeline.domain.adjustments import PRICE_CURRENCY, Split
 from market_data_pipeline.domain.calendar import to_us
-from market_data_pipeline.domain.errors import UsageError
 from market_data_pipeline.domain.features.definitions import FEATURE_NAMES
-from market_data_pipeline.lake.files import files_of
-from market_data_pipeline.lake.state import read_state
+from market_data_pipeline.lake.opened import opened_table, small_table
 from market_data_pipeline.lake.tables import DIVIDENDS, SPLITS, Kind, LakeTable
 from market_data_pipeline.store.many_series import Columns, beside
 
@@ -27,29 +25,35 @@ if TYPE_CHECKING:
 
     import numpy as np
     import pyarrow as pa
-    from deltalake import DeltaTable
-    from pyarrow.fs import FileSystem
 
     from market_data_pipeline.domain.features.definitions import Feature
     from market_data_pipeline.lake.files import File
     from market_data_pipeline.lake.location import Lake
+    from market_data_pipeline.lake.opened import Group, OpenedTable
     from market_data_pipeline.lake.state import TableState
     from market_data_pipeline.store.many_series import Stretch
 
-    Decoder = Callable[[pa.Array], Any]
     Bounds = tuple[int, int, int]  # the number of a stretch, and its half-open interval in microseconds
+    Run = tuple[int, int, int]  # the number of a stretch, and a half-open interval of rows
+
+# Fewer values are decoded before other threads have begun.
+_THREADED_VALUES: Final = 1 << 18
 
 
-@dataclass(frozen=True, slots=True)
-class _Opened:
-    """A table at one version."""
+class _Decoder(NamedTuple):
+    """How a column is returned: as an array of `dtype`, or as a list where that is None."""
 
-    table: LakeTable
-    delta: DeltaTable
-    state: TableState
-    files: list[File]
-    filesystem: FileSystem
-    far: bool  # not on this machine
+    dtype: str | None
+    values: Callable[[pa.ChunkedArray], Any]
+
+
+class _Part(NamedTuple):
+    """Groups of rows of a file, and which of their rows are wanted, one stretch after the other."""
+
+    file: File
+    groups: list[Group]
+    runs: list[Run]
+    rows: pa.Table | None  # None: to be read
 
 
 class LakeReader:
@@ -57,7 +61,7 @@ class LakeReader:
 
     def __init__(self, lake: Lake) -> None:
         self.lake = lake
-        self._opened: dict[LakeTable, _Opened] = {}
+        self._opened: dict[LakeTable, OpenedTable] = {}
 
     def state(self, table: LakeTable) -> TableState:
         """Return what a table holds.
@@ -79,7 +83,7 @@ class LakeReader:
         """
         if as_of is not None:
             return self._bars_as_of(stretches, names, to_us(as_of))
-        return self._columns(Kind.BARS, stretches, dict.fromkeys(names, _numbers))
+        return self._columns(Kind.BARS, stretches, dict.fromkeys(names, _NUMBERS))
 
     def feature_columns(self, stretches: Sequence[Stretch], features: Sequence[Feature]) -> Columns:
         """Return the stored values of `features`, of the 17 or a project's own, as `store.many_series` does."""
@@ -89,7 +93,7 @@ class LakeReader:
             stretches,
             {
                 **{feature.name: _decoder(feature) for feature in features if feature not in own},
-                **({"extra": _texts} if own else {}),
+                **({"extra": _TEXTS} if own else {}),
             },
         )
         extra = found.values.pop("extra", ())
@@ -122,31 +126,20 @@ class LakeReader:
 
     def _known(self, name: str, symbols: Sequence[str], known_at: datetime | None) -> Iterator[dict[str, Any]]:
         """Yield the rows of a small table that hold now, or held at `known_at`."""
-        with self.lake.translated():
-            delta = self.lake.open(name)
-            rows = delta.to_pyarrow_table().to_pylist() if delta is not None else []
-        for row in rows:
+        held = small_table(self.lake, name)
+        for row in (row for symbol in dict.fromkeys(symbols) for row in held.get(symbol, ())):
             gone = row["superseded_at"]
             known = gone is None or (known_at is not None and gone > known_at)
             listed = known_at is None or row["first_seen_at"] <= known_at
-            if known and listed and row["symbol"] in symbols:
+            if known and listed:
                 yield row
 
-    def _open(self, table: LakeTable) -> _Opened:
+    def _open(self, table: LakeTable) -> OpenedTable:
         if table not in self._opened:
-            delta = self.lake.open(table.name)
-            with self.lake.translated():
-                state = read_state(delta)
-                if delta is None or state is None:
-                    raise UsageError(
-                        f"The lake at {self.lake.url} has no {table.name} yet: `market-data lake sync` writes it."
-                    )
-                self._opened[table] = _Opened(
-                    table, delta, state, files_of(delta), self.lake.filesystem(delta), self.lake.local is None
-                )
+            self._opened[table] = opened_table(self.lake, table)
         return self._opened[table]
 
-    def _columns(self, kind: Kind, stretches: Sequence[Stretch], decoders: Mapping[str, Decoder]) -> Columns:
+    def _columns(self, kind: Kind, stretches: Sequence[Stretch], decoders: Mapping[str, _Decoder]) -> Columns:
         import numpy as np
 
         parts = []
@@ -169,9 +162,9 @@ class LakeReader:
     def _bars_as_of(self, stretches: Sequence[Stretch], names: Sequence[str], as_of_us: int) -> Columns:
         import numpy as np
 
-        decoders = dict.fromkeys(names, _numbers) | {"ingested_at": _instants}
+        decoders = dict.fromkeys(names, _NUMBERS) | {"ingested_at": _INSTANTS}
         present = self._columns(Kind.BARS, stretches, decoders)
-        past = self._columns(Kind.REVISIONS, stretches, decoders | {"superseded_at": _instants, "id": _numbers})
+        past = self._columns(Kind.REVISIONS, stretches, decoders | {"superseded_at": _INSTANTS, "id": _NUMBERS})
         ids = np.r_[np.full(len(present.ts), np.inf), past.values["id"]]
         at, ts = np.r_[present.at, past.at], np.r_[present.ts, past.ts]
         ends = np.r_[np.full(len(present.ts), 1 << 62), past.values["superseded_at"]]
@@ -186,38 +179,99 @@ class LakeReader:
         return Columns(at[known], ts[known], values)
 
 
-def _read(opened: _Opened, bounds: Mapping[str, Bounds], decoders: Mapping[str, Decoder]) -> Columns:
-    """Return the rows of the stretches in their order: each column is put together once and then decoded."""
+def _read(opened: OpenedTable, bounds: Mapping[str, Bounds], decoders: Mapping[str, _Decoder]) -> Columns:
+    """Return the rows of the stretches in their order."""
     import numpy as np
-    import pyarrow as pa
 
-    runs = [
-        (at, batch, start, end)
-        for batch in _batches(opened, bounds, ["symbol", "ts", *decoders])
-        for at, start, end in _runs(batch, bounds)
-    ]
+    decoders = {"ts": _INSTANTS, **decoders}
+    names = list(decoders)
+    parts = list(_parts(opened, bounds, names))
+    runs = [(at, number, start, end) for number, part in enumerate(parts) for at, start, end in part.runs]
     runs.sort(key=lambda run: run[0])  # months follow one another, so each symbol's rows do
-    at = np.repeat(np.array([run[0] for run in runs], "int32"), [end - start for _, _, start, end in runs])
+    lengths = [end - start for _, _, start, end in runs]
+    places: list[list[tuple[int, int, int]]] = [[] for _ in parts]
+    for (_, number, start, end), first in zip(runs, accumulate(lengths, initial=0), strict=False):
+        places[number].append((first, start, end))
+    count = sum(lengths)
+    found: dict[str, Any] = {
+        name: [None] * count if decoder.dtype is None else np.empty(count, decoder.dtype)
+        for name, decoder in decoders.items()
+    }
+    for number, part in enumerate(parts):
+        rows = part.rows if part.rows is not None else _rows(opened, part.file, part.groups, names)
+        parts[number] = part._replace(rows=None)
+        for name, decoder in decoders.items():
+            values, into = decoder.values(rows[name]), found[name]
+            for first, start, end in places[number]:
+                into[first : first + end - start] = values[start:end]
+    at = np.repeat(np.array([run[0] for run in runs], "int32"), lengths)
+    return Columns(at, found.pop("ts"), found)
 
-    def column(name: str) -> pa.Array:
-        parts = [batch.column(name)[start:end] for _, batch, start, end in runs]
-        return pa.concat_arrays(parts) if parts else _nothing(opened, name)
 
-    return Columns(at, _instants(column("ts")), {name: decode(column(name)) for name, decode in decoders.items()})
+def _parts(opened: OpenedTable, bounds: Mapping[str, Bounds], names: list[str]) -> Iterator[_Part]:
+    """Yield what holds rows within the bounds, by month and symbol.
+
+    Which rows of a part these are is known from the groups where each holds one symbol, and all of it is wanted; of
+    other files the rows are read to see.
+    """
+    symbols = sorted(bounds)
+    first_us, end_us = min(one[1] for one in bounds.values()), max(one[2] for one in bounds.values())
+    for file in opened.files:
+        if file.first_us >= end_us or file.last_us < first_us:
+            continue
+        wanted = symbols[bisect_left(symbols, file.first) :]
+        if not wanted or wanted[0] > file.last:
+            continue
+        groups = [
+            group
+            for group in opened.footer(file).groups_of(wanted)
+            if group.first_us < end_us and group.last_us >= first_us
+        ]
+        if not groups:
+            continue
+        if all(_is_whole(group, bounds) for group in groups):
+            ends = list(accumulate(group.rows for group in groups))
+            runs = [(bounds[one.first][0], end - one.rows, end) for one, end in zip(groups, ends, strict=True)]
+            yield _Part(file, groups, runs, None)
+            continue
+        rows = _rows(opened, file, groups, ["symbol", *names])
+        if runs := _runs(rows, bounds):
+            yield _Part(file, groups, runs, rows)
 
 
-def _runs(batch: pa.RecordBatch, bounds: Mapping[str, Bounds]) -> list[tuple[int, int, int]]:
-    """Return the parts of a batch that are wanted, each as the number of its stretch and a half-open interval."""
+def _is_whole(group: Group, bounds: Mapping[str, Bounds]) -> bool:
+    if group.first != group.last:
+        return False
+    _, first_us, end_us = bounds[group.first]
+    return first_us <= group.first_us and group.last_us < end_us
+
+
+def _rows(opened: OpenedTable, file: File, groups: list[Group], names: list[str]) -> pa.Table:
+    import pyarrow.parquet as pq
+
+    threads = sum(group.rows for group in groups) * len(names) >= _THREADED_VALUES
+    with opened.filesystem.open_input_file(file.path) as source:
+        parquet = pq.ParquetFile(
+            source,
+            metadata=opened.footer(file).metadata,
+            read_dictionary=list(opened.table.relation.encoded),
+            pre_buffer=opened.far,  # ahead and at once where a read is a request; of a local file that would only copy
+        )
+        return parquet.read_row_groups([group.number for group in groups], names, use_threads=threads)
+
+
+def _runs(rows: pa.Table, bounds: Mapping[str, Bounds]) -> list[Run]:
+    """Return the parts of sorted rows that are wanted."""
     import numpy as np
 
     nowhere = (-1, 0, 0)
-    symbols, ts = batch.column("symbol"), _instants(batch.column("ts"))
-    places = np.array([bounds.get(symbol, nowhere) for symbol in symbols.dictionary.to_pylist()], "int64")
+    symbols, ts = rows["symbol"].unify_dictionaries().combine_chunks(), _instants(rows["ts"])
     codes = symbols.indices.to_numpy()
     starts = np.r_[0, np.flatnonzero(np.diff(codes)) + 1]
+    held = symbols.dictionary.to_pylist()
     found = []
     for start, end in zip(starts.tolist(), [*starts[1:].tolist(), len(codes)], strict=True):
-        at, first_us, end_us = places[codes[start]].tolist()
+        at, first_us, end_us = bounds.get(held[codes[start]], nowhere)
         if at >= 0:
             first, stop = np.searchsorted(ts[start:end], [first_us, end_us]).tolist()
             if first < stop:
@@ -225,82 +279,51 @@ def _runs(batch: pa.RecordBatch, bounds: Mapping[str, Bounds]) -> list[tuple[int
     return found
 
 
-def _nothing(opened: _Opened, name: str) -> pa.Array:
-    import pyarrow as pa
-
-    return pa.array([], opened.table.relation.schema().field(name).type)
-
-
-def _batches(opened: _Opened, bounds: Mapping[str, Bounds], columns: list[str]) -> Iterator[pa.RecordBatch]:
-    """Yield the groups of rows that may hold rows within the bounds, by month and symbol.
-
-    They are read file by file: `pyarrow.dataset` takes half as long again, as it cuts groups and puts them together.
-    """
-    import pyarrow.parquet as pq
-
-    symbols = sorted(bounds)
-    first_us, end_us = min(one[1] for one in bounds.values()), max(one[2] for one in bounds.values())
-
-    def may_hold(first: str, last: str, from_us: int, until_us: int) -> bool:
-        place = bisect_left(symbols, first)
-        return place < len(symbols) and symbols[place] <= last and from_us < end_us and until_us >= first_us
-
-    for file in opened.files:
-        if not may_hold(file.first, file.last, file.first_us, file.last_us):
-            continue
-        with opened.filesystem.open_input_file(file.path) as source:
-            # Ahead and at once where a read is a request; of a local file that would only copy.
-            parquet = pq.ParquetFile(source, read_dictionary=list(opened.table.relation.encoded), pre_buffer=opened.far)
-            groups = []
-            for number in range(parquet.num_row_groups):
-                group = parquet.metadata.row_group(number)
-                symbol, ts = group.column(0).statistics, group.column(1).statistics
-                if may_hold(symbol.min, symbol.max, to_us(ts.min), to_us(ts.max)):
-                    groups.append(number)
-            if groups:
-                yield from parquet.read_row_groups(groups, columns).to_batches()
-
-
-def _numbers(values: pa.Array) -> np.ndarray:
-    import pyarrow as pa
-
-    numbers: np.ndarray = values.cast(pa.float64()).to_numpy(zero_copy_only=False)
+def _numbers(values: pa.ChunkedArray) -> np.ndarray:
+    numbers: np.ndarray = values.to_numpy()
     return numbers
 
 
-def _instants(values: pa.Array) -> np.ndarray:
+def _instants(values: pa.ChunkedArray) -> np.ndarray:
     instants: np.ndarray = values.cast("int64").to_numpy()
     return instants
 
 
-def _texts(values: pa.Array) -> list[str | None]:
+def _texts(values: pa.ChunkedArray) -> list[str | None]:
     texts: list[str | None] = values.to_pylist()
     return texts
 
 
-def _decoder(feature: Feature) -> Decoder:
-    if feature.labels:
-        return lambda values: _codes(values, feature.labels)
-    return _truths if feature.dtype == "bool" else _numbers
-
-
-def _truths(values: pa.Array) -> np.ndarray:
+def _truths(values: pa.ChunkedArray) -> np.ndarray:
     import pyarrow.compute as pc
 
     truths: np.ndarray = pc.fill_null(values.cast("int8"), -1).to_numpy()
     return truths
 
 
-def _codes(values: pa.Array, labels: Sequence[str]) -> np.ndarray:
+def _codes(values: pa.ChunkedArray, labels: Mapping[str, int]) -> np.ndarray:
     """Return the position of each text among the labels, -1 for null or another text."""
     import numpy as np
-    import pyarrow as pa
     import pyarrow.compute as pc
 
-    places = pc.fill_null(pc.index_in(values.dictionary, pa.array(labels, pa.string())), -1).to_numpy()
-    codes = np.r_[places, -1].astype("int16")
-    found: np.ndarray = codes[pc.fill_null(values.indices, len(places)).to_numpy()]
+    whole = values.combine_chunks()
+    # The last is that of null, whose place is -1.
+    codes = np.array([*(labels.get(text, -1) for text in whole.dictionary.to_pylist()), -1], "int16")
+    found: np.ndarray = codes[pc.fill_null(whole.indices, -1).to_numpy()]
     return found
+
+
+_NUMBERS: Final = _Decoder("float64", _numbers)
+_INSTANTS: Final = _Decoder("int64", _instants)
+_TEXTS: Final = _Decoder(None, _texts)
+_TRUTHS: Final = _Decoder("int8", _truths)
+
+
+def _decoder(feature: Feature) -> _Decoder:
+    if feature.labels:
+        places = {label: place for place, label in enumerate(feature.labels)}
+        return _Decoder("int16", lambda values: _codes(values, places))
+    return _TRUTHS if feature.dtype == "bool" else _NUMBERS
 
 
 def _own_values(documents: Sequence[str | None], feature: Feature) -> Any:

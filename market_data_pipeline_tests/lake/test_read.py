@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from datetime import date, datetime, timedelta
 from pathlib import Path
@@ -15,6 +16,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
+import pyarrow.parquet as pq
 import pytest
 
 import market_data_pipeline
@@ -24,6 +26,7 @@ from market_data_pipeline.domain.errors import UsageError
 from market_data_pipeline.lake.tables import TABLES
 from market_data_pipeline.reading import lake as reading_lake
 from market_data_pipeline.sandbox.bars import SplitRow
+from market_data_pipeline.settings import load_settings
 from market_data_pipeline_tests.conftest import copy_database, drop_database, with_database
 from market_data_pipeline_tests.lake.conftest import LakeWorld, serving
 
@@ -114,8 +117,6 @@ def test_auto_takes_the_lake_only_while_it_holds_the_same(synced: LakeWorld, mon
 
 
 def load_without_lake(synced: LakeWorld) -> Any:
-    from market_data_pipeline.settings import load_settings
-
     return load_settings(database_url=synced.world.database_url, as_of=synced.world.now, lake_url=synced.url + "-none")
 
 
@@ -134,6 +135,38 @@ def test_what_the_lake_does_not_hold_is_refused(synced: LakeWorld, read: Any, se
 def test_a_lake_that_was_never_synced_is_named(synced: LakeWorld) -> None:
     with pytest.raises(UsageError, match="has no bars_1d yet: `market-data lake sync` writes it"):
         read_bars("AAPL", "1d", settings=load_without_lake(synced), source="lake")
+
+
+def test_a_commit_is_seen_by_the_next_read_of_the_same_process(lake_world: LakeWorld) -> None:
+    def volume() -> float:
+        return float(read_bars("MSFT", "1h", settings=lake_world.settings, source="lake").loc[AT, "volume"])
+
+    lake_world.sync()
+    before = volume()
+    lake_world.source.volumes["MSFT", AT] = 4_711.0
+    lake_world.world.now += timedelta(days=1)
+    lake_world.refresh("MSFT", full=True)
+    lake_world.sync()
+    after = volume()
+    assert after != before
+    shutil.rmtree(lake_world.url)
+    with pytest.raises(UsageError, match="has no bars_1h yet"):
+        volume()
+    lake_world.sync()  # its versions have the numbers of the first ones
+    assert volume() == after
+
+
+def test_files_that_another_program_wrote_in_its_own_way_are_read(synced: LakeWorld, tmp_path: Path) -> None:
+    shutil.copytree(synced.url, tmp_path / "lake")
+    for file in (tmp_path / "lake" / "bars_5m").rglob("*.parquet"):
+        rows = pq.ParquetFile(file).read().sort_by([("symbol", "descending"), ("ts", "ascending")])
+        pq.write_table(rows, file, row_group_size=100, write_statistics=False)
+    settings = load_settings(
+        database_url=synced.world.database_url, as_of=synced.world.now, lake_url=str(tmp_path / "lake")
+    )
+    for options in ({}, {"start": "2025-03-03", "end": "2025-03-20"}):
+        read = read_bars(BOTH, "5m", settings=settings, source="lake", as_arrow=True, **options)
+        assert read.equals(read_bars(BOTH, "5m", settings=synced.settings, source="database", as_arrow=True, **options))
 
 
 def by_protocol_alone(folder: Path) -> pa.Table:
@@ -186,3 +219,13 @@ def test_each_file_is_sorted_and_says_what_it_holds(synced: LakeWorld) -> None:
             assert (min(keys)[0], max(keys)[0]) == (file["min.symbol"], file["max.symbol"])
             assert pc.min_max(rows["ts"]).as_py() == {"min": file["min.ts"], "max": file["max.ts"]}
             assert {f"{ts:%Y-%m}" for _, ts in keys} == {file["partition.month"]}
+
+
+def test_a_group_of_rows_holds_whole_series(synced: LakeWorld) -> None:
+    groups = []
+    for file in (Path(synced.url) / "features_5m").rglob("*.parquet"):
+        parquet = pq.ParquetFile(file)
+        groups += [parquet.read_row_group(number, ["symbol"]) for number in range(parquet.num_row_groups)]
+        held = [set(group["symbol"].to_pylist()) for group in groups[-parquet.num_row_groups :]]
+        assert sum(map(len, held)) == len(set.union(*held))
+    assert any(len(group) > 2_000 for group in groups)
