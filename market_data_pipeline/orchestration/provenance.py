@@ -21,7 +21,7 @@ REASON_TAG: Final = "market_data/reason"  # in words, where the trigger is not e
 
 SHARD_TAG: Final = "market_data/shard"  # on runs for a shard of a tier: its first and last symbol
 
-_SCHEDULED_FOR: Final = ".dagster/scheduled_execution_time"
+SCHEDULED_FOR_TAG: Final = ".dagster/scheduled_execution_time"
 _RANGE: Final = ("dagster/asset_partition_range_start", "dagster/asset_partition_range_end")
 _LONGEST: Final = 500  # characters: a reason or a list of symbols is for people to read
 
@@ -73,7 +73,7 @@ def _trigger(tags: Mapping[str, str]) -> str:
 
 def _reason(kind: str, name: str, tags: Mapping[str, str]) -> str:
     if kind == "schedule":
-        at = tags.get(_SCHEDULED_FOR, "")
+        at = tags.get(SCHEDULED_FOR_TAG, "")
         try:
             return f"scheduled for {datetime.fromisoformat(at).astimezone(UTC):%Y-%m-%d %H:%MZ}"
         except ValueError:

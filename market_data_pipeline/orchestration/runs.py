@@ -20,7 +20,14 @@ from market_data_pipeline.orchestration.cadences import MAX_RUNTIME_TAG
 from market_data_pipeline.orchestration.dagster_internals import enqueue, load_location
 from market_data_pipeline.orchestration.jobs.refresh import QUALITY_JOB, job_name, op_name, run_tags
 from market_data_pipeline.orchestration.partitions import RANGE_END, RANGE_START, symbols_of
-from market_data_pipeline.orchestration.provenance import REASON_TAG, SHARD_TAG, TRIGGER_TAG, USER_TAG, caller
+from market_data_pipeline.orchestration.provenance import (
+    REASON_TAG,
+    SCHEDULED_FOR_TAG,
+    SHARD_TAG,
+    TRIGGER_TAG,
+    USER_TAG,
+    caller,
+)
 from market_data_pipeline.settings import load_settings
 
 if TYPE_CHECKING:
@@ -32,7 +39,6 @@ if TYPE_CHECKING:
 MOST_SHARDS: Final = 16
 
 _RUN_KEY: Final = "dagster/run_key"
-_SCHEDULED_FOR: Final = "dagster/scheduled_execution_time"
 _PARTITION: Final = "dagster/partition"
 
 NARROW_TAG: Final = "market_data/narrow"  # on runs for some series only; a tier's schedule does not wait for them
@@ -140,7 +146,7 @@ def taken(instance: dg.DagsterInstance, tier: Tier, symbols: Sequence[str], at: 
     daemon recognizes these requests by their keys, queues a run that was only created, and leaves the others alone.
     """
     scheduled = at.astimezone(UTC).isoformat()
-    of_tick = dg.RunsFilter(job_name=job_name(tier), tags={_SCHEDULED_FOR: scheduled})
+    of_tick = dg.RunsFilter(job_name=job_name(tier), tags={SCHEDULED_FOR_TAG: scheduled})
     found = {run.run_id: run for run in (record.dagster_run for record in reversed(instance.get_run_records(of_tick)))}
     own = {run.tags[_RUN_KEY]: run for run in found.values() if _RUN_KEY in run.tags}
     held, by = set[str](), None

@@ -9,6 +9,7 @@ from typing import Any
 import dagster as dg
 import pytest
 import sqlalchemy as sa
+from dagster._core.storage.tags import SCHEDULED_EXECUTION_TIME_TAG
 
 from market_data_pipeline.definitions import build_defs
 from market_data_pipeline.domain.series import Tier, Timeframe
@@ -290,7 +291,7 @@ def test_a_schedule_waits_for_the_tiers_last_refresh(ticks: Ticks) -> None:
 
 def queue(ticks: Ticks, request: dg.RunRequest, *, of_tick: bool = True) -> str:
     """Queue a run as the daemon does, with the tags that it adds."""
-    added = {"dagster/run_key": str(request.run_key), "dagster/scheduled_execution_time": NOW.isoformat()}
+    added = {"dagster/run_key": str(request.run_key), SCHEDULED_EXECUTION_TIME_TAG: NOW.isoformat()}
     return enqueue(ticks.instance, ticks.repository, request, added if of_tick else {})
 
 
