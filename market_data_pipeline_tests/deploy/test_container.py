@@ -250,7 +250,7 @@ def test_the_built_image_runs_all_of_compose_as_a_user_without_rights(image: Ima
 def _start_broker(host: Host, password: str, log: Path) -> None:
     """Start Redis with the command of its service, if this machine has it."""
     if (program := shutil.which("redis-server")) is None:
-        pytest.skip("there is no redis-server: `make test` installs it where it may")
+        pytest.skip("there is no redis-server")
     shell = services()["broker"]["command"][-1].replace("$$", "$").replace("redis-server", program)
     assert password
     host.process(["sh", "-c", shell], {"PATH": "/usr/bin:/bin"}, log, user=NOBODY)
