@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 # A run takes a second of processor time to queue and to start, and a tick starts this many of a tier at most: of 2,000
 # critical symbols every 15 minutes 16 runs of 125, where runs of 25 would be 7,680 a day.
 MOST_SHARDS: Final = 16
+LEAST_SHARED: Final = 5  # symbols; a smaller shard of a first load takes less time than its run's start
 
 _RUN_KEY: Final = "dagster/run_key"
 _PARTITION: Final = "dagster/partition"
@@ -67,7 +68,7 @@ def shards(symbols: Sequence[str], max_symbols: int) -> list[Sequence[str]]:
     return [symbols[start:end] for start, end in pairwise(edges)]
 
 
-def shard_symbols(tier: Tier, symbols: int, configured: int | None = None) -> int:
+def shard_symbols(tier: Tier, symbols: int, configured: int | None = None, slots: int = 0) -> int:
     """Return how many symbols of a tier one run refreshes.
 
     Args:
@@ -75,8 +76,17 @@ def shard_symbols(tier: Tier, symbols: int, configured: int | None = None) -> in
         symbols: how many it has.
         configured: MARKET_DATA_SHARD_SYMBOLS; by default the tier's objective, or more where the tier would then be cut
             into more than `MOST_SHARDS`.
+        slots: how many runs the workers of all hosts carry at once: by default each has as many shards as the others,
+            unless those would be smaller than `LEAST_SHARED`.
     """
-    return configured or max(TIER_OBJECTIVES[tier].shard_symbols, -(-symbols // MOST_SHARDS))
+    if configured:
+        return configured
+    size = max(TIER_OBJECTIVES[tier].shard_symbols, -(-symbols // MOST_SHARDS))
+    if not slots or not symbols:
+        return size
+    pieces = -(-symbols // size)
+    even = -(-pieces // slots) * slots
+    return min(size, max(LEAST_SHARED, -(-symbols // even)))
 
 
 def tier_run_requests(
@@ -241,6 +251,7 @@ def submit_refresh(
     """
     repository = (definitions or load_location()).get_repository_def()
     configured = load_settings().shard_symbols
+    slots = getattr(instance.run_launcher, "slots", int)()  # where workers carry the runs
     chosen = set(symbols)
     members = {tier: symbols_of(instance, tier) for tier in Tier}
     known = {symbol for of_tier in members.values() for symbol in of_tier}
@@ -262,7 +273,7 @@ def submit_refresh(
                 )
             ]
         else:
-            size = shard_symbols(tier, len(kept), configured)
+            size = shard_symbols(tier, len(kept), configured, slots)
             requests = tier_run_requests(kept, tier, size, trigger=trigger, run_config=config)
         run_ids += [enqueue(instance, repository, request, {USER_TAG: caller()}) for request in requests]
     return run_ids

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import re
 from importlib import import_module
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import dagster as dg
 import pytest
 import yaml
+from rich.console import Console
 
+from market_data_pipeline.domain.errors import BrokerUnavailableError, ConfigurationError, PipelineError, UsageError
+from market_data_pipeline.runtime.worker import check_worker, run_worker
+from market_data_pipeline.settings import load_settings
 from market_data_pipeline.store.connection import open_connection
 from market_data_pipeline_tests.conftest import REPOSITORY
 from market_data_pipeline_tests.orchestration.conftest import dagster_home as dagster_home
@@ -76,6 +82,60 @@ def test_as_many_runs_leave_the_queue_as_the_workers_carry_that_are_there(instan
         assert instance.get_concurrency_config().run_queue_config.max_concurrent_runs == 7  # type: ignore[union-attr]
     assert running_slots(instance) == 0
     queue._held.close()  # type: ignore[attr-defined]
+
+
+def test_a_load_is_cut_so_that_every_worker_has_as_much_to_do(
+    instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch, database_url: str
+) -> None:
+    from market_data_pipeline.orchestration.runs import submit_refresh
+    from market_data_pipeline.orchestration.worker_launcher import counted_worker
+
+    monkeypatch.setenv("DATABASE_URL", database_url)
+    url = instance.run_storage.postgres_url  # type: ignore[attr-defined]
+    instance.add_dynamic_partitions("critical_symbols", [f"S{number}" for number in range(40)])
+    instance.add_dynamic_partitions("standard_symbols", [f"T{number}" for number in range(8)])
+    with counted_worker(url, 3), counted_worker(url, 3):
+        runs = [instance.get_run_by_id(run_id) for run_id in submit_refresh(instance)]
+    sizes = [len(step["config"]["symbols"]) for run in runs if run for step in run.run_config["ops"].values()]
+    assert sizes == [6, 7, 7, 6, 7, 7, 4, 4]
+
+
+def test_what_a_worker_lacks_is_said_in_a_sentence(
+    dagster_home: Path, monkeypatch: pytest.MonkeyPatch, database_url: str
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", database_url)
+
+    def refused() -> PipelineError:
+        with patch.dict(os.environ), pytest.raises(PipelineError) as caught:  # it passes the settings on to Dagster
+            run_worker(load_settings(), Console())
+        return caught.value
+
+    lacking = refused()
+    assert isinstance(lacking, ConfigurationError)
+    assert str(lacking).startswith("MARKET_DATA_BROKER_URL is not set: a worker takes its runs from")
+    monkeypatch.setenv("MARKET_DATA_BROKER_URL", "redis://:a-secret@127.0.0.1:1/0")
+    other = refused()
+    assert isinstance(other, UsageError)
+    assert "does not name WorkerLauncher. Set DAGSTER_HOME to the project's deploy/cluster" in str(other)
+    (dagster_home / "dagster.yaml").write_text(FILE.read_text())
+    unreachable = refused()
+    assert isinstance(unreachable, BrokerUnavailableError)
+    assert str(unreachable).startswith("Redis at 127.0.0.1:1 cannot be used")
+    assert "a-secret" not in str(unreachable)
+
+
+def test_a_worker_of_this_host_is_found_while_it_is_there(
+    instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch, database_url: str
+) -> None:
+    from market_data_pipeline.orchestration.worker_launcher import counted_worker, this_host
+
+    monkeypatch.setenv("DATABASE_URL", database_url)
+    settings = load_settings()
+    with patch.dict(os.environ):
+        with counted_worker(settings.dagster_postgres_url, 1):
+            check_worker(settings)
+        with pytest.raises(PipelineError, match=f"No worker of {this_host()} has been heard from lately."):
+            check_worker(settings)
 
 
 def test_a_run_that_cannot_be_handed_to_redis_goes_back_into_the_queue(instance: dg.DagsterInstance) -> None:
