@@ -43,7 +43,7 @@ down: $(VENV)/.installed ## stop everything that `make run` left running
 
 # A third of a test's time is spent waiting, for processes above all, so four workers keep two processors busy. What is
 # compiled is kept: each worker compiles 4 s, and each of hundreds of processes 0.2 s, where it is not.
-test: $(VENV)/.installed-dev $(VENV)/.browser $(if $(TEST_HOSTS)$(TEST_CHAOS),$(VENV)/.redis) ## run the whole test suite
+test: $(VENV)/.installed-dev $(VENV)/.browser ## run the whole test suite
 	@env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 # Tests of the pages drive a browser. It is installed once, where none is there and apt may; elsewhere pytest says why
@@ -56,13 +56,6 @@ $(VENV)/.browser: | $(VENV)/.installed-dev
 		{ $(APT) update && { $(APT) install -y --no-install-recommends chromium-headless-shell fonts-dejavu-core \
 			|| $(APT) install -y --no-install-recommends chromium fonts-dejavu-core; }; } >/dev/null 2>&1 \
 		|| echo "Chromium could not be installed; the tests of the pages are skipped." >&2; fi; touch $@
-
-# Tests of several hosts start a Redis of their own. The package's service, where it starts one, is stopped again.
-$(VENV)/.redis: | $(VENV)/.installed-dev
-	@if ! command -v redis-server >/dev/null && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-		echo "Installing Redis for the tests of several hosts ..." >&2; export DEBIAN_FRONTEND=noninteractive RUNLEVEL=1; \
-		{ $(APT) update && $(APT) install -y --no-install-recommends redis-server; } >/dev/null 2>&1 \
-		|| echo "Redis could not be installed; the tests of several hosts are skipped." >&2; fi; touch $@
 
 # A machine without a network finds that out in seconds.
 APT := timeout 300 apt-get -qq -o Acquire::Retries=1 -o Acquire::http::Timeout=15 -o Acquire::https::Timeout=15

