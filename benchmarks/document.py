@@ -34,6 +34,8 @@ ORDER: Final = (
     "reading",
     "staleness",
     "ticks",
+    "hosts",
+    "backup",
     "files",
 )
 _BEGIN, _END = "<!-- figures: begin -->", "<!-- figures: end -->"
