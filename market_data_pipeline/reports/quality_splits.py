@@ -75,8 +75,11 @@ _UNEXPLAINED: Final = f"""
             <= {jumps.TAKEN_BACK} * abs(c.change)
             or coalesce(c.turnover >= {jumps.NEWS} * (
                 select percentile_cont(0.5) within group (order by p.turnover) from (
-                    select x.close * x.volume as turnover from market_data.bars as x
-                    where x.symbol = t.symbol and x.timeframe = '{Timeframe.D1}' and x.ts < c.ts
+                    select x.close * x.volume as turnover from market_data.records_{Timeframe.D1} as x
+                    where x.series = (
+                        select n.id from market_data.series as n
+                        where n.symbol = t.symbol and n.timeframe = '{Timeframe.D1}'
+                    ) and x.ts < c.ts
                     order by x.ts desc limit {jumps.NEWS_SESSIONS}
                 ) as p
             ), false)

@@ -238,7 +238,8 @@ def listed_around(connection: StoreConnection, symbols: Collection[str], first: 
 def moves_since(connection: StoreConnection, symbols: Collection[str], day: date, start: datetime) -> list[Awaited]:
     """Return by how much each symbol's price has moved since the session before that of `day`, which began at `start`.
 
-    Symbols without 5m bars before and since are left out.
+    Symbols without 5m bars before and since are left out. By the number of a series, its newest bar is found in the
+    newest partition; by its name, the view looks for it in all of them.
     """
     rows = connection.rows(
         """
@@ -249,13 +250,14 @@ def moves_since(connection: StoreConnection, symbols: Collection[str], day: date
                 and before.ts < s.execution_date::timestamp at time zone %(zone)s
         ), 1)) as move
         from market_data.symbols as k
+        inner join market_data.series as n on n.symbol = k.symbol and n.timeframe = '5m'
         cross join lateral (
-            select b.ts, b.close from market_data.bars as b
-            where b.symbol = k.symbol and b.timeframe = '5m' and b.ts < %(start)s order by b.ts desc limit 1
+            select b.ts, b.close from market_data.records_5m as b
+            where b.series = n.id and b.ts < %(start)s order by b.ts desc limit 1
         ) as before
         cross join lateral (
-            select b.close from market_data.bars as b
-            where b.symbol = k.symbol and b.timeframe = '5m' and b.ts >= %(start)s order by b.ts desc limit 1
+            select b.close from market_data.records_5m as b
+            where b.series = n.id and b.ts >= %(start)s order by b.ts desc limit 1
         ) as since
         where k.symbol = any(%(symbols)s::text[])
         """,
