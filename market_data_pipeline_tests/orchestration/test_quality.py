@@ -9,11 +9,13 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, date, datetime, timedelta
 from typing import Any, NamedTuple
 
+import altair as alt
 import numpy as np
 import pandas as pd
 import psycopg
 import pytest
 import sqlalchemy as sa
+import vl_convert
 from PIL import Image
 
 from market_data_pipeline.domain.adjustments import adjust
@@ -460,3 +462,15 @@ def test_jumps_are_shown_worst_first_and_are_those_that_commits_warn_of(sane_url
     assert [(row["ts"], row["resembles"]) for row in verdict.sample] == [
         (from_us(jump.ts_us), jump.resembles) for jump in found
     ]
+
+
+@pytest.mark.parametrize("days", [3, 20, 61, 75, 183])
+def test_no_label_of_a_charts_time_stands_there_twice(days: int) -> None:
+    begins = datetime(2026, 8, 20, tzinfo=UTC)
+    rows = pd.DataFrame({"ts": [begins + timedelta(days=day) for day in range(days)], "close": 1.0})
+    span = rows["ts"].max() - rows["ts"].min()
+    drawn = alt.Chart(rows).mark_bar().encode(alt.X("ts:T", title=None, axis=charts.time_axis(span)))
+    picture = vl_convert.vegalite_to_svg(drawn.properties(width=170, height=80).to_json())
+    labels = re.findall(r">(\d* ?[A-Z][a-z]{2})</text>", picture)
+    assert labels
+    assert len(set(labels)) == len(labels)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import base64
 import io
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 import altair as alt
@@ -45,6 +46,8 @@ _STATES: Final = {
 
 _FONT: Final = 10
 
+_MONTHS_FROM: Final = timedelta(days=62)  # so that two months begin in it at least
+
 _SHADES: Final = 48  # eight colours with the edges between them
 
 
@@ -71,12 +74,22 @@ def price_and_volume(days: pd.DataFrame) -> str:
     # One line changes its colour with the trend: each piece reaches to the next point.
     rows["next_ts"] = rows.groupby("symbol")["ts"].shift(-1)
     rows["next_close"] = rows.groupby("symbol")["close"].shift(-1)
-    time: Any = alt.X("ts:T", title=None, axis=alt.Axis(format="%b", tickCount=4, grid=False))
+    time: Any = alt.X("ts:T", title=None, axis=time_axis(rows["ts"].max() - rows["ts"].min()))
     panels = [_panel(rows[rows["symbol"] == symbol], str(symbol), time) for symbol in rows["symbol"].unique()]
     legend = (
         "Close by trend (green up, grey ranging, orange down) within two average true ranges; volume below, day bars"
     )
     return _markdown(alt.concat(*panels, columns=_COLUMNS, title=legend), legend)
+
+
+def time_axis(span: timedelta) -> Any:
+    """Return the axis of a panel: a name at the start of each month, or days where there are too few months.
+
+    Left to choose, the ticks of some spans lie closer than a month, and a month's name then stands there twice.
+    """
+    if span < _MONTHS_FROM:
+        return alt.Axis(format="%d %b", tickCount=3, grid=False)
+    return alt.Axis(format="%b", tickCount=alt.TimeIntervalStep(interval="month", step=1), grid=False)
 
 
 def _panel(rows: pd.DataFrame, symbol: str, time: Any) -> alt.VConcatChart:
