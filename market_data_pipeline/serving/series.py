@@ -10,8 +10,9 @@ from urllib.parse import quote
 from starlette.responses import Response
 
 from market_data_pipeline.domain.adjustments import Adjustment
+from market_data_pipeline.domain.series import Series, Timeframe
 from market_data_pipeline.reports.securities import followed_as
-from market_data_pipeline.reports.series_records import SeriesSummary, read_records, similar_symbol
+from market_data_pipeline.reports.series_records import SeriesSummary, has_other_hours, read_records, similar_symbol
 from market_data_pipeline.serving.answers import Answer, opening
 from market_data_pipeline.serving.cache import DEEPEST, RecordsKey, RequestKey, ResponseCache, SingleFlight, Version
 from market_data_pipeline.serving.cursors import encode_cursor, next_link
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     import sqlalchemy as sa
     from fastapi import Request
 
-    from market_data_pipeline.domain.series import Series
     from market_data_pipeline.reports import series_records
     from market_data_pipeline.reports.series_records import Column, Range, Rows, Watermarks
     from market_data_pipeline.serving.database import Database
@@ -171,12 +171,23 @@ class SeriesAnswers:
         def made(summary: SeriesSummary, page: Page) -> Answer:
             return _made(request, summary, page, link, key.query)
 
-        version = self.cache.version(request.series)
-        # Bars of regular hours may be made of another series' bars, whose commits the cache does not expect.
-        if version is None or request.selection.regular is not None:
+        series = request.series
+        version = self.cache.version(series)
+        if version is None:
             return await self._read_answer(request, made)
+        some_hours = request.selection.regular is not None and has_other_hours(series)
+        if some_hours and series.timeframe in {Timeframe.H1, Timeframe.H4}:
+            # They are made of another series' bars, whose commits do not outdate a kept answer, and some without a
+            # commit, once their day has settled: shared with those who ask at the same time, but not kept.
+            base = self.cache.version(Series(series.symbol, series.timeframe.base))
+            return await self._flight.run((key, version, base), lambda: self._read_answer(request, made))
         answer = None
-        if request.media is Media.JSON and not request.milliseconds and request.selection.as_of is None:
+        if (
+            request.media is Media.JSON
+            and not request.milliseconds
+            and request.selection.as_of is None
+            and not some_hours  # the records in memory are those of all hours
+        ):
             answer = await self._cut_answer(request, version, made)
         if answer is None:
             answer = await self._flight.run((key, version), lambda: self._read_answer(request, made))

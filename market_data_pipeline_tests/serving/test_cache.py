@@ -46,6 +46,28 @@ def test_a_commit_is_seen_by_the_next_reader(api: Api, seed: Seed) -> None:
     assert after.status_code == 200
 
 
+def test_bars_of_regular_hours_are_kept_until_a_commit_of_their_series(api: Api, seed: Seed) -> None:
+    first = datetime.fromisoformat("2026-03-11T13:25:00Z")  # five minutes before the market opens
+    seed.series("AAPL", first=first, count=14, close=100.0)
+    seed.series("AAPL", "1h", first=first.replace(minute=0), count=1)
+    api.wait_for_cache()
+
+    def shown(timeframe: str) -> list[float]:
+        bars = api.get(f"{BARS}/AAPL", timeframe=timeframe, session="regular").json()["bars"]
+        return [bar["close"] for bar in bars]
+
+    assert shown("5m") == shown("5m") == [101.0 + at for at in range(13)]
+    assert api.hits() == 1
+    assert len(api.get(f"{BARS}/AAPL", timeframe="5m").json()["bars"]) == 14
+    assert shown("1h") == shown("1h") == [112.0]  # made of the other series' bars, whose commits must show
+    assert api.hits() == 1
+
+    seed.correct("AAPL", "5m", first + timedelta(minutes=60), 55.5, NOW)
+
+    assert shown("1h") == [55.5]
+    until(lambda: shown("5m")[11] == 55.5)
+
+
 def test_dividends_and_the_closes_before_them_are_seen_by_the_next_reader(api: Api, seed: Seed) -> None:
     first, day = datetime.fromisoformat("2026-03-10T14:30:00Z"), datetime.fromisoformat("2026-03-10T04:00:00Z")
     seed.series("AAPL", first=first, count=1, close=100.0)
