@@ -44,20 +44,31 @@ _ATTAINMENT: Final = sa.text("""
         inner join unnest(cast(:tiers as text[]), cast(:rpos as interval[])) as rpos (tier, rpo) on rpos.tier = s.tier
         where s.active and (cast(:symbol as text) is null or s.symbol = :symbol)
     ),
+    lacking as (
+        select f.symbol, f.rpo, f.followed_since, h.timeframes
+        from followed as f
+        left join (
+            select t.symbol, array_agg(t.timeframe) as timeframes, count(*) as held from market_data.series_state as t
+            where cast(:symbol as text) is null or t.symbol = :symbol
+            group by t.symbol
+        ) as h on h.symbol = f.symbol
+        where not f.past and h.held is distinct from cardinality(cast(:timeframes as text[]))
+    ),
     behind as (
         select
-            f.symbol, frames.timeframe, greatest(f.followed_since, d.next_due_at) + f.rpo as outside_from, instant.now
-        from followed as f
+            f.symbol, t.timeframe, greatest(f.followed_since, t.next_due_at) + f.rpo as outside_from, instant.now
+        from market_data.series_state as t
         cross join instant
-        cross join frames
-        left join market_data.series_state as state on state.symbol = f.symbol and state.timeframe = frames.timeframe
-        cross join lateral (
-            select case
-                when f.past or state.life in ('halted', 'delisted', 'unknown') then instant.now
-                else state.next_due_at
-            end as next_due_at
-        ) as d
-        where coalesce(d.next_due_at + f.rpo, '-infinity') < instant.now
+        inner join followed as f on f.symbol = t.symbol
+        where
+            (t.next_due_at < instant.now or t.next_due_at is null)
+            and t.life not in ('halted', 'delisted', 'unknown')
+            and not f.past
+        union all
+        select l.symbol, frames.timeframe, l.followed_since + l.rpo, instant.now
+        from lacking as l
+        cross join instant
+        inner join frames on l.timeframes is null or frames.timeframe <> all(l.timeframes)
     ),
     outside as (
         select l.symbol, l.timeframe, l.outside_rpo_since as since, l.finished_at as until
@@ -79,13 +90,10 @@ _ATTAINMENT: Final = sa.text("""
         ) as last on true
         where b.outside_from < b.now
     ),
-    windows as materialized (
-        select f.symbol, f.tier, w.name, b.begins_at, extract(epoch from instant.now - b.begins_at) as seconds
-        from followed as f
+    windows as (
+        select w.name, instant.now - w.length as begins_at, instant.now
+        from unnest(cast(:names as text[]), cast(:lengths as interval[])) as w (name, length)
         cross join instant
-        cross join unnest(cast(:names as text[]), cast(:lengths as interval[])) as w (name, length)
-        cross join lateral (select greatest(f.followed_since, instant.now - w.length) as begins_at) as b
-        where f.followed_since < instant.now
     ),
     periods as (
         select o.symbol, o.timeframe, unnest(range_agg(tstzrange(o.since, o.until))) as period
@@ -94,34 +102,55 @@ _ATTAINMENT: Final = sa.text("""
         where o.since < o.until
         group by o.symbol, o.timeframe
     ),
-    lost as (
+    lost as materialized (
         select
-            w.tier, w.name, w.symbol, o.timeframe, w.seconds,
-            extract(epoch from sum(upper(o.period) - greatest(lower(o.period), w.begins_at))) as lost
+            f.tier, w.name, o.symbol, o.timeframe,
+            cast(extract(epoch from w.now - b.begins_at) as double precision) as seconds,
+            cast(
+                extract(epoch from sum(upper(o.period) - greatest(lower(o.period), b.begins_at))) as double precision
+            ) as lost
         from periods as o
-        inner join windows as w on w.symbol = o.symbol and w.begins_at < upper(o.period)
-        group by w.tier, w.name, w.symbol, o.timeframe, w.seconds
+        inner join followed as f on f.symbol = o.symbol
+        cross join windows as w
+        cross join lateral (select greatest(f.followed_since, w.begins_at) as begins_at) as b
+        where f.followed_since < w.now and b.begins_at < upper(o.period)
+        group by f.tier, w.name, o.symbol, o.timeframe, b.begins_at, w.now
     ),
+    -- Most symbols were followed at the same few instants.
     whole as (
         select
-            w.tier, w.name, count(*) * f.frames as series, sum(w.seconds) * f.frames as seconds,
-            min(w.symbol) || '|' || min(f.timeframe) as first_series
-        from windows as w
+            g.tier, w.name, cast(sum(g.symbols) * f.frames as bigint) as series,
+            cast(
+                sum(g.symbols * extract(epoch from w.now - greatest(g.followed_since, w.begins_at))) * f.frames
+                as double precision
+            ) as seconds,
+            min(g.symbol) || '|' || min(f.timeframe) as first_series
+        from (
+            select tier, followed_since, count(*) as symbols, min(symbol) as symbol from followed
+            group by tier, followed_since
+        ) as g
+        cross join windows as w
         cross join (select count(*) as frames, min(timeframe) as timeframe from frames) as f
-        group by w.tier, w.name, f.frames
+        where g.followed_since < w.now
+        group by g.tier, w.name, f.frames
     ),
     worst as (
-        select
-            tier, name, count(*) as series_outside, sum(lost) as lost, max(lost / seconds) as share,
-            (array_agg(symbol || '|' || timeframe order by lost / seconds desc, symbol))[1] as series
-        from lost
-        group by tier, name
+        select m.*, n.series
+        from (
+            select tier, name, count(*) as series_outside, sum(lost) as lost, max(lost / seconds) as share
+            from lost
+            group by tier, name
+        ) as m
+        cross join lateral (
+            select min(l.symbol || '|' || l.timeframe) as series from lost as l
+            where l.tier = m.tier and l.name = m.name and l.lost / l.seconds = m.share
+        ) as n
     )
     select
         w.tier, w.name, w.series,
         coalesce(o.series_outside, 0) as series_outside,
-        cast(1 - coalesce(o.lost, 0) / w.seconds as double precision) as share,
-        cast(1 - coalesce(o.share, 0) as double precision) as worst_share,
+        1 - coalesce(o.lost, 0) / w.seconds as share,
+        1 - coalesce(o.share, 0) as worst_share,
         coalesce(o.series, w.first_series) as worst_series
     from whole as w
     left join worst as o on o.tier = w.tier and o.name = w.name

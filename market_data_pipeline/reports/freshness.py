@@ -11,7 +11,7 @@ metrics, checks, sensors and alerts all read these columns. Keep out: the share 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -24,11 +24,46 @@ from market_data_pipeline.reports.models import SeriesByStatus, SeriesFreshness,
 from market_data_pipeline.store.connection import snapshot
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Mapping, Sequence
 
 NOT_EXPECTED: Final = "NOT_EXPECTED"  # where reports list series of which no bars are expected
+STATUSES: Final = (*(state.name for state in Freshness), NOT_EXPECTED)
 
 LISTED: Final = 200  # series listed per tier, worst first; the counts are exact
+
+
+class Selection(NamedTuple):
+    """Which series a report is about; what is empty selects all.
+
+    Attributes:
+        symbols: these.
+        timeframes: these.
+        tier: those of it.
+        part: of symbols that contain this text, whatever the case of its letters.
+    """
+
+    symbols: Collection[str] = ()
+    timeframes: Collection[Timeframe] = ()
+    tier: Tier | None = None
+    part: str = ""
+
+    def of_symbols(self, row: str) -> str:
+        """Return the conditions, each after `and`, on a row of `symbols`."""
+        return self._named(row) + (f" and {row}.tier = :tier" if self.tier else "")
+
+    def of_state(self, row: str) -> str:
+        """Return the conditions, each after `and`, on a row of `series_state`, whose tier may be of before."""
+        return self._named(row) + (
+            f" and {row}.timeframe = any(cast(:timeframes as text[]))" if self.timeframes else ""
+        )
+
+    def _named(self, row: str) -> str:
+        return (f" and {row}.symbol = any(cast(:symbols as text[]))" if self.symbols else "") + (
+            f" and position(upper(:part) in upper({row}.symbol)) > 0" if self.part else ""
+        )
+
+
+EVERY: Final = Selection()
 
 # Every series that should exist, with a row in series_state or without. `behind_since` is null for what was never
 # computed and never in the future, so that it sorts by falling staleness. A symbol that has just been followed has its
@@ -36,7 +71,7 @@ LISTED: Final = 200  # series listed per tier, worst first; the counts are exact
 # are refreshed, does not. Of a delisted security, which is followed for its past, nothing is ever `alerting`. The clock
 # is read once: read for each row, it would cost as much as the rest.
 _EXPECTING: Final = "(" + ", ".join(f"'{life}'" for life in Life if life.expects_bars) + ")"
-SERIES_CTE: Final = f"""
+_INSTANT: Final = """
 instant as materialized (
     select
         c.now, c.now - cast(:fresh as interval) as fresh_from, c.now - cast(:aging as interval) as aging_from
@@ -46,22 +81,57 @@ objective as materialized (
     select o.tier, instant.now - o.rpo as late_before
     from unnest(cast(:tiers as text[]), cast(:rpos as interval[])) as o (tier, rpo)
     cross join instant
-),
+)"""
+# Of a series that is not among these, nothing is due, and nothing has failed. Most never are: what is asked about all
+# of them is answered from these and from how many there are.
+_LAGGING: Final = f"""(
+        t.next_due_at < (select now from instant) or t.next_due_at is null or t.features_computed_at is null
+        or t.life <> '{Life.TRADING}' or t.consecutive_failures > 0
+    )"""
+
+
+def series_cte(selection: Selection = EVERY, *, condition: str = "true", absent: bool = True) -> str:
+    """Return the expressions of a statement that end with `series`: those selected, as `series_values` has it.
+
+    Args:
+        selection: which series.
+        condition: on a row `t` of series_state.
+        absent: whether those without a row are among them. Few symbols lack one, and counting the rows of each symbol
+            is cheaper than looking for every row.
+    """
+    without = f"""
+    union all
+    select
+        s.symbol, s.tier, s.asset_class, f.timeframe, f.place, null::integer, o.late_before,
+        coalesce(s.followed_since, s.added_at), s.security is null, null::timestamptz, '{Life.TRADING}', true
+    from market_data.symbols as s
+    inner join objective as o on o.tier = s.tier
+    left join (
+        select t.symbol, array_agg(t.timeframe) as timeframes, count(*) as held from market_data.series_state as t
+        where true {selection.of_state("t")}
+        group by t.symbol
+    ) as h on h.symbol = s.symbol
+    cross join unnest(cast(:timeframes as text[])) with ordinality as f (timeframe, place)
+    where
+        s.active {selection.of_symbols("s")}
+        and h.held is distinct from cardinality(cast(:timeframes as text[]))
+        and (h.held is null or f.timeframe <> all(h.timeframes))
+"""
+    return f"""{_INSTANT},
 due as (
     select
-        s.symbol, s.tier, s.asset_class, f.timeframe, f.place, t.consecutive_failures, o.late_before,
+        s.symbol, s.tier, s.asset_class, t.timeframe,
+        array_position(cast(:timeframes as text[]), t.timeframe) as place, t.consecutive_failures, o.late_before,
         coalesce(s.followed_since, s.added_at) as followed_since, s.security is null as current,
         case when t.features_computed_at is not null then
             least(coalesce(t.next_due_at, t.features_computed_at), (select now from instant))
         end as behind_since,
-        coalesce(t.life, '{Life.TRADING}') as life,
-        t.life is null or t.life in {_EXPECTING} as expected
-    from market_data.symbols as s
+        t.life, t.life in {_EXPECTING} as expected
+    from market_data.series_state as t
+    inner join market_data.symbols as s on s.symbol = t.symbol
     inner join objective as o on o.tier = s.tier
-    cross join unnest(cast(:timeframes as text[])) with ordinality as f (timeframe, place)
-    left join market_data.series_state as t on t.symbol = s.symbol and t.timeframe = f.timeframe
-    where s.active
-    offset 0 -- computed once, not wherever it is read
+    where s.active {selection.of_symbols("s")} {selection.of_state("t")} and {condition}
+    {without if absent else ""}
 ),
 series as materialized (
     select
@@ -81,8 +151,11 @@ series as materialized (
     ) as v
 )"""
 
-# A separate text: with `symbol is null or …`, the plan kept for a prepared statement took twice as long.
-_SERIES_OF_SYMBOL: Final = SERIES_CTE.replace("where s.active", "where s.active and s.symbol = :symbol")
+
+def lagging_cte(selection: Selection = EVERY) -> str:
+    """Return `series_cte` with only those series of which something is due, has failed or is not expected."""
+    return series_cte(selection, condition=_LAGGING)
+
 
 # What `SeriesFreshness` and `LaggingSeries` hold, from a row `r` of `series` and its state `t`.
 SERIES_COLUMNS: Final = """
@@ -103,68 +176,123 @@ _WAITING: Final = """
     ) as waiting
 """
 JOIN_STATE: Final = "left join market_data.series_state as t on t.symbol = r.symbol and t.timeframe = r.timeframe"
-_WORST_FIRST: Final = "order by r.expected desc, r.behind_since nulls first, r.symbol, r.place"
-
-_COUNTED: Final = """
-    select
-        tier,
-        count(*) filter (where expected) as series,
-        count(*) filter (where late) as late,
-        count(*) filter (where expected and status = 'FRESH') as fresh,
-        count(*) filter (where expected and status = 'AGING') as aging,
-        count(*) filter (where expected and status = 'STALE') as stale,
-        count(*) filter (where expected and status = 'MISSING') as missing,
-        count(*) filter (where life = 'silent') as silent,
-        count(*) filter (where not expected) as not_expected,
-        count(*) filter (where consecutive_failures > 0) as failing,
-        cast(
-            extract(epoch from (select now from instant) - min(behind_since) filter (where expected))
-            as double precision
-        ) as worst_seconds
-    from series
-    group by tier
+# Of those that are equally far behind, first what fails or is silent.
+WORST_FIRST: Final = f"""
+order by r.expected desc, r.behind_since nulls first,
+    coalesce(r.consecutive_failures, 0) = 0 and r.life = '{Life.TRADING}', r.symbol, r.place
 """
 
 
-def _counted_with_worst(part: str, condition: str) -> str:
+def counted_cte(selection: Selection = EVERY) -> str:
+    """Return the expression `counted`, the counts of each tier, from `series`, which has all that lag at least."""
+    return f"""
+counted as (
+    select
+        w.tier, w.symbols,
+        w.series - coalesce(c.not_expected, 0) as series,
+        w.series - coalesce(c.rows - c.fresh, 0) as fresh,
+        coalesce(c.fresh, 0) as fresh_lagging,
+        coalesce(c.aging, 0) as aging,
+        coalesce(c.stale, 0) as stale,
+        coalesce(c.missing, 0) as missing,
+        coalesce(c.silent, 0) as silent,
+        coalesce(c.not_expected, 0) as not_expected,
+        coalesce(c.late, 0) as late,
+        coalesce(c.outside, 0) as outside,
+        coalesce(c.failing, 0) as failing,
+        coalesce(
+            cast(extract(epoch from (select now from instant) - c.behind_since) as double precision),
+            case when w.series > coalesce(c.rows, 0) then 0 end
+        ) as worst_seconds
+    from (
+        select s.tier, count(*) as symbols, count(*) * cardinality(cast(:timeframes as text[])) as series
+        from market_data.symbols as s
+        inner join objective as o on o.tier = s.tier
+        where s.active {selection.of_symbols("s")}
+        group by s.tier
+    ) as w
+    left join (
+        select
+            tier,
+            count(*) as rows,
+            count(*) filter (where listed = 'FRESH') as fresh,
+            count(*) filter (where listed = 'AGING') as aging,
+            count(*) filter (where listed = 'STALE') as stale,
+            count(*) filter (where listed = 'MISSING') as missing,
+            count(*) filter (where life = '{Life.SILENT}') as silent,
+            count(*) filter (where not expected) as not_expected,
+            count(*) filter (where late) as late,
+            count(*) filter (where alerting) as outside,
+            count(*) filter (where consecutive_failures > 0) as failing,
+            min(behind_since) filter (where expected) as behind_since
+        from series
+        group by tier
+    ) as c on c.tier = w.tier
+)"""
+
+
+def _counted_with_worst(series: str, selection: Selection, part: str, condition: str) -> str:
     """Return the query for the counts of each tier and the worst `:limit` series of each of `:parts`.
 
     Those are values of the column `part`. One statement, because reading every series is most of the cost of counting
     and ranking; only series that meet `condition` are sorted.
     """
     return f"""
-with {SERIES_CTE},
-counted as ({_COUNTED}),
+with {series},
+{counted_cte(selection)},
 worst as (
     select w.*
     from unnest(cast(:parts as text[])) as p (part)
     cross join lateral (
         select r.* from series as r where r.{part} = p.part and {condition}
-        {_WORST_FIRST} limit cast(:limit as bigint) offset :offset
+        {WORST_FIRST} limit cast(:limit as bigint) offset :offset
     ) as w
 )
-select c.tier as counted_tier, c.series, c.late, c.fresh, c.aging, c.stale, c.missing, c.silent, c.not_expected,
-    c.failing, c.worst_seconds, r.expected, {SERIES_COLUMNS}, {_WAITING}
+select c.tier as counted_tier, c.symbols, c.series, c.late, c.outside, c.fresh, c.fresh_lagging, c.aging, c.stale,
+    c.missing, c.silent, c.not_expected, c.failing, c.worst_seconds, r.listed, {SERIES_COLUMNS}, {_WAITING}
 from counted as c
 left join worst as r on r.tier = c.tier
 {JOIN_STATE}
-{_WORST_FIRST}
+{WORST_FIRST}
 """
 
 
-_BY_TIER: Final = _counted_with_worst("tier", "r.expected and (r.late or r.status <> 'FRESH')")
-_BY_STATUS: Final = _counted_with_worst("listed", "true")
-_COUNTS: Final = f"with {SERIES_CTE} {_COUNTED}"
-_ALL: Final = f"with {SERIES_CTE} select {SERIES_COLUMNS} from series as r {JOIN_STATE} {_WORST_FIRST}"
-_OF_SYMBOL: Final = f"with {_SERIES_OF_SYMBOL} select {SERIES_COLUMNS} from series as r {JOIN_STATE} {_WORST_FIRST}"
+_BY_TIER: Final = _counted_with_worst(lagging_cte(), EVERY, "tier", "r.expected and (r.late or r.status <> 'FRESH')")
+_COUNTS: Final = f"with {lagging_cte()}, {counted_cte()} select * from counted"
+
+
+def _on_time(selection: Selection) -> str:
+    """Return the query for those of the selected series that do not lag, in the order of the reports.
+
+    It goes from symbol to symbol and ends with the last one that is listed.
+    """
+    return f"""
+with {_INSTANT}
+select {SERIES_COLUMNS}
+from (
+    select
+        s.symbol, t.timeframe, s.tier, 'FRESH' as status, t.life, false as alerting, instant.now as behind_since,
+        array_position(cast(:timeframes as text[]), t.timeframe) as place
+    from market_data.symbols as s
+    inner join objective as o on o.tier = s.tier
+    cross join instant
+    inner join market_data.series_state as t on t.symbol = s.symbol
+    where s.active {selection.of_symbols("s")} {selection.of_state("t")} and not {_LAGGING}
+    order by s.symbol, place
+    limit :limit offset :offset
+) as r
+{JOIN_STATE}
+order by r.symbol, r.place
+"""
+
 
 _WORST_SYMBOLS: Final = f"""
-with {SERIES_CTE},
+with {series_cte(Selection(tier=Tier.CRITICAL))},
 worst as (
     select
         symbol, count(*) over () as symbols,
         min(case when expected then coalesce(behind_since, '-infinity') else 'infinity' end) as behind_since
-    from series where tier = :tier
+    from series
     group by symbol
     order by 3, symbol limit :limit
 )
@@ -176,18 +304,18 @@ order by w.behind_since, r.symbol, r.place
 """
 
 _ALERT_CHANGES: Final = f"""
-with {SERIES_CTE}
+with {series_cte()}
 select r.alerting, r.asset_class, a.detail as alerted, {SERIES_COLUMNS}, {_WAITING}
 from series as r
 left join market_data.open_alerts as a on a.kind = 'series' and a.subject = r.symbol || '|' || r.timeframe
 {JOIN_STATE}
 where r.alerting <> (a.subject is not null)
-{_WORST_FIRST}
+{WORST_FIRST}
 """
 
 
 _LATE_SUBJECTS: Final = f"""
-with {SERIES_CTE} select symbol || '|' || timeframe from series where alerting and asset_class = :asset_class
+with {lagging_cte()} select symbol || '|' || timeframe from series where alerting and asset_class = :asset_class
 """
 
 
@@ -208,8 +336,10 @@ class LaggingSeries(SeriesFreshness):
 class TierFreshness:
     """How fresh a tier is now; the counts are exact."""
 
+    symbols: int = 0
     series: int = 0  # all that it should hold
     late: int = 0  # beyond the RPO, missing ones included
+    outside: int = 0  # of these, those that count as outside it: a new symbol has its RPO to be loaded
     fresh: int = 0
     aging: int = 0
     stale: int = 0
@@ -226,31 +356,15 @@ class TierFreshness:
         return tuple(one for one in self.worst if not one.within_rpo or one.status == "MISSING")
 
 
+_COUNTS_OF_TIER: Final = tuple(one.name for one in fields(TierFreshness) if one.name != "worst")
+
+
 class WorstSymbols(NamedTuple):
     """The symbols of a tier that are furthest behind, with all of their series."""
 
     symbols: int  # of the tier, whether listed or not
     now: datetime  # the pipeline's, aware UTC
     series: list[SeriesFreshness]  # symbol by symbol, the worst one first
-
-
-class Selection(NamedTuple):
-    """Which series a report is about; what is empty selects all."""
-
-    symbols: Collection[str] = ()
-    timeframes: Collection[Timeframe] = ()
-    tier: Tier | None = None
-
-    def holds(self, one: SeriesFreshness) -> bool:
-        """Return whether the report is about this series."""
-        return (
-            (not self.symbols or one.symbol in self.symbols)
-            and (not self.timeframes or one.timeframe in self.timeframes)
-            and self.tier in {None, one.tier}
-        )
-
-
-_EVERY: Final = Selection()
 
 
 class AlertChanges(NamedTuple):
@@ -262,7 +376,7 @@ class AlertChanges(NamedTuple):
 
 def tier_counts(connection: sa.Connection) -> dict[Tier, TierFreshness]:
     """Return the counts of every tier, in order, without its worst series."""
-    counts = {row.tier: _counts(row, row.tier) for row in connection.execute(sa.text(_COUNTS), series_values())}
+    counts = {row.tier: counts_of(row._asdict()) for row in connection.execute(sa.text(_COUNTS), series_values())}
     return {tier: counts.get(tier, TierFreshness()) for tier in Tier}
 
 
@@ -275,36 +389,51 @@ def tier_freshness(engine: sa.Engine) -> dict[Tier, TierFreshness]:
     for tier in Tier:
         if of_tier := [row for row in rows if row.counted_tier == tier]:
             worst = tuple(_lagging(row) for row in of_tier if row.symbol is not None)
-            found[tier] = _counts(of_tier[0], tier, worst)
+            found[tier] = counts_of(of_tier[0]._asdict(), worst)
     return found
 
 
 def staleness_report(
-    source: sa.Engine, limit: int | None = 50, selection: Selection = _EVERY, *, offset: int = 0
+    source: sa.Engine,
+    limit: int | None = 50,
+    selection: Selection = EVERY,
+    *,
+    offset: int = 0,
+    statuses: Collection[str] = STATUSES,
 ) -> StalenessReport:
     """Return how many series are fresh, aging, stale and missing, and the worst `limit` of each (None: all).
 
-    The first `offset` of each state are left out. `next` is for the caller to set, who knows the address.
+    Args:
+        source: the database.
+        limit: of each state.
+        selection: which series are counted and listed.
+        offset: how many of each state, the worst, are left out.
+        statuses: of which of `STATUSES` series are listed; all are counted.
+
+    Returns:
+        The report; `next` is for the caller to set, who knows the address.
 
     Raises:
         DatabaseUnavailableError: the database cannot be used.
     """
-    if selection != _EVERY:
-        return _selected_report(source, limit, selection, offset)
-    values = {
-        **series_values(),
-        "parts": [*(state.name for state in Freshness), NOT_EXPECTED],
-        "limit": limit,
-        "offset": offset,
-    }
+    series = series_cte(selection) if limit is None else lagging_cte(selection)
+    values = {**series_values(selection), "parts": list(statuses), "limit": limit, "offset": offset}
     with snapshot(source) as connection:
         now = read_clock(connection)
-        rows = connection.execute(sa.text(_BY_STATUS), values).all()
-    tiers = {row.counted_tier: row for row in rows}.values()
-    listed: dict[str, list[SeriesFreshness]] = {part: [] for part in values["parts"]}
+        statement = _counted_with_worst(series, selection, "listed", "true")
+        rows = connection.execute(sa.text(statement), values).all()
+        tiers = {row.counted_tier: row for row in rows}.values()
+        on_time: Sequence[sa.Row[Any]] = ()
+        listed_fresh = sum(row.listed == "FRESH" for row in rows)
+        if limit is not None and "FRESH" in statuses and listed_fresh < limit:
+            passed = max(0, offset - sum(tier.fresh_lagging for tier in tiers))
+            rest = {**values, "limit": limit - listed_fresh, "offset": passed}
+            on_time = connection.execute(sa.text(_on_time(selection)), rest).all()
+    listed: dict[str, list[SeriesFreshness]] = {part: [] for part in STATUSES}
     for row in rows:
         if row.symbol is not None:
-            listed[row.status if row.expected else NOT_EXPECTED].append(_series(row))
+            listed[row.listed].append(_series(row))
+    listed["FRESH"] += [_series(row) for row in on_time]
     summary = StalenessSummary(
         fresh_count=sum(tier.fresh for tier in tiers),
         aging_count=sum(tier.aging for tier in tiers),
@@ -314,42 +443,27 @@ def staleness_report(
         not_expected_count=sum(tier.not_expected for tier in tiers),
         total_monitored=sum(tier.series for tier in tiers),
     )
-    return _report(now, summary, {status.lower(): series for status, series in listed.items()}, offset)
-
-
-def _report(
-    now: datetime, summary: StalenessSummary, listed: dict[str, list[SeriesFreshness]], offset: int
-) -> StalenessReport:
-    truncated = any(offset + len(of_it) < getattr(summary, f"{part}_count") for part, of_it in listed.items())
     return StalenessReport(
-        timestamp=now, summary=summary, by_status=SeriesByStatus(**listed), truncated=truncated, next=None
+        timestamp=now,
+        summary=summary,
+        by_status=SeriesByStatus(**{status.lower(): of_it for status, of_it in listed.items()}),
+        truncated=any(
+            offset + len(listed[status]) < getattr(summary, f"{status.lower()}_count") for status in statuses
+        ),
+        next=None,
     )
 
 
-def _selected_report(source: sa.Engine, limit: int | None, selection: Selection, offset: int) -> StalenessReport:
-    with snapshot(source) as connection:
-        now = read_clock(connection)
-        selected = [one for one in series_freshness(connection) if selection.holds(one)]
-    expected = [one for one in selected if Life(one.life).expects_bars]
-    listed = {state.name: [one for one in expected if one.status == state.name] for state in Freshness}
-    listed[NOT_EXPECTED] = [one for one in selected if not Life(one.life).expects_bars]
-    counts = {f"{part.lower()}_count": len(of_it) for part, of_it in listed.items()}
-    silent = sum(Life(one.life) is Life.SILENT for one in selected)
-    summary = StalenessSummary(**counts, silent_count=silent, total_monitored=len(expected))
-    end = None if limit is None else offset + limit
-    return _report(now, summary, {part.lower(): of_it[offset:end] for part, of_it in listed.items()}, offset)
-
-
-def series_freshness(connection: sa.Connection, symbol: str | None = None) -> list[SeriesFreshness]:
-    """Return every series of the active universe, or of one symbol: never computed first, then by falling staleness."""
-    if symbol is None:
-        return [_series(row) for row in connection.execute(sa.text(_ALL), series_values())]
-    return [_series(row) for row in connection.execute(sa.text(_OF_SYMBOL), {**series_values(), "symbol": symbol})]
+def series_freshness(connection: sa.Connection, *symbols: str) -> list[SeriesFreshness]:
+    """Return every series of the active universe, or of symbols: never computed first, then by falling staleness."""
+    selection = Selection(symbols)
+    statement = f"with {series_cte(selection)} select {SERIES_COLUMNS} from series as r {JOIN_STATE} {WORST_FIRST}"
+    return [_series(row) for row in connection.execute(sa.text(statement), series_values(selection))]
 
 
 def worst_symbols(connection: sa.Connection, tier: Tier, limit: int) -> WorstSymbols | None:
     """Return the `limit` symbols of a tier that are furthest behind; None for a tier without symbols."""
-    values = {**series_values(), "tier": tier.value, "limit": limit}
+    values = {**series_values(Selection(tier=tier)), "limit": limit}
     rows = connection.execute(sa.text(_WORST_SYMBOLS), values).all()
     return WorstSymbols(rows[0].symbols, rows[0].now, [_series(row) for row in rows]) if rows else None
 
@@ -382,31 +496,24 @@ def instant(value: datetime) -> str:
     return f"{value.astimezone(UTC):%Y-%m-%d %H:%MZ}"
 
 
-def series_values() -> dict[str, Any]:
-    """Return the parameters of `SERIES_CTE`."""
+def series_values(selection: Selection = EVERY) -> dict[str, Any]:
+    """Return the parameters of `series_cte` and `counted_cte`."""
+    timeframes = [timeframe for timeframe in Timeframe if not selection.timeframes or timeframe in selection.timeframes]
     return {
         "tiers": [tier.value for tier in TIER_OBJECTIVES],
         "rpos": [objective.rpo for objective in TIER_OBJECTIVES.values()],
-        "timeframes": [timeframe.value for timeframe in Timeframe],
+        "timeframes": [timeframe.value for timeframe in timeframes],
         "fresh": FRESHNESS[Freshness.FRESH].up_to,
         "aging": FRESHNESS[Freshness.AGING].up_to,
+        **({"symbols": list(selection.symbols)} if selection.symbols else {}),
+        **({"tier": selection.tier.value} if selection.tier else {}),
+        **({"part": selection.part} if selection.part else {}),
     }
 
 
-def _counts(row: sa.Row[Any], tier: Tier, worst: tuple[LaggingSeries, ...] = ()) -> TierFreshness:
-    return TierFreshness(
-        series=row.series,
-        late=row.late,
-        fresh=row.fresh,
-        aging=row.aging,
-        stale=row.stale,
-        missing=row.missing,
-        silent=row.silent,
-        not_expected=row.not_expected,
-        failing=row.failing,
-        worst_seconds=row.worst_seconds,
-        worst=worst,
-    )
+def counts_of(row: Mapping[Any, Any], worst: tuple[LaggingSeries, ...] = ()) -> TierFreshness:
+    """Return a tier's counts from a row of `counted_cte`."""
+    return TierFreshness(**{name: row[name] for name in _COUNTS_OF_TIER}, worst=worst)
 
 
 def _series(row: sa.Row[Any]) -> SeriesFreshness:

@@ -30,9 +30,10 @@ from market_data_pipeline.reports.models import (
 from market_data_pipeline.store.connection import snapshot
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from market_data_pipeline.reports.dagster_state import DagsterState, Evaluation, Run
+    from market_data_pipeline.reports.freshness import TierFreshness
 
 RECENT: Final = timedelta(hours=24)  # every schedule runs within it; older failures and refusals are history
 RECENT_FAILURES: Final = 20
@@ -64,7 +65,7 @@ _WARNINGS: Final = sa.text("""
 _REQUESTS: Final = sa.text("""
     select coalesce(sum(requests), 0)::bigint as requests, coalesce(sum(rate_limited), 0)::bigint as rate_limited
     from market_data.ingest_log
-    where finished_at > market_data.clock() - cast(:recent as interval)
+    where requests > 0 and finished_at > market_data.clock() - cast(:recent as interval)
 """)
 
 
@@ -145,10 +146,17 @@ def not_evaluated(evaluations: Iterable[Evaluation], now: datetime) -> list[str]
     return late
 
 
-def scheduler_health(source: sa.Engine, dagster: DagsterState) -> SchedulerHealth:
+def scheduler_health(
+    source: sa.Engine, dagster: DagsterState, tiers: Mapping[Tier, TierFreshness] | None = None
+) -> SchedulerHealth:
     """Return whether daemons, schedules, the last refresh and the series are in order, and if not, why.
 
     When Dagster's storage cannot be read, the answer is `degraded`, without what comes from there.
+
+    Args:
+        source: the database.
+        dagster: daemons, schedules and runs.
+        tiers: the counts of the tiers, if the caller has just read them.
 
     Raises:
         DatabaseUnavailableError: the database cannot be used.
@@ -162,7 +170,7 @@ def scheduler_health(source: sa.Engine, dagster: DagsterState) -> SchedulerHealt
         second = dagster.second_daemon()
     with snapshot(source) as connection:
         now = read_clock(connection)
-        tiers = tier_counts(connection).values()
+        counts = (tier_counts(connection) if tiers is None else tiers).values()
         last = next((last_execution(execution) for execution in join_runs(connection, runs)), None)
         failures = connection.execute(_FAILURES, {"recent": RECENT, "limit": RECENT_FAILURES}).mappings()
         recent = [RecentFailure(**row) for row in failures]
@@ -173,8 +181,8 @@ def scheduler_health(source: sa.Engine, dagster: DagsterState) -> SchedulerHealt
         source_of_bars = bar_source(connection)
         old_actions = connection.execute(_OLD_ACTIONS).all()
         backup = last_backup(connection)
-    series, stale = sum(tier.series for tier in tiers), sum(tier.stale for tier in tiers)
-    missing = sum(tier.missing for tier in tiers)
+    series, stale = sum(tier.series for tier in counts), sum(tier.stale for tier in counts)
+    missing = sum(tier.missing for tier in counts)
     reasons = [
         *(["Dagster's storage cannot be read."] if daemons is None else []),
         *(f"The {daemon.name} daemon is not running." for daemon in daemons or () if not daemon.alive),

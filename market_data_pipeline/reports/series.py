@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 CORRECTIONS: Final = 50  # the newest, as many as a reader looks through; the count beside them is exact
 EXECUTIONS: Final = 20
+SUGGESTED: Final = 500  # symbols, 15 kB of a page
 BAR_VALUES: Final = ("open", "high", "low", "close", "volume", "vwap", "trades")
 
 
@@ -66,7 +67,9 @@ class SeriesReport:
         splits: known ones, newest first.
         dividends: the latest three, coming ones included, newest first.
         request: `requested_at` and `status` of the open backfill request; None without one.
-        symbols: all that are followed, with their tiers, in alphabetical order.
+        previous: the followed symbol before this one in its tier, in alphabetical order; None for the first.
+        following: the one after it.
+        symbols: all that are followed, in alphabetical order, as far as they are no more than `SUGGESTED`; else empty.
         security: which security the symbol is; None when that is not known.
     """
 
@@ -82,11 +85,19 @@ class SeriesReport:
     splits: list[dict[str, Any]]
     dividends: list[dict[str, Any]]
     request: dict[str, Any] | None
-    symbols: list[tuple[str, str]]
+    previous: str | None
+    following: str | None
+    symbols: list[str]
     security: SecurityFacts | None = None
 
 
-_SYMBOLS: Final = sa.text("select symbol, tier from market_data.symbols where active order by symbol")
+_SYMBOLS: Final = sa.text("select symbol from market_data.symbols where active order by symbol limit :limit")
+
+_NEIGHBOURS: Final = sa.text("""
+    select max(symbol) filter (where symbol < :symbol), min(symbol) filter (where symbol > :symbol)
+    from market_data.symbols
+    where active and tier = :tier
+""")
 
 _HELD: Final = sa.text("""
     select bar_count, feature_count, first_ts, last_ts from market_data.series_state
@@ -152,11 +163,6 @@ _REQUEST: Final = sa.text("""
 """)
 
 
-def followed_symbols(connection: sa.Connection) -> list[tuple[str, str]]:
-    """Return the symbols of the active universe with their tiers, in alphabetical order."""
-    return [(row.symbol, row.tier) for row in connection.execute(_SYMBOLS)]
-
-
 def series_report(
     connection: sa.Connection, series: Series, timing: Timing, plan: Plan, history_days: int
 ) -> SeriesReport | None:
@@ -179,6 +185,9 @@ def series_report(
     found = connection.execute(_CORRECTIONS, {**named, "limit": CORRECTIONS}).mappings()
     request = connection.execute(_REQUEST, named).mappings().one_or_none()
     order = list(Timeframe)
+    tier = freshness[0].tier
+    previous, following = connection.execute(_NEIGHBOURS, {"symbol": series.symbol, "tier": tier}).one()
+    symbols = list(connection.execute(_SYMBOLS, {"limit": SUGGESTED + 1}).scalars())
     return SeriesReport(
         series=series,
         freshness=sorted(freshness, key=lambda one: order.index(Timeframe(one.timeframe))),
@@ -192,7 +201,9 @@ def series_report(
         dividends=[dict(row) for row in connection.execute(_DIVIDENDS, {"symbol": series.symbol}).mappings()],
         splits=[dict(row) for row in connection.execute(_SPLITS, {"symbol": series.symbol}).mappings()],
         request=dict(request) if request else None,
-        symbols=followed_symbols(connection),
+        previous=previous,
+        following=following,
+        symbols=symbols if len(symbols) <= SUGGESTED else [],
         security=security_of(connection, series.symbol),
     )
 

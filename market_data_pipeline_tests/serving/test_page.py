@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import gzip
+import re
 from datetime import timedelta
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import urljoin, urlsplit
 
 import dagster as dg
 import psycopg
@@ -160,3 +161,97 @@ def test_a_database_that_goes_away_leaves_a_page(api: Api, seed: Seed, postgres_
         assert api.get("/").status_code == 503
         connection.execute(f"alter database {name} with allow_connections true")
     assert api.get("/").status_code == 200
+
+
+def many_symbols(seed: Seed, count: int, error: str = "no answer") -> None:
+    """Follow symbols whose series are on time, but for every tenth: one of its series is late, and fails."""
+    seed.run(
+        "insert into market_data.symbols select 'S' || lpad(i::text, 4, '0'), 'standard', 'us_equity', true, %s"
+        " from generate_series(1, %s) as i",
+        NOW - timedelta(days=60),
+        count,
+    )
+    seed.run(
+        "insert into market_data.series_state (symbol, timeframe, tier, next_due_at, features_computed_at)"
+        " select symbol, unnest(array['5m', '15m', '1h', '4h', '1d']), tier, %s, %s from market_data.symbols",
+        NOW + timedelta(minutes=5),
+        NOW,
+    )
+    seed.run(
+        "update market_data.series_state set next_due_at = %s - right(symbol, 4)::integer * interval '1 hour',"
+        " consecutive_failures = 1, last_error_class = 'TransientError', last_error = %s || symbol"
+        " where timeframe = '1h' and symbol like '%%0'",
+        NOW,
+        error,
+    )
+
+
+def symbols_in(page: str) -> list[str]:
+    return re.findall(r'data-symbol="([^"]+)"', page)
+
+
+def next_in(page: str) -> str | None:
+    found = re.search(r'<a href="([^"]+)" rel="next">', page)
+    return found[1].replace("&amp;", "&") if found else None
+
+
+def test_each_symbol_is_on_one_page_the_furthest_behind_on_the_first(api: Api, seed: Seed) -> None:
+    many_symbols(seed, 230)
+    found, path, pages = [], "/", 0
+    while path:
+        page = api.get(path).text
+        found += symbols_in(page)
+        path = urljoin("/", link) if (link := next_in(page)) else ""
+        pages += 1
+    late = [f"S{number:04}" for number in range(230, 0, -10)]
+    on_time = [f"S{number:04}" for number in range(1, 231) if number % 10]
+    assert (found, pages) == (late + on_time, 3)
+    assert symbols_in(api.get("/", page=9).text) == found[200:]  # fewer are left than when the link was made
+
+
+def test_an_address_filters_by_symbol_tier_and_state(api: Api, seed: Seed) -> None:
+    many_symbols(seed, 120)
+    seed.series("AAPL", late=timedelta(hours=2))
+    assert symbols_in(api.get("/", tier="critical").text) == ["AAPL"]
+    assert symbols_in(api.get("/", symbol="s003", state="stale").text) == ["S0030"]
+    assert symbols_in(api.get("/", state=["aging", "missing"]).text) == ["AAPL"]
+    assert len(symbols_in(api.get("/", state="failing").text)) == 12
+    assert symbols_in(api.get("/", state="fresh", tier="critical").text) == []
+    page = api.get("/", symbol="s01", order="symbol", state="fresh").text
+    assert symbols_in(page) == [f"S{number:04}" for number in range(100, 121)]
+    assert ">21 of\n121 symbols" in page
+    page = api.get("/", symbol="NOPE").text
+    assert "No series matches" in page
+    assert 'value="NOPE"' in page
+
+
+@pytest.mark.parametrize(
+    ("query", "sentence"),
+    [
+        ({"tier": "vital"}, "tier is one of critical, standard, low_priority, not &#39;vital&#39;."),
+        ({"state": "STALE"}, "state is one of fresh, aging, stale"),
+        ({"order": "up"}, "order is one of worst, symbol, not &#39;up&#39;."),
+        ({"page": "0"}, "page is a whole number from 1 on, not &#39;0&#39;."),
+        ({"page": "9" * 30}, "page is a whole number"),
+        ({"page": "²"}, "page is a whole number"),
+        ({"symbol": "A\x00"}, "symbol is a part of a symbol"),
+    ],
+)
+def test_an_address_that_asks_for_what_cannot_be_is_told_what_can(
+    api: Api, seed: Seed, query: dict[str, str], sentence: str
+) -> None:
+    seed.symbol("AAPL")
+    response = api.get("/", **query)
+    assert response.status_code == 422
+    assert sentence in response.text
+
+
+@pytest.mark.usefixtures("dagster_instance")
+def test_no_default_answer_is_large_however_many_symbols_there_are(api: Api, seed: Seed) -> None:
+    many_symbols(seed, 1_000, error="no answer " * 200)
+    for number in range(1, 26):
+        seed.log("run", f"S{number * 10:04}", "1h", "failed", error="no answer " * 200, warning=f"a warning {number}")
+    for path in ("/", "/series/S0010/1h", "/api/v1/symbols", "/api/v1/admin/scheduler-health",
+                 "/api/v1/admin/scheduler/execution-history", "/metrics"):  # fmt: skip
+        response = api.get(path)
+        assert (response.status_code, len(response.content) < 200_000) == (200, True), path

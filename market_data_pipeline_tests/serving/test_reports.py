@@ -10,8 +10,9 @@ import dagster as dg
 import pytest
 
 from market_data_pipeline.domain.errors import DatabaseUnavailableError
+from market_data_pipeline.domain.series import Tier
 from market_data_pipeline.orchestration.dagster_internals import HEARTBEAT_TOLERANCE_SECONDS, StoredDagsterState
-from market_data_pipeline.reports.freshness import staleness_report
+from market_data_pipeline.reports.freshness import series_freshness, staleness_report, tier_counts
 from market_data_pipeline.store.connection import engine
 from market_data_pipeline_tests.serving.conftest import Api, beat, evaluate
 from market_data_pipeline_tests.serving.seeding import NOW, Seed
@@ -94,6 +95,59 @@ def test_what_the_limit_cuts_of_staleness_is_on_the_next_pages(api: Api, seed: S
         status: [f"{one['symbol']} {one['timeframe']}" for one in series]
         for status, series in whole["by_status"].items()
     }
+
+
+def test_staleness_is_of_the_symbols_tier_and_status_that_are_asked_for(api: Api, seed: Seed) -> None:
+    seed_universe(seed)
+    for timeframe in ("15m", "1h", "4h", "1d"):
+        seed.series("MSFT", timeframe, late=timedelta(minutes=5 if timeframe == "1d" else -5))
+    report = api.get(STALENESS, symbol="sf", limit=2).json()
+    assert report["summary"] == {
+        "fresh_count": 4, "aging_count": 1, "stale_count": 0, "missing_count": 0, "silent_count": 0,
+        "not_expected_count": 0, "total_monitored": 5
+    }  # fmt: skip
+    fresh = [one["timeframe"] for one in report["by_status"]["fresh"]]
+    assert fresh == ["1d", "15m"]
+    rest = api.get(report["next"]).json()
+    assert [one["timeframe"] for one in rest["by_status"]["fresh"]] == ["1h", "4h"]
+    assert (rest["summary"], rest["truncated"]) == (report["summary"], False)
+    stale = api.get(STALENESS, tier="low_priority", status="stale", limit=1).json()
+    assert [one["symbol"] for one in stale["by_status"]["stale"]] == ["TSLA"]
+    assert (stale["truncated"], stale["by_status"]["missing"], stale["summary"]["missing_count"]) == (False, [], 4)
+    assert api.get(STALENESS, tier="vital").status_code == 422
+    assert api.get(STALENESS, status="rotten").status_code == 422
+
+
+def test_counts_are_those_of_the_series_one_by_one(api: Api, seed: Seed, database_url: str) -> None:
+    seed_universe(seed)
+    for symbol, life in (("IBM", "delisted"), ("KO", "silent"), ("PEP", "halted")):
+        seed.series(symbol, late=timedelta(days=9), life=life, tier="standard")
+    seed.series("V", late=timedelta(minutes=9), tier="standard")
+    seed.series("MA", tier="standard", consecutive_failures=2, last_error="no answer")
+    seed.series("UNH", tier="standard")
+    seed.run("update market_data.series_state set features_computed_at = null where symbol = 'UNH'")
+    source = engine(database_url, as_of=NOW)
+    with source.connect() as connection:
+        everything = series_freshness(connection)
+        counts = tier_counts(connection)
+    whole, page = staleness_report(source, None), staleness_report(source, 3)
+    source.dispose()
+    assert whole.summary == page.summary
+    for tier in Tier:
+        of_tier = [one for one in everything if one.tier == tier]
+        expected = [one for one in of_tier if one.life in {"trading", "silent"}]
+        found = counts[tier]
+        assert found.symbols == len({one.symbol for one in of_tier})
+        assert (found.series, found.not_expected) == (len(expected), len(of_tier) - len(expected))
+        for status in ("FRESH", "AGING", "STALE", "MISSING"):
+            assert getattr(found, status.lower()) == sum(one.status == status for one in expected), (tier, status)
+        assert found.outside == sum(not one.within_rpo for one in of_tier)
+        assert found.failing == sum(one.consecutive_failures > 0 for one in of_tier)
+        assert found.worst_seconds == max(one.staleness_seconds or 0 for one in expected)
+    listed = whole.by_status
+    assert [one.symbol for one in listed.not_expected if one.timeframe == "5m"] == ["IBM", "PEP"]
+    assert [f"{one.symbol} {one.timeframe}" for one in listed.fresh] == ["V 5m", "MA 5m", "AAPL 5m"]
+    assert page.by_status.fresh == listed.fresh  # one of them by a statement of its own
 
 
 def test_a_new_symbol_has_its_rpo_to_be_loaded_in_every_report(

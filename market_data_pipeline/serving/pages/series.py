@@ -97,8 +97,6 @@ def render_series(
     fresh = next(one for one in report.freshness if one.timeframe == timeframe)
     days = [(day, _status(day)) for day in report.days]
     gaps = _gap_rows(series.symbol, report.gaps, for_operator=for_operator)
-    peers = [symbol for symbol, tier in report.symbols if tier == fresh.tier]
-    at = peers.index(series.symbol)
     source = "features" if fresh.features_computed_at else "bars" if report.held.get("bar_count") else ""
     return render(
         "series.html",
@@ -126,8 +124,6 @@ def render_series(
         for_operator=for_operator,
         dagster_url=dagster_url,
         offer=offer,
-        previous=peers[at - 1] if at else None,
-        following=peers[at + 1] if at + 1 < len(peers) else None,
     )
 
 

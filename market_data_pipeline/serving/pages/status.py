@@ -6,17 +6,17 @@ those who may see the admin endpoints.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from urllib.parse import urlencode
 
-from market_data_pipeline.domain.errors import DatabaseUnavailableError
+from market_data_pipeline.domain.errors import DatabaseUnavailableError, UsageError
 from market_data_pipeline.domain.objectives import TIER_OBJECTIVES
-from market_data_pipeline.domain.series import Timeframe
+from market_data_pipeline.domain.series import Tier, Timeframe
 from market_data_pipeline.reports.attainment import WINDOWS, rpo_attainment
 from market_data_pipeline.reports.executions import execution_history
-from market_data_pipeline.reports.freshness import series_freshness
 from market_data_pipeline.reports.health import bar_source, scheduler_health
+from market_data_pipeline.reports.overview import ALL, PAGE, State, Wanted, overview
 from market_data_pipeline.serving.pages.templates import (
     MARKS,
     UPDATE_EMPTY_EVERY,
@@ -31,12 +31,13 @@ from market_data_pipeline.serving.pages.templates import (
 from market_data_pipeline.store.connection import snapshot
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
     from datetime import datetime
 
     import sqlalchemy as sa
+    from starlette.datastructures import QueryParams
 
     from market_data_pipeline.reports.dagster_state import DagsterState
+    from market_data_pipeline.reports.freshness import TierFreshness
     from market_data_pipeline.reports.models import (
         Attainment,
         BarSource,
@@ -44,10 +45,12 @@ if TYPE_CHECKING:
         SchedulerHealth,
         SeriesFreshness,
     )
+    from market_data_pipeline.reports.overview import Overview
 
 EXECUTIONS: Final = 10
-REASONS: Final = 10  # of failures, so that the objectives below stay in reach
-OUTSIDE: Final = 12  # series outside their RPO that are named; the matrix marks all
+_LONGEST_PART: Final = 64  # of a symbol
+_MOST_PAGES: Final = 10**6
+_ORDERS: Final = {"worst": True, "symbol": False}
 # A table of symbols is broken into pieces that stand side by side: three fit a wide screen, and beyond 20 rows the
 # column headers would scroll out of sight.
 _PIECES: Final = 3
@@ -60,7 +63,8 @@ _ON_TIME: Final = 60  # seconds of staleness that do not count as late: a refres
 class Status:
     """What the page shows."""
 
-    series: list[SeriesFreshness]
+    wanted: Wanted
+    overview: Overview
     attainment: list[Attainment]
     source: BarSource | None
     health: SchedulerHealth | None  # None for readers who may not see it
@@ -79,30 +83,70 @@ class Cell(NamedTuple):
     outside_rpo: bool
 
 
-class Failing(NamedTuple):
-    """Series whose last execution failed for the same reason."""
+def wanted_by(query: QueryParams) -> Wanted:
+    """Return which symbols an address asks for: `symbol`, `tier`, `state` (any of several), `order` and `page`.
 
-    error_class: str
-    error: str
-    series: list[SeriesFreshness]
+    Raises:
+        UsageError: a parameter has a value that it cannot have; the sentence says which it can.
+    """
+    tier = _one_of("tier", query.get("tier", ""), list(Tier))
+    states = [_one_of("state", each, list(State)) for each in query.getlist("state")]
+    order = _one_of("order", query.get("order", ""), list(_ORDERS))
+    page, part = query.get("page", "") or "1", query.get("symbol", "").strip()
+    if (
+        not page.isascii()
+        or not page.isdecimal()
+        or not 1 <= int(page[:8]) <= _MOST_PAGES
+        or len(page) > len("1000000")
+    ):
+        raise UsageError(f"page is a whole number from 1 on, not {page[:20]!r}.")
+    if len(part) > _LONGEST_PART or not part.isprintable():
+        raise UsageError(f"symbol is a part of a symbol, of at most {_LONGEST_PART} letters.")
+    return Wanted(
+        part,
+        Tier(tier) if tier else None,
+        frozenset(State(each) for each in states if each),
+        _ORDERS[order] if order else None,
+        int(page),
+    )
 
 
-def read_status(source: sa.Engine, dagster: DagsterState, *, for_operator: bool) -> Status:
+def _one_of(name: str, value: str, known: list[str]) -> str:
+    if value and value not in known:
+        raise UsageError(f"{name} is one of {', '.join(known)}, not {value[:20]!r}.")
+    return value
+
+
+def address(wanted: Wanted, **changed: Any) -> str:
+    """Return the relative address of the symbols that are wanted, with what is `changed`."""
+    now = wanted._replace(**changed)
+    names = {True: "worst", False: "symbol"}
+    query = [
+        *([("symbol", now.part)] if now.part else []),
+        *([("tier", str(now.tier))] if now.tier else []),
+        *(("state", str(state)) for state in State if state in now.states),
+        *([("order", names[now.worst_first])] if now.worst_first is not None else []),
+        *([("page", str(now.page))] if now.page > 1 else []),
+    ]
+    return f"./?{urlencode(query)}#matrix" if query else "./#matrix"
+
+
+def read_status(source: sa.Engine, dagster: DagsterState, wanted: Wanted = ALL, *, for_operator: bool) -> Status:
     """Return what the page shows now.
 
     Raises:
         DatabaseUnavailableError: the database cannot be used.
     """
     with snapshot(source) as connection:
-        series = series_freshness(connection)
+        found = overview(connection, wanted, of_failures=for_operator)
         if not for_operator:
-            return Status(series, rpo_attainment(connection), bar_source(connection), None, None)
-    health = scheduler_health(source, dagster)
+            return Status(wanted, found, rpo_attainment(connection), bar_source(connection), None, None)
+    health = scheduler_health(source, dagster, found.tiers)
     try:
         history = execution_history(source, dagster, EXECUTIONS)
     except DatabaseUnavailableError:
         history = None
-    return Status(series, health.rpo_attainment, health.source, health, history)
+    return Status(wanted, found, health.rpo_attainment, health.source, health, history)
 
 
 def render_status(
@@ -117,76 +161,65 @@ def render_status(
         dagster_url: the address of Dagster's UI, without a trailing slash, for links to runs; None for no links.
         offer: whether the reader may sign `in` or `out`; else empty.
     """
-    series = status.series if status else []
+    of_all = _of_all(status.wanted, status.overview) if status else {"tiers": []}
     return render(
         "status.html",
         root="",
         now=now,
-        every=UPDATE_EVERY if series else UPDATE_EMPTY_EVERY,
+        every=UPDATE_EVERY if of_all["tiers"] else UPDATE_EMPTY_EVERY,
         wall=wall,
         status=status,
         dagster_url=dagster_url,
         offer=offer,
-        counts={name: sum(shown_status(one) == name for one in series) for name in MARKS},
-        within=sum(one.within_rpo for one in series),
-        loaded=any(one.features_computed_at for one in series),
-        failing=failing(series),
-        most_reasons=REASONS,
-        outside=furthest_behind(series)[:OUTSIDE],
-        failing_count=sum(one.consecutive_failures > 0 for one in series),
-        outside_count=sum(not one.within_rpo for one in series),
-        tiers=_tiers(status) if status else [],
         timeframes=list(Timeframe),
         windows=list(WINDOWS),
+        attained={(one.tier, one.window): one for one in status.attainment} if status else {},
+        **of_all,
     )
 
 
-def failing(series: Iterable[SeriesFreshness]) -> list[Failing]:
-    """Return the failing series by reason, the most frequent first: an outage is one row, not hundreds."""
-    reasons: defaultdict[tuple[str, str], list[SeriesFreshness]] = defaultdict(list)
-    for one in series:
-        if one.consecutive_failures:
-            reasons[one.last_error_class or "", one.last_error or ""].append(one)
-    found = [Failing(*reason, members) for reason, members in reasons.items()]
-    return sorted(found, key=lambda one: (-len(one.series), one.error_class, one.error))
+def _of_all(wanted: Wanted, found: Overview) -> dict[str, Any]:
+    """Return what the template shows of all series: counts, the filter, and a page of symbols."""
+    series, outside = found.total("series") + found.total("not_expected"), found.total("outside")
+    first = (found.page - 1) * PAGE
+    return {
+        "found": found,
+        "wanted": wanted,
+        "address": lambda **changed: address(wanted, **changed),
+        "tiers": [_tier(tier, counts, found) for tier, counts in found.tiers.items()],
+        "series_count": series,
+        "within": series - outside,
+        "outside_count": outside,
+        "failing_count": found.total("failing"),
+        "counts": {name: found.total(name.lower()) for name in MARKS},
+        "symbol_count": found.total("symbols"),
+        "is_whole": found.pages == 1 and not wanted.is_filtered,
+        "first_shown": first + 1,
+        "last_shown": first + len(found.symbols),
+    }
 
 
-def furthest_behind(series: Iterable[SeriesFreshness]) -> list[SeriesFreshness]:
-    """Return the series outside their RPO, the furthest behind first; what was never computed comes before all."""
-    outside = (one for one in series if not one.within_rpo)
-    return sorted(
-        outside, key=lambda one: (one.staleness_seconds is not None, -(one.staleness_seconds or 0), one.symbol)
-    )
-
-
-def _tiers(status: Status) -> list[dict[str, Any]]:
-    by_tier: defaultdict[str, dict[str, dict[str, Cell]]] = defaultdict(dict)
-    within: defaultdict[str, list[bool]] = defaultdict(list)
-    for one in sorted(status.series, key=lambda one: one.symbol):
-        by_tier[one.tier].setdefault(one.symbol, {})[one.timeframe] = _cell(one)
-        within[one.tier].append(one.within_rpo)
-    attainment = {(one.tier, one.window): one for one in status.attainment}
-    return [
-        {
-            "key": str(tier),
-            "name": tier.replace("_", " "),
-            "objective": objective.description,
-            "rpo": objective.rpo,
-            "symbols": len(by_tier[tier]),
-            "within": sum(within[tier]),
-            "total": len(within[tier]),
-            "counts": _counts(by_tier[tier]),
-            "attainment": {name: attainment.get((str(tier), name)) for name in WINDOWS},
-            "pieces": _pieces(list(by_tier[tier].items())),
-        }
-        for tier, objective in TIER_OBJECTIVES.items()
-        if tier in by_tier
+def _tier(tier: Tier, counts: TierFreshness, found: Overview) -> dict[str, Any]:
+    """Return a tier with those of its symbols that are on the page."""
+    objective = TIER_OBJECTIVES[tier]
+    rows = [
+        (symbol, {one.timeframe: _cell(one) for one in series})
+        for symbol, series in found.symbols.items()
+        if series and series[0].tier == tier
     ]
-
-
-def _counts(rows: dict[str, dict[str, Cell]]) -> dict[str, int]:
-    cells = [cell for row in rows.values() for cell in row.values()]
-    return {name: sum(cell.status == name for cell in cells) for name in MARKS}
+    total = counts.series + counts.not_expected
+    return {
+        "key": str(tier),
+        "name": tier.replace("_", " "),
+        "objective": objective.description,
+        "rpo": objective.rpo,
+        "symbols": counts.symbols,
+        "shown": len(rows),
+        "within": total - counts.outside,
+        "total": total,
+        "counts": {name: getattr(counts, name.lower()) for name in MARKS},
+        "pieces": _pieces(rows),
+    }
 
 
 def _pieces(rows: list[Any]) -> list[list[Any]]:

@@ -24,6 +24,7 @@ MARKS: Final = {"FRESH": "✓", "AGING": "◔", "STALE": "!", "MISSING": "?", "N
 # enough. A reader of an empty page is waiting for its first content.
 UPDATE_EVERY: Final = 30
 UPDATE_EMPTY_EVERY: Final = 5
+_LONGEST_TEXT: Final = 500
 _MINUTE: Final = 60
 _HOUR: Final = 60 * _MINUTE
 _DAY: Final = 24 * _HOUR
@@ -93,6 +94,11 @@ def rate(share: float) -> str:
     return "0 %" if share <= 0 else f"{math.ceil(share * 1_000) / 10:.1f} %"
 
 
+def clip(text: str) -> str:
+    """Return a message as a page shows it: one that a vendor made long must not make the page long."""
+    return text if len(text) <= _LONGEST_TEXT else f"{text[:_LONGEST_TEXT].rstrip()} …"
+
+
 def series_url(symbol: str, timeframe: str) -> str:
     """Return the path of a series' page below the pages' root."""
     return f"series/{quote(symbol, safe='')}/{timeframe}"
@@ -110,6 +116,7 @@ def _environment() -> jinja2.Environment:
         undefined=jinja2.StrictUndefined,
     )
     environment.filters.update(
+        clip=clip,
         late=late,
         time=clock_time,
         minute=minute,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Final
 from urllib.parse import urlencode
 
@@ -9,11 +10,13 @@ from fastapi import APIRouter, Depends, Query, Request, Security
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
+from market_data_pipeline.domain.series import Tier
 from market_data_pipeline.reports import executions, freshness, health
 from market_data_pipeline.reports.models import ExecutionHistory, SchedulerHealth, StalenessReport
 from market_data_pipeline.serving import openapi
 from market_data_pipeline.serving.answers import link_header
 from market_data_pipeline.serving.cache import SingleFlight
+from market_data_pipeline.serving.series_problems import LONGEST_SYMBOL
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
@@ -36,9 +39,28 @@ class NoQuery(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
+class Status(StrEnum):
+    """The lists of the staleness report."""
+
+    FRESH = "fresh"
+    AGING = "aging"
+    STALE = "stale"
+    MISSING = "missing"
+    NOT_EXPECTED = "not_expected"
+
+
 class StalenessQuery(NoQuery):
     """Parameters of the staleness endpoint."""
 
+    symbol: str = Field(
+        "",
+        max_length=LONGEST_SYMBOL,
+        pattern=r"^[^\x00-\x1f]*$",
+        description="Only series of symbols that contain this text, whatever the case of its letters.",
+        examples=["AAPL"],
+    )
+    tier: Tier | None = Field(None, description="Only series of this tier.")
+    status: Status | None = Field(None, description="List only series of this status; all are counted.")
     limit: int = Field(50, ge=1, le=MOST_SERIES, description="At most this many series of each status, the worst.")
     offset: int = Field(0, ge=0, le=10**9, description="Leave out this many of each status; `next` sets it.")
 
@@ -81,14 +103,21 @@ def router(database: Database, dagster: DagsterState, access: AdminAccess, prefi
         operation_id="staleness",
     )
     async def staleness(query: Annotated[StalenessQuery, Query()]) -> Response:
-        """How many series are fresh, aging, stale and missing, and the worst of each."""
+        """How many series are fresh, aging, stale and missing, and the worst of each; `next` leads to the rest."""
 
         def read(source: sa.Engine) -> tuple[bytes, str | None]:
-            found = freshness.staleness_report(source, query.limit, offset=query.offset)
+            found = freshness.staleness_report(
+                source,
+                query.limit,
+                freshness.Selection(tier=query.tier, part=query.symbol),
+                offset=query.offset,
+                statuses=[query.status.name] if query.status else freshness.STATUSES,
+            )
             link = None
             if found.truncated:
-                rest = urlencode({"limit": query.limit, "offset": query.offset + query.limit})
-                link = f"{prefix}{STALENESS_PATH}?{rest}"
+                rest = query.model_dump(exclude_defaults=True, mode="json")
+                rest |= {"limit": query.limit, "offset": query.offset + query.limit}
+                link = f"{prefix}{STALENESS_PATH}?{urlencode(rest)}"
             return found.model_copy(update={"next": link}).model_dump_json().encode(), link
 
         content, link = await flight.run(("staleness", *query), lambda: database.report(read))

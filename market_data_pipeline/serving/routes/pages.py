@@ -97,18 +97,24 @@ class PageAnswers:
     _flight: SingleFlight = field(default_factory=SingleFlight)
 
     async def status(self, request: Request) -> Response:
-        """Return the page of all series."""
+        """Return the page of all series, or one that says what is wrong with what was asked for."""
         now, wall, reader = self.settings.clock(), datetime.now(UTC), self._reader(request)
+        try:
+            wanted = status_page.wanted_by(request.query_params)
+        except UsageError as error:
+            status = HTTPStatus.UNPROCESSABLE_ENTITY
+            content = _message(reader.root, status, "This page cannot be shown", str(error))
+            return HTMLResponse(content, status, PAGE_HEADERS)
 
         def make(source: sa.Engine) -> tuple[HTTPStatus, str]:
-            status = status_page.read_status(source, self.dagster, for_operator=reader.is_operator)
+            status = status_page.read_status(source, self.dagster, wanted, for_operator=reader.is_operator)
             shown = status_page.render_status(
                 status, now, wall=wall, dagster_url=reader.dagster_url, offer=reader.offer
             )
             return HTTPStatus.OK, shown
 
         try:
-            return await self._shared(request, ("", reader), make)
+            return await self._shared(request, ("", wanted, reader), make)
         except DatabaseUnavailableError:
             return unavailable(status_page.render_status(None, now, wall=wall))
 

@@ -35,7 +35,7 @@ class SymbolsQuery(NoQuery):
     """Parameters of the list of symbols."""
 
     tier: Tier | None = Field(None, description="Only symbols of this tier.")
-    limit: int = Field(1_000, ge=1, le=MOST_SYMBOLS, description="At most this many symbols; `next` leads to the rest.")
+    limit: int = Field(200, ge=1, le=MOST_SYMBOLS, description="At most this many symbols; `next` leads to the rest.")
     after: str = Field(
         "",
         max_length=LONGEST_SYMBOL,

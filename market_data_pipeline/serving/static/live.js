@@ -14,12 +14,15 @@ let paused = false;
 let updatedAt = performance.now();
 let seenSince = updatedAt;
 
-// `before()` returns what `after(before)` compares with the updated page.
+// `before()` returns what `after(before)` compares with the updated page. Returns what updates the page now.
 export function keepLive({ before = () => null, after = () => {} } = {}) {
+  let asked = 0;
   const update = async () => {
+    const mine = ++asked;
     try {
       const { response, text } = await request(
         location.href, async (response) => ({ response, text: await response.text() }), { headers: { accept: "text/html" }, cache: "no-store" });
+      if (mine !== asked) return; // another answer was requested since
       const page = new DOMParser().parseFromString(text, "text/html");
       if (!response.ok) {
         const reason = page.querySelector("[data-reason]")?.dataset.reason; // a page that says why it cannot be shown
@@ -34,7 +37,7 @@ export function keepLive({ before = () => null, after = () => {} } = {}) {
       after(was);
     } catch (error) {
       if (!(error instanceof UnreachableError)) throw error;
-      complain(error.message);
+      if (mine === asked) complain(error.message);
     }
   };
   const due = () => {
@@ -52,6 +55,7 @@ export function keepLive({ before = () => null, after = () => {} } = {}) {
   setInterval(due, pausing.dataset.seconds * 1000);
   document.addEventListener("visibilitychange", () => (seenSince = performance.now()));
   setInterval(showAge, AGE_MS);
+  return update;
 }
 
 // How long ago the page was updated, and a warning once that is longer than an update may take.

@@ -2,7 +2,7 @@
 
 import { keepLive } from "./live.js";
 import { SeriesChart } from "./chart.js";
-import { request } from "./request.js";
+import { UnreachableError, request } from "./request.js";
 
 const NEWEST = 600; // bars at first: three sessions of 5-minute ones, as many as fit a wide screen
 const OLDER = 1000; // more at a time as the reader goes back
@@ -151,3 +151,24 @@ async function loadFirst() {
 
 if (frame) begin();
 keepLive({ after: () => frame && loadNewer().catch((error) => say(`Newer bars could not be loaded: ${error.message}`)) });
+
+// --- names of symbols, where they are too many to stand in the page
+
+const names = document.getElementById("symbols");
+if (names.dataset.from) {
+  const field = document.querySelector("input[list='symbols']");
+  let typing = null;
+  field.addEventListener("input", () => {
+    clearTimeout(typing);
+    typing = setTimeout(async () => {
+      const typed = field.value.trim().toUpperCase();
+      try {
+        const found = await request(`${names.dataset.from}?${new URLSearchParams({ after: typed, limit: 20 })}`, (response) => response.json());
+        const begun = (found.symbols ?? []).filter(({ symbol }) => symbol.startsWith(typed));
+        names.replaceChildren(...begun.map(({ symbol }) => Object.assign(document.createElement("option"), { value: symbol })));
+      } catch (error) {
+        if (!(error instanceof UnreachableError)) throw error; // a name can be typed without them
+      }
+    }, 200);
+  });
+}

@@ -1,12 +1,14 @@
-// The status page: filters the matrix, moves through it by keyboard, and announces what an update changed.
+// The status page: applies the filter at once, moves through the matrix by keyboard, announces what an update changed.
+// The server filters: without scripts the form has a button.
 
 import { keepLive } from "./live.js";
 
 const WORDS = { outside: "outside RPO" };
 
+const TYPING_MS = 200; // a reader who types on does not want the answer to what was typed
+
 const main = document.getElementById("main");
-const search = document.getElementById("search"); // absent while there is nothing to show
-const shown = new Set(); // which chips are pressed; none means everything
+const filter = document.getElementById("filter"); // absent while there is nothing to show
 let current = null; // the cell that Tab reaches
 
 // --- the matrix, by keyboard: one stop for Tab, arrows within (roving tabindex)
@@ -60,69 +62,62 @@ function move(event) {
 
 // --- the filter
 
-function matches(row) {
-  const text = search.value.trim().toUpperCase();
-  if (text && !row.dataset.symbol.toUpperCase().includes(text)) return false;
-  return !shown.size || [...shown].some((name) => row.querySelector(`td.${name}`));
+// The address of what the form asks for; what was not chosen is left out of it.
+function wanted() {
+  const query = new URLSearchParams();
+  for (const [name, value] of new FormData(filter)) {
+    const chosen = name !== "order" || ![...filter.elements.order.options].find((one) => one.value === value).defaultSelected;
+    if (value && (chosen || new URLSearchParams(location.search).has(name))) query.append(name, value);
+  }
+  return query.size ? `?${query}` : location.pathname;
 }
 
-function filter() {
-  const all = main.querySelectorAll(".matrix tbody tr");
-  let count = 0;
-  for (const row of all) {
-    row.hidden = !matches(row);
-    if (!row.hidden) count += 1;
-  }
-  for (const table of main.querySelectorAll("table.matrix")) table.hidden = !table.querySelector("tbody tr:not([hidden])");
-  for (const tier of main.querySelectorAll("details.tier")) tier.hidden = !tier.querySelector("table.matrix:not([hidden])");
-  const filtered = count < all.length;
-  document.getElementById("nothing").hidden = count > 0;
-  document.getElementById("shown").textContent = filtered ? `${count} of ${all.length} symbols` : "";
-  rove();
+function apply() {
+  history.replaceState(history.state, "", wanted());
+  update();
 }
 
 function begin() {
-  document.getElementById("filter").hidden = false;
-  document.getElementById("filter").addEventListener("submit", (event) => event.preventDefault());
-  search.addEventListener("input", filter);
-  for (const chip of main.querySelectorAll("button[data-show]")) {
-    chip.addEventListener("click", () => {
-      const pressed = chip.getAttribute("aria-pressed") !== "true";
-      chip.setAttribute("aria-pressed", String(pressed));
-      if (pressed) shown.add(chip.dataset.show);
-      else shown.delete(chip.dataset.show);
-      filter();
-    });
-  }
+  document.getElementById("apply").hidden = true;
+  let typing = null;
+  filter.addEventListener("submit", (event) => {
+    event.preventDefault();
+    clearTimeout(typing);
+    apply();
+  });
+  filter.addEventListener("input", (event) => {
+    clearTimeout(typing);
+    typing = setTimeout(apply, event.target.type === "search" ? TYPING_MS : 0);
+  });
   main.addEventListener("keydown", move);
   main.addEventListener("focusin", (event) => {
     const cell = event.target.closest?.(".matrix td a");
     if (cell) makeCurrent(cell);
   });
-  for (const tier of main.querySelectorAll("details.tier")) tier.addEventListener("toggle", rove);
-  filter();
+  main.addEventListener("toggle", rove, true);
+  rove();
 }
 
 // --- updates
 
 function counts() {
-  const chips = [...main.querySelectorAll("button[data-show]")];
-  return new Map(chips.map((chip) => [chip.dataset.show, chip.querySelector("b").textContent]));
+  const chips = [...main.querySelectorAll(".chip")];
+  return new Map(chips.map((chip) => [chip.querySelector("input").value, chip.querySelector("b").textContent]));
 }
 
 function announce(before) {
   const changed = [...counts()].filter(([name, count]) => before.get(name) !== count);
   if (!changed.length) return;
-  const words = changed.map(([name, count]) => `${count} ${WORDS[name] ?? name.toLowerCase()}, previously ${before.get(name)}`);
+  const words = changed.map(([name, count]) => `${count} ${WORDS[name] ?? name}, previously ${before.get(name)}`);
   document.getElementById("changes").textContent = `Changed: ${words.join("; ")}.`;
 }
 
-if (search) begin();
-keepLive({
+if (filter) begin();
+const update = keepLive({
   before: counts,
   after: (before) => {
-    if (!search) return;
-    filter();
+    if (!filter) return;
+    rove();
     announce(before);
   },
 });
