@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from datetime import UTC, date, datetime, time, timedelta
+from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from market_data_pipeline.domain import exchange_days
 from market_data_pipeline.domain.calendar import (
     END_DATE,
     FIRST_DATE,
@@ -26,6 +28,7 @@ from market_data_pipeline.domain.calendar import (
 from market_data_pipeline.domain.errors import UsageError
 from market_data_pipeline.domain.intervals import Interval
 from market_data_pipeline.domain.series import AssetClass, Timeframe
+from market_data_pipeline_tests.domain.exchange_days import text
 from market_data_pipeline_tests.domain.strategies import (
     CRYPTO,
     EQUITIES,
@@ -178,18 +181,34 @@ def test_the_first_instants_of_days_are_those_whose_date_differs_from_the_one_be
     assert found.tolist() == expected
 
 
-def test_creating_a_calendar_loads_no_heavy_library() -> None:
+def test_asking_about_a_session_loads_no_heavy_library() -> None:
     """Dagster's code location imports these modules on every start of a process."""
     code = """
+import datetime
 import sys
 from market_data_pipeline.domain import adjustments, calendar, freshness, intervals, objectives
 from market_data_pipeline.domain.series import AssetClass
 made = calendar.calendar_for(AssetClass.US_EQUITY)
 assert made is calendar.calendar_for(AssetClass.US_EQUITY)
+assert made.session_on(datetime.date(2025, 11, 28)).early_close
 print([name for name in ("numpy", "pandas", "exchange_calendars", "pyarrow", "dagster") if name in sys.modules])
 """
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert answer.stdout.strip() == "[]"
+
+
+def test_the_listed_days_are_those_of_the_installed_exchange_calendars() -> None:
+    listed = Path(exchange_days.__file__).read_text(encoding="utf-8")
+    assert listed == text(), "run: python -m market_data_pipeline_tests.domain.exchange_days"
+
+
+def test_with_another_exchange_calendars_its_own_days_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    listed = SessionCalendar(AssetClass.US_EQUITY)
+    answers = [listed.session_on(FIRST_DATE + timedelta(days=number)) for number in range(0, 18_000, 3)]
+    monkeypatch.setattr(exchange_days, "MADE_FROM", "4.10")
+    monkeypatch.setattr(exchange_days, "CLOSED", "")
+    theirs = SessionCalendar(AssetClass.US_EQUITY)
+    assert [theirs.session_on(FIRST_DATE + timedelta(days=number)) for number in range(0, 18_000, 3)] == answers
 
 
 def test_the_calendars_speak_the_exchanges_time_zone() -> None:

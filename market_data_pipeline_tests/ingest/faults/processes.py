@@ -15,7 +15,7 @@ from market_data_pipeline_tests.waiting import until
 
 # A fork server imports pandas and the driver once, and has no threads that a fork would cut off in the middle.
 _processes: Final = multiprocessing.get_context("forkserver")
-_processes.set_forkserver_preload([__name__, "pandas", "psycopg", "exchange_calendars"])
+_processes.set_forkserver_preload([__name__, "pandas", "psycopg"])
 
 _WIRE: Final = 0x57
 _OURS: Final = "market-data refresh"  # the application name of a refresh's connections
