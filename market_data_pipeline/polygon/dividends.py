@@ -6,7 +6,6 @@ amount alike, and the kind of a dividend differently.
 
 from __future__ import annotations
 
-import logging
 import math
 from datetime import date
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -14,15 +13,14 @@ from urllib.parse import quote
 
 import msgspec
 
-from market_data_pipeline.domain.adjustments import NO_TICKER, PRICE_CURRENCY, ListedDividend
+from market_data_pipeline.domain.adjustments import PRICE_CURRENCY, ListedDividend
 from market_data_pipeline.domain.errors import DataError
+from market_data_pipeline.polygon.listed_rows import readable_rows
 from market_data_pipeline.polygon.rows import in_words
 from market_data_pipeline.polygon.wire import Envelope, Page, decode
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
-
-_log = logging.getLogger(__name__)
 
 # Tickers of one request: their whole histories, a hundred rows each, fill a page of 5,000.
 TICKERS_AT_ONCE: Final = 40
@@ -73,17 +71,12 @@ class _Dividend(msgspec.Struct):
     id: object = None
 
 
-class _Ticker(msgspec.Struct):
-    ticker: str
-
-
 class _DividendPage(Envelope):
     results: list[msgspec.Raw] | None = None
 
 
 _PAGE: Final = msgspec.json.Decoder(_DividendPage)
 _ROW: Final = msgspec.json.Decoder(_Dividend)
-_NAME: Final = msgspec.json.Decoder(_Ticker)
 
 
 def read_dividends(
@@ -105,23 +98,8 @@ def read_dividends(
     """
     page = decode(_PAGE, body, "dividends", "row")
     results = page.results or ()
-    rows, left_out = [], []
-    for i, raw in enumerate(results):
-        try:
-            row = _read_row(raw, f"dividends, row {i}")
-        except DataError as error:
-            ticker = _ticker_of(raw)
-            if ticker != NO_TICKER and ticker not in followed:
-                left_out.append(str(error))
-                continue
-            _log.warning("A dividend of %s is left out until it can be read: %s", ticker or "an unnamed ticker", error)
-            unreadable.setdefault(ticker, str(error))
-            continue
-        if row.symbol in followed:
-            rows.append(row)
-    if left_out:
-        _log.warning("Left out %d dividends of tickers that are not followed, such as: %s", len(left_out), left_out[0])
-    return Page(tuple(rows), len(results), page.next_url)
+    rows = readable_rows(results, _read_row, "dividend", followed, unreadable)
+    return Page(tuple(row for row in rows if row.symbol in followed), len(results), page.next_url)
 
 
 def _read_row(raw: msgspec.Raw, where: str) -> ListedDividend:
@@ -149,13 +127,6 @@ def _read_row(raw: msgspec.Raw, where: str) -> ListedDividend:
             str(row.id) if isinstance(row.id, str | int) else None,
         )
     raise failure
-
-
-def _ticker_of(raw: msgspec.Raw) -> str:
-    try:
-        return _NAME.decode(raw).ticker or NO_TICKER
-    except msgspec.ValidationError:
-        return NO_TICKER
 
 
 def _date(value: object) -> date | None:

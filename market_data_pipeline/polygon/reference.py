@@ -6,22 +6,19 @@ goes. Both list every ticker; ticker, day and terms have the same names in both.
 
 from __future__ import annotations
 
-import logging
 import math
 from datetime import date
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
 
-from market_data_pipeline.domain.adjustments import NO_TICKER
 from market_data_pipeline.domain.errors import DataError
+from market_data_pipeline.polygon.listed_rows import readable_rows
 from market_data_pipeline.polygon.rows import in_words
 from market_data_pipeline.polygon.wire import Envelope, Page, decode
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
-
-_log = logging.getLogger(__name__)
 
 
 class SplitRow(NamedTuple):
@@ -63,17 +60,12 @@ class _Split(msgspec.Struct):
     id: str | int | None = None
 
 
-class _Ticker(msgspec.Struct):
-    ticker: str
-
-
 class _SplitPage(Envelope):
     results: list[msgspec.Raw] | None = None
 
 
 _PAGE: Final = msgspec.json.Decoder(_SplitPage)
 _ROW: Final = msgspec.json.Decoder(_Split)
-_NAME: Final = msgspec.json.Decoder(_Ticker)
 
 
 def read_splits(
@@ -97,25 +89,9 @@ def read_splits(
         RefusedInBodyError: its status is not a success.
     """
     page = decode(_PAGE, body, "splits", "row")
-    rows, left_out = [], []
-    for i, raw in enumerate(page.results or ()):
-        try:
-            row = _read_row(raw, f"splits, row {i}")
-        except DataError as error:
-            ticker = _ticker_of(raw)
-            if followed is not None and ticker != NO_TICKER and ticker not in followed:
-                left_out.append(str(error))
-                continue
-            if unreadable is None:
-                raise
-            _log.warning("A split of %s is left out until it can be read: %s", ticker or "an unnamed ticker", error)
-            unreadable.setdefault(ticker, str(error))
-            continue
-        if row.execution_date >= since:
-            rows.append(row)
-    if left_out:
-        _log.warning("Left out %d splits of tickers that are not followed, such as: %s", len(left_out), left_out[0])
-    return Page(tuple(rows), len(rows), page.next_url)
+    readable = readable_rows(page.results or (), _read_row, "split", followed, unreadable)
+    rows = tuple(row for row in readable if row.execution_date >= since)
+    return Page(rows, len(rows), page.next_url)
 
 
 def _read_row(raw: msgspec.Raw, where: str) -> SplitRow:
@@ -134,13 +110,6 @@ def _read_row(raw: msgspec.Raw, where: str) -> SplitRow:
             row.ticker, row.execution_date, row.split_from, row.split_to, None if row.id is None else str(row.id)
         )
     raise failure
-
-
-def _ticker_of(raw: msgspec.Raw) -> str:
-    try:
-        return _NAME.decode(raw).ticker or NO_TICKER
-    except msgspec.ValidationError:
-        return NO_TICKER
 
 
 def each_once(splits: Iterable[SplitRow]) -> tuple[SplitRow, ...]:
