@@ -25,6 +25,7 @@ import pytest
 from market_data_pipeline.runtime.postgres import EmbeddedPostgres
 from market_data_pipeline.store import connection as databases
 from market_data_pipeline.store.migrations import migrate_database
+from market_data_pipeline_tests import costs
 from market_data_pipeline_tests.store.writable_views import make_views_writable
 
 if TYPE_CHECKING:
@@ -52,6 +53,10 @@ def in_memory() -> str | None:
     return memory if found.f_bavail * found.f_frsize >= _ROOM and not found.f_flag & os.ST_NOEXEC else None
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--costs", action="store_true", help="add up the processor time of each test file; with -n 0")
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
     # A shell makes its background commands ignore SIGINT, and every program started from here would inherit that: tests
@@ -65,6 +70,7 @@ def pytest_configure(config: pytest.Config) -> None:
         # Every pytest run makes /tmp/pytest-of-root, which all runs of a user share, private: an embedded server that
         # runs as another user could then not enter its own data folder in there.
         config.option.basetemp = config.option.basetemp or str(folder / "tmp")
+    costs.register(config, os.environ[SESSION])
 
 
 def pytest_collection_finish() -> None:
