@@ -352,7 +352,7 @@ def test_a_bar_stored_as_if_at_another_time_is_found_unless_the_clock_stands_sti
         connection.execute("update market_data.ingest_log set recorded_at = finished_at")
         connection.execute("alter table market_data.dividend_changes disable trigger all")
         connection.execute("update market_data.dividend_changes set recorded_at = first_seen_at")
-        connection.execute("update market_data.bars set recorded_at = ingested_at + interval '4 minutes'")
+        connection.execute("update market_data.records set recorded_at = ingested_at + interval '4 minutes'")
         connection.execute(f"update market_data.bars set recorded_at = ingested_at + interval '6 minutes' where {BAR}")
     rules = [rule for rule in BARS if rule.name == "instants_agree_with_the_database"]
     (verdict,) = broken(sane_url, datetime.now(UTC), "bars", rules).values()
@@ -363,7 +363,10 @@ def test_a_bar_stored_as_if_at_another_time_is_found_unless_the_clock_stands_sti
 
 def test_the_count_is_exact_and_the_sample_short(sane_url: str) -> None:
     with psycopg.connect(sane_url) as connection:
-        planted = connection.execute("update market_data.bars set volume = -1 where symbol = 'X:BTCUSD'").rowcount
+        planted = connection.execute(
+            "update market_data.records set volume = -1"
+            " where series in (select id from market_data.series where symbol = 'X:BTCUSD')"
+        ).rowcount
     verdict = broken(sane_url)["volume_is_not_negative"]
     assert verdict.broken_by == planted > SAMPLE == len(verdict.sample)
 

@@ -148,7 +148,7 @@ def test_answers_to_generated_requests_match_the_schema(schema: BaseSchema, path
 
     @settings(
         laws,
-        max_examples=25,
+        max_examples=15,
         phases=[Phase.explicit, Phase.generate],
         suppress_health_check=list(HealthCheck),
     )

@@ -36,6 +36,7 @@ create or replace function market_data.write_through() returns trigger
 language plpgsql as $$
 declare
     number integer;
+    month text;
 begin
     if tg_op <> 'INSERT' then
         number := (select id from market_data.series where symbol = old.symbol and timeframe = old.timeframe);
@@ -47,12 +48,18 @@ begin
             delete from market_data.records where series = number and ts = old.ts;
             return old;
         elsif tg_op = 'UPDATE' then
-            perform market_data.make_partitions(new.timeframe, new.ts, new.ts);
+            if new.ts <> old.ts then
+                perform market_data.make_partitions(new.timeframe, new.ts, new.ts);
+            end if;
             update market_data.records set {", ".join(f"{name} = new.{name}" for name in _BAR)}
             where series = number and ts = old.ts;
             return new;
         end if;
-        perform market_data.make_partitions(new.timeframe, new.ts, new.ts);
+        month := new.timeframe || to_char(new.ts at time zone 'UTC', ' YYYY-MM');
+        if current_setting('tests.partitioned', true) is distinct from month then
+            perform market_data.make_partitions(new.timeframe, new.ts, new.ts);
+            perform set_config('tests.partitioned', month, false); -- undone with the transaction, as the partition is
+        end if;
         if new.recorded_at is null then -- which a writer may not give
             insert into market_data.records (series, {", ".join(_BAR[:-1])})
             values (number, {", ".join(f"new.{name}" for name in _BAR[:-1])});
