@@ -122,7 +122,7 @@ class BulkLoad:
         self, symbol: str, timeframe: Timeframe, interval: Interval, sessions: Sequence[Session]
     ) -> Fetched:
         files = {session.date: self.published[Dataset.of(timeframe), session.date] for session in sessions}
-        self._stage([file.version for file in files.values()])
+        self.stage([file.version for file in files.values()])
         frames, outside, refused, warnings, usage = [], [], {}, [], NOTHING
         for day, file in files.items():
             try:
@@ -149,7 +149,7 @@ class BulkLoad:
             {day: file.id for day, file in files.items() if day not in refused},
         )
 
-    def _stage(self, versions: Sequence[FileVersion]) -> None:
+    def stage(self, versions: Sequence[FileVersion]) -> None:
         """Download and read several files side by side; what fails is reported when the day is read."""
         missing = [version for version in versions if not self.staged.is_staged(version)]
         if len(missing) < AT_ONCE:

@@ -152,7 +152,7 @@ def commit_failure(
     connection.rollback()
     series, now = Series(context.request.symbol, timeframe), context.clock()
     outcome = failed_outcome(series, tier, error, state=state, counters=counters)
-    write_failure(connection, series, tier, _log_row(outcome, state, context.run_id, started_at, now))
+    write_failure(connection, series, tier, log_row(outcome, state, context.run_id, started_at, now))
     write_failed_days(connection, series, days, now, context.run_id)
     write_coverage(connection, series, coverage, context.run_id)
     connection.commit()
@@ -214,7 +214,7 @@ def _commit(context: CommitContext, change: Change) -> SeriesOutcome:
         features_computed_at=now if features.rows else state.features_computed_at,
         settled_until=expected.settled_until(),
     )
-    changed = _hull(series, [us for us in (delta.first_us, delta.last_us) if us is not None], features.changed_us)
+    changed = hull(series, [us for us in (delta.first_us, delta.last_us) if us is not None], features.changed_us)
     outcome = SeriesOutcome(
         series,
         context.request.tier,
@@ -237,7 +237,7 @@ def _commit(context: CommitContext, change: Change) -> SeriesOutcome:
         write_coverage(connection, series, change.coverage, context.run_id)
         write_stray_bars(connection, series, change.outside, now)
         write_state(connection, series, new_state)
-        row = _log_row(outcome, state, context.run_id, change.started_at, context.clock(), changed)
+        row = log_row(outcome, state, context.run_id, change.started_at, context.clock(), changed)
         append_log(connection, series, row)
         connection.commit()
     context.states[series.timeframe] = new_state
@@ -271,13 +271,13 @@ def _with_extent(
     )
 
 
-def _hull(series: Series, *starts_us: Sequence[int]) -> Interval | None:
+def hull(series: Series, *starts_us: Sequence[int]) -> Interval | None:
     """Return the interval from the first of these bars' starts to the end of the last one; None for none."""
     touched = [us for some in starts_us for us in some]
     return Interval(from_us(min(touched)), from_us(max(touched)) + series.timeframe.span) if touched else None
 
 
-def _log_row(
+def log_row(
     outcome: SeriesOutcome,
     before: SeriesState,
     run_id: str,

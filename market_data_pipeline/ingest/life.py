@@ -57,7 +57,7 @@ def expected_bars(
         return ExpectedBars(base, timing, plan.sessions, answer.known, silence, listing=listing, overdue=overdue), cost
     asset_class = asset_class_of(plan.series.symbol)
     announced = announced if asset_class.market.keeps_exchange_days else {}
-    closed = {day: True for day, said in announced.items() if said.status is DayStatus.CLOSED}
+    closed = closed_days(announced)
     silence = silence_of(plan.sessions, answer.known, closed)
     overdue = tells = _is_overdue(state, answer)
     if silence.unexplained or overdue:
@@ -76,6 +76,11 @@ def expected_bars(
         return expected, NOTHING
     listing, cost = _listing(pipeline, context, plan, ask=ask)
     return replace(expected, listing=listing), cost
+
+
+def closed_days(announced: Mapping[date, Announcement]) -> dict[date, bool]:
+    """Return the days on which the vendor says that nobody trades, as `silence_of` takes them."""
+    return {day: True for day, said in announced.items() if said.status is DayStatus.CLOSED}
 
 
 def answer_without_ticker(

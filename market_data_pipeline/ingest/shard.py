@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 from market_data_pipeline.domain.counters import NOTHING, Counters
 from market_data_pipeline.domain.errors import DatabaseUnavailableError, PipelineError
 from market_data_pipeline.domain.series import Series
+from market_data_pipeline.ingest.first_load import batches, first_load
 from market_data_pipeline.ingest.market import Market, read_market
 from market_data_pipeline.ingest.outcome import Pending, SeriesOutcome, SymbolRequest, failed_outcome
 from market_data_pipeline.ingest.refresh import Run, fail_series, refresh_symbol
@@ -89,6 +90,8 @@ class _Shard:
 
     def __init__(self, requests: Sequence[SymbolRequest], run: Run) -> None:
         self.waiting = deque(requests)
+        self.together: deque[list[SymbolRequest]] = deque()  # loaded for the first time by file (first_load)
+        self.earlier: dict[Series, SeriesOutcome] = {}  # of those of which the days after their files are still due
         self.run = run
         self.outcomes: SimpleQueue[SeriesOutcome | None] = SimpleQueue()
         self.stop = Event()
@@ -125,6 +128,8 @@ class _Shard:
                 unless_kept.pop_all()
             self.run.pending.add(NOTHING, market.warning)
             self.run = replace(self.run, market=market, bulk=bulk)
+            together, alone = batches(self.run, self.waiting)
+            self.together, self.waiting = deque(together), deque(alone)
             self._first, self._taken = connection, False
         except PipelineError as error:
             self.stopped_by = error
@@ -138,6 +143,8 @@ class _Shard:
         """Refresh symbols until none is left: the body of one thread."""
         connection: StoreConnection | None = None
         try:
+            while self.together and not self.stop.is_set():
+                connection = self._batch(connection)
             while not self.stop.is_set():
                 try:
                     request = self.waiting.popleft()
@@ -150,6 +157,32 @@ class _Shard:
                     connection.close()
             finally:
                 self.outcomes.put(None)  # whatever happens: `refresh_shard` waits for it
+
+    def _batch(self, connection: StoreConnection | None) -> StoreConnection | None:
+        """Load some symbols at once; those that cannot be, and all if it fails, wait to be refreshed one by one."""
+        try:
+            requests = self.together.popleft()
+        except IndexError:
+            return connection
+        if self.stopped_by is not None:
+            self.waiting.extend(requests)
+            return connection
+        try:
+            connection = self._connected(connection)
+            loaded = first_load(self.run, connection, requests)
+        except BaseException as error:  # noqa: BLE001  as for one symbol
+            failure = error if isinstance(error, PipelineError) else _unexpected(requests[0], error)
+            if failure.stops_run and not isinstance(failure, DatabaseUnavailableError):
+                self.stopped_by = self.stopped_by or failure
+            self.waiting.extend(requests)
+            if connection is not None:
+                connection.close()
+            return None
+        self.earlier |= loaded.earlier
+        self.waiting.extend(loaded.rest)
+        for outcome in loaded.outcomes:
+            self.outcomes.put(outcome)
+        return connection
 
     def _symbol(self, request: SymbolRequest, connection: StoreConnection | None) -> StoreConnection | None:
         """Refresh one symbol and return the connection, or None when it is no longer usable."""
@@ -190,7 +223,7 @@ class _Shard:
         """Report the symbol's series as they commit, and add them to `done`."""
         for outcome in refresh_symbol(self.run, connection, request, on_fetched=on_fetched):
             done.add(outcome.series)
-            self.outcomes.put(outcome)
+            self.outcomes.put(outcome.after(self.earlier.get(outcome.series)))
 
     def _connected(self, connection: StoreConnection | None) -> StoreConnection:
         """Return the thread's connection, or a new one; once opening one has failed, no thread tries again."""

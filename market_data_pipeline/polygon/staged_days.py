@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import sys
 import tempfile
 import threading
 import time
@@ -30,7 +31,7 @@ from market_data_pipeline.polygon.flat_files import Dataset, FileVersion
 
 if TYPE_CHECKING:
     import datetime as dt
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     import pandas as pd
@@ -59,6 +60,22 @@ class Found(NamedTuple):
     outside: pd.DataFrame | None
     refused: str | None
     odd: str | None
+
+
+class FoundMany(NamedTuple):
+    """What a file has of several tickers, one behind the other.
+
+    Attributes:
+        counts: how many bars each ticker has.
+        ts_us: starts of the bars, int64 microseconds since 1970 UTC; ascending for each ticker.
+        values: a row of float64 for each of `domain.bars.VALUES`; vwap is NaN.
+        inside: which bars lie in a session.
+    """
+
+    counts: np.ndarray
+    ts_us: np.ndarray
+    values: np.ndarray
+    inside: np.ndarray
 
 
 class StagedDays:
@@ -174,6 +191,19 @@ class StagedDays:
             yield
 
 
+def found_many(day: DayBars, tickers: Sequence[str]) -> FoundMany:
+    """Return what a file has of `tickers`, whichever of them it names."""
+    at = np.array([bisect_left(day.tickers, ticker) for ticker in tickers])
+    named = np.array(
+        [place < len(day.tickers) and day.tickers[place] == each for place, each in zip(at, tickers, strict=True)]
+    )
+    low = np.where(named, day.offsets[at * named], 0)
+    counts = np.where(named, day.offsets[at * named + 1] - low, 0)
+    ends = np.cumsum(counts)
+    rows = np.arange(ends[-1] if len(ends) else 0) + np.repeat(low - (ends - counts), counts)
+    return FoundMany(counts, day.ts_us[rows], day.values[:, rows], day.inside[rows])
+
+
 def found(day: DayBars, ticker: str, interval: Interval) -> Found:
     """Return what a file has of a ticker within an interval."""
     at = bisect_left(day.tickers, ticker)
@@ -243,7 +273,7 @@ def _load(path: Path) -> DayBars | None:
         return None
     columns = {name: batch.column(name).to_numpy() for name in _COLUMNS}
     return DayBars(
-        tuple(index["tickers"]),
+        tuple(map(sys.intern, index["tickers"])),  # a ticker is the same object in every day of a long history
         np.array(index["offsets"], dtype="int64"),
         columns["ts_us"],
         _Mapped(columns),  # type: ignore[arg-type]
@@ -254,12 +284,12 @@ def _load(path: Path) -> DayBars | None:
 
 
 class _Mapped:
-    """The value rows of a mapped day: `[:, part]` gives the rows of that part, as of one array."""
+    """The value rows of a mapped day: `[:, part]` gives the rows of a slice or of indices, as of one array."""
 
     def __init__(self, columns: dict[str, np.ndarray]) -> None:
         self._columns = columns
 
-    def __getitem__(self, key: tuple[slice, slice]) -> np.ndarray:
+    def __getitem__(self, key: tuple[slice, slice | np.ndarray]) -> np.ndarray:
         part = key[1]
         some = self._columns["open"][part]
         rows = [np.full(len(some), np.nan) if name == "vwap" else self._columns[name][part] for name in VALUES]

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from datetime import timedelta
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from market_data_pipeline.domain.counters import NOTHING, Counters
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from datetime import datetime
 
     import sqlalchemy as sa
@@ -79,10 +80,40 @@ _APPEND_LOG: Final = f"""
         end
     )
 """  # noqa: S608 - names of columns
+_TYPES: Final = {
+    **dict.fromkeys(("started_at", "finished_at", "changed_from", "changed_until", "due_at"), "timestamptz"),
+    **{counter.name: "float8" if counter.name.endswith("_seconds") else "bigint" for counter in fields(Counters)},
+    "rpo": "interval",
+}
+_APPEND_MANY: Final = f"""
+    insert into market_data.ingest_log ({", ".join(_COLUMNS)}, outside_rpo_since)
+    select
+        {", ".join(f"one.{name}" for name in _COLUMNS)},
+        case when coalesce(one.due_at + one.rpo, '-infinity') < one.finished_at then
+            market_data.outside_rpo_since(one.symbol, one.timeframe, one.due_at, one.rpo, one.finished_at)
+        end
+    from unnest(
+        {", ".join(f"%({name})s::{_TYPES.get(name, 'text')}[]" for name in (*_COLUMNS, "due_at", "rpo"))}
+    ) as one ({", ".join((*_COLUMNS, "due_at", "rpo"))})
+"""  # noqa: S608 - names of columns
 
 
 def append_log(connection: StoreConnection, series: Series, row: LogRow) -> None:
     """Append the row of one execution."""
+    connection.execute(_APPEND_LOG, _values(series, row))
+
+
+def append_logs(connection: StoreConnection, rows: Sequence[tuple[Series, LogRow]]) -> None:
+    """Append the rows of one execution each of several series."""
+    import numpy as np
+
+    values = [_values(series, row) for series, row in rows]
+    columns: dict[str, Any] = {name: [each[name] for each in values] for name in (*_COLUMNS, "due_at", "rpo")}
+    columns |= {name: np.array(columns[name], "int64" if _TYPES[name] == "bigint" else "float64") for name in _COUNTERS}
+    connection.execute(_APPEND_MANY, columns)
+
+
+def _values(series: Series, row: LogRow) -> dict[str, Any]:
     values = {name: getattr(row, name) for name in _ROW}  # asdict() copies deeply
     values |= {name: getattr(row.counters, name) for name in _COUNTERS}
-    connection.execute(_APPEND_LOG, {**values, **series._asdict()})
+    return {**values, "symbol": series.symbol, "timeframe": str(series.timeframe)}

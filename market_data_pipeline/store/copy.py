@@ -25,7 +25,7 @@ from market_data_pipeline.store.connection import Role, open_connection
 from market_data_pipeline.store.errors import failure
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
     from datetime import datetime
     from typing import Self
 
@@ -72,7 +72,7 @@ class _NumbersDumper(Dumper):
         return struct.pack(">iiIii", 1, 0, element, len(obj), 1) + pairs.tobytes()
 
 
-_ELEMENTS: Final = {"f8": "float8", "i4": "int4", "M8[us]": "timestamptz"}
+_ELEMENTS: Final = {"f8": "float8", "i4": "int4", "i8": "int8", "M8[us]": "timestamptz"}
 
 
 class StoreConnection:
@@ -223,6 +223,32 @@ class StoreConnection:
             raise
         self._unlock_symbol(symbol, failed=False)
 
+    @contextmanager
+    def symbol_locks(self, symbols: Sequence[str]) -> Iterator[frozenset[str]]:
+        """Hold those of several symbols that no other run has, without waiting; yields which.
+
+        For the rest, see `symbol_lock`.
+        """
+        every = {"space": _LOCK_SPACE, "symbols": sorted(symbols)}
+        of_each = _LOCK.replace("%(symbol)s", "symbol")
+        tried = self.rows(
+            f"select symbol, pg_try_advisory_lock({of_each}) as held from unnest(%(symbols)s::text[]) as symbol",  # noqa: S608 - the constant above
+            every,
+        )
+        held = [row["symbol"] for row in tried if row["held"]]
+        failed = True
+        try:
+            self.commit()
+            with self._heartbeat():
+                yield frozenset(held)
+            failed = False
+        finally:
+            self._unlock(
+                f"select pg_advisory_unlock({of_each}) from unnest(%(symbols)s::text[]) as symbol",  # noqa: S608 - the constant above
+                {**every, "symbols": held},
+                failed=failed,
+            )
+
     def close(self) -> None:
         """End the connection; an open transaction is rolled back. A second call does nothing."""
         self.closed = True
@@ -276,12 +302,16 @@ class StoreConnection:
             raise TransientError(f"{symbol} is being refreshed by another run, {who}: {error}") from None
 
     def _unlock_symbol(self, symbol: str, *, failed: bool) -> None:
+        lock = {"space": _LOCK_SPACE, "symbol": symbol}
+        self._unlock(f"select pg_advisory_unlock({_LOCK})", lock, failed=failed)
+
+    def _unlock(self, statement: LiteralString, locks: Mapping[str, object], *, failed: bool) -> None:
         if self.closed:
             return
         try:
             if failed:
                 self.rollback()
-            self.execute(f"select pg_advisory_unlock({_LOCK})", {"space": _LOCK_SPACE, "symbol": symbol})
+            self.execute(statement, locks)
             self.commit()
         except PipelineError:
             self.close()  # with it the server frees the lock

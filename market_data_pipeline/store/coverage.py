@@ -7,7 +7,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Final, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
     from datetime import date, datetime
 
     import sqlalchemy as sa
@@ -85,9 +85,16 @@ def read_coverage(connection: StoreConnection, series: Series) -> dict[date, Cov
 
 def write_coverage(connection: StoreConnection, series: Series, days: Iterable[Coverage], run_id: str) -> None:
     """Insert or replace the coverage of the given session days."""
-    days = list(days)
+    write_coverage_of(connection, [(series, day) for day in days], run_id)
+
+
+def write_coverage_of(connection: StoreConnection, days: Sequence[tuple[Series, Coverage]], run_id: str) -> None:
+    """Insert or replace the coverage of session days of several series, each once."""
+    import numpy as np
+
     if not days:
         return
+    whose, said = [series for series, _ in days], [day for _, day in days]
     connection.execute(
         """
         insert into market_data.coverage (
@@ -95,13 +102,16 @@ def write_coverage(connection: StoreConnection, series: Series, days: Iterable[C
             file_id, run_id
         )
         select
-            %(symbol)s, %(timeframe)s, day.session_date, day.status, day.rows, day.fetched_at, day.doubted_at,
+            day.symbol, day.timeframe, day.session_date, day.status, day.rows, day.fetched_at, day.doubted_at,
             day.reason, day.answer_digest, day.ticker, day.file_id, %(run_id)s
         from unnest(
-            %(session_date)s::date[], %(status)s::text[], %(rows)s::bigint[], %(fetched_at)s::timestamptz[],
-            %(doubted_at)s::timestamptz[], %(reason)s::text[], %(answer_digest)s::text[], %(ticker)s::text[],
-            %(file_id)s::integer[]
-        ) as day (session_date, status, rows, fetched_at, doubted_at, reason, answer_digest, ticker, file_id)
+            %(symbol)s::text[], %(timeframe)s::text[], %(session_date)s::date[], %(status)s::text[],
+            %(rows)s::bigint[], %(fetched_at)s::timestamptz[], %(doubted_at)s::timestamptz[], %(reason)s::text[],
+            %(answer_digest)s::text[], %(ticker)s::text[], %(file_id)s::integer[]
+        ) as day (
+            symbol, timeframe, session_date, status, rows, fetched_at, doubted_at, reason, answer_digest, ticker,
+            file_id
+        )
         on conflict (symbol, timeframe, session_date) do update set
             status = excluded.status,
             rows = excluded.rows,
@@ -114,16 +124,17 @@ def write_coverage(connection: StoreConnection, series: Series, days: Iterable[C
             run_id = excluded.run_id
         """,
         {
-            **series._asdict(),
-            "session_date": [day.session_date for day in days],
-            "status": [str(day.status) for day in days],
-            "rows": [day.rows for day in days],
-            "fetched_at": [day.fetched_at for day in days],
-            "doubted_at": _sparse([day.doubted_at for day in days]),
-            "reason": _sparse([day.reason for day in days]),
-            "answer_digest": _sparse([day.answer_digest for day in days]),
-            "ticker": _sparse([day.ticker for day in days]),
-            "file_id": _sparse([day.file_id for day in days]),
+            "symbol": [series.symbol for series in whose],
+            "timeframe": [str(series.timeframe) for series in whose],
+            "session_date": [day.session_date for day in said],
+            "status": [str(day.status) for day in said],
+            "rows": np.array([day.rows for day in said], "int64"),
+            "fetched_at": [day.fetched_at for day in said],
+            "doubted_at": _sparse([day.doubted_at for day in said]),
+            "reason": _sparse([day.reason for day in said]),
+            "answer_digest": _sparse([day.answer_digest for day in said]),
+            "ticker": _sparse([day.ticker for day in said]),
+            "file_id": _sparse([day.file_id for day in said]),
             "run_id": run_id,
         },
     )

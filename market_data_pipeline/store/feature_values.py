@@ -16,7 +16,7 @@ from market_data_pipeline.domain.bars import array, ts_us
 from market_data_pipeline.domain.features.definitions import FEATURES
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     import numpy as np
     import pandas as pd
@@ -45,6 +45,20 @@ def feature_table(features: pd.DataFrame, own: Sequence[Feature] = ()) -> pa.Tab
     columns[CODES] = pa.array(_codes(features))
     columns |= {feature.name: _own_column(array(features, feature.name), feature) for feature in own}
     return pa.table(columns)
+
+
+def stored_values(features: Mapping[str, Any]) -> dict[str, pa.Array]:
+    """Return features as `domain.features.compute.features_of_many` returns them in the columns above, without ts."""
+    import numpy as np
+    import pyarrow as pa
+
+    columns = {name: pa.array(features[name], from_pandas=True) for name in FLOATS}
+    codes = np.zeros(len(features[FLOATS[0]]), "int32")
+    for feature in CODED:
+        of_it = features[feature.name]
+        place = np.where(of_it[1], 0, of_it[0].view("int8") + 1) if isinstance(of_it, tuple) else of_it + 1
+        codes |= place.astype("int32") << shift_of(feature)
+    return {**columns, CODES: pa.array(codes)}
 
 
 def decoded(codes: np.ndarray, feature: Feature) -> np.ndarray:

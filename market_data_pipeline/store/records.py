@@ -8,11 +8,13 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, LiteralString
 
-from market_data_pipeline.domain.bars import PRICES, array, ts_us
+from market_data_pipeline.domain.bars import PRICES, VALUES, array, ts_us
 from market_data_pipeline.domain.series import Timeframe
-from market_data_pipeline.store.feature_values import CODES, FLOATS, extra_of
+from market_data_pipeline.store.feature_values import CODES, FLOATS, extra_of, stored_values
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     import numpy as np
     import pandas as pd
     import pyarrow as pa
@@ -38,6 +40,20 @@ def series_id(connection: StoreConnection, series: Series) -> int:
     return int(known)
 
 
+def series_ids(connection: StoreConnection, series: Sequence[Series]) -> list[int]:
+    """Return the numbers of several series, as `series_id` does."""
+    if missing := [each for each in series if each not in connection.series_ids]:
+        rows = connection.rows(
+            """
+            select wanted.at, market_data.series_id(wanted.symbol, wanted.timeframe) as id
+            from unnest(%(symbols)s::text[], %(timeframes)s::text[]) with ordinality as wanted (symbol, timeframe, at)
+            """,
+            {"symbols": [each.symbol for each in missing], "timeframes": [str(each.timeframe) for each in missing]},
+        )
+        connection.series_ids |= {missing[row["at"] - 1]: row["id"] for row in rows}
+    return [connection.series_ids[each] for each in series]
+
+
 def append_records(
     connection: StoreConnection, series: Series, bars: pd.DataFrame, features: pa.Table | None, now: datetime
 ) -> None:
@@ -57,24 +73,63 @@ def append_records(
     if not rows:
         return
     starts = ts_us(bars)
-    _ensure_partitions(connection, series.timeframe, int(starts[0]), int(starts[-1]))
-    instant = pa.timestamp("us", tz="UTC")
-    trades = array(bars, "trades")
-    absent = np.isnan(trades)
-    columns = {
-        "series": pa.array(np.full(rows, series_id(connection, series), "int32")),
-        "ts": pa.array(starts).cast(instant),
-        **{name: pa.array(array(bars, name)) for name in PRICES},
-        **{name: pa.array(array(bars, name), from_pandas=True) for name in ("volume", "vwap")},
-        "trades": pa.array(np.where(absent, 0, trades).astype("int32"), mask=absent),
-        "ingested_at": pa.repeat(pa.scalar(now, type=instant), rows),
-    }
+    ensure_partitions(connection, series.timeframe, int(starts[0]), int(starts[-1]))
+    number = np.full(rows, series_id(connection, series), "int32")
+    columns = _bar_columns(number, starts, {name: array(bars, name) for name in VALUES}, now)
     if features is not None:
         columns |= {name: features[name] for name in (*FLOATS, CODES)}
         columns["features_after"] = pa.array(np.zeros(rows, "int32"))
         if (extra := extra_of(features)) is not None:
             columns["extra"] = extra
     connection.copy(f"records_{series.timeframe}", pa.table(columns))
+
+
+def append_many(
+    connection: StoreConnection,
+    timeframe: Timeframe,
+    numbers: np.ndarray,
+    starts: np.ndarray,
+    values: Mapping[str, np.ndarray],
+    features: Mapping[str, Any],
+    now: datetime,
+) -> None:
+    """Store bars of several series of one timeframe, none of which are stored, with their 17 features.
+
+    Args:
+        connection: the transaction.
+        timeframe: of the series.
+        numbers: of each bar, the number of its series, int32.
+        starts: int64 microseconds since 1970 UTC.
+        values: one float64 array for each of `domain.bars.VALUES`.
+        features: as `domain.features.compute.features_of_many` returns them.
+        now: becomes `ingested_at` and `features_computed_at`.
+    """
+    import numpy as np
+    import pyarrow as pa
+
+    ensure_partitions(connection, timeframe, int(starts.min()), int(starts.max()))
+    columns = _bar_columns(numbers, starts, values, now) | stored_values(features)
+    columns["features_after"] = pa.array(np.zeros(len(starts), "int32"))
+    connection.copy(f"records_{timeframe}", pa.table(columns))
+
+
+def _bar_columns(
+    numbers: np.ndarray, starts: np.ndarray, values: Mapping[str, np.ndarray], now: datetime
+) -> dict[str, Any]:
+    import numpy as np
+    import pyarrow as pa
+
+    instant = pa.timestamp("us", tz="UTC")
+    trades = values["trades"]
+    absent = np.isnan(trades)
+    return {
+        "series": pa.array(numbers),
+        "ts": pa.array(starts).cast(instant),
+        **{name: pa.array(values[name]) for name in PRICES},
+        **{name: pa.array(values[name], from_pandas=True) for name in ("volume", "vwap")},
+        "trades": pa.array(np.where(absent, 0, trades).astype("int32"), mask=absent),
+        "ingested_at": pa.repeat(pa.scalar(now, type=instant), len(starts)),
+    }
 
 
 def update_features(connection: StoreConnection, series: Series, features: pa.Table, now: datetime) -> None:
@@ -129,8 +184,8 @@ def _update(timeframe: Timeframe) -> LiteralString:
     """  # noqa: S608 - names of columns and partitions
 
 
-def _ensure_partitions(connection: StoreConnection, timeframe: Timeframe, first_us: int, last_us: int) -> None:
-    """Make the partitions for bars that start from `first_us` to `last_us`, where there are none."""
+def ensure_partitions(connection: StoreConnection, timeframe: Timeframe, first_us: int, last_us: int) -> None:
+    """Make the partitions for bars that start from `first_us` to `last_us`, microseconds, where there are none."""
     first, last = (_EPOCH + timedelta(microseconds=us) for us in (first_us, last_us))
     # The coarsest partition that there is spans a month, or a year: what lies in a month that is known needs no look.
     wanted = {(timeframe, year, month) for year, month in _months(first, last)}

@@ -13,7 +13,7 @@ from market_data_pipeline.domain.contested import contested, first_guess
 from market_data_pipeline.domain.series import Tier
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping
+    from collections.abc import Collection, Iterable, Mapping, Sequence
     from datetime import date, datetime
 
     from market_data_pipeline.store.copy import StoreConnection
@@ -132,6 +132,15 @@ class ListedSplit(NamedTuple):
     split: Split
     counts: bool
     doubt: str | None
+
+
+def symbols_with_splits(connection: StoreConnection, symbols: Sequence[str]) -> frozenset[str]:
+    """Return those of `symbols` of which the vendor lists a split."""
+    rows = connection.rows(
+        "select distinct symbol from market_data.splits where symbol = any(%(symbols)s::text[])",
+        {"symbols": list(symbols)},
+    )
+    return frozenset(row["symbol"] for row in rows)
 
 
 def listed_splits(connection: StoreConnection, symbol: str) -> tuple[ListedSplit, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from market_data_pipeline.domain.life import Life
@@ -61,45 +62,82 @@ def read_states(connection: StoreConnection, symbol: str) -> dict[Timeframe, Ser
     return {Timeframe(row.pop("timeframe")): SeriesState(**{**row, "life": Life(row["life"])}) for row in rows}
 
 
+_TIMES: Final = frozenset(
+    {"first_ts", "last_ts", "verified_at", "next_due_at", "features_computed_at", "settled_until", "life_since"}
+)
+_NUMBERS: Final = frozenset(
+    {"bar_count", "feature_count", "feature_version", "revision", "base_revision", "quiet_slots"}
+)
+_FIELDS: Final = tuple(field.name for field in fields(SeriesState))
+# The database calls one of them by the name that it had first.
+_COLUMNS: Final = tuple("audited_splits" if name == "reverified_splits" else name for name in _FIELDS)
+_INSERT: Final = f"""
+    insert into market_data.series_state (symbol, timeframe, {", ".join(_COLUMNS)})
+"""
+_REPLACE: Final = f"""
+    on conflict (symbol, timeframe) do update set
+        {", ".join(f"{name} = excluded.{name}" for name in _COLUMNS if name != "tier")},
+        last_error_class = null,
+        last_error = null,
+        consecutive_failures = 0
+"""
+_WRITE: Final = f"""
+    {_INSERT} values (%(symbol)s, %(timeframe)s, {", ".join(f"%({name})s" for name in _FIELDS)}) {_REPLACE}
+"""
+_WRITE_MANY: Final = f"""
+    {_INSERT}
+    select * from unnest(
+        %(symbol)s::text[], %(timeframe)s::text[],
+        {
+    ", ".join(
+        f"%({name})s::{'timestamptz' if name in _TIMES else 'bigint' if name in _NUMBERS else 'text'}[]"
+        for name in _FIELDS
+    )
+}
+    )
+    {_REPLACE}
+"""  # noqa: S608 - names of columns
+
+
 def write_state(connection: StoreConnection, series: Series, state: SeriesState) -> None:
     """Store the state of a series after a successful execution, and clear its errors."""
+    connection.execute(_WRITE, {**series._asdict(), **{name: getattr(state, name) for name in _FIELDS}})
+
+
+def write_states(connection: StoreConnection, states: Sequence[tuple[Series, SeriesState]]) -> None:
+    """Store the states of several series after successful executions, and clear their errors."""
     connection.execute(
-        """
-        insert into market_data.series_state (
-            symbol, timeframe, tier, first_ts, last_ts, bar_count, feature_count, feature_version, splits_digest,
-            revision, base_revision, quiet_slots, verified_at, next_due_at, features_computed_at, audited_splits,
-            own_features, settled_until, life, life_since
-        )
-        values (
-            %(symbol)s, %(timeframe)s, %(tier)s, %(first_ts)s, %(last_ts)s, %(bar_count)s, %(feature_count)s,
-            %(feature_version)s, %(splits_digest)s, %(revision)s, %(base_revision)s, %(quiet_slots)s, %(verified_at)s,
-            %(next_due_at)s, %(features_computed_at)s, %(reverified_splits)s, %(own_features)s, %(settled_until)s,
-            %(life)s, %(life_since)s
-        )
-        on conflict (symbol, timeframe) do update set
-            first_ts = excluded.first_ts,
-            last_ts = excluded.last_ts,
-            bar_count = excluded.bar_count,
-            feature_count = excluded.feature_count,
-            feature_version = excluded.feature_version,
-            splits_digest = excluded.splits_digest,
-            revision = excluded.revision,
-            base_revision = excluded.base_revision,
-            quiet_slots = excluded.quiet_slots,
-            verified_at = excluded.verified_at,
-            next_due_at = excluded.next_due_at,
-            features_computed_at = excluded.features_computed_at,
-            audited_splits = excluded.audited_splits,
-            own_features = excluded.own_features,
-            settled_until = excluded.settled_until,
-            life = excluded.life,
-            life_since = excluded.life_since,
-            last_error_class = null,
-            last_error = null,
-            consecutive_failures = 0
-        """,
-        {**series._asdict(), **{field.name: getattr(state, field.name) for field in fields(state)}},
+        _WRITE_MANY,
+        {
+            "symbol": [series.symbol for series, _ in states],
+            "timeframe": [str(series.timeframe) for series, _ in states],
+            **{name: _column([getattr(state, name) for _, state in states], name) for name in _FIELDS},
+        },
     )
+
+
+def _column(values: list[Any], name: str) -> Any:
+    """Return a column's values as the connection sends them: numbers in an array, labels as texts."""
+    import numpy as np
+
+    if name in _NUMBERS:
+        return np.array(values, "int64")
+    return [str(value) if isinstance(value, StrEnum) else value for value in values]
+
+
+def without_history(connection: StoreConnection, symbols: Sequence[str]) -> frozenset[str]:
+    """Return those of `symbols` of which nothing is stored: no state of any series, and no coverage."""
+    rows = connection.rows(
+        """
+        select wanted.symbol
+        from unnest(%(symbols)s::text[]) as wanted (symbol)
+        where
+            not exists (select from market_data.series_state as s where s.symbol = wanted.symbol)
+            and not exists (select from market_data.coverage as c where c.symbol = wanted.symbol)
+        """,
+        {"symbols": list(symbols)},
+    )
+    return frozenset(row["symbol"] for row in rows)
 
 
 def write_failure(connection: StoreConnection, series: Series, tier: str, row: LogRow) -> None:

@@ -12,10 +12,18 @@ import talib
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from market_data_pipeline.domain.features.compute import compute_features, features_from, warm_up_suffices
+from market_data_pipeline.domain.bars import array, ts_us
+from market_data_pipeline.domain.features.compute import (
+    compute_features,
+    features_from,
+    features_of_many,
+    warm_up_suffices,
+)
 from market_data_pipeline.domain.features.definitions import FEATURES, WARM_UP_BARS
 from market_data_pipeline.domain.series import AssetClass, Timeframe
+from market_data_pipeline.store.feature_values import feature_table, stored_values
 from market_data_pipeline_tests.domain.feature_series import (
+    KINDS,
     Case,
     assert_same,
     cases,
@@ -216,3 +224,36 @@ def test_a_ticker_that_stopped_moving_needs_its_whole_history() -> None:
     forgotten = compute_features(take(bars, 2_300, n), Timeframe.M15, EQUITY)["atr"]
     assert forgotten.iloc[-1] == 0.0
     assert compute_features(bars, Timeframe.M15, EQUITY)["atr"].iloc[-1] > 0.0
+
+
+@laws
+@given(
+    timeframe=st.sampled_from(list(Timeframe)),
+    asset_class=st.sampled_from(list(AssetClass)),
+    some=st.lists(
+        st.tuples(st.integers(0, 2**32), st.sampled_from(KINDS), st.integers(1, 300), st.sampled_from([0.05, 0.6, 1])),
+        min_size=1,
+        max_size=6,
+    ),
+)
+def test_several_series_computed_at_once_get_what_each_gets_alone_to_the_last_bit(
+    timeframe: Timeframe, asset_class: AssetClass, some: list[tuple[int, str, int, float]]
+) -> None:
+    first = date(2024, 3, 8)  # a Friday; clocks change on Sunday
+    made = [
+        random_bars(seed, kind, timeframe, asset_class, count, first=first, presence=presence)
+        for seed, kind, count, presence in some
+    ]
+    series = [bars for bars in made if len(bars)]
+    if not series:
+        return
+    offsets = np.cumsum([0, *map(len, series)])
+    values = {
+        name: np.concatenate([array(bars, name) for bars in series]) for name in ("high", "low", "close", "volume")
+    }
+    starts = np.concatenate([ts_us(bars) for bars in series])
+    together = stored_values(features_of_many(starts, values, offsets, timeframe, asset_class))
+    for at, bars in enumerate(series):
+        alone = feature_table(compute_features(bars, timeframe, asset_class))
+        for name, column in together.items():
+            assert column[offsets[at] : offsets[at + 1]].equals(alone[name].combine_chunks()), name

@@ -3,6 +3,9 @@
 Two laws hold, and property tests try to break them: any sequence of appends and corrections leaves the rows that one
 computation from the first bar gives (floats to 1e-9 relative, labels and NULLs exactly), and features of bars 0..t do
 not change when later bars are removed. Importing this module loads pandas and TA-Lib, so import it where it is used.
+
+Short series of many symbols are computed at once, one behind the other (`features_of_many`): a value depends on its
+window alone, so those whose window would reach into the series before are exactly those that have no value yet.
 """
 
 from __future__ import annotations
@@ -28,6 +31,7 @@ from market_data_pipeline.domain.features.definitions import (
 from market_data_pipeline.domain.series import Timeframe
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from typing import TypeAlias
 
     from numpy.typing import NDArray
@@ -39,6 +43,7 @@ if TYPE_CHECKING:
     Codes: TypeAlias = NDArray[np.int8]  # of labels, by their order in the declaration
 
 HOUR_US: Final = 3_600_000_000
+_APART_BITS: Final = 52  # microseconds since 1970 take 51 until 2041 and 52 until 2112, which leaves 2,000 series
 
 STRUCTURE_BARS: Final = 5
 TREND_THRESHOLD: Final = 0.01
@@ -96,15 +101,18 @@ def features_from(bars: pd.DataFrame, first_new: int, timeframe: Timeframe, asse
     begin = max(0, first_new - WINDOW_BARS)
     recent = slice(begin, None)
     with np.errstate(all="ignore"):
-        averages: dict[str, Any] = {"atr": _average_true_range(high, low, close), "trend_regime": _trend_regime(close)}
+        averages: dict[str, Any] = {
+            "atr": _average_true_range(high, low, close),
+            "trend_regime": _trend_regime(_ema_ahead(close), close),
+        }
         high, low, close, volume = high[recent], low[recent], close[recent], volume[recent]
         windows: dict[str, Any] = {
-            **_returns(starts[recent], close, timeframe, asset_class),
+            **_returns(starts[recent], close, timeframe, calendar_for(asset_class).first_of_days(starts[recent])),
             **_volatility(close, bars_per_year(timeframe, asset_class)),
             **_volume(volume),
             **_structure(high, low),
             "trend_direction": _trend_direction(close),
-            "compression_regime": _compression_regime(close),
+            "compression_regime": _compression_regime(close, np.frexp(np.median(close))[1] if len(close) else 0),
         }
     columns = [
         _column(f, averages[f.name], first_new)
@@ -116,6 +124,68 @@ def features_from(bars: pd.DataFrame, first_new: int, timeframe: Timeframe, asse
     return pd.DataFrame._from_arrays(  # type: ignore[attr-defined,no-any-return]
         [ts[first_new:], *columns], columns=_COLUMNS, index=pd.RangeIndex(len(bars) - first_new), verify_integrity=False
     )
+
+
+def features_of_many(
+    starts: NDArray[np.int64],
+    values: Mapping[str, Floats],
+    offsets: NDArray[np.int64],
+    timeframe: Timeframe,
+    asset_class: AssetClass,
+) -> dict[str, Floats | Codes | tuple[Flags, Flags]]:
+    """Return the features of whole histories of several series, one behind the other.
+
+    Args:
+        starts: of the bars, int64 microseconds since 1970 UTC, ascending within each series.
+        values: `high`, `low`, `close` and `volume`, split-adjusted, as long as `starts`.
+        offsets: where each series begins, and the end of the last one; none is empty.
+        timeframe: the bars' length.
+        asset_class: chooses the session dates and the bars per year.
+
+    Returns:
+        By feature, values as long as `starts`: floats with NaN for NULL; of a boolean, its values and which are NULL;
+        of a label, its place in the declared order, -1 for NULL. `compute_features` gives the same for each series.
+
+    Raises:
+        FeatureError: as `compute_features`.
+    """
+    _check_talib()
+    high, low, close, volume = (
+        np.ascontiguousarray(values[name], dtype="float64") for name in ("high", "low", "close", "volume")
+    )
+    counts = np.diff(offsets)
+    begins = np.repeat(offsets[:-1], counts)
+    age = np.arange(len(starts)) - begins
+    days = calendar_for(asset_class).session_days(starts)
+    opens = np.flatnonzero((age == 0) | np.r_[True, days[1:] != days[:-1]])
+    # Ascending over all series: what would be searched for in one lies before the next.
+    apart = starts + (np.repeat(np.arange(len(counts)), counts) << _APART_BITS)
+    # A power of two of about each series' prices, see _compression_regime.
+    exponents = np.repeat(np.frexp(close[offsets[:-1]])[1], counts)
+    parts = [slice(*bounds) for bounds in zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True)]
+    with np.errstate(all="ignore"):
+        atr = np.concatenate([_average_true_range(high[part], low[part], close[part]) for part in parts])
+        ahead = np.concatenate([_ema_ahead(close[part]) for part in parts])
+        found: dict[str, Any] = {
+            "atr": atr,
+            "trend_regime": _trend_regime(ahead, close),
+            **_returns(apart, close, timeframe, opens, begins),
+            **_volatility(close, bars_per_year(timeframe, asset_class)),
+            **_volume(volume),
+            **_structure(high, low),
+            "trend_direction": _trend_direction(close),
+            "compression_regime": _compression_regime(close, exponents),
+        }
+    for feature in FEATURES:
+        of_it = found[feature.name]
+        early = age < (1 if feature.warm_up is None else feature.warm_up)
+        if isinstance(of_it, tuple):
+            of_it[1][early] = True
+        elif feature.labels:
+            of_it[early] = -1
+        else:
+            of_it[early | ~np.isfinite(of_it)] = np.nan
+    return found
 
 
 def warm_up_suffices(bars: pd.DataFrame, first_new: int) -> bool:
@@ -157,17 +227,21 @@ def _column(feature: Feature, values: Floats | Codes | tuple[Flags, Flags], firs
 
 
 def _returns(
-    starts: NDArray[np.int64], close: Floats, timeframe: Timeframe, asset_class: AssetClass
+    starts: NDArray[np.int64],
+    close: Floats,
+    timeframe: Timeframe,
+    opens: NDArray[np.int64],
+    begins: NDArray[np.int64] | int = 0,
 ) -> dict[str, Floats]:
+    """Return the returns; `opens` are the indices of each session's first bar, `begins` that of the series' first."""
     none = np.full(len(close), np.nan)
     if timeframe is Timeframe.D1:
         return {"return_1h": none, "return_1d": rolling.change(close, 1) - 1}
-    opens = calendar_for(asset_class).first_of_days(starts)  # each session's first bar
     counts = np.empty_like(opens)
     counts[:-1], counts[-1:] = opens[1:], len(close)
     counts -= opens
     last_before = np.repeat(opens - 1, counts)
-    return_1d = np.where(last_before >= 0, close / close[last_before] - 1, np.nan)
+    return_1d = np.where(last_before >= begins, close / close[last_before] - 1, np.nan)
     if timeframe is Timeframe.H4:
         return {"return_1h": none, "return_1d": return_1d}
     hour_before = _hour_before(starts, timeframe)
@@ -233,16 +307,19 @@ def _trend_direction(close: Floats) -> Codes:
     return direction
 
 
-def _trend_regime(close: Floats) -> Codes:
-    ahead = talib.EMA(close, timeperiod=20) - talib.EMA(close, timeperiod=50)
+def _ema_ahead(close: Floats) -> Floats:
+    ahead: Floats = talib.EMA(close, timeperiod=20) - talib.EMA(close, timeperiod=50)
+    return ahead
+
+
+def _trend_regime(ahead: Floats, close: Floats) -> Codes:
     regime = np.maximum(1 - _ones(ahead > 0), 2 * _ones(np.abs(ahead) <= RANGING_THRESHOLD * close))
     regime[np.isnan(ahead)] = -1
     return regime
 
 
-def _compression_regime(close: Floats) -> Codes:
+def _compression_regime(close: Floats, exponent: Any) -> Codes:
     # The width is scale-free: a power of two, which changes no digit, keeps squares of extreme prices in range.
-    _, exponent = np.frexp(np.median(close)) if len(close) else (0.0, 0)
     scaled = np.ldexp(close, -exponent)
     (window,) = rolling.trailing_moments(scaled, (20,))
     width = 4 * np.sqrt(window.squares / 20) / (scaled + window.offset)
