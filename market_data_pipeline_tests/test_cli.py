@@ -112,6 +112,10 @@ def test_help_loads_nothing_heavy() -> None:
         (["frobnicate"], "No such command 'frobnicate'."),
         (["universe", "add"], "Missing argument"),
         (["universe", "add", "AAPL", "--tier", "gold"], "low_priority"),
+        (["universe", "import"], "universe import --market stocks"),
+        (["universe", "import", "a.yaml", "--market", "stocks"], "do not go together"),
+        (["universe", "import", "a.yaml", "--type", "CS"], "--type goes with --market"),
+        (["universe", "import", "--market", "crypto", "--type", "CS"], "go with --market stocks"),
     ],
 )
 def test_bad_usage_is_a_sentence_and_exit_code_2(run, arguments: list[str], sentence: str) -> None:
@@ -293,6 +297,41 @@ def test_a_ticker_that_the_vendor_does_not_know_is_only_added_by_force(
     assert away.code == 0
     assert "The vendor could not be asked about them" in away.out
     assert away.out.endswith("added X:ETHUSD\n")
+
+
+def test_the_symbols_of_a_market_are_shown_with_their_cost_and_followed_once(
+    run, project: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = datetime(2025, 3, 15, 12, tzinfo=UTC)
+    source = open_source(None, 1_100)  # two pages of the vendor's list
+    with running_server(source, lambda: now) as address:
+        monkeypatch.setenv("POLYGON_BASE_URL", address)
+        monkeypatch.setenv("POLYGON_PLAN", "advanced")
+        shown = run("universe", "import", "--market", "stocks", "--type", "CS,ETF", "--limit", "3")
+        assert (shown.code, shown.err) == (0, "")
+        assert "; 25 of them are followed." in shown.out
+        assert "To follow in low_priority: 3 (" in shown.out
+        assert "Their history: By " in shown.out
+        assert "follow them with --yes" in shown.out
+        assert len(json.loads(run("universe", "list", "--json").out)) == 25
+
+        everything = json.loads(run("universe", "import", "--market", "stocks", "--dry-run", "--json").out)
+        assert everything["listed"] > 1_100 > everything["requests"] > 1
+        assert (everything["followed"], everything["added"]) == (25, [])
+        assert run("universe", "import", "--market", "stocks", "--yes").code == 0
+        followed = json.loads(run("universe", "list", "--json").out)
+        assert {one["symbol"] for one in followed} >= {*everything["to_add"]}
+        assert len(followed) == 25 + len(everything["to_add"]) == everything["listed"]
+        assert {one["tier"] for one in followed if one["symbol"] == "AAPL"} == {"critical"}, "its tier stays"
+        again = run("universe", "import", "--market", "stocks", "--yes")
+        assert (again.code, again.out.splitlines()[-1]) == (0, "Nothing would change.")
+
+        unknown = run("universe", "import", "--market", "stocks", "--type", "CS,NOSUCH")
+        assert (unknown.code, "lists no US stocks of NOSUCH." in unknown.err) == (2, True)
+        funds = run("universe", "import", "--market", "stocks", "--type", "ETF", "--exchange", "ARCX")
+        assert "of them are followed" in funds.out
+        coins = run("universe", "import", "--market", "crypto", "--tier", "standard", "--yes")
+        assert coins.out.splitlines()[-1].endswith("symbols added to standard; the next refresh loads their history.")
 
 
 def test_a_delisted_stock_is_followed_from_its_past(run, project: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -50,6 +50,7 @@ from market_data_pipeline.polygon.securities import (
     read_changes,
     read_delisted,
     read_details,
+    read_list,
     read_page,
 )
 from market_data_pipeline.polygon.transport import Limits, Transport
@@ -373,6 +374,28 @@ class PolygonClient:
         request = Request(target, f"tickers from {first}", priority, most_attempts=_REFERENCE_ATTEMPTS)
         with self._counted() as tally:
             return self._sender.send(request, read_page, tally)
+
+    def tickers(
+        self, market: str, *, kind: str | None = None, exchange: str | None = None, priority: int = _STANDARD
+    ) -> tuple[tuple[Described, ...], Counters]:
+        """Return all active tickers of a market, by ticker, and what that cost: a request for each thousand.
+
+        Args:
+            market: as the vendor calls it: `stocks`, `crypto`, `fx` or `indices`.
+            kind: the vendor's type of security, such as CS or ETF; None for all.
+            exchange: the code (ISO 10383) of the primary exchange, such as XNAS; None for all.
+            priority: place in the rate limit queue.
+
+        Raises:
+            PipelineError: as `bars`.
+        """
+        path, only = "/v3/reference/tickers", {"type": kind, "exchange": exchange}
+        query = {"market": market, "active": "true", "sort": "ticker", "order": "asc", "limit": _TICKERS_PAGE}
+        query |= {name: value for name, value in only.items() if value is not None}
+        request = Request(f"{path}?{urlencode(query)}", f"tickers of {market}", priority)
+        with self._counted() as tally:
+            pages = list(self._pages(request, read_list, tally, path))
+        return tuple(each for page in pages for each in page.rows), tally.counters
 
     def _if_found(self, target: str, what: str, read: Callable[[bytes], _R | None], priority: int) -> _R | None:
         request = Request(target, what, priority, most_attempts=_REFERENCE_ATTEMPTS)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import msgspec
 
 from market_data_pipeline.domain.identity import Delisted, Described
-from market_data_pipeline.polygon.wire import Envelope, decode
+from market_data_pipeline.polygon.wire import Envelope, Page, decode
 
 if TYPE_CHECKING:
     from typing import Any
@@ -117,6 +117,17 @@ def read_page(body: bytes) -> ListedPage:
     """
     page = decode(_LIST, body, "tickers", "row")
     return ListedPage(tuple(map(_described, page.results or ())), page.next_url is None)
+
+
+def read_list(body: bytes) -> Page[tuple[Described, ...]]:
+    """Return a page of the list of tickers, and where the next one is.
+
+    Raises:
+        PipelineError: as `read_changes`.
+    """
+    page = decode(_LIST, body, "tickers", "row")
+    rows = tuple(map(_described, page.results or ()))
+    return Page(rows, len(rows), page.next_url)
 
 
 def read_delisted(body: bytes, ticker: str) -> tuple[Delisted, ...]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from market_data_pipeline.domain.series import AssetClass, Series, Timeframe, asset_class_of
+from market_data_pipeline.domain.series import BASE_TIMEFRAMES, AssetClass, Series, Timeframe, asset_class_of
 from market_data_pipeline.ingest.dividends import equities, list_due, unread
 from market_data_pipeline.ingest.fetch_plan import Timing, plan_fetch, reach
 from market_data_pipeline.ingest.life import fetched_until
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
     from market_data_pipeline.domain.identity import Identity
     from market_data_pipeline.polygon.plans import Plan
+    from market_data_pipeline.reports.models import WaysIn
     from market_data_pipeline.settings import Settings
 
 
@@ -113,6 +114,36 @@ def estimate_backfill(
         series=series,
         ways_in=ways_in(settings, sizes, missing, calls=calls, shared=shared, seconds=_seconds(calls, plan), now=now),
     )
+
+
+def estimate_new(settings: Settings, market: AssetClass, count: int, days: int | None = None) -> WaysIn:
+    """Return what the history of `count` symbols that are not followed yet would cost, and which way in costs less.
+
+    Args:
+        settings: plan, limit, database and clock.
+        market: of the symbols.
+        count: how many.
+        days: calendar days of history; the settings' when None.
+
+    Raises:
+        DatabaseUnavailableError: the database cannot be reached.
+    """
+    plan = plan_named(settings.plan).limited_to(settings.calls_per_minute)
+    now = settings.clock()
+    timing = Timing.on(plan, market, now)
+    within = reach(timing, days or settings.history_days, plan.history)
+    is_equity = market is AssetClass.US_EQUITY
+    missing = []
+    for base in BASE_TIMEFRAMES:
+        made = plan_fetch(Series(market.market.example, base), within, {}, timing, last_ts=None)
+        calls = sum(pages_of(window.base_bars) for window in made.windows)
+        missing += [Missing(base, made.days, calls, is_equity)] * count
+    # Splits and dividends are lists for many; which security it is takes a request for each stock.
+    shared = count + 1 + -(-count // TICKERS_AT_ONCE) if is_equity else 0
+    calls = shared + sum(each.calls for each in missing)
+    with StoreConnection(settings.database_url, settings.as_of, Role.READER) as connection:
+        sizes = mean_bytes(connection)
+    return ways_in(settings, sizes, missing, calls=calls, shared=shared, seconds=_seconds(calls, plan), now=now)
 
 
 def _of_series(

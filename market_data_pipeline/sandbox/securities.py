@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from market_data_pipeline.domain.calendar import calendar_for
 from market_data_pipeline.domain.series import AssetClass, asset_class_of
-from market_data_pipeline.sandbox.query import Query, Refusal, parse_day, request_id, whole
+from market_data_pipeline.sandbox.query import Query, Refusal, cursor, parse_day, request_id, whole
 from market_data_pipeline.sandbox.view import FIRST_EVENT
 
 if TYPE_CHECKING:
@@ -20,11 +20,13 @@ if TYPE_CHECKING:
 
 _DEFAULT_TICKERS: Final = 100
 _MOST_TICKERS: Final = 1_000
+_LONGEST_OF_NYSE: Final = 3  # letters of a ticker there, with few exceptions
+_FILTERS: Final = (("market", "market"), ("type", "type"), ("exchange", "primary_exchange"))
+_FUNDS: Final = frozenset({"DIA", "GLD", "IWM", "QQQ", "SPY", "TLT", "VOO", "VTI", "XLE", "XLF", "XLK"})
 
 
 def tickers(view: View, query: Query, root: str) -> bytes:
-    """Answer with the tickers that match; one page of at most `limit`, without a next one."""
-    del root
+    """Answer with a page of the tickers that match, and where the next one is."""
     if (text := query.get("active", "true")) not in {"true", "false"}:
         raise Refusal(400, f"Could not parse the parameter 'active': {text!r}. Use true or false.")
     limit = min(whole(query.get("limit", str(_DEFAULT_TICKERS)), "limit", 1, 10**9), _MOST_TICKERS)
@@ -32,8 +34,14 @@ def tickers(view: View, query: Query, root: str) -> bytes:
     named = [query["ticker"]] if "ticker" in query else [each for each in view.source.tickers() if each >= first]
     known = [found for name in named if (found := view.source.security(name)) is not None]
     rows = [_row(one) for one in known if (one.delisted is None) == (text == "true")]
-    rows = [row for row in rows if query.get("market", row["market"]) == row["market"]][:limit]
-    return _answer({"results": rows, "status": "OK", "count": len(rows)})
+    rows = [row for row in rows if all(query.get(name, row.get(key)) == row.get(key) for name, key in _FILTERS)]
+    skip = whole(query.get("skip", "0"), "cursor", 0, 10**9)
+    page = rows[skip : skip + limit]
+    body = {"results": page, "status": "OK", "count": len(page)}
+    if skip + limit < len(rows):
+        carried = {name: text for name, text in query.items() if name not in {"cursor", "skip"}}
+        body["next_url"] = f"{root}/v3/reference/tickers?cursor={cursor(**carried, skip=skip + limit)}"
+    return _answer(body)
 
 
 def ticker_details(view: View, query: Query, root: str, ticker: str) -> bytes:
@@ -84,7 +92,9 @@ def _row(known: Security) -> dict[str, Any]:
         "currency_name": "usd",
     }
     if asset_class is AssetClass.US_EQUITY:
-        row |= {"type": "CS", "composite_figi": known.figi}
+        is_fund = known.ticker in _FUNDS
+        exchange = "ARCX" if is_fund else "XNAS" if len(known.ticker) > _LONGEST_OF_NYSE else "XNYS"
+        row |= {"type": "ETF" if is_fund else "CS", "primary_exchange": exchange, "composite_figi": known.figi}
     if known.delisted is not None:
         midnight = calendar_for(AssetClass.US_EQUITY).midnight(known.delisted).astimezone(dt.UTC)
         row["delisted_utc"] = f"{midnight:%Y-%m-%dT%H:%M:%SZ}"

@@ -126,13 +126,16 @@ def _column(values: list[Any], name: str) -> Any:
 
 
 def without_history(connection: StoreConnection, symbols: Sequence[str]) -> frozenset[str]:
-    """Return those of `symbols` of which nothing is stored: no state of any series, and no coverage."""
+    """Return those of `symbols` of which nothing is known: no series was ever verified, and no day is covered."""
     rows = connection.rows(
         """
         select wanted.symbol
         from unnest(%(symbols)s::text[]) as wanted (symbol)
         where
-            not exists (select from market_data.series_state as s where s.symbol = wanted.symbol)
+            not exists (
+                select from market_data.series_state as s
+                where s.symbol = wanted.symbol and (s.verified_at is not null or s.bar_count > 0)
+            )
             and not exists (select from market_data.coverage as c where c.symbol = wanted.symbol)
         """,
         {"symbols": list(symbols)},

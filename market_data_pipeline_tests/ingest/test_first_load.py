@@ -9,7 +9,7 @@ import psycopg
 import pytest
 
 from market_data_pipeline.domain.calendar import NEW_YORK
-from market_data_pipeline.domain.series import Tier
+from market_data_pipeline.domain.series import Tier, Timeframe
 from market_data_pipeline.ingest.outcome import SymbolRequest
 from market_data_pipeline.ingest.shard import refresh_shard
 from market_data_pipeline_tests.ingest.conftest import MakeWorld, World
@@ -45,6 +45,16 @@ def emptied(world: World) -> None:
         connection.execute("truncate market_data.records, market_data.coverage, market_data.series_state")
 
 
+def followed(world: World) -> None:
+    """Give each series the state that it has from when its symbol is followed."""
+    with world.connect() as connection:
+        connection.execute(
+            "insert into market_data.series_state (symbol, timeframe, tier) select s, t, 'critical'"
+            " from unnest(%s) as s, unnest(%s) as t",
+            (list(STOCKS), [str(each) for each in Timeframe]),
+        )
+
+
 def transactions(world: World) -> dict[str, set[object]]:
     """Return the transactions that wrote the rows of each stock's series."""
     rows = world.query(
@@ -64,6 +74,8 @@ def world(make_world: MakeWorld, tmp_path: Path) -> World:
 
 
 def test_stocks_loaded_together_end_up_as_each_does_alone_and_commit_with_coverage_and_audit(world: World) -> None:
+    world.track(*STOCKS)
+    followed(world)
     outcomes = world.refresh(*STOCKS, history_days=8)
     assert {one.status for one in outcomes.values()} == {"ok"}, [one.error for one in outcomes.values()]
     assert len(outcomes) == 5 * len(STOCKS)
@@ -71,6 +83,7 @@ def test_stocks_loaded_together_end_up_as_each_does_alone_and_commit_with_covera
     assert len(set.union(*transactions(world).values())) == 1, "data, coverage, state and audit are one transaction"
 
     emptied(world)
+    followed(world)
     for stock in STOCKS:
         world.refresh(stock, history_days=8)
     alone = stored(world, *(f"run-{number}" for number in range(2, 2 + len(STOCKS))))
