@@ -50,7 +50,7 @@ def followed(world: World) -> None:
     with world.connect() as connection:
         connection.execute(
             "insert into market_data.series_state (symbol, timeframe, tier) select s, t, 'critical'"
-            " from unnest(%s) as s, unnest(%s) as t",
+            " from unnest(%s::text[]) as s, unnest(%s::text[]) as t",
             (list(STOCKS), [str(each) for each in Timeframe]),
         )
 
