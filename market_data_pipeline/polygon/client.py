@@ -9,41 +9,36 @@ Add here: an endpoint, or a paging fault that was recorded. Keep out: attempts (
 
 from __future__ import annotations
 
-import logging
 import random
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
-from itertools import compress
+from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
-import numpy as np
-
 from market_data_pipeline.domain.bars import empty
-from market_data_pipeline.domain.calendar import calendar_for, from_us, to_us
+from market_data_pipeline.domain.calendar import calendar_for, to_us
 from market_data_pipeline.domain.counters import Counters, Tally
 from market_data_pipeline.domain.errors import (
     DataError,
     PipelineError,
-    UsageError,
-    VendorRefusedError,
     VendorRequestError,
 )
 from market_data_pipeline.domain.life import Listing
 from market_data_pipeline.domain.series import AssetClass, Tier, Timeframe, asset_class_of
+from market_data_pipeline.polygon.bar_ranges import RANGES, check_grid, first_ms, following_ms, widened
 from market_data_pipeline.polygon.dividends import DIVIDENDS_ENDPOINTS, read_dividends
+from market_data_pipeline.polygon.endpoints import first_answer, led_by
 from market_data_pipeline.polygon.listings import QUESTIONS, read_listing
 from market_data_pipeline.polygon.market_status import read_is_closed, read_upcoming
 from market_data_pipeline.polygon.rate_limit import PRIORITIES
 from market_data_pipeline.polygon.reference import SPLITS_ENDPOINTS, each_once, read_splits
 from market_data_pipeline.polygon.request_windows import PAGE_LIMIT
 from market_data_pipeline.polygon.retry import MAX_ATTEMPTS, Request, Sender
-from market_data_pipeline.polygon.rows import off_grid
 from market_data_pipeline.polygon.securities import (
     Changes,
     ListedPage,
@@ -72,7 +67,6 @@ if TYPE_CHECKING:
     from market_data_pipeline.polygon.rows import Rows
     from market_data_pipeline.polygon.wire import Page
 
-_log = logging.getLogger(__name__)
 
 # Pages of bars come to an end, because each must continue after the one before; the caps guard against a broken vendor.
 PAGE_CAP: Final = 1_000  # a window of ten years of 5m bars has 50
@@ -80,18 +74,9 @@ EMPTY_PAGE_CAP: Final = 10
 _LISTINGS_PAGE: Final = 10  # a ticker that was reused has one row for each security
 _TICKERS_PAGE: Final = 1_000  # the vendor's maximum
 _REFERENCE_ATTEMPTS: Final = 2  # bars wait for what is asked about a security, and go on without it
-_RANGES: Final = {Timeframe.M5: "5/minute", Timeframe.D1: "1/day"}
 _STANDARD: Final = PRIORITIES[Tier.STANDARD]
 
 _R = TypeVar("_R")
-
-
-class _Endpoint(Protocol):
-    @property
-    def path(self) -> str: ...
-
-
-_E = TypeVar("_E", bound=_Endpoint)
 
 
 @dataclass(frozen=True)
@@ -212,11 +197,11 @@ class PolygonClient:
             UsageError: the timeframe is not fetched, or the interval is not on its grid.
         """
         with self._counted() as tally:
-            _check_grid(symbol, timeframe, interval)
+            check_grid(symbol, timeframe, interval)
             if interval.end <= interval.start:
                 return Fetched(empty(), tally.counters)
-            first, last = _first_ms(symbol, timeframe, interval.start), to_us(interval.end) // 1000 - 1
-            path = f"/v2/aggs/ticker/{quote(symbol, safe=':')}/range/{_RANGES[timeframe]}/"
+            first, last = first_ms(symbol, timeframe, interval.start), to_us(interval.end) // 1000 - 1
+            path = f"/v2/aggs/ticker/{quote(symbol, safe=':')}/range/{RANGES[timeframe]}/"
             what = f"{symbol} {timeframe} from {interval.start:%Y-%m-%d %H:%M} to {interval.end:%Y-%m-%d %H:%M} UTC"
             target = f"{path}{first}/{last}?adjusted=false&sort=asc&limit={PAGE_LIMIT}"
             rows: list[Rows] = []
@@ -226,7 +211,7 @@ class PolygonClient:
 
             def remaining() -> tuple[int, int]:
                 after = next((page.last_us for page in reversed(rows) if page.last_us is not None), None)
-                return (first if after is None else _following_ms(symbol, timeframe, after)), last
+                return (first if after is None else following_ms(symbol, timeframe, after)), last
 
             market = asset_class_of(symbol).market
             request = Request(
@@ -265,8 +250,8 @@ class PolygonClient:
 
         what = f"splits since {since}"
         with self._counted() as tally:
-            splits, endpoint = _first_answer(self._splits_endpoints, found, what)
-            self._splits_endpoints = _led_by(endpoint, SPLITS_ENDPOINTS)
+            splits, endpoint = first_answer(self._splits_endpoints, found, what)
+            self._splits_endpoints = led_by(endpoint, SPLITS_ENDPOINTS)
             return splits
 
     def dividends(
@@ -306,8 +291,8 @@ class PolygonClient:
 
         what = f"dividends since {since}" if tickers is None else f"dividends of {', '.join(tickers[:3])}"
         with self._counted() as tally:
-            dividends, endpoint = _first_answer(self._dividends_endpoints, found, what)
-            self._dividends_endpoints = _led_by(endpoint, DIVIDENDS_ENDPOINTS)
+            dividends, endpoint = first_answer(self._dividends_endpoints, found, what)
+            self._dividends_endpoints = led_by(endpoint, DIVIDENDS_ENDPOINTS)
             return dividends
 
     def listing(self, symbol: str, *, priority: int = _STANDARD) -> tuple[Listing, Counters]:
@@ -488,7 +473,7 @@ class PolygonClient:
             if not unquote(target).startswith(unquote(path)):
                 raise DataError(f"{what}: next_url leads elsewhere, to {target[:100]!r}.")
             if remaining is not None:
-                target = _widened(target, *remaining())
+                target = widened(target, *remaining())
             query = [
                 (name, value)
                 for name, value in parse_qsl(parts.query, keep_blank_values=True)
@@ -518,63 +503,3 @@ class PolygonClient:
         finally:
             with self._lock:
                 self._usage += tally.counters
-
-
-def _first_ms(symbol: str, timeframe: Timeframe, start: datetime) -> int:
-    """Return from when to request bars that start at `start` or later, in ms.
-
-    Where the vendor's days may start later than the local ones, asking for local midnight would bring the day before.
-    """
-    offset = calendar_for(asset_class_of(symbol)).vendor_day_offset() if timeframe is Timeframe.D1 else timedelta(0)
-    return to_us(start + offset) // 1000
-
-
-def _first_answer(endpoints: Iterable[_E], found: Callable[[_E], _R], what: str) -> tuple[_R, _E]:
-    """Return what the first endpoint that is not refused answers, and that endpoint.
-
-    Raises:
-        VendorRequestError: every one is refused, or is not in the plan, in which bars may be.
-        PipelineError: any other failure.
-    """
-    failure = VendorRequestError(f"{what}: no endpoint is known.")
-    for endpoint in endpoints:
-        try:
-            return found(endpoint), endpoint
-        except VendorRequestError as error:
-            failure = error
-        except VendorRefusedError as error:
-            if not error.of_plan:
-                raise
-            failure = VendorRequestError(error)
-        _log.warning("%s is refused: %s", endpoint.path, failure)
-    raise failure
-
-
-def _led_by(endpoint: _E, endpoints: tuple[_E, ...]) -> tuple[_E, ...]:
-    return tuple(sorted(endpoints, key=lambda each: each != endpoint))
-
-
-def _following_ms(symbol: str, timeframe: Timeframe, start_us: int) -> int:
-    """Return the start of the next bar on the grid after the one that starts at `start_us`, in ms."""
-    if timeframe is not Timeframe.D1:
-        span_ms = timeframe.minutes * 60_000
-        return (start_us // 1000 // span_ms + 1) * span_ms
-    calendar = calendar_for(asset_class_of(symbol))
-    return _first_ms(symbol, timeframe, calendar.midnight(calendar.session_date(from_us(start_us)) + timedelta(days=1)))
-
-
-def _check_grid(symbol: str, timeframe: Timeframe, interval: Interval) -> None:
-    if timeframe not in _RANGES:
-        raise UsageError(f"{timeframe} bars are not fetched: they are made of {timeframe.base} bars.")
-    off = off_grid(np.array([to_us(end) for end in interval]), symbol, timeframe)
-    for end in compress(interval, off):
-        raise UsageError(f"{end.isoformat()} is not on the grid of {timeframe} bars of {symbol}.")
-
-
-def _widened(target: str, first: int, last: int) -> str:
-    """Return a path that ends in `/from/to`, in ms, with bounds that leave out none of `first` to `last`."""
-    start, _, end = target.rpartition("/")
-    start, _, begin = start.rpartition("/")
-    if not (begin.isdigit() and end.isdigit() and int(begin) <= int(end)):
-        return target  # dates, or no window at all
-    return f"{start}/{min(int(begin), first)}/{max(int(end), last)}"
