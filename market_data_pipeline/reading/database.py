@@ -18,7 +18,7 @@ from market_data_pipeline.domain.errors import UsageError
 from market_data_pipeline.domain.series import Series
 from market_data_pipeline.reading.connections import snapshot
 from market_data_pipeline.reading.regular import columns_to_read, regular_rows, stretch_to_read
-from market_data_pipeline.reading.tables import Rows, table
+from market_data_pipeline.reading.tables import Rows
 from market_data_pipeline.store import many_series
 from market_data_pipeline.store.dividends import dividends_of
 from market_data_pipeline.store.many_series import Columns, Stretch, beside
@@ -26,8 +26,6 @@ from market_data_pipeline.store.many_series import Columns, Stretch, beside
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
     from datetime import date, datetime
-
-    import pyarrow as pa
 
     from market_data_pipeline.domain.features.definitions import Feature
     from market_data_pipeline.reading.selection import Selection
@@ -90,7 +88,7 @@ class _Database(NamedTuple):
 class Piece(NamedTuple):
     """Some rows of the answer, in its order, and how many of the requested series are read with it."""
 
-    table: pa.Table
+    rows: Rows
     series_read: int
 
 
@@ -108,7 +106,7 @@ def pieces(selection: Selection, settings: Settings, rows: int = PIECE_ROWS) -> 
         for batch in _batches(selection, _stretches(selection, held, rows), held, rows):
             found = rows_of(_Database(connection, stored_as), selection, batch, actions, instant)
             read += sum(stretch.end == selection.interval(stretch.series.symbol)[1] for stretch in batch)
-            yield Piece(table(selection, found), read)
+            yield Piece(found, read)
 
 
 def stored_actions(

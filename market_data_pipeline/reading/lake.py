@@ -16,7 +16,6 @@ from market_data_pipeline.domain.series import AssetClass, Series, Timeframe
 from market_data_pipeline.reading.connections import snapshot
 from market_data_pipeline.reading.database import PIECE_ROWS, Piece, rows_of, stored_actions
 from market_data_pipeline.reading.selection import BEGINNING, END
-from market_data_pipeline.reading.tables import table
 from market_data_pipeline.store.many_series import Stretch
 
 if TYPE_CHECKING:
@@ -49,7 +48,7 @@ def pieces(selection: Selection, settings: Settings, opened: OpenLake, rows: int
     for begin in range(0, len(series), size):
         batch = [Stretch(one, *selection.interval(one.symbol)) for one in series[begin : begin + size]]
         found = rows_of(opened.reader, selection, batch, opened.actions, instant)
-        yield Piece(table(selection, found), begin + len(batch))
+        yield Piece(found, begin + len(batch))
 
 
 def open_lake(selection: Selection, settings: Settings) -> OpenLake:

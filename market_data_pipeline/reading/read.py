@@ -17,8 +17,9 @@ from market_data_pipeline.reading.selection import Kind, Selection, select
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    import pyarrow as pa
+    import polars as pl
 
+    from market_data_pipeline.reading.tables import Rows
     from market_data_pipeline.settings import Settings
 
 Source = Literal["auto", "database", "lake"]
@@ -35,19 +36,17 @@ def read(
     **arguments: Any,
 ) -> Any:
     """Return all selected rows in one frame; `arguments` are those of `select`."""
-    import pyarrow as pa
-
     form = _form(as_arrow, as_polars)
     settings = settings or current_settings()
     selection = _selection(kind, settings, arguments)
-    found: list[pa.Table] = []
-    rows = 0
+    found: list[Rows] = []
+    count = 0
     with progress.shown(kind, len(selection.symbols) * len(selection.timeframes)) as show:
         for piece in _pieces(selection, settings, source, None):
-            found.append(piece.table)
-            rows += piece.table.num_rows
-            show(piece.series_read, rows)
-    return form(pa.concat_tables(found))
+            found.append(piece.rows)
+            count += len(piece.rows.ts)
+            show(piece.series_read, count)
+    return form(selection, found)
 
 
 def iterate(
@@ -65,8 +64,12 @@ def iterate(
     if not isinstance(rows, int) or rows < 1:
         raise UsageError(f"rows must be a whole number of at least 1, not {rows!r}.")
     settings = settings or current_settings()
-    found = _pieces(_selection(kind, settings, arguments), settings, source, min(rows, PIECE_ROWS))
-    return (form(piece.table.slice(first, rows)) for piece in found for first in range(0, piece.table.num_rows, rows))
+    selection = _selection(kind, settings, arguments)
+    return (
+        form(selection, [piece.rows.part(first, first + rows)])
+        for piece in _pieces(selection, settings, source, min(rows, PIECE_ROWS))
+        for first in range(0, len(piece.rows.ts), rows)
+    )
 
 
 def _selection(kind: Kind, settings: Settings, arguments: dict[str, Any]) -> Selection:
@@ -90,9 +93,13 @@ def _pieces(selection: Selection, settings: Settings, source: Source, rows: int 
     return pieces(selection, settings, rows or PIECE_ROWS)
 
 
-def _form(as_arrow: bool, as_polars: bool) -> Callable[[pa.Table], Any]:
+def _form(as_arrow: bool, as_polars: bool) -> Callable[[Selection, list[Rows]], Any]:
     if as_arrow and as_polars:
         raise UsageError("as_arrow and as_polars name two forms of the answer: pass one of them.")
     if as_arrow:
-        return lambda found: found
-    return tables.to_polars if as_polars else tables.to_pandas
+        return tables.table
+    return _polars if as_polars else tables.frame
+
+
+def _polars(selection: Selection, parts: list[Rows]) -> pl.DataFrame:
+    return tables.to_polars(tables.table(selection, parts))
