@@ -257,7 +257,7 @@ def test_the_names_that_dashboards_and_scripts_rely_on_stay() -> None:
     lake = [f"{kind}_{timeframe}" for timeframe in Timeframe for kind in ("bars", "features", "bar_revisions")]
     assert {key.to_user_string() for key in location.assets_defs_by_key} == {
         *(f"{tier}/{asset}" for tier in ("critical", "standard", "low_priority") for asset in ("bars", "features")),
-        *(f"lake/{table}" for table in (*lake, "splits", "dividends", "series")),
+        *(f"lake/{table}" for table in (*lake, "splits", "dividends", "tickers", "series")),
         "storage/records",
     }
     refreshes = {"critical_refresh", "standard_refresh", "low_priority_refresh"}

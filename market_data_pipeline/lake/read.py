@@ -9,14 +9,16 @@ Keep out: which of both to read from, and the form of the answer (reading).
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections import Counter
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from market_data_pipeline.domain.adjustments import PRICE_CURRENCY, Split
 from market_data_pipeline.domain.calendar import to_us
 from market_data_pipeline.domain.features.definitions import FEATURE_NAMES
+from market_data_pipeline.domain.series import Series
 from market_data_pipeline.lake.opened import opened_table, small_table
-from market_data_pipeline.lake.tables import DIVIDENDS, SPLITS, Kind, LakeTable
+from market_data_pipeline.lake.tables import DIVIDENDS, SPLITS, TICKERS, Kind, LakeTable
 from market_data_pipeline.store.many_series import Columns, beside
 
 if TYPE_CHECKING:
@@ -27,10 +29,11 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from market_data_pipeline.domain.features.definitions import Feature
+    from market_data_pipeline.domain.series import Timeframe
     from market_data_pipeline.lake.files import File
     from market_data_pipeline.lake.location import Lake
     from market_data_pipeline.lake.opened import Group, OpenedTable
-    from market_data_pipeline.lake.state import TableState
+    from market_data_pipeline.lake.state import Held, TableState
     from market_data_pipeline.store.many_series import Stretch
 
     Bounds = tuple[int, int, int]  # the number of a stretch, and its half-open interval in microseconds
@@ -57,10 +60,16 @@ class _Part(NamedTuple):
 
 
 class LakeReader:
-    """Reads from the tables of a lake."""
+    """Reads from the tables of a lake.
+
+    Attributes:
+        lake: the lake.
+        stored_as: by ticker, the symbol of its security, where that is another one.
+    """
 
     def __init__(self, lake: Lake) -> None:
         self.lake = lake
+        self.stored_as: dict[str, str] = {}
         self._opened: dict[LakeTable, OpenedTable] = {}
 
     def state(self, table: LakeTable) -> TableState:
@@ -71,6 +80,14 @@ class LakeReader:
             ConfigurationError: the lake's place cannot be used.
         """
         return self._open(table).state
+
+    def held(self, table: LakeTable, symbol: str) -> Held | None:
+        """Return what a table holds of a symbol, under which name it may be; raises as `state` does."""
+        return self.state(table).series.get(self.stored_as.get(symbol, symbol))
+
+    def tickers(self) -> dict[str, str]:
+        """Return by former ticker the symbol under which its security is stored."""
+        return {row["ticker"]: row["symbol"] for rows in small_table(self.lake, TICKERS).values() for row in rows}
 
     def rows(self, table: LakeTable) -> int:
         """Return how many rows a table has; raises as `state` does."""
@@ -127,12 +144,12 @@ class LakeReader:
     def _known(self, name: str, symbols: Sequence[str], known_at: datetime | None) -> Iterator[dict[str, Any]]:
         """Yield the rows of a small table that hold now, or held at `known_at`."""
         held = small_table(self.lake, name)
-        for row in (row for symbol in dict.fromkeys(symbols) for row in held.get(symbol, ())):
+        for symbol, row in ((each, row) for each in symbols for row in held.get(self.stored_as.get(each, each), ())):
             gone = row["superseded_at"]
             known = gone is None or (known_at is not None and gone > known_at)
             listed = known_at is None or row["first_seen_at"] <= known_at
             if known and listed:
-                yield row
+                yield {**row, "symbol": symbol}
 
     def _open(self, table: LakeTable) -> OpenedTable:
         if table not in self._opened:
@@ -142,14 +159,17 @@ class LakeReader:
     def _columns(self, kind: Kind, stretches: Sequence[Stretch], decoders: Mapping[str, _Decoder]) -> Columns:
         import numpy as np
 
+        reads: dict[tuple[Timeframe, int], dict[str, Bounds]] = {}
+        seen: Counter[Series] = Counter()
+        for number, stretch in enumerate(stretches):
+            symbol, timeframe = stretch.series
+            series = Series(self.stored_as.get(symbol, symbol), timeframe)
+            bounds = (number, to_us(stretch.start), to_us(stretch.end))
+            reads.setdefault((timeframe, seen[series]), {})[series.symbol] = bounds  # two names of a security: twice
+            seen[series] += 1
         parts = []
-        for timeframe in dict.fromkeys(stretch.series.timeframe for stretch in stretches):
+        for (timeframe, _), wanted in reads.items():
             opened = self._open(LakeTable(kind, timeframe))
-            wanted = {
-                one.series.symbol: (at, to_us(one.start), to_us(one.end))
-                for at, one in enumerate(stretches)
-                if one.series.timeframe is timeframe
-            }
             with self.lake.translated():
                 parts.append(_read(opened, wanted, decoders))
         if len(parts) == 1:

@@ -1,5 +1,6 @@
-"""The small tables of the lake: `splits` and `dividends`, which adjust bars, and `series`, what is held of each.
+"""The small tables of the lake.
 
+`splits` and `dividends` adjust bars, `tickers` has the former names of what is followed, `series` what is held of each.
 They are written whole, when their content has changed.
 """
 
@@ -11,9 +12,19 @@ from typing import TYPE_CHECKING, Any
 from market_data_pipeline.domain.calendar import calendar_for, from_us
 from market_data_pipeline.domain.series import AssetClass, Timeframe
 from market_data_pipeline.lake.state import read_state
-from market_data_pipeline.lake.tables import DESCRIPTIONS, DIVIDENDS, SERIES, SPLITS, Kind, LakeTable, SyncedTable
+from market_data_pipeline.lake.tables import (
+    DESCRIPTIONS,
+    DIVIDENDS,
+    SERIES,
+    SPLITS,
+    TICKERS,
+    Kind,
+    LakeTable,
+    SyncedTable,
+)
 from market_data_pipeline.store.dividends import dividend_history
 from market_data_pipeline.store.reference import split_history
+from market_data_pipeline.store.securities import former_tickers
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -73,6 +84,15 @@ def sync_dividends(lake: Lake, now: Snapshot) -> SyncedTable:
         ]
     )
     return _written(lake, DIVIDENDS, pa.Table.from_pylist(rows, schema))
+
+
+def sync_tickers(lake: Lake, now: Snapshot) -> SyncedTable:
+    """Write `tickers` if it differs from the database's."""
+    import pyarrow as pa
+
+    rows = [{"ticker": ticker, "symbol": symbol} for ticker, symbol in sorted(former_tickers(now.connection).items())]
+    schema = pa.schema([pa.field("ticker", pa.string(), False), pa.field("symbol", pa.string(), False)])
+    return _written(lake, TICKERS, pa.Table.from_pylist(rows, schema))
 
 
 def sync_series(lake: Lake, now: Snapshot) -> SyncedTable:

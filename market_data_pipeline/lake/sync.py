@@ -29,7 +29,7 @@ from market_data_pipeline.lake.files import (
 )
 from market_data_pipeline.lake.location import Lake, LakeConflictError
 from market_data_pipeline.lake.plan import month_bounds, plan
-from market_data_pipeline.lake.reference import sync_dividends, sync_series, sync_splits
+from market_data_pipeline.lake.reference import sync_dividends, sync_series, sync_splits, sync_tickers
 from market_data_pipeline.lake.snapshot import snapshot
 from market_data_pipeline.lake.state import TableState, read_state
 from market_data_pipeline.lake.tables import MONTH, TABLES, SyncedTable
@@ -67,7 +67,7 @@ def sync(
     full: bool = False,
     synced: Callable[[SyncedTable], None] = lambda _: None,
 ) -> list[SyncedTable]:
-    """Bring tables of the lake up to date, and `splits`, `dividends` and `series` with them, and return what was done.
+    """Bring tables of the lake up to date, the small ones with them, and return what was done.
 
     Args:
         settings: of the project.
@@ -83,7 +83,11 @@ def sync(
     """
     lake, done = Lake.of(settings), list[SyncedTable]()
     with snapshot(settings) as now:
-        steps: list[Callable[[], SyncedTable]] = [lambda: sync_splits(lake, now), lambda: sync_dividends(lake, now)]
+        steps: list[Callable[[], SyncedTable]] = [
+            lambda: sync_splits(lake, now),
+            lambda: sync_dividends(lake, now),
+            lambda: sync_tickers(lake, now),
+        ]
         steps += [lambda table=table: _sync_table(lake, table, now, until_now, full) for table in tables]  # type: ignore[misc]
         steps += [lambda: sync_series(lake, now)]
         for step in steps:

@@ -1,7 +1,8 @@
 """The tables of the lake: their names, their columns, and what of the database each of them holds.
 
 `bars_5m`, `features_5m` and `bar_revisions_5m`, and so for each timeframe, are partitioned by month (`month=2026-11`,
-UTC) and sorted by symbol and time in each file. `splits`, `dividends` and `series` are one small file each.
+UTC) and sorted by symbol and time in each file. `splits`, `dividends`, `tickers` and `series` are one
+small file each.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 MONTH: Final = "month"
 SPLITS: Final = "splits"
 DIVIDENDS: Final = "dividends"
+TICKERS: Final = "tickers"
 SERIES: Final = "series"
 
 
@@ -30,6 +32,7 @@ DESCRIPTIONS: Final = {
     "in_force_from have prices multiplied by factor and volume divided by it, where counts is true.",
     DIVIDENDS: "Cash dividends as the vendor listed them during [first_seen_at, superseded_at): prices of bars that "
     "start before in_force_from are multiplied by 1 - amount / the last close before, the USD of a day together.",
+    TICKERS: "Former tickers: the followed symbol whose security had ticker, the last one that had, as known now.",
     SERIES: "What the lake holds of each series: bars that start before held_until, as of the revision.",
 }
 
@@ -84,7 +87,7 @@ class LakeTable:
 TABLES: Final = tuple(
     LakeTable(kind, timeframe) for timeframe in Timeframe for kind in (Kind.REVISIONS, Kind.BARS, Kind.FEATURES)
 )
-NAMES: Final = (*(table.name for table in TABLES), SPLITS, DIVIDENDS, SERIES)
+NAMES: Final = (*(table.name for table in TABLES), SPLITS, DIVIDENDS, TICKERS, SERIES)
 
 
 def table_named(name: str) -> LakeTable:

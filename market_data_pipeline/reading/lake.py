@@ -64,12 +64,26 @@ def open_lake(selection: Selection, settings: Settings) -> OpenLake:
         from market_data_pipeline.lake.location import INSTALL
 
         raise UsageError(f"source='lake' needs deltalake: {INSTALL}.") from None
+    reader.stored_as = _stored_as(selection, reader)
     for one in _tables(selection):
         _refuse_missing(selection, reader, one)
     if selection.adjustment is Adjustment.ALL and selection.bars:
         _refuse_without_closes(selection, reader)
     today = exchange_date(selection.as_of or settings.clock())
     return OpenLake(reader, _held_actions(selection, reader, today))
+
+
+def _stored_as(selection: Selection, reader: LakeReader) -> dict[str, str]:
+    """Return by ticker, of those that no table read holds, the symbol of the security that had it.
+
+    What was known of tickers at an instant is not in the lake.
+    """
+    held = [reader.state(one).series for one in _tables(selection)]
+    others = [symbol for symbol in selection.symbols if not any(symbol in series for series in held)]
+    if not others or selection.as_of is not None:
+        return {}
+    known = reader.tickers()
+    return {symbol: known[symbol] for symbol in others if symbol in known}
 
 
 def _held_actions(selection: Selection, reader: LakeReader, today: date) -> dict[str, Actions]:
@@ -148,8 +162,7 @@ def _refuse_without_closes(selection: Selection, reader: LakeReader) -> None:
     from market_data_pipeline.lake.tables import Kind, LakeTable
 
     days = LakeTable(Kind.BARS, Timeframe.D1)
-    held = reader.state(days).series
-    if absent := [symbol for symbol in selection.symbols if symbol not in held]:
+    if absent := [symbol for symbol in selection.symbols if reader.held(days, symbol) is None]:
         raise UsageError(
             f"The lake at {reader.lake.url} holds no {days.name} of {absent[0][:40]!r}, by whose closes dividends are "
             "applied; `market-data lake sync` adds them, and source='database' reads from there."
@@ -160,7 +173,9 @@ def _refuse_later(reader: LakeReader, symbol: str, ex_dates: list[date]) -> None
     """Refuse a lake that has not got the close before a dividend that is in force."""
     from market_data_pipeline.lake.tables import Kind, LakeTable
 
-    until = from_us(reader.state(LakeTable(Kind.BARS, Timeframe.D1)).series[symbol].until_us)
+    held = reader.held(LakeTable(Kind.BARS, Timeframe.D1), symbol)
+    assert held is not None  # noqa: S101 - `_refuse_without_closes`
+    until = from_us(held.until_us)
     for ex_date in ex_dates:
         if calendar_for(AssetClass.US_EQUITY).previous_session(ex_date).day_start >= until:
             raise UsageError(
@@ -171,15 +186,15 @@ def _refuse_later(reader: LakeReader, symbol: str, ex_dates: list[date]) -> None
 
 
 def _refuse_missing(selection: Selection, reader: LakeReader, one: LakeTable) -> None:
-    held = reader.state(one).series
     for symbol in selection.symbols:
-        if symbol not in held:
+        held = reader.held(one, symbol)
+        if held is None:
             raise UsageError(
                 f"The lake at {reader.lake.url} holds no {one.name} of {symbol[:40]!r}; `market-data lake sync` adds "
-                "what the database has of settled days, and source='database' reads from there, also by a name that a "
-                "followed symbol had before."
+                "what the database has of settled days, and source='database' reads from there"
+                + (", also by a name that a followed symbol had before." if selection.as_of is not None else ".")
             )
-        until, end = from_us(held[symbol].until_us), selection.interval(symbol)[1]
+        until, end = from_us(held.until_us), selection.interval(symbol)[1]
         if selection.end is not None and end > until:
             raise UsageError(
                 f"The lake holds {one.name} of {symbol} up to {until:%Y-%m-%d %H:%MZ}, and end is later: leave end out "

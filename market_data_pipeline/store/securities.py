@@ -139,6 +139,17 @@ def followed_as(
     return {row["ticker"]: row["symbol"] for row in rows}
 
 
+def former_tickers(connection: StoreConnection) -> dict[str, str]:
+    """Return by ticker, of all known ones that are not tracked, the symbol that `followed_as` returns."""
+    rows = connection.rows(
+        """
+        select distinct symbol from market_data.symbol_history
+        where superseded_at is null and symbol not in (select s.symbol from market_data.symbols as s)
+        """
+    )
+    return followed_as(connection, [row["symbol"] for row in rows])
+
+
 def write_identity(connection: StoreConnection, identity: Identity, now: datetime) -> None:
     """Store which tickers a security had; the caller commits. Another one no longer has them in these times."""
     known = connection.rows(

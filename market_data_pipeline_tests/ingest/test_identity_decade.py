@@ -9,11 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from datetime import date, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pytest
 
 from market_data_pipeline import read_bars
 from market_data_pipeline.domain.calendar import NEW_YORK
+from market_data_pipeline.domain.errors import UsageError
 from market_data_pipeline.domain.identity import Identity, Tenure
 from market_data_pipeline.domain.series import Timeframe
 from market_data_pipeline.lake.sync import sync
@@ -205,6 +208,12 @@ def test_a_decade_reads_back_under_each_of_its_names_now_and_as_it_was_known(
             check(ticker, ticker, source="lake")
         for name in ("FIRST", "SECOND"):
             check(name, "NOW")
+            check(name, "NOW", source="lake")
+        options: dict[str, Any] = {"settings": settings, "as_arrow": True}
+        both = read_bars(["FIRST", "NOW", "SECOND"], "1d", source="lake", **options)
+        assert both.equals(read_bars(["FIRST", "NOW", "SECOND"], "1d", source="database", **options))
+        with pytest.raises(UsageError, match=r"'FIRST'; .* by a name that a followed symbol had before"):
+            read_bars("FIRST", "1d", as_of=NOW, source="lake", **options)
         for instant in INSTANTS:
             for ticker in ("NOW", "OLDNOW"):  # nothing new becomes known of the others
                 check(ticker, ticker, as_of=instant)
