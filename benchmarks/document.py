@@ -37,6 +37,7 @@ ORDER: Final = (
     "hosts",
     "backup",
     "files",
+    "market",
 )
 _BEGIN, _END = "<!-- figures: begin -->", "<!-- figures: end -->"
 # What a ratio compares, in the words of the chart.

@@ -76,7 +76,7 @@ def measure() -> list[Measurement]:
     with tempfile.TemporaryDirectory(prefix="market-data-bench-files-") as temporary:
         folder = Path(temporary)
         rows = [write_day(folder / "bucket", day) for day in DAYS]
-        with _object_store(folder / "bucket") as store_url, running_place() as place:
+        with object_store(folder / "bucket") as store_url, running_place() as place:
             reading = _in_a_process("reading", store_url, place, folder / "read", place.postgres_url)
             url = place.new_database("files", _followed())
             storing = _in_a_process("storing", store_url, place, folder / "stored", url)
@@ -100,7 +100,7 @@ def measure() -> list[Measurement]:
     ]
 
 
-def write_day(bucket: Path, day: dt.date) -> int:
+def write_day(bucket: Path, day: dt.date, tickers: int = TICKERS, rows: int = ROWS) -> int:
     """Write a day's two files as the vendor has them, and return how many minutes they hold."""
     import pyarrow as pa
     from pyarrow import csv
@@ -108,23 +108,23 @@ def write_day(bucket: Path, day: dt.date) -> int:
     session = calendar_for(AssetClass.US_EQUITY).session_on(day)
     assert session is not None  # noqa: S101 - a trading day
     dice = np.random.default_rng(day.toordinal())
-    weight = 1 / np.arange(1, TICKERS + 1) ** 0.6
-    per = np.clip(weight / weight.sum() * ROWS, 1, 960).astype(int)
-    while per.sum() < ROWS:  # the busiest trade in every minute, so the others have the rest
+    weight = 1 / np.arange(1, tickers + 1) ** 0.6
+    per = np.clip(weight / weight.sum() * rows, 1, 960).astype(int)
+    while per.sum() < rows:  # the busiest trade in every minute, so the others have the rest
         per = np.where(per < 960, np.minimum(per + np.maximum(per // 20, 1), 960), per)
     dice.shuffle(per)
     minute = np.concatenate([np.sort(dice.choice(960, count, replace=False)) for count in per])
-    code = np.repeat(np.arange(TICKERS), per)
-    level = np.round(20 + np.random.default_rng(1).random(TICKERS) * 300, 2)
+    code = np.repeat(np.arange(tickers), per)
+    level = np.round(20 + np.random.default_rng(1).random(tickers) * 300, 2)
     for dataset, codes, starts in (
         (Dataset.MINUTES, code, to_us(session.start) * 1000 + minute * 60 * 10**9),
-        (Dataset.DAYS, np.arange(TICKERS), np.full(TICKERS, to_us(session.day_start) * 1000)),
+        (Dataset.DAYS, np.arange(tickers), np.full(tickers, to_us(session.day_start) * 1000)),
     ):
         count = len(codes)
         opened, close = (np.round(level[codes] * (1 + dice.normal(0, 0.002, count)), 2) for _ in range(2))
         table = pa.table(
             {
-                "ticker": pa.DictionaryArray.from_arrays(codes.astype("int32"), _names()).cast(pa.string()),
+                "ticker": pa.DictionaryArray.from_arrays(codes.astype("int32"), names_of(tickers)).cast(pa.string()),
                 "volume": dice.integers(1, 50_000, count),
                 "open": opened,
                 "close": close,
@@ -141,16 +141,18 @@ def write_day(bucket: Path, day: dt.date) -> int:
     return len(minute)
 
 
-def _names() -> list[str]:
+def names_of(tickers: int = TICKERS) -> list[str]:
     """Return the tickers: those of the sandbox's load tests, and others that nobody follows."""
-    return [f"SYN{number:04d}" for number in range(10_000)] + [f"Z{number:04d}" for number in range(TICKERS - 10_000)]
+    known = min(tickers, 10_000)
+    return [f"SYN{number:04d}" for number in range(known)] + [f"Z{number:04d}" for number in range(tickers - known)]
 
 
 def _followed() -> tuple[str, ...]:
-    return tuple(_names()[: 10_000 : 10_000 // FOLLOWED])
+    return tuple(names_of()[: 10_000 : 10_000 // FOLLOWED])
 
 
-def _files(store_url: str) -> FlatFiles:
+def files_at(store_url: str) -> FlatFiles:
+    """Return a client of the object store."""
     return FlatFiles(FileAccess(f"{store_url}/{BUCKET}", _KEY, _KEY))
 
 
@@ -158,13 +160,13 @@ def _read(store_url: str, vendor_url: str, folder: Path) -> dict[str, float]:
     from market_data_pipeline.polygon.staged_days import StagedDays
 
     del vendor_url
-    staged = StagedDays(folder, _files(store_url))
+    staged = StagedDays(folder, files_at(store_url))
     calendar_for(AssetClass.US_EQUITY).prepare()
     began = time.process_time()
     for dataset in Dataset:
         for version in staged.listing(dataset, DAYS[-1], DAYS[-1]).values():
             staged.day(version)
-    return {"seconds": time.process_time() - began, "megabytes": _peak()}
+    return {"seconds": time.process_time() - began, "megabytes": peak()}
 
 
 def _store(store_url: str, vendor_url: str, folder: Path) -> dict[str, float]:
@@ -173,24 +175,24 @@ def _store(store_url: str, vendor_url: str, folder: Path) -> dict[str, float]:
 
     url = os.environ[POSTGRES_URL]
     with Place(vendor_url, url).pipeline(url, history_days=2, threads=_THREADS) as made:
-        pipeline = replace(made, staged=StagedDays(folder, _files(store_url)))
+        pipeline = replace(made, staged=StagedDays(folder, files_at(store_url)))
         calendar_for(AssetClass.US_EQUITY).prepare()
         for dataset in Dataset:
             for version in pipeline.staged.listing(dataset, DAYS[0], DAYS[-1]).values():  # type: ignore[union-attr]
                 pipeline.staged.day(version)  # type: ignore[union-attr]
-        postgres, began, wall = _postgres_seconds(url), time.process_time(), time.perf_counter()
+        postgres, began, wall = postgres_seconds(url), time.process_time(), time.perf_counter()
         outcomes = list(refresh_shard(symbol_requests(_followed()), pipeline=pipeline, run_id="files"))
         assert not [one.error for one in outcomes if one.failed]  # noqa: S101 - else nothing was measured
         return {
             "seconds": time.process_time() - began,
-            "postgres_seconds": _postgres_seconds(url) - postgres,
+            "postgres_seconds": postgres_seconds(url) - postgres,
             "wall": time.perf_counter() - wall,
             "rows": sum(one.counters.rows_inserted for one in outcomes),
-            "megabytes": _peak(),
+            "megabytes": peak(),
         }
 
 
-def _postgres_seconds(url: str) -> float:
+def postgres_seconds(url: str) -> float:
     """Return the processor seconds of the server's processes, those that have ended included."""
     import psycopg
 
@@ -203,7 +205,8 @@ def _postgres_seconds(url: str) -> float:
     return sum(each.user + each.system for each in times) + times[0].children_user + times[0].children_system
 
 
-def _peak() -> float:
+def peak() -> float:
+    """Return the most memory that this process has had, in megabytes."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
@@ -216,7 +219,7 @@ def _in_a_process(task: str, store_url: str, place: Place, folder: Path, databas
 
 
 @contextmanager
-def _object_store(bucket: Path) -> Iterator[str]:
+def object_store(bucket: Path) -> Iterator[str]:
     """Serve the files of a folder from a process of its own."""
     command = [sys.executable, "-c", _STORE, BUCKET, str(bucket)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)  # noqa: S603 - ours
