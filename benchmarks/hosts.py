@@ -5,7 +5,7 @@ to; PostgreSQL, Redis, Dagster's daemon and the vendor, which waits 100 ms befor
 one machine's memory, disk and network, so this measures how work is cut and given out, not a network. The time is from
 the first run's start to the last one's end: starting the daemon takes as long with any number of hosts.
 
-    python -m benchmarks.hosts [SYMBOLS [DAYS]]
+    python -m benchmarks.hosts [SYMBOLS [DAYS [ROUNDS]]]
 """
 
 from __future__ import annotations
@@ -105,9 +105,9 @@ def _load(place: Place, broker: str, name: str, hosts: int, symbols: int, days: 
 
 
 def _universe(symbols: int) -> str:
-    """Return a universe file of so many stocks, all of one tier; the vendor has bars of any ticker."""
-    tickers = [f"H{chr(65 + number // 26)}{chr(65 + number % 26)}" for number in range(symbols)]
-    return f"tiers:\n  critical: [{', '.join(tickers)}]\n"
+    """Return a universe file of so many of the stocks that the sandbox has for loads, all of one tier."""
+    tickers = ", ".join(f"SYN{number:04d}" for number in range(symbols))
+    return f"tiers:\n  critical: [{tickers}]\n"
 
 
 @contextmanager

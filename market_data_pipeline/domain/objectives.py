@@ -202,8 +202,8 @@ RECOVERY_OBJECTIVES: Final[Mapping[Outage, RecoveryObjective]] = MappingProxyTyp
                 "Otherwise run `market-data backfill --symbols SYMBOL --full` to fetch and compute the series again.",
             ),
         ),
-        # Restoring and comparing a year of 25 symbols takes 28 s of one processor (measured): five years of a hundred
-        # symbols fit, on a machine with the project installed.
+        # `benchmarks.backup` holds the restore of five years of 25 symbols against it, on a machine with the project
+        # installed.
         Outage.SERVER_LOSS: RecoveryObjective(
             rto=timedelta(hours=1),
             symptom="The server and its disk are gone. The last backup is left; later bars are fetched again.",
