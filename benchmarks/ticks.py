@@ -35,6 +35,7 @@ TICKS_A_DAY: Final = 96
 TARGET_RUN_SECONDS: Final = 8.0
 TARGET_DAGSTER_SECONDS: Final = 6.0
 TARGET_GIGABYTES: Final = 2.0
+KEPT_DAYS: Final = 7  # the default of MARKET_DATA_KEEP_EVENT_DAYS
 _AGED_DAYS: Final = 100  # older than anything that is kept for a number of days
 
 # The tables that grow with time; the others have one row per asset, partition or schedule.
@@ -152,16 +153,16 @@ def _weigh(storage: Engine) -> dict[str, float]:
 
 def _year(storage: Engine, ticks: int, before: dict[str, float], after: dict[str, float]) -> list[Measurement]:
     """Return what a tick writes, what remains of it, and what a year of them amounts to."""
-    from market_data_pipeline.orchestration.jobs.prune import KEPT_DAYS, prune_events
+    from market_data_pipeline.orchestration.dagster_retention import prune_events
 
     written = {name: (after[name] - before[name]) / ticks for name in _GROWING}
     # Bytes of the table and its indexes per byte of its rows, of which it holds thousands by now.
     overhead = after["event_logs"] / _rows(storage, "")
     _age(storage, ticks)
-    deleted = prune_events(storage)
+    deleted = prune_events(storage, KEPT_DAYS)
     two_days = _weigh(storage)
     _age(storage, 0)  # all on one day now
-    prune_events(storage)
+    prune_events(storage, KEPT_DAYS)
     one_day = _weigh(storage)
     a_day = two_days["event_logs"] - one_day["event_logs"]
     # Of the events, only materializations and check results are kept per day; of a run, its row, tags and a few events.

@@ -14,7 +14,7 @@ import typer
 
 from market_data_pipeline import __version__
 from market_data_pipeline.cli import backup as backups
-from market_data_pipeline.cli import export, lake, measure, reports, runs, spellings, universe
+from market_data_pipeline.cli import export, lake, measure, prune, reports, runs, spellings, universe
 from market_data_pipeline.cli.console import HistoryDays, SymbolList, Symbols, Timeframes, names, settings, symbols_of
 from market_data_pipeline.domain.errors import ConfigurationError, PipelineError, UsageError
 from market_data_pipeline.domain.series import parse_timeframe
@@ -173,7 +173,7 @@ def backfill(
     raise typer.Exit(run_backfill(config, Load(chosen, chosen_timeframes, days, full, source)))
 
 
-for part in (reports, runs, backups, measure, export):
+for part in (reports, runs, backups, prune, measure, export):
     app.add_typer(part.app)
 app.add_typer(universe.app, name="universe")
 app.add_typer(lake.app, name="lake")

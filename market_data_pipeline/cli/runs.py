@@ -164,7 +164,12 @@ def _run(run_id: str, *, as_json: bool) -> None:
             for one in report.results
         ],
     )
-    if not report.results:
+    if report.unchanged_series:
+        unchanged = (
+            f"{len(report.unchanged_series)} series were unchanged; their rows have been summed up by day since."
+        )
+        console().print(unchanged)
+    elif not report.results:
         console().print("No series was started." if not run.error_message else run.error_message, markup=False)
 
 

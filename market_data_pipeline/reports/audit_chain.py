@@ -17,6 +17,8 @@ APPEND_ONLY: Final = (
     "dividend_changes",
     "dividend_revisions",
     "ingest_log",
+    "ingest_log_days",
+    "ingest_log_runs",
     "run_log",
     "securities",
     "split_changes",
@@ -57,10 +59,29 @@ _BROKEN: Final = sa.text("""
 # Runs are recorded before their first series, since migration 0011.
 _UNRECORDED: Final = sa.text("""
     select count(distinct l.run_id), min(l.run_id)
-    from market_data.ingest_log as l
+    from (
+        select run_id, recorded_at as at from market_data.ingest_log
+        union all
+        select run_id, first_recorded_at from market_data.ingest_log_runs
+    ) as l
     where
-        l.recorded_at > (select min(recorded_at) from market_data.run_log)
+        l.at > (select min(recorded_at) from market_data.run_log)
         and not exists (select from market_data.run_log as r where r.run_id = l.run_id)
+""")
+# What leaves the log is added up by day and by run in the same transaction, so both have as many rows of each instant.
+_SUMS_DIFFER: Final = sa.text("""
+    with days as (select sum(refreshes) as rows, sum(requests) as requests from market_data.ingest_log_days),
+    runs as (select sum(cardinality(series)) as rows, sum(requests) as requests from market_data.ingest_log_runs)
+    select coalesce(days.rows, 0), coalesce(runs.rows, 0) from days cross join runs
+    where (days.rows, days.requests) is distinct from (runs.rows, runs.requests)
+""")
+_KEEPS_NEWS: Final = sa.text("""
+    select exists (
+        select from pg_catalog.pg_trigger as t
+        where
+            t.tgrelid = to_regclass('market_data.ingest_log') and t.tgname = 'ingest_log_keeps_news'
+            and t.tgenabled = 'A'
+    )
 """)
 
 
@@ -68,6 +89,16 @@ def audit_problems(connection: sa.Connection) -> Iterator[str]:
     """Yield a sentence for each way in which the append-only records are broken."""
     for (name,) in connection.execute(_UNPROTECTED, {"tables": list(APPEND_ONLY)}):
         yield f"market_data.{name} has lost the trigger that keeps it append-only: its rows may have been changed."
+    if not connection.execute(_KEEPS_NEWS).scalar_one():
+        yield (
+            "market_data.ingest_log has lost the trigger that keeps what changed or failed: such rows may have been "
+            "summed up as unchanged."
+        )
+    if differing := connection.execute(_SUMS_DIFFER).one_or_none():
+        yield (
+            f"market_data.ingest_log_days adds up {differing[0]} rows and market_data.ingest_log_runs {differing[1]}, "
+            "or their requests differ: rows of one of them are lost or were changed."
+        )
     broken, example = connection.execute(_BROKEN).one()
     if broken:
         yield (

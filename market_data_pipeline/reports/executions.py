@@ -1,6 +1,7 @@
 """Dagster's runs joined with the audit log: which ran when, who requested it and why, and the result of each series.
 
-`run_log` and `ingest_log` keep every run; Dagster adds what it still knows of it.
+`run_log` and `ingest_log` keep every run, and `ingest_log_runs` what was summed up since; Dagster adds what it still
+knows of it.
 """
 
 from __future__ import annotations
@@ -28,7 +29,20 @@ if TYPE_CHECKING:
     from market_data_pipeline.reports.dagster_state import DagsterState
 
 
+# A run's series, with those that were summed up since.
 _EXECUTED: Final = sa.text("""
+    with rows as (
+        select
+            run_id, symbol, timeframe, started_at, finished_at, status, rows_inserted + rows_updated as records, error
+        from market_data.ingest_log
+        where run_id = any(cast(:run_ids as text []))
+        union all
+        select r.run_id, split_part(key, '|', 1), split_part(key, '|', 2), started_at, finished_at, 'unchanged', 0, null
+        from market_data.ingest_log_runs as r
+        cross join unnest(r.series) as key
+        where r.run_id = any(cast(:run_ids as text []))
+    )
+
     select
         run_id,
         min(started_at) as started_at,
@@ -36,10 +50,9 @@ _EXECUTED: Final = sa.text("""
         count(distinct symbol) as symbols,
         count(distinct symbol) filter (where status = 'failed') as failed_symbols,
         count(*) filter (where status = 'failed') as failed_series,
-        sum(rows_inserted + rows_updated)::bigint as records,
+        sum(records)::bigint as records,
         min(symbol || ' ' || timeframe || ': ' || error) filter (where status = 'failed') as an_error
-    from market_data.ingest_log
-    where run_id = any(cast(:run_ids as text []))
+    from rows
     group by run_id
 """)
 
@@ -100,7 +113,10 @@ def execution_history(source: sa.Engine, dagster: DagsterState, limit: int = 20)
 _AUDITED: Final = sa.text("""
     select
         run_id, job, trigger, requested_by, reason, series, started_at,
-        (select max(l.finished_at) from market_data.ingest_log as l where l.run_id = r.run_id) as completed_at
+        greatest(
+            (select max(l.finished_at) from market_data.ingest_log as l where l.run_id = r.run_id),
+            (select max(u.finished_at) from market_data.ingest_log_runs as u where u.run_id = r.run_id)
+        ) as completed_at
     from market_data.run_log as r
     where starts_with(run_id, :beginning)
     order by id desc
@@ -117,9 +133,17 @@ _RESULTS: Final = sa.text("""
     order by status <> 'failed', symbol, array_position(cast(:timeframes as text[]), timeframe), id
 """)
 
+_SUMMED_UP: Final = sa.text("""
+    select distinct key
+    from market_data.ingest_log_runs as r
+    cross join unnest(r.series) as key
+    where r.run_id = :run_id
+    order by key
+""")
+
 
 def execution_detail(source: sa.Engine, dagster: DagsterState, beginning: str) -> ExecutionDetail:
-    """Return the newest run whose id begins with `beginning`, with a row for each of its series.
+    """Return the newest run whose id begins with `beginning`, with a row for each of its series that is in the log.
 
     Without Dagster's storage the audit log answers alone.
 
@@ -141,4 +165,5 @@ def execution_detail(source: sa.Engine, dagster: DagsterState, beginning: str) -
         (execution,) = join_runs(connection, [run])
         rows = connection.execute(_RESULTS, {"run_id": run.run_id, "timeframes": list(Timeframe)}).mappings()
         results = [SeriesExecution(**row) for row in rows]
-    return ExecutionDetail(timestamp=now, execution=execution, results=results)
+        summed_up = list(connection.execute(_SUMMED_UP, {"run_id": run.run_id}).scalars())
+    return ExecutionDetail(timestamp=now, execution=execution, results=results, unchanged_series=summed_up)

@@ -155,11 +155,15 @@ class SeriesExecution(Answer):
 
 
 class ExecutionDetail(Answer):
-    """One run and each of its series, failed ones first."""
+    """One run and each of its series, failed ones first.
+
+    Of an old run, series that were unchanged have no result any more and are in `unchanged_series`, as `AAPL|5m`.
+    """
 
     timestamp: datetime
     execution: Execution
     results: list[SeriesExecution]
+    unchanged_series: list[str] = []
 
 
 class LastExecution(Answer):

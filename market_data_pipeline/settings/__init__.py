@@ -198,6 +198,15 @@ class Settings(BaseModel):
     shard_symbols: Annotated[int | None, BeforeValidator(parsers.whole_number(1, 10_000))] = _known(
         None, "MARKET_DATA_SHARD_SYMBOLS", "125"
     )
+    keep_log_days: Annotated[int, BeforeValidator(parsers.whole_number(2, _LONGEST_HISTORY_DAYS))] = _known(
+        7, "MARKET_DATA_KEEP_LOG_DAYS", "7"
+    )
+    keep_event_days: Annotated[int, BeforeValidator(parsers.whole_number(1, _LONGEST_HISTORY_DAYS))] = _known(
+        7, "MARKET_DATA_KEEP_EVENT_DAYS", "7"
+    )
+    keep_run_days: Annotated[int, BeforeValidator(parsers.whole_number(2, _LONGEST_HISTORY_DAYS))] = _known(
+        90, "MARKET_DATA_KEEP_RUN_DAYS", "90"
+    )
     as_of: Annotated[datetime | None, BeforeValidator(parsers.instant)] = _known(
         None, "MARKET_DATA_AS_OF", "2025-03-14T15:30:00-04:00"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -9,10 +10,12 @@ from pathlib import Path
 import dagster as dg
 import pytest
 import sqlalchemy as sa
+import typer.testing
 
+from market_data_pipeline.cli.main import app
 from market_data_pipeline.definitions import build_defs
 from market_data_pipeline.domain.series import Tier
-from market_data_pipeline.orchestration.jobs.prune import prune_events
+from market_data_pipeline.orchestration.dagster_retention import old_events, old_runs, prune_events, prune_runs
 from market_data_pipeline.orchestration.jobs.reconcile import Difference, differences
 from market_data_pipeline.orchestration.partitions import bars_key, features_key, series_partitions
 from market_data_pipeline_tests.orchestration.conftest import NOW, StandIn
@@ -123,6 +126,63 @@ def test_pruning_leaves_recent_events_and_the_last_verdict_of_a_day(
     assert key in registered.event_log_storage.get_latest_asset_check_execution_by_key([key])
 
 
+def age_runs(storage: sa.Engine, by: timedelta) -> None:
+    with storage.begin() as connection:
+        connection.execute(sa.text("update runs set update_timestamp = update_timestamp - :by"), {"by": by})
+
+
+def test_old_runs_go_whole_and_every_partition_still_shows_what_it_did(
+    registered: dg.DagsterInstance, dagster_storage: sa.Engine, database: sa.Engine, database_url: str
+) -> None:
+    old = [refresh(registered, database_url, failing=["MSFT"]).run_id for _ in range(2)]
+    failed = refresh(registered, database_url, failing=["MSFT"]).run_id
+    for run_id in old:
+        assert (Path(".market-data/compute-logs") / run_id).exists()
+    shown, materialized = partition_states(registered), registered.get_materialized_partitions(BARS)
+    assert {state for states in shown.values() for state in states.values()} >= {"FAILED", "MATERIALIZED"}
+    age_runs(dagster_storage, timedelta(days=91))
+
+    assert old_runs(dagster_storage, 90) == 2
+    assert prune_runs(registered, dagster_storage, 90) == 2
+
+    assert [run.run_id for run in registered.get_runs()] == [failed]  # it is what the partitions show
+    for run_id in old:
+        assert registered.all_logs(run_id) == []
+        assert not (Path(".market-data/compute-logs") / run_id).exists()
+    with dagster_storage.connect() as connection:
+        verdicts = connection.execute(sa.text("select distinct run_id from asset_check_executions")).scalars().all()
+    assert not set(verdicts) & set(old)
+    assert partition_states(registered) == shown
+    assert registered.get_materialized_partitions(BARS) == materialized
+    # Dagster's cache of what it shows is made again from what is left.
+    registered.event_log_storage.wipe_asset_cached_status(BARS)
+    assert partition_states(registered) == shown
+
+
+def test_a_run_that_has_not_finished_or_is_recent_is_never_deleted(
+    registered: dg.DagsterInstance, dagster_storage: sa.Engine, database: sa.Engine, database_url: str
+) -> None:
+    for _ in range(2):
+        refresh(registered, database_url)
+    assert prune_runs(registered, dagster_storage, 90) == 0
+    age_runs(dagster_storage, timedelta(days=91))
+    with dagster_storage.begin() as connection:
+        connection.execute(sa.text("update runs set status = 'STARTED'"))
+    assert prune_runs(registered, dagster_storage, 90) == 0
+    assert len(registered.get_runs()) == 2
+
+
+def test_a_preview_counts_what_pruning_deletes(
+    registered: dg.DagsterInstance, dagster_storage: sa.Engine, database: sa.Engine, database_url: str
+) -> None:
+    for _ in range(2):
+        refresh(registered, database_url)
+    age(dagster_storage, timedelta(days=20))
+    preview = old_events(dagster_storage, 14)
+    assert preview == prune_events(dagster_storage, 14)
+    assert sum(preview.values()) > 0
+
+
 def test_the_prune_job_cleans_the_storage_it_runs_on(
     registered: dg.DagsterInstance, dagster_storage: sa.Engine, database: sa.Engine, database_url: str
 ) -> None:
@@ -130,7 +190,12 @@ def test_the_prune_job_cleans_the_storage_it_runs_on(
     files = Path(".market-data/compute-logs") / old.run_id
     assert files.exists()
     age(dagster_storage, timedelta(days=20))
-    assert build_defs().resolve_job_def("prune").execute_in_process(instance=registered).success
+    assert (
+        build_defs(resource_overrides={"pipeline": StandIn(url=database_url)})
+        .resolve_job_def("prune")
+        .execute_in_process(instance=registered)
+        .success
+    )
     assert events(dagster_storage)["ENGINE_EVENT"] < 5  # those of the prune run itself
     assert not files.exists()
 
@@ -220,3 +285,24 @@ def test_a_day_that_is_no_longer_empty_differs() -> None:
 
 def test_other_symbols_of_the_market_make_no_difference() -> None:
     assert differences(DAY, {"AAPL": BAR}, {"AAPL": BAR, "ZZZ": BAR}) == []
+
+
+def test_the_command_previews_what_it_would_remove_and_then_removes_it(
+    registered: dg.DagsterInstance,
+    dagster_storage: sa.Engine,
+    database: sa.Engine,
+    database_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", database_url)
+    refresh(registered, database_url)
+    age(dagster_storage, timedelta(days=20))
+    before = sum(events(dagster_storage).values())
+    command = typer.testing.CliRunner()
+    shown = json.loads(command.invoke(app, ["prune", "--dry-run", "--json"]).stdout)
+    assert shown["dry_run"]
+    assert shown["removed"]["mechanics"] > 0
+    assert sum(events(dagster_storage).values()) == before
+    done = json.loads(command.invoke(app, ["prune", "--json"]).stdout)
+    assert done["removed"] == shown["removed"]
+    assert sum(events(dagster_storage).values()) < before

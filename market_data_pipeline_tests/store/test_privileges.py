@@ -66,6 +66,12 @@ ATTACKS = [
         f"alter table market_data.{table} owner to current_user",
     )
 ] + [
+    # What only the roll-up writes.
+    "delete from market_data.ingest_log_days",
+    "update market_data.ingest_log_days set requests = 0",
+    "insert into market_data.ingest_log_runs (run_id, series, started_at, finished_at, requests)"
+    " values ('r', '{}', now(), now(), 0)",
+    "truncate market_data.ingest_log_runs",
     # What the database alone records.
     "insert into market_data.ingest_log (run_id, symbol, timeframe, started_at, finished_at, status, recorded_at)"
     " values ('r', 'AAPL', '5m', now(), now(), 'ok', now())",
