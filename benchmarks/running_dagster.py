@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
@@ -24,6 +24,7 @@ from market_data_pipeline.settings.sandbox import SANDBOX_KEY
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from datetime import datetime
 
     import dagster as dg
 
@@ -31,15 +32,23 @@ _START_SECONDS: Final = 120.0
 
 
 @contextmanager
-def running_dagster(place: Place, database_url: str, *, history_days: int) -> Iterator[dg.DagsterInstance]:
-    """Start a daemon for the market data in `database_url` and yield its instance, with partitions registered."""
+def running_dagster(
+    place: Place, database_url: str, *, history_days: int, as_of: datetime = NOW
+) -> Iterator[dg.DagsterInstance]:
+    """Start a daemon for the market data in `database_url` and yield its instance, with partitions registered.
+
+    It finds what the daemons before it wrote for the same database; the pipeline's clock stands at `as_of`.
+    """
     import dagster as dg
 
     from market_data_pipeline.orchestration.partitions import sync_partitions
     from market_data_pipeline.store.connection import engine
 
     name = "dagster_" + urlsplit(database_url).path.strip("/")
-    with psycopg.connect(place.postgres_url, autocommit=True) as connection:
+    with (
+        psycopg.connect(place.postgres_url, autocommit=True) as connection,
+        suppress(psycopg.errors.DuplicateDatabase),
+    ):
         connection.execute(f"create database {name}")
     storage = urlsplit(place.postgres_url)._replace(scheme="postgresql+psycopg2", path=f"/{name}").geturl()
     with tempfile.TemporaryDirectory(prefix="market-data-bench-") as folder:
@@ -51,7 +60,7 @@ def running_dagster(place: Place, database_url: str, *, history_days: int) -> It
             DAGSTER_HOME=folder,
             DAGSTER_POSTGRES_URL=storage,
             DATABASE_URL=database_url,
-            MARKET_DATA_AS_OF=NOW.isoformat(),
+            MARKET_DATA_AS_OF=as_of.isoformat(),
             MARKET_DATA_HISTORY_DAYS=str(history_days),
             MARKET_DATA_PROJECT_ROOT=folder,
             POLYGON_API_KEY=SANDBOX_KEY,

@@ -38,6 +38,7 @@ from market_data_pipeline.orchestration.partitions import (
 )
 from market_data_pipeline.orchestration.provenance import SHARD_TAG, of_run
 from market_data_pipeline.orchestration.resources import PipelineResource
+from market_data_pipeline.orchestration.runs import is_last_of_tier
 
 if TYPE_CHECKING:
     from market_data_pipeline.ingest.outcome import SeriesOutcome
@@ -124,7 +125,8 @@ def refresh_tier(
         series = sum(len(request.timeframes) for request in requests)
         context.log.info(f"Refreshing {series} series of {len(requests)} symbols.")
         with pipeline.database() as engine:
-            events = PartitionEvents(context, tier, requests, planned=partitioned)
+            own_assets = pipeline.settings().definitions_module is not None
+            events = PartitionEvents(context, tier, requests, planned=partitioned, own_assets=own_assets)
             append_run(engine, context.run.run_id, context.job_name, **of_run(context.run)._asdict())
             running = pipeline.refresh(
                 requests,
@@ -146,7 +148,9 @@ def refresh_tier(
             context.log.warning(warning)
     if stop is not None:
         raise stopped(stop) from stop
-    context.log_event(evaluation(tier, *read_freshness(pipeline, tier)))
+    # Once per tick: by the shard that ends last. Should two end together, the staleness sensor writes it.
+    if is_last_of_tier(context.instance, tier, context.run.run_id):
+        context.log_event(evaluation(tier, *read_freshness(pipeline, tier)))
     if failed := failure(outcomes):
         raise failed
 

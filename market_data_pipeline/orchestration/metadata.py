@@ -90,12 +90,13 @@ def materializations(outcome: SeriesOutcome) -> tuple[dg.AssetMaterialization, d
         life=None if outcome.life is Life.TRADING else str(outcome.life),
         warning=outcome.warning,
     )
-    counters = {name: round(value, 3) for name, value in asdict(outcome.counters).items()}
+    # Each entry takes 130 bytes: one that says 0 says nothing.
+    counters = {name: round(value, 3) or None for name, value in asdict(outcome.counters).items()}
     bars = _given(
         **{name: counters[name] for name in _BAR_COUNTERS},
         expected_last_bar=_timestamp(outcome.expected_last_ts) if outcome.life.expects_bars else None,
     )
-    features: dict[str, Any] = {name: counters[name] for name in _FEATURE_COUNTERS}
+    features = _given(**{name: counters[name] for name in _FEATURE_COUNTERS})
     if outcome.own_features:
         # The catalog prefers the newest materialization's columns to the asset's, which are only the 17.
         features["dagster/column_schema"] = feature_columns(outcome.own_features)

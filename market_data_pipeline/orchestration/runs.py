@@ -138,7 +138,7 @@ def tier_run_requests(
 
 def _for_symbols(tier: Tier, run_config: Mapping[str, Any], symbols: Sequence[str]) -> dict[str, Any]:
     config = run_config["ops"][op_name(tier)]["config"] if run_config else {}
-    return {"ops": {op_name(tier): {"config": {**config, "symbols": symbols}}}}
+    return {"ops": {op_name(tier): {"config": {**config, "symbols": list(symbols)}}}}
 
 
 class Taken(NamedTuple):
@@ -220,6 +220,11 @@ def unfinished_tier_run(instance: dg.DagsterInstance, tier: Tier) -> str | None:
     return next((run.run_id for run in _unfinished(instance, tier)), None)
 
 
+def is_last_of_tier(instance: dg.DagsterInstance, tier: Tier, run_id: str) -> bool:
+    """Return whether no other run for the whole tier or a shard of it is unfinished."""
+    return all(run.run_id == run_id for run in _unfinished(instance, tier))
+
+
 def submit_refresh(
     instance: dg.DagsterInstance,
     definitions: dg.Definitions | None = None,
@@ -238,7 +243,7 @@ def submit_refresh(
     Args:
         instance: Dagster's storage.
         definitions: what `build_defs()` returned; by default the location is loaded by its name, as the daemon does.
-        symbols: only these; by default all symbols of all tiers.
+        symbols: only these, in shards of the same size; by default all symbols of all tiers.
         timeframes: only these; by default all.
         history_days: calendar days of history to hold, instead of the configured ones.
         full: fetch everything again.
@@ -260,20 +265,15 @@ def submit_refresh(
     run_ids = []
     for tier, of_tier in members.items():
         kept = [symbol for symbol in of_tier if symbol in chosen] if chosen else of_tier
-        only = kept if chosen else ()
-        config = narrowed(
-            tier, symbols=only, timeframes=timeframes, history_days=history_days, full=full, by_file=by_file
-        )
-        if chosen and kept:
+        size = shard_symbols(tier, len(kept), configured, slots)
+        config = narrowed(tier, timeframes=timeframes, history_days=history_days, full=full, by_file=by_file)
+        if chosen:
+            tags = {**run_tags(tier), TRIGGER_TAG: trigger, NARROW_TAG: "symbols"}
             requests = [
-                dg.RunRequest(
-                    job_name=job_name(tier),
-                    run_config=config,
-                    tags={**run_tags(tier), TRIGGER_TAG: trigger, NARROW_TAG: "symbols"},
-                )
+                dg.RunRequest(job_name=job_name(tier), run_config=_for_symbols(tier, config, shard), tags=tags)
+                for shard in shards(kept, size)
             ]
         else:
-            size = shard_symbols(tier, len(kept), configured, slots)
             requests = tier_run_requests(kept, tier, size, trigger=trigger, run_config=config)
         run_ids += [enqueue(instance, repository, request, {USER_TAG: caller()}) for request in requests]
     return run_ids

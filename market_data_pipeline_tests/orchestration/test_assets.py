@@ -10,8 +10,10 @@ import pytest
 import sqlalchemy as sa
 
 from market_data_pipeline.definitions import build_defs
-from market_data_pipeline.domain.series import Tier
-from market_data_pipeline.orchestration.partition_events import shown
+from market_data_pipeline.domain.counters import Counters
+from market_data_pipeline.domain.series import Series, Tier, Timeframe
+from market_data_pipeline.ingest.outcome import SeriesOutcome
+from market_data_pipeline.orchestration.partition_events import is_due, shown, spacing
 from market_data_pipeline.orchestration.partitions import (
     all_materialized,
     bars_key,
@@ -19,6 +21,7 @@ from market_data_pipeline.orchestration.partitions import (
     range_tags,
     series_partitions,
 )
+from market_data_pipeline.orchestration.runs import submit_refresh
 from market_data_pipeline_tests.orchestration.conftest import NOW, StandIn
 
 BARS, FEATURES = bars_key(Tier.CRITICAL), features_key(Tier.CRITICAL)
@@ -103,11 +106,45 @@ def test_a_series_is_materialized_when_it_changed_and_otherwise_once_a_day(
 def test_a_series_that_did_not_change_is_not_materialized_again_on_the_same_day(
     registered: dg.DagsterInstance, url: str
 ) -> None:
-    partitions, day = sorted(keys("AAPL")), datetime.now(UTC)
-    assert shown(registered, Tier.CRITICAL, partitions, day).today == frozenset()
+    partitions, before = sorted(keys("AAPL")), datetime.now(UTC)
+    assert shown(registered, Tier.CRITICAL, partitions).newest == {}
     run(registered, url)
-    assert shown(registered, Tier.CRITICAL, partitions, day).today == keys("AAPL")
-    assert shown(registered, Tier.CRITICAL, partitions, day + timedelta(days=2)).today == frozenset()
+    newest = shown(registered, Tier.CRITICAL, partitions).newest
+    assert newest.keys() == keys("AAPL")
+    assert all(before - timedelta(seconds=1) <= at for at in newest.values())
+
+
+AT = datetime(2026, 3, 11, 15, 30, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "hours_ago", "due"),
+    [
+        (SeriesOutcome(Series("AAPL", Timeframe.M5), Tier.CRITICAL, "ok"), None, True),
+        (SeriesOutcome(Series("AAPL", Timeframe.M5), Tier.CRITICAL, "unchanged"), None, True),
+        (SeriesOutcome(Series("AAPL", Timeframe.M5), Tier.CRITICAL, "unchanged"), 5, False),
+        (SeriesOutcome(Series("AAPL", Timeframe.M5), Tier.CRITICAL, "unchanged"), 16, True),  # of the day before
+        (SeriesOutcome(Series("AAPL", Timeframe.M5), Tier.CRITICAL, "ok"), 3.9, False),
+        (SeriesOutcome(Series("AAPL", Timeframe.M5), Tier.CRITICAL, "ok"), 4, True),
+        (SeriesOutcome(Series("AAPL", Timeframe.M5), Tier.CRITICAL, "ok", Counters(rows_updated=1)), 1, True),
+        (SeriesOutcome(Series("AAPL", Timeframe.M5), Tier.CRITICAL, "ok", rows_filled=1), 1, True),
+        (SeriesOutcome(Series("AAPL", Timeframe.M5), Tier.CRITICAL, "ok", warning="A feature raised."), 1, True),
+    ],
+)
+def test_in_a_large_tier_a_series_that_only_grew_is_materialized_every_four_hours(
+    outcome: SeriesOutcome, hours_ago: float | None, due: bool
+) -> None:
+    newest = None if hours_ago is None else AT - timedelta(hours=hours_ago)
+    assert is_due(outcome, newest, AT, timedelta(hours=4)) is due
+
+
+def test_only_large_tiers_without_assets_of_the_projects_own_materialize_less_often(
+    registered: dg.DagsterInstance,
+) -> None:
+    assert spacing(registered, Tier.CRITICAL, own_assets=False) == timedelta(0)
+    registered.add_dynamic_partitions("critical_symbols", [f"SYN{number:04}" for number in range(250)])
+    assert spacing(registered, Tier.CRITICAL, own_assets=False) == timedelta(hours=4)
+    assert spacing(registered, Tier.CRITICAL, own_assets=True) == timedelta(0)
 
 
 def test_a_run_in_which_nothing_changed_materializes_one_series_for_the_freshness_policy(
@@ -223,6 +260,17 @@ def test_a_refresh_writes_the_verdict_of_the_freshness_check(registered: dg.Dags
     assert not evaluation.passed  # the stand-in stores nothing, so every series is missing
     assert (evaluation.metadata["late"].value, evaluation.metadata["missing"].value) == (15, 15)
     assert len(evaluation.metadata["worst"].records) == 15
+
+
+def test_of_a_ticks_shards_only_the_last_one_writes_the_verdict(registered: dg.DagsterInstance, url: str) -> None:
+    waiting, _ = submit_refresh(registered, build_defs())[:2]
+    key = dg.AssetCheckKey(FEATURES, "series_freshness")
+    run(registered, url, config={"symbols": ["AAPL"]})
+    assert registered.event_log_storage.get_latest_asset_check_execution_by_key([key]) == {}
+    registered.delete_run(waiting)
+    last = run(registered, url, config={"symbols": ["MSFT"]})
+    record = registered.event_log_storage.get_latest_asset_check_execution_by_key([key])[key]
+    assert record.run_id == last.run_id
 
 
 def test_materializing_both_assets_by_hand_needs_nothing_but_the_partition(

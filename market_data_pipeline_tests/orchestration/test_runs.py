@@ -101,6 +101,18 @@ def test_chosen_symbols_make_one_run_per_tier(registered: dg.DagsterInstance) ->
     assert unfinished_tier_run(registered, Tier.CRITICAL) is None  # a run for some symbols holds no schedule up
 
 
+def test_many_chosen_symbols_are_cut_into_shards(
+    registered: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MARKET_DATA_SHARD_SYMBOLS", "2")
+    run_ids = submit_refresh(registered, build_defs(), symbols=["NVDA", "MSFT", "AAPL"], full=True)
+    runs = [run for run_id in run_ids if (run := registered.get_run_by_id(run_id))]
+    configs = [run.run_config["ops"]["critical_series"]["config"] for run in runs]
+    assert sorted(symbol for config in configs for symbol in config["symbols"]) == ["AAPL", "MSFT", "NVDA"]
+    assert sorted(len(config["symbols"]) for config in configs) == [1, 2]
+    assert all(config["full_refresh"] for config in configs)
+
+
 def test_an_untracked_symbol_is_refused_before_anything_is_queued(registered: dg.DagsterInstance) -> None:
     with pytest.raises(UsageError, match="GME: not tracked"):
         submit_refresh(registered, build_defs(), symbols=["AAPL", "GME"])
