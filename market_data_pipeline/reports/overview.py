@@ -140,25 +140,28 @@ def _statement(wanted: Wanted, *, of_failures: bool) -> str:
     selected = Selection(tier=wanted.tier, part=wanted.part).of_symbols("s")
     in_state = " or ".join(f"({_ANY[state]})" for state in sorted(wanted.states)) or "true"
     failures = f"""
-        select json_agg(json_build_object(
-            'error_class', f.error_class, 'error', f.error, 'series', f.series, 'examples', f.examples
-        ) order by f.series desc, f.error_class, f.error)
-        from (
-            select
-                coalesce(t.last_error_class, '') as error_class, coalesce(t.last_error, '') as error,
-                count(*) as series,
-                (array_agg(json_build_array(r.symbol, r.timeframe) {WORST_FIRST}))[1:{EXAMPLES}] as examples
-            from series as r
-            inner join market_data.series_state as t on t.symbol = r.symbol and t.timeframe = r.timeframe
-            where r.consecutive_failures > 0
-            group by 1, 2
-            order by 3 desc, 1, 2
-            limit {REASONS}
+failures as materialized (
+    select
+        coalesce(t.last_error_class, '') as error_class, coalesce(t.last_error, '') as error, count(*) as series,
+        (array_agg(json_build_array(r.symbol, r.timeframe) {WORST_FIRST}))[1:{EXAMPLES}] as examples
+    from series as r
+    inner join market_data.series_state as t on t.symbol = r.symbol and t.timeframe = r.timeframe
+    where r.consecutive_failures > 0
+    group by 1, 2
+),
+"""
+    failing = f"""
+    (
+        select json_agg(f) from (
+            select f.* from failures as f order by f.series desc, f.error_class, f.error limit {REASONS}
         ) as f
-    """
+    ) as failing,
+    (select count(*) from failures) as reasons
+"""
     return f"""
 with {lagging_cte()},
 {counted_cte()},
+{failures if of_failures else ""}
 ranked as (
     select
         symbol, count(*) as lagging,
@@ -200,12 +203,7 @@ select
             select r.symbol, r.timeframe from series as r where r.alerting {WORST_FIRST} limit {OUTSIDE}
         ) as r
     ) as outside,
-    {f"({failures})" if of_failures else "null"} as failing,
-    (
-        select count(distinct (t.last_error_class, t.last_error)) from series as r
-        inner join market_data.series_state as t on t.symbol = r.symbol and t.timeframe = r.timeframe
-        where r.consecutive_failures > 0
-    ) as reasons
+    {failing if of_failures else "null as failing, 0 as reasons"}
 from matched
 """
 
