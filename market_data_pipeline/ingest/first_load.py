@@ -153,14 +153,17 @@ def _may_be_plain(run: Run, request: SymbolRequest) -> bool:
 
 
 def _most_symbols(bulk: BulkLoad) -> int:
-    """Return how many symbols one transaction stores, by what the files' sizes say of the bars of each."""
+    """Return how many symbols one transaction stores: few where the files span years, or hold busy symbols only."""
     sizes = [file.version.bytes for (dataset, _), file in bulk.published.items() if dataset is Dataset.MINUTES]
-    a_symbol = sum(sizes) / _BYTES_A_BAR if sizes else 0.0
-    return int(min(max(_MOST_BARS / max(a_symbol, 1.0), 2), _MOST_SYMBOLS))
+    on_average, at_most = sum(sizes) / _BYTES_A_BAR, len(sizes) * _SLOTS
+    by_bars = min(_MOST_BARS / max(on_average, 1.0), _MOST_BUSY_BARS / max(at_most, 1))
+    return int(min(max(by_bars, 2), _MOST_SYMBOLS))
 
 
 # A day's file of 1.7 million minutes has 15 MB, and 65 5m bars of each of its 11,000 tickers.
 _BYTES_A_BAR: Final = 15e6 / 65
+_SLOTS: Final = 192  # of a session, in each of which the busiest symbols have a bar
+_MOST_BUSY_BARS: Final = 3 * _MOST_BARS  # if all symbols of a transaction were such
 
 
 def first_load(run: Run, connection: StoreConnection, requests: Sequence[SymbolRequest]) -> FirstLoad:
