@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import UTC, date, datetime
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from market_data_pipeline.domain.adjustments import Adjustment
 from market_data_pipeline.domain.bars import VALUES
 from market_data_pipeline.domain.errors import UsageError
 from market_data_pipeline.domain.features.definitions import FEATURES
 from market_data_pipeline.http_client.transport import Transport
+from market_data_pipeline.reading.database import PIECE_ROWS
 from market_data_pipeline.reading.selection import select
 from market_data_pipeline.reading.tables import to_pandas, to_polars
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     import pyarrow as pa
 
@@ -34,6 +36,18 @@ _PARAMETERS: Final = {
     Adjustment.ALL: {"adjustment": "all"},
 }
 _LABELS: Final = {feature.name: feature.labels for feature in FEATURES if feature.labels}
+
+
+class _Asked(NamedTuple):
+    """What a call asks for, and the form of its answer."""
+
+    selection: Selection
+    columns: list[str] | None
+    form: Callable[[pa.Table], Any]
+
+
+def _as_they_are(found: pa.Table) -> pa.Table:
+    return found
 
 
 class Client:
@@ -140,7 +154,73 @@ class Client:
             "records", symbol, timeframe, start, end, columns, as_arrow, as_polars, adjusted=adjusted, session=session
         )
 
-    def _read(
+    def iter_bars(
+        self,
+        symbol: str | Iterable[str],
+        timeframe: str | Iterable[str],
+        start: When | None = None,
+        end: When | None = None,
+        *,
+        rows: int = PIECE_ROWS,
+        adjusted: Adjusted = "splits",
+        as_of: datetime | None = None,
+        session: SessionHours = "extended",
+        columns: Iterable[str] | None = None,
+        as_arrow: bool = False,
+        as_polars: bool = False,
+    ) -> Iterator[Any]:
+        """Yield what `read_bars` returns in frames of at most `rows` rows, for more than fits into memory.
+
+        The frames come in the order of `read_bars` and together are its answer; none is empty. Some symbols at a time
+        are read as their frames are asked for, at least one whole: what is stored meanwhile is in those that follow.
+        Raises as `read_bars`.
+        """
+        asked = self._asked(
+            "bars", symbol, timeframe, start, end, columns, as_arrow, as_polars, adjusted=adjusted, as_of=as_of,
+            session=session,
+        )  # fmt: skip
+        return self._iterate(asked, rows)
+
+    def iter_features(
+        self,
+        symbol: str | Iterable[str],
+        timeframe: str | Iterable[str],
+        start: When | None = None,
+        end: When | None = None,
+        *,
+        rows: int = PIECE_ROWS,
+        session: SessionHours = "extended",
+        columns: Iterable[str] | None = None,
+        as_arrow: bool = False,
+        as_polars: bool = False,
+    ) -> Iterator[Any]:
+        """Yield what `read_features` returns in frames of at most `rows` rows, see `iter_bars`."""
+        asked = self._asked(
+            "features", symbol, timeframe, start, end, columns, as_arrow, as_polars, session=session
+        )  # fmt: skip
+        return self._iterate(asked, rows)
+
+    def iter_records(
+        self,
+        symbol: str | Iterable[str],
+        timeframe: str | Iterable[str],
+        start: When | None = None,
+        end: When | None = None,
+        *,
+        rows: int = PIECE_ROWS,
+        adjusted: Adjusted = "splits",
+        session: SessionHours = "extended",
+        columns: Iterable[str] | None = None,
+        as_arrow: bool = False,
+        as_polars: bool = False,
+    ) -> Iterator[Any]:
+        """Yield what `read_records` returns in frames of at most `rows` rows, see `iter_bars`."""
+        asked = self._asked(
+            "records", symbol, timeframe, start, end, columns, as_arrow, as_polars, adjusted=adjusted, session=session
+        )
+        return self._iterate(asked, rows)
+
+    def _asked(
         self,
         kind: Kind,
         symbol: str | Iterable[str],
@@ -154,21 +234,50 @@ class Client:
         adjusted: Adjusted = "splits",
         as_of: datetime | None = None,
         session: SessionHours,
-    ) -> Any:
+    ) -> _Asked:
         if as_arrow and as_polars:
             raise UsageError("as_arrow and as_polars name two forms of the answer: pass one of them.")
         chosen = None if columns is None else [columns] if isinstance(columns, str) else list(columns)
         selection = select(kind, symbol, timeframe, start, end, as_of=as_of, adjusted=adjusted, session=session)
-        shared = {"session": session, "start": _text(start), "end": _text(end), "limit": _PAGE}
+        return _Asked(selection, chosen, _as_they_are if as_arrow else to_polars if as_polars else to_pandas)
+
+    def _read(self, *arguments: Any, **more: Any) -> Any:
+        asked = self._asked(*arguments, **more)
+        return asked.form(self._rows(asked, asked.selection.symbols))
+
+    def _iterate(self, asked: _Asked, rows: int) -> Iterator[Any]:
+        """Return an iterator over the answer in frames of at most `rows` rows, none of them empty."""
+        if not isinstance(rows, int) or rows < 1:
+            raise UsageError(f"rows must be a whole number of at least 1, not {rows!r}.")
+        return self._frames(asked, rows)
+
+    def _frames(self, asked: _Asked, rows: int) -> Iterator[Any]:
+        symbols, size = asked.selection.symbols, 1
+        while symbols:
+            found = self._rows(asked, symbols[:size])
+            for first in range(0, found.num_rows, rows):
+                yield asked.form(found.slice(first, rows))
+            symbols = symbols[size:]
+            # As many symbols as are likely to have `rows` rows; twice as many at most, since some have more.
+            size = max(1, min(2 * size, _SYMBOLS_AT_ONCE, rows * size // max(1, found.num_rows)))
+
+    def _rows(self, asked: _Asked, symbols: tuple[str, ...]) -> pa.Table:
+        """Return the rows of some of the symbols, in the order and with the columns that were asked for."""
+        selection = replace(asked.selection, symbols=symbols)
+        shared = {
+            "session": selection.session,
+            "start": _text(selection.start),
+            "end": _text(selection.end),
+            "limit": _PAGE,
+        }
         of_bars = {"as_of": _text(selection.as_of)} | _PARAMETERS[selection.adjustment]
         found = None
-        if kind != "features":
+        if selection.kind != "features":
             found = self._table(selection, "bars", shared | of_bars)
-        if kind != "bars":
+        if selection.kind != "bars":
             features = self._table(selection, "features", shared).drop_columns(list(VALUES))
             found = features if found is None else found.join(features, _KEYS, join_type="left outer")
-        table = _formed(_ordered(found, selection), selection, chosen)
-        return table if as_arrow else to_polars(table) if as_polars else to_pandas(table)
+        return _formed(_ordered(found, selection), asked.selection, asked.columns)
 
     def _table(self, selection: Selection, what: str, parameters: dict[str, Any]) -> pa.Table:
         """Return all pages of all series, in any order."""

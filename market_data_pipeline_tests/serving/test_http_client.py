@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar
 
 import pandas as pd
+import pyarrow as pa
 import pytest
 
 from market_data_pipeline import read_bars, read_features, read_records
@@ -69,6 +70,36 @@ def test_it_answers_what_the_readers_answer(
                 assert found.column_names == expected.column_names
             else:
                 assert found.equals(expected)
+
+
+@pytest.mark.parametrize("rows", [1, 7, 10_000])
+def test_an_answer_comes_in_frames_of_at_most_so_many_rows(api: Api, held: Seed, rows: int) -> None:
+    client = Client(api.base)
+    arguments = (["MSFT", "IBM", "AAPL"], ["5m", "1d"])
+    for kind, options in (
+        ("bars", {"adjusted": "all", "columns": ["close", "trades"]}),
+        ("features", {}),
+        ("records", {"start": "2026-03-10"}),
+    ):
+        whole = getattr(client, f"read_{kind}")(*arguments, as_arrow=True, **options)
+        for form, size in (("as_arrow", lambda table: table.num_rows), ("as_polars", len), ("as_pandas", len)):
+            given = {form: True} if form != "as_pandas" else {}
+            frames = list(getattr(client, f"iter_{kind}")(*arguments, rows=rows, **given, **options))
+            assert all(0 < size(frame) <= rows for frame in frames)
+            assert sum(map(size, frames)) == whole.num_rows > 0
+            if form == "as_arrow":
+                assert pa.concat_tables(frames).to_pylist() == whole.to_pylist()
+                assert {tuple(frame.schema) for frame in frames} == {tuple(whole.schema)}
+
+
+def test_symbols_are_requested_as_their_frames_are_asked_for(api: Api, held: Seed) -> None:
+    frames = Client(api.base).iter_bars(["AAPL", "NOPE"], "5m")
+    assert len(next(frames)) == 25
+    with pytest.raises(NotTrackedError):
+        next(frames)
+    for wrong in ({"rows": 0}, {"session": "lunch"}, {"as_arrow": True, "as_polars": True}):
+        with pytest.raises(UsageError):
+            Client(api.base).iter_bars("AAPL", "5m", **wrong)
 
 
 def test_the_symbols_are_listed(api: Api, held: Seed) -> None:
