@@ -5,7 +5,7 @@ They are generated and stored by COPY, not ingested: what is measured is reading
 
 from __future__ import annotations
 
-from datetime import date
+from datetime import date, timedelta
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -18,6 +18,8 @@ from market_data_pipeline.domain.features.compute import compute_features
 from market_data_pipeline.domain.series import AssetClass, Series, Timeframe
 from market_data_pipeline.store.copy import StoreConnection
 from market_data_pipeline.store.feature_values import feature_table
+from market_data_pipeline.store.packing import pack_partition, to_pack
+from market_data_pipeline.store.partitions import settle, to_settle
 from market_data_pipeline.store.records import append_records
 
 if TYPE_CHECKING:
@@ -33,7 +35,7 @@ _EQUITY: Final = AssetClass.US_EQUITY
 def load(url: str) -> None:
     """Store the rows and the state of their series in a migrated database without symbols."""
     calendar = calendar_for(_EQUITY)
-    sessions = calendar.sessions(_FIRST_DAY, LAST_DAY)
+    sessions = calendar.sessions(_FIRST_DAY, LAST_DAY + timedelta(days=1))
     starts = {
         timeframe: [calendar.slots_us(timeframe, session) for session in sessions]
         for timeframe in (Timeframe.M5, Timeframe.D1)
@@ -49,6 +51,11 @@ def load(url: str) -> None:
                 _store(connection, Series(symbol, timeframe), _bars(np.concatenate(days[-5:] if short else days), rng))
             connection.commit()
         owner.execute("vacuum analyze")  # as it would have been by autovacuum
+    with StoreConnection(url, NOW) as connection:  # as the night would
+        for partition in to_settle(connection, NOW):
+            settle(connection, partition)
+        for name in to_pack(connection):
+            pack_partition(connection, name, most_rows=10**9)
 
 
 def _bars(ts: np.ndarray, rng: np.random.Generator) -> pd.DataFrame:

@@ -25,6 +25,7 @@ from market_data_pipeline.store.checksums import (
     DERIVED,
     FEATURES,
     OF_FEATURES,
+    PACKED,
     RECORDS,
     contents,
     grantees_of,
@@ -194,6 +195,7 @@ def _dump(name: str, part: Part, snapshot: _Snapshot, writer: Writer, *, feature
         f"--snapshot={snapshot.name}",
         f"--lock-wait-timeout={_LOCK_WAIT}",
         "--no-password",
+        f'--exclude-table-data="{quoted}".{PACKED}',
         *(
             f'--exclude-table-data="{quoted}".{partition}'
             for table in (() if features else (FEATURES, RECORDS))

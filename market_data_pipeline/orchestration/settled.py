@@ -1,6 +1,7 @@
 """The storage of bars as Dagster sees it: an asset whose materialization puts settled partitions in order, every night.
 
-The work itself is in `store.partitions`. The check says whether a partition that should be in order is not.
+The work itself is in `store.partitions` and `store.packing`. The checks say whether a partition that should be in order
+is not, and whether what is packed is what its rows say.
 """
 
 # No `from __future__ import annotations`: Dagster needs the classes of a step's parameters, not their names.
@@ -24,8 +25,13 @@ if TYPE_CHECKING:
 RECORDS: Final = dg.AssetKey(["storage", "records"])
 SETTLE_JOB: Final = "settle"
 CHECK: Final = "settled_partitions_are_in_order"
+PACKED_CHECK: Final = "packed_records_equal_their_rows"
 # What a night may leave to the next: years of a whole market are put in order over several.
 _AT_ONCE: Final = 24
+# The same for what is packed: some minutes of a processor.
+_ROWS_AT_ONCE: Final = 100_000_000
+# Compared with their rows each night: about a second of a processor.
+_COMPARED: Final = 50
 
 _PARTITIONS: Final = table_schema({"partition": "string", "rows": "int", "megabytes": "float"})
 
@@ -38,19 +44,25 @@ _PARTITIONS: Final = table_schema({"partition": "string", "rows": "int", "megaby
     kinds={"python", "postgres"},
     description=(
         "The table `market_data.records`, in which a bar and its features are one row. Materializing it makes the "
-        "partitions of the next weeks, and writes those whose time is over again in the order in which they are read."
+        "partitions of the next weeks, writes those whose time is over again in the order in which they are read, and "
+        "packs their rows for readers."
     ),
     check_specs=[
         dg.AssetCheckSpec(
             CHECK, asset=RECORDS, description="Partitions that ended two weeks ago hold their rows by series and time."
-        )
+        ),
+        dg.AssetCheckSpec(
+            PACKED_CHECK, asset=RECORDS, description="What readers take instead of rows is what the rows say: a sample."
+        ),
     ],
 )
 def settled_records(
     context: dg.AssetExecutionContext, pipeline: PipelineResource
 ) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
     """Settle what waits for it, the newest first; a partition that is in use stays for the next night."""
+    from market_data_pipeline.store.connection import Role
     from market_data_pipeline.store.copy import StoreConnection
+    from market_data_pipeline.store.packing import packed_size, remove_differing
     from market_data_pipeline.store.partitions import make_ahead, partitions, to_settle
 
     settings = pipeline.settings()
@@ -60,8 +72,14 @@ def settled_records(
             make_ahead(connection, now)
             waiting = to_settle(connection, now)
             done, busy = _settled(context, connection, [each.name for each in waiting[:_AT_ONCE]])
+            packed_now, not_packed = _packed(context, connection, on=settings.packed == "on")
+            busy += [name for name in not_packed if name not in busy]
+            with StoreConnection(settings.database_url, settings.as_of, Role.READER) as snapshot:
+                snapshot.read_only_snapshots()
+                wrong = remove_differing(connection, snapshot, _COMPARED)
             left = to_settle(connection, now)
             held = partitions(connection)
+            packed = packed_size(connection)
     except PipelineError as error:
         raise stopped(error) from error
     yield dg.MaterializeResult(
@@ -73,6 +91,9 @@ def settled_records(
                 _PARTITIONS,
             ),
             "left_for_the_next_night": len(left),
+            "packed_rows": packed.rows,
+            "packed_megabytes": round(packed.bytes / 1e6, 1),
+            "rows_packed_now": packed_now,
         }
     )
     yield dg.AssetCheckResult(
@@ -87,6 +108,43 @@ def settled_records(
         ),
         metadata={"waiting": [each.name for each in left]},
     )
+    yield dg.AssetCheckResult(
+        check_name=PACKED_CHECK,
+        passed=not wrong,
+        severity=dg.AssetCheckSeverity.ERROR,
+        description=(
+            f"Was not what its rows say, and is removed: {', '.join(wrong)}. Readers may have had old values of them: "
+            "something changed rows with the triggers of their partition switched off."
+            if wrong
+            else f"{_COMPARED} series' partitions, chosen at random, are as their rows say."
+        ),
+    )
+
+
+def _packed(context: dg.AssetExecutionContext, connection: "StoreConnection", *, on: bool) -> tuple[int, list[str]]:
+    """Pack what has settled, or remove all that is packed; return how many rows, and the partitions in use."""
+    from market_data_pipeline.store.packing import (
+        forget_removed_partitions,
+        pack_partition,
+        to_pack,
+        unpack_everything,
+    )
+
+    if not on:
+        unpack_everything(connection)
+        return 0, []
+    forget_removed_partitions(connection)
+    rows, busy = 0, []
+    for name in to_pack(connection):
+        if rows >= _ROWS_AT_ONCE:
+            break
+        try:
+            rows += pack_partition(connection, name, _ROWS_AT_ONCE - rows)
+        except TransientError as error:
+            connection.rollback()
+            context.log.warning(f"{name} is not packed whole: {error}")
+            busy.append(name)
+    return rows, busy
 
 
 def _settled(
@@ -112,10 +170,12 @@ def _settled(
 
 
 def settle_job() -> "AssetJob":
-    """Return the job that puts settled partitions in order."""
+    """Return the job that puts settled partitions in order and packs them."""
     return dg.define_asset_job(
         SETTLE_JOB,
         selection=dg.AssetSelection.assets(RECORDS),
-        description="Makes the next partitions of bars, and puts those that have settled in the order of reading.",
+        description=(
+            "Makes the next partitions of bars, and puts those that have settled in order and packs them for readers."
+        ),
         executor_def=run_executor,
     )

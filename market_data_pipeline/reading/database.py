@@ -11,7 +11,7 @@ from itertools import pairwise
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
-from market_data_pipeline.domain.adjustments import Actions, Adjustment, dividend_factor, price_factor
+from market_data_pipeline.domain.adjustments import Actions, Adjustment, Split, dividend_factor, price_factor
 from market_data_pipeline.domain.bars import PRICES
 from market_data_pipeline.domain.calendar import exchange_date
 from market_data_pipeline.domain.errors import UsageError
@@ -35,6 +35,10 @@ if TYPE_CHECKING:
 
 # About a year of 5m bars. The server's memory for it is 25 MB with features; a statement costs as much as 200 rows.
 PIECE_ROWS: Final = 1 << 16
+# 100 MB of the reader's memory with features, beside those of the answer.
+_MOST_PIECE_ROWS: Final = 1 << 19
+# To look for packed rows takes as long as to read so many from where they are not.
+_WORTH_PACKED: Final = 1000
 
 
 class RowSource(Protocol):
@@ -60,19 +64,20 @@ class RowSource(Protocol):
 class _Database(NamedTuple):
     connection: StoreConnection
     stored_as: dict[str, str]  # by ticker, the symbol of its security, where that is another one
+    packed: bool  # whether there are enough rows to look for packed ones
 
     def bar_columns(
         self, stretches: Sequence[Stretch], names: Sequence[str], as_of: datetime | None = None, /
     ) -> Columns:
-        return many_series.bar_columns(self.connection, self._stored(stretches), names, as_of)
+        return many_series.bar_columns(self.connection, self._stored(stretches), names, as_of, packed=self.packed)
 
     def feature_columns(self, stretches: Sequence[Stretch], features: Sequence[Feature], /) -> Columns:
-        return many_series.feature_columns(self.connection, self._stored(stretches), features)
+        return many_series.feature_columns(self.connection, self._stored(stretches), features, packed=self.packed)
 
     def record_columns(
         self, stretches: Sequence[Stretch], names: Sequence[str], features: Sequence[Feature], /
     ) -> Columns:
-        return many_series.record_columns(self.connection, self._stored(stretches), names, features)
+        return many_series.record_columns(self.connection, self._stored(stretches), names, features, packed=self.packed)
 
     def _stored(self, stretches: Sequence[Stretch]) -> Sequence[Stretch]:
         if not self.stored_as:
@@ -92,34 +97,52 @@ class Piece(NamedTuple):
     series_read: int
 
 
-def pieces(selection: Selection, settings: Settings, rows: int = PIECE_ROWS) -> Iterator[Piece]:
-    """Yield the selected rows in pieces of about `rows`; at least one piece, which may be empty.
+def pieces(selection: Selection, settings: Settings, rows: int | None = None) -> Iterator[Piece]:
+    """Yield the selected rows in pieces of about `rows`, or of what reads best; at least one piece, which may be empty.
 
     Raises:
         UsageError: a symbol that is not tracked.
         ConfigurationError, DatabaseUnavailableError: see `connections.snapshot`.
     """
     instant = selection.as_of or settings.clock()
-    with snapshot(settings, lambda connection: _held(selection, connection)) as (connection, (held, stored_as)):
-        actions = stored_actions(selection, connection, stored_as)
+    with snapshot(settings, lambda connection: _held(selection, connection)) as (connection, look):
+        held, stored_as, splits = look
+        actions = stored_actions(selection, connection, stored_as, splits)
         read = 0
+        rows = rows or _best_rows(selection, connection, held)
         for batch in _batches(selection, _stretches(selection, held, rows), held, rows):
-            found = rows_of(_Database(connection, stored_as), selection, batch, actions, instant)
+            worth = sum(_expected(selection, stretch, held) for stretch in batch) >= _WORTH_PACKED
+            found = rows_of(_Database(connection, stored_as, worth), selection, batch, actions, instant)
             read += sum(stretch.end == selection.interval(stretch.series.symbol)[1] for stretch in batch)
             yield Piece(found, read)
 
 
+def _best_rows(selection: Selection, connection: StoreConnection, held: dict[Series, Held]) -> int:
+    """Return the size of pieces that costs the server as much memory as PIECE_ROWS of rows that are not packed."""
+    series = selection.series()
+    asked = sum(_expected(selection, Stretch(one, *selection.interval(one.symbol)), held) for one in series)
+    if asked <= PIECE_ROWS or selection.as_of is not None:
+        return PIECE_ROWS
+    share = many_series.packed_rows(connection, list(held)) / sum(state.bar_count for state in held.values())
+    return min(round(PIECE_ROWS / max(1 - share, 0.01)), _MOST_PIECE_ROWS)
+
+
 def stored_actions(
-    selection: Selection, connection: StoreConnection, stored_as: Mapping[str, str] = MappingProxyType({})
+    selection: Selection,
+    connection: StoreConnection,
+    stored_as: Mapping[str, str] = MappingProxyType({}),
+    splits: Mapping[str, Sequence[Split]] | None = None,
 ) -> dict[str, Actions]:
     """Return what the bars of each symbol are adjusted for; symbols without anything are left out.
 
-    `stored_as` is the symbol under which a ticker is stored, where that is another one.
+    `stored_as` is the symbol under which a ticker is stored, where that is another one; `splits` are theirs, if they
+    are known already.
     """
-    if selection.adjustment is Adjustment.RAW or not selection.bars:
+    if not _is_adjusted(selection):
         return {}
     symbols = {symbol: stored_as.get(symbol, symbol) for symbol in selection.symbols}
-    splits = many_series.splits_of(connection, list(symbols.values()), selection.as_of)
+    if splits is None:
+        splits = many_series.splits_of(connection, list(symbols.values()), selection.as_of)
     dividends = {}
     if selection.adjustment is Adjustment.ALL:
         dividends = dividends_of(connection, list(symbols.values()), selection.as_of)
@@ -130,16 +153,34 @@ def stored_actions(
     }
 
 
-def _held(selection: Selection, connection: StoreConnection) -> tuple[dict[Series, Held], dict[str, str]]:
-    """Return what is held of each series, and under which symbol, for a ticker that its security had once."""
+def _is_adjusted(selection: Selection) -> bool:
+    return selection.adjustment is not Adjustment.RAW and bool(selection.bars)
+
+
+class _Look(NamedTuple):
+    """What is known before rows are read: by series, by ticker that a security had once, and by stored symbol."""
+
+    held: dict[Series, Held]
+    stored_as: dict[str, str]
+    splits: dict[str, list[Split]]
+
+
+def _held(selection: Selection, connection: StoreConnection) -> _Look:
+    """Return what is held of each series, under which symbol, and its splits where they are needed."""
     from market_data_pipeline.store.securities import followed_as
     from market_data_pipeline.store.universe import known_symbols
 
-    found = many_series.held(connection, selection.symbols, selection.stored_timeframes())
+    timeframes, adjusted = selection.stored_timeframes(), _is_adjusted(selection)
+    found, splits = many_series.held_and_splits(
+        connection, selection.symbols, timeframes, splits=adjusted, known_at=selection.as_of
+    )
     others = [symbol for symbol in selection.symbols if symbol not in found]
     stored_as = followed_as(connection, others, selection.as_of) if others else {}
     if stored_as:
-        stored = many_series.held(connection, list(stored_as.values()), selection.stored_timeframes())
+        stored, more = many_series.held_and_splits(
+            connection, list(stored_as.values()), timeframes, splits=adjusted, known_at=selection.as_of
+        )
+        splits |= more
         found |= {symbol: stored[other] for symbol, other in stored_as.items()}
     for symbol in selection.symbols:
         if symbol not in found:
@@ -151,7 +192,7 @@ def _held(selection: Selection, connection: StoreConnection) -> tuple[dict[Serie
         for symbol, of_symbol in found.items()
         for timeframe, state in of_symbol.items()
     }
-    return held, stored_as
+    return _Look(held, stored_as, splits)
 
 
 def _stretches(selection: Selection, held: dict[Series, Held], rows: int) -> Iterator[Stretch]:
@@ -159,11 +200,11 @@ def _stretches(selection: Selection, held: dict[Series, Held], rows: int) -> Ite
     for series in selection.series():
         first, end = selection.interval(series.symbol)
         whole, stored = Stretch(series, first, end), selection.read_as(series)
-        parts = -(-_estimate(whole._replace(series=stored), held) // rows)
+        parts = -(-_estimate(stored, whole, held) // rows)
         if parts < 2:
             yield whole
             continue
-        begins, ends = _overlap(whole, held[stored])
+        begins, ends = _overlap(first, end, held[stored])
         cuts = [first, *(begins + (ends - begins) * part / parts for part in range(1, parts)), end]
         yield from (Stretch(series, *pair) for pair in pairwise(cuts))
 
@@ -175,7 +216,7 @@ def _batches(
     batch: list[Stretch] = []
     size = 0
     for stretch in stretches:
-        expected = _estimate(stretch._replace(series=selection.read_as(stretch.series)), held)
+        expected = _expected(selection, stretch, held)
         if batch and size + expected > rows:
             yield batch
             batch, size = [], 0
@@ -184,18 +225,38 @@ def _batches(
     yield batch
 
 
-def _estimate(stretch: Stretch, held: dict[Series, Held]) -> int:
-    """Return how many rows a stretch has if those of its series lie evenly in time."""
-    state = held.get(stretch.series)
-    if state is None or state.first_ts is None or state.last_ts is None:
+def _expected(selection: Selection, stretch: Stretch, held: dict[Series, Held]) -> int:
+    """Return how many rows a stretch has in the series that it is read from."""
+    return _estimate(selection.read_as(stretch.series), stretch, held)
+
+
+def _estimate(series: Series, stretch: Stretch, held: dict[Series, Held]) -> int:
+    state = held.get(series)
+    return 0 if state is None else expected_rows(state, stretch.start, stretch.end)
+
+
+class _State(Protocol):
+    """The first and last bar start of a series, and the number of its bars."""
+
+    @property
+    def first_ts(self) -> datetime | None: ...
+    @property
+    def last_ts(self) -> datetime | None: ...
+    @property
+    def bar_count(self) -> int: ...
+
+
+def expected_rows(state: _State, start: datetime, end: datetime) -> int:
+    """Return how many rows a series has in [start, end) if they lie evenly in time."""
+    if state.first_ts is None or state.last_ts is None:
         return 0
-    begins, ends = _overlap(stretch, state)
+    begins, ends = _overlap(start, end, state)
     span = state.last_ts - state.first_ts
     return round(state.bar_count * ((ends - begins) / span)) if span and ends > begins else 1
 
 
-def _overlap(stretch: Stretch, state: Held) -> tuple[datetime, datetime]:
-    return max(stretch.start, state.first_ts or stretch.start), min(stretch.end, state.last_ts or stretch.end)
+def _overlap(start: datetime, end: datetime, state: _State) -> tuple[datetime, datetime]:
+    return max(start, state.first_ts or start), min(end, state.last_ts or end)
 
 
 def rows_of(

@@ -14,7 +14,7 @@ from market_data_pipeline.domain.calendar import calendar_for, exchange_date, fr
 from market_data_pipeline.domain.errors import PipelineError, UsageError
 from market_data_pipeline.domain.series import AssetClass, Series, Timeframe
 from market_data_pipeline.reading.connections import snapshot
-from market_data_pipeline.reading.database import PIECE_ROWS, Piece, rows_of, stored_actions
+from market_data_pipeline.reading.database import PIECE_ROWS, Piece, expected_rows, rows_of, stored_actions
 from market_data_pipeline.reading.selection import BEGINNING, END
 from market_data_pipeline.store.many_series import Stretch
 
@@ -119,7 +119,7 @@ def nearer_lake(selection: Selection, settings: Settings) -> OpenLake | None:
         with snapshot(
             settings, lambda connection: stored_series(connection, selection.stored_timeframes(), selection.symbols)
         ) as (connection, stored):
-            if sum(series.bar_count for series in stored.values()) < NEAR_ROWS:
+            if _rows_asked(selection, stored) < NEAR_ROWS:
                 return None
             actions = stored_actions(selection, connection)
         if all(_is_same(selection, reader, one, stored) for one in _tables(selection)):
@@ -155,6 +155,15 @@ def _rows_held(selection: Selection, reader: LakeReader) -> int:
         state = reader.state(one)
         held += reader.rows(one) * len(selection.symbols) // max(1, len(state.series))
     return held
+
+
+def _rows_asked(selection: Selection, stored: Mapping[Series, StoredSeries]) -> int:
+    """Return about how many rows are read of what the database holds."""
+    asked = 0
+    for one in map(selection.read_as, selection.series()):
+        if (state := stored.get(one)) is not None:
+            asked += expected_rows(state, *selection.interval(one.symbol))
+    return asked
 
 
 def _refuse_without_closes(selection: Selection, reader: LakeReader) -> None:

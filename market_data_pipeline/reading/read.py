@@ -90,7 +90,7 @@ def _pieces(selection: Selection, settings: Settings, source: Source, rows: int 
         lake = from_lake.nearer_lake(selection, settings)
     if lake is not None:
         return from_lake.pieces(selection, settings, lake, rows)
-    return pieces(selection, settings, rows or PIECE_ROWS)
+    return pieces(selection, settings, rows)
 
 
 def _form(as_arrow: bool, as_polars: bool) -> Callable[[Selection, list[Rows]], Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time
+from functools import cached_property
 from typing import TYPE_CHECKING, Final, Literal
 
 from market_data_pipeline.domain.adjustments import Adjustment
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from market_data_pipeline.domain.adjustments import Adjusted
     from market_data_pipeline.domain.features.definitions import Feature
+    from market_data_pipeline.domain.series import AssetClass
 
     When: TypeAlias = str | date | datetime
 
@@ -64,10 +66,17 @@ class Selection:
 
     def interval(self, symbol: str) -> tuple[datetime, datetime]:
         """Return [start, end) as instants; what a date means depends on where the symbol trades."""
-        return (
-            BEGINNING if self.start is None else instant("start", self.start, symbol),
-            END if self.end is None else instant("end", self.end, symbol),
-        )
+        return self._intervals[asset_class_of(symbol)]
+
+    @cached_property
+    def _intervals(self) -> dict[AssetClass, tuple[datetime, datetime]]:
+        return {
+            asset_class_of(symbol): (
+                BEGINNING if self.start is None else instant("start", self.start, symbol),
+                END if self.end is None else instant("end", self.end, symbol),
+            )
+            for symbol in _one_of_each_market(self.symbols)
+        }
 
     def read_as(self, series: Series) -> Series:
         """Return the stored series that the rows of `series` are read from, or made of."""

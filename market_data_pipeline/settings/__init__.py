@@ -238,6 +238,9 @@ class Settings(BaseModel):
     backups_kept: Annotated[int, BeforeValidator(parsers.whole_number(1, 1000))] = _known(
         7, "MARKET_DATA_BACKUPS_KEPT", "7"
     )
+    packed: Annotated[str, BeforeValidator(parsers.one_of("choice", ("on", "off")))] = _known(
+        "on", "MARKET_DATA_PACKED", "off"
+    )
     broker_url: Annotated[str | None, BeforeValidator(parsers.broker_url)] = _known(
         None, "MARKET_DATA_BROKER_URL", "redis://:password@broker:6379/0", repr=False
     )

@@ -7,7 +7,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any, Final, LiteralString
 
 from market_data_pipeline.domain.bars import VALUES, bar_frame
-from market_data_pipeline.store.records import series_id
+from market_data_pipeline.store.records import series_id, unpack_many
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -102,6 +102,7 @@ def supersede_bars(connection: StoreConnection, series: Series, ts: list[datetim
     """Remove the records at `ts`; their bars are kept in `bar_revisions`, with the run that superseded them."""
     if not ts:
         return
+    unpack_many(connection, series, len(ts))
     connection.execute(  # with the owner's rights: the pipeline's own do not include deleting a bar
         """
         select market_data.supersede_bars(

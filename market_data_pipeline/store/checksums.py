@@ -24,8 +24,10 @@ FEATURES: Final = "features"
 MOVED: Final = ("bars", FEATURES)
 # Summed up by series and month besides: what a table of a hundred million rows lacks has to be found.
 BY_MONTH: Final = (*MOVED, RECORDS)
+# What is made of records again where it lacks; backups leave it out.
+PACKED: Final = "packed_records"
 # Neither counted nor compared, because newer code changes them: the calendar, and which migrations there are.
-DERIVED: Final = ("sessions", "schema_migrations")
+DERIVED: Final = ("sessions", "schema_migrations", PACKED)
 # What can be computed again from the bars, and what says how much of it is held.
 OF_FEATURES: Final = {
     RECORDS: (*FLOATS, CODES, "features_after", "extra"),

@@ -103,6 +103,7 @@ class StoreConnection:
         # What this connection knows of `records`: numbers of series, and months that have partitions.
         self.series_ids: dict[Series, int] = {}
         self.all_moved = False  # to `records`, once and for all
+        self.packs = False  # whether there is a table `packed_records`: a reader may be newer than the schema
         self.partitions: set[tuple[Timeframe, int, int]] = set()
         # Texts and whole numbers have the types that the statements are written for, whatever their values are.
         self._connection.adapters.register_dumper(str, StrBinaryDumper)
@@ -198,8 +199,9 @@ class StoreConnection:
 
     def rollback(self) -> None:
         """Discard everything since the last commit; a lost connection has already done so."""
-        self.series_ids.clear()  # the transaction may have made them
-        self.partitions.clear()
+        if not self._connection.read_only:
+            self.series_ids.clear()  # the transaction may have made them
+            self.partitions.clear()
         if not self.closed:
             with suppress(DatabaseUnavailableError), self._translated():
                 self._connection.rollback()

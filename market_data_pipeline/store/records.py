@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 # Rows that one statement updates: their values take 2 MB.
 _PIECE: Final = 1 << 14
+# From so many rows on, what is packed of a series is removed at once: each row would look for it otherwise, for 10 us.
+_MANY: Final = 1000
 
 
 def series_id(connection: StoreConnection, series: Series) -> int:
@@ -74,6 +76,7 @@ def append_records(
         return
     starts = ts_us(bars)
     ensure_partitions(connection, series.timeframe, int(starts[0]), int(starts[-1]))
+    unpack_many(connection, series, rows)
     number = np.full(rows, series_id(connection, series), "int32")
     columns = _bar_columns(number, starts, {name: array(bars, name) for name in VALUES}, now)
     if features is not None:
@@ -142,6 +145,7 @@ def update_features(connection: StoreConnection, series: Series, features: pa.Ta
         now: becomes `features_computed_at`, rounded up to whole seconds after `ingested_at`.
     """
     number = series_id(connection, series)
+    unpack_many(connection, series, features.num_rows)
     for begin in range(0, features.num_rows, _PIECE):
         piece = features.slice(begin, _PIECE)
         extra = extra_of(piece, binary=False)
@@ -158,6 +162,14 @@ def update_features(connection: StoreConnection, series: Series, features: pa.Ta
                 "extra": None if extra is None else extra.to_pylist(),
                 **{name: _floats(piece[name]) for name in FLOATS},
             },
+        )
+
+
+def unpack_many(connection: StoreConnection, series: Series, rows: int) -> None:
+    """Remove what is packed of a series before many rows of it change in this transaction."""
+    if rows >= _MANY:
+        connection.execute(
+            "select market_data.unpack_series(%(series)s::int)::text", {"series": series_id(connection, series)}
         )
 
 

@@ -24,6 +24,7 @@ def series_numbers(connection: StoreConnection, series: Collection[Series]) -> M
         """
         select
             to_regclass('market_data.series_to_move') is null as all_moved,
+            to_regclass('market_data.packed_records') is not null as packs,
             array_agg(s.id) as numbers,
             array_agg(s.symbol) as symbols,
             array_agg(s.timeframe) as timeframes
@@ -35,7 +36,7 @@ def series_numbers(connection: StoreConnection, series: Collection[Series]) -> M
             "timeframes": [str(each.timeframe) for each in unknown],
         },
     )
-    connection.all_moved = row["all_moved"]
+    connection.all_moved, connection.packs = row["all_moved"], row["packs"]
     if not connection.all_moved:
         return None
     if row["numbers"]:

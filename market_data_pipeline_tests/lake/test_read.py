@@ -101,6 +101,8 @@ def test_auto_takes_the_lake_only_while_it_holds_the_same(synced: LakeWorld, mon
     settings = synced.settings
     selection = select("bars", BOTH, "5m", None, None)
     assert reading_lake.nearer_lake(selection, settings) is None  # so few rows come from the database sooner
+    monkeypatch.setattr(reading_lake, "NEAR_ROWS", 100)  # what is asked for counts, not how much is held
+    assert reading_lake.nearer_lake(select("bars", "AAPL", "5m", "2025-04-02", None), settings) is None
     monkeypatch.setattr(reading_lake, "NEAR_ROWS", 1)
     assert reading_lake.nearer_lake(selection, settings) is not None
     assert read_bars(BOTH, "5m", settings=settings, as_arrow=True).equals(
