@@ -119,6 +119,7 @@ class Image:
             if found.is_dir():
                 shutil.copytree(found, into, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
             else:
+                (into if target.endswith("/") else into.parent).mkdir(parents=True, exist_ok=True)
                 shutil.copy2(found, into / found.name if target.endswith("/") else into)
 
     def _run(self, *command: str, folder: str = "") -> None:

@@ -186,10 +186,12 @@ def image() -> Iterator[Image]:
         pytest.skip("namespaces are made by root on Linux")
     root = Path(tempfile.mkdtemp(prefix="market-data-image-", dir=in_memory()))
     root.chmod(0o755)  # the container's user enters it
-    with Image(root) as made:
-        made.build(CONTAINERFILE, REQUIREMENTS=services()["worker"]["build"]["args"]["REQUIREMENTS"])
-        yield made
-    shutil.rmtree(root)
+    try:
+        with Image(root) as made:
+            made.build(CONTAINERFILE, REQUIREMENTS=services()["worker"]["build"]["args"]["REQUIREMENTS"])
+            yield made
+    finally:
+        shutil.rmtree(root)
 
 
 def test_the_built_image_runs_all_of_compose_as_a_user_without_rights(image: Image, tmp_path: Path) -> None:
