@@ -32,7 +32,7 @@ from market_data_pipeline.store.checksums import (
     partitions_of,
     tables_of,
 )
-from market_data_pipeline.store.connection import describe, inherited_settings, libpq_url, open_connection
+from market_data_pipeline.store.connection import LOCK_RECORDS, describe, inherited_settings, libpq_url, open_connection
 from market_data_pipeline.store.migrations import newest_migration
 from market_data_pipeline.store.postgres_tools import tools_for
 from market_data_pipeline.store.record_move import is_moving
@@ -159,8 +159,12 @@ class _Snapshot(NamedTuple):
 @contextmanager
 def _snapshot(part: Part) -> Iterator[_Snapshot]:
     with open_connection(part.url) as connection:
+        has_records = connection.execute("select to_regclass('market_data.records') is not null").fetchone() == (True,)
+        connection.rollback()
         connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
         connection.read_only = True
+        if has_records:
+            connection.execute(LOCK_RECORDS)
         row = connection.execute("select pg_export_snapshot(), now()").fetchone()
         assert row is not None  # noqa: S101 - a query without a condition has a row
         yield _Snapshot(connection, *row)

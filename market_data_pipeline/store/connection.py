@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, LiteralString, NamedTuple
 from urllib.parse import parse_qs, urlencode, urlsplit
 
 import psycopg
@@ -247,6 +247,14 @@ _NOT_MIGRATED: Final = {"42P01", "42703", "3F000"}  # undefined table, column, s
 _BUSY: Final = ("53", "55P03", "57014")
 
 
+# The first statement of a snapshot. To one taken before, the sorted copy of a partition is empty once it is swapped in:
+# what locks the tables first waits for the swap, or the swap for it.
+LOCK_RECORDS: Final[LiteralString] = (
+    "lock table only market_data.records_5m, only market_data.records_15m, only market_data.records_1h, "
+    "only market_data.records_4h, only market_data.records_1d in access share mode"
+)
+
+
 @contextmanager
 def snapshot(source: sa.Engine) -> Iterator[sa.Connection]:
     """Yield a connection inside one read-only, repeatable-read transaction: all reads see the same instant.
@@ -257,6 +265,7 @@ def snapshot(source: sa.Engine) -> Iterator[sa.Connection]:
     """
     options = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
     with unavailable_when_lost(), source.connect().execution_options(**options) as connection, connection.begin():
+        connection.exec_driver_sql(LOCK_RECORDS)
         yield connection
 
 

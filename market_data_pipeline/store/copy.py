@@ -21,7 +21,7 @@ from psycopg.types.string import StrBinaryDumper
 
 from market_data_pipeline.domain.errors import DatabaseUnavailableError, PipelineError, TransientError
 from market_data_pipeline.store.binary_copy import encoded
-from market_data_pipeline.store.connection import Role, open_connection
+from market_data_pipeline.store.connection import LOCK_RECORDS, Role, open_connection
 from market_data_pipeline.store.errors import failure
 
 if TYPE_CHECKING:
@@ -121,11 +121,13 @@ class StoreConnection:
     def execute(self, statement: LiteralString, parameters: Mapping[str, object] | None = None) -> None:
         """Run a statement and ignore its rows, if any."""
         with self._translated():
+            self._begin()
             self._cursor.execute(statement, parameters)
 
     def rows(self, statement: LiteralString, parameters: Mapping[str, object] | None = None) -> list[dict[str, Any]]:
         """Return a query's rows as dictionaries; instants are aware UTC."""
         with self._translated():
+            self._begin()
             return self._cursor.execute(statement, parameters, binary=True).fetchall()
 
     def columns(
@@ -155,6 +157,7 @@ class StoreConnection:
             for name in apart
         ]
         with self._translated():
+            self._begin()
             row = self._columns.execute(
                 f"select {', '.join(selected)} from ({statement}) as found",  # noqa: S608 - names of columns
                 parameters,
@@ -319,6 +322,11 @@ class StoreConnection:
             self.close()  # with it the server frees the lock
             if not failed:
                 raise
+
+    def _begin(self) -> None:
+        """Begin a snapshot, unless it has begun or statements need not see the same instant."""
+        if self._connection.read_only and self._connection.info.transaction_status is TransactionStatus.IDLE:
+            self._connection.execute(LOCK_RECORDS)
 
     @contextmanager
     def _translated(self) -> Iterator[None]:

@@ -20,7 +20,7 @@ from psycopg import errors
 from psycopg.adapt import Transformer
 from psycopg.pq import ConnStatus, ExecStatus, Format
 
-from market_data_pipeline.store.connection import unavailable_when_lost
+from market_data_pipeline.store.connection import LOCK_RECORDS, unavailable_when_lost
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -89,7 +89,7 @@ class PreparedReader:
     @contextmanager
     def snapshot(self) -> Iterator[None]:
         """Let all statements in it see the same instant."""
-        self._command(b"begin transaction isolation level repeatable read, read only")
+        self._command(f"begin transaction isolation level repeatable read, read only; {LOCK_RECORDS}".encode())
         try:
             yield
         finally:

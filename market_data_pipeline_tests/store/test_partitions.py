@@ -150,3 +150,20 @@ def test_the_next_partitions_are_there_before_their_first_bar(connection: StoreC
     ends = {each.name: each.ends_at for each in partitions(connection)}
     assert max(end for name, end in ends.items() if name.startswith("records_5m_")) >= NOW + timedelta(days=62)
     assert {name.rpartition("_")[0] for name in ends} >= {"records_15m", "records_1h", "records_4h", "records_1d"}
+
+
+def test_a_snapshot_that_began_before_the_swap_of_a_partition_misses_none_of_its_rows(
+    database_url: str, owner: psycopg.Connection, connection: StoreConnection
+) -> None:
+    (waiting,) = to_settle(connection, NOW)
+    held = len(owner.execute(ROWS).fetchall())
+    with StoreConnection(database_url, NOW) as reader:
+        reader.read_only_snapshots()
+        reader.rows("select 1 as one")  # the snapshot is taken, and has not looked at the partition yet
+        settled = threading.Thread(target=settle, args=(connection, waiting, timedelta(minutes=5)))
+        settled.start()
+        until(lambda: owner.execute("select 1 from pg_locks where not granted").fetchone() or not settled.is_alive())
+        assert len(reader.rows(ROWS)) == held
+        reader.rollback()
+    settled.join()
+    assert to_settle(connection, NOW) == []
