@@ -24,6 +24,7 @@ from market_data_pipeline.settings.project import LOCATION
 from market_data_pipeline.settings.variables import file_variable
 from market_data_pipeline_tests.conftest import REPOSITORY, in_memory
 from market_data_pipeline_tests.deploy.image import Host, Image, interpolated, names_in, steps
+from market_data_pipeline_tests.hosts.cluster import redis_server
 from market_data_pipeline_tests.waiting import until
 
 FOLDER = REPOSITORY / "deploy" / "container"
@@ -84,6 +85,14 @@ def test_it_sets_only_settings_that_exist_and_names_only_secrets_that_it_gives()
         assert named == {Path("/run/secrets", secret) for secret in each["secrets"]}, name
 
 
+def test_each_process_of_dagster_has_what_its_configuration_reads_from_the_environment() -> None:
+    read = set(re.findall(r"\benv: (\w+)", (REPOSITORY / "deploy" / "cluster" / "dagster.yaml").read_text()))
+    assert "MARKET_DATA_BROKER_URL" in read
+    for name, each in pipeline().items():
+        given = {variable.removesuffix("_FILE") for variable in each["environment"]}
+        assert name == "api" or read <= given, name
+
+
 def test_daemon_and_ui_find_the_code_server_by_the_name_and_port_that_it_has() -> None:
     (entry,) = yaml.safe_load((FOLDER / "workspace.yaml").read_text())["load_from"]
     command = [str(word) for word in services()["code"]["command"]]
@@ -120,7 +129,7 @@ def test_only_what_needs_them_has_the_vendors_key_and_the_owners_login() -> None
         return {name for name, each in services().items() if secret in each["secrets"]}
 
     assert having("polygon_api_key") == {"worker"}
-    assert having("broker_url") == {"worker", "daemon", "webserver"}
+    assert having("broker_url") == pipeline().keys() - {"api"}
     assert having("broker_password") == {"broker"}
     assert having("owner_url") == {"migrate"}
     assert having("postgres_password") == having("owner_password") == {"database"}
@@ -250,9 +259,9 @@ def test_the_built_image_runs_all_of_compose_as_a_user_without_rights(image: Ima
 
 
 def _start_broker(host: Host, password: str, log: Path) -> None:
-    """Start Redis with the command of its service, if this machine has it."""
-    if (program := shutil.which("redis-server")) is None:
-        pytest.skip("there is no redis-server")
+    """Start the machine's Redis, or Valkey, with the command of its service."""
+    if (program := redis_server()) is None:
+        pytest.skip("there is neither Redis nor Valkey")
     shell = services()["broker"]["command"][-1].replace("$$", "$").replace("redis-server", program)
     assert password
     host.process(["sh", "-c", shell], {"PATH": "/usr/bin:/bin"}, log, user=NOBODY)
