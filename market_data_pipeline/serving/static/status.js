@@ -121,3 +121,5 @@ const update = keepLive({
     announce(before);
   },
 });
+const search = filter?.querySelector("[type=search]");
+if (search && search.value !== search.defaultValue) apply(); // typed before this ran
